@@ -1,0 +1,254 @@
+"""Record judgments, take them back, resolve them into labels.
+
+A judgment is appended, and superseded when it is taken back or answered anew; it is never changed or deleted.
+"""
+
+from __future__ import annotations
+
+import uuid as uuid_module
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import pandas as pd
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from annotate.project import ProjectSettings
+from db.errors import UserError
+from db.models import Choice, Judgment, Label, LabelJudgment, Lease, Origin, Pair, Person, Side, utc_now
+
+RESOLVE_METHODS = ("majority", "dawid-skene")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a person answered to the pair that was on their screen."""
+
+    uuid: str
+    pair_id: int
+    repeat_no: int
+    shown_left: Side
+    choice: Choice
+    seconds: float
+    skip_reason: str | None = None
+    reasons: list[str] = field(default_factory=list)
+    view_mode: str = "fit"
+
+
+def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgment:
+    """Append a judgment and release the person's lease on the pair.
+
+    The same uuid again returns the row that is there. A second answer of this person to the same showing supersedes
+    the first.
+
+    Raises:
+        UserError: the uuid is another judgment's or no UUID, there is no such pair, or a skip has no reason.
+    """
+    known = session.scalar(select(Judgment).where(Judgment.uuid == answer.uuid))
+    if known is not None:
+        if known.person_id != person_id or known.pair_id != answer.pair_id:
+            raise UserError(f"Judgment {answer.uuid} is stored already, of another pair or person; make a new uuid.")
+        return known
+    _check_answer(answer)
+    if session.get(Pair, answer.pair_id) is None:
+        raise UserError(f"There is no pair {answer.pair_id}; load the page anew.")
+    replaced = session.execute(
+        update(Judgment)
+        .where(
+            Judgment.pair_id == answer.pair_id,
+            Judgment.person_id == person_id,
+            Judgment.repeat_no == answer.repeat_no,
+            Judgment.superseded_at.is_(None),
+        )
+        .values(superseded_at=utc_now())
+    ).rowcount  # type: ignore[attr-defined]
+    judgment = Judgment(
+        uuid=answer.uuid,
+        pair_id=answer.pair_id,
+        person_id=person_id,
+        repeat_no=answer.repeat_no,
+        choice=answer.choice,
+        skip_reason=answer.skip_reason,
+        reasons=answer.reasons,
+        shown_left=answer.shown_left,
+        view_mode=answer.view_mode,
+        seconds=answer.seconds,
+    )
+    session.add(judgment)
+    if not replaced:
+        _count(session, judgment, +1)
+    session.execute(delete(Lease).where(Lease.pair_id == answer.pair_id, Lease.person_id == person_id))
+    session.flush()
+    return judgment
+
+
+def _check_answer(answer: Answer) -> None:
+    try:
+        uuid_module.UUID(answer.uuid)
+    except ValueError as error:
+        raise UserError(f"{answer.uuid!r} is no UUID; the page makes one for each judgment.") from error
+    if answer.choice is Choice.skip and not (answer.skip_reason or "").strip():
+        raise UserError("A skip needs a reason; choose one or write it.")
+    if answer.choice is not Choice.skip and answer.skip_reason is not None:
+        raise UserError(f"The reason {answer.skip_reason!r} belongs to a skip, not to the choice {answer.choice}.")
+
+
+def _count(session: Session, judgment: Judgment, change: int) -> None:
+    """Keep the pair's number of judgments; repeats do not count."""
+    if judgment.repeat_no == 0:
+        session.execute(
+            update(Pair).where(Pair.id == judgment.pair_id).values(judgment_count=Pair.judgment_count + change)
+        )
+
+
+def undo_judgment(session: Session, person_id: int, uuid: str, settings: ProjectSettings) -> Lease | None:
+    """Supersede a judgment and lease its pair to the person again, the same side left.
+
+    Returns:
+        the lease; None where the judgment had been superseded before (undoing twice is undoing once).
+    Raises:
+        UserError: this person has no judgment of that uuid.
+    """
+    judgment = session.scalar(select(Judgment).where(Judgment.uuid == uuid, Judgment.person_id == person_id))
+    if judgment is None:
+        raise UserError(f"You have no judgment {uuid} to undo.")
+    if judgment.superseded_at is not None:
+        return None
+    judgment.superseded_at = utc_now()
+    _count(session, judgment, -1)
+    session.execute(delete(Lease).where(Lease.pair_id == judgment.pair_id, Lease.person_id == person_id))
+    lease = Lease(
+        pair_id=judgment.pair_id,
+        person_id=person_id,
+        repeat_no=judgment.repeat_no,
+        shown_left=judgment.shown_left,
+        expires_at=utc_now() + timedelta(seconds=settings.lease_seconds),
+    )
+    session.add(lease)
+    session.flush()
+    return lease
+
+
+@dataclass
+class ResolveReport:
+    """What `resolve_labels` did, in labels."""
+
+    added: int = 0
+    replaced: int = 0
+    withdrawn: int = 0
+    """Labels whose judgments were all taken back."""
+    unchanged: int = 0
+
+
+def resolve_labels(
+    session: Session,
+    method: str = "majority",
+    *,
+    exclude_people: Iterable[str] = (),
+    include_simulated: bool = False,
+) -> ResolveReport:
+    """Turn the live judgments of each pair into one human label, tracing it to them.
+
+    Skips, repeats and gold pairs make no label. A label whose value and judgments stay the same keeps its row.
+
+    Args:
+        method: 'majority': p_a is the share of votes for a, a tie being half a vote for each. 'dawid-skene': the
+            posterior of Dawid & Skene (1979) over a, b, tie from crowd-kit, which weighs people by their reliability.
+        exclude_people: names whose judgments are left out.
+        include_simulated: count simulated annotators too; the labels then say so in `made_by`.
+    Raises:
+        UserError: unknown method.
+    """
+    if method not in RESOLVE_METHODS:
+        raise UserError(f"Unknown method {method!r}; choose one of {', '.join(RESOLVE_METHODS)}.")
+    votes = _load_votes(session, set(exclude_people), include_simulated)
+    p_a = compute_majority(votes) if method == "majority" else compute_dawid_skene(votes)
+    made_by = f"{method} with simulated annotators" if include_simulated else method
+    report = ResolveReport()
+    live = {
+        label.pair_id: label
+        for label in session.scalars(select(Label).where(Label.origin == Origin.human, Label.superseded_at.is_(None)))
+    }
+    traced = _traced_judgments(session, [label.id for label in live.values()])
+    for pair_id, group in votes.groupby("pair_id", sort=True):
+        judgment_ids = frozenset(int(value) for value in group["judgment_id"])
+        value = float(p_a[pair_id])
+        old = live.pop(int(pair_id), None)
+        if old is not None and (old.p_a, old.made_by, traced.get(old.id)) == (value, made_by, judgment_ids):
+            report.unchanged += 1
+            continue
+        if old is not None:
+            old.superseded_at = utc_now()
+            session.flush()
+        counts = Counter(group["choice"])
+        label = Label(
+            pair_id=int(pair_id),
+            origin=Origin.human,
+            made_by=made_by,
+            p_a=value,
+            agreement=max(counts.values()) / len(group),
+        )
+        session.add(label)
+        session.flush()
+        session.add_all(LabelJudgment(label_id=label.id, judgment_id=number) for number in sorted(judgment_ids))
+        report.replaced += old is not None
+        report.added += old is None
+    for label in live.values():
+        if not label.made_by.startswith("imported:"):
+            label.superseded_at = utc_now()
+            report.withdrawn += 1
+    session.flush()
+    return report
+
+
+def _load_votes(session: Session, exclude_people: set[str], include_simulated: bool) -> pd.DataFrame:
+    """Live votes, a row each: judgment_id, pair_id, person, choice (a, b or tie)."""
+    statement = (
+        select(Judgment.id, Judgment.pair_id, Person.name, Judgment.choice)
+        .join(Person, Person.id == Judgment.person_id)
+        .join(Pair, Pair.id == Judgment.pair_id)
+        .where(
+            Judgment.superseded_at.is_(None),
+            Judgment.repeat_no == 0,
+            Judgment.choice != Choice.skip,
+            Pair.gold_answer.is_(None),
+        )
+        .order_by(Judgment.id)
+    )
+    if exclude_people:
+        statement = statement.where(Person.name.not_in(exclude_people))
+    if not include_simulated:
+        statement = statement.where(Person.simulated.is_(False))
+    rows = [(number, pair_id, name, str(choice)) for number, pair_id, name, choice in session.execute(statement)]
+    return pd.DataFrame(rows, columns=["judgment_id", "pair_id", "person", "choice"])
+
+
+def _traced_judgments(session: Session, label_ids: list[int]) -> dict[int, frozenset[int]]:
+    traced: dict[int, set[int]] = {label_id: set() for label_id in label_ids}
+    for label_id, judgment_id in session.execute(select(LabelJudgment.label_id, LabelJudgment.judgment_id)):
+        if label_id in traced:
+            traced[label_id].add(judgment_id)
+    return {label_id: frozenset(numbers) for label_id, numbers in traced.items()}
+
+
+def compute_majority(votes: pd.DataFrame) -> "pd.Series[float]":
+    """p_a by pair_id: the share of votes for a, ties counting one half."""
+    worth = votes["choice"].map({"a": 1.0, "b": 0.0, "tie": 0.5})
+    return worth.groupby(votes["pair_id"]).mean()
+
+
+def compute_dawid_skene(votes: pd.DataFrame) -> "pd.Series[float]":
+    """p_a by pair_id: P(a) + P(tie) / 2 of the Dawid-Skene posterior (crowd-kit, 100 iterations).
+
+    Source: Dawid & Skene, Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm, 1979.
+    """
+    from crowdkit.aggregation import DawidSkene  # only here: it is slow to import
+
+    if votes.empty:
+        return pd.Series(dtype=float)
+    table = votes.rename(columns={"pair_id": "task", "person": "worker", "choice": "label"})
+    posterior = DawidSkene(n_iter=100).fit_predict_proba(table[["task", "worker", "label"]])
+    posterior = posterior.reindex(columns=["a", "tie", "b"], fill_value=0.0)
+    return posterior["a"] + 0.5 * posterior["tie"]

@@ -1,0 +1,314 @@
+"""Which candidates meet, and which pair a person sees next.
+
+`next_pair` is one function from the state of the database to a lease; another order of showing replaces `_pick_queued`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Select, delete, exists, func, insert, select
+from sqlalchemy.orm import Session, aliased
+
+from annotate.project import ProjectSettings
+from db.errors import UserError
+from db.models import Candidate, Choice, Judgment, Lease, Method, Pair, Side, Source, Split, utc_now
+from db.records import candidate_key, pair_key
+
+SHUFFLE_RANGE = 2**31
+INSERT_BATCH = 5_000
+
+
+@dataclass
+class PairReport:
+    """What `make_pairs` did. Counts of pairs, but for the two of sources."""
+
+    added: int = 0
+    existing: int = 0
+    identical: int = 0
+    """Left out: both candidates are the same file, so there is nothing to judge."""
+    sources_with_pairs: int = 0
+    sources_without_pairs: int = 0
+    """Sources with fewer than two candidates (or without the named method)."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    candidate_id: int
+    key: str
+    method: str
+    image_id: int
+    split: Split
+
+
+def make_pairs(
+    session: Session,
+    settings: ProjectSettings,
+    *,
+    per_source: int | None = None,
+    against: str | None = None,
+    seed: int = 0,
+) -> PairReport:
+    """Pair the candidates of each source; pairs that are there already stay as they are.
+
+    Args:
+        per_source: at most this many pairs of a source, drawn with `seed`; None takes all.
+        against: only pairs in which one candidate is of this method; None takes all.
+    Raises:
+        UserError: no such method, or `per_source` below 1.
+    """
+    if per_source is not None and per_source < 1:
+        raise UserError(f"{per_source} pairs per source: give 1 or more.")
+    if against is not None and session.scalar(select(Method.id).where(Method.name == against)) is None:
+        known = ", ".join(session.scalars(select(Method.name).order_by(Method.name))) or "none yet"
+        raise UserError(f"There is no method called {against!r}. Known: {known}.")
+    report = PairReport()
+    batch: list[dict[str, object]] = []
+    for source_id, source_key, rows in _candidates_by_source(session):
+        combinations = []
+        for first, second in itertools.combinations(rows, 2):
+            if against is not None and against not in (first.method, second.method):
+                continue
+            if first.image_id == second.image_id:
+                report.identical += 1
+                continue
+            combinations.append((first, second))
+        if not combinations:
+            report.sources_without_pairs += 1
+            continue
+        report.sources_with_pairs += 1
+        if per_source is not None and per_source < len(combinations):
+            combinations = random.Random(f"{seed}\n{source_key}").sample(combinations, per_source)
+        batch.extend(_pair_row(source_id, first, second, settings) for first, second in combinations)
+        if len(batch) >= INSERT_BATCH:
+            _insert_new(session, batch, report)
+            batch = []
+    _insert_new(session, batch, report)
+    return report
+
+
+def _candidates_by_source(session: Session) -> Iterator[tuple[int, str, list[_Row]]]:
+    """(source id, source key, its candidates by id) of every source, those without candidates too."""
+    statement = (
+        select(Source.id, Source.key, Source.split, Candidate.id, Candidate.image_id, Candidate.seed, Method.name)
+        .outerjoin(Candidate, Candidate.source_id == Source.id)
+        .outerjoin(Method, Candidate.method_id == Method.id)
+        .order_by(Source.id, Candidate.id)
+        .execution_options(yield_per=10_000)
+    )
+    for (source_id, source_key), group in itertools.groupby(
+        session.execute(statement), key=lambda row: (row[0], row[1])
+    ):
+        rows = [
+            _Row(candidate_id, candidate_key(source_key, name, seed), name, image_id, split)
+            for _, _, split, candidate_id, image_id, seed, name in group
+            if candidate_id is not None
+        ]
+        yield source_id, source_key, rows
+
+
+def _pair_row(source_id: int, first: _Row, second: _Row, settings: ProjectSettings) -> dict[str, object]:
+    key, first_is_a = pair_key(first.key, second.key)
+    a, b = (first, second) if first_is_a else (second, first)
+    return {
+        "key": key,
+        "source_id": source_id,
+        "a_id": a.candidate_id,
+        "b_id": b.candidate_id,
+        "shuffle_key": compute_shuffle_key(key, settings.seed),
+        "judgments_wanted": wanted_judgments(first.split, settings),
+        "judgment_count": 0,
+        "created_at": utc_now(),
+    }
+
+
+def compute_shuffle_key(key: str, seed: int) -> int:
+    """Place of a pair in the random order of showing: 0 … 2^31 − 1, fixed by its key and the project's seed."""
+    return random.Random(f"{seed}\n{key}").randrange(SHUFFLE_RANGE)
+
+
+def wanted_judgments(split: Split, settings: ProjectSettings) -> int:
+    """How many judgments a pair of that split takes."""
+    return settings.judgments_per_test_pair if split is Split.test else settings.judgments_per_pair
+
+
+def _insert_new(session: Session, batch: list[dict[str, object]], report: PairReport) -> None:
+    present: set[str] = set()
+    for start in range(0, len(batch), 500):
+        chunk = batch[start : start + 500]
+        present.update(session.scalars(select(Pair.key).where(Pair.key.in_([row["key"] for row in chunk]))))
+    new = [row for row in batch if row["key"] not in present]
+    if new:
+        session.execute(insert(Pair), new)
+    report.added += len(new)
+    report.existing += len(batch) - len(new)
+
+
+def lease_pairs(
+    session: Session,
+    person_id: int,
+    settings: ProjectSettings,
+    rng: random.Random,
+    *,
+    count: int,
+    holding: list[int],
+) -> list[Lease]:
+    """Up to `count` pairs for a person to look at, those first that they hold a lease on and their page does not show.
+
+    Args:
+        holding: ids of the pairs that the person's page has; their leases are prolonged.
+    Returns:
+        leases, fewer than `count` where no more pairs want this person's judgment.
+    """
+    now = utc_now()
+    session.execute(delete(Lease).where(Lease.expires_at < now))
+    expires_at = now + timedelta(seconds=settings.lease_seconds)
+    held = list(session.scalars(select(Lease).where(Lease.person_id == person_id).order_by(Lease.id)))
+    for lease in held:
+        lease.expires_at = expires_at
+    leases = [lease for lease in held if lease.pair_id not in holding][:count]
+    while len(leases) < count:
+        lease = next_pair(session, person_id, settings, rng, expires_at)
+        if lease is None:
+            break
+        leases.append(lease)
+    return leases
+
+
+def next_pair(
+    session: Session, person_id: int, settings: ProjectSettings, rng: random.Random, expires_at: datetime
+) -> Lease | None:
+    """Lease the pair that this person sees next; None when none wants their judgment.
+
+    Mostly the least-judged pairs, in random order; now and then a gold pair, or a repeat of an own pair with its sides
+    swapped. Never a pair that this person has judged or holds, nor one whose open slots are all leased to others.
+    """
+    lease = None
+    if rng.random() < settings.repeat_share:
+        lease = _pick_repeat(session, person_id, settings, rng)
+    if lease is None and rng.random() < settings.gold_share:
+        lease = _pick_gold(session, person_id, rng)
+    if lease is None:
+        lease = _pick_queued(session, person_id, rng)
+    if lease is not None:
+        lease.expires_at = expires_at
+        session.add(lease)
+        session.flush()
+    return lease
+
+
+def _not_seen_by(person_id: int) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Conditions on Pair: no live judgment and no lease of this person."""
+    judged = exists().where(
+        Judgment.pair_id == Pair.id, Judgment.person_id == person_id, Judgment.superseded_at.is_(None)
+    )
+    held = exists().where(Lease.pair_id == Pair.id, Lease.person_id == person_id)
+    return ~judged, ~held
+
+
+def _slots_left(pair: type[Pair]) -> ColumnElement[int]:
+    """Judgments that a pair still wants beyond those being made."""
+    leased = (
+        select(func.count())
+        .select_from(Lease)
+        .where(Lease.pair_id == pair.id, Lease.repeat_no == 0)
+        .correlate(pair)
+        .scalar_subquery()
+    )
+    return pair.judgments_wanted - pair.judgment_count - leased
+
+
+def _first_from(session: Session, statement: Select[tuple[int]], rng: random.Random) -> int | None:
+    """First pair of the statement from a random place in the shuffled order on, then from its beginning.
+
+    The random place keeps the look-up short: without it every pair that this person may not see would be walked over
+    again each time, since those gather at the front.
+    """
+    start = rng.randrange(SHUFFLE_RANGE)
+    for bound in (Pair.shuffle_key >= start, Pair.shuffle_key < start):
+        pair_id = session.scalar(
+            statement.where(bound).order_by(Pair.shuffle_key).limit(1).with_for_update(skip_locked=True, of=Pair)
+        )
+        if pair_id is not None:
+            return pair_id
+    return None
+
+
+def _pick_queued(session: Session, person_id: int, rng: random.Random) -> Lease | None:
+    """Least-judged first, random within."""
+    levels = session.scalars(select(Pair.queue_level).where(Pair.queue_level.is_not(None)).distinct()).all()
+    for level in sorted(level for level in levels if level is not None):
+        statement = select(Pair.id).where(Pair.queue_level == level, *_not_seen_by(person_id), _slots_left(Pair) > 0)
+        while (pair_id := _first_from(session, statement, rng)) is not None:
+            # On PostgreSQL the row is locked only now: another person's lease may have come in just before.
+            if (session.scalar(select(_slots_left(Pair)).where(Pair.id == pair_id)) or 0) > 0:
+                return Lease(
+                    pair_id=pair_id, person_id=person_id, repeat_no=0, shown_left=_draw_left(session, pair_id, rng)
+                )
+    return None
+
+
+def _draw_left(session: Session, pair_id: int, rng: random.Random) -> Side:
+    """Random for the 1st, 3rd … showing of a pair, for each next one the side that balances it."""
+    shown = list(
+        session.scalars(
+            select(Judgment.shown_left)
+            .where(Judgment.pair_id == pair_id, Judgment.repeat_no == 0, Judgment.superseded_at.is_(None))
+            .order_by(Judgment.id)
+        )
+    ) + list(session.scalars(select(Lease.shown_left).where(Lease.pair_id == pair_id, Lease.repeat_no == 0)))
+    balance = shown.count(Side.a) - shown.count(Side.b)
+    if balance == 0:
+        return rng.choice([Side.a, Side.b])
+    return Side.b if balance > 0 else Side.a
+
+
+def _pick_gold(session: Session, person_id: int, rng: random.Random) -> Lease | None:
+    statement = select(Pair.id).where(Pair.gold_answer.in_(["a", "b", "tie"]), *_not_seen_by(person_id))
+    pair_id = _first_from(session, statement, rng)
+    if pair_id is None:
+        return None
+    return Lease(pair_id=pair_id, person_id=person_id, repeat_no=0, shown_left=rng.choice([Side.a, Side.b]))
+
+
+def _pick_repeat(session: Session, person_id: int, settings: ProjectSettings, rng: random.Random) -> Lease | None:
+    """An own pair judged at least `repeat_gap` judgments ago and not repeated yet, sides swapped."""
+    own = select(Judgment.id).where(
+        Judgment.person_id == person_id, Judgment.repeat_no == 0, Judgment.superseded_at.is_(None)
+    )
+    last = session.scalar(own.order_by(Judgment.id.desc()).offset(settings.repeat_gap - 1).limit(1))
+    if last is None:
+        return None
+    first = session.scalar(own.order_by(Judgment.id).limit(1))
+    assert first is not None
+    again = aliased(Judgment)
+    row = session.execute(
+        select(Judgment.pair_id, Judgment.shown_left)
+        .join(Pair, Pair.id == Judgment.pair_id)
+        .where(
+            Judgment.person_id == person_id,
+            Judgment.repeat_no == 0,
+            Judgment.superseded_at.is_(None),
+            Judgment.choice != Choice.skip,
+            Pair.gold_answer.is_(None),
+            Judgment.id.between(rng.randint(first, last), last),
+            ~exists().where(
+                again.pair_id == Judgment.pair_id,
+                again.person_id == person_id,
+                again.repeat_no == 1,
+                again.superseded_at.is_(None),
+            ),
+            ~exists().where(Lease.pair_id == Judgment.pair_id, Lease.person_id == person_id),
+        )
+        .order_by(Judgment.id)
+        .limit(1)
+    ).first()
+    if row is None:
+        return None
+    pair_id, shown_left = row
+    swapped = Side.b if shown_left == Side.a else Side.a
+    return Lease(pair_id=pair_id, person_id=person_id, repeat_no=1, shown_left=swapped)

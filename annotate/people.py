@@ -1,0 +1,104 @@
+"""Who judges: names, roles, passwords and personal links."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from db.errors import UserError
+from db.models import Person, Role, utc_now
+
+SCRYPT = {"n": 2**14, "r": 8, "p": 1, "maxmem": 64 * 2**20}
+MIN_PASSWORD_LENGTH = 8
+
+
+def add_person(
+    session: Session, name: str, role: Role = Role.annotator, password: str | None = None, *, simulated: bool = False
+) -> Person:
+    """A new person.
+
+    Raises:
+        UserError: the name is taken, empty, over 64 characters or not printable, or the password is too short.
+    """
+    name = name.strip()
+    if not name or len(name) > 64 or not name.isprintable():
+        raise UserError(f"{name!r} cannot be a name: use 1 to 64 printable characters.")
+    if find_person(session, name) is not None:
+        raise UserError(f"There is already a person called {name!r}; choose another name.")
+    person = Person(name=name, role=role, public_id=secrets.token_hex(8), simulated=simulated)
+    if password is not None:
+        set_password(person, password)
+    session.add(person)
+    session.flush()
+    return person
+
+
+def find_person(session: Session, name: str) -> Person | None:
+    """The person of that exact name."""
+    return session.scalar(select(Person).where(Person.name == name.strip()))
+
+
+def get_person(session: Session, name: str) -> Person:
+    """The person of that exact name.
+
+    Raises:
+        UserError: there is none; the message names those there are.
+    """
+    person = find_person(session, name)
+    if person is None:
+        known = ", ".join(session.scalars(select(Person.name).order_by(Person.name).limit(20))) or "nobody yet"
+        raise UserError(f"There is no person called {name!r}. Known: {known}.")
+    return person
+
+
+def set_password(person: Person, password: str) -> None:
+    """Store a password as its scrypt hash with a salt of its own.
+
+    Raises:
+        UserError: shorter than MIN_PASSWORD_LENGTH.
+    """
+    if len(password) < MIN_PASSWORD_LENGTH:
+        raise UserError(f"A password needs {MIN_PASSWORD_LENGTH} characters or more; this one has {len(password)}.")
+    salt = secrets.token_bytes(16)
+    person.password_hash = salt.hex() + "$" + hashlib.scrypt(password.encode(), salt=salt, **SCRYPT).hex()
+
+
+def check_password(session: Session, name: str, password: str) -> Person | None:
+    """The enabled person whom name and password fit, else None; takes the same time for an unknown name."""
+    person = find_person(session, name)
+    stored = person.password_hash if person and person.password_hash else "00" * 16 + "$"
+    salt, _, expected = stored.partition("$")
+    given = hashlib.scrypt(password.encode(), salt=bytes.fromhex(salt), **SCRYPT).hex()
+    fits = hmac.compare_digest(given, expected)
+    return person if person is not None and fits and person.disabled_at is None else None
+
+
+def make_link_token(person: Person) -> str:
+    """A new secret for this person's link; the old link stops working. Only its hash is stored."""
+    token = secrets.token_urlsafe(24)
+    person.link_hash = hashlib.sha256(token.encode()).hexdigest()
+    return token
+
+
+def check_link_token(session: Session, token: str) -> Person | None:
+    """The enabled person whose link this is, else None."""
+    link_hash = hashlib.sha256(token.encode()).hexdigest()
+    return session.scalar(select(Person).where(Person.link_hash == link_hash, Person.disabled_at.is_(None)))
+
+
+def disable_person(session: Session, name: str) -> Person:
+    """Bar a person from signing in; their judgments stay.
+
+    Raises:
+        UserError: no such person, or the last enabled admin.
+    """
+    person = get_person(session, name)
+    admins = select(Person.id).where(Person.role == Role.admin, Person.disabled_at.is_(None), Person.id != person.id)
+    if person.role == Role.admin and session.scalar(admins.limit(1)) is None:
+        raise UserError(f"{name!r} is the only admin; add another before disabling this one.")
+    person.disabled_at = utc_now()
+    return person

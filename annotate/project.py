@@ -1,0 +1,104 @@
+"""The project's settings: what is asked, how often, and how the sources were split."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from db.errors import UserError
+from db.models import Pair, Project, Source, Split, utc_now
+
+GUIDELINES = """\
+Both pictures are restorations of the same low-quality photo. **Choose the one you would rather keep as the portrait
+of this person.**
+
+- A face that looks like a *real* person of this photo beats one that is only sharper.
+- Look at the eyes, the teeth, the hairline and the skin. Zoom in where you are not sure.
+- Hold the input beside them: who invents a different person loses.
+- No visible difference that matters: **tie**. You cannot judge at all: **skip**, with the reason.
+"""
+
+
+class ProjectSettings(BaseModel):
+    """One project a database. Every field is a flag of `python -m annotate project` and a field of the Project page."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str = Field("Restored faces", min_length=1, max_length=80, description="Name shown above the pairs")
+    question: str = Field(
+        "Which restoration is better?", min_length=1, max_length=200, description="Question above the pair"
+    )
+    guidelines: str = Field(
+        GUIDELINES, max_length=50_000, description="Markdown shown before the first judgment and in help"
+    )
+    reasons: list[str] = Field(
+        ["identity", "eyes", "skin", "teeth", "hair", "artefacts"],
+        max_length=9,
+        description="Optional reasons after a choice, on the number keys 1 to 9",
+    )
+    skip_reasons: list[str] = Field(
+        ["both bad", "not a face", "identical"], max_length=8, description="Offered when a pair is skipped"
+    )
+    judgments_per_pair: int = Field(1, ge=1, le=100, description="Judgments wanted for a train or val pair")
+    judgments_per_test_pair: int = Field(
+        3, ge=1, le=100, description="Judgments wanted for a test pair (the human ceiling)"
+    )
+    repeat_share: float = Field(
+        0.05, ge=0, le=0.5, description="Share of showings that repeat an own pair, sides swapped"
+    )
+    repeat_gap: int = Field(10, ge=1, le=10_000, description="Judgments between a pair and its repeat, at least")
+    gold_share: float = Field(
+        0.05, ge=0, le=0.5, description="Share of showings that are gold pairs, where there are any"
+    )
+    lease_seconds: int = Field(
+        300, ge=10, le=86_400, description="Seconds for which a shown pair is held for its person"
+    )
+    val_share: float = Field(0.1, ge=0, lt=0.5, description="Share of groups in the val split")
+    test_share: float = Field(0.1, ge=0, lt=0.5, description="Share of groups in the test split")
+    seed: int = Field(0, ge=0, description="Seed of the split and of the order of pairs")
+
+
+FIXED_AFTER_IMPORT = ("val_share", "test_share", "seed")
+
+
+def load_settings(session: Session) -> ProjectSettings:
+    """The stored settings, the defaults before any were stored."""
+    row = session.get(Project, 1)
+    return ProjectSettings() if row is None else ProjectSettings.model_validate(row.settings)
+
+
+def save_settings(session: Session, changes: dict[str, object]) -> ProjectSettings:
+    """Change some settings and return all.
+
+    Raises:
+        UserError: an unknown field, a value out of range, or a change of the split when sources are stored.
+    """
+
+    current = load_settings(session)
+    try:
+        settings = ProjectSettings.model_validate({**current.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}, got {first['input']!r}"
+        ) from error
+    for name in FIXED_AFTER_IMPORT:
+        if getattr(settings, name) != getattr(current, name) and session.scalar(select(Source.id).limit(1)) is not None:
+            raise UserError(
+                f"{name} cannot change once photos are imported: the split is drawn once. Start a new data folder."
+            )
+    row = session.get(Project, 1)
+    if row is None:
+        session.add(Project(id=1, settings=settings.model_dump()))
+    else:
+        row.settings, row.updated_at = settings.model_dump(), utc_now()
+    session.flush()
+    for is_test, wanted in ((True, settings.judgments_per_test_pair), (False, settings.judgments_per_pair)):
+        in_split = Source.split == Split.test if is_test else Source.split != Split.test
+        session.execute(
+            update(Pair)
+            .where(Pair.source_id.in_(select(Source.id).where(in_split)), Pair.judgments_wanted != wanted)
+            .values(judgments_wanted=wanted)
+        )
+    return settings

@@ -1,0 +1,5 @@
+"""Errors whose message is written for the person at the screen."""
+
+
+class UserError(Exception):
+    """What is wrong, what was seen and what to do: one line and exit code 2 in a terminal, a message in a page."""

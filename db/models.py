@@ -1,0 +1,410 @@
+"""The tables, in the vocabulary of the README: photos, candidates, pairs, judgments, labels, people, runs.
+
+Rules that must always hold are constraints here, so that no caller can break them:
+a pair is unique whichever way round it is asked for, a live judgment is unique per (pair, person, repeat),
+a skip carries a reason, an enum column holds only its values.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Computed,
+    DateTime,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time zone aware UTC time on every backend; SQLite alone would give naive ones back."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"naive time {value!r}; pass datetime.now(UTC)")
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def utc_now() -> datetime:
+    """The present time, aware, UTC."""
+    return datetime.now(UTC)
+
+
+class Split(enum.StrEnum):
+    """Which part of the data a source belongs to; drawn once, at import, from its group."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+class Choice(enum.StrEnum):
+    """One person's answer to a pair."""
+
+    a = "a"
+    b = "b"
+    tie = "tie"
+    skip = "skip"
+
+
+class Side(enum.StrEnum):
+    """One candidate of a pair."""
+
+    a = "a"
+    b = "b"
+
+
+class Role(enum.StrEnum):
+    """An annotator judges and sees their own progress; an admin sees everything."""
+
+    annotator = "annotator"
+    admin = "admin"
+
+
+class Origin(enum.StrEnum):
+    """Who made a label: people's judgments, or a fitted labeler."""
+
+    human = "human"
+    svm = "svm"
+
+
+class RunState(enum.StrEnum):
+    """Where a run stands; `lost` is a run whose process died without saying so."""
+
+    queued = "queued"
+    running = "running"
+    stopping = "stopping"
+    stopped = "stopped"
+    finished = "finished"
+    failed = "failed"
+    lost = "lost"
+
+
+def _enum(kind: type[enum.StrEnum]) -> Enum:
+    """Stored as text with a CHECK, so that both backends refuse an unknown value."""
+    return Enum(kind, native_enum=False, create_constraint=True, length=16, name=kind.__name__.lower())
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[str]: JSON}
+
+
+class Project(Base):
+    """The one project of this database: its settings as `annotate.project.ProjectSettings` writes them."""
+
+    __tablename__ = "project"
+    __table_args__ = (CheckConstraint("id = 1", name="single_row"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, default=1)
+    settings: Mapped[dict[str, Any]]
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Image(Base):
+    """One image file of the data folder, stored once under its SHA-256."""
+
+    __tablename__ = "image"
+    __table_args__ = (
+        CheckConstraint("length(sha256) = 64", name="sha256_is_hex"),
+        CheckConstraint("width_px > 0 AND height_px > 0", name="has_pixels"),
+        Index("ix_image_original_sha256", "original_sha256"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    suffix: Mapped[str] = mapped_column(String(8))
+    """File name suffix and so the format: .png, .jpg or .webp."""
+    width_px: Mapped[int]
+    height_px: Mapped[int]
+    size_bytes: Mapped[int]
+    original_sha256: Mapped[str | None] = mapped_column(String(64))
+    """SHA-256 of the imported file where it had to be converted (see `conversion`); None where stored as it came."""
+    conversion: Mapped[str | None]
+    """Why the stored file is not the imported one, such as 'EXIF orientation 6 applied'."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Source(Base):
+    """One photo to restore."""
+
+    __tablename__ = "source"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(unique=True)
+    """The file stem, or the name that the manifest gives."""
+    group: Mapped[str] = mapped_column("group_key")
+    """The person in the photo where known, else the source's own key; the split keeps a group together."""
+    split: Mapped[Split] = mapped_column(_enum(Split))
+    caption: Mapped[str | None]
+    lq_image_id: Mapped[int | None] = mapped_column(ForeignKey("image.id"))
+    hq_image_id: Mapped[int | None] = mapped_column(ForeignKey("image.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    lq: Mapped[Image | None] = relationship(foreign_keys=[lq_image_id])
+    hq: Mapped[Image | None] = relationship(foreign_keys=[hq_image_id])
+
+
+class Method(Base):
+    """What made a restored image: a restorer and its settings, or a run's weights."""
+
+    __tablename__ = "method"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    settings: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    run_id: Mapped[int | None] = mapped_column(ForeignKey("run.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Candidate(Base):
+    """One restored image of a source by a method and seed."""
+
+    __tablename__ = "candidate"
+    __table_args__ = (
+        UniqueConstraint("source_id", "method_id", "seed"),
+        Index("ix_candidate_image_id", "image_id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    source_id: Mapped[int] = mapped_column(ForeignKey("source.id"))
+    method_id: Mapped[int] = mapped_column(ForeignKey("method.id"), index=True)
+    image_id: Mapped[int] = mapped_column(ForeignKey("image.id"))
+    seed: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    source: Mapped[Source] = relationship()
+    method: Mapped[Method] = relationship()
+    image: Mapped[Image] = relationship()
+
+
+class MetricValue(Base):
+    """One metric of one image, against one reference where the metric takes one."""
+
+    __tablename__ = "metric_value"
+    __table_args__ = (UniqueConstraint("image_id", "metric", "version", "reference"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    image_id: Mapped[int] = mapped_column(ForeignKey("image.id"))
+    metric: Mapped[str]
+    version: Mapped[str]
+    reference: Mapped[str] = mapped_column(default="")
+    """SHA-256 of the reference image; empty for a metric that takes none."""
+    value: Mapped[float | None]
+    """Oriented so that higher is better; None where measuring failed."""
+    raw_value: Mapped[float | None]
+    failure: Mapped[str | None]
+
+
+class Pair(Base):
+    """Two candidates of one source, unordered and unique.
+
+    `a` is the candidate with the smaller key (`db.records.candidate_key`), a hash: the order is the same in every
+    database and says nothing about the method.
+    """
+
+    __tablename__ = "pair"
+    __table_args__ = (
+        CheckConstraint("a_id <> b_id", name="two_candidates"),
+        CheckConstraint("judgment_count >= 0", name="count_not_negative"),
+        CheckConstraint("gold_answer IN ('a', 'b', 'tie')", name="gold_answer_known"),
+        Index("ix_pair_queue", "queue_level", "shuffle_key"),
+        Index("ix_pair_gold", "gold_answer", "shuffle_key"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(32), unique=True)
+    """`db.records.pair_key` of the two candidates: the pair's name outside this database."""
+    source_id: Mapped[int] = mapped_column(ForeignKey("source.id"), index=True)
+    a_id: Mapped[int] = mapped_column(ForeignKey("candidate.id"), index=True)
+    b_id: Mapped[int] = mapped_column(ForeignKey("candidate.id"), index=True)
+    shuffle_key: Mapped[int]
+    """Random order of showing, 0 … 2^31 − 1, from the pair's key."""
+    judgments_wanted: Mapped[int] = mapped_column(default=1)
+    judgment_count: Mapped[int] = mapped_column(default=0)
+    """Live judgments that are no repeats. Kept by annotate.judgments in the transaction that adds or supersedes one."""
+    gold_answer: Mapped[str | None] = mapped_column(String(8))
+    """Known answer of a gold pair; such a pair is shown once to everyone and is not in the queue."""
+    queue_level: Mapped[int | None] = mapped_column(
+        Computed(
+            "CASE WHEN gold_answer IS NULL AND judgment_count < judgments_wanted THEN judgment_count END",
+            persisted=True,
+        )
+    )
+    """judgment_count while the pair still wants judgments, else NULL: an indexed look-up whatever the table's size."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    source: Mapped[Source] = relationship()
+    a: Mapped[Candidate] = relationship(foreign_keys=[a_id])
+    b: Mapped[Candidate] = relationship(foreign_keys=[b_id])
+
+
+class Person(Base):
+    """Who judges, or administers."""
+
+    __tablename__ = "person"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    public_id: Mapped[str] = mapped_column(String(32), unique=True)
+    """Random name under which this person's judgments are exported."""
+    role: Mapped[Role] = mapped_column(_enum(Role))
+    simulated: Mapped[bool] = mapped_column(default=False)
+    """A program, not a person; marked wherever its judgments count."""
+    password_hash: Mapped[str | None]
+    link_hash: Mapped[str | None] = mapped_column(unique=True)
+    """SHA-256 of the personal link's token."""
+    guidelines_seen_at: Mapped[datetime | None]
+    disabled_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Lease(Base):
+    """A pair held for one person while they look at it; it blocks a slot until it expires."""
+
+    __tablename__ = "lease"
+    __table_args__ = (UniqueConstraint("pair_id", "person_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    pair_id: Mapped[int] = mapped_column(ForeignKey("pair.id"))
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), index=True)
+    repeat_no: Mapped[int] = mapped_column(default=0)
+    shown_left: Mapped[Side] = mapped_column(_enum(Side))
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Judgment(Base):
+    """One person's answer to one pair. Only `superseded_at` is ever written after the row was added."""
+
+    __tablename__ = "judgment"
+    __table_args__ = (
+        Index(
+            "uq_judgment_live",
+            "pair_id",
+            "person_id",
+            "repeat_no",
+            unique=True,
+            sqlite_where=text("superseded_at IS NULL"),
+            postgresql_where=text("superseded_at IS NULL"),
+        ),
+        Index("ix_judgment_person_id_id", "person_id", "id"),
+        CheckConstraint("(choice = 'skip') = (skip_reason IS NOT NULL)", name="skip_has_reason"),
+        CheckConstraint("seconds >= 0", name="seconds_not_negative"),
+        CheckConstraint("repeat_no >= 0", name="repeat_not_negative"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    uuid: Mapped[str] = mapped_column(String(36), unique=True)
+    """Made by the page: sending the same judgment twice stores it once."""
+    pair_id: Mapped[int] = mapped_column(ForeignKey("pair.id"))
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"))
+    repeat_no: Mapped[int] = mapped_column(default=0)
+    """0 for the first showing to this person, 1 for the marked repeat with sides swapped."""
+    choice: Mapped[Choice] = mapped_column(_enum(Choice))
+    skip_reason: Mapped[str | None]
+    reasons: Mapped[list[str]] = mapped_column(default=list)
+    shown_left: Mapped[Side] = mapped_column(_enum(Side))
+    view_mode: Mapped[str] = mapped_column(default="fit")
+    """How the pair was looked at: the view modes that were used, joined by '+'."""
+    seconds: Mapped[float]
+    """Time the pair was visible before the answer."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    superseded_at: Mapped[datetime | None]
+
+    pair: Mapped[Pair] = relationship()
+    person: Mapped[Person] = relationship()
+
+
+class Label(Base):
+    """A pair's resolved preference. A changed label is a new row; the old one gains `superseded_at`."""
+
+    __tablename__ = "label"
+    __table_args__ = (
+        Index(
+            "uq_label_live",
+            "pair_id",
+            "origin",
+            unique=True,
+            sqlite_where=text("superseded_at IS NULL"),
+            postgresql_where=text("superseded_at IS NULL"),
+        ),
+        CheckConstraint("p_a >= 0 AND p_a <= 1", name="p_a_is_probability"),
+        CheckConstraint("weight >= 0", name="weight_not_negative"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    pair_id: Mapped[int] = mapped_column(ForeignKey("pair.id"))
+    origin: Mapped[Origin] = mapped_column(_enum(Origin))
+    made_by: Mapped[str]
+    """How: 'majority', 'dawid-skene', 'imported:hpdv2', or the labeler that made it."""
+    p_a: Mapped[float]
+    """Probability that a is better; a tie is one half."""
+    weight: Mapped[float] = mapped_column(default=1.0)
+    agreement: Mapped[float | None]
+    """Share of the judgments behind this label that chose its most frequent answer; None without judgments."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    superseded_at: Mapped[datetime | None]
+
+    pair: Mapped[Pair] = relationship()
+    judgments: Mapped[list[Judgment]] = relationship(secondary="label_judgment", order_by="Judgment.id")
+
+
+class LabelJudgment(Base):
+    """Which judgments a label was made of."""
+
+    __tablename__ = "label_judgment"
+
+    label_id: Mapped[int] = mapped_column(ForeignKey("label.id"), primary_key=True)
+    judgment_id: Mapped[int] = mapped_column(ForeignKey("judgment.id"), primary_key=True, index=True)
+
+
+class Run(Base):
+    """A long job: what was asked, where it stands, where its folder lies."""
+
+    __tablename__ = "run"
+    __table_args__ = (Index("ix_run_state", "state"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    """The command without its options, such as 'annotate import'."""
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    state: Mapped[RunState] = mapped_column(_enum(RunState), default=RunState.queued)
+    error: Mapped[str | None]
+    """The last error line of a failed run."""
+    pid: Mapped[int | None]
+    pid_started: Mapped[float | None]
+    """Start time of the process, seconds since the epoch: a reused pid has another one."""
+    code_version: Mapped[str]
+    person_id: Mapped[int | None] = mapped_column(ForeignKey("person.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]

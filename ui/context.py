@@ -1,0 +1,20 @@
+"""What every page is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from db.session import Database
+
+
+@dataclass(frozen=True)
+class Context:
+    """The open database, its data folder, and how people sign in."""
+
+    database: Database
+    data: Path
+    url: str | None = None
+    """Database URL where it is not the data folder's own; handed to launched runs."""
+    auth: bool = False
+    """Whether people sign in with a password or personal link."""
