@@ -1,0 +1,99 @@
+"""Serve the labelling page and the admin pages of one data folder: `python app.py [--demo] [--auth]`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+from db.errors import UserError
+from db.session import open_database
+from runs.store import reap_lost
+from ui.access import check_someone_can_sign_in, is_loopback
+from ui.context import Context
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The app's options."""
+    parser = argparse.ArgumentParser(description="Label pairs of restored faces in the browser.")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="data folder (default: ./data)")
+    parser.add_argument(
+        "--db",
+        default=os.environ.get("FACEREWARD_DB"),
+        help="database URL (default: SQLite in the data folder, or the environment's FACEREWARD_DB)",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; another than 127.0.0.1 needs --auth")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
+    parser.add_argument("--auth", action="store_true", help="sign-in with password or personal link")
+    parser.add_argument("--demo", action="store_true", help="fill an empty database with the demo project")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Open the database, build the pages, serve until stopped."""
+    args = parse_arguments(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        serve(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Serve until a signal ends it.
+
+    Raises:
+        UserError: the address is taken or needs --auth, the database cannot be opened, nobody could sign in.
+    """
+    if not args.auth and not is_loopback(args.host):
+        raise UserError(f"--host {args.host} would let everyone in the network in; add --auth, or leave --host out.")
+    listener = open_listener(args.host, args.port)
+    database = open_database(args.data, args.db)
+    context = Context(database=database, data=args.data.resolve(), url=args.db, auth=args.auth)
+    if args.auth:
+        check_someone_can_sign_in(context)
+    reap_lost(database)
+    if args.demo:
+        from ui.demo import make_demo  # its image libraries are not needed otherwise
+
+        make_demo(database, context.data)
+    uploads = context.data / "uploads"
+    uploads.mkdir(exist_ok=True)
+    tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+
+    import uvicorn  # late, so that the errors above come at once
+
+    from ui.server import make_app
+
+    app = make_app(context)
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    print(f"FaceReward is ready at http://{host}:{listener.getsockname()[1]}  (stop it with Ctrl+C)", flush=True)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[listener])
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A listening socket, so that a taken port is known before anything else is done.
+
+    Raises:
+        UserError: the address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise UserError(f"Cannot listen on {host}:{port} ({error.strerror}); choose another with --port.") from error
+    return listener
+
+
+if __name__ == "__main__":
+    sys.exit(main())

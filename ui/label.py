@@ -1,0 +1,331 @@
+"""The labelling page and its routes.
+
+The page is plain HTML and JavaScript (static/label.*): it keeps the next pairs decoded ahead and sends judgments while
+the next pair is already shown. An annotator's browser therefore never loads Gradio, nor reaches any of its routes.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, aliased
+
+from annotate.judgments import Answer, record_judgment, undo_judgment
+from annotate.pairs import lease_pairs
+from annotate.project import load_settings
+from db.errors import UserError
+from db.models import Candidate, Choice, Image, Judgment, Lease, Pair, Person, Side, Source, utc_now
+from runs.store import VERSION
+from ui.access import Tokens, Visitor, visitor_of
+from ui.context import Context
+
+MAX_EVENTS = 500
+TOTALS_LIFETIME_SECONDS = 10.0
+CONFLICT_TRIES = 3
+
+
+class JudgeEvent(BaseModel):
+    """An answer to a pair that was shown."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["judge"]
+    id: str = Field(max_length=36)
+    showing: str = Field(max_length=500)
+    choice: Literal["left", "right", "tie", "skip"]
+    skip_reason: str | None = Field(None, max_length=500)
+    reasons: list[Annotated[str, Field(max_length=100)]] = Field([], max_length=9)
+    seconds: float = Field(ge=0, le=86_400)
+    view_mode: str = Field("fit", max_length=100)
+
+
+class UndoEvent(BaseModel):
+    """Taking an own judgment back."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["undo"]
+    id: str = Field(max_length=36)
+    judgment: str = Field(max_length=36)
+
+
+class LabelRequest(BaseModel):
+    """What the page has to say, how many pairs it wants, and which it holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    events: list[Annotated[JudgeEvent | UndoEvent, Field(discriminator="type")]] = Field([], max_length=MAX_EVENTS)
+    want: int = Field(0, ge=0, le=8)
+    holding: list[Annotated[str, Field(max_length=500)]] = Field([], max_length=32)
+
+
+@dataclass
+class _Totals:
+    """Counts over all pairs, kept for some seconds: they walk over the whole table."""
+
+    taken_at: float = -TOTALS_LIFETIME_SECONDS
+    done: int = 0
+    wanted: int = 0
+
+
+def label_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
+    """GET / and the JSON routes that its page calls."""
+    routes = APIRouter()
+    rng = random.Random()
+    totals = _Totals()
+
+    @routes.get("/")
+    def label_page() -> Response:
+        return Response(page.read_bytes(), media_type="text/html", headers={"Cache-Control": "no-cache"})
+
+    @routes.get("/api/session")
+    def session_info(request: Request) -> dict[str, Any]:
+        visitor = visitor_of(request)
+        with context.database.read() as session:
+            settings = load_settings(session)
+            person = session.get_one(Person, visitor.person_id)
+            seen = person.guidelines_seen_at is not None
+        return {
+            "person": {"name": visitor.name, "role": visitor.role, "id": visitor.public_id},
+            "auth": context.auth,
+            "version": VERSION,
+            "project": {
+                "title": settings.title,
+                "question": settings.question,
+                "guidelines_html": render_guidelines(settings.guidelines, tokens, visitor),
+                "reasons": settings.reasons,
+                "skip_reasons": settings.skip_reasons,
+            },
+            "guidelines_seen": seen,
+        }
+
+    @routes.post("/api/guidelines-seen")
+    def guidelines_seen(request: Request) -> dict[str, Any]:
+        with context.database.write() as session:
+            person = session.get_one(Person, visitor_of(request).person_id)
+            person.guidelines_seen_at = person.guidelines_seen_at or utc_now()
+        return {}
+
+    @routes.post("/api/label")
+    def label(request: Request, body: LabelRequest) -> dict[str, Any]:
+        visitor = visitor_of(request)
+        for attempt in range(CONFLICT_TRIES):
+            try:
+                with context.database.write() as session:
+                    return answer_label_request(session, tokens, visitor, body, rng)
+            except IntegrityError:
+                # PostgreSQL: the same answer came twice at the same moment; the next try finds the first one stored.
+                if attempt == CONFLICT_TRIES - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    @routes.get("/api/progress")
+    def progress(request: Request) -> dict[str, Any]:
+        with context.database.read() as session:
+            if time.monotonic() - totals.taken_at > TOTALS_LIFETIME_SECONDS:
+                totals.done, totals.wanted = count_judgments(session)
+                totals.taken_at = time.monotonic()
+            return {
+                "mine": own_progress(session, visitor_of(request).person_id),
+                "all": {"done": totals.done, "wanted": totals.wanted, "per_hour": hourly_rate(session, None)},
+            }
+
+    @routes.get("/api/history")
+    def history(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> list[dict[str, Any]]:
+        with context.database.read() as session:
+            return own_history(session, tokens, visitor_of(request), limit)
+
+    return routes
+
+
+def answer_label_request(
+    session: Session, tokens: Tokens, visitor: Visitor, body: LabelRequest, rng: random.Random
+) -> dict[str, Any]:
+    """Store the events in their order, then lease and show new pairs; all in the caller's one transaction."""
+    settings = load_settings(session)
+    results, again = [], {}
+    for event in body.events:
+        result: dict[str, Any] = {"id": event.id, "status": "stored", "error": None, "pair": None}
+        try:
+            if isinstance(event, JudgeEvent):
+                record_judgment(session, visitor.person_id, _read_answer(tokens, visitor, event))
+            else:
+                lease = undo_judgment(session, visitor.person_id, event.judgment, settings)
+                lease = lease or _find_lease(session, visitor.person_id, event.judgment)
+                if lease is not None:
+                    again[event.id] = lease
+        except UserError as error:
+            result.update(status="refused", error=str(error))
+        results.append(result)
+    holding = [tokens.read_showing(visitor, token)[0] for token in body.holding]
+    holding += [lease.pair_id for lease in again.values()]
+    leases = lease_pairs(session, visitor.person_id, settings, rng, count=body.want, holding=holding)
+    views = view_pairs(session, tokens, visitor, [*again.values(), *leases])
+    for result in results:
+        if result["id"] in again:
+            result["pair"] = views[again[result["id"]].pair_id]
+    return {
+        "results": results,
+        "pairs": [views[lease.pair_id] for lease in leases],
+        "done": len(leases) < body.want,
+    }
+
+
+def _read_answer(tokens: Tokens, visitor: Visitor, event: JudgeEvent) -> Answer:
+    pair_id, repeat_no, left = tokens.read_showing(visitor, event.showing)
+    right = "b" if left == "a" else "a"
+    choice = {"left": left, "right": right}.get(event.choice, event.choice)
+    return Answer(
+        uuid=event.id,
+        pair_id=pair_id,
+        repeat_no=repeat_no,
+        shown_left=Side(left),
+        choice=Choice(choice),
+        seconds=event.seconds,
+        skip_reason=event.skip_reason,
+        reasons=event.reasons,
+        view_mode=event.view_mode,
+    )
+
+
+def _find_lease(session: Session, person_id: int, judgment_uuid: str) -> Lease | None:
+    """The lease that an earlier undo of this judgment gave, when its answer was lost on the way."""
+    return session.scalar(
+        select(Lease)
+        .join(Judgment, Judgment.pair_id == Lease.pair_id)
+        .where(Judgment.uuid == judgment_uuid, Lease.person_id == person_id)
+    )
+
+
+def view_pairs(session: Session, tokens: Tokens, visitor: Visitor, leases: list[Lease]) -> dict[int, dict[str, Any]]:
+    """What the page is told of leased pairs, by pair id: four image addresses, and nothing that names a method."""
+    if not leases:
+        return {}
+    a, b = aliased(Candidate), aliased(Candidate)
+    image_a, image_b, lq, hq = aliased(Image), aliased(Image), aliased(Image), aliased(Image)
+    rows = session.execute(
+        select(Pair.id, image_a, image_b, lq, hq)
+        .join(a, a.id == Pair.a_id)
+        .join(b, b.id == Pair.b_id)
+        .join(image_a, image_a.id == a.image_id)
+        .join(image_b, image_b.id == b.image_id)
+        .join(Source, Source.id == Pair.source_id)
+        .outerjoin(lq, lq.id == Source.lq_image_id)
+        .outerjoin(hq, hq.id == Source.hq_image_id)
+        .where(Pair.id.in_([lease.pair_id for lease in leases]))
+    )
+    images = {pair_id: files for pair_id, *files in rows}
+    views = {}
+    for lease in leases:
+        at_a, at_b, at_lq, at_hq = (_view_image(tokens, visitor, image) for image in images[lease.pair_id])
+        left, right = (at_a, at_b) if lease.shown_left == Side.a else (at_b, at_a)
+        showing = tokens.showing(visitor, lease.pair_id, lease.repeat_no, lease.shown_left)
+        views[lease.pair_id] = {"showing": showing, "left": left, "right": right, "lq": at_lq, "hq": at_hq}
+    return views
+
+
+def _view_image(tokens: Tokens, visitor: Visitor, image: Image | None) -> dict[str, Any] | None:
+    if image is None:
+        return None
+    url = f"/img/{image.sha256}?t={tokens.image(visitor, image.sha256)}"
+    return {"url": url, "width": image.width_px, "height": image.height_px}
+
+
+def count_judgments(session: Session) -> tuple[int, int]:
+    """(judgments made, judgments wanted) over all pairs that are no gold pairs."""
+    done, wanted = session.execute(
+        select(
+            func.coalesce(func.sum(Pair.judgment_count), 0), func.coalesce(func.sum(Pair.judgments_wanted), 0)
+        ).where(Pair.gold_answer.is_(None))
+    ).one()
+    return int(done), int(wanted)
+
+
+def own_progress(session: Session, person_id: int) -> dict[str, Any]:
+    """A person's live judgments: all, since midnight UTC, and their pace."""
+    own = select(func.count()).where(Judgment.person_id == person_id, Judgment.superseded_at.is_(None))
+    midnight = utc_now().replace(hour=0, minute=0, second=0, microsecond=0)
+    return {
+        "done": session.scalar(own),
+        "today": session.scalar(own.where(Judgment.created_at >= midnight)),
+        "per_hour": hourly_rate(session, person_id),
+    }
+
+
+def hourly_rate(session: Session, person_id: int | None) -> int:
+    """Live judgments an hour over the last hour, of one person or of all; over the time since its first one."""
+    now = utc_now()
+    newest_first = select(Judgment.created_at).where(Judgment.superseded_at.is_(None)).order_by(Judgment.id.desc())
+    if person_id is not None:
+        newest_first = newest_first.where(Judgment.person_id == person_id)
+    recent = [made for made in session.scalars(newest_first.limit(1000)) if now - made < timedelta(hours=1)]
+    if not recent:
+        return 0
+    hours = max((now - recent[-1]).total_seconds(), 60.0) / 3600.0
+    return round(len(recent) / hours)
+
+
+def own_history(session: Session, tokens: Tokens, visitor: Visitor, limit: int) -> list[dict[str, Any]]:
+    """A person's own live judgments, newest first, as they saw the pairs."""
+    judgments = session.scalars(
+        select(Judgment)
+        .where(Judgment.person_id == visitor.person_id, Judgment.superseded_at.is_(None))
+        .order_by(Judgment.id.desc())
+        .limit(limit)
+    ).all()
+    shown = [
+        Lease(pair_id=row.pair_id, person_id=row.person_id, repeat_no=row.repeat_no, shown_left=row.shown_left)
+        for row in judgments
+    ]
+    entries = []
+    for judgment, lease in zip(judgments, shown, strict=True):
+        view = view_pairs(session, tokens, visitor, [lease])[judgment.pair_id]
+        sides = {judgment.shown_left.value: "left"}
+        choice = judgment.choice.value
+        entries.append(
+            {
+                "judgment": judgment.uuid,
+                "choice": sides.get(choice, "right") if choice in ("a", "b") else choice,
+                "skip_reason": judgment.skip_reason,
+                "reasons": judgment.reasons,
+                "left": view["left"],
+                "right": view["right"],
+                "created_at": _iso(judgment.created_at),
+                "can_undo": True,
+            }
+        )
+    return entries
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")
+
+
+def render_guidelines(text: str, tokens: Tokens, visitor: Visitor) -> str:
+    """Markdown to HTML without raw HTML; pictures written as ![…](/img/<sha256>) get the visitor's token."""
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parsed = markdown.parse(text)
+    for token in parsed:
+        for child in token.children or []:
+            _sign_picture(child, tokens, visitor)
+    rendered: str = markdown.renderer.render(parsed, markdown.options, {})
+    return rendered
+
+
+def _sign_picture(token: Token, tokens: Tokens, visitor: Visitor) -> None:
+    address = str(token.attrs.get("src", "")) if token.type == "image" else ""
+    sha256 = address.removeprefix("/img/")
+    if sha256 != address and len(sha256) == 64:
+        token.attrs["src"] = f"{address}?t={tokens.image(visitor, sha256)}"

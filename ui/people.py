@@ -1,0 +1,98 @@
+"""The People page: who judges, how far they are, roles, passwords, personal links."""
+
+from __future__ import annotations
+
+import gradio as gr
+import pandas as pd
+from sqlalchemy import func, select
+
+from annotate.people import add_person, disable_person, get_person, make_link_token, set_password
+from db.errors import UserError
+from db.models import Judgment, Person, Role
+from ui.context import Context
+
+COLUMNS = ["name", "role", "judgments", "last judgment (UTC)", "signs in with", "state"]
+
+
+def people_table(context: Context) -> pd.DataFrame:
+    """A row a person: COLUMNS."""
+    made = (
+        select(Judgment.person_id, func.count().label("judgments"), func.max(Judgment.created_at).label("last"))
+        .where(Judgment.superseded_at.is_(None))
+        .group_by(Judgment.person_id)
+        .subquery()
+    )
+    with context.database.read() as session:
+        people = session.execute(
+            select(Person, made.c.judgments, made.c.last)
+            .outerjoin(made, made.c.person_id == Person.id)
+            .order_by(Person.name)
+        ).all()
+    rows = []
+    for person, judgments, last in people:
+        ways = [way for way, has in (("password", person.password_hash), ("link", person.link_hash)) if has]
+        rows.append(
+            [
+                person.name + (" (simulated)" if person.simulated else ""),
+                person.role.value,
+                judgments or 0,
+                last.strftime("%Y-%m-%d %H:%M") if last else "",
+                " and ".join(ways) if context.auth else "name",
+                "disabled" if person.disabled_at else "active",
+            ]
+        )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def build(context: Context) -> None:
+    """The page, inside the caller's Blocks or route."""
+    gr.Markdown("## People")
+    if not context.auth:
+        gr.Markdown(
+            "This server runs without `--auth`: whoever sits at this machine chooses a name, and a new name becomes an "
+            "admin. Start it with `--auth` to let annotators in from elsewhere, by password or personal link.",
+            elem_classes="fr-note",
+        )
+    table = gr.Dataframe(lambda: people_table(context), headers=COLUMNS, interactive=False, label="People", every=None)
+    name = gr.Textbox(label="Name", max_length=64)
+    with gr.Row():
+        role = gr.Radio([role.value for role in Role], value=Role.annotator.value, label="Role of a new person")
+        password = gr.Textbox(label="Password (8 characters or more; may stay empty)", type="password")
+    with gr.Row():
+        add = gr.Button("Add person", variant="primary")
+        link = gr.Button("Make a new personal link")
+        change = gr.Button("Set password")
+        disable = gr.Button("Disable", variant="stop")
+    link_shown = gr.Textbox(label="Personal link, shown once", visible=False, interactive=False, buttons=["copy"])
+
+    def on_add(name: str, role: str, password: str) -> tuple[pd.DataFrame, str]:
+        _act(context, lambda session: add_person(session, name, Role(role), password or None))
+        return people_table(context), ""
+
+    def on_link(name: str, request: gr.Request) -> tuple[pd.DataFrame, object]:
+        token = _act(context, lambda session: make_link_token(get_person(session, name)))
+        scheme = request.request.url.scheme if request.request else "http"
+        base = f"{scheme}://{request.headers['host']}"
+        return people_table(context), gr.Textbox(value=f"{base}/enter/{token}", visible=True)
+
+    def on_password(name: str, password: str) -> tuple[pd.DataFrame, str]:
+        _act(context, lambda session: set_password(get_person(session, name), password))
+        return people_table(context), ""
+
+    def on_disable(name: str) -> pd.DataFrame:
+        _act(context, lambda session: disable_person(session, name))
+        return people_table(context)
+
+    add.click(on_add, [name, role, password], [table, password], api_visibility="private")
+    link.click(on_link, [name], [table, link_shown], api_visibility="private")
+    change.click(on_password, [name, password], [table, password], api_visibility="private")
+    disable.click(on_disable, [name], [table], api_visibility="private")
+
+
+def _act(context: Context, action):  # type: ignore[no-untyped-def]
+    """One change in one transaction; a UserError becomes the page's message."""
+    try:
+        with context.database.write() as session:
+            return action(session)
+    except UserError as error:
+        raise gr.Error(str(error)) from error

@@ -1,0 +1,76 @@
+"""The Project page: the question, the guidelines, and how often pairs are judged."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from annotate.project import FIXED_AFTER_IMPORT, ProjectSettings, load_settings, save_settings
+from db.errors import UserError
+from db.images import add_image, probe_image
+from ui.context import Context
+
+LISTS = ("reasons", "skip_reasons")
+TEXTS = ("title", "question")
+
+
+def build(context: Context) -> None:
+    """A field for each setting, made from the settings' own descriptions; saved together."""
+    gr.Markdown("## Project")
+    fields: dict[str, Any] = {}
+    for name, field in ProjectSettings.model_fields.items():
+        fields[name] = _make_field(context, name, str(field.description))
+    with gr.Row():
+        save = gr.Button("Save", variant="primary")
+        picture = gr.UploadButton("Add a picture to the guidelines", file_types=[".png", ".jpg", ".jpeg", ".webp"])
+    state = gr.HTML()
+
+    def on_save(*values: Any) -> str:
+        changes = {name: _read_field(name, value) for name, value in zip(fields, values, strict=True)}
+        try:
+            with context.database.write() as session:
+                save_settings(session, changes)
+        except UserError as error:
+            return f'<div class="fr-error" role="alert">{html.escape(str(error))}</div>'
+        return '<div class="fr-note" role="status">Saved.</div>'
+
+    def on_picture(path: str, guidelines: str) -> str:
+        try:
+            probe = probe_image(Path(path))
+            with context.database.write() as session:
+                image = add_image(session, context.data, probe, Path(path))
+        except UserError as error:
+            raise gr.Error(str(error).replace(path, Path(path).name)) from error
+        return f"{guidelines.rstrip()}\n\n![example](/img/{image.sha256})\n"
+
+    save.click(on_save, list(fields.values()), [state], api_visibility="private")
+    picture.upload(on_picture, [picture, fields["guidelines"]], [fields["guidelines"]], api_visibility="private")
+
+
+def _make_field(context: Context, name: str, description: str) -> Any:
+    def current() -> Any:
+        with context.database.read() as session:
+            value = getattr(load_settings(session), name)
+        return "\n".join(value) if name in LISTS else value
+
+    label = name.replace("_", " ").capitalize()
+    if name in FIXED_AFTER_IMPORT:
+        description += " (fixed once photos are imported)"
+    if name == "guidelines":
+        return gr.Textbox(current, label=label, info=description, lines=10, max_lines=30)
+    if name in LISTS:
+        return gr.Textbox(current, label=label, info=f"{description}; one a line", lines=4)
+    if name in TEXTS:
+        return gr.Textbox(current, label=label, info=description)
+    return gr.Number(current, label=label, info=description)
+
+
+def _read_field(name: str, value: Any) -> Any:
+    if name in LISTS:
+        return [line.strip() for line in str(value).splitlines() if line.strip()]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

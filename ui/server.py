@@ -1,0 +1,110 @@
+"""The FastAPI app: the gate, sign-in, images, the labelling routes, and the Gradio pages for admins mounted in it."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from pathlib import Path
+
+import gradio as gr
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from gradio.components.navbar import Navbar
+from sqlalchemy import select
+from starlette.middleware.sessions import SessionMiddleware
+
+import ui.people
+import ui.project
+from db.images import MEDIA_TYPE_OF_SUFFIX, image_path
+from db.models import Image, Role
+from ui.access import Gate, Tokens, load_secret, sign_in_routes, visitor_of
+from ui.context import Context
+from ui.label import label_routes
+
+STATIC = Path(__file__).parent / "static"
+SESSION_SECONDS = 30 * 24 * 3600
+IMAGE_LIFETIME = "private, max-age=31536000, immutable"
+SHA256 = re.compile(r"[0-9a-f]{64}")
+PAGES = (
+    ("Project", ui.project.build),
+    ("People", ui.people.build),
+)
+
+
+def make_app(context: Context) -> FastAPI:
+    """All of the server for one open database."""
+    secret = load_secret(context.data)
+    tokens = Tokens(secret)
+    app = FastAPI(title="FaceReward", docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(sign_in_routes(context, STATIC / "sign_in.html"))
+    app.include_router(label_routes(context, tokens, STATIC / "label.html"))
+    _add_image_route(app, context, tokens)
+    app.mount("/static", StaticFiles(directory=STATIC))
+
+    @app.get("/favicon.ico")
+    def favicon() -> RedirectResponse:
+        return RedirectResponse("/static/icon.svg")
+
+    @app.get("/admin")
+    def admin() -> RedirectResponse:
+        return RedirectResponse("/admin/")
+
+    # Gradio's own folder for uploads lies inside the data folder, so that no request reaches a file outside it.
+    gr.mount_gradio_app(
+        app,
+        build_pages(context),
+        path="/admin",
+        auth_dependency=lambda request: visitor_of(request).name,
+        allowed_paths=[str(context.data.resolve() / "runs")],
+        show_error=True,
+        run_history=False,
+        footer_links=[],
+        enable_monitoring=False,
+        ssr_mode=False,
+        max_file_size="4gb",
+        theme=gr.themes.Default(primary_hue="slate", neutral_hue="gray", font="system-ui"),
+        css=(STATIC / "admin.css").read_text(encoding="utf-8"),
+    )
+    app.add_middleware(Gate, context=context)
+    app.add_middleware(
+        SessionMiddleware,
+        secret_key=secret.hex(),
+        session_cookie="facereward",
+        max_age=SESSION_SECONDS,
+        same_site="lax",
+    )
+    return app
+
+
+def build_pages(context: Context) -> gr.Blocks:
+    """The admin pages, one route each; the first is /admin/ itself."""
+    (first_name, build_first), *others = PAGES
+    pages: gr.Blocks
+    with gr.Blocks(title="FaceReward", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as pages:
+        Navbar(value=[("Label", "/")], main_page_name=first_name)
+        build_first(context)
+    for name, build in others:
+        with pages.route(name, f"/{name.lower()}"):
+            Navbar(value=[("Label", "/")], main_page_name=first_name)
+            build(context)
+    return pages
+
+
+def _add_image_route(app: FastAPI, context: Context, tokens: Tokens) -> None:
+    @app.get("/img/{sha256}")
+    def image(request: Request, sha256: str, t: str = "") -> Response:
+        """An image's stored bytes, unchanged; the address is its hash, so a browser may keep it for good."""
+        visitor = visitor_of(request)
+        allowed = visitor.role is Role.admin or hmac.compare_digest(t.encode(), tokens.image(visitor, sha256).encode())
+        if not allowed or not SHA256.fullmatch(sha256):
+            raise HTTPException(403 if not allowed else 404, "No image for you at this address.")
+        if request.headers.get("if-none-match") == f'"{sha256}"':
+            return Response(status_code=304)
+        with context.database.read() as session:
+            suffix = session.scalar(select(Image.suffix).where(Image.sha256 == sha256))
+        if suffix is None:
+            raise HTTPException(404, "There is no such image.")
+        content = image_path(context.data, sha256, suffix).read_bytes()
+        headers = {"Cache-Control": IMAGE_LIFETIME, "ETag": f'"{sha256}"'}
+        return Response(content, media_type=MEDIA_TYPE_OF_SUFFIX[suffix], headers=headers)
