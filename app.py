@@ -60,7 +60,7 @@ def serve(args: argparse.Namespace) -> None:
     context = Context(database=database, data=args.data.resolve(), url=args.db, auth=args.auth)
     if args.auth:
         check_someone_can_sign_in(context)
-    reap_lost(database)
+    reap_lost(database, context.data)
     if args.demo:
         from ui.demo import make_demo  # its image libraries are not needed otherwise
 

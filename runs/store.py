@@ -7,10 +7,12 @@ A run's folder is `DATA/runs/<id>/`: `config.json`, `progress.jsonl` (one JSON o
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -26,10 +28,16 @@ from db.session import Database
 
 LIVE_STATES = (RunState.queued, RunState.running, RunState.stopping)
 VERSION = "0.1.0"
+TAIL_BYTES = 65_536
+MAX_ERROR_LENGTH = 500
+CLOCK_STEP_SECONDS = 2.0
 
 
-class RunStopped(Exception):
-    """Somebody asked this process to stop; raised in it by SIGTERM, so that open work is rolled back."""
+class RunStopped(SystemExit):
+    """Somebody asked this process to stop; raised in it by SIGTERM, so that open work is rolled back.
+
+    An exit, as KeyboardInterrupt is one: no `except Exception` on the way swallows it, and no traceback is printed.
+    """
 
 
 class RunLog:
@@ -46,8 +54,10 @@ class RunLog:
             stream.write(json.dumps(line) + "\n")
 
     def write_result(self, values: dict[str, Any]) -> None:
-        """What the run found, for the page that started it: `result.json`."""
-        (self.folder / "result.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        """What the run found, for the page that started it: `result.json`, there whole or not at all."""
+        unfinished = self.folder / "result.json.part"
+        unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        os.replace(unfinished, self.folder / "result.json")
 
 
 @cache
@@ -56,13 +66,12 @@ def code_version() -> str:
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return VERSION
-    result = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return f"{VERSION}+{result.stdout.strip()}" if result.returncode == 0 and result.stdout.strip() else VERSION
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git here, or not our checkout
+        return VERSION
+    return f"{VERSION}+{commit}"
 
 
 def run_folder(data: Path, run_id: int) -> Path:
@@ -71,16 +80,15 @@ def run_folder(data: Path, run_id: int) -> Path:
 
 
 def add_run(database: Database, data: Path, kind: str, config: dict[str, Any], person_id: int | None = None) -> int:
-    """A queued run and its folder; returns its id."""
+    """A queued run and its folder, both or neither; returns its id."""
     with database.write() as session:
         run = Run(kind=kind, config=config, code_version=code_version(), person_id=person_id)
         session.add(run)
         session.flush()
-        run_id = run.id
-    folder = run_folder(data, run_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return run_id
+        folder = run_folder(data, run.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        return run.id
 
 
 @contextmanager
@@ -88,6 +96,8 @@ def open_run(
     database: Database, data: Path, kind: str, config: dict[str, Any], run_id: int | None = None
 ) -> Iterator[RunLog]:
     """Run the block as a run: running while it lasts, then finished, stopped or failed with the reason.
+
+    SIGTERM ends the block by RunStopped, where the block runs on the main thread; signals reach no other one.
 
     Args:
         config: what was asked, as JSON values.
@@ -97,6 +107,28 @@ def open_run(
     """
     if run_id is None:
         run_id = add_run(database, data, kind, config)
+    _claim(database, run_id)
+    previous = _on_sigterm(_raise_stopped)
+    state, reason = RunState.failed, None
+    try:
+        yield RunLog(run_id, run_folder(data, run_id))
+        state = RunState.finished
+    except (RunStopped, KeyboardInterrupt):
+        state = RunState.stopped
+        raise
+    except BaseException as error:
+        reason = error_line(error)
+        raise
+    finally:
+        _on_sigterm(signal.SIG_IGN)  # being asked once more must not keep the last state from being written
+        try:
+            end_run(database, run_id, state, reason)
+        finally:
+            _on_sigterm(previous)
+
+
+def _claim(database: Database, run_id: int) -> None:
+    """Make this process the one that runs a queued run; of two that try, one succeeds."""
     process = psutil.Process()
     with database.write() as session:
         claimed = session.execute(
@@ -106,23 +138,28 @@ def open_run(
         )
         if claimed.rowcount != 1:  # type: ignore[attr-defined]
             raise UserError(f"Run {run_id} is not waiting to be started; leave --run out to start a new one.")
-    previous = signal.signal(signal.SIGTERM, _raise_stopped)
-    try:
-        yield RunLog(run_id, run_folder(data, run_id))
-    except (RunStopped, KeyboardInterrupt):
-        end_run(database, run_id, RunState.stopped)
-        raise
-    except BaseException as error:
-        end_run(database, run_id, RunState.failed, f"{error}" or type(error).__name__)
-        raise
-    else:
-        end_run(database, run_id, RunState.finished)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+
+
+_SignalAction = Callable[[int, FrameType | None], Any] | int | None
+
+
+def _on_sigterm(action: _SignalAction) -> _SignalAction:
+    """Set what SIGTERM does and return what it did; nothing off the main thread, where Python forbids it."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, signal.SIG_DFL if action is None else action)
 
 
 def _raise_stopped(_signal: int, _frame: FrameType | None) -> None:
-    raise RunStopped("stopped on request")
+    raise RunStopped(128 + signal.SIGTERM)
+
+
+def error_line(error: BaseException) -> str:
+    """One line that says why: a UserError's message, of others the type as well."""
+    message = str(error).strip().partition("\n")[0]
+    if not isinstance(error, UserError):
+        message = f"{type(error).__name__}: {message}".removesuffix(": ")
+    return message[:MAX_ERROR_LENGTH]
 
 
 def end_run(database: Database, run_id: int, state: RunState, error: str | None = None) -> None:
@@ -136,38 +173,67 @@ def end_run(database: Database, run_id: int, state: RunState, error: str | None 
 
 
 def read_progress(data: Path, run_id: int) -> dict[str, Any] | None:
-    """The last whole progress line of a run, None before the first."""
+    """The last whole progress line of a run, None before the first.
+
+    A line that is still being written, or that a killed process left half-written, is passed over.
+    """
+    for line in reversed(_read_tail(run_folder(data, run_id) / "progress.jsonl").split(b"\n")[:-1]):
+        try:
+            progress = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(progress, dict):
+            return progress
+    return None
+
+
+def last_log_line(data: Path, run_id: int) -> str | None:
+    """The last line that a launched run printed, None where it printed nothing."""
+    lines = _read_tail(run_folder(data, run_id) / "log.txt").decode("utf-8", errors="replace").split("\n")
+    return next((line.strip()[:MAX_ERROR_LENGTH] for line in reversed(lines) if line.strip()), None)
+
+
+def _read_tail(file: Path) -> bytes:
+    """The last TAIL_BYTES of a file, nothing where there is none."""
     try:
-        with open(run_folder(data, run_id) / "progress.jsonl", "rb") as stream:
-            stream.seek(0, 2)
-            stream.seek(max(0, stream.tell() - 65536))
-            lines = [line for line in stream.read().split(b"\n")[:-1] if line.startswith(b"{")]
+        with open(file, "rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - TAIL_BYTES))
+            return stream.read()
     except FileNotFoundError:
-        return None
-    last: dict[str, Any] | None = json.loads(lines[-1]) if lines else None
-    return last
+        return b""
 
 
 def is_alive(run: Run) -> bool:
-    """Whether the very process that a run was started as still lives: same pid and same start time."""
+    """Whether the very process that a run was started as still lives on this machine: same pid, same start time."""
     if run.pid is None:
         return False
     try:
         process = psutil.Process(run.pid)
-        same = run.pid_started is None or abs(process.create_time() - run.pid_started) < 1.0
+        # The start time is reckoned from the clock, which may have been set right in between.
+        same = run.pid_started is None or abs(process.create_time() - run.pid_started) < CLOCK_STEP_SECONDS
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def reap_lost(database: Database) -> list[int]:
-    """Mark live runs whose process is gone as lost; returns their ids. Queued runs without a process are left."""
+def reap_lost(database: Database, data: Path) -> list[int]:
+    """End the live runs whose process is gone and return their ids. Queued runs not yet given a process are left.
+
+    One that died before it opened its run was refused (a wrong option, a missing package): failed, with the last line
+    that it printed. One that was killed while running is lost.
+    """
     with database.read() as session:
-        gone = [
-            run.id
-            for run in session.scalars(select(Run).where(Run.state.in_(LIVE_STATES)))
-            if run.pid and not is_alive(run)
-        ]
-    for run_id in gone:
-        end_run(database, run_id, RunState.lost, "the process ended without saying why; see its log")
-    return gone
+        live = session.scalars(
+            select(Run).where(Run.state.in_(LIVE_STATES), Run.pid.is_not(None)).order_by(Run.id)
+        ).all()
+    gone = [run for run in live if not is_alive(run)]
+    for run in gone:
+        said = last_log_line(data, run.id)
+        if run.state is RunState.stopping:
+            end_run(database, run.id, RunState.stopped)
+        elif run.started_at is None:
+            end_run(database, run.id, RunState.failed, said or "the process ended before the run began")
+        else:
+            last = f"; its last line: {said}" if said else ""
+            end_run(database, run.id, RunState.lost, f"the process ended without saying why{last}")
+    return [run.id for run in gone]
