@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as PilImage
+from sqlalchemy.orm import Session
 
+from db.models import Candidate, Image, Method, Split
+from db.records import add_candidate, add_method, add_source
 from db.session import Database, open_database
 
 SHARED_FACES = Path(__file__).resolve().parents[2] / "shared" / "faces"
@@ -43,6 +47,39 @@ def write_photo(path: Path, seed: int, size_px: tuple[int, int] = (24, 32)) -> P
     pixels = rng.integers(0, 256, (size_px[1], size_px[0], 3), dtype=np.uint8)
     PilImage.fromarray(pixels).save(path)
     return path
+
+
+@pytest.fixture
+def make_photo() -> Callable[..., Path]:
+    """`write_photo`, for tests that make their own layout."""
+    return write_photo
+
+
+AddCandidates = Callable[..., list[Candidate]]
+
+
+@pytest.fixture
+def add_candidates() -> AddCandidates:
+    """`add_candidates(session, "face1", ["m1", "m2"])`: rows of a source's candidates, their images without files.
+
+    Methods whose names begin alike up to an '=' give the same image, such as "copy=1" and "copy=2".
+    """
+
+    def add(session: Session, source_key: str, methods: list[str], split: Split = Split.train) -> list[Candidate]:
+        source = add_source(session, source_key, split)
+        candidates = []
+        for name in methods:
+            method: Method = add_method(session, name)
+            sha256 = hashlib.sha256(f"{source_key}/{name.partition('=')[0]}".encode()).hexdigest()
+            image = session.query(Image).filter_by(sha256=sha256).one_or_none()
+            if image is None:
+                image = Image(sha256=sha256, suffix=".png", width_px=8, height_px=8, size_bytes=1)
+                session.add(image)
+                session.flush()
+            candidates.append(add_candidate(session, source, method, image))
+        return candidates
+
+    return add
 
 
 @pytest.fixture

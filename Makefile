@@ -1,0 +1,61 @@
+# `make app` runs the app on its demo project, `make test` sets up and passes the tests. Both work on a bare machine.
+PYTHON ?= python3
+DATA ?= data
+PORT ?= 7860
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: app install test test-slow check lint bench lower-bounds clean
+
+app: .venv/app-installed
+	$(BIN)/python app.py --demo --data $(DATA) --port $(PORT) $(ARGS)
+
+# Everything in requirements.txt: measuring and training too (torch; some GB).
+install: .venv/app-installed
+	$(PIP) -r requirements.txt
+
+test: .venv/dev-installed
+	tests/install_system_packages.sh
+	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
+
+# What takes minutes, or needs a GPU or the internet where there is one.
+test-slow: .venv/dev-installed
+	tests/install_system_packages.sh
+	$(BIN)/python -m pytest -m "slow"
+
+# As `make test` without processes and browsers: some seconds.
+check: lint
+	$(BIN)/python -m pytest tests/unit
+
+lint: .venv/dev-installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy db runs annotate refl ui app.py benchmarks
+
+bench: .venv/dev-installed
+	tests/install_system_packages.sh
+	$(BIN)/python benchmarks/queue.py
+	$(BIN)/python benchmarks/labeling.py
+
+# The unit tests on the oldest versions that requirements.txt allows.
+lower-bounds:
+	$(PYTHON) -m venv .venv-lower
+	.venv-lower/bin/python -m pip install --quiet uv
+	sed '/^# Measuring and training/,$$d' requirements.txt | .venv-lower/bin/uv pip install --quiet \
+		--python .venv-lower/bin/python --resolution lowest-direct -r - pytest pytest-timeout hypothesis httpx
+	.venv-lower/bin/python -m pytest tests/unit
+
+# The app's part of requirements.txt ends where measuring and training begin.
+.venv/app-installed: requirements.txt constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "FaceReward needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv || (echo "No venv module: apt-get install python3-venv" >&2; exit 1)
+	sed '/^# Measuring and training/,$$d' requirements.txt > .venv/requirements-app.txt
+	$(PIP) -r .venv/requirements-app.txt
+	touch $@
+
+.venv/dev-installed: .venv/app-installed requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf .venv .venv-lower .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,355 @@
+"""The server as a browser meets it: who gets in, what is shown, which bytes are served."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from starlette.testclient import TestClient
+
+from annotate.pairs import make_pairs
+from annotate.people import add_person, disable_person, get_person, make_link_token, set_password
+from annotate.project import load_settings, save_settings
+from db.errors import UserError
+from db.images import add_image, image_path, probe_image
+from db.models import Choice, Image, Judgment, Role, Side, Split
+from db.records import add_candidate, add_method, add_source
+from db.session import Database
+from ui.access import check_someone_can_sign_in
+from ui.context import Context
+from ui.server import make_app
+
+PASSWORD = "correct horse"
+METHODS = ("bicubic-secret", "gfpgan-secret", "codeformer-secret")
+
+
+@pytest.fixture
+def project(database: Database, data: Path, make_photo: Callable[..., Path], tmp_path: Path) -> None:
+    """Three sources with three methods each, their pairs, and two people: ada (admin) and ben (annotator)."""
+    with database.write() as session:
+        save_settings(session, {"repeat_share": 0, "gold_share": 0})
+        for number in range(3):
+            images = [make_photo(tmp_path / f"{number}-{place}.png", 10 * number + place) for place in range(5)]
+            lq, hq, *restored = [add_image(session, data, probe_image(path), path) for path in images]
+            source = add_source(session, f"face{number}", Split.train, lq=lq, hq=hq)
+            for name, image in zip(METHODS, restored, strict=True):
+                add_candidate(session, source, add_method(session, name), image)
+        make_pairs(session, load_settings(session))
+        add_person(session, "ada", Role.admin, PASSWORD)
+        add_person(session, "ben", Role.annotator, PASSWORD)
+
+
+@pytest.fixture
+def client(project: None, database: Database, data: Path) -> Iterator[Callable[..., TestClient]]:
+    """Makes clients of one app with --auth, signed in as the named person."""
+    app = make_app(Context(database=database, data=data, auth=True))
+
+    def make(name: str | None = None) -> TestClient:
+        made = TestClient(app, base_url="http://testserver", follow_redirects=False)
+        if name is not None:
+            answer = made.post("/sign-in", data={"name": name, "password": PASSWORD})
+            assert answer.headers["location"] == "/", answer.headers["location"]
+        return made
+
+    return make
+
+
+def ask(client: TestClient, **body: Any) -> dict[str, Any]:
+    answer = client.post("/api/label", json=body)
+    assert answer.status_code == 200, answer.text
+    result: dict[str, Any] = answer.json()
+    return result
+
+
+def judge(pair: dict[str, Any], choice: str, **more: Any) -> dict[str, Any]:
+    return {
+        "type": "judge",
+        "id": str(uuid.uuid4()),
+        "showing": pair["showing"],
+        "choice": choice,
+        "seconds": 1.5,
+        **more,
+    }
+
+
+OPEN = ("/sign-in", "/favicon.ico", "/enter/{token}", "/api/sign-in-info")
+
+
+def paths_of(app: Any) -> set[str]:
+    """Addresses of all GET routes of the app that are not open to everybody."""
+    routers = [app, *(route.original_router for route in app.routes if hasattr(route, "original_router"))]
+    routes = [
+        route for router in routers for route in router.routes if "GET" in (getattr(route, "methods", None) or ())
+    ]
+    return {route.path.replace("{sha256}", "0" * 64) for route in routes if route.path not in OPEN}
+
+
+ADMIN_ADDRESSES = (
+    "/admin/",
+    "/admin/people",
+    "/admin/export",
+    "/admin/config",
+    "/admin/gradio_api/info",
+    "/admin/gradio_api/file=/etc/passwd",
+    "/admin/gradio_api/startup-events",
+)
+
+
+def test_anonymous_reaches_sign_in_and_nothing_else(client: Callable[..., TestClient]) -> None:
+    anonymous = client()
+    paths = paths_of(anonymous.app)
+    assert {"/", "/api/session", "/api/progress", "/api/history"} < paths
+    for path in [*paths, *ADMIN_ADDRESSES]:
+        answer = anonymous.get(path)
+        refused = answer.status_code == 401 or answer.headers.get("location", "").startswith("/sign-in?next=")
+        assert refused, f"{path}: {answer.status_code}"
+    for path in ("/api/label", "/api/guidelines-seen", "/admin/gradio_api/upload", "/admin/gradio_api/queue/join"):
+        assert anonymous.post(path, json={}).status_code == 401, path
+    assert anonymous.get("/sign-in").status_code == 200
+
+
+def test_annotator_labels_and_nothing_else(client: Callable[..., TestClient]) -> None:
+    ben = client("ben")
+    assert ben.get("/").status_code == 200
+    assert ben.get("/api/session").json()["person"]["role"] == "annotator"
+    for path in ADMIN_ADDRESSES:
+        assert ben.get(path).status_code == 403, path
+    for path in ("/admin/gradio_api/upload", "/admin/gradio_api/queue/join", "/admin/gradio_api/call/on_add"):
+        assert ben.post(path, json={}).status_code == 403, path
+
+
+def test_admin_opens_every_page(client: Callable[..., TestClient]) -> None:
+    ada = client("ada")
+    for path in ("/admin/", "/admin/project", "/admin/people", "/admin/report", "/admin/export"):
+        assert ada.get(path).status_code == 200, path
+
+
+def test_annotator_loads_only_images_named_to_them(client: Callable[..., TestClient], data: Path) -> None:
+    ben, ada = client("ben"), client("ada")
+    pair = ask(ben, want=1)["pairs"][0]
+    mine = pair["left"]["url"]
+    assert ben.get(mine).status_code == 200
+    bare, _, _token = mine.partition("?")
+    assert ben.get(bare).status_code == 403
+    other = next(path.stem for path in (data / "images").rglob("*.png") if path.stem not in mine)
+    assert ben.get(f"/img/{other}?t={_token.removeprefix('t=')}").status_code == 403
+    assert ada.get(f"/img/{other}").status_code == 200
+    # A link that ben passes on does not open for somebody else without a session of his.
+    assert client().get(mine).status_code == 401
+
+
+def test_served_bytes_are_the_stored_file(client: Callable[..., TestClient], data: Path) -> None:
+    ben = client("ben")
+    for pair in ask(ben, want=4)["pairs"]:
+        for which in ("left", "right", "lq", "hq"):
+            answer = ben.get(pair[which]["url"])
+            sha256 = pair[which]["url"].removeprefix("/img/").partition("?")[0]
+            assert hashlib.sha256(answer.content).hexdigest() == sha256
+            assert answer.content == image_path(data, sha256, ".png").read_bytes()
+            assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
+            assert answer.headers["content-type"] == "image/png"
+            assert "content-disposition" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/img/../facereward.db",
+        "/img/%2e%2e/secret.key",
+        "/img/..%2fsecret.key",
+        "/static/../access.py",
+        "/static/%2e%2e/access.py",
+    ],
+)
+def test_no_request_leaves_its_folder(client: Callable[..., TestClient], address: str) -> None:
+    answer = client("ada").get(address)
+    assert answer.status_code in (403, 404)
+    assert b"SQLite" not in answer.content
+    assert b"import" not in answer.content
+
+
+def test_gradio_file_route_stays_inside_the_data_folder(client: Callable[..., TestClient], data: Path) -> None:
+    ada = client("ada")
+    for path in ("/etc/passwd", str(data / "secret.key"), str(data / "facereward.db"), f"{data}/runs/../secret.key"):
+        assert ada.get(f"/admin/gradio_api/file={path}").status_code in (403, 404), path
+
+
+def test_no_answer_names_a_method(client: Callable[..., TestClient]) -> None:
+    ben = client("ben")
+    answer = ask(ben, want=8)
+    ask(ben, events=[judge(answer["pairs"][0], "left")])
+    texts = [json.dumps(answer), ben.get("/").text, ben.get("/api/session").text, ben.get("/api/history").text]
+    for text in texts:
+        assert not any(name in text for name in METHODS)
+
+
+def test_judgment_is_stored_as_displayed(client: Callable[..., TestClient], database: Database) -> None:
+    ben = client("ben")
+    pair = ask(ben, want=1)["pairs"][0]
+    event = judge(pair, "left", reasons=["eyes"], view_mode="fit+1:1")
+    assert ask(ben, events=[event])["results"] == [{"id": event["id"], "status": "stored", "error": None, "pair": None}]
+    with database.read() as session:
+        row = session.scalars(select(Judgment)).one()
+        shown = row.pair.a if row.shown_left is Side.a else row.pair.b
+        assert shown.image.sha256 in pair["left"]["url"]
+        assert row.choice.value == row.shown_left.value
+        assert (row.reasons, row.view_mode, row.seconds, row.person.name) == (["eyes"], "fit+1:1", 1.5, "ben")
+        assert row.pair.judgment_count == 1
+
+
+def test_sending_again_stores_once_and_undo_shows_the_pair_again(
+    client: Callable[..., TestClient], database: Database
+) -> None:
+    ben = client("ben")
+    pair = ask(ben, want=1)["pairs"][0]
+    event = judge(pair, "right")
+    for _ in range(3):
+        assert ask(ben, events=[event])["results"][0]["status"] == "stored"
+    undo = {"type": "undo", "id": str(uuid.uuid4()), "judgment": event["id"]}
+    first = ask(ben, events=[undo])["results"][0]
+    second = ask(ben, events=[undo])["results"][0]
+    assert first["pair"] == second["pair"] == pair
+    with database.read() as session:
+        row = session.scalars(select(Judgment)).one()
+        assert row.superseded_at is not None
+        assert row.pair.judgment_count == 0
+
+
+def test_one_refused_event_does_not_hold_up_the_others(client: Callable[..., TestClient], database: Database) -> None:
+    ben = client("ben")
+    first, second = ask(ben, want=2)["pairs"]
+    events = [judge(first, "skip"), judge({"showing": "forged"}, "left"), judge(second, "skip", skip_reason="both bad")]
+    results = ask(ben, events=events)["results"]
+    assert [result["status"] for result in results] == ["refused", "refused", "stored"]
+    assert "needs a reason" in results[0]["error"]
+    with database.read() as session:
+        row = session.scalars(select(Judgment)).one()
+        assert (row.choice, row.skip_reason) == (Choice.skip, "both bad")
+
+
+def test_a_showing_belongs_to_its_person(client: Callable[..., TestClient], database: Database) -> None:
+    pair = ask(client("ben"), want=1)["pairs"][0]
+    result = ask(client("ada"), events=[judge(pair, "left")])["results"][0]
+    assert result["status"] == "refused"
+    assert "somebody else" in result["error"]
+    with database.read() as session:
+        assert session.scalars(select(Judgment)).all() == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"want": 100},
+        {"want": -1},
+        {"events": [{"type": "judge"}]},
+        {"events": [{"type": "delete", "id": "x"}]},
+        {"unknown": 1},
+        {"events": [{"type": "judge", "id": "x", "showing": "y", "choice": "best", "seconds": 1}]},
+        {"events": [{"type": "judge", "id": "x", "showing": "y", "choice": "left", "seconds": -1}]},
+    ],
+)
+def test_malformed_requests_are_refused_whole(
+    client: Callable[..., TestClient], database: Database, body: dict[str, Any]
+) -> None:
+    assert client("ben").post("/api/label", json=body).status_code == 422
+    with database.read() as session:
+        assert session.scalars(select(Judgment)).all() == []
+
+
+def test_requests_from_another_site_are_refused(client: Callable[..., TestClient]) -> None:
+    ben = client("ben")
+    assert ben.post("/api/label", json={"want": 1}, headers={"Origin": "http://evil.example"}).status_code == 403
+    assert ben.post("/api/label", json={"want": 1}, headers={"Origin": "http://testserver"}).status_code == 200
+
+
+def test_without_auth_only_localhost_names_are_answered(project: None, database: Database, data: Path) -> None:
+    app = make_app(Context(database=database, data=data))
+    assert TestClient(app, base_url="http://rebound.example").get("/sign-in").status_code == 403
+    local = TestClient(app, base_url="http://127.0.0.1:7860", follow_redirects=False)
+    assert local.post("/sign-in", data={"name": "new person"}).headers["location"] == "/"
+    assert local.get("/api/session").json()["person"] | {"id": ""} == {"name": "new person", "role": "admin", "id": ""}
+
+
+def test_wrong_password_is_refused_and_guessing_is_slowed(client: Callable[..., TestClient]) -> None:
+    guesser = client()
+    for _ in range(5):
+        location = guesser.post("/sign-in", data={"name": "ada", "password": "wrong"}).headers["location"]
+        assert location.startswith("/sign-in?error=Name%20and%20password")
+    location = guesser.post("/sign-in", data={"name": "ada", "password": PASSWORD}).headers["location"]
+    assert "Too%20many%20attempts" in location
+    assert guesser.get("/api/session").status_code == 401
+
+
+def test_personal_link_signs_in_until_renewed_or_disabled(
+    client: Callable[..., TestClient], database: Database
+) -> None:
+
+    with database.write() as session:
+        old = make_link_token(get_person(session, "ben"))
+    holder = client()
+    assert holder.get(f"/enter/{old}").headers["location"] == "/"
+    assert holder.get("/api/session").json()["person"]["name"] == "ben"
+    with database.write() as session:
+        new = make_link_token(get_person(session, "ben"))
+    assert "error" in client().get(f"/enter/{old}").headers["location"]
+    with database.write() as session:
+        disable_person(session, "ben")
+    assert "error" in client().get(f"/enter/{new}").headers["location"]
+    assert holder.get("/api/session").status_code == 401
+
+
+def test_sign_in_leads_only_to_pages_of_ours(client: Callable[..., TestClient]) -> None:
+    for target, expected in (
+        ("/admin/", "/admin/"),
+        ("//evil.example", "/"),
+        ("https://evil.example", "/"),
+        ("/\\evil", "/"),
+    ):
+        answer = client().post("/sign-in", data={"name": "ada", "password": PASSWORD, "next": target})
+        assert answer.headers["location"] == expected
+
+
+def test_sign_out_ends_the_session(client: Callable[..., TestClient]) -> None:
+    ben = client("ben")
+    assert ben.post("/sign-out").headers["location"] == "/sign-in"
+    assert ben.get("/api/session").status_code == 401
+
+
+def test_guidelines_pictures_open_for_annotators(client: Callable[..., TestClient], database: Database) -> None:
+    with database.write() as session:
+        sha256 = session.scalars(select(Image.sha256)).first()
+        text = f"Look **here**: ![example](/img/{sha256}) <script>alert(1)</script>"
+        save_settings(session, {"guidelines": text})
+    ben = client("ben")
+    html = ben.get("/api/session").json()["project"]["guidelines_html"]
+    assert "<strong>here</strong>" in html
+    assert "<script>" not in html
+    address = html.partition('src="')[2].partition('"')[0]
+    assert ben.get(address).status_code == 200
+
+
+def test_auth_needs_an_admin_who_can_enter(database: Database, data: Path) -> None:
+    context = Context(database=database, data=data, auth=True)
+    with pytest.raises(UserError, match="people add NAME --role admin"):
+        check_someone_can_sign_in(context)
+    with database.write() as session:
+        set_password(add_person(session, "ada", Role.admin), PASSWORD)
+    check_someone_can_sign_in(context)
+
+
+def test_progress_and_history_are_ones_own(client: Callable[..., TestClient]) -> None:
+    ben, ada = client("ben"), client("ada")
+    pair = ask(ben, want=1)["pairs"][0]
+    ask(ben, events=[judge(pair, "tie")])
+    assert ben.get("/api/progress").json()["mine"]["done"] == 1
+    assert ada.get("/api/progress").json()["mine"]["done"] == 0
+    history = ben.get("/api/history").json()
+    assert [entry["choice"] for entry in history] == ["tie"]
+    assert history[0]["left"]["url"] == pair["left"]["url"]
+    assert ada.get("/api/history").json() == []
