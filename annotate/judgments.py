@@ -5,8 +5,9 @@ A judgment is appended, and superseded when it is taken back or answered anew; i
 
 from __future__ import annotations
 
-import uuid as uuid_module
-from collections import Counter
+import math
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,11 +16,13 @@ import pandas as pd
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
+from annotate.people import get_person, lock_person
 from annotate.project import ProjectSettings
 from db.errors import UserError
 from db.models import Choice, Judgment, Label, LabelJudgment, Lease, Origin, Pair, Person, Side, utc_now
 
 RESOLVE_METHODS = ("majority", "dawid-skene")
+UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,10 @@ def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgmen
     the first.
 
     Raises:
-        UserError: the uuid is another judgment's or no UUID, there is no such pair, or a skip has no reason.
+        UserError: the uuid is another judgment's or no UUID, there is no such pair, a skip has no reason, or the
+            seconds are no time.
     """
+    lock_person(session, person_id)
     known = session.scalar(select(Judgment).where(Judgment.uuid == answer.uuid))
     if known is not None:
         if known.person_id != person_id or known.pair_id != answer.pair_id:
@@ -79,16 +84,20 @@ def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgmen
     session.add(judgment)
     if not replaced:
         _count(session, judgment, +1)
-    session.execute(delete(Lease).where(Lease.pair_id == answer.pair_id, Lease.person_id == person_id))
+    session.execute(
+        delete(Lease).where(
+            Lease.pair_id == answer.pair_id, Lease.person_id == person_id, Lease.repeat_no == answer.repeat_no
+        )
+    )
     session.flush()
     return judgment
 
 
 def _check_answer(answer: Answer) -> None:
-    try:
-        uuid_module.UUID(answer.uuid)
-    except ValueError as error:
-        raise UserError(f"{answer.uuid!r} is no UUID; the page makes one for each judgment.") from error
+    if not UUID_FORM.fullmatch(answer.uuid):
+        raise UserError(f"{answer.uuid!r} is no UUID; the page makes one for each judgment.")
+    if not 0 <= answer.seconds < math.inf:
+        raise UserError(f"{answer.seconds} seconds is no time that a pair was looked at.")
     if answer.choice is Choice.skip and not (answer.skip_reason or "").strip():
         raise UserError("A skip needs a reason; choose one or write it.")
     if answer.choice is not Choice.skip and answer.skip_reason is not None:
@@ -111,6 +120,7 @@ def undo_judgment(session: Session, person_id: int, uuid: str, settings: Project
     Raises:
         UserError: this person has no judgment of that uuid.
     """
+    lock_person(session, person_id)
     judgment = session.scalar(select(Judgment).where(Judgment.uuid == uuid, Judgment.person_id == person_id))
     if judgment is None:
         raise UserError(f"You have no judgment {uuid} to undo.")
@@ -159,11 +169,12 @@ def resolve_labels(
         exclude_people: names whose judgments are left out.
         include_simulated: count simulated annotators too; the labels then say so in `made_by`.
     Raises:
-        UserError: unknown method.
+        UserError: unknown method, or no such person to leave out.
     """
     if method not in RESOLVE_METHODS:
         raise UserError(f"Unknown method {method!r}; choose one of {', '.join(RESOLVE_METHODS)}.")
-    votes = _load_votes(session, set(exclude_people), include_simulated)
+    excluded = {get_person(session, name).id for name in exclude_people}
+    votes = _load_votes(session, excluded, include_simulated)
     p_a = compute_majority(votes) if method == "majority" else compute_dawid_skene(votes)
     made_by = f"{method} with simulated annotators" if include_simulated else method
     report = ResolveReport()
@@ -171,39 +182,39 @@ def resolve_labels(
         label.pair_id: label
         for label in session.scalars(select(Label).where(Label.origin == Origin.human, Label.superseded_at.is_(None)))
     }
-    traced = _traced_judgments(session, [label.id for label in live.values()])
-    for pair_id, group in votes.groupby("pair_id", sort=True):
-        judgment_ids = frozenset(int(value) for value in group["judgment_id"])
-        value = float(p_a[pair_id])
-        old = live.pop(int(pair_id), None)
-        if old is not None and (old.p_a, old.made_by, traced.get(old.id)) == (value, made_by, judgment_ids):
+    traced = _traced_judgments(session)
+    new: list[tuple[Label, list[int]]] = []
+    for pair_id, group in votes.set_index("pair_id").groupby(level=0):
+        assert isinstance(pair_id, int)
+        old, p_a_of_pair, numbers = live.pop(pair_id, None), float(p_a[pair_id]), group["judgment_id"].tolist()
+        if old is not None and (old.p_a, old.made_by, traced[old.id]) == (p_a_of_pair, made_by, numbers):
             report.unchanged += 1
             continue
         if old is not None:
             old.superseded_at = utc_now()
-            session.flush()
-        counts = Counter(group["choice"])
-        label = Label(
-            pair_id=int(pair_id),
-            origin=Origin.human,
-            made_by=made_by,
-            p_a=value,
-            agreement=max(counts.values()) / len(group),
-        )
-        session.add(label)
-        session.flush()
-        session.add_all(LabelJudgment(label_id=label.id, judgment_id=number) for number in sorted(judgment_ids))
         report.replaced += old is not None
         report.added += old is None
-    for label in live.values():
-        if not label.made_by.startswith("imported:"):
-            label.superseded_at = utc_now()
+        agreement = max(Counter(group["choice"]).values()) / len(group)
+        label = Label(pair_id=pair_id, origin=Origin.human, made_by=made_by, p_a=p_a_of_pair, agreement=agreement)
+        new.append((label, numbers))
+    for old in live.values():
+        if not old.made_by.startswith("imported:"):
+            old.superseded_at = utc_now()
             report.withdrawn += 1
-    session.flush()
+    _add_labels(session, new)
     return report
 
 
-def _load_votes(session: Session, exclude_people: set[str], include_simulated: bool) -> pd.DataFrame:
+def _add_labels(session: Session, new: list[tuple[Label, list[int]]]) -> None:
+    """Add labels and the ids of the judgments behind each."""
+    session.flush()  # The superseded rows give way first: only one label of a pair may be live.
+    session.add_all(label for label, _ in new)
+    session.flush()
+    session.add_all(LabelJudgment(label_id=label.id, judgment_id=n) for label, numbers in new for n in numbers)
+    session.flush()
+
+
+def _load_votes(session: Session, excluded: set[int], include_simulated: bool) -> pd.DataFrame:
     """Live votes, a row each: judgment_id, pair_id, person, choice (a, b or tie)."""
     statement = (
         select(Judgment.id, Judgment.pair_id, Person.name, Judgment.choice)
@@ -217,29 +228,35 @@ def _load_votes(session: Session, exclude_people: set[str], include_simulated: b
         )
         .order_by(Judgment.id)
     )
-    if exclude_people:
-        statement = statement.where(Person.name.not_in(exclude_people))
+    if excluded:
+        statement = statement.where(Person.id.not_in(excluded))
     if not include_simulated:
         statement = statement.where(Person.simulated.is_(False))
     rows = [(number, pair_id, name, str(choice)) for number, pair_id, name, choice in session.execute(statement)]
     return pd.DataFrame(rows, columns=["judgment_id", "pair_id", "person", "choice"])
 
 
-def _traced_judgments(session: Session, label_ids: list[int]) -> dict[int, frozenset[int]]:
-    traced: dict[int, set[int]] = {label_id: set() for label_id in label_ids}
-    for label_id, judgment_id in session.execute(select(LabelJudgment.label_id, LabelJudgment.judgment_id)):
-        if label_id in traced:
-            traced[label_id].add(judgment_id)
-    return {label_id: frozenset(numbers) for label_id, numbers in traced.items()}
+def _traced_judgments(session: Session) -> defaultdict[int, list[int]]:
+    """The judgments behind each live human label, by label id, in order."""
+    statement = (
+        select(LabelJudgment.label_id, LabelJudgment.judgment_id)
+        .join(Label, Label.id == LabelJudgment.label_id)
+        .where(Label.origin == Origin.human, Label.superseded_at.is_(None))
+        .order_by(LabelJudgment.judgment_id)
+    )
+    traced: defaultdict[int, list[int]] = defaultdict(list)
+    for label_id, judgment_id in session.execute(statement):
+        traced[label_id].append(judgment_id)
+    return traced
 
 
-def compute_majority(votes: pd.DataFrame) -> "pd.Series[float]":
+def compute_majority(votes: pd.DataFrame) -> pd.Series[float]:
     """p_a by pair_id: the share of votes for a, ties counting one half."""
     worth = votes["choice"].map({"a": 1.0, "b": 0.0, "tie": 0.5})
     return worth.groupby(votes["pair_id"]).mean()
 
 
-def compute_dawid_skene(votes: pd.DataFrame) -> "pd.Series[float]":
+def compute_dawid_skene(votes: pd.DataFrame) -> pd.Series[float]:
     """p_a by pair_id: P(a) + P(tie) / 2 of the Dawid-Skene posterior (crowd-kit, 100 iterations).
 
     Source: Dawid & Skene, Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm, 1979.

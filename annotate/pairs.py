@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, delete, exists, func, insert, select
+from sqlalchemy import ColumnElement, delete, exists, func, insert, select, update
 from sqlalchemy.orm import Session, aliased
 
+from annotate.people import lock_person
 from annotate.project import ProjectSettings
 from db.errors import UserError
 from db.models import Candidate, Choice, Judgment, Lease, Method, Pair, Side, Source, Split, utc_now
@@ -155,97 +156,120 @@ def lease_pairs(
     rng: random.Random,
     *,
     count: int,
-    holding: list[int],
+    holding: Sequence[int],
 ) -> list[Lease]:
     """Up to `count` pairs for a person to look at, those first that they hold a lease on and their page does not show.
 
     Args:
-        holding: ids of the pairs that the person's page has; their leases are prolonged.
+        holding: ids of the pairs that the person's page has; their leases are prolonged, also where they ran out and
+            nobody else asked since.
     Returns:
-        leases, fewer than `count` where no more pairs want this person's judgment.
+        leases, fewer than `count` where no more pairs want this person's judgment (on PostgreSQL also for the moment
+        in which the last ones are locked by another person's request).
     """
+    lock_person(session, person_id)
     now = utc_now()
-    session.execute(delete(Lease).where(Lease.expires_at < now))
     expires_at = now + timedelta(seconds=settings.lease_seconds)
-    held = list(session.scalars(select(Lease).where(Lease.person_id == person_id).order_by(Lease.id)))
-    for lease in held:
+    own = Lease.person_id == person_id
+    session.execute(update(Lease).where(own, Lease.pair_id.in_(holding)).values(expires_at=expires_at))
+    session.execute(delete(Lease).where(Lease.expires_at < now))
+    unseen = select(Lease).where(own, Lease.pair_id.not_in(holding)).order_by(Lease.id).limit(count)
+    leases = list(session.scalars(unseen))
+    for lease in leases:
         lease.expires_at = expires_at
-    leases = [lease for lease in held if lease.pair_id not in holding][:count]
     while len(leases) < count:
-        lease = next_pair(session, person_id, settings, rng, expires_at)
-        if lease is None:
+        following = next_pair(session, person_id, settings, rng, expires_at, besides=holding)
+        if following is None:
             break
-        leases.append(lease)
+        leases.append(following)
     return leases
 
 
 def next_pair(
-    session: Session, person_id: int, settings: ProjectSettings, rng: random.Random, expires_at: datetime
+    session: Session,
+    person_id: int,
+    settings: ProjectSettings,
+    rng: random.Random,
+    expires_at: datetime,
+    *,
+    besides: Sequence[int] = (),
 ) -> Lease | None:
     """Lease the pair that this person sees next; None when none wants their judgment.
 
-    Mostly the least-judged pairs, in random order; now and then a gold pair, or a repeat of an own pair with its sides
-    swapped. Never a pair that this person has judged or holds, nor one whose open slots are all leased to others.
+    The least-judged pair, in random order; now and then in its place a gold pair, or a repeat of an own pair with its
+    sides swapped. Never a pair that this person has judged or holds, nor one whose open slots are all leased to others.
+
+    Args:
+        besides: ids of pairs that are not wanted.
     """
-    lease = None
-    if rng.random() < settings.repeat_share:
-        lease = _pick_repeat(session, person_id, settings, rng)
-    if lease is None and rng.random() < settings.gold_share:
-        lease = _pick_gold(session, person_id, rng)
+    lease = _pick_queued(session, person_id, besides, rng)
     if lease is None:
-        lease = _pick_queued(session, person_id, rng)
-    if lease is not None:
-        lease.expires_at = expires_at
-        session.add(lease)
-        session.flush()
+        return None  # Repeats and gold pairs accompany the queue; alone they would keep a finished person going.
+    draw = rng.random()
+    if draw < settings.repeat_share:
+        lease = _pick_repeat(session, person_id, settings, besides, rng) or lease
+    elif draw < settings.repeat_share + settings.gold_share:
+        lease = _pick_gold(session, person_id, besides, rng) or lease
+    lease.expires_at = expires_at
+    session.add(lease)
+    session.flush()
     return lease
 
 
-def _not_seen_by(person_id: int) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """Conditions on Pair: no live judgment and no lease of this person."""
+def _not_seen_by(person_id: int, besides: Sequence[int]) -> list[ColumnElement[bool]]:
+    """Conditions on Pair: no live judgment and no lease of this person, and none of `besides`."""
     judged = exists().where(
         Judgment.pair_id == Pair.id, Judgment.person_id == person_id, Judgment.superseded_at.is_(None)
     )
     held = exists().where(Lease.pair_id == Pair.id, Lease.person_id == person_id)
-    return ~judged, ~held
+    return [~judged, ~held, Pair.id.not_in(besides)]
 
 
-def _slots_left(pair: type[Pair]) -> ColumnElement[int]:
+def _slots_left() -> ColumnElement[int]:
     """Judgments that a pair still wants beyond those being made."""
     leased = (
         select(func.count())
         .select_from(Lease)
-        .where(Lease.pair_id == pair.id, Lease.repeat_no == 0)
-        .correlate(pair)
+        .where(Lease.pair_id == Pair.id, Lease.repeat_no == 0)
+        .correlate(Pair)
         .scalar_subquery()
     )
-    return pair.judgments_wanted - pair.judgment_count - leased
+    return Pair.judgments_wanted - Pair.judgment_count - leased
 
 
-def _first_from(session: Session, statement: Select[tuple[int]], rng: random.Random) -> int | None:
-    """First pair of the statement from a random place in the shuffled order on, then from its beginning.
+def _first_from(session: Session, conditions: list[ColumnElement[bool]], rng: random.Random) -> int | None:
+    """First pair that fits from a random place in the shuffled order on, then from its beginning.
 
     The random place keeps the look-up short: without it every pair that this person may not see would be walked over
     again each time, since those gather at the front.
     """
     start = rng.randrange(SHUFFLE_RANGE)
     for bound in (Pair.shuffle_key >= start, Pair.shuffle_key < start):
-        pair_id = session.scalar(
-            statement.where(bound).order_by(Pair.shuffle_key).limit(1).with_for_update(skip_locked=True, of=Pair)
-        )
+        statement = select(Pair.id).where(*conditions, bound).order_by(Pair.shuffle_key).limit(1)
+        # PostgreSQL: a pair that another request is judging or leasing is passed over rather than waited for.
+        pair_id = session.scalar(statement.with_for_update(skip_locked=True, key_share=True, of=Pair))
         if pair_id is not None:
             return pair_id
     return None
 
 
-def _pick_queued(session: Session, person_id: int, rng: random.Random) -> Lease | None:
+def _queue_levels(session: Session) -> Iterator[int]:
+    """The numbers of judgments that waiting pairs have, upwards.
+
+    One look into the index for each; SELECT DISTINCT would walk over all waiting pairs.
+    """
+    level: int | None = -1
+    while (level := session.scalar(select(func.min(Pair.queue_level)).where(Pair.queue_level > level))) is not None:
+        yield level
+
+
+def _pick_queued(session: Session, person_id: int, besides: Sequence[int], rng: random.Random) -> Lease | None:
     """Least-judged first, random within."""
-    levels = session.scalars(select(Pair.queue_level).where(Pair.queue_level.is_not(None)).distinct()).all()
-    for level in sorted(level for level in levels if level is not None):
-        statement = select(Pair.id).where(Pair.queue_level == level, *_not_seen_by(person_id), _slots_left(Pair) > 0)
-        while (pair_id := _first_from(session, statement, rng)) is not None:
-            # On PostgreSQL the row is locked only now: another person's lease may have come in just before.
-            if (session.scalar(select(_slots_left(Pair)).where(Pair.id == pair_id)) or 0) > 0:
+    for level in _queue_levels(session):
+        conditions = [Pair.queue_level == level, *_not_seen_by(person_id, besides), _slots_left() > 0]
+        while (pair_id := _first_from(session, conditions, rng)) is not None:
+            # PostgreSQL locked the row only now: another person's lease may have come in after it was looked at.
+            if session.scalar(select(Pair.id).where(Pair.id == pair_id, *conditions)) is not None:
                 return Lease(
                     pair_id=pair_id, person_id=person_id, repeat_no=0, shown_left=_draw_left(session, pair_id, rng)
                 )
@@ -267,48 +291,46 @@ def _draw_left(session: Session, pair_id: int, rng: random.Random) -> Side:
     return Side.b if balance > 0 else Side.a
 
 
-def _pick_gold(session: Session, person_id: int, rng: random.Random) -> Lease | None:
-    statement = select(Pair.id).where(Pair.gold_answer.in_(["a", "b", "tie"]), *_not_seen_by(person_id))
-    pair_id = _first_from(session, statement, rng)
+def _pick_gold(session: Session, person_id: int, besides: Sequence[int], rng: random.Random) -> Lease | None:
+    """A pair with a known answer that this person has not seen; everyone sees each, so slots do not matter."""
+    conditions = [Pair.gold_answer.in_(["a", "b", "tie"]), *_not_seen_by(person_id, besides)]
+    pair_id = _first_from(session, conditions, rng)
     if pair_id is None:
         return None
     return Lease(pair_id=pair_id, person_id=person_id, repeat_no=0, shown_left=rng.choice([Side.a, Side.b]))
 
 
-def _pick_repeat(session: Session, person_id: int, settings: ProjectSettings, rng: random.Random) -> Lease | None:
-    """An own pair judged at least `repeat_gap` judgments ago and not repeated yet, sides swapped."""
-    own = select(Judgment.id).where(
-        Judgment.person_id == person_id, Judgment.repeat_no == 0, Judgment.superseded_at.is_(None)
-    )
-    last = session.scalar(own.order_by(Judgment.id.desc()).offset(settings.repeat_gap - 1).limit(1))
+def _pick_repeat(
+    session: Session, person_id: int, settings: ProjectSettings, besides: Sequence[int], rng: random.Random
+) -> Lease | None:
+    """An own pair with at least `repeat_gap` judgments since and not repeated yet, sides swapped."""
+    own = [Judgment.person_id == person_id, Judgment.repeat_no == 0, Judgment.superseded_at.is_(None)]
+    ids = select(Judgment.id).where(*own)
+    last = session.scalar(ids.order_by(Judgment.id.desc()).offset(settings.repeat_gap).limit(1))
     if last is None:
         return None
-    first = session.scalar(own.order_by(Judgment.id).limit(1))
+    first = session.scalar(ids.order_by(Judgment.id).limit(1))
     assert first is not None
-    again = aliased(Judgment)
-    row = session.execute(
+    repeat = aliased(Judgment)
+    repeated = exists().where(
+        repeat.pair_id == Judgment.pair_id,
+        repeat.person_id == person_id,
+        repeat.repeat_no == 1,
+        repeat.superseded_at.is_(None),
+    )
+    held = exists().where(Lease.pair_id == Judgment.pair_id, Lease.person_id == person_id)
+    statement = (
         select(Judgment.pair_id, Judgment.shown_left)
         .join(Pair, Pair.id == Judgment.pair_id)
-        .where(
-            Judgment.person_id == person_id,
-            Judgment.repeat_no == 0,
-            Judgment.superseded_at.is_(None),
-            Judgment.choice != Choice.skip,
-            Pair.gold_answer.is_(None),
-            Judgment.id.between(rng.randint(first, last), last),
-            ~exists().where(
-                again.pair_id == Judgment.pair_id,
-                again.person_id == person_id,
-                again.repeat_no == 1,
-                again.superseded_at.is_(None),
-            ),
-            ~exists().where(Lease.pair_id == Judgment.pair_id, Lease.person_id == person_id),
-        )
+        .where(*own, Judgment.choice != Choice.skip, Pair.gold_answer.is_(None), ~repeated, ~held)
+        .where(Judgment.pair_id.not_in(besides))
         .order_by(Judgment.id)
         .limit(1)
-    ).first()
-    if row is None:
-        return None
-    pair_id, shown_left = row
-    swapped = Side.b if shown_left == Side.a else Side.a
-    return Lease(pair_id=pair_id, person_id=person_id, repeat_no=1, shown_left=swapped)
+    )
+    start = rng.randint(first, last)
+    for lower, upper in ((start, last), (first, start - 1)):
+        row = session.execute(statement.where(Judgment.id.between(lower, upper))).first()
+        if row is not None:
+            swapped = Side.b if row.shown_left == Side.a else Side.a
+            return Lease(pair_id=row.pair_id, person_id=person_id, repeat_no=1, shown_left=swapped)
+    return None

@@ -55,6 +55,14 @@ def get_person(session: Session, name: str) -> Person:
     return person
 
 
+def lock_person(session: Session, person_id: int) -> None:
+    """Let one person's requests wait for each other, so that none acts on what another is about to write.
+
+    For PostgreSQL; a write session on SQLite is alone anyway.
+    """
+    session.execute(select(Person.id).where(Person.id == person_id).with_for_update(key_share=True))
+
+
 def set_password(person: Person, password: str) -> None:
     """Store a password as its scrypt hash with a salt of its own.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -20,6 +22,17 @@ of this person.**
 """
 
 
+def _refuse_twice(words: list[str]) -> list[str]:
+    twice = sorted({word for word in words if words.count(word) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} given twice")
+    return words
+
+
+Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+Words = Annotated[list[Word], AfterValidator(_refuse_twice)]
+
+
 class ProjectSettings(BaseModel):
     """One project a database. Every field is a flag of `python -m annotate project` and a field of the Project page."""
 
@@ -32,12 +45,12 @@ class ProjectSettings(BaseModel):
     guidelines: str = Field(
         GUIDELINES, max_length=50_000, description="Markdown shown before the first judgment and in help"
     )
-    reasons: list[str] = Field(
+    reasons: Words = Field(
         ["identity", "eyes", "skin", "teeth", "hair", "artefacts"],
         max_length=9,
         description="Optional reasons after a choice, on the number keys 1 to 9",
     )
-    skip_reasons: list[str] = Field(
+    skip_reasons: Words = Field(
         ["both bad", "not a face", "identical"], max_length=8, description="Offered when a pair is skipped"
     )
     judgments_per_pair: int = Field(1, ge=1, le=100, description="Judgments wanted for a train or val pair")
@@ -74,7 +87,6 @@ def save_settings(session: Session, changes: dict[str, object]) -> ProjectSettin
     Raises:
         UserError: an unknown field, a value out of range, or a change of the split when sources are stored.
     """
-
     current = load_settings(session)
     try:
         settings = ProjectSettings.model_validate({**current.model_dump(), **changes})

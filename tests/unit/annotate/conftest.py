@@ -1,0 +1,62 @@
+"""Fixtures of the labelling core's tests: one open session, people, a project of a given size."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from annotate.judgments import Answer, record_judgment
+from annotate.pairs import make_pairs
+from annotate.project import ProjectSettings
+from db.models import Choice, Judgment, Lease, Pair, Split
+from db.session import Database
+
+
+@pytest.fixture
+def session(database: Database) -> Iterator[Session]:
+    """A session of a fresh database; nothing is committed before the test ends."""
+    with database.write() as opened:
+        yield opened
+
+
+@pytest.fixture
+def rng() -> random.Random:
+    return random.Random(7)
+
+
+@pytest.fixture
+def settings() -> ProjectSettings:
+    """One judgment a pair, no repeats, no gold: each test turns on what it is about."""
+    return ProjectSettings(repeat_share=0, gold_share=0)
+
+
+@pytest.fixture
+def make_project(session: Session, settings: ProjectSettings, add_candidates) -> Callable[..., list[Pair]]:
+    """`make_project(5, wanted=3)`: that many sources of two candidates each, so as many pairs, in their order."""
+
+    def make(pairs: int, wanted: int = 1) -> list[Pair]:
+        for number in range(pairs):
+            add_candidates(session, f"face{number}", ["m1", "m2"], Split.train)
+        make_pairs(session, settings.model_copy(update={"judgments_per_pair": wanted}))
+        return list(session.scalars(select(Pair).order_by(Pair.shuffle_key)))
+
+    return make
+
+
+@pytest.fixture
+def answer(session: Session) -> Callable[..., Judgment]:
+    """`answer(person, lease, Choice.a)`: record a judgment of what the lease shows, under a new uuid."""
+
+    def record(person_id: int, lease: Lease, choice: Choice = Choice.a, **fields: object) -> Judgment:
+        values: dict[str, object] = {"uuid": str(uuid4()), "seconds": 1.0, **fields}
+        if choice is Choice.skip:
+            values.setdefault("skip_reason", "both bad")
+        shown = {"pair_id": lease.pair_id, "repeat_no": lease.repeat_no, "shown_left": lease.shown_left}
+        return record_judgment(session, person_id, Answer(choice=choice, **shown, **values))  # type: ignore[arg-type]
+
+    return record

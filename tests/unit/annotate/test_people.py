@@ -1,0 +1,109 @@
+"""Names, passwords, personal links, and that somebody can always administer."""
+
+from __future__ import annotations
+
+import pytest
+
+from annotate.people import (
+    add_person,
+    check_link_token,
+    check_password,
+    disable_person,
+    find_person,
+    get_person,
+    make_link_token,
+    set_password,
+)
+from db.errors import UserError
+from db.models import Role
+
+
+def test_names_are_trimmed_unique_and_printable(session):
+    ada = add_person(session, "  Ada ")
+    assert ada.name == "Ada"
+    assert find_person(session, " Ada ") is ada
+    with pytest.raises(UserError, match="already a person called 'Ada'"):
+        add_person(session, "Ada")
+    for name in ("", "   ", "x" * 65, "a\nb", "a\x00b", "a\u200bb"):
+        with pytest.raises(UserError, match="cannot be a name"):
+            add_person(session, name)
+    assert add_person(session, "Łukasz Ńowak").role is Role.annotator
+
+
+def test_public_ids_say_nothing_of_the_name(session):
+    ids = {add_person(session, name).public_id for name in ("Ada", "Ben", "Cleo")}
+    assert len(ids) == 3
+    assert all(len(public_id) == 16 for public_id in ids)
+
+
+def test_an_unknown_name_is_answered_with_those_there_are(session):
+    with pytest.raises(UserError, match="Known: nobody yet"):
+        get_person(session, "Zoe")
+    add_person(session, "Ben")
+    add_person(session, "Ada")
+    with pytest.raises(UserError, match=r"no person called 'Zoe'\. Known: Ada, Ben"):
+        get_person(session, "Zoe")
+
+
+def test_passwords(session):
+    ada = add_person(session, "Ada", password="correct horse")
+    assert "correct" not in (ada.password_hash or "")
+    assert check_password(session, "Ada", "correct horse") is ada
+    for name, password in (("Ada", "wrong horse"), ("Ada", ""), ("Ben", "correct horse"), ("Ada", "Correct horse")):
+        assert check_password(session, name, password) is None
+    set_password(ada, "pässwörter")
+    assert check_password(session, "Ada", "correct horse") is None
+    assert check_password(session, "Ada", "pässwörter") is ada
+
+
+def test_a_person_without_password_cannot_sign_in_with_one(session):
+    add_person(session, "Ada")
+    for password in ("", "anything at all", "$"):
+        assert check_password(session, "Ada", password) is None
+
+
+def test_the_same_password_is_stored_differently(session):
+    hashes = {add_person(session, name, password="correct horse").password_hash for name in ("Ada", "Ben")}
+    assert len(hashes) == 2
+
+
+def test_short_passwords_are_refused_and_the_person_not_added(session):
+    with pytest.raises(UserError, match="needs 8 characters or more; this one has 7"):
+        add_person(session, "Ada", password="1234567")
+    assert find_person(session, "Ada") is None
+
+
+def test_links(session):
+    ada, ben = add_person(session, "Ada"), add_person(session, "Ben")
+    first = make_link_token(ada)
+    session.flush()
+    assert check_link_token(session, first) is ada
+    assert first not in (ada.link_hash or "")
+    second = make_link_token(ada)
+    session.flush()
+    assert check_link_token(session, first) is None, "the old link stops working"
+    assert check_link_token(session, second) is ada
+    for token in ("", "x", second + "x", ada.link_hash or ""):
+        assert check_link_token(session, token) is None
+    assert ben.link_hash is None
+
+
+def test_a_disabled_person_gets_in_neither_way(session):
+    ada = add_person(session, "Ada", password="correct horse")
+    token = make_link_token(ada)
+    disable_person(session, "Ada")
+    session.flush()
+    assert check_password(session, "Ada", "correct horse") is None
+    assert check_link_token(session, token) is None
+
+
+def test_the_last_enabled_admin_stays(session):
+    add_person(session, "Ada", Role.admin)
+    add_person(session, "Ben")
+    with pytest.raises(UserError, match="only admin"):
+        disable_person(session, "Ada")
+    add_person(session, "Cleo", Role.admin)
+    disable_person(session, "Ada")
+    with pytest.raises(UserError, match="only admin"):
+        disable_person(session, "Cleo")
+    assert disable_person(session, "Ben").disabled_at is not None
