@@ -16,8 +16,7 @@ from annotate.project import ProjectSettings
 from annotate.rank import compute_win_matrix, load_judgments, rank_methods, select_votes
 from annotate.side_bias import compute_side_bias, compute_wilson
 from db.errors import UserError
-from db.models import Choice, Image, Pair, Person, Side, Split
-from db.records import add_candidate, add_method, add_source
+from db.models import Choice, Pair, Person, Side, Split
 from db.session import Database
 
 
@@ -160,21 +159,17 @@ def test_wilson_interval_of_nine_in_ten() -> None:
 
 
 @pytest.fixture
-def pairs(database: Database) -> list[int]:
+def pairs(database: Database, add_candidates) -> list[int]:
     """Three sources (the third in test) with one pair each of 'crisp' and 'soft'; the second pair is gold."""
     ids = []
     with database.write() as session:
         for number, split in enumerate((Split.train, Split.train, Split.test)):
-            source = add_source(session, f"face{number}", split)
-            candidates = [
-                add_candidate(session, source, add_method(session, name), add_row(session, f"{name}{number}"))
-                for name in ("crisp", "soft")
-            ]
+            crisp, soft = add_candidates(session, f"face{number}", ["crisp", "soft"], split)
             pair = Pair(
                 key=uuid.uuid4().hex,
-                source_id=source.id,
-                a_id=candidates[0].id,
-                b_id=candidates[1].id,
+                source_id=crisp.source_id,
+                a_id=crisp.id,
+                b_id=soft.id,
                 shuffle_key=number,
                 gold_answer="a" if number == 1 else None,
             )
@@ -182,14 +177,6 @@ def pairs(database: Database) -> list[int]:
             session.flush()
             ids.append(pair.id)
     return ids
-
-
-def add_row(session: Session, name: str) -> Image:
-    """An image row without a file."""
-    row = Image(sha256=name.ljust(64, "0"), suffix=".png", width_px=1, height_px=1, size_bytes=1)
-    session.add(row)
-    session.flush()
-    return row
 
 
 def answer(session: Session, person: Person, pair_id: int, choice: Choice, repeat_no: int = 0) -> str:

@@ -1,0 +1,207 @@
+"""The report's pictures: one function from a table to a figure, and one that writes a figure as PNG and SVG.
+
+Figures are made without pyplot, so that nothing is shared between threads. Colours are Okabe and Ito's, which people
+with any colour vision tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C"]
+INK, FAINT = "#222222", "#8A8A8A"
+PNG_DPI = 150
+MAX_LINES = 7
+"""People with a line of their own in the plot over time; all others are added up in one more."""
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#BBBBBB",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a $ in a method's name is a $
+    "svg.hashsalt": "facereward",
+}
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Write `name`.png and `name`.svg; the same figure gives the same bytes."""
+    with _style():
+        figure.savefig(folder / f"{name}.png", dpi=PNG_DPI, metadata={"Software": None})
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+
+
+def plot_ranking(ranking: pd.DataFrame) -> Figure:
+    """Scores with their intervals, the best on top; a panel for each group of methods that met."""
+    from matplotlib.figure import Figure
+
+    groups = [group for _, group in ranking.groupby("component", sort=True)]
+    with _style():
+        height = 1.3 + 0.34 * len(ranking) + 0.5 * (len(groups) - 1)
+        figure = Figure(figsize=(8, height), layout="constrained")
+        panels = figure.subplots(
+            len(groups), sharex=True, squeeze=False, height_ratios=[len(group) + 0.6 for group in groups]
+        )[:, 0]
+        for place, (axes, group) in enumerate(zip(panels, groups, strict=True)):
+            title = "Methods by Bradley-Terry score"
+            _draw_scores(axes, group, title if len(groups) == 1 else f"{title}, group {place + 1}")
+        hollow = "" if ranking["low"].notna().all() else "; hollow: no interval, too few sources"
+        panels[-1].set_xlabel(f"score in log odds, higher is better; bars: 95 % interval{hollow}")
+    return figure
+
+
+def _draw_scores(axes: Axes, group: pd.DataFrame, title: str) -> None:
+    heights = np.arange(len(group))[::-1]
+    known = group["low"].notna().to_numpy()
+    score, low, high = (group[name].to_numpy(dtype=float) for name in ("score", "low", "high"))
+    axes.axvline(0, color="#BBBBBB", linewidth=1)
+    # A percentile interval may lie beside its point in small samples; a bar has no negative length.
+    errors = [(score - low)[known].clip(min=0), (high - score)[known].clip(min=0)]
+    bars: dict[str, Any] = {"fmt": "o", "color": COLOURS[0], "capsize": 3, "elinewidth": 1.5, "markersize": 6}
+    axes.errorbar(score[known], heights[known], xerr=errors, **bars)
+    axes.plot(score[~known], heights[~known], "o", color=COLOURS[0], markerfacecolor="white", markersize=6)
+    axes.set_yticks(heights, [f"{rank}.  {name}" for rank, name in zip(group["rank"], group["method"], strict=True)])
+    axes.set_ylim(-0.6, len(group) - 0.4)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    for height, n in zip(heights, group["n_judgments"], strict=True):
+        axes.text(1.01, height, f"n = {n}", transform=axes.get_yaxis_transform(), va="center", color=FAINT, fontsize=8)
+    axes.set_title(title)
+
+
+def plot_win_matrix(shares: pd.DataFrame, counts: pd.DataFrame) -> Figure:
+    """How often the row's method won over the column's, in percent, with the number of judgments below."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    n = len(shares)
+    values = shares.to_numpy(dtype=float)
+    longest = max((len(name) for name in shares.index), default=0)
+    with _style():
+        side = 0.55 * n + 0.08 * longest
+        figure = Figure(figsize=(side + 2.2, side + 0.9), layout="constrained")
+        axes = figure.subplots()
+        colours = matplotlib.colormaps["PuOr"].with_extremes(bad="#F4F4F4")
+        picture = axes.imshow(100 * np.ma.masked_invalid(values), cmap=colours, vmin=0, vmax=100)
+        for row, column in zip(*np.nonzero(np.isfinite(values)), strict=True):
+            share, number = values[row, column], counts.iloc[row, column]
+            ink = "white" if abs(share - 0.5) > 0.33 else INK
+            axes.text(column, row - 0.1, f"{100 * share:.0f}", ha="center", va="center", color=ink, fontsize=9)
+            axes.text(column, row + 0.27, f"n {number}", ha="center", va="center", color=ink, fontsize=6)
+        axes.set_xticks(range(n), shares.columns, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(n), shares.index)
+        axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
+        axes.grid(visible=False)
+        axes.grid(which="minor", color="white", linewidth=1.5)
+        axes.tick_params(which="both", length=0)
+        axes.spines[:].set_visible(False)
+        figure.colorbar(picture, ax=axes, shrink=0.6, label="row wins over column, %  (a tie is half a win)")
+        axes.set_title("Head to head")
+    return figure
+
+
+def plot_over_time(judgments: pd.DataFrame) -> Figure:
+    """Judgments made so far, a step line a person (UTC).
+
+    Args:
+        judgments: person and created_at, a row a judgment.
+    """
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.figure import Figure
+
+    order = judgments["person"].value_counts().index.tolist()
+    others = f"{len(order) - MAX_LINES} others together"
+    lines = judgments["person"].where(judgments["person"].isin(order[:MAX_LINES]), others)
+    with _style():
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        axes = figure.subplots()
+        for place, name in enumerate([name for name in [*order[:MAX_LINES], others] if (lines == name).any()]):
+            times = judgments.loc[lines == name, "created_at"].sort_values().to_numpy()
+            made = np.arange(1, len(times) + 1)
+            # A thousand steps are more than the picture has pixels for.
+            kept = np.unique(np.linspace(0, len(times) - 1, 1000).astype(int))
+            axes.step(times[kept], made[kept], where="post", color=COLOURS[place], label=f"{name}: {len(times)}")
+            axes.plot(times[-1:], made[-1:], "o", color=COLOURS[place], markersize=4)
+        start, end = judgments["created_at"].min(), judgments["created_at"].max()
+        room = pd.Timedelta(minutes=1)  # so that a few seconds of judging have an axis too
+        axes.set_xlim(start - max(room, 0.02 * (end - start)), end + max(room, 0.02 * (end - start)))
+        locator = AutoDateLocator(maxticks=8)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("judgments so far")
+        axes.set_xlabel("time, UTC")
+        axes.set_title("Judgments over time")
+        figure.legend(loc="outside right upper")
+    return figure
+
+
+def plot_people(people: pd.DataFrame) -> Figure:
+    """Each person's consistency on repeats and agreement with the others, with 95 % intervals."""
+    from matplotlib.figure import Figure
+
+    panels = (
+        ("consistency", "repeats", "Same answer when shown again", COLOURS[0]),
+        ("agreement", "shared_pairs", "Same answer as most others", COLOURS[1]),
+    )
+    heights = np.arange(len(people))[::-1]
+    with _style():
+        figure = Figure(figsize=(9, 1.4 + 0.4 * len(people)), layout="constrained")
+        for axes, (measure, count, title, colour) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+            known = people[measure].notna().to_numpy()
+            value, low, high = (100 * people[f"{measure}{end}"].to_numpy(dtype=float) for end in ("", "_low", "_high"))
+            errors = [(value - low)[known].clip(min=0), (high - value)[known].clip(min=0)]
+            axes.errorbar(
+                value[known],
+                heights[known],
+                xerr=errors,
+                fmt="o",
+                color=colour,
+                capsize=3,
+                elinewidth=1.5,
+                markersize=6,
+            )
+            for height in heights[~known]:
+                axes.text(50, height, "not enough data", ha="center", va="center", color=FAINT, fontsize=9)
+            for height, n in zip(heights, people[count], strict=True):
+                axes.text(
+                    1.02, height, f"n = {n}", transform=axes.get_yaxis_transform(), va="center", color=FAINT, fontsize=8
+                )
+            axes.set_xlim(-2, 102)
+            axes.set_ylim(-0.6, len(people) - 0.4)
+            axes.set_yticks(heights, people["person"])
+            axes.tick_params(axis="y", length=0)
+            axes.grid(axis="y", visible=False)
+            axes.set_xlabel("percent; bars: 95 % interval")
+            axes.set_title(title)
+    return figure

@@ -1,0 +1,228 @@
+"""`annotate rank` as a process, the files it leaves, and what the Report page makes of them."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import gradio as gr
+import pandas as pd
+import pytest
+from PIL import Image as PilImage
+from sqlalchemy import select
+
+import ui.report
+from annotate.__main__ import main
+from annotate.judgments import Answer, record_judgment
+from annotate.pairs import make_pairs
+from annotate.people import add_person
+from annotate.project import ProjectSettings
+from annotate.report import ReportOptions, write_report
+from db.errors import UserError
+from db.models import Choice, Judgment, Pair, Person, Run, RunState, Side
+from db.session import Database
+from runs.store import LIVE_STATES, run_folder
+from ui.context import Context
+
+ROOT = Path(__file__).resolve().parents[2]
+METHODS = ["worst", "middle", "best"]  # alphabetical order is not the right one
+TABLES = {"ranking", "win_matrix", "win_counts", "people", "agreement", "side_bias", "over_time"}
+PICTURES = {"ranking", "win_matrix", "over_time", "people"}
+
+
+def rank(data: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """`python -m annotate rank` with few resamples."""
+    command = [sys.executable, "-m", "annotate", "rank", "--data", str(data), "--resamples", "20", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def judge_all(database: Database, name: str, *, simulated: bool = False, error_share: float = 0.1) -> None:
+    """A new person answers every pair, mostly for the better method, some pairs twice."""
+    rng = random.Random(name)
+    with database.write() as session:
+        person = add_person(session, name, simulated=simulated)
+        pairs = session.scalars(select(Pair).order_by(Pair.id)).all()
+        for pair, repeat_no in [(pair, 0) for pair in pairs] + [(pair, 1) for pair in pairs[:8]]:
+            a_is_better = METHODS.index(pair.a.method.name) > METHODS.index(pair.b.method.name)
+            right = rng.random() >= error_share
+            choice = Choice.tie if rng.random() < 0.1 else Choice.a if a_is_better == right else Choice.b
+            left = rng.choice([Side.a, Side.b])
+            record_judgment(session, person.id, Answer(str(uuid.uuid4()), pair.id, repeat_no, left, choice, 1.5))
+
+
+@pytest.fixture
+def judged(database: Database, add_candidates) -> Database:
+    """12 sources, 3 methods, 36 pairs, judged by two people and a simulated annotator."""
+    with database.write() as session:
+        for number in range(12):
+            add_candidates(session, f"face{number}", METHODS)
+        make_pairs(session, ProjectSettings())
+    judge_all(database, "anna")
+    judge_all(database, "bert <b>")
+    judge_all(database, "robot", simulated=True)
+    return database
+
+
+def test_rank_writes_tables_pictures_and_a_summary(judged: Database, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    result = rank(data, "--out", str(out))
+    assert result.returncode == 0, result.stderr
+    names = {f"{name}.csv" for name in TABLES} | {f"{name}.{end}" for name in PICTURES for end in ("png", "svg")}
+    assert {path.name for path in out.iterdir()} == names | {"summary.json"}
+    ranking = pd.read_csv(out / "ranking.csv")
+    assert ranking["method"].tolist() == ["best", "middle", "worst"]
+    assert (ranking["low"] <= ranking["high"]).all()
+    assert ranking["n_judgments"].sum() == 2 * 72  # both methods of 36 pairs, two people, repeats not counted
+    assert pd.read_csv(out / "people.csv")["person"].tolist() == ["anna", "bert <b>"]
+    assert pd.read_csv(out / "win_counts.csv", index_col="method").loc["best", "worst"] == 24
+    assert pd.read_csv(out / "over_time.csv").groupby("person")["cumulative"].max().tolist() == [44, 44]
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["n_votes"], summary["n_people"], summary["n_simulated"]) == (72, 2, 0)
+    assert summary["notes"] == ["44 judgments of simulated annotators are left out."]
+    for name in PICTURES:
+        with PilImage.open(out / f"{name}.png") as picture:
+            assert picture.width > 600
+    lines = result.stdout.splitlines()
+    assert [line.split()[1] for line in lines[1:4]] == ["best", "middle", "worst"]
+    with judged.read() as session:
+        assert session.scalars(select(Run.state)).all() == [RunState.finished]
+
+
+def test_simulated_annotators_count_when_asked_and_are_named_so(judged: Database, data: Path, tmp_path: Path) -> None:
+    result = rank(data, "--out", str(tmp_path / "report"), "--include-simulated")
+    assert result.returncode == 0, result.stderr
+    assert "72 answers" not in result.stdout
+    assert "108 answers on 12 sources by 2 people and 1 simulated annotator" in result.stdout
+    assert "note: Includes 44 judgments of simulated annotators, who are no people" in result.stdout
+    assert "robot (simulated)" in (tmp_path / "report" / "people.csv").read_text()
+    summary = json.loads((tmp_path / "report" / "summary.json").read_text())
+    assert summary["agreement"]["human ceiling"]["n"] == 72  # of the people alone
+    assert summary["agreement"]["alpha nominal"]["n"] == 36
+
+
+def test_the_same_judgments_give_the_same_files(judged: Database, tmp_path: Path) -> None:
+    options = ReportOptions(n_resamples=20, people=("anna",))
+    with judged.read() as session:
+        for name in ("first", "again"):
+            write_report(session, tmp_path / name, options)
+    for path in sorted((tmp_path / "first").iterdir()):
+        if path.name != "summary.json":  # it says when it was written
+            assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--split", "test"], "No judgments in split 'test' to rank"),
+        (["--people", "carl"], "There is no person called 'carl'"),
+        (["--people", "robot"], "44 are of simulated annotators, which --include-simulated takes in"),
+        (["--resamples", "-1"], "-1 resamples"),
+        (["--out", "/dev/null/report"], "Cannot write the report to /dev/null/report"),
+    ],
+)
+def test_a_report_that_cannot_be_made_is_one_line(
+    judged: Database, data: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert main(["rank", "--data", str(data), *options]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    with judged.read() as session:
+        run = session.scalars(select(Run)).one()
+    assert run.state is RunState.failed
+    assert not (run_folder(data, run.id) / "summary.json").exists()
+
+
+def test_an_awkward_little_report_is_made_all_the_same(database: Database, tmp_path: Path, add_candidates) -> None:
+    """One judgment, method names with $ and <: no interval, no agreement, no crash."""
+    with database.write() as session:
+        add_candidates(session, "face", ["$x_1$ <i>", "soft & long " * 6])
+        make_pairs(session, ProjectSettings())
+        person, pair = add_person(session, "anna"), session.scalars(select(Pair)).one()
+        record_judgment(session, person.id, Answer(str(uuid.uuid4()), pair.id, 0, Side.a, Choice.a, 1.0))
+    with database.read() as session:
+        summary = write_report(session, tmp_path / "out", ReportOptions(n_resamples=20))
+    assert [row["low"] for row in summary["ranking"]] == [None, None]
+    assert summary["agreement"]["alpha nominal"]["value"] is None
+    assert any("won every judgment" in note for note in summary["notes"])
+
+
+def test_nobody_has_judged_yet(database: Database, tmp_path: Path) -> None:
+    with database.read() as session, pytest.raises(UserError, match=r"^No judgments to rank\. Judge some pairs first"):
+        write_report(session, tmp_path / "out", ReportOptions())
+    assert not (tmp_path / "out").exists()
+    with database.read() as session:
+        assert "No judgments yet" in ui.report.counts_html(session)
+        assert "No report yet" in ui.report.report_html(session, tmp_path)
+
+
+def wait_for_run(context: Context) -> Run:
+    """The report run that was started, when it has ended."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with context.database.read() as session:
+            run = ui.report.latest_run(session)
+        assert run is not None
+        if run.state not in LIVE_STATES:
+            return run
+        time.sleep(0.1)
+    raise AssertionError("the report run did not end")
+
+
+def test_the_page_starts_a_report_and_shows_it(judged: Database, data: Path) -> None:
+    context = Context(database=judged, data=data)
+    ui.report.start_report(context, "all", True)
+    ui.report.start_report(context, "all", True)  # a second press while the first goes on
+    run = wait_for_run(context)
+    assert run.state is RunState.finished, run.error
+    with judged.write() as session:
+        assert len(session.scalars(select(Run)).all()) == 1
+        pair = session.scalars(select(Pair)).first()
+        person = add_person(session, "late")
+        record_judgment(session, person.id, Answer(str(uuid.uuid4()), pair.id, 0, Side.a, Choice.a, 1.0))
+    with judged.read() as session:
+        page = ui.report.report_html(session, data)
+        counts = ui.report.counts_html(session)
+    assert "Judgments since then: 1." in page
+    assert "bert &lt;b&gt;" in page
+    assert "robot (simulated)" in page
+    assert "<b>" not in page + counts
+    assert re.findall(r'download="(\w+\.\w+)"', page) == [
+        *(f"{name}.csv" for name in ui.report.TABLES),
+        *(f"{name}.png" for name, _ in ui.report.PICTURES),
+    ]
+    assert page.count("data:image/svg+xml;base64,") == len(PICTURES)
+    assert "<strong>133 judgments</strong>" in counts
+    assert ui.report.status_html(data, run) == ""
+
+
+def test_the_page_says_why_a_report_failed(judged: Database, data: Path) -> None:
+    context = Context(database=judged, data=data)
+    ui.report.start_report(context, "test", False)
+    run = wait_for_run(context)
+    assert run.state is RunState.failed
+    assert "No judgments in split &#x27;test&#x27; to rank" in ui.report.status_html(data, run)
+
+
+def test_the_page_builds_with_private_events_and_an_idle_timer(judged: Database, data: Path) -> None:
+    with gr.Blocks() as page:
+        ui.report.build(Context(database=judged, data=data))
+    assert [event["api_visibility"] for event in page.config["dependencies"]] == ["private"] * 3
+    timer = next(part for part in page.config["components"] if part["type"] == "timer")
+    assert timer["props"]["active"] is False
+
+
+def test_counts_leave_out_what_was_taken_back(judged: Database) -> None:
+    with judged.write() as session:
+        anna = session.scalars(select(Person).where(Person.name == "anna")).one()
+        first = session.scalars(select(Judgment).where(Judgment.person_id == anna.id)).first()
+        first.superseded_at = first.created_at
+    with judged.read() as session:
+        assert "<strong>131 judgments</strong>" in ui.report.counts_html(session)
