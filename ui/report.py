@@ -38,7 +38,7 @@ TABLES = ("ranking", "win_matrix", "win_counts", "people", "agreement", "side_bi
 MEASURES = {
     "alpha nominal": "Krippendorff's alpha; 1 is perfect agreement, 0 what chance gives",
     "alpha ordinal": "the same, a tie lying between the two sides",
-    "human ceiling": "how often one person's answer is that of most others: no model can be expected to do better",
+    "human ceiling": "how often one person's answer is that of most others: the mark to hold a model against",
 }
 
 
@@ -193,6 +193,7 @@ def report_html(session: Session, data: Path) -> str:
             pictures["win_matrix"],
             "<h3>Agreement</h3>",
             _agreement_html(summary["agreement"]),
+            "<h3>People</h3>",
             _people_html(folder / "people.csv"),
             pictures["people"],
             pictures["over_time"],
@@ -272,7 +273,7 @@ def _people_html(path: Path) -> str:
     rows = []
     for person in people:
         flags = "<br>".join(escape(flag) for flag in person["flags"].split("; ") if flag)
-        gold = f"{person['gold_right']} of {person['gold']}" if int(person["gold"]) else "none shown"
+        gold = f"{person['gold_right']} of {person['gold']}" if int(person["gold"]) else "none"
         rows.append(
             [
                 escape(person["person"]),
@@ -285,7 +286,7 @@ def _people_html(path: Path) -> str:
                 f"{float(person['median_seconds']):.1f}",
                 _percent(person, "fast_share"),
                 gold,
-                flags or "none",
+                f'<div style="min-width:16rem">{flags or "none"}</div>',
             ]
         )
     head = ["person", "judgments", "skips", "ties", "same when repeated", "as most others", "left", "median s"]
@@ -319,8 +320,9 @@ def _person(name: str, simulated: bool) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: set[int]) -> str:
     """An HTML table of cells that are HTML already; the columns in `numeric` are aligned right and not broken."""
-    classes = [' class="n" style="white-space:nowrap"' if place in numeric else "" for place in range(len(head))]
+    classes = [' class="n"' if place in numeric else "" for place in range(len(head))]
     cells = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for kind, name in zip(classes, head, strict=True))
+    classes = [f'{kind} style="white-space:nowrap"' if kind else "" for kind in classes]
     body = "".join(
         "<tr>" + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(classes, row, strict=True)) + "</tr>"
         for row in rows
