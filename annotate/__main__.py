@@ -27,7 +27,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=int, help=argparse.SUPPRESS)  # given by runs.launch
 
 
-def add_pair_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_pair_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`pair`: make pairs of the candidates of each source."""
     parser = commands.add_parser("pair", help="make pairs of the candidates of each source")
     parser.add_argument("--per-source", type=int, metavar="K", help="K random pairs a source (default: all)")
