@@ -1,8 +1,9 @@
 """Image files of the data folder: `images/ab/<sha256>.<suffix>`, each stored once.
 
 The stored bytes are what a person is shown, what is measured and what is trained on. Files that viewers and decoders
-could read differently (rotated by EXIF, with alpha, 16 bits, CMYK, palette) are therefore converted once, when they
-are added, to an 8-bit RGB PNG, and the image row says so; all others are stored byte for byte.
+could read differently (rotated by EXIF, alpha, a colour profile other than sRGB, 16 bits, CMYK, palette) are therefore
+converted once, when they are added, to an 8-bit RGB PNG, and the image row says so; all others are stored byte for
+byte.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image as PilImage
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ImageCms, ImageOps, UnidentifiedImageError
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
@@ -29,6 +30,7 @@ MEDIA_TYPE_OF_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "ima
 MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 256 * 2**20
 ORIENTATION_TAG = 0x0112
+PNG_BIT_DEPTH_OFFSET = 24
 
 
 @dataclass(frozen=True)
@@ -77,17 +79,26 @@ def probe_bytes(content: bytes, name: str) -> Probe:
                     f"{name}: {image.width} x {image.height} pixels, above the limit of {MAX_PIXELS:,}; "
                     "scale it down or crop the face"
                 )
-            if getattr(image, "n_frames", 1) > 1:
-                raise UserError(f"{name}: animated ({image.n_frames} frames); only still images can be judged")
+            # MPO is a camera's JPEG with a depth map or second view behind it; every reader shows the first picture.
+            image_format = "JPEG" if image.format == "MPO" else str(image.format)
+            frames = getattr(image, "n_frames", 1)
+            if image.format != "MPO" and frames > 1:
+                raise UserError(f"{name}: animated ({frames} frames); only still images can be judged")
             image.load()
-            rgb, conversion = _to_plain_rgb(image)
+            # Pillow does not say that it reduced 16 bits a channel; it takes the high byte.
+            reduced = image_format == "PNG" and content[PNG_BIT_DEPTH_OFFSET] == 16
+            rgb, conversion = _to_plain_rgb(image, reduced)
     except UserError:
         raise
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not a PNG, JPEG or WebP image") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, PilImage.DecompressionBombError) as error:
+    except PilImage.DecompressionBombError as error:  # Pillow's own limit, met before ours can be looked at
+        raise UserError(
+            f"{name}: far more pixels than the limit of {MAX_PIXELS:,}; scale it down or crop the face"
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
         raise UserError(f"{name}: corrupt or truncated ({error})") from error
-    suffix = SUFFIX_OF_FORMAT[str(image.format)]
+    suffix = SUFFIX_OF_FORMAT[image_format]
     if not conversion:
         return Probe(sha256, suffix, image.width, image.height, len(content))
     buffer = io.BytesIO()
@@ -105,9 +116,9 @@ def probe_bytes(content: bytes, name: str) -> Probe:
     )
 
 
-def _to_plain_rgb(image: PilImage.Image) -> tuple[PilImage.Image, str]:
+def _to_plain_rgb(image: PilImage.Image, reduced_from_16_bits: bool) -> tuple[PilImage.Image, str]:
     """(8-bit RGB image, what had to be done); the text is empty for an image that every reader sees alike."""
-    done = []
+    done = ["16 bits reduced to 8"] if reduced_from_16_bits else []
     orientation = image.getexif().get(ORIENTATION_TAG, 1)
     rgb = image
     if orientation in range(2, 9):
@@ -116,10 +127,13 @@ def _to_plain_rgb(image: PilImage.Image) -> tuple[PilImage.Image, str]:
     if rgb.mode.startswith("I"):
         # 0 … 65535 to 0 … 255, rounded: Pillow's own conversion clips at 255 instead.
         rgb = PilImage.fromarray(np.round(np.asarray(rgb, dtype=np.float64) / 257.0).astype(np.uint8))
-        done.append("16 bits reduced to 8")
+    profiled = _apply_profile(rgb)
+    if profiled is not None:
+        rgb = profiled
+        done.append("colour profile converted to sRGB")
     if rgb.mode in ("RGBA", "LA", "PA") or "transparency" in rgb.info:
         rgba = rgb.convert("RGBA")
-        if rgba.getextrema()[3][0] < 255:
+        if np.asarray(rgba.getchannel("A")).min() < 255:
             white = PilImage.new("RGBA", rgba.size, "white")
             rgb = PilImage.alpha_composite(white, rgba)
             done.append("alpha laid over white")
@@ -128,7 +142,29 @@ def _to_plain_rgb(image: PilImage.Image) -> tuple[PilImage.Image, str]:
             done.append("opaque alpha removed")
     if rgb.mode in ("CMYK", "P", "1", "LAB", "HSV", "F"):
         done.append(f"{rgb.mode} converted to RGB")
-    return rgb.convert("RGB"), ", ".join(done)
+    plain = rgb.convert("RGB")
+    plain.info = {}  # else a profile that no longer applies would be saved with it
+    return plain, ", ".join(done)
+
+
+def _apply_profile(image: PilImage.Image) -> PilImage.Image | None:
+    """The image in sRGB where it carries another colour profile: a browser would apply that, a decoder would not.
+
+    None where there is none, or one that cannot be read, which browsers pass over too.
+    """
+    profile_bytes = image.info.get("icc_profile")
+    if not profile_bytes:
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(profile_bytes))
+        if ImageCms.getProfileDescription(profile).startswith("sRGB"):
+            return None
+        if image.mode in ("P", "1"):
+            image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (OSError, ImageCms.PyCMSError):
+        return None
 
 
 def image_path(data: Path, sha256: str, suffix: str) -> Path:

@@ -70,27 +70,36 @@ def open_database(data: Path, url: str | None = None) -> Database:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot make the data folder {data}: {error.strerror}. Name another with --data.") from error
+    engine = _make_engine(url or default_url(data))
+    shown = engine.url.render_as_string(hide_password=True)
     try:
-        engine = _make_engine(url or default_url(data))
         _migrate(engine)
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-        raise UserError(
-            f"--db {url!r} is not a database URL that works here: {error}. "
-            "Expected something like sqlite:////path/file.db or postgresql+psycopg://user:password@host/name."
-        ) from error
     except OperationalError as error:
-        raise UserError(f"Cannot open the database {url or default_url(data)}: {error.orig}") from error
+        raise UserError(f"Cannot open the database {shown}: {_first_line(error)}") from error
     except DatabaseError as error:
         raise UserError(
-            f"{url or default_url(data)} is not a database of ours: {error.orig}. Name another with --data or --db."
+            f"{shown} is not a database of ours: {_first_line(error)}. Name another with --data or --db."
         ) from error
     return Database(engine)
 
 
+def _first_line(error: DatabaseError) -> str:
+    return str(error.orig).partition("\n")[0]
+
+
 def _make_engine(url: str) -> Engine:
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_size=20, max_overflow=20, pool_pre_ping=True)
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(parsed, pool_size=20, max_overflow=20, pool_pre_ping=True)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
+        # The URL itself is not repeated: it may hold a password.
+        raise UserError(
+            f"The URL given with --db does not work here: {error}. "
+            "Expected something like sqlite:////path/file.db or postgresql+psycopg://user:password@host/name."
+        ) from error
+    if parsed.database in (None, "", ":memory:"):
+        raise UserError(f"{url} would be forgotten when the program ends; name a file: sqlite:////path/file.db.")
     # Our own BEGIN below replaces the driver's, hence isolation_level None.
     engine = create_engine(
         parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "isolation_level": None}, pool_size=20, max_overflow=20
