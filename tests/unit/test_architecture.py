@@ -1,0 +1,181 @@
+"""Imports point one way, the app's process stays light, and the README knows every command."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAY_IMPORT = {
+    "db": set(),
+    "metrics": set(),
+    "runs": {"db"},
+    "annotate": {"db", "runs", "metrics"},
+    "reward": {"runs", "metrics"},
+    "refl": {"db", "runs", "metrics", "reward"},
+    "ui": {"db", "runs", "metrics", "annotate", "reward", "refl"},
+    "app": {"db", "runs", "metrics", "annotate", "reward", "refl", "ui"},
+}
+"""What each package may import of ours, from the design: db < runs < annotate, runs < reward < refl, all < ui < app."""
+WEB = {"gradio", "fastapi", "starlette", "uvicorn"}
+LIGHT = ("db", "runs", "annotate", "ui", "app")
+"""Packages that the app's process loads: no torch in any of their files."""
+
+
+def python_files(root: Path) -> list[Path]:
+    """Our modules, as paths relative to the root."""
+    files = [path for package in MAY_IMPORT for path in (root / package).rglob("*.py")]
+    return sorted(path.relative_to(root) for path in [*files, *root.glob("app.py")])
+
+
+def imports(source: str, *, at_load: bool = False) -> Iterator[tuple[int, str]]:
+    """(line, top package) of each import; `at_load` leaves out those inside functions and `if TYPE_CHECKING`."""
+    waiting: list[ast.AST] = [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
+        if at_load and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if at_load and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting.extend(node.orelse)
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name.partition(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.lineno, "." * node.level if node.level else str(node.module).partition(".")[0]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("__import__", "importlib.import_module"):
+            name = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else "?"
+            yield node.lineno, str(name).partition(".")[0]
+        waiting.extend(ast.iter_child_nodes(node))
+
+
+def find_faults(root: Path) -> list[str]:
+    """Every import under `root` that the design forbids, a line each."""
+    faults = []
+    for file in python_files(root):
+        source = (root / file).read_text(encoding="utf-8")
+        package = file.parts[0].removesuffix(".py")
+        allowed = MAY_IMPORT[package] | {package}
+        for line, name in imports(source):
+            if name.startswith("."):
+                faults.append(f"{file}:{line} imports relatively; name the package")
+            elif name in MAY_IMPORT and name not in allowed:
+                faults.append(f"{file}:{line} {package} must not import {name}")
+            elif name in WEB and package not in ("ui", "app"):
+                faults.append(f"{file}:{line} {package} must not import {name}; only ui and app.py do")
+            elif name == "torch" and package in LIGHT:
+                faults.append(f"{file}:{line} {package} must not import torch; the app's process stays light")
+        if file.name in ("__init__.py", "config.py"):
+            faults += [
+                f"{file}:{line} a package's __init__ or config must not import torch"
+                for line, name in imports(source, at_load=True)
+                if name == "torch" and package not in LIGHT
+            ]
+    return faults
+
+
+def test_imports_point_one_way():
+    assert len(python_files(ROOT)) > 20
+    assert find_faults(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "fault"),
+    [
+        ("db/x.py", "from runs.store import open_run", "db must not import runs"),
+        ("runs/x.py", "import annotate.pairs", "runs must not import annotate"),
+        ("metrics/x.py", "from db import models", "metrics must not import db"),
+        ("annotate/x.py", "def f():\n    from refl.degrade import degrade", "annotate must not import refl"),
+        ("annotate/x.py", "import reward", "annotate must not import reward"),
+        ("reward/x.py", "from annotate.export import read", "reward must not import annotate"),
+        ("reward/x.py", "import refl.train", "reward must not import refl"),
+        ("reward/x.py", "from db.models import Run", "reward must not import db"),
+        ("refl/x.py", "from annotate import pairs", "refl must not import annotate"),
+        ("refl/x.py", "import ui", "refl must not import ui"),
+        ("ui/x.py", "from app import main", "ui must not import app"),
+        ("annotate/x.py", "import gradio as gr", "annotate must not import gradio"),
+        ("refl/x.py", "from fastapi import FastAPI", "refl must not import fastapi"),
+        ("annotate/x.py", "def f():\n    import torch", "annotate must not import torch"),
+        ("annotate/x.py", "import importlib\nimportlib.import_module('torch.nn')", "annotate must not import torch"),
+        ("ui/deep/x.py", "from torch import nn", "ui must not import torch"),
+        ("app.py", "import torch.nn", "app must not import torch"),
+        ("reward/config.py", "import torch", "__init__ or config must not import torch"),
+        (
+            "refl/restorers/__init__.py",
+            "try:\n    import torch\nexcept ImportError:\n    pass",
+            "must not import torch",
+        ),
+        ("annotate/x.py", "from .pairs import next_pair", "imports relatively"),
+    ],
+)
+def test_each_rule_can_fail(tmp_path, file, source, fault):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source)
+    (found,) = find_faults(tmp_path)
+    assert fault in found
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("runs/x.py", "import db.models"),
+        ("annotate/x.py", "from runs.store import open_run\nimport metrics, db"),
+        ("refl/x.py", "import torch\nfrom reward.model import load"),
+        ("refl/__init__.py", "def restore():\n    import torch"),
+        ("reward/config.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+        ("ui/x.py", "import gradio, fastapi\nimport refl.degrade"),
+        ("app.py", "import ui.server"),
+    ],
+)
+def test_what_is_allowed_is_not_faulted(tmp_path, file, source):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source)
+    assert find_faults(tmp_path) == []
+
+
+def test_the_whole_app_is_built_without_torch(tmp_path):
+    """A fresh process builds every page and route, as app.py does."""
+    program = f"""
+import sys
+from pathlib import Path
+from db.session import open_database
+from ui.context import Context
+from ui.server import make_app
+data = Path({str(tmp_path)!r})
+app = make_app(Context(database=open_database(data), data=data))
+assert len(app.routes) > 5, app.routes
+assert "gradio" in sys.modules
+assert "torch" not in sys.modules, "something that the pages import loads torch"
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_package_says_what_it_is_for():
+    packages = [path.parent for path in map(ROOT.joinpath, python_files(ROOT)) if path.name == "__init__.py"]
+    assert {path.name for path in packages} >= {"db", "runs", "annotate", "refl", "ui"}
+    for package in packages:
+        assert ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))), package
+
+
+def test_every_folder_of_modules_is_a_package():
+    folders = {path.parent for path in python_files(ROOT) if path.parts[:2] != ("db", "migrations")} - {Path(".")}
+    assert [str(folder) for folder in sorted(folders) if not (ROOT / folder / "__init__.py").exists()] == []
+
+
+def test_the_readme_names_every_command():
+    shown = subprocess.run(
+        [sys.executable, "-m", "annotate", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    commands = [
+        line.split()[0] for line in shown.splitlines() if line.startswith("    ") and not line.startswith("     ")
+    ]
+    assert "pair" in commands
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [command for command in commands if f"python -m annotate {command}" not in readme] == []
