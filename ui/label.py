@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import Response
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -66,6 +67,8 @@ class LabelRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    person: str | None = Field(None, max_length=32)
+    """Public id of the person whose page this is; another one may have signed in since, in another tab."""
     events: list[Annotated[JudgeEvent | UndoEvent, Field(discriminator="type")]] = Field([], max_length=MAX_EVENTS)
     want: int = Field(0, ge=0, le=8)
     holding: list[Annotated[str, Field(max_length=500)]] = Field([], max_length=32)
@@ -121,6 +124,8 @@ def label_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
     @routes.post("/api/label")
     def label(request: Request, body: LabelRequest) -> dict[str, Any]:
         visitor = visitor_of(request)
+        if body.person not in (None, visitor.public_id):
+            raise HTTPException(409, "Somebody else has signed in since; sign in as before to send these answers.")
         for attempt in range(CONFLICT_TRIES):
             try:
                 with context.database.write() as session:
@@ -169,8 +174,7 @@ def answer_label_request(
         except UserError as error:
             result.update(status="refused", error=str(error))
         results.append(result)
-    holding = [tokens.read_showing(visitor, token)[0] for token in body.holding]
-    holding += [lease.pair_id for lease in again.values()]
+    holding = _read_holding(tokens, visitor, body.holding) + [lease.pair_id for lease in again.values()]
     leases = lease_pairs(session, visitor.person_id, settings, rng, count=body.want, holding=holding)
     views = view_pairs(session, tokens, visitor, [*again.values(), *leases])
     for result in results:
@@ -181,6 +185,15 @@ def answer_label_request(
         "pairs": [views[lease.pair_id] for lease in leases],
         "done": len(leases) < body.want,
     }
+
+
+def _read_holding(tokens: Tokens, visitor: Visitor, showings: list[str]) -> list[int]:
+    """Ids of the pairs that the page has; a token that cannot be read (the server's key changed) holds nothing."""
+    held = []
+    for showing in showings:
+        with suppress(UserError):
+            held.append(tokens.read_showing(visitor, showing)[0])
+    return held
 
 
 def _read_answer(tokens: Tokens, visitor: Visitor, event: JudgeEvent) -> Answer:

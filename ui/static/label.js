@@ -1,0 +1,538 @@
+/**
+ * The labelling page. Four pairs stand decoded ahead, so that an answer is followed by the next pair within a frame;
+ * the answer travels meanwhile. Keys are ignored from the answer until the next pair is painted: nobody can judge a
+ * pair that they have not seen.
+ */
+
+import { ACTIONS, makeKeys, nameKey } from "./keys.js";
+import { makeId, makeOutbox } from "./outbox.js";
+import { makeViewer } from "./viewer.js";
+
+const AHEAD = 4;
+const REMEMBERED = 30;
+const LOOK_AGAIN_MS = 10_000;
+const RENEW_MS = 60_000;
+const SEND_WITHIN_MS = 50;
+
+const $ = (id) => document.getElementById(id);
+const session = await fetchSession();
+const keys = makeKeys();
+const ring = []; // the next pairs, decoded or being decoded, in order
+const past = []; // own answers of this page, newest last
+const wantedBack = new Set(); // undo events whose pair is to be shown when the server names it
+let current = null;
+let locked = true;
+let last = null; // the answer that reasons may still be added to
+let progress = null;
+let since = 0; // judgments since `progress` was asked for
+let done = false;
+
+const viewer = makeViewer($("left"), $("right"), (text) => ($("readout").textContent = text), noteMode);
+const outbox = makeOutbox(session.person.id, { need, onAnswer, onState: showState });
+
+async function fetchSession() {
+  const response = await fetch("/api/session");
+  if (response.ok) return response.json();
+  location.assign("/sign-in");
+  return new Promise(() => {}); // nothing more happens on this page
+}
+
+function noteMode(mode) {
+  current?.modes.add(mode);
+}
+
+/* ---- pairs ahead ---- */
+
+function need() {
+  const held = [current, ...ring].filter(Boolean);
+  return { want: Math.max(0, AHEAD + 1 - held.length), holding: held.map((entry) => entry.view.showing) };
+}
+
+function onAnswer(answer) {
+  for (const result of answer.results) {
+    if (result.status === "refused") notify(`Not stored: ${result.error}`);
+    if (wantedBack.delete(result.id) && result.pair) showBefore(makeEntry(result.pair));
+  }
+  const known = new Set([current, ...ring].filter(Boolean).map((entry) => entry.view.showing));
+  for (const view of answer.pairs) if (!known.has(view.showing)) ring.push(makeEntry(view));
+  done = answer.done;
+  if (!current) showNext();
+}
+
+/** A pair with its images loading and decoding; `ready` settles when both candidates can be painted at once. */
+function makeEntry(view) {
+  const load = (source, alt) => {
+    const image = new Image();
+    image.alt = alt;
+    image.draggable = false;
+    image.decoding = "sync";
+    image.src = source.url;
+    return image;
+  };
+  const twice = (source, alt) => source && [load(source, alt), load(source, alt)];
+  const images = {
+    left: load(view.left, "Left candidate"),
+    right: load(view.right, "Right candidate"),
+    lq: twice(view.lq, "Low-quality input"),
+    hq: truthShown() ? twice(view.hq, "Ground truth") : null,
+  };
+  const decoded = [images.left, images.right, ...(images.lq ?? []), ...(images.hq ?? [])].map((image) => image.decode());
+  return { view, images, modes: new Set(), visibleMs: 0, ready: Promise.all(decoded) };
+}
+
+async function showNext(keyTime = null) {
+  current = ring.shift() ?? null;
+  if (!current) return showEmpty();
+  await show(current, keyTime);
+}
+
+async function show(entry, keyTime = null) {
+  current = entry;
+  locked = true;
+  $("stage").dataset.state = "loading";
+  try {
+    await entry.ready;
+  } catch {
+    notify("An image of this pair could not be loaded; the next one is shown. Reload the page to see it again.");
+    if (current === entry) showNext();
+    return;
+  }
+  if (current !== entry) return;
+  $("notice").hidden = true;
+  $("stage").dataset.state = "shown";
+  viewer.show(entry);
+  entry.modes = new Set([viewer.mode()]);
+  showReferences(entry);
+  const paintedTime = await painted();
+  entry.visibleSince = document.hidden ? null : performance.now();
+  locked = false;
+  document.dispatchEvent(
+    new CustomEvent("facereward:painted", { detail: { showing: entry.view.showing, keyTime, paintedTime } }),
+  );
+}
+
+/** Settles when what was put into the page has been painted: one frame, and what the browser does after it. */
+function painted() {
+  return new Promise((resolve) => {
+    requestAnimationFrame(() => {
+      const channel = new MessageChannel();
+      channel.port1.onmessage = () => resolve(performance.now());
+      channel.port2.postMessage(null);
+    });
+  });
+}
+
+function showEmpty() {
+  locked = true;
+  viewer.clear();
+  $("lq-figure").hidden = $("hq-figure").hidden = true;
+  $("stage").dataset.state = done ? "done" : "loading";
+  $("notice").hidden = false;
+  $("notice").textContent = done
+    ? "All done for now. No pair waits for your judgment; this page looks again by itself."
+    : "Loading the next pair …";
+}
+
+function showReferences(entry) {
+  const { lq, hq } = entry.view;
+  $("lq-figure").hidden = !lq;
+  if (lq) $("lq").replaceChildren(entry.images.lq[0].cloneNode());
+  $("hq-figure").hidden = !hq;
+  $("hq").hidden = !truthShown();
+  if (hq && truthShown()) {
+    entry.images.hq ??= [new Image(), new Image()].map((image) => Object.assign(image, { src: hq.url, alt: "Ground truth" }));
+    $("hq").replaceChildren(entry.images.hq[0].cloneNode());
+  }
+}
+
+const truthShown = () => $("toggle-truth").getAttribute("aria-pressed") === "true";
+
+function toggleTruth() {
+  $("toggle-truth").setAttribute("aria-pressed", String(!truthShown()));
+  if (current) showReferences(current);
+  if (truthShown()) noteMode("truth");
+}
+
+/* ---- answers ---- */
+
+function visibleSeconds(entry) {
+  const running = entry.visibleSince == null ? 0 : performance.now() - entry.visibleSince;
+  return Math.round(entry.visibleMs + running) / 1000;
+}
+
+function answer(choice, keyTime = null, skipReason = null) {
+  if (locked || !current) return;
+  locked = true;
+  const entry = current;
+  const event = {
+    type: "judge",
+    id: makeId(),
+    showing: entry.view.showing,
+    choice,
+    skip_reason: skipReason,
+    reasons: [],
+    seconds: visibleSeconds(entry),
+    view_mode: [...entry.modes].join("+"),
+  };
+  outbox.push(event);
+  past.push({ entry, event });
+  if (past.length > REMEMBERED) past.shift();
+  last = choice === "skip" ? null : past.at(-1);
+  since += 1;
+  const shown = showNext(keyTime);
+  // Sending waits for the paint, but not for a next pair that is still on its way.
+  Promise.race([shown, new Promise((resolve) => setTimeout(resolve, SEND_WITHIN_MS))]).then(outbox.flush);
+  shown.then(() => {
+    showReasons();
+    showProgress();
+  });
+}
+
+/** Take the newest answer back and show its pair again, at once where this page still has it. */
+async function undo() {
+  if (locked && current) return;
+  const newest = past.pop();
+  last = null;
+  showReasons();
+  if (newest) {
+    outbox.push({ type: "undo", id: makeId(), judgment: newest.event.id });
+    since -= 1;
+    newest.entry.visibleMs = 0;
+    await showBefore(newest.entry);
+    showProgress();
+    outbox.flush();
+    return;
+  }
+  const [entry] = await fetchHistory(1);
+  if (entry) undoFromHistory(entry.judgment);
+  else notify("There is nothing to undo.");
+}
+
+function undoFromHistory(judgment) {
+  const id = makeId();
+  wantedBack.add(id);
+  outbox.push({ type: "undo", id, judgment });
+  since -= 1;
+  outbox.flush();
+}
+
+async function showBefore(entry) {
+  if (current) {
+    current.visibleMs = 0;
+    ring.unshift(current);
+  }
+  await show(entry);
+}
+
+/** A reason toggled: the answer is sent anew with a new id and takes the place of the one before. */
+function toggleReason(reason) {
+  if (!last) return;
+  const { event } = last;
+  const reasons = event.reasons.includes(reason) ? event.reasons.filter((r) => r !== reason) : [...event.reasons, reason];
+  last.event = { ...event, id: makeId(), reasons };
+  outbox.push(last.event);
+  outbox.flush();
+  showReasons();
+}
+
+function showReasons() {
+  const { reasons } = session.project;
+  $("reasons").replaceChildren();
+  if (!last || reasons.length === 0) return;
+  const word = { left: "left", right: "right", tie: "tie" }[last.event.choice];
+  const chips = reasons.map((reason, place) => {
+    const chip = button(reason, () => toggleReason(reason), String(place + 1));
+    chip.setAttribute("aria-pressed", String(last.event.reasons.includes(reason)));
+    return chip;
+  });
+  $("reasons").replaceChildren(element("span", `Last answer: ${word}. Because of …`), ...chips);
+}
+
+function button(text, onClick, key = "") {
+  const made = element("button", `${text} `);
+  made.type = "button";
+  if (key) made.append(element("kbd", key));
+  made.addEventListener("click", onClick);
+  return made;
+}
+
+function element(tag, text) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  return made;
+}
+
+/* ---- skipping ---- */
+
+function openSkip() {
+  if (locked || !current) return;
+  const { skip_reasons: reasons } = session.project;
+  $("skip-reasons").replaceChildren(
+    ...reasons.map((reason, place) => button(reason, () => skipBecause(reason), String(place + 1))),
+  );
+  $("skip-text").value = "";
+  $("skip-dialog").showModal();
+  ($("skip-reasons").firstChild ?? $("skip-text")).focus();
+}
+
+function skipBecause(reason) {
+  if (!reason.trim()) {
+    $("skip-text").focus();
+    return;
+  }
+  $("skip-dialog").close();
+  answer("skip", null, reason.trim());
+}
+
+$("skip-send").addEventListener("click", () => skipBecause($("skip-text").value));
+$("skip-dialog").addEventListener("keydown", (event) => {
+  if (event.target === $("skip-text")) {
+    if (event.key === "Enter") {
+      event.preventDefault();
+      skipBecause($("skip-text").value);
+    }
+    return;
+  }
+  const reason = session.project.skip_reasons[Number(event.key) - 1];
+  if (reason && /^[1-9]$/.test(event.key)) skipBecause(reason);
+});
+
+/* ---- keys and buttons ---- */
+
+const PRESSED = {
+  left: (time) => answer("left", time),
+  right: (time) => answer("right", time),
+  tie: (time) => answer("tie", time),
+  skip: openSkip,
+  undo,
+  truth: toggleTruth,
+  pixels: () => viewer.toggleScale(1),
+  zoomIn: () => viewer.zoomIn(),
+  zoomOut: () => viewer.zoomOut(),
+  fit: () => viewer.fit(),
+  history: openHistory,
+  help: openHelp,
+};
+const HELD = { input: "lq", flicker: "flicker" };
+
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest?.("input:not([type=checkbox]), textarea, select, [contenteditable]");
+  if (event.repeat || event.ctrlKey || event.altKey || event.metaKey || typing || document.querySelector("dialog[open]")) return;
+  const action = keys.actionOf(event.key);
+  const reason = /^[1-9]$/.test(event.key) ? session.project.reasons[Number(event.key) - 1] : null;
+  if (action && HELD[action]) viewer.hold(HELD[action]);
+  else if (action) PRESSED[action](event.timeStamp);
+  else if (reason) toggleReason(reason);
+  else return;
+  event.preventDefault();
+});
+document.addEventListener("keyup", (event) => {
+  if (HELD[keys.actionOf(event.key)]) viewer.hold(null);
+});
+window.addEventListener("blur", () => viewer.hold(null));
+
+for (const control of document.querySelectorAll("[data-action]")) {
+  control.addEventListener("click", () => PRESSED[control.dataset.action](null));
+}
+holdWhilePressed(document.querySelector("[data-hold=flicker]"), "flicker");
+holdWhilePressed($("lq"), "lq");
+holdWhilePressed($("hq"), "hq");
+$("toggle-truth").addEventListener("click", toggleTruth);
+$("open-history").addEventListener("click", openHistory);
+$("open-help").addEventListener("click", openHelp);
+
+function holdWhilePressed(control, what) {
+  control.addEventListener("pointerdown", (event) => {
+    control.setPointerCapture(event.pointerId);
+    viewer.hold(what);
+  });
+  control.addEventListener("keydown", (event) => (event.key === "Enter" || event.key === " ") && viewer.hold(what));
+  for (const end of ["pointerup", "pointercancel", "keyup", "blur"]) control.addEventListener(end, () => viewer.hold(null));
+  control.addEventListener("contextmenu", (event) => event.preventDefault());
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (!current) return;
+  if (document.hidden && current.visibleSince != null) {
+    current.visibleMs += performance.now() - current.visibleSince;
+    current.visibleSince = null;
+  } else if (!document.hidden) {
+    current.visibleSince = performance.now();
+    outbox.renew();
+  }
+});
+
+/* ---- help, guidelines, history, theme ---- */
+
+function showKeys() {
+  for (const label of document.querySelectorAll("kbd[data-key]")) label.textContent = nameKey(keys.keyOf(label.dataset.key));
+}
+
+function openHelp() {
+  const rows = Object.entries(ACTIONS).map(([action, { words, held }]) => {
+    const row = document.createElement("tr");
+    const change = button("", () => catchKey(action, change));
+    change.append(element("kbd", nameKey(keys.keyOf(action))));
+    change.setAttribute("aria-label", `Change the key for: ${words}`);
+    const cell = document.createElement("td");
+    cell.append(change);
+    row.append(cell, element("td", held ? `hold: ${words}` : words));
+    return row;
+  });
+  $("keys").replaceChildren(...rows);
+  $("letters").checked = keys.letters();
+  if (!$("help-dialog").open) $("help-dialog").showModal();
+}
+
+function catchKey(action, control) {
+  control.textContent = "press a key";
+  control.addEventListener(
+    "keydown",
+    (event) => {
+      event.preventDefault();
+      event.stopPropagation();
+      if (event.key !== "Escape" && event.key !== "Tab" && !/^[1-9]$/.test(event.key)) {
+        keys.change(action, event.key.length === 1 ? event.key.toLowerCase() : event.key);
+      }
+      showKeys();
+      openHelp();
+    },
+    { once: true },
+  );
+}
+
+$("letters").addEventListener("change", () => keys.setLetters($("letters").checked));
+$("reset-keys").addEventListener("click", () => {
+  keys.reset();
+  showKeys();
+  openHelp();
+});
+
+async function fetchHistory(limit) {
+  const response = await fetch(`/api/history?limit=${limit}`);
+  if (response.ok) return response.json();
+  notify("Your last answers cannot be loaded now.");
+  return [];
+}
+
+async function openHistory() {
+  const entries = await fetchHistory(30);
+  const words = { left: "left", right: "right", tie: "tie" };
+  $("history").replaceChildren(
+    ...entries.map((entry) => {
+      const item = document.createElement("li");
+      for (const side of ["left", "right"]) {
+        const image = new Image();
+        Object.assign(image, { src: entry[side].url, loading: "lazy", alt: `${side} candidate` });
+        image.classList.toggle("chosen", entry.choice === side);
+        item.append(image);
+      }
+      const text = words[entry.choice] ?? `skipped: ${entry.skip_reason}`;
+      item.append(element("span", [text, ...entry.reasons].join(", ")));
+      item.append(element("time", new Date(entry.created_at).toLocaleTimeString()));
+      item.append(
+        button("Undo", () => {
+          $("history-dialog").close();
+          const place = past.findIndex(({ event }) => event.id === entry.judgment);
+          if (place >= 0) past.splice(place, 1);
+          if (last?.event.id === entry.judgment) last = null;
+          showReasons();
+          undoFromHistory(entry.judgment);
+        }),
+      );
+      return item;
+    }),
+  );
+  if (!entries.length) $("history").replaceChildren(element("li", "None yet."));
+  $("history-dialog").showModal();
+}
+
+$("theme").addEventListener("click", () => {
+  const next = { undefined: "light", light: "dark", dark: undefined }[document.documentElement.dataset.theme];
+  if (next) {
+    document.documentElement.dataset.theme = next;
+    localStorage.setItem("facereward:theme", next);
+  } else {
+    delete document.documentElement.dataset.theme;
+    localStorage.removeItem("facereward:theme");
+  }
+  showTheme();
+});
+
+function showTheme() {
+  $("theme").textContent = { undefined: "Theme: auto", light: "Theme: light", dark: "Theme: dark" }[document.documentElement.dataset.theme];
+}
+
+/* ---- state of saving and progress ---- */
+
+function showState(state, waiting) {
+  const answers = `${waiting} ${waiting === 1 ? "answer" : "answers"}`;
+  $("saved").dataset.state = state;
+  const text = {
+    saved: "saved",
+    saving: "saving …",
+    retrying: `not saved yet: ${answers} kept here, trying again`,
+    "signed-out": `signed out, or signed in as somebody else: ${answers} kept here. `,
+  }[state];
+  $("saved").replaceChildren(text);
+  if (state !== "signed-out") return;
+  const link = element("a", "Sign in again");
+  link.href = "/sign-in";
+  $("saved").append(link);
+}
+
+function notify(text) {
+  $("reasons").replaceChildren(element("span", text));
+}
+
+async function fetchProgress() {
+  const response = await fetch("/api/progress").catch(() => null);
+  if (!response?.ok) return;
+  progress = await response.json();
+  since = 0;
+  showProgress();
+}
+
+function showProgress() {
+  if (!progress) return;
+  const { mine, all } = progress;
+  const left = Math.max(0, all.wanted - all.done - since);
+  const pace = ({ per_hour: rate }) => (rate ? `, ${rate} an hour` : "");
+  const own = element("span", `you: ${mine.done + since}${pace(mine)}`);
+  const everybody = element("span", ` · all: ${all.done + since} of ${all.wanted}${pace(all)}`);
+  everybody.className = "wide";
+  $("progress").replaceChildren(own, everybody, ` · ${left} left`);
+}
+
+/* ---- start ---- */
+
+function start() {
+  const { project, person } = session;
+  document.title = `${project.title} · FaceReward`;
+  $("title").textContent = project.title;
+  $("question").textContent = $("guidelines-question").textContent = project.question;
+  for (const place of document.querySelectorAll(".guidelines")) place.innerHTML = project.guidelines_html;
+  $("admin").hidden = person.role !== "admin";
+  $("sign-out").textContent = `Sign out ${person.name}`;
+  showKeys();
+  showTheme();
+  showState("saved", 0);
+  showEmpty();
+  if (!session.guidelines_seen) {
+    $("guidelines-dialog").showModal();
+    $("guidelines-dialog").addEventListener("close", closeGuidelines, { once: true });
+  }
+  outbox.flush();
+  fetchProgress();
+  setInterval(() => !document.hidden && fetchProgress(), 30_000);
+  setInterval(() => current && !document.hidden && outbox.renew(), RENEW_MS);
+  setInterval(() => !current && outbox.renew(), LOOK_AGAIN_MS);
+}
+
+function closeGuidelines() {
+  fetch("/api/guidelines-seen", { method: "POST" });
+  // Reading them was no looking at the pair behind.
+  if (current?.visibleSince != null) current.visibleSince = performance.now();
+}
+
+start();
