@@ -1,0 +1,137 @@
+"""Several people at once against one database: nobody judges what another holds, and every pair gets its judgments."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import exists, func, select
+
+import annotate.pairs
+from annotate.judgments import Answer, record_judgment
+from annotate.pairs import lease_pairs, make_pairs
+from annotate.people import add_person
+from annotate.project import load_settings, save_settings
+from db.models import Choice, Judgment, Lease, Pair, Split, utc_now
+
+PAIRS = 40
+AHEAD = 3
+
+
+@pytest.fixture
+def fill(any_database, add_candidates):
+    """`fill(people, wanted)`: PAIRS pairs that want so many judgments; gives the people's ids."""
+
+    def make(people, wanted, pairs=PAIRS):
+        with any_database.write() as session:
+            settings = save_settings(session, {"judgments_per_pair": wanted, "repeat_share": 0.0})
+            for number in range(pairs):
+                add_candidates(session, f"face{number}", ["m1", "m2"], Split.train)
+            make_pairs(session, settings)
+            return [add_person(session, f"person {number}").id for number in range(people)]
+
+    return make
+
+
+def wants_more_of(session, person_id):
+    """Whether a pair still wants a judgment that this person has not given."""
+    judged = exists().where(Judgment.pair_id == Pair.id, Judgment.person_id == person_id)
+    return session.scalar(select(Pair.id).where(Pair.queue_level.is_not(None), ~judged).limit(1)) is not None
+
+
+def label_until_done(database, person_id, start):
+    """One person's page: judges the first of its pairs and asks for new ones in one transaction, until none is left."""
+    rng, showing = random.Random(person_id), []
+    start.wait()
+    while True:
+        with database.write() as session:
+            settings = load_settings(session)
+            if showing:
+                pair_id, side = showing.pop(0)
+                record_judgment(session, person_id, Answer(str(uuid4()), pair_id, 0, side, Choice.a, 1.0))
+            held = [pair_id for pair_id, _ in showing]
+            new = lease_pairs(session, person_id, settings, rng, count=AHEAD - len(held), holding=held)
+            showing += [(lease.pair_id, lease.shown_left) for lease in new]
+        if not showing:
+            with database.read() as session:
+                if not wants_more_of(session, person_id):
+                    return
+            time.sleep(0.01)  # the last pairs are held by others
+
+
+def run_together(database, people):
+    start = threading.Barrier(len(people))
+    with ThreadPoolExecutor(len(people)) as pool:
+        for done in [pool.submit(label_until_done, database, person_id, start) for person_id in people]:
+            done.result(timeout=120)
+
+
+@pytest.mark.parametrize(("people", "wanted"), [(2, 1), (8, 1), (4, 3), (8, 3)])
+def test_no_duplicates_and_no_starvation(any_database, fill, people, wanted):
+    run_together(any_database, fill(people, wanted))
+    with any_database.read() as session:
+        judgments = session.execute(select(Judgment.pair_id, Judgment.person_id)).all()
+        assert Counter(pair_id for pair_id, _ in judgments) == dict.fromkeys(session.scalars(select(Pair.id)), wanted)
+        assert len(set(judgments)) == len(judgments)
+        assert set(session.scalars(select(Pair.judgment_count))) == {wanted}
+        assert session.scalars(select(Lease)).all() == []
+
+
+def test_fewer_people_than_judgments_wanted(any_database, fill):
+    run_together(any_database, fill(2, 3))
+    with any_database.read() as session:
+        assert set(session.scalars(select(Pair.judgment_count))) == {2}
+        assert session.scalar(select(func.count()).select_from(Judgment)) == 2 * PAIRS
+
+
+def test_a_killed_clients_pairs_go_to_another_when_its_leases_expire(any_database, fill, monkeypatch):
+    gone, other = fill(2, 1, pairs=3)
+    rng = random.Random(0)
+
+    def ask(person_id):
+        with any_database.write() as session:
+            leases = lease_pairs(session, person_id, load_settings(session), rng, count=8, holding=[])
+            return {lease.pair_id for lease in leases}
+
+    held = ask(gone)
+    assert len(held) == 3
+    assert ask(other) == set()
+    for seconds, given in ((299, set()), (301, held)):
+        later = utc_now() + timedelta(seconds=seconds)
+        monkeypatch.setattr(annotate.pairs, "utc_now", lambda later=later: later)
+        assert ask(other) == given
+    assert ask(gone) == set()
+
+
+def test_two_tabs_of_one_person(any_database, fill):
+    (person,) = fill(1, 2)
+    run_together(any_database, [person] * 4)
+    with any_database.read() as session:
+        live = session.scalars(select(Judgment.pair_id).where(Judgment.superseded_at.is_(None))).all()
+        assert len(live) == len(set(live)) == PAIRS
+        assert set(session.scalars(select(Pair.judgment_count))) == {1}
+
+
+def test_the_same_judgment_sent_at_the_same_moment_is_stored_once(any_database, fill):
+    (person,) = fill(1, 1, pairs=1)
+    with any_database.read() as session:
+        pair_id = session.scalars(select(Pair.id)).one()
+    start = threading.Barrier(6)
+    answer = Answer(str(uuid4()), pair_id, 0, "a", Choice.b, 1.0)
+
+    def send(_):
+        start.wait()
+        with any_database.write() as session:
+            return record_judgment(session, person, answer).id
+
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(send, range(6)))) == 1
+    with any_database.read() as session:
+        assert session.scalars(select(Judgment.uuid)).all() == [answer.uuid]
+        assert session.scalars(select(Pair.judgment_count)).all() == [1]
