@@ -395,17 +395,17 @@ def test_sign_in_with_auth_and_what_an_annotator_may_open(
     page.get_by_label("Password").fill("wrong password")
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("alert")).to_have_text("Name and password do not fit.")
-    assert page.goto(f"{server.url}/api/session").status == 401  # type: ignore[union-attr]
+    assert page.goto(f"{server.url}/api/session").status == 401
     page.goto(f"{server.url}/enter/{link}")
     expect(page.get_by_role("heading", name="Which restoration is better?").first).to_be_visible()
     expect(page.get_by_role("link", name="Admin")).to_be_hidden()
     for path in ("/admin/", "/admin/people", "/admin/export"):
-        assert page.goto(server.url + path).status == 403, path  # type: ignore[union-attr]
+        assert page.goto(server.url + path).status == 403, path
     with database.read() as session:
         someones = session.scalars(select(Pair)).first()
         assert someones is not None
         foreign = someones.a.image.sha256
-    assert page.goto(f"{server.url}/img/{foreign}").status == 403  # type: ignore[union-attr]
+    assert page.goto(f"{server.url}/img/{foreign}").status == 403
     boss = open_page()
     boss.goto(server.url)
     boss.get_by_label("Name").fill("ada")

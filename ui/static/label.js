@@ -4,7 +4,9 @@
  * pair that they have not seen.
  */
 
-import { ACTIONS, makeKeys, nameKey } from "./keys.js";
+import { button, element } from "./elements.js";
+import { setUpHelp, setUpTheme } from "./help.js";
+import { makeKeys } from "./keys.js";
 import { makeId, makeOutbox } from "./outbox.js";
 import { makeViewer } from "./viewer.js";
 
@@ -17,6 +19,7 @@ const SEND_WITHIN_MS = 50;
 const $ = (id) => document.getElementById(id);
 const session = await fetchSession();
 const keys = makeKeys();
+const openHelp = setUpHelp(keys);
 const ring = []; // the next pairs, decoded or being decoded, in order
 const past = []; // own answers of this page, newest last
 const wantedBack = new Set(); // undo events whose pair is to be shown when the server names it
@@ -248,20 +251,6 @@ function showReasons() {
   $("reasons").replaceChildren(element("span", `Last answer: ${word}. Because of …`), ...chips);
 }
 
-function button(text, onClick, key = "") {
-  const made = element("button", `${text} `);
-  made.type = "button";
-  if (key) made.append(element("kbd", key));
-  made.addEventListener("click", onClick);
-  return made;
-}
-
-function element(tag, text) {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  return made;
-}
-
 /* ---- skipping ---- */
 
 function openSkip() {
@@ -339,7 +328,6 @@ holdWhilePressed($("lq"), "lq");
 holdWhilePressed($("hq"), "hq");
 $("toggle-truth").addEventListener("click", toggleTruth);
 $("open-history").addEventListener("click", openHistory);
-$("open-help").addEventListener("click", openHelp);
 
 function holdWhilePressed(control, what) {
   control.addEventListener("pointerdown", (event) => {
@@ -362,51 +350,7 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 
-/* ---- help, guidelines, history, theme ---- */
-
-function showKeys() {
-  for (const label of document.querySelectorAll("kbd[data-key]")) label.textContent = nameKey(keys.keyOf(label.dataset.key));
-}
-
-function openHelp() {
-  const rows = Object.entries(ACTIONS).map(([action, { words, held }]) => {
-    const row = document.createElement("tr");
-    const change = button("", () => catchKey(action, change));
-    change.append(element("kbd", nameKey(keys.keyOf(action))));
-    change.setAttribute("aria-label", `Change the key for: ${words}`);
-    const cell = document.createElement("td");
-    cell.append(change);
-    row.append(cell, element("td", held ? `hold: ${words}` : words));
-    return row;
-  });
-  $("keys").replaceChildren(...rows);
-  $("letters").checked = keys.letters();
-  if (!$("help-dialog").open) $("help-dialog").showModal();
-}
-
-function catchKey(action, control) {
-  control.textContent = "press a key";
-  control.addEventListener(
-    "keydown",
-    (event) => {
-      event.preventDefault();
-      event.stopPropagation();
-      if (event.key !== "Escape" && event.key !== "Tab" && !/^[1-9]$/.test(event.key)) {
-        keys.change(action, event.key.length === 1 ? event.key.toLowerCase() : event.key);
-      }
-      showKeys();
-      openHelp();
-    },
-    { once: true },
-  );
-}
-
-$("letters").addEventListener("change", () => keys.setLetters($("letters").checked));
-$("reset-keys").addEventListener("click", () => {
-  keys.reset();
-  showKeys();
-  openHelp();
-});
+/* ---- own answers so far ---- */
 
 async function fetchHistory(limit) {
   const response = await fetch(`/api/history?limit=${limit}`);
@@ -445,22 +389,6 @@ async function openHistory() {
   );
   if (!entries.length) $("history").replaceChildren(element("li", "None yet."));
   $("history-dialog").showModal();
-}
-
-$("theme").addEventListener("click", () => {
-  const next = { undefined: "light", light: "dark", dark: undefined }[document.documentElement.dataset.theme];
-  if (next) {
-    document.documentElement.dataset.theme = next;
-    localStorage.setItem("facereward:theme", next);
-  } else {
-    delete document.documentElement.dataset.theme;
-    localStorage.removeItem("facereward:theme");
-  }
-  showTheme();
-});
-
-function showTheme() {
-  $("theme").textContent = { undefined: "Theme: auto", light: "Theme: light", dark: "Theme: dark" }[document.documentElement.dataset.theme];
 }
 
 /* ---- state of saving and progress ---- */
@@ -514,8 +442,7 @@ function start() {
   for (const place of document.querySelectorAll(".guidelines")) place.innerHTML = project.guidelines_html;
   $("admin").hidden = person.role !== "admin";
   $("sign-out").textContent = `Sign out ${person.name}`;
-  showKeys();
-  showTheme();
+  setUpTheme();
   showState("saved", 0);
   showEmpty();
   if (!session.guidelines_seen) {

@@ -1,0 +1,78 @@
+/** The help dialog with its changeable keys, and the theme button. */
+
+import { button, element } from "./elements.js";
+import { ACTIONS, nameKey } from "./keys.js";
+
+const $ = (id) => document.getElementById(id);
+const THEMES = { undefined: "light", light: "dark", dark: undefined };
+
+/** Fill in the keys wherever the page names one, and return what opens the help. */
+export function setUpHelp(keys) {
+  function showKeys() {
+    for (const label of document.querySelectorAll("kbd[data-key]")) label.textContent = nameKey(keys.keyOf(label.dataset.key));
+  }
+
+  function open() {
+    $("keys").replaceChildren(...Object.keys(ACTIONS).map(makeRow));
+    $("letters").checked = keys.letters();
+    if (!$("help-dialog").open) $("help-dialog").showModal();
+  }
+
+  function makeRow(action) {
+    const { words, held } = ACTIONS[action];
+    const change = button("", () => catchKey(action, change));
+    change.replaceChildren(element("kbd", nameKey(keys.keyOf(action))));
+    change.setAttribute("aria-label", `Change the key for: ${words}`);
+    const cell = document.createElement("td");
+    cell.append(change);
+    const row = document.createElement("tr");
+    row.append(cell, element("td", held ? `hold: ${words}` : words));
+    return row;
+  }
+
+  function catchKey(action, control) {
+    control.textContent = "press a key";
+    control.addEventListener(
+      "keydown",
+      (event) => {
+        event.preventDefault();
+        event.stopPropagation();
+        // Digits stay with the reasons.
+        if (event.key !== "Escape" && event.key !== "Tab" && !/^[1-9]$/.test(event.key)) {
+          keys.change(action, event.key.length === 1 ? event.key.toLowerCase() : event.key);
+        }
+        showKeys();
+        open();
+      },
+      { once: true },
+    );
+  }
+
+  $("open-help").addEventListener("click", open);
+  $("letters").addEventListener("change", () => keys.setLetters($("letters").checked));
+  $("reset-keys").addEventListener("click", () => {
+    keys.reset();
+    showKeys();
+    open();
+  });
+  showKeys();
+  return open;
+}
+
+/** The button that goes from the system's theme to light to dark. */
+export function setUpTheme() {
+  const root = document.documentElement;
+  const show = () => ($("theme").textContent = `Theme: ${root.dataset.theme ?? "auto"}`);
+  $("theme").addEventListener("click", () => {
+    const next = THEMES[root.dataset.theme];
+    if (next) {
+      root.dataset.theme = next;
+      localStorage.setItem("facereward:theme", next);
+    } else {
+      delete root.dataset.theme;
+      localStorage.removeItem("facereward:theme");
+    }
+    show();
+  });
+  show();
+}
