@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from html import escape
+from typing import TypeVar
+
 import gradio as gr
-import pandas as pd
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from annotate.people import add_person, disable_person, get_person, make_link_token, set_password
 from db.errors import UserError
 from db.models import Judgment, Person, Role
 from ui.context import Context
 
-COLUMNS = ["name", "role", "judgments", "last judgment (UTC)", "signs in with", "state"]
+Result = TypeVar("Result")
+COLUMNS = ("name", "role", "judgments", "last judgment (UTC)", "signs in with", "state")
 
 
-def people_table(context: Context) -> pd.DataFrame:
-    """A row a person: COLUMNS."""
+def people_html(context: Context) -> str:
+    """The table of all people: COLUMNS."""
     made = (
         select(Judgment.person_id, func.count().label("judgments"), func.max(Judgment.created_at).label("last"))
         .where(Judgment.superseded_at.is_(None))
@@ -31,17 +36,18 @@ def people_table(context: Context) -> pd.DataFrame:
     rows = []
     for person, judgments, last in people:
         ways = [way for way, has in (("password", person.password_hash), ("link", person.link_hash)) if has]
-        rows.append(
-            [
-                person.name + (" (simulated)" if person.simulated else ""),
-                person.role.value,
-                judgments or 0,
-                last.strftime("%Y-%m-%d %H:%M") if last else "",
-                " and ".join(ways) if context.auth else "name",
-                "disabled" if person.disabled_at else "active",
-            ]
-        )
-    return pd.DataFrame(rows, columns=COLUMNS)
+        cells = [
+            person.name + (" (simulated)" if person.simulated else ""),
+            person.role.value,
+            f"{judgments or 0:,}",
+            f"{last:%Y-%m-%d %H:%M}" if last else "",
+            (" and ".join(ways) or "nothing yet") if context.auth else "name",
+            "disabled" if person.disabled_at else "active",
+        ]
+        rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
+    head = "".join(f"<th>{column}</th>" for column in COLUMNS)
+    body = "".join(f"<tr>{row}</tr>" for row in rows) or '<tr><td colspan="6">Nobody yet.</td></tr>'
+    return f'<table class="fr"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def build(context: Context) -> None:
@@ -53,9 +59,10 @@ def build(context: Context) -> None:
             "admin. Start it with `--auth` to let annotators in from elsewhere, by password or personal link.",
             elem_classes="fr-note",
         )
-    table = gr.Dataframe(lambda: people_table(context), headers=COLUMNS, interactive=False, label="People", every=None)
-    name = gr.Textbox(label="Name", max_length=64)
+    table = gr.HTML()
+    gr.Markdown("### Add or change a person")
     with gr.Row():
+        name = gr.Textbox(label="Name", max_length=64)
         role = gr.Radio([role.value for role in Role], value=Role.annotator.value, label="Role of a new person")
         password = gr.Textbox(label="Password (8 characters or more; may stay empty)", type="password")
     with gr.Row():
@@ -65,31 +72,32 @@ def build(context: Context) -> None:
         disable = gr.Button("Disable", variant="stop")
     link_shown = gr.Textbox(label="Personal link, shown once", visible=False, interactive=False, buttons=["copy"])
 
-    def on_add(name: str, role: str, password: str) -> tuple[pd.DataFrame, str]:
+    def on_add(name: str, role: str, password: str) -> tuple[str, str]:
         _act(context, lambda session: add_person(session, name, Role(role), password or None))
-        return people_table(context), ""
+        return people_html(context), ""
 
-    def on_link(name: str, request: gr.Request) -> tuple[pd.DataFrame, object]:
+    def on_link(name: str, request: gr.Request) -> tuple[str, object]:
         token = _act(context, lambda session: make_link_token(get_person(session, name)))
         scheme = request.request.url.scheme if request.request else "http"
-        base = f"{scheme}://{request.headers['host']}"
-        return people_table(context), gr.Textbox(value=f"{base}/enter/{token}", visible=True)
+        address = f"{scheme}://{request.headers['host']}/enter/{token}"
+        return people_html(context), gr.Textbox(value=address, visible=True)
 
-    def on_password(name: str, password: str) -> tuple[pd.DataFrame, str]:
+    def on_password(name: str, password: str) -> tuple[str, str]:
         _act(context, lambda session: set_password(get_person(session, name), password))
-        return people_table(context), ""
+        return people_html(context), ""
 
-    def on_disable(name: str) -> pd.DataFrame:
+    def on_disable(name: str) -> str:
         _act(context, lambda session: disable_person(session, name))
-        return people_table(context)
+        return people_html(context)
 
+    gr.on(None, lambda: people_html(context), None, [table], api_visibility="private", show_progress="hidden")
     add.click(on_add, [name, role, password], [table, password], api_visibility="private")
     link.click(on_link, [name], [table, link_shown], api_visibility="private")
     change.click(on_password, [name, password], [table, password], api_visibility="private")
     disable.click(on_disable, [name], [table], api_visibility="private")
 
 
-def _act(context: Context, action):  # type: ignore[no-untyped-def]
+def _act(context: Context, action: Callable[[Session], Result]) -> Result:
     """One change in one transaction; a UserError becomes the page's message."""
     try:
         with context.database.write() as session:

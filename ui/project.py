@@ -14,19 +14,44 @@ from db.images import add_image, probe_image
 from ui.context import Context
 
 LISTS = ("reasons", "skip_reasons")
-TEXTS = ("title", "question")
+TEXTS = ("title", "question", "guidelines")
+SECTIONS = {
+    "What is asked": ("title", "question", "guidelines", "reasons", "skip_reasons"),
+    "How often": (
+        "judgments_per_pair",
+        "judgments_per_test_pair",
+        "repeat_share",
+        "repeat_gap",
+        "gold_share",
+        "lease_seconds",
+    ),
+    "Split, fixed once photos are imported": FIXED_AFTER_IMPORT,
+}
 
 
 def build(context: Context) -> None:
     """A field for each setting, made from the settings' own descriptions; saved together."""
     gr.Markdown("## Project")
     fields: dict[str, Any] = {}
-    for name, field in ProjectSettings.model_fields.items():
-        fields[name] = _make_field(context, name, str(field.description))
+    for heading, names in SECTIONS.items():
+        gr.Markdown(f"### {heading}")
+        for name in names:
+            if name in TEXTS:
+                fields[name] = _make_field(name)
+        with gr.Row():
+            for name in names:
+                if name not in TEXTS:
+                    fields[name] = _make_field(name)
     with gr.Row():
         save = gr.Button("Save", variant="primary")
         picture = gr.UploadButton("Add a picture to the guidelines", file_types=[".png", ".jpg", ".jpeg", ".webp"])
     state = gr.HTML()
+
+    def load() -> list[Any]:
+        with context.database.read() as session:
+            settings = load_settings(session)
+        values = [getattr(settings, name) for name in fields]
+        return ["\n".join(value) if isinstance(value, list) else value for value in values]
 
     def on_save(*values: Any) -> str:
         changes = {name: _read_field(name, value) for name, value in zip(fields, values, strict=True)}
@@ -46,26 +71,22 @@ def build(context: Context) -> None:
             raise gr.Error(str(error).replace(path, Path(path).name)) from error
         return f"{guidelines.rstrip()}\n\n![example](/img/{image.sha256})\n"
 
-    save.click(on_save, list(fields.values()), [state], api_visibility="private")
+    shown = list(fields.values())
+    gr.on(None, load, None, shown, api_visibility="private", show_progress="hidden")
+    save.click(on_save, shown, [state], api_visibility="private")
     picture.upload(on_picture, [picture, fields["guidelines"]], [fields["guidelines"]], api_visibility="private")
 
 
-def _make_field(context: Context, name: str, description: str) -> Any:
-    def current() -> Any:
-        with context.database.read() as session:
-            value = getattr(load_settings(session), name)
-        return "\n".join(value) if name in LISTS else value
-
+def _make_field(name: str) -> Any:
     label = name.replace("_", " ").capitalize()
-    if name in FIXED_AFTER_IMPORT:
-        description += " (fixed once photos are imported)"
+    description = str(ProjectSettings.model_fields[name].description)
     if name == "guidelines":
-        return gr.Textbox(current, label=label, info=description, lines=10, max_lines=30)
+        return gr.Textbox(label=label, info=description, lines=10, max_lines=30)
     if name in LISTS:
-        return gr.Textbox(current, label=label, info=f"{description}; one a line", lines=4)
+        return gr.Textbox(label=label, info=f"{description}; one a line", lines=6)
     if name in TEXTS:
-        return gr.Textbox(current, label=label, info=description)
-    return gr.Number(current, label=label, info=description)
+        return gr.Textbox(label=label, info=description)
+    return gr.Number(label=label, info=description)
 
 
 def _read_field(name: str, value: Any) -> Any:
