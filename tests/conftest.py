@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image as PilImage
@@ -15,7 +21,9 @@ from db.models import Candidate, Image, Method, Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database, open_database
 
-SHARED_FACES = Path(__file__).resolve().parents[2] / "shared" / "faces"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_FACES = ROOT.parent / "shared" / "faces"
+READY_SECONDS = 60
 
 
 @pytest.fixture
@@ -95,3 +103,61 @@ def restored_folder(tmp_path: Path) -> Path:
                 write_photo(folder / method / f"{stem}.png", 1000 * (place + 1) + number)
         (folder / "lq" / f"{stem}.txt").write_text(f"portrait number {number}\n", encoding="utf-8")
     return folder
+
+
+class Server:
+    """app.py as a person starts it; can be killed and started again on the same port."""
+
+    def __init__(self, data: Path, *options: str) -> None:
+        self.data = data
+        self.options = options
+        self.port = 0
+        self.process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "app.py", "--data", str(self.data), "--port", str(self.port), *self.options]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()  # printed when the pages are built, just before serving
+        assert "ready at" in line, f"the server said {line!r}"
+        self.port = int(line.split(" (")[0].strip().rsplit(":", 1)[1])
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{self.url}/sign-in").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.05)
+        raise AssertionError("the server does not answer")
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(timeout=20)
+
+
+@pytest.fixture
+def serve(data: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers of the test's data folder and stops them at its end."""
+    servers: list[Server] = []
+
+    def start(*options: str) -> Server:
+        server = Server(data, *options)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in servers:
+        server.stop()
