@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import getpass
+import json
 import os
 import sys
+import time
+import tomllib
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from sqlalchemy import func, select
+from tqdm import tqdm
+
+from annotate.archive import unpacked
+from annotate.gold import import_gold
+from annotate.ingest import ImportRefused, ImportReport, describe_counts, import_folder, shown
+from annotate.manifest import TABLE_SUFFIXES, read_columns
 from annotate.pairs import make_pairs
-from annotate.project import load_settings
+from annotate.people import add_person, disable_person, get_person, make_link_token, set_password
+from annotate.project import ProjectSettings, load_settings, save_settings
 from db.errors import UserError
-from db.models import Split
+from db.models import Judgment, Person, Role, Split
 from db.session import Database, open_database
-from runs.store import open_run
+from runs.store import RunLog, open_run
+
+PROGRESS_SECONDS = 1.0
+MAX_PRINTED = 20
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +42,80 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         help="database URL (default: SQLite in the data folder, or the environment's FACEREWARD_DB)",
     )
     parser.add_argument("--run", type=int, help=argparse.SUPPRESS)  # given by runs.launch
+
+
+def add_import_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`import`: photos and restored images from a folder, a manifest or a zip; gold pairs; datasets."""
+    parser = commands.add_parser(
+        "import",
+        help="import photos and restored images",
+        description="PATH is a folder with lq/, optionally hq/, and one folder a method; a CSV or JSONL manifest; "
+        "a CSV or JSONL file of gold pairs (columns source, method_a, method_b, answer); a dataset folder as `export` "
+        "writes it; an HPDv2 train.json; or a zip of one of these.",
+    )
+    parser.add_argument("path", type=Path, metavar="PATH")
+    parser.add_argument("--skip-bad", action="store_true", help="leave unfit files out instead of refusing the import")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that check files (default: one a core)")
+    parser.set_defaults(command=run_import)
+
+
+def run_import(database: Database, args: argparse.Namespace) -> None:
+    """Import and say what came in."""
+    path: Path = args.path.expanduser().absolute()
+    config = {"path": str(path), "skip_bad": args.skip_bad, "workers": args.workers}
+    with open_run(database, args.data, "annotate import", config, args.run) as run:
+        with unpacked(args.data, path) if path.suffix.lower() == ".zip" else nullcontext(path) as found:
+            values = import_path(database, args, found, run)
+        run.write_result(values)
+    print_import(values)
+
+
+def import_path(database: Database, args: argparse.Namespace, path: Path, run: RunLog) -> dict[str, Any]:
+    """Import whatever the path is; returns what was done, as JSON values."""
+    if (path / "pairs.jsonl").exists() or path.suffix.lower() == ".json":
+        from annotate.read_back import import_dataset, import_hpdv2  # here: the other imports read no datasets
+
+        read_back = import_dataset if path.is_dir() else import_hpdv2
+        return dict(read_back(database, args.data, path))
+    if path.suffix.lower() in TABLE_SUFFIXES and "answer" in read_columns(path):
+        with database.write() as session:
+            return {f"gold_pairs_{name}": count for name, count in asdict(import_gold(session, path)).items()}
+    if path.is_file() and path.suffix.lower() not in TABLE_SUFFIXES:
+        raise UserError(f"{path} is no folder, no .csv or .jsonl file, and no zip.")
+    with tqdm(desc="checking and storing", unit=" steps", disable=not sys.stderr.isatty()) as bar:
+        last = 0.0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal last
+            bar.total = total
+            bar.update(done - bar.n)
+            if time.monotonic() - last >= PROGRESS_SECONDS or done == total:
+                last = time.monotonic()
+                run.progress(done, total)
+
+        try:
+            report = import_folder(
+                database,
+                args.data,
+                path,
+                on_bad="skip" if args.skip_bad else "refuse",
+                progress=progress,
+                workers=args.workers,
+            )
+        except ImportRefused as error:
+            run.write_result(ImportReport(refused=error.refused).to_result())  # all of them, for the page
+            raise
+    return report.to_result()
+
+
+def print_import(values: dict[str, Any]) -> None:
+    """The counts in one line, then what was converted, refused and ignored."""
+    print(describe_counts(values))
+    for kind in ("converted", "refused", "ignored"):
+        for name, why in values.get(kind, [])[:MAX_PRINTED]:
+            print(f"{kind}: {shown(name)}: {why}")
+        if len(values.get(kind, [])) > MAX_PRINTED:
+            print(f"{kind}: {values[f'{kind}_count'] - MAX_PRINTED:,} more; see the run's result.json")
 
 
 def add_pair_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,6 +139,121 @@ def run_pair(database: Database, args: argparse.Namespace) -> None:
         f"{report.sources_without_pairs} have no two candidates to compare"
         + (f"; {report.identical} pairs of identical files left out" if report.identical else "")
     )
+
+
+def add_people_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`people`: who may judge and who administers."""
+    parser = commands.add_parser("people", help="who judges: add, list, link, password, disable")
+    parser.add_argument("action", choices=["add", "list", "link", "password", "disable"])
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the person; not for list")
+    parser.add_argument("--role", choices=[role.value for role in Role], default="annotator", help="of a new person")
+    parser.add_argument("--simulated", action="store_true", help="the new annotator is a program")
+    parser.add_argument("--base-url", default="", metavar="URL", help="address of the server, put before the link")
+    parser.set_defaults(command=run_people)
+
+
+def run_people(database: Database, args: argparse.Namespace) -> None:
+    """One change to the people, or the list of them. A password is asked for, or read from standard input."""
+    if (args.name is None) != (args.action == "list"):
+        raise UserError("people list takes no name." if args.name else f"people {args.action} needs a name.")
+    if args.action == "list":
+        print_people(database)
+        return
+    password = read_password() if args.action == "password" else None
+    with database.write() as session:
+        if args.action == "add":
+            add_person(session, args.name, Role(args.role), simulated=args.simulated)
+        elif args.action == "link":
+            token = make_link_token(get_person(session, args.name))
+        elif args.action == "password":
+            set_password(get_person(session, args.name), str(password))
+        else:
+            disable_person(session, args.name)
+    done = {"add": f"{args.name} added as {args.role}", "password": "password set", "disable": f"{args.name} disabled"}
+    print(f"{args.base_url.rstrip('/')}/enter/{token}" if args.action == "link" else done[args.action])
+
+
+def read_password() -> str:
+    """A password typed twice unseen, or the first line of standard input; never an option, which others could see."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass.getpass("Password: ")
+    if getpass.getpass("Again: ") != password:
+        raise UserError("The two passwords differ; nothing was changed.")
+    return password
+
+
+def print_people(database: Database) -> None:
+    """A line a person: name, role, live judgments, ways to sign in, state; separated by tabs."""
+    made = (
+        select(Judgment.person_id, func.count().label("n"))
+        .where(Judgment.superseded_at.is_(None))
+        .group_by(Judgment.person_id)
+        .subquery()
+    )
+    rows = select(Person, made.c.n).outerjoin(made, made.c.person_id == Person.id).order_by(Person.name)
+    with database.read() as session:
+        for person, judgments in session.execute(rows):
+            ways = [way for way, has in (("password", person.password_hash), ("link", person.link_hash)) if has]
+            state = "disabled" if person.disabled_at else "simulated" if person.simulated else "active"
+            signs_in = " and ".join(ways) or "no password or link"
+            print("\t".join([person.name, person.role.value, f"{judgments or 0} judgments", signs_in, state]))
+
+
+def add_project_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`project`: the question, the guidelines, how often pairs are judged."""
+    parser = commands.add_parser(
+        "project",
+        help="show or set the project's settings",
+        description="`project show > project.toml`, edit it, `project set --from project.toml`; or "
+        "`project set judgments_per_pair=2 reasons=eyes,skin`.",
+    )
+    parser.add_argument("action", choices=["show", "set"])
+    parser.add_argument("changes", nargs="*", metavar="FIELD=VALUE", help="JSON, plain text, or words between commas")
+    parser.add_argument("--from", dest="file", type=Path, metavar="FILE", help="settings from a TOML file, set first")
+    parser.set_defaults(command=run_project)
+
+
+def run_project(database: Database, args: argparse.Namespace) -> None:
+    """Change settings, or show all of them as TOML."""
+    if (args.action == "show") == bool(args.changes or args.file):
+        raise UserError("project show takes no settings; project set takes FIELD=VALUE or --from FILE.")
+    if args.action == "set":
+        changes = load_changes(args.file) if args.file else {}
+        changes |= dict(parse_change(text) for text in args.changes)
+        with database.write() as session:
+            save_settings(session, changes)
+        print(f"set: {', '.join(changes)}")
+        return
+    with database.read() as session:
+        settings = load_settings(session).model_dump()
+    for name, value in settings.items():
+        # A JSON value of these types is a TOML value too.
+        print(f"# {ProjectSettings.model_fields[name].description}\n{name} = {json.dumps(value, ensure_ascii=False)}")
+
+
+def load_changes(file: Path) -> dict[str, object]:
+    """Settings from a TOML file."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not TOML ({error}).") from error
+
+
+def parse_change(text: str) -> tuple[str, object]:
+    """FIELD=VALUE: text as it stands, words between commas for a list, else JSON."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"{text!r} is not FIELD=VALUE.")
+    kind = type(ProjectSettings().model_dump().get(name))
+    if kind is str:
+        return name, value
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value.split(",") if kind is list else value
 
 
 def add_rank_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -87,7 +293,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; a UserError becomes one line and exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m annotate", description="From photos to a labelled dataset.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_import_command(commands)
     add_pair_command(commands)
+    add_people_command(commands)
+    add_project_command(commands)
     add_rank_command(commands)
     for command in commands.choices.values():
         add_common_options(command)

@@ -33,7 +33,7 @@ ORIENTATION_TAG = 0x0112
 PNG_BIT_DEPTH_OFFSET = 24
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Probe:
     """What is known of an image file after it was read and decoded whole.
 

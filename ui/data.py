@@ -1,0 +1,321 @@
+"""The Data page: import photos and restored images, make pairs, see what is there.
+
+Importing and pairing are runs of `python -m annotate import` and `pair`; the page starts them and reads their folders,
+so that closing it changes nothing about them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from sqlalchemy import case, func, select
+from sqlalchemy.orm import Session
+
+from annotate.ingest import describe_counts
+from db.errors import UserError
+from db.models import Candidate, Image, Method, Pair, Run, RunState, Source, Split
+from runs.launch import launch, stop
+from runs.store import LIVE_STATES, read_progress, reap_lost, run_folder
+from ui.context import Context
+
+IMPORT = "annotate import"
+PAIR = "annotate pair"
+TICK_SECONDS = 1.0
+MAX_ROWS = 200
+THUMBNAILS = 24
+SKIP_BAD = "Leave unfit files out instead of refusing the import"
+ALL, RANDOM, AGAINST = "All", "Some, at random", "Only with one method"
+LAYOUT = """A folder has `lq/` with the photos, optionally `hq/` with their ground truth, and a folder for each method,
+with the same file names in each; `lq/<name>.txt` is a photo's caption. Or name a manifest (`.csv` or `.jsonl`, a row a
+restored image) with the columns `source`, `lq`, `hq`, `method`, `restored`, `seed`, `caption`, `person`, or a zip of
+either. Importing the same files again adds nothing."""
+LISTS = {
+    "refused": "Refused",
+    "converted": "Stored converted, so that every program sees the same picture",
+    "ignored": "Not part of the layout",
+}
+
+
+def build(context: Context) -> None:
+    """The page, inside the caller's Blocks or route."""
+    gr.Markdown("## Data")
+    counts = gr.HTML()
+    gr.Markdown(f"### Import\n{LAYOUT}")
+    path = gr.Textbox(label="Folder, manifest or zip on the server", placeholder="/path/to/restored")
+    with gr.Row(equal_height=True):
+        upload = gr.UploadButton("Upload a zip", file_types=[".zip"])
+        skip_bad = gr.Checkbox(label=SKIP_BAD)
+        start = gr.Button("Import", variant="primary")
+    import_status = gr.HTML()
+    halt = gr.Button("Stop", variant="stop", size="sm", visible=False)
+    gr.Markdown("### Pairs\nPairs are made of the restored images of one photo; those there already stay as they are.")
+    with gr.Row(equal_height=True):
+        which = gr.Radio([ALL, RANDOM, AGAINST], value=ALL, label="Pairs of a photo")
+        per_source = gr.Number(3, label="Pairs a photo", precision=0, minimum=1, visible=False)
+        against = gr.Dropdown([], label="Method", visible=False)
+        make = gr.Button("Make pairs", variant="primary")
+    pair_status = gr.HTML()
+    timer = gr.Timer(TICK_SECONDS, active=False)
+    statuses, rest = [import_status, pair_status], [counts, against, start, make, halt, timer]
+
+    def show() -> list[Any]:
+        """Everything on the page; the timer runs while a run does."""
+        reap_lost(context.database, context.data)
+        with context.database.read() as session:
+            runs = [latest_run(session, kind) for kind in (IMPORT, PAIR)]
+            methods = list(session.scalars(select(Method.name).order_by(Method.name)))
+            counts_now = counts_html(session)
+        busy = any(run is not None and run.state in LIVE_STATES for run in runs)
+        return [
+            import_html(context.data, runs[0]),
+            pair_html(context.data, runs[1]),
+            counts_now,
+            gr.Dropdown(choices=methods),
+            gr.Button(interactive=not busy),
+            gr.Button(interactive=not busy),
+            gr.Button(visible=busy),
+            gr.Timer(active=busy),
+        ]
+
+    def tick() -> list[Any]:
+        """As `show`, but nothing but the progress is sent while a run goes on."""
+        reap_lost(context.database, context.data)
+        with context.database.read() as session:
+            runs = [latest_run(session, kind) for kind in (IMPORT, PAIR)]
+        if any(run is not None and run.state in LIVE_STATES for run in runs):
+            return [import_html(context.data, runs[0]), pair_html(context.data, runs[1]), *[gr.skip()] * len(rest)]
+        return show()
+
+    def on_import(path: str, skip_bad: bool) -> list[Any]:
+        _refuse_in_page(lambda: start_import(context, path, skip_bad=skip_bad))
+        return show()
+
+    def on_pair(which: str, per_source: float | None, against: str | None) -> list[Any]:
+        _refuse_in_page(lambda: start_pairing(context, which, per_source, against))
+        return show()
+
+    def on_stop() -> list[Any]:
+        _refuse_in_page(lambda: stop_runs(context))
+        return show()
+
+    def on_which(which: str) -> list[Any]:
+        return [gr.Number(visible=which == RANDOM), gr.Dropdown(visible=which == AGAINST)]
+
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    shown = statuses + rest
+    gr.on(None, show, None, shown, **quiet)
+    timer.tick(tick, None, shown, **quiet)
+    upload.upload(lambda file: file, [upload], [path], api_visibility="private")
+    start.click(on_import, [path, skip_bad], shown, **quiet)
+    make.click(on_pair, [which, per_source, against], shown, **quiet)
+    halt.click(on_stop, None, shown, **quiet)
+    which.change(on_which, [which], [per_source, against], **quiet)
+
+
+def _refuse_in_page(action: Any) -> None:
+    try:
+        action()
+    except UserError as error:
+        raise gr.Error(str(error)) from error
+
+
+def start_import(context: Context, path: str, *, skip_bad: bool) -> int:
+    """Start `annotate import` of a path on this machine as a run and return its id.
+
+    Raises:
+        UserError: no path, nothing there, or a run is going on.
+    """
+    if not path.strip():
+        raise UserError("Name a folder, a manifest or a zip on the server, or upload a zip.")
+    found = Path(path.strip()).expanduser().absolute()
+    if not found.exists():
+        raise UserError(f"There is nothing at {found} on the server.")
+    _refuse_second_run(context)
+    config = {"path": str(found), "skip_bad": skip_bad, "workers": None}
+    arguments = [str(found), *(["--skip-bad"] if skip_bad else [])]
+    return launch(context.database, context.data, IMPORT, arguments, config, url=context.url)
+
+
+def start_pairing(context: Context, which: str, per_source: float | None, against: str | None) -> int:
+    """Start `annotate pair` as a run and return its id.
+
+    Raises:
+        UserError: no number or method chosen, or a run is going on.
+    """
+    config: dict[str, Any] = {"per_source": None, "against": None, "seed": 0}
+    arguments = []
+    if which == RANDOM:
+        if not per_source:
+            raise UserError("Say how many pairs a photo gets.")
+        config["per_source"] = int(per_source)
+        arguments = [f"--per-source={int(per_source)}"]
+    elif which == AGAINST:
+        if not against:
+            raise UserError("Choose the method that every pair is to have.")
+        config["against"] = against
+        arguments = [f"--against={against}"]  # in one piece: the name may begin with a dash
+    _refuse_second_run(context)
+    return launch(context.database, context.data, PAIR, arguments, config, url=context.url)
+
+
+def _refuse_second_run(context: Context) -> None:
+    with context.database.read() as session:
+        for run in (latest_run(session, IMPORT), latest_run(session, PAIR)):
+            if run is not None and run.state in LIVE_STATES:
+                raise UserError(f"Run {run.id} ({run.kind}) is going on; wait for it or stop it.")
+
+
+def stop_runs(context: Context) -> None:
+    """Stop the import or pairing that is going on; it leaves nothing behind."""
+    with context.database.read() as session:
+        runs = [latest_run(session, kind) for kind in (IMPORT, PAIR)]
+    for run in runs:
+        if run is not None and run.state in LIVE_STATES:
+            stop(context.database, run.id)
+
+
+def latest_run(session: Session, kind: str) -> Run | None:
+    """The run of that kind that was asked for last."""
+    return session.scalar(select(Run).where(Run.kind == kind).order_by(Run.id.desc()).limit(1))
+
+
+def counts_html(session: Session) -> str:
+    """Photos by split, restored images by method, pairs by state, and the photos that came last."""
+    splits = {split: n for split, n in session.execute(select(Source.split, func.count()).group_by(Source.split))}
+    if not splits:
+        return '<p class="fr-note">Nothing imported yet.</p>'
+    made = select(Candidate.method_id, func.count().label("n")).group_by(Candidate.method_id).subquery()
+    methods = session.execute(
+        select(Method.name, made.c.n).join(made, made.c.method_id == Method.id).order_by(made.c.n.desc(), Method.name)
+    ).all()
+    state = case(
+        (Pair.gold_answer.is_not(None), "gold (answer known)"),
+        (Pair.queue_level.is_(None), "judged"),
+        (Pair.queue_level > 0, "judged in part"),
+        else_="waiting",
+    )
+    pairs = session.execute(select(state, func.count()).group_by(state).order_by(state)).all()
+    tables = [
+        _table(["photos", "number"], [[split.value, splits.get(split, 0)] for split in Split], total=True),
+        _table(["method", "restored images"], [[name, n] for name, n in methods[:MAX_ROWS]], total=False),
+        _table(["pairs", "number"], [[name, n] for name, n in pairs], total=True),
+    ]
+    cells = "".join(f'<div style="flex:1 1 16rem;max-height:24rem;overflow:auto">{table}</div>' for table in tables)
+    return f'<div style="display:flex;flex-wrap:wrap;gap:2rem;align-items:flex-start">{cells}</div>' + _strip(session)
+
+
+def _strip(session: Session) -> str:
+    """The photos that came last, as their stored bytes."""
+    last = session.execute(
+        select(Source.key, Image.sha256)
+        .join(Image, Image.id == Source.lq_image_id)
+        .order_by(Source.id.desc())
+        .limit(THUMBNAILS)
+    ).all()
+    style = "width:96px;height:96px;object-fit:cover;border-radius:4px;display:block"
+    pictures = "".join(
+        f'<img src="/img/{sha256}" loading="lazy" alt="{escape(key)}" title="{escape(key)}" style="{style}">'
+        for key, sha256 in last
+    )
+    return f'<div style="display:flex;flex-wrap:wrap;gap:6px;margin-top:1rem">{pictures}</div>'
+
+
+def import_html(data: Path, run: Run | None) -> str:
+    """How the latest import goes or went: progress, counts, what was refused, converted, ignored."""
+    if run is None:
+        return ""
+    name = escape(Path(str(run.config.get("path", ""))).name)
+    if run.state in LIVE_STATES:
+        return _live(data, run, f"Checking and storing {name}")
+    result = _read_result(data, run.id)
+    if run.state is RunState.failed and result.get("refused"):
+        count = f"{result['refused_count']:,}"
+        parts = [
+            f'<div role="alert"><p class="fr-error">Run {run.id}: {count} of the files of {name} are unfit and nothing '
+            f"was imported. Mend them, or tick “{SKIP_BAD}”.</p></div>"
+        ]
+    else:
+        parts = [_state(run, f"{name} imported: {escape(describe_counts(result))}")]
+    for key, words in LISTS.items():
+        rows = result.get(key) or []
+        if rows:
+            number = result.get(f"{key}_count", len(rows))
+            table = _table(["file", "why"], rows[:MAX_ROWS], total=False)
+            more = f'<p class="fr-note">{number - MAX_ROWS:,} more.</p>' if number > MAX_ROWS else ""
+            is_open = " open" if key == "refused" else ""
+            parts.append(f"<details{is_open}><summary>{words}: {number:,}</summary>{table}{more}</details>")
+    return "".join(parts)
+
+
+def pair_html(data: Path, run: Run | None) -> str:
+    """How the latest pairing goes or went."""
+    if run is None:
+        return ""
+    if run.state in LIVE_STATES:
+        return _live(data, run, "Making pairs")
+    result = _read_result(data, run.id)
+    if run.state is not RunState.finished:
+        return _state(run, "")
+    return _state(
+        run,
+        f"{result['added']:,} pairs added, {result['existing']:,} were there. {result['sources_with_pairs']:,} photos "
+        f"have pairs, {result['sources_without_pairs']:,} have no two restored images to compare"
+        + (f"; {result['identical']:,} pairs of identical files were left out" if result["identical"] else ""),
+    )
+
+
+def _live(data: Path, run: Run, doing: str) -> str:
+    """A progress bar; `doing` is HTML already."""
+    progress = read_progress(data, run.id)
+    if run.state is RunState.stopping:
+        doing = "Stopping"
+    if progress is None or not progress.get("total"):
+        return f'<div role="status"><p>{doing} …</p></div>'
+    done, total = progress["done"], progress["total"]
+    return (
+        f'<div role="status"><p>{doing}: {done / total:.0%}</p></div>'
+        f'<div role="progressbar" aria-label="{doing}" aria-valuenow="{done}" aria-valuemax="{total}" '
+        'style="height:0.6rem;border-radius:0.3rem;background:var(--border-color-primary)">'
+        f'<div style="width:{done / total:.1%};height:100%;border-radius:inherit;background:var(--color-accent)">'
+        "</div></div>"
+    )
+
+
+def _state(run: Run, finished: str) -> str:
+    """One line on how a run ended; `finished` is HTML already."""
+    if run.state is RunState.finished:
+        return f'<div role="status"><p>Run {run.id}: {finished}.</p></div>'
+    message = escape(run.error or "no reason was given")
+    if run.state is RunState.stopped:
+        return f'<div role="status"><p class="fr-note">Run {run.id} was stopped; it added nothing.</p></div>'
+    return f'<div role="alert"><p class="fr-error">Run {run.id} {run.state.value}: {message}</p></div>'
+
+
+def _read_result(data: Path, run_id: int) -> dict[str, Any]:
+    file = run_folder(data, run_id) / "result.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]], *, total: bool) -> str:
+    """A table of text and numbers, escaped here; `total` adds a row with the sum of the second column."""
+    if total:
+        rows = [*rows, ["all", sum(int(str(row[1])) for row in rows)]] if rows else [["none yet", 0]]
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td class="n">{cell:,}</td>' if isinstance(cell, int) else f"<td>{escape(str(cell))}</td>" for cell in row
+        )
+        + "</tr>"
+        for row in rows
+    )
+    numeric = {place for row in rows[:1] for place, cell in enumerate(row) if isinstance(cell, int)}
+    names = "".join(
+        f'<th scope="col"{" class=n" if place in numeric else ""}>{escape(name)}</th>'
+        for place, name in enumerate(head)
+    )
+    return f'<table class="fr"><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>'
