@@ -41,8 +41,9 @@ bench: .venv/dev-installed
 lower-bounds:
 	$(PYTHON) -m venv .venv-lower
 	.venv-lower/bin/python -m pip install --quiet uv
-	sed '/^# Measuring and training/,$$d' requirements.txt | .venv-lower/bin/uv pip install --quiet \
-		--python .venv-lower/bin/python --resolution lowest-direct -r - pytest pytest-timeout hypothesis httpx
+	sed '/^# Measuring and training/,$$d' requirements.txt > .venv-lower/requirements-app.txt
+	.venv-lower/bin/uv pip install --quiet --python .venv-lower/bin/python --resolution lowest-direct \
+		--only-binary :all: -r .venv-lower/requirements-app.txt -r requirements-dev.txt
 	.venv-lower/bin/python -m pytest tests/unit
 
 # The app's part of requirements.txt ends where measuring and training begin.
