@@ -314,13 +314,13 @@ def test_help_lists_keys_and_guidelines_and_keys_can_change(page: Page, database
     expect(dialog).to_contain_text("swap the two in place")
     page.get_by_role("button", name="Change the key for: tie").click()
     page.keyboard.press("t")
-    page.get_by_label("single letters are keys").uncheck()
+    page.get_by_label("single-character keys").uncheck()
     page.keyboard.press("Escape")
     page.keyboard.press("t")
     page.wait_for_timeout(300)
     assert judgments(database) == []
-    page.keyboard.press("?")
-    page.get_by_label("single letters are keys").check()
+    page.get_by_role("button", name="Help", exact=True).click()
+    page.get_by_label("single-character keys").check()
     page.get_by_role("button", name="Close").click()
     press(page, "t")
     assert judgments(database)[0].choice.value == "tie"

@@ -32,20 +32,17 @@ export function setUpHelp(keys) {
 
   function catchKey(action, control) {
     control.textContent = "press a key";
-    control.addEventListener(
-      "keydown",
-      (event) => {
-        event.preventDefault();
-        event.stopPropagation();
-        // Digits stay with the reasons.
-        if (event.key !== "Escape" && event.key !== "Tab" && !/^[1-9]$/.test(event.key)) {
-          keys.change(action, event.key.length === 1 ? event.key.toLowerCase() : event.key);
-        }
-        showKeys();
-        open();
-      },
-      { once: true },
-    );
+    control.addEventListener("keydown", (event) => {
+      event.preventDefault();
+      event.stopPropagation();
+      if (["Shift", "Control", "Alt", "AltGraph", "Meta"].includes(event.key)) return; // on the way to "!" and the like
+      // Digits stay with the reasons.
+      if (event.key !== "Escape" && event.key !== "Tab" && !/^[1-9]$/.test(event.key)) {
+        keys.change(action, event.key.length === 1 ? event.key.toLowerCase() : event.key);
+      }
+      showKeys();
+      open(); // rebuilds the table, and so this listener ends
+    });
   }
 
   $("open-help").addEventListener("click", open);

@@ -1,5 +1,5 @@
 /**
- * Which key does what. Arrow keys always work; single letters can be turned off or changed (WCAG 2.1.4), and the
+ * Which key does what. Single characters can be turned off or changed (WCAG 2.1.4), and the
  * choice is kept in this browser.
  */
 
@@ -25,12 +25,23 @@ export const ACTIONS = {
 
 const NAMES = { ArrowLeft: "←", ArrowRight: "→", ArrowDown: "↓", ArrowUp: "↑", "-": "−", " ": "space" };
 
+/** Keys that work besides, unless they were given to another action. */
+const ALSO = { Backspace: "undo", ArrowUp: "skip", "=": "zoomIn", h: "help" };
+
+function readStored() {
+  try {
+    return JSON.parse(localStorage.getItem(STORAGE)) ?? {};
+  } catch {
+    return {}; // unreadable: the default keys work
+  }
+}
+
 /** A key as a person reads it. */
 export const nameKey = (key) => NAMES[key] ?? (key.length === 1 ? key.toUpperCase() : key);
 
 /** The keys in use: action of a keydown, and ways to change them. */
 export function makeKeys() {
-  const stored = JSON.parse(localStorage.getItem(STORAGE) ?? "{}");
+  const stored = readStored();
   const state = { letters: stored.letters ?? true, changed: stored.changed ?? {} };
   const save = () => localStorage.setItem(STORAGE, JSON.stringify(state));
   const keyOf = (action) => state.changed[action] ?? ACTIONS[action].key;
@@ -53,12 +64,11 @@ export function makeKeys() {
       state.letters = true;
       save();
     },
-    /** The action of a pressed key, null where there is none or single letters are off. */
+    /** The action of a pressed key, null where there is none or single characters are off. */
     actionOf(key) {
       const pressed = key.length === 1 ? key.toLowerCase() : key;
-      if (pressed === "Backspace") return "undo";
-      const action = Object.keys(ACTIONS).find((name) => keyOf(name) === pressed) ?? null;
-      return action && pressed.length === 1 && !state.letters && /\p{L}/u.test(pressed) ? null : action;
+      if (pressed.length === 1 && !state.letters) return null;
+      return Object.keys(ACTIONS).find((name) => keyOf(name) === pressed) ?? ALSO[pressed] ?? null;
     },
   };
 }

@@ -15,6 +15,9 @@ const REMEMBERED = 30;
 const LOOK_AGAIN_MS = 10_000;
 const RENEW_MS = 60_000;
 const SEND_WITHIN_MS = 50;
+const TRY_AGAIN_MS = 500;
+const MOST_HELD = 32; // the server reads no more tokens, nor a longer time, than these
+const MOST_SECONDS = 86_400;
 
 const $ = (id) => document.getElementById(id);
 const session = await fetchSession();
@@ -48,12 +51,12 @@ function noteMode(mode) {
 
 function need() {
   const held = [current, ...ring].filter(Boolean);
-  return { want: Math.max(0, AHEAD + 1 - held.length), holding: held.map((entry) => entry.view.showing) };
+  return { want: Math.max(0, AHEAD + 1 - held.length), holding: held.slice(0, MOST_HELD).map((entry) => entry.view.showing) };
 }
 
 function onAnswer(answer) {
   for (const result of answer.results) {
-    if (result.status === "refused") notify(`Not stored: ${result.error}`);
+    if (result.status === "refused") alarm(`Not stored: ${result.error}`);
     if (wantedBack.delete(result.id) && result.pair) showBefore(makeEntry(result.pair));
   }
   const known = new Set([current, ...ring].filter(Boolean).map((entry) => entry.view.showing));
@@ -80,7 +83,9 @@ function makeEntry(view) {
     hq: truthShown() ? twice(view.hq, "Ground truth") : null,
   };
   const decoded = [images.left, images.right, ...(images.lq ?? []), ...(images.hq ?? [])].map((image) => image.decode());
-  return { view, images, modes: new Set(), visibleMs: 0, ready: Promise.all(decoded) };
+  const ready = Promise.all(decoded);
+  ready.catch(() => {}); // told when the pair's turn comes
+  return { view, images, modes: new Set(), visibleMs: 0, ready };
 }
 
 async function showNext(keyTime = null) {
@@ -96,15 +101,16 @@ async function show(entry, keyTime = null) {
   try {
     await entry.ready;
   } catch {
-    notify("An image of this pair could not be loaded; the next one is shown. Reload the page to see it again.");
-    if (current === entry) showNext();
-    return;
+    if (current !== entry) return;
+    if (!entry.triedAgain) return tryAgain(entry, keyTime);
+    alarm("An image of a pair could not be loaded. The pair is left out and comes again later.");
+    return showNext();
   }
   if (current !== entry) return;
   $("notice").hidden = true;
   $("stage").dataset.state = "shown";
   viewer.show(entry);
-  entry.modes = new Set([viewer.mode()]);
+  entry.modes = new Set(truthShown() && entry.view.hq ? [viewer.mode(), "truth"] : [viewer.mode()]);
   showReferences(entry);
   const paintedTime = await painted();
   entry.visibleSince = document.hidden ? null : performance.now();
@@ -112,6 +118,12 @@ async function show(entry, keyTime = null) {
   document.dispatchEvent(
     new CustomEvent("facereward:painted", { detail: { showing: entry.view.showing, keyTime, paintedTime } }),
   );
+}
+
+/** Fetched ahead while the network was away, images may well load a little later. */
+async function tryAgain(entry, keyTime) {
+  await new Promise((resolve) => setTimeout(resolve, TRY_AGAIN_MS));
+  if (current === entry) await show({ ...makeEntry(entry.view), triedAgain: true }, keyTime);
 }
 
 /** Settles when what was put into the page has been painted: one frame, and what the browser does after it. */
@@ -153,18 +165,20 @@ const truthShown = () => $("toggle-truth").getAttribute("aria-pressed") === "tru
 function toggleTruth() {
   $("toggle-truth").setAttribute("aria-pressed", String(!truthShown()));
   if (current) showReferences(current);
-  if (truthShown()) noteMode("truth");
+  if (truthShown() && current?.view.hq) noteMode("truth");
 }
 
 /* ---- answers ---- */
 
 function visibleSeconds(entry) {
   const running = entry.visibleSince == null ? 0 : performance.now() - entry.visibleSince;
-  return Math.round(entry.visibleMs + running) / 1000;
+  return Math.min(MOST_SECONDS, Math.round(entry.visibleMs + running) / 1000);
 }
 
 function answer(choice, keyTime = null, skipReason = null) {
   if (locked || !current) return;
+  // With the two swapped, "left" would mean the image that now stands right.
+  if (viewer.held() && choice !== "skip") return notify("Let go of the held view, then answer.");
   locked = true;
   const entry = current;
   const event = {
@@ -248,7 +262,7 @@ function showReasons() {
     chip.setAttribute("aria-pressed", String(last.event.reasons.includes(reason)));
     return chip;
   });
-  $("reasons").replaceChildren(element("span", `Last answer: ${word}. Because of …`), ...chips);
+  $("reasons").replaceChildren(element("span", `Last answer: ${word}, because of …`), ...chips);
 }
 
 /* ---- skipping ---- */
@@ -306,9 +320,10 @@ const HELD = { input: "lq", flicker: "flicker" };
 
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input:not([type=checkbox]), textarea, select, [contenteditable]");
-  if (event.repeat || event.ctrlKey || event.altKey || event.metaKey || typing || document.querySelector("dialog[open]")) return;
+  const withOthers = event.ctrlKey || event.altKey || event.metaKey || (event.shiftKey && event.key.length > 1);
+  if (event.repeat || withOthers || typing || document.querySelector("dialog[open]")) return;
   const action = keys.actionOf(event.key);
-  const reason = /^[1-9]$/.test(event.key) ? session.project.reasons[Number(event.key) - 1] : null;
+  const reason = keys.letters() && /^[1-9]$/.test(event.key) ? session.project.reasons[Number(event.key) - 1] : null;
   if (action && HELD[action]) viewer.hold(HELD[action]);
   else if (action) PRESSED[action](event.timeStamp);
   else if (reason) toggleReason(reason);
@@ -409,6 +424,15 @@ function showState(state, waiting) {
   $("saved").append(link);
 }
 
+/** What the person must know, kept in view until they dismiss it. */
+function alarm(text) {
+  $("alert-text").textContent = text;
+  $("alert").hidden = false;
+}
+
+$("dismiss").addEventListener("click", () => ($("alert").hidden = true));
+
+/** A remark that the next answer may wipe away. */
 function notify(text) {
   $("reasons").replaceChildren(element("span", text));
 }
@@ -457,7 +481,7 @@ function start() {
 }
 
 function closeGuidelines() {
-  fetch("/api/guidelines-seen", { method: "POST" });
+  fetch("/api/guidelines-seen", { method: "POST" }).catch(() => {}); // then they are shown once more
   // Reading them was no looking at the pair behind.
   if (current?.visibleSince != null) current.visibleSince = performance.now();
 }

@@ -42,13 +42,15 @@ export function makeOutbox(personId, { need, onAnswer, onState }) {
   /** Take over what closed tabs of this person left behind. Should one live after all, both send the same answers. */
   function adopt() {
     for (const key of Object.keys(localStorage).filter((name) => name.startsWith(prefix) && name !== ownKey)) {
-      const box = JSON.parse(localStorage.getItem(key));
-      if (Date.now() - box.seen < 3 * HEARTBEAT_MS) continue;
+      const box = readBox(key);
+      if (!box || Date.now() - box.seen < 3 * HEARTBEAT_MS) continue;
       events.unshift(...box.events);
       store();
       localStorage.removeItem(key);
     }
   }
+
+  const makeBody = (sent, want, holding) => JSON.stringify({ person: personId, events: sent, want, holding });
 
   function report(state) {
     onState(state, events.length);
@@ -77,7 +79,7 @@ export function makeOutbox(personId, { need, onAnswer, onState }) {
       const response = await fetch("/api/label", {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ person: personId, events: sent, want, holding }),
+        body: makeBody(sent, want, holding),
       });
       if (!response.ok) throw new ServerError(response.status, await response.text());
       const answer = await response.json();
@@ -104,9 +106,24 @@ export function makeOutbox(personId, { need, onAnswer, onState }) {
     if (events.length && !failures) flush();
   }, HEARTBEAT_MS);
   window.addEventListener("online", flush);
-  window.addEventListener("pagehide", () => store(0));
+  window.addEventListener("pagehide", () => {
+    store(0);
+    // The end of the page cuts its requests off, but no beacon; what comes both ways is stored once.
+    const body = makeBody(events.slice(0, MAX_EVENTS), 0, []);
+    if (events.length) navigator.sendBeacon("/api/label", new Blob([body], { type: "application/json" }));
+  });
   window.addEventListener("pageshow", () => store());
   return { push, flush, renew: () => ((again = true), flush()) };
+}
+
+/** Another tab's waiting answers; null where they were just taken, or are none of ours to understand. */
+function readBox(key) {
+  try {
+    const box = JSON.parse(localStorage.getItem(key));
+    return Array.isArray(box?.events) ? box : null;
+  } catch {
+    return null;
+  }
 }
 
 class ServerError extends Error {

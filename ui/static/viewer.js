@@ -129,6 +129,7 @@ export function makeViewer(left, right, onReadout, onMode) {
       if (what) onMode({ lq: "input", hq: "truth", flicker: "flicker" }[what]);
       layOut();
     },
+    held: () => overlay !== null,
     toggleScale: (wanted) => zoomTo(scale === wanted ? null : wanted),
     fit: () => zoomTo(null),
     zoomIn: () => step(+1),
