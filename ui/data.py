@@ -186,7 +186,7 @@ def latest_run(session: Session, kind: str) -> Run | None:
 
 def counts_html(session: Session) -> str:
     """Photos by split, restored images by method, pairs by state, and the photos that came last."""
-    splits = {split: n for split, n in session.execute(select(Source.split, func.count()).group_by(Source.split))}
+    splits = {row[0]: row[1] for row in session.execute(select(Source.split, func.count()).group_by(Source.split))}
     if not splits:
         return '<p class="fr-note">Nothing imported yet.</p>'
     made = select(Candidate.method_id, func.count().label("n")).group_by(Candidate.method_id).subquery()

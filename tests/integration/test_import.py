@@ -12,6 +12,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +23,14 @@ from PIL import Image as PilImage
 from sqlalchemy import func, select
 
 from annotate.__main__ import main
-from db.images import open_rgb
+from annotate.gold import import_gold
+from annotate.ingest import ImportReport, import_folder
+from db.errors import UserError
+from db.images import image_path, open_rgb
 from db.models import Base, Candidate, Image, Method, Pair, Run, RunState, Source
 from db.session import Database, open_database
 from runs.store import reap_lost
+from ui.data import counts_html
 
 ROOT = Path(__file__).resolve().parents[2]
 Dump = dict[str, list[tuple[object, ...]]]
@@ -355,3 +360,49 @@ def test_two_imports_at_once_store_each_photo_once(data: Path, many_photos: Path
     assert [code for _, code in ended] == [0, 0], ended
     assert count(data, Source, Method, Candidate, Image) == [1_000, 1, 1_000, 2_000]
     assert len(stored_files(data)) == 2_000
+
+
+# --- both databases -------------------------------------------------------------------------------
+
+
+def test_import_again_conflict_and_gold_on_both_databases(
+    any_database: Database, data: Path, restored_folder: Path, make_photo: Callable[..., Path]
+) -> None:
+    assert import_folder(any_database, data, restored_folder).candidates_added == 11
+    again = import_folder(any_database, data, restored_folder)
+    assert again == ImportReport(sources_existing=4, candidates_existing=11)
+    gold = restored_folder / "gold.csv"
+    gold.write_text("source,method_a,method_b,answer\nface0,gfpgan,bicubic,a\n")
+    with any_database.write() as session:
+        assert import_gold(session, gold).added == 1
+    with any_database.read() as session:
+        assert '<td>gold (answer known)</td><td class="n">1</td>' in counts_html(session)
+    make_photo(restored_folder / "lq" / "face9.png", 99)
+    make_photo(restored_folder / "gfpgan" / "face1.png", 4321)
+    files = stored_files(data)
+    with pytest.raises(UserError, match="is already stored with another image by method 'gfpgan'"):
+        import_folder(any_database, data, restored_folder)
+    with any_database.read() as session:
+        assert session.scalar(select(func.count()).select_from(Source)) == 4
+    assert sorted(stored_files(data)) == sorted(files)
+
+
+def test_imports_at_once_on_both_databases(any_database: Database, data: Path, restored_folder: Path) -> None:
+    """Each comes in, or is told to try again; nothing is stored twice, and no image lacks its file."""
+
+    def run(_: int) -> str:
+        try:
+            import_folder(any_database, data, restored_folder)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(run, range(4)))
+    assert "" in said
+    assert {text for text in said if text} <= {"Another import added some of the same photos meanwhile; import again."}
+    with any_database.read() as session:
+        assert session.scalar(select(func.count()).select_from(Candidate)) == 11
+        images = session.scalars(select(Image)).all()
+        assert len(images) == 19
+        assert all(image_path(data, image.sha256, image.suffix).exists() for image in images)
