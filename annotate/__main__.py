@@ -12,12 +12,14 @@ import tomllib
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
+from pydantic import ValidationError
 from sqlalchemy import func, select
 from tqdm import tqdm
 
 from annotate.archive import unpacked
+from annotate.export import ExportOptions, export_dataset
 from annotate.gold import import_gold
 from annotate.ingest import ImportRefused, ImportReport, describe_counts, import_folder, shown
 from annotate.manifest import TABLE_SUFFIXES, read_columns
@@ -73,7 +75,8 @@ def run_import(database: Database, args: argparse.Namespace) -> None:
 def import_path(database: Database, args: argparse.Namespace, path: Path, run: RunLog) -> dict[str, Any]:
     """Import whatever the path is; returns what was done, as JSON values."""
     if (path / "pairs.jsonl").exists() or path.suffix.lower() == ".json":
-        from annotate.read_back import import_dataset, import_hpdv2  # here: the other imports read no datasets
+        from annotate.read_back import import_dataset  # here: the other imports read no datasets
+        from annotate.read_hpdv2 import import_hpdv2
 
         read_back = import_dataset if path.is_dir() else import_hpdv2
         return dict(read_back(database, args.data, path))
@@ -289,6 +292,45 @@ def run_rank(database: Database, args: argparse.Namespace) -> None:
     print(f"tables and pictures: {out}")
 
 
+def add_export_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`export`: a dataset folder of the labels, in our own or another format."""
+    parser = commands.add_parser("export", help="write the labels as a dataset that other tools read")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: in the run's folder)")
+    for name, field in ExportOptions.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        words = f"{field.description} (default: {field.default!r})".replace("%", "%%")
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+        if field.annotation is bool:
+            parser.add_argument(flag, action="store_true", help=field.description)
+        elif get_origin(field.annotation) is list:
+            parser.add_argument(flag, nargs="+", default=[], metavar="NAME", help=field.description)
+        else:
+            parser.add_argument(flag, default=field.default, choices=choices, help=words)
+    parser.set_defaults(command=run_export)
+
+
+def run_export(database: Database, args: argparse.Namespace) -> None:
+    """Write the dataset and say what is in it."""
+    try:
+        options = ExportOptions.model_validate({name: getattr(args, name) for name in ExportOptions.model_fields})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise UserError(
+            f"--{str(fault['loc'][0]).replace('_', '-')}: {fault['msg']}, got {fault['input']!r}"
+        ) from error
+    config = {**options.model_dump(mode="json"), "out": str(args.out) if args.out else None}
+    with open_run(database, args.data, "annotate export", config, args.run) as run:
+        out = args.out or run.folder / "dataset"
+        counts = export_dataset(database, args.data, out, options, run.progress)
+        run.write_result({"out": str(out), **counts})
+    splits = ", ".join(f"{split} {count}" for split, count in counts["splits"].items())
+    dropped = ", ".join(f"{count} by {name}" for name, count in counts["dropped"].items() if count)
+    print(f"{counts['rows']} labelled pairs ({splits}) as {options.format}; left out: {dropped or 'none'}")
+    if counts.get("ties_left_out"):
+        print(f"{counts['ties_left_out']} of them are ties, which {options.format} cannot say: left out")
+    print(f"in {out}")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a UserError becomes one line and exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m annotate", description="From photos to a labelled dataset.")
@@ -298,6 +340,7 @@ def main(argv: list[str] | None = None) -> int:
     add_people_command(commands)
     add_project_command(commands)
     add_rank_command(commands)
+    add_export_command(commands)
     for command in commands.choices.values():
         add_common_options(command)
     args = parser.parse_args(argv)
