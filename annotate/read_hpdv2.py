@@ -35,7 +35,7 @@ def import_hpdv2(database: Database, data: Path, path: Path) -> dict[str, int]:
     """Read HPDv2's `train.json`: pairs of images with a prompt and a preference; nobody's name, no input photo.
 
     Images that pairs of one prompt connect are candidates of one source; its methods are called 'hpdv2 image 1', …,
-    in the order of the files' SHA-256. The preference becomes a label made by 'imported:hpdv2'. A file called train.json
+    in the order of the files' SHA-256. The preference becomes a label made by 'imported:hpdv2'. A file train.json
     or val.json names its split; otherwise it is drawn.
 
     Returns:

@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from db.errors import UserError
 from db.models import Run, RunState, utc_now
@@ -170,6 +171,11 @@ def end_run(database: Database, run_id: int, state: RunState, error: str | None 
             .where(Run.id == run_id, Run.state.in_(LIVE_STATES))
             .values(state=state, error=error, ended_at=utc_now())
         )
+
+
+def latest_run(session: Session, kind: str) -> Run | None:
+    """The run of that kind that was asked for last."""
+    return session.scalar(select(Run).where(Run.kind == kind).order_by(Run.id.desc()).limit(1))
 
 
 def read_progress(data: Path, run_id: int) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from annotate.ingest import describe_counts
 from db.errors import UserError
 from db.models import Candidate, Image, Method, Pair, Run, RunState, Source, Split
 from runs.launch import launch, stop
-from runs.store import LIVE_STATES, read_progress, reap_lost, run_folder
+from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost, run_folder
 from ui.context import Context
 
 IMPORT = "annotate import"
@@ -177,11 +177,6 @@ def stop_runs(context: Context) -> None:
     for run in runs:
         if run is not None and run.state in LIVE_STATES:
             stop(context.database, run.id)
-
-
-def latest_run(session: Session, kind: str) -> Run | None:
-    """The run of that kind that was asked for last."""
-    return session.scalar(select(Run).where(Run.kind == kind).order_by(Run.id.desc()).limit(1))
 
 
 def counts_html(session: Session) -> str:

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from db.errors import UserError
 from db.models import Judgment, Person, Run, RunState, Split
 from runs.launch import launch
-from runs.store import LIVE_STATES, read_progress, reap_lost, run_folder
+from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost, run_folder
 from ui.context import Context
 
 KIND = "annotate rank"
@@ -60,7 +60,7 @@ def build(context: Context) -> None:
         """Everything on the page; the timer runs while a run does."""
         reap_lost(context.database, context.data)
         with context.database.read() as session:
-            run = latest_run(session)
+            run = latest_run(session, KIND)
             busy = run is not None and run.state in LIVE_STATES
             return [
                 counts_html(session),
@@ -74,7 +74,7 @@ def build(context: Context) -> None:
         """As `show`, but nothing but the status is sent while the run goes on."""
         reap_lost(context.database, context.data)
         with context.database.read() as session:
-            run = latest_run(session)
+            run = latest_run(session, KIND)
         if run is not None and run.state in LIVE_STATES:
             return [gr.skip(), status_html(context.data, run), gr.skip(), gr.skip(), gr.skip()]
         return show()
@@ -91,7 +91,7 @@ def build(context: Context) -> None:
 def start_report(context: Context, split: str, simulated: bool) -> None:
     """Start `annotate rank` as a run, unless one is going on."""
     with context.database.read() as session:
-        run = latest_run(session)
+        run = latest_run(session, KIND)
     if run is not None and run.state in LIVE_STATES:
         return
     arguments = [] if split == "all" else ["--split", split]
@@ -101,11 +101,6 @@ def start_report(context: Context, split: str, simulated: bool) -> None:
         launch(context.database, context.data, KIND, arguments, config, url=context.url)
     except UserError as error:
         raise gr.Error(str(error)) from error
-
-
-def latest_run(session: Session) -> Run | None:
-    """The report run that was asked for last."""
-    return session.scalar(select(Run).where(Run.kind == KIND).order_by(Run.id.desc()).limit(1))
 
 
 def latest_report(session: Session, data: Path) -> tuple[Run, dict[str, Any]] | None:

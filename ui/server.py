@@ -14,8 +14,11 @@ from gradio.components.navbar import Navbar
 from sqlalchemy import select
 from starlette.middleware.sessions import SessionMiddleware
 
+import ui.data
+import ui.export
 import ui.people
 import ui.project
+import ui.report
 from db.images import MEDIA_TYPE_OF_SUFFIX, image_path
 from db.models import Image, Role
 from ui.access import Gate, Tokens, load_secret, sign_in_routes, visitor_of
@@ -27,8 +30,11 @@ SESSION_SECONDS = 30 * 24 * 3600
 IMAGE_LIFETIME = "private, max-age=31536000, immutable"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PAGES = (
+    ("Data", ui.data.build),
     ("Project", ui.project.build),
     ("People", ui.people.build),
+    ("Report", ui.report.build),
+    ("Export", ui.export.build),
 )
 
 

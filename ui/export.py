@@ -1,0 +1,220 @@
+"""The Export page: choose a format and filters, write the dataset as a run, read its card, download it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from html import escape
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import gradio as gr
+from pydantic import ValidationError
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from annotate.export import ExportOptions
+from db.errors import UserError
+from db.models import Label, Method, Origin, Pair, Person, Run, RunState, Source, Split
+from runs.launch import launch
+from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost, run_folder
+from ui.context import Context
+
+KIND = "annotate export"
+TICK_SECONDS = 1.0
+MAX_ZIP_BYTES = 500 * 2**20
+ROWS_OF_FIELDS = (
+    ("format", "ties", "resolve", "origin"),
+    ("name", "licence", "prompt"),
+    ("min_agreement", "splits", "methods"),
+    ("people", "exclude_people", "include_simulated"),
+)
+FILTERS = "Choose the filters; empty ones take everything. The split stays the one that was drawn at import."
+
+
+def build(context: Context) -> None:
+    """The page, inside the caller's Blocks or route."""
+    gr.Markdown("## Export")
+    counts = gr.HTML()
+    fields: dict[str, Any] = {}
+    gr.Markdown(FILTERS)
+    for names in ROWS_OF_FIELDS:
+        with gr.Row():
+            for name in names:
+                fields[name] = _make_field(name)
+    export = gr.Button("Export", variant="primary")
+    status = gr.HTML()
+    card = gr.Markdown()
+    download = gr.DownloadButton("Download as a zip", visible=False)
+    timer = gr.Timer(TICK_SECONDS, active=False)
+    shown = [
+        counts,
+        status,
+        card,
+        download,
+        export,
+        timer,
+        fields["methods"],
+        fields["people"],
+        fields["exclude_people"],
+    ]
+
+    def show() -> list[Any]:
+        """Everything on the page; the timer runs while a run does."""
+        reap_lost(context.database, context.data)
+        with context.database.read() as session:
+            run = latest_run(session, KIND)
+            counts_now = counts_html(session)
+            methods = list(session.scalars(select(Method.name).order_by(Method.name)))
+            people = list(session.scalars(select(Person.name).order_by(Person.name)))
+        busy = run is not None and run.state in LIVE_STATES
+        out = _finished_folder(context.data, run)
+        return [
+            counts_now,
+            status_html(context.data, run),
+            _card_text(out),
+            gr.DownloadButton(visible=out is not None, value=_zip_of(context.data, run, out)),
+            gr.Button(interactive=not busy),
+            gr.Timer(active=busy),
+            gr.Dropdown(choices=methods),
+            gr.Dropdown(choices=people),
+            gr.Dropdown(choices=people),
+        ]
+
+    def tick() -> list[Any]:
+        """As `show`, but nothing but the progress is sent while the run goes on."""
+        reap_lost(context.database, context.data)
+        with context.database.read() as session:
+            run = latest_run(session, KIND)
+        if run is not None and run.state in LIVE_STATES:
+            return [gr.skip(), status_html(context.data, run), *[gr.skip()] * (len(shown) - 2)]
+        return show()
+
+    def on_export(*values: Any) -> list[Any]:
+        try:
+            start_export(context, dict(zip(fields, values, strict=True)))
+        except UserError as error:
+            raise gr.Error(str(error)) from error
+        return show()
+
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    gr.on(None, show, None, shown, **quiet)
+    timer.tick(tick, None, shown, **quiet)
+    export.click(on_export, list(fields.values()), shown, **quiet)
+
+
+def _make_field(name: str) -> Any:
+    field = ExportOptions.model_fields[name]
+    label, info = name.replace("_", " ").capitalize(), str(field.description)
+    if get_origin(field.annotation) is Literal:
+        return gr.Dropdown(list(get_args(field.annotation)), value=field.default, label=label, info=info)
+    if name == "splits":
+        return gr.CheckboxGroup([split.value for split in Split], label=label, info=info)
+    if get_origin(field.annotation) is list:
+        return gr.Dropdown([], multiselect=True, label=label, info=info)
+    if field.annotation is bool:
+        return gr.Checkbox(label=label, info=info)
+    if field.annotation is float:
+        return gr.Slider(0, 1, value=field.default, step=0.05, label=label, info=info)
+    return gr.Textbox(value=field.default, label=label, info=info)
+
+
+def start_export(context: Context, values: dict[str, Any]) -> int:
+    """Start `annotate export` with these options as a run and return its id.
+
+    Raises:
+        UserError: an option is out of range, or an export is going on.
+    """
+    try:
+        options = ExportOptions.model_validate({name: [] if value is None else value for name, value in values.items()})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise UserError(f"{fault['loc'][0]}: {fault['msg']}, got {fault['input']!r}") from error
+    with context.database.read() as session:
+        run = latest_run(session, KIND)
+    if run is not None and run.state in LIVE_STATES:
+        raise UserError(f"Run {run.id} is going on; wait for it.")
+    config = options.model_dump(mode="json")
+    arguments = []
+    for name, value in config.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, list):
+            arguments += [flag, *value] if value else []
+        elif isinstance(value, bool):
+            arguments += [flag] if value else []
+        else:
+            arguments.append(f"{flag}={value}")
+    return launch(context.database, context.data, KIND, arguments, config, url=context.url)
+
+
+def counts_html(session: Session) -> str:
+    """What there is to export: judged pairs by split, machine labels."""
+    judged = session.execute(
+        select(Source.split, func.count())
+        .join(Pair, Pair.source_id == Source.id)
+        .where(Pair.judgment_count > 0, Pair.gold_answer.is_(None))
+        .group_by(Source.split)
+    ).all()
+    live = select(func.count()).select_from(Label).where(Label.superseded_at.is_(None))
+    machine = session.scalar(live.where(Label.origin == Origin.svm)) or 0
+    imported = session.scalar(live.where(Label.made_by.startswith("imported:"))) or 0
+    if not judged and not machine and not imported:
+        return '<p class="fr-note">Nothing to export yet: no pair is judged.</p>'
+    by_split = ", ".join(f"{split.value} {count:,}" for split, count in judged)
+    parts = [f"<strong>{sum(count for _, count in judged):,} judged pairs</strong> ({by_split or 'none'})"]
+    parts += [f"{machine:,} machine labels"] if machine else []
+    parts += [f"{imported:,} imported labels"] if imported else []
+    return f"<p>{', '.join(parts)}. Judgments are resolved into labels when you export.</p>"
+
+
+def status_html(data: Path, run: Run | None) -> str:
+    """How the latest export goes or went."""
+    if run is None:
+        return ""
+    if run.state in LIVE_STATES:
+        progress = read_progress(data, run.id)
+        share = f": {progress['done'] / progress['total']:.0%}" if progress and progress.get("total") else ""
+        return f'<div role="status"><p>Exporting{share} …</p></div>'
+    if run.state is not RunState.finished:
+        reason = escape(run.error or "no reason was given")
+        return f'<div role="alert"><p class="fr-error">Run {run.id} {run.state.value}: {reason}</p></div>'
+    result = _read_result(data, run.id)
+    splits = ", ".join(f"{escape(split)} {count:,}" for split, count in result["splits"].items())
+    dropped = ", ".join(f"{count:,} by {escape(name)}" for name, count in result["dropped"].items() if count)
+    ties = result.get("ties_left_out")
+    return (
+        f'<div role="status"><p>Run {run.id}: {result["rows"]:,} labelled pairs ({splits}) as '
+        f"{escape(str(run.config['format']))}; left out: {dropped or 'none'}."
+        + (f" {ties:,} ties are not in the file, since the format cannot say them." if ties else "")
+        + f"<br>In <code>{escape(result['out'])}</code></p></div>"
+    )
+
+
+def _read_result(data: Path, run_id: int) -> dict[str, Any]:
+    return dict(json.loads((run_folder(data, run_id) / "result.json").read_text(encoding="utf-8")))
+
+
+def _finished_folder(data: Path, run: Run | None) -> Path | None:
+    """The dataset that a finished run left in its own folder."""
+    if run is None or run.state is not RunState.finished:
+        return None
+    out = run_folder(data, run.id) / "dataset"
+    return out if out.is_dir() else None
+
+
+def _card_text(out: Path | None) -> str:
+    """The dataset's card without its YAML front matter."""
+    return (out / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2] if out else ""
+
+
+def _zip_of(data: Path, run: Run | None, out: Path | None) -> str | None:
+    """The dataset as a zip beside it, made once; None where there is none or it would be too large to download."""
+    if run is None or out is None:
+        return None
+    archive = run_folder(data, run.id) / f"dataset-{run.id}.zip"
+    if not archive.exists():
+        if sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) > MAX_ZIP_BYTES:
+            return None
+        partial = Path(shutil.make_archive(str(archive.with_suffix("")) + "-partial", "zip", out))
+        partial.rename(archive)
+    return str(archive)
