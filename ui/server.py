@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
+import warnings
 from pathlib import Path
 
 import gradio as gr
@@ -56,6 +57,7 @@ def make_app(context: Context) -> FastAPI:
     def admin() -> RedirectResponse:
         return RedirectResponse("/admin/")
 
+    warnings.filterwarnings("ignore", message="SSR mode is not supported")  # nobody asked for it
     # Gradio's own folder for uploads lies inside the data folder, so that no request reaches a file outside it.
     gr.mount_gradio_app(
         app,
