@@ -151,7 +151,12 @@ def add_people_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
     parser.add_argument("name", nargs="?", metavar="NAME", help="the person; not for list")
     parser.add_argument("--role", choices=[role.value for role in Role], default="annotator", help="of a new person")
     parser.add_argument("--simulated", action="store_true", help="the new annotator is a program")
-    parser.add_argument("--base-url", default="", metavar="URL", help="address of the server, put before the link")
+    parser.add_argument(
+        "--base-url",
+        default="http://127.0.0.1:7860",
+        metavar="URL",
+        help="the server's address as that person reaches it, put before the link (default: %(default)s)",
+    )
     parser.set_defaults(command=run_people)
 
 
