@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 import pandas as pd
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from annotate.people import get_person, lock_person
@@ -23,6 +23,36 @@ from db.models import Choice, Judgment, Label, LabelJudgment, Lease, Origin, Pai
 
 RESOLVE_METHODS = ("majority", "dawid-skene")
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+# Built once, for they run with every answer and take longer to build than to run.
+OF_UUID = select(Judgment).where(Judgment.uuid == bindparam("uuid"))
+PAIR_AND_STANDING = (
+    select(Pair.id, Judgment)
+    .outerjoin(
+        Judgment,
+        (Judgment.pair_id == Pair.id)
+        & (Judgment.person_id == bindparam("person_id"))
+        & (Judgment.repeat_no == bindparam("repeat_no"))
+        & Judgment.superseded_at.is_(None),
+    )
+    .where(Pair.id == bindparam("pair_id"))
+)
+COUNT = (
+    update(Pair)
+    .where(Pair.id == bindparam("of_pair"))
+    .values(judgment_count=Pair.judgment_count + bindparam("change"))
+    .execution_options(synchronize_session=False)
+)
+DELETE_LEASE = (
+    delete(Lease)
+    .where(
+        Lease.pair_id == bindparam("pair_id"),
+        Lease.person_id == bindparam("person_id"),
+        Lease.repeat_no == bindparam("repeat_no"),
+    )
+    .execution_options(synchronize_session="fetch")
+)
 
 
 @dataclass(frozen=True)
@@ -51,29 +81,23 @@ def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgmen
             seconds are no time.
     """
     lock_person(session, person_id)
-    known = session.scalar(select(Judgment).where(Judgment.uuid == answer.uuid))
+    known = session.scalar(OF_UUID, {"uuid": answer.uuid})
     if known is not None:
         if known.person_id != person_id or known.pair_id != answer.pair_id:
             raise UserError(f"Judgment {answer.uuid} is stored already, of another pair or person; make a new uuid.")
         return known
     _check_answer(answer)
-    if session.get(Pair, answer.pair_id) is None:
+    showing = {"pair_id": answer.pair_id, "person_id": person_id, "repeat_no": answer.repeat_no}
+    pair_and_standing = session.execute(PAIR_AND_STANDING, showing).one_or_none()
+    if pair_and_standing is None:
         raise UserError(f"There is no pair {answer.pair_id}; load the page anew.")
-    replaced = session.execute(
-        update(Judgment)
-        .where(
-            Judgment.pair_id == answer.pair_id,
-            Judgment.person_id == person_id,
-            Judgment.repeat_no == answer.repeat_no,
-            Judgment.superseded_at.is_(None),
-        )
-        .values(superseded_at=utc_now())
-    ).rowcount  # type: ignore[attr-defined]
+    standing = pair_and_standing[1]
+    if standing is not None:
+        standing.superseded_at = utc_now()
+        session.flush()
     judgment = Judgment(
+        **showing,
         uuid=answer.uuid,
-        pair_id=answer.pair_id,
-        person_id=person_id,
-        repeat_no=answer.repeat_no,
         choice=answer.choice,
         skip_reason=answer.skip_reason,
         reasons=answer.reasons,
@@ -82,14 +106,10 @@ def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgmen
         seconds=answer.seconds,
     )
     session.add(judgment)
-    if not replaced:
-        _count(session, judgment, +1)
-    session.execute(
-        delete(Lease).where(
-            Lease.pair_id == answer.pair_id, Lease.person_id == person_id, Lease.repeat_no == answer.repeat_no
-        )
-    )
     session.flush()
+    if standing is None:
+        _count(session, judgment, +1)
+    session.execute(DELETE_LEASE, showing)
     return judgment
 
 
@@ -107,9 +127,7 @@ def _check_answer(answer: Answer) -> None:
 def _count(session: Session, judgment: Judgment, change: int) -> None:
     """Keep the pair's number of judgments; repeats do not count."""
     if judgment.repeat_no == 0:
-        session.execute(
-            update(Pair).where(Pair.id == judgment.pair_id).values(judgment_count=Pair.judgment_count + change)
-        )
+        session.execute(COUNT, {"of_pair": judgment.pair_id, "change": change})
 
 
 def undo_judgment(session: Session, person_id: int, uuid: str, settings: ProjectSettings) -> Lease | None:

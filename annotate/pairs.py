@@ -10,8 +10,21 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Select,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.orm import Session, aliased
 
 from annotate.people import lock_person
@@ -149,6 +162,83 @@ def _insert_new(session: Session, batch: list[dict[str, object]], report: PairRe
     report.existing += len(batch) - len(new)
 
 
+# The statements of the labelling page's every answer are built once: building one takes longer than running it.
+# Their parameters: asker (person id), besides (pair ids), level, start (a shuffle_key), pair_id and some of their own.
+ASKER: BindParameter[int] = bindparam("asker")
+BESIDES: BindParameter[list[int]] = bindparam("besides", expanding=True)
+Walk = tuple[Select[int], Select[int]]
+PROLONG = (
+    update(Lease)
+    .where(Lease.person_id == ASKER, Lease.pair_id.in_(BESIDES))
+    .values(expires_at=bindparam("until"))
+    .execution_options(synchronize_session=False)
+)
+# A lease that its person is just prolonging is locked, and so passed over.
+EXPIRED = select(Lease.id).where(Lease.expires_at < bindparam("now")).with_for_update(skip_locked=True)
+DELETE_EXPIRED = delete(Lease).where(Lease.id.in_(EXPIRED)).execution_options(synchronize_session="fetch")
+HELD_BESIDES = (
+    select(Lease)
+    .where(Lease.person_id == ASKER, Lease.pair_id.not_in(BESIDES))
+    .order_by(Lease.id)
+    .limit(bindparam("count"))
+    .execution_options(populate_existing=True)
+)
+NOT_SEEN = (
+    ~exists().where(Judgment.pair_id == Pair.id, Judgment.person_id == ASKER, Judgment.superseded_at.is_(None)),
+    ~exists().where(Lease.pair_id == Pair.id, Lease.person_id == ASKER),
+    Pair.id.not_in(BESIDES),
+)
+SLOTS_HELD = select(func.count(Lease.id)).where(Lease.pair_id == Pair.id, Lease.repeat_no == 0).scalar_subquery()
+QUEUED = (
+    Pair.queue_level == bindparam("level"),
+    *NOT_SEEN,
+    Pair.judgments_wanted - Pair.judgment_count - SLOTS_HELD > 0,
+)
+STILL_QUEUED = select(Pair.id).where(Pair.id == bindparam("pair_id"), *QUEUED)
+NEXT_LEVEL = select(func.min(Pair.queue_level)).where(Pair.queue_level > bindparam("above"))
+
+
+def _walk(*conditions: ColumnElement[bool]) -> Walk:
+    """Statements for the first pair that fits: at or after `start` in the shuffled order, and before it."""
+    first = select(Pair.id).where(*conditions).order_by(Pair.shuffle_key).limit(1)
+    # PostgreSQL: a pair that another request is judging or leasing is passed over rather than waited for.
+    first = first.with_for_update(skip_locked=True, key_share=True, of=Pair)
+    return first.where(Pair.shuffle_key >= bindparam("start")), first.where(Pair.shuffle_key < bindparam("start"))
+
+
+QUEUE = _walk(*QUEUED)
+GOLD = _walk(Pair.gold_answer.in_(["a", "b", "tie"]), *NOT_SEEN)
+SIDES_SHOWN = union_all(
+    select(Judgment.shown_left).where(
+        Judgment.pair_id == bindparam("pair_id"), Judgment.repeat_no == 0, Judgment.superseded_at.is_(None)
+    ),
+    select(Lease.shown_left).where(Lease.pair_id == bindparam("pair_id"), Lease.repeat_no == 0),
+)
+FIRST_LOOK = (Judgment.person_id == ASKER, Judgment.repeat_no == 0, Judgment.superseded_at.is_(None))
+OWN_FIRST_LOOKS = select(Judgment.id).where(*FIRST_LOOK)
+_Repeat = aliased(Judgment)
+REPEATABLE = (
+    select(Judgment.pair_id, Judgment.shown_left)
+    .join(Pair, Pair.id == Judgment.pair_id)
+    .where(
+        *FIRST_LOOK,
+        Judgment.choice != Choice.skip,
+        Pair.gold_answer.is_(None),
+        Judgment.pair_id.not_in(BESIDES),
+        Judgment.id.between(bindparam("lower"), bindparam("upper")),
+        ~exists().where(
+            _Repeat.pair_id == Judgment.pair_id,
+            _Repeat.person_id == ASKER,
+            _Repeat.repeat_no == 1,
+            _Repeat.superseded_at.is_(None),
+        ),
+        ~exists().where(Lease.pair_id == Judgment.pair_id, Lease.person_id == ASKER),
+    )
+    .order_by(Judgment.id)
+    .limit(1)
+)
+
+
 def lease_pairs(
     session: Session,
     person_id: int,
@@ -170,11 +260,10 @@ def lease_pairs(
     lock_person(session, person_id)
     now = utc_now()
     expires_at = now + timedelta(seconds=settings.lease_seconds)
-    own = Lease.person_id == person_id
-    session.execute(update(Lease).where(own, Lease.pair_id.in_(holding)).values(expires_at=expires_at))
-    session.execute(delete(Lease).where(Lease.expires_at < now))
-    unseen = select(Lease).where(own, Lease.pair_id.not_in(holding)).order_by(Lease.id).limit(count)
-    leases = list(session.scalars(unseen))
+    asking = {"asker": person_id, "besides": list(holding)}
+    session.execute(PROLONG, {**asking, "until": expires_at})
+    session.execute(DELETE_EXPIRED, {"now": now})
+    leases = list(session.scalars(HELD_BESIDES, {**asking, "count": count}))
     for lease in leases:
         lease.expires_at = expires_at
     while len(leases) < count:
@@ -202,52 +291,30 @@ def next_pair(
     Args:
         besides: ids of pairs that are not wanted.
     """
-    lease = _pick_queued(session, person_id, besides, rng)
+    asking = {"asker": person_id, "besides": list(besides)}
+    lease = _pick_queued(session, asking, rng)
     if lease is None:
         return None  # Repeats and gold pairs accompany the queue; alone they would keep a finished person going.
     draw = rng.random()
     if draw < settings.repeat_share:
-        lease = _pick_repeat(session, person_id, settings, besides, rng) or lease
+        lease = _pick_repeat(session, asking, settings.repeat_gap, rng) or lease
     elif draw < settings.repeat_share + settings.gold_share:
-        lease = _pick_gold(session, person_id, besides, rng) or lease
+        lease = _pick_gold(session, asking, rng) or lease
     lease.expires_at = expires_at
     session.add(lease)
     session.flush()
     return lease
 
 
-def _not_seen_by(person_id: int, besides: Sequence[int]) -> list[ColumnElement[bool]]:
-    """Conditions on Pair: no live judgment and no lease of this person, and none of `besides`."""
-    judged = exists().where(
-        Judgment.pair_id == Pair.id, Judgment.person_id == person_id, Judgment.superseded_at.is_(None)
-    )
-    held = exists().where(Lease.pair_id == Pair.id, Lease.person_id == person_id)
-    return [~judged, ~held, Pair.id.not_in(besides)]
-
-
-def _slots_left() -> ColumnElement[int]:
-    """Judgments that a pair still wants beyond those being made."""
-    leased = (
-        select(func.count())
-        .select_from(Lease)
-        .where(Lease.pair_id == Pair.id, Lease.repeat_no == 0)
-        .correlate(Pair)
-        .scalar_subquery()
-    )
-    return Pair.judgments_wanted - Pair.judgment_count - leased
-
-
-def _first_from(session: Session, conditions: list[ColumnElement[bool]], rng: random.Random) -> int | None:
+def _first_from(session: Session, walk: Walk, rng: random.Random, **values: object) -> int | None:
     """First pair that fits from a random place in the shuffled order on, then from its beginning.
 
     The random place keeps the look-up short: without it every pair that this person may not see would be walked over
     again each time, since those gather at the front.
     """
-    start = rng.randrange(SHUFFLE_RANGE)
-    for bound in (Pair.shuffle_key >= start, Pair.shuffle_key < start):
-        statement = select(Pair.id).where(*conditions, bound).order_by(Pair.shuffle_key).limit(1)
-        # PostgreSQL: a pair that another request is judging or leasing is passed over rather than waited for.
-        pair_id = session.scalar(statement.with_for_update(skip_locked=True, key_share=True, of=Pair))
+    values["start"] = rng.randrange(SHUFFLE_RANGE)
+    for statement in walk:
+        pair_id = session.scalar(statement, values)
         if pair_id is not None:
             return pair_id
     return None
@@ -259,78 +326,49 @@ def _queue_levels(session: Session) -> Iterator[int]:
     One look into the index for each; SELECT DISTINCT would walk over all waiting pairs.
     """
     level: int | None = -1
-    while (level := session.scalar(select(func.min(Pair.queue_level)).where(Pair.queue_level > level))) is not None:
+    while (level := session.scalar(NEXT_LEVEL, {"above": level})) is not None:
         yield level
 
 
-def _pick_queued(session: Session, person_id: int, besides: Sequence[int], rng: random.Random) -> Lease | None:
+def _pick_queued(session: Session, asking: dict[str, Any], rng: random.Random) -> Lease | None:
     """Least-judged first, random within."""
     for level in _queue_levels(session):
-        conditions = [Pair.queue_level == level, *_not_seen_by(person_id, besides), _slots_left() > 0]
-        while (pair_id := _first_from(session, conditions, rng)) is not None:
+        while (pair_id := _first_from(session, QUEUE, rng, level=level, **asking)) is not None:
             # PostgreSQL locked the row only now: another person's lease may have come in after it was looked at.
-            if session.scalar(select(Pair.id).where(Pair.id == pair_id, *conditions)) is not None:
-                return Lease(
-                    pair_id=pair_id, person_id=person_id, repeat_no=0, shown_left=_draw_left(session, pair_id, rng)
-                )
+            if session.scalar(STILL_QUEUED, {"pair_id": pair_id, "level": level, **asking}) is not None:
+                side = _draw_left(session, pair_id, rng)
+                return Lease(pair_id=pair_id, person_id=asking["asker"], repeat_no=0, shown_left=side)
     return None
 
 
 def _draw_left(session: Session, pair_id: int, rng: random.Random) -> Side:
     """Random for the 1st, 3rd … showing of a pair, for each next one the side that balances it."""
-    shown = list(
-        session.scalars(
-            select(Judgment.shown_left)
-            .where(Judgment.pair_id == pair_id, Judgment.repeat_no == 0, Judgment.superseded_at.is_(None))
-            .order_by(Judgment.id)
-        )
-    ) + list(session.scalars(select(Lease.shown_left).where(Lease.pair_id == pair_id, Lease.repeat_no == 0)))
+    shown = session.scalars(SIDES_SHOWN, {"pair_id": pair_id}).all()
     balance = shown.count(Side.a) - shown.count(Side.b)
     if balance == 0:
         return rng.choice([Side.a, Side.b])
     return Side.b if balance > 0 else Side.a
 
 
-def _pick_gold(session: Session, person_id: int, besides: Sequence[int], rng: random.Random) -> Lease | None:
+def _pick_gold(session: Session, asking: dict[str, Any], rng: random.Random) -> Lease | None:
     """A pair with a known answer that this person has not seen; everyone sees each, so slots do not matter."""
-    conditions = [Pair.gold_answer.in_(["a", "b", "tie"]), *_not_seen_by(person_id, besides)]
-    pair_id = _first_from(session, conditions, rng)
+    pair_id = _first_from(session, GOLD, rng, **asking)
     if pair_id is None:
         return None
-    return Lease(pair_id=pair_id, person_id=person_id, repeat_no=0, shown_left=rng.choice([Side.a, Side.b]))
+    side = rng.choice([Side.a, Side.b])
+    return Lease(pair_id=pair_id, person_id=asking["asker"], repeat_no=0, shown_left=side)
 
 
-def _pick_repeat(
-    session: Session, person_id: int, settings: ProjectSettings, besides: Sequence[int], rng: random.Random
-) -> Lease | None:
-    """An own pair with at least `repeat_gap` judgments since and not repeated yet, sides swapped."""
-    own = [Judgment.person_id == person_id, Judgment.repeat_no == 0, Judgment.superseded_at.is_(None)]
-    ids = select(Judgment.id).where(*own)
-    last = session.scalar(ids.order_by(Judgment.id.desc()).offset(settings.repeat_gap).limit(1))
+def _pick_repeat(session: Session, asking: dict[str, Any], gap: int, rng: random.Random) -> Lease | None:
+    """An own pair with at least `gap` judgments since and not repeated yet, sides swapped."""
+    last = session.scalar(OWN_FIRST_LOOKS.order_by(Judgment.id.desc()).offset(gap).limit(1), asking)
     if last is None:
         return None
-    first = session.scalar(ids.order_by(Judgment.id).limit(1))
-    assert first is not None
-    repeat = aliased(Judgment)
-    repeated = exists().where(
-        repeat.pair_id == Judgment.pair_id,
-        repeat.person_id == person_id,
-        repeat.repeat_no == 1,
-        repeat.superseded_at.is_(None),
-    )
-    held = exists().where(Lease.pair_id == Judgment.pair_id, Lease.person_id == person_id)
-    statement = (
-        select(Judgment.pair_id, Judgment.shown_left)
-        .join(Pair, Pair.id == Judgment.pair_id)
-        .where(*own, Judgment.choice != Choice.skip, Pair.gold_answer.is_(None), ~repeated, ~held)
-        .where(Judgment.pair_id.not_in(besides))
-        .order_by(Judgment.id)
-        .limit(1)
-    )
+    first = session.scalars(OWN_FIRST_LOOKS.order_by(Judgment.id).limit(1), asking).one()
     start = rng.randint(first, last)
     for lower, upper in ((start, last), (first, start - 1)):
-        row = session.execute(statement.where(Judgment.id.between(lower, upper))).first()
+        row = session.execute(REPEATABLE, {"lower": lower, "upper": upper, **asking}).first()
         if row is not None:
-            swapped = Side.b if row.shown_left == Side.a else Side.a
-            return Lease(pair_id=row.pair_id, person_id=person_id, repeat_no=1, shown_left=swapped)
+            side = Side.b if row.shown_left == Side.a else Side.a
+            return Lease(pair_id=row.pair_id, person_id=asking["asker"], repeat_no=1, shown_left=side)
     return None

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import secrets
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from db.errors import UserError
@@ -14,6 +14,7 @@ from db.models import Person, Role, utc_now
 
 SCRYPT = {"n": 2**14, "r": 8, "p": 1, "maxmem": 64 * 2**20}
 MIN_PASSWORD_LENGTH = 8
+LOCK_PERSON = select(Person.id).where(Person.id == bindparam("person_id")).with_for_update(key_share=True)
 
 
 def add_person(
@@ -60,7 +61,8 @@ def lock_person(session: Session, person_id: int) -> None:
 
     For PostgreSQL; a write session on SQLite is alone anyway.
     """
-    session.execute(select(Person.id).where(Person.id == person_id).with_for_update(key_share=True))
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(LOCK_PERSON, {"person_id": person_id})
 
 
 def set_password(person: Person, password: str) -> None:

@@ -72,13 +72,14 @@ class ProjectSettings(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of the split and of the order of pairs")
 
 
+STORED = select(Project.settings).where(Project.id == 1)
 FIXED_AFTER_IMPORT = ("val_share", "test_share", "seed")
 
 
 def load_settings(session: Session) -> ProjectSettings:
     """The stored settings, the defaults before any were stored."""
-    row = session.get(Project, 1)
-    return ProjectSettings() if row is None else ProjectSettings.model_validate(row.settings)
+    stored = session.scalar(STORED)
+    return ProjectSettings() if stored is None else ProjectSettings.model_validate(stored)
 
 
 def save_settings(session: Session, changes: dict[str, object]) -> ProjectSettings:

@@ -19,7 +19,7 @@ from fastapi.responses import Response
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -222,23 +222,27 @@ def _find_lease(session: Session, person_id: int, judgment_uuid: str) -> Lease |
     )
 
 
+_A, _B = aliased(Candidate), aliased(Candidate)
+_IMAGE_A, _IMAGE_B, _LQ, _HQ = (aliased(Image) for _ in range(4))
+IMAGES_OF_PAIRS = (
+    select(Pair.id, _IMAGE_A, _IMAGE_B, _LQ, _HQ)
+    .join(_A, _A.id == Pair.a_id)
+    .join(_B, _B.id == Pair.b_id)
+    .join(_IMAGE_A, _IMAGE_A.id == _A.image_id)
+    .join(_IMAGE_B, _IMAGE_B.id == _B.image_id)
+    .join(Source, Source.id == Pair.source_id)
+    .outerjoin(_LQ, _LQ.id == Source.lq_image_id)
+    .outerjoin(_HQ, _HQ.id == Source.hq_image_id)
+    .where(Pair.id.in_(bindparam("pair_ids", expanding=True)))
+)
+"""Built once, for it is asked with every answer and takes longer to build than to run."""
+
+
 def view_pairs(session: Session, tokens: Tokens, visitor: Visitor, leases: list[Lease]) -> dict[int, dict[str, Any]]:
     """What the page is told of leased pairs, by pair id: four image addresses, and nothing that names a method."""
     if not leases:
         return {}
-    a, b = aliased(Candidate), aliased(Candidate)
-    image_a, image_b, lq, hq = aliased(Image), aliased(Image), aliased(Image), aliased(Image)
-    rows = session.execute(
-        select(Pair.id, image_a, image_b, lq, hq)
-        .join(a, a.id == Pair.a_id)
-        .join(b, b.id == Pair.b_id)
-        .join(image_a, image_a.id == a.image_id)
-        .join(image_b, image_b.id == b.image_id)
-        .join(Source, Source.id == Pair.source_id)
-        .outerjoin(lq, lq.id == Source.lq_image_id)
-        .outerjoin(hq, hq.id == Source.hq_image_id)
-        .where(Pair.id.in_([lease.pair_id for lease in leases]))
-    )
+    rows = session.execute(IMAGES_OF_PAIRS, {"pair_ids": [lease.pair_id for lease in leases]})
     images = {pair_id: files for pair_id, *files in rows}
     views = {}
     for lease in leases:

@@ -1,0 +1,291 @@
+"""How fast labelling is with 100,000 pairs and four people: `python -m benchmarks.labeling`.
+
+Real PNG images, app.py in a process of its own, http clients as annotators, headless Chromium as one of them. A key
+press is timed from its event to the frame after both next images are in the page; a swap of two empty boxes is timed
+the same way for comparison. Prints one table; exits with 1 where a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import io
+import json
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import numpy as np
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from annotate.people import add_person
+from benchmarks.pair_queue import fill_pairs
+from db.images import add_image, probe_bytes
+from db.models import Role, utc_now
+from db.session import open_database
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PEOPLE = ["ada", "ben", "cleo", "dan"]
+SKIPPED = 3
+"""First measurements of each series that do not count: caches and the browser's compiler are cold."""
+WATCH = """
+window.paints = [];
+document.addEventListener("facereward:painted", (event) => window.paints.push(event.detail));
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "F9") return;
+  const box = window.noop ??= document.body.appendChild(document.createElement("div"));
+  box.replaceChildren(document.createElement("i"), document.createElement("i"));
+  requestAnimationFrame(() => {
+    const channel = new MessageChannel();
+    channel.port1.onmessage = () => window.paints.push({ keyTime: event.timeStamp, paintedTime: performance.now() });
+    channel.port2.postMessage(null);
+  });
+});
+"""
+
+
+@dataclass
+class Row:
+    """One line of the table; times in ms."""
+
+    what: str
+    values: list[float]
+    median_target: float | None = None
+    p95_target: float | None = None
+    unit: str = "ms"
+
+    def missed(self) -> bool:
+        """Whether a target is exceeded."""
+        over = [(self.median_target, statistics.median(self.values)), (self.p95_target, compute_p95(self.values))]
+        return any(target is not None and value > target for target, value in over)
+
+    def __str__(self) -> str:
+        targets = "/".join("–" if target is None else f"{target:g}" for target in (self.median_target, self.p95_target))
+        verdict = "" if targets == "–/–" else "missed" if self.missed() else "met"
+        numbers = f"{statistics.median(self.values):9.1f} {compute_p95(self.values):9.1f}"
+        return f"{self.what:<58} {numbers} {self.unit:<4} {targets:>10}  {verdict:<6} n={len(self.values)}"
+
+
+def compute_p95(values: list[float]) -> float:
+    """The value that 95 % do not exceed."""
+    return float(np.percentile(values, 95))
+
+
+def make_images(count: int) -> list[bytes]:
+    """Crops of a public-domain portrait, 512 x 512, with a little noise: PNG files of about 400 kB."""
+    from PIL import Image as PilImage
+    from skimage.data import astronaut
+
+    rng = np.random.default_rng(0)
+    photo = PilImage.fromarray(astronaut())  # type: ignore[no-untyped-call]
+    files = []
+    for _ in range(count):
+        size = int(rng.integers(300, 512))
+        left, top = rng.integers(0, 512 - size + 1, 2)
+        crop = photo.resize((512, 512), box=(left, top, left + size, top + size))
+        noisy = np.asarray(crop) + rng.normal(0, 1.5, (512, 512, 3))
+        stream = io.BytesIO()
+        PilImage.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(stream, "PNG")
+        files.append(stream.getvalue())
+    return files
+
+
+def make_project(data: Path, pairs: int, images: int) -> float:
+    """Fill the data folder; returns the images' mean size in kB."""
+    files = make_images(images)
+    database = open_database(data)
+    with database.write() as session:
+        rows = [add_image(session, data, probe_bytes(content, "photo"), content) for content in files]
+        for name in PEOPLE:
+            add_person(session, name, Role.admin).guidelines_seen_at = utc_now()
+    fill_pairs(database, pairs, [row.id for row in rows])
+    database.close()
+    return statistics.mean(map(len, files)) / 1000
+
+
+def start_server(data: Path) -> tuple[subprocess.Popen[str], str, float]:
+    """(the process, its address, milliseconds from its start to its first answer)."""
+    start = time.perf_counter()
+    command = [sys.executable, "app.py", "--data", str(data), "--port", "0"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if "ready at" not in line:
+        raise SystemExit(f"the server did not start: {line!r}")
+    url = line.partition("ready at ")[2].split()[0]
+    while True:
+        try:
+            httpx.get(f"{url}/sign-in").raise_for_status()
+            return process, url, 1000 * (time.perf_counter() - start)
+        except httpx.TransportError:
+            time.sleep(0.02)
+
+
+def sign_in(url: str, name: str) -> str:
+    """The session cookie of a person, as a header's value."""
+    answer = httpx.post(f"{url}/sign-in", data={"name": name})
+    return "; ".join(f"{key}={value}" for key, value in answer.cookies.items())
+
+
+@dataclass
+class Annotator:
+    """A page without a screen: four pairs ahead, one answer a request."""
+
+    url: str
+    name: str
+    pause_seconds: float = 0.0
+    times_ms: list[float] = field(default_factory=list)
+
+    def run(self, answers: int, stop: threading.Event) -> None:
+        """Answer so often, or until stopped."""
+        rng = random.Random(self.name)
+        showing: list[str] = []
+        connection = http.client.HTTPConnection(self.url.removeprefix("http://"))
+        headers = {"Content-Type": "application/json", "Cookie": sign_in(self.url, self.name)}
+        for number in range(answers + 1):
+            if stop.wait(self.pause_seconds * rng.uniform(0.5, 1.5)):
+                return
+            events = []
+            if number:
+                answer = {"id": str(uuid4()), "showing": showing.pop(0), "choice": rng.choice(["left", "right", "tie"])}
+                events = [{"type": "judge", "seconds": 1.0, **answer}]
+            body = json.dumps({"events": events, "want": 5 - len(showing), "holding": showing})
+            start = time.perf_counter()
+            connection.request("POST", "/api/label", body, headers)
+            reply = json.loads(connection.getresponse().read())
+            if number > SKIPPED:
+                self.times_ms.append(1000 * (time.perf_counter() - start))
+            showing += [pair["showing"] for pair in reply["pairs"]]
+
+
+def run_annotators(url: str, names: list[str], answers: int, pause_seconds: float) -> list[float]:
+    """Milliseconds of every submit + next of these people at once."""
+    annotators = [Annotator(url, name, pause_seconds) for name in names]
+    threads = [threading.Thread(target=one.run, args=(answers, threading.Event())) for one in annotators]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [value for one in annotators for value in one.times_ms]
+
+
+def open_page(browser: Browser, url: str, name: str) -> Page:
+    """A page of its own profile, signed in, that notes every paint; its first pair is painted."""
+    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    key, _, value = sign_in(url, name).partition("=")
+    context.add_cookies([{"name": key, "value": value, "url": url}])
+    page = context.new_page()
+    page.add_init_script(WATCH)
+    page.goto(url)
+    page.wait_for_function("() => window.paints.length > 0")
+    return page
+
+
+def time_keys(page: Page, keys: list[str], pause_seconds: float) -> list[float]:
+    """Milliseconds from each key's event to its paint."""
+    times = []
+    for key in keys:
+        time.sleep(pause_seconds)
+        seen = page.evaluate("window.paints.length")
+        page.keyboard.press(key)
+        page.wait_for_function("(seen) => window.paints.length > seen", arg=seen)
+        times.append(page.evaluate("window.paints.at(-1).paintedTime - window.paints.at(-1).keyTime"))
+    return times[SKIPPED:]
+
+
+def time_browser(url: str, keys: int) -> list[Row]:
+    """Paint times in Chromium: one person there, the three others answering once a second each."""
+    stop = threading.Event()
+    others = [threading.Thread(target=Annotator(url, name, 1.0).run, args=(10**6, stop)) for name in PEOPLE[1:]]
+    for thread in others:
+        thread.start()
+    answers = [random.Random(0).choice(["ArrowLeft", "ArrowRight", "ArrowDown"]) for _ in range(keys + SKIPPED)]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_FLAGS)
+        first = []
+        for _ in range(5):
+            page = open_page(browser, url, PEOPLE[0])
+            first.append(page.evaluate("window.paints[0].paintedTime"))
+            page.context.close()
+        page = open_page(browser, url, PEOPLE[0])
+        floor = time_keys(page, ["F9"] * len(answers), 0.2)
+        local = time_keys(page, answers, 0.3)
+        network = page.context.new_cdp_session(page)
+        network.send("Network.enable")
+        speed = 20e6 / 8
+        conditions = {"offline": False, "latency": 40, "downloadThroughput": speed, "uploadThroughput": speed}
+        network.send("Network.emulateNetworkConditions", conditions)
+        slow = time_keys(page, answers, 1.0)
+        browser.close()
+    stop.set()
+    for thread in others:
+        thread.join()
+    return [
+        Row("a swap of two empty boxes, key to painted (the floor)", floor),
+        Row("key press to both next images painted, local", local, 35, 50),
+        Row("the same over 40 ms, 20 Mbit/s, one pair a second", slow, 35, 50),
+        Row("first pair painted after opening the page, nothing cached", first, p95_target=2000),
+    ]
+
+
+def read_memory_mib(pid: int) -> float:
+    """Proportional set size of a process."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+def main() -> int:
+    """Measure, print the table; 1 where a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=100_000, help="pairs in the database")
+    parser.add_argument("--images", type=int, default=300, help="different images")
+    parser.add_argument("--keys", type=int, default=60, help="key presses in each series")
+    parser.add_argument("--answers", type=int, default=200, help="answers of each http client")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="facereward-labeling-") as folder:
+        mean_kb = make_project(Path(folder), args.pairs, args.images)
+        print(f"{args.pairs:,} pairs, {args.images} PNG images of 512 x 512, {mean_kb:.0f} kB on average")
+        process, url, ready_ms = start_server(Path(folder))
+        try:
+            paced = run_annotators(url, PEOPLE, args.answers // 4, 0.5)
+            burst = run_annotators(url, PEOPLE, args.answers, 0.0)
+            alone = run_annotators(url, PEOPLE[:1], args.answers, 0.0)
+            rows = [
+                Row("submit + next, four people, two answers a second each", paced, p95_target=15),
+                Row("submit + next, four clients without a pause", burst),
+                Row("submit + next, one client without a pause", alone),
+                *time_browser(url, args.keys),
+                Row("server ready after its start", [ready_ms], p95_target=6000),
+                Row("server's memory (PSS) after all this", [read_memory_mib(process.pid)], p95_target=250, unit="MiB"),
+            ]
+            torch = "torch" in Path(f"/proc/{process.pid}/maps").read_text()
+        finally:
+            process.terminate()
+            process.wait()
+    print(f"{'':<58} {'median':>9} {'p95':>9} {'':<4} {'target':>10}")
+    for row in rows:
+        print(row)
+    print(f"torch in the server's process: {'yes' if torch else 'no'} (target: no)")
+    return int(torch or any(row.missed() for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
