@@ -90,11 +90,11 @@ def build_pages(context: Context) -> gr.Blocks:
     (first_name, build_first), *others = PAGES
     pages: gr.Blocks
     with gr.Blocks(title="FaceReward", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as pages:
-        Navbar(value=[("Label", "/")], main_page_name=first_name)
+        Navbar(value=[("Label", "..")], main_page_name=first_name)
         build_first(context)
     for name, build in others:
         with pages.route(name, f"/{name.lower()}"):
-            Navbar(value=[("Label", "/")], main_page_name=first_name)
+            Navbar(value=[("Label", "..")], main_page_name=first_name)
             build(context)
     return pages
 
