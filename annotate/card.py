@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import Any
 
 from runs.store import code_version
@@ -11,15 +10,14 @@ from runs.store import code_version
 Row = dict[str, Any]
 
 
-def write_card(
-    rows: list[Row], judgments: list[Row], counts: dict[str, Any], name: str, licence: str, options: dict[str, Any]
-) -> str:
-    """The dataset card: YAML front matter, then what is in it, how it was made, and what was left out."""
-    agreements = [row["agreement"] for row in rows if row["agreement"] is not None]
-    several = [row["agreement"] for row in rows if len(row["judgments"]) > 1]
-    pairs_of_methods = Counter(tuple(sorted((row["method_a"], row["method_b"]))) for row in rows)
-    methods = sorted({row[side] for row in rows for side in ("method_a", "method_b")})
-    live = [row for row in judgments if row["superseded_at"] is None]
+def write_card(rows: list[Row], judgments: list[Row], counts: dict[str, Any], options: dict[str, Any]) -> str:
+    """The dataset card: YAML front matter, then what is in it, how it was made, and what was left out.
+
+    Args:
+        counts: as `export_dataset` returns them.
+        options: of the export; people under their public ids.
+    """
+    name, licence = options["name"], options["licence"]
     lines = [
         "---",
         f"license: {json.dumps(licence)}",
@@ -32,36 +30,75 @@ def write_card(
         "Pairwise preferences between restorations of the same low-quality face, exported by FaceReward "
         f"{code_version()}.",
         "",
-        f"- **{counts['rows']:,} labelled pairs** of {len({row['source'] for row in rows}):,} photos; "
-        + ", ".join(f"{split} {count:,}" for split, count in counts["splits"].items()),
-        "- The split was drawn once, by person where known, else by photo: no person or photo is in two splits.",
-        f"- Labels: {', '.join(f'{count:,} by {maker}' for maker, count in counts['made_by'].items())}.",
-        f"- {counts['ties']:,} ties (policy: {options['ties']}).",
-        f"- {len(live):,} live judgments by {counts['people']} people and {counts['simulated_annotators']} "
-        f"simulated annotators; {len(judgments) - len(live):,} superseded ones.",
-        f"- Mean agreement with a pair's most frequent answer: {_mean(several)} over the {len(several):,} pairs judged "
-        f"more than once, {_mean(agreements)} over all.",
+        *_contents(rows, judgments, counts, options["ties"]),
         f"- Licence: {licence}.",
         "",
         "## How it was made",
         "",
+        f"{_maker(options['resolve'])} Skips, repeats and gold pairs make no label. `agreement` is the share of a "
+        "label's judgments that gave its most frequent answer.",
+        "",
+        "`p_a` is the probability that a is better; `tie` says that it is one half. Which candidate is a is drawn by a "
+        "hash, so it says nothing of the method. People appear under random names.",
+        "",
+        "The judgments are all those of these pairs by the people who count, so more than the labels were made of: "
+        "also those taken back (`superseded_at`), skips, repeats (`repeat_no` 1) and answers to gold pairs (`gold` is "
+        "the known answer). A label's `judgments` names those that it was made of.",
+        "",
+        "Left out, by filter: " + ", ".join(f"{which} {count:,}" for which, count in counts["dropped"].items()) + ".",
+        "",
+        "The options of the export:",
+        "",
         "```json",
-        json.dumps(options, indent=2),
+        json.dumps(options, indent=2, ensure_ascii=False),
         "```",
         "",
-        "Left out by filters: " + ", ".join(f"{which} {count:,}" for which, count in counts["dropped"].items()) + ".",
-        "",
-        "`p_a` is the probability that a is better; a tie is 0.5. Which candidate is a is drawn by a hash, so it says "
-        "nothing of the method. People appear under random names.",
-        "",
-        f"## Methods ({len(methods)})",
-        "",
-        "| methods | pairs |",
-        "|---|---|",
-        *(f"| {first} / {second} | {count:,} |" for (first, second), count in sorted(pairs_of_methods.items())),
-        "",
+        *_table("split", "labelled pairs", counts["splits"]),
+        *_table("origin", "labelled pairs", counts["origins"]),
+        *_table("method", "labelled pairs it is in", counts["methods"]),
     ]
     return "\n".join(lines)
+
+
+def _contents(rows: list[Row], judgments: list[Row], counts: dict[str, Any], ties: str) -> list[str]:
+    live = [row for row in judgments if row["superseded_at"] is None]
+    simulated = sum(row["simulated"] for row in judgments)
+    agreements = [row["agreement"] for row in rows if row["agreement"] is not None]
+    several = [row["agreement"] for row in rows if row["agreement"] is not None and len(row["judgments"]) > 1]
+    lines = [
+        f"- **{counts['rows']:,} labelled pairs** of {len({row['source'] for row in rows}):,} photos; "
+        + ", ".join(f"{split} {count:,}" for split, count in counts["splits"].items())
+        + ".",
+        "- The split was drawn once, by person where known, else by photo: no person or photo is in two splits.",
+        f"- Labels: {', '.join(f'{count:,} by {maker}' for maker, count in counts['made_by'].items())}.",
+        f"- {counts['ties']:,} ties (policy: {ties}).",
+        f"- {len(live):,} live judgments and {len(judgments) - len(live):,} superseded ones, by {counts['people']:,} "
+        f"people and {counts['simulated_annotators']:,} simulated annotators.",
+        f"- Mean agreement: {_mean(several)} over the {len(several):,} pairs judged more than once, "
+        f"{_mean(agreements)} over all.",
+    ]
+    if simulated:
+        lines.append(
+            f"- **{simulated:,} of the {len(judgments):,} judgments were made by programs, not people** (`simulated` "
+            "is true), and labels were made of them too."
+        )
+    return lines
+
+
+def _maker(resolve: str) -> str:
+    if resolve == "majority":
+        return "A human label is the share of people's votes for a, a tie being half a vote for each."
+    if resolve == "dawid-skene":
+        return (
+            "A human label is P(a) + P(tie) / 2 of the posterior of Dawid and Skene (1979) over people's answers, "
+            "which weighs people by their reliability."
+        )
+    return "The labels are those that the database held; `made_by` says how each was made."
+
+
+def _table(of: str, what: str, counts: dict[str, int]) -> list[str]:
+    rows = [f"| {name.replace('|', '&#124;')} | {count:,} |" for name, count in counts.items()]
+    return [f"| {of} | {what} |", "|---|---|", *rows, ""]
 
 
 def _mean(values: list[float]) -> str:

@@ -6,24 +6,34 @@ bytes: rows are sorted by keys that are the same in every database, and no clock
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Row as Record
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from annotate.card import write_card
+from annotate.dataset_files import (
+    HASH_FIELDS,
+    IMAGE_FIELDS,
+    Row,
+    copy_images,
+    write_checksums,
+    write_jsonl,
+    write_scores,
+)
+from annotate.image_files import batches
 from annotate.judgments import resolve_labels
 from annotate.people import get_person
 from db.errors import UserError
-from db.images import image_path
 from db.models import (
     Candidate,
     Image,
@@ -41,9 +51,6 @@ from db.models import (
 from db.session import Database
 
 Format = Literal["jsonl", "parquet", "hpdv2", "imagereward", "pickapic", "diffusion-dpo", "trl", "imagefolder"]
-Row = dict[str, Any]
-QUERY_BATCH = 500
-SCORE_COLUMNS = ("sha256", "metric", "version", "reference", "value", "raw_value", "failure")
 
 
 class ExportOptions(BaseModel):
@@ -64,8 +71,10 @@ class ExportOptions(BaseModel):
     min_agreement: float = Field(0.0, ge=0, le=1, description="Share of judgments for a pair's most frequent answer")
     splits: list[Split] = Field([], description="Only these splits; none named takes all")
     methods: list[str] = Field([], description="Only pairs whose two methods are among these; none named takes all")
-    people: list[str] = Field([], description="Only judgments of these people; none named takes all")
-    exclude_people: list[str] = Field([], description="No judgments of these people")
+    people: list[str] = Field(
+        [], description="Only judgments of these people, and human labels made of no others; none named takes all"
+    )
+    exclude_people: list[str] = Field([], description="No judgments of these people, and no labels made of them")
     include_simulated: bool = Field(False, description="Count simulated annotators too; the labels then say so")
     prompt: str = Field(
         "a high-quality photo of a face", min_length=1, description="Prompt where a photo has no caption"
@@ -86,10 +95,12 @@ def export_dataset(
     Returns:
         counts: rows, rows by split, rows dropped by each filter, judgments, images; and what the format left out.
     Raises:
-        UserError: `out` is there and not empty, no label fits, or a named method or person does not exist.
+        UserError: `out` is there and not empty or cannot be written, no label fits, a named method or person does not
+            exist, or an image file is missing or damaged.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; name a new folder with --out, or remove it.")
+    # One transaction, so that the rows are of the labels made here and not of another export's with other people.
     with database.write() as session:
         _check_names(session, options)
         if options.resolve != "keep":
@@ -99,28 +110,40 @@ def export_dataset(
                 exclude_people=_left_out(session, options),
                 include_simulated=options.include_simulated,
             )
-    with database.read() as session:
         rows, dropped = load_rows(session, options)
         if not rows:
             told = ", ".join(f"{count} by {name}" for name, count in dropped.items() if count) or "there is none"
             raise UserError(f"No label to export ({told}). Judge some pairs first, or widen the filters.")
-        judgments = load_judgments(session, rows)
+    with database.read() as session:
+        judgments = load_judgments(session, rows, options)
         scores = load_scores(session, rows)
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
-    partial.mkdir(parents=True)
-    try:
-        extra = _write(partial, rows, judgments, scores, data, options, progress)
+        shown_options = _without_names(session, options)
+    with _whole_folder(out) as folder:
+        extra = _write(folder, rows, judgments, scores, data, options, progress)
         counts = _count(rows, judgments, dropped) | extra
-        card = write_card(rows, judgments, counts, options.name, options.licence, options.model_dump(mode="json"))
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        _write_checksums(partial)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        card = write_card(rows, judgments, counts, shown_options)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        write_checksums(folder)
     return counts
+
+
+@contextmanager
+def _whole_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when the block ends, and is removed where it raises."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.partial-"))
+        try:
+            partial.chmod(0o755)
+            yield partial
+            partial.rename(out)  # onto nothing, or onto an empty folder
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written ({error.strerror}); free some disk space or name another."
+        ) from error
 
 
 def _check_names(session: Session, options: ExportOptions) -> None:
@@ -136,48 +159,85 @@ def _left_out(session: Session, options: ExportOptions) -> list[str]:
     """Names of those whose judgments do not count."""
     if not options.people:
         return options.exclude_people
-    kept = set(options.people) - set(options.exclude_people)
+    kept = {name.strip() for name in options.people} - {name.strip() for name in options.exclude_people}
     return [name for name in session.scalars(select(Person.name).order_by(Person.name)) if name not in kept]
 
 
+def _counted_people(session: Session, options: ExportOptions) -> set[int]:
+    """Ids of those whose judgments count: the people asked for, and simulated annotators only where asked for."""
+    left_out = {name.strip() for name in _left_out(session, options)}
+    return {
+        number
+        for number, name, simulated in session.execute(select(Person.id, Person.name, Person.simulated))
+        if name not in left_out and (options.include_simulated or not simulated)
+    }
+
+
+def _without_names(session: Session, options: ExportOptions) -> dict[str, Any]:
+    """The options as they may be published: people under the random names that the dataset gives them."""
+    public = {person.name: person.public_id for person in session.scalars(select(Person))}
+    shown = options.model_dump(mode="json")
+    return shown | {
+        field: sorted(public[name.strip()] for name in shown[field]) for field in ("people", "exclude_people")
+    }
+
+
 def load_rows(session: Session, options: ExportOptions) -> tuple[list[Row], dict[str, int]]:
-    """(rows of pairs.jsonl in their final order, how many labels each filter dropped)."""
-    rows: list[Row] = []
-    dropped = dict.fromkeys(("origin", "splits", "methods", "min_agreement", "ties"), 0)
-    human = set(
-        session.scalars(select(Label.pair_id).where(Label.superseded_at.is_(None), Label.origin == Origin.human))
-    )
+    """(rows of pairs.jsonl in their final order, how many live labels each filter dropped).
+
+    Of a pair with a human and an SVM label the human one is taken. A human label counts only where all the judgments
+    that it was made of are by people who count; with `people` named, one made of no judgments (an imported one) does
+    not. An SVM label is chosen by `origin` alone.
+    """
     traces = _load_traces(session)
-    for label, row in _all_rows(session):
-        reason = _why_dropped(label, row, human, options)
+    counted = _counted_people(session, options)
+    labels = list(_select_labels(session))
+    foreign = {
+        label.id
+        for label in labels
+        if any(person not in counted for _, _, person in traces.get(label.id, []))
+        or (options.people and label.origin is Origin.human and label.id not in traces)
+    }
+    human = {label.pair_id for label in labels if label.origin is Origin.human and label.id not in foreign}
+    rows: list[Row] = []
+    dropped = dict.fromkeys(("people", "origin", "splits", "methods", "min_agreement", "ties"), 0)
+    for label in labels:
+        reason = "people" if label.id in foreign else _why_dropped(label, human, options)
         if reason:
             dropped[reason] += 1
-            continue
-        rows.append(row | {"judgments": traces.get(label.id, [])})
+        else:
+            rows.append(_to_row(label) | {"judgments": [uuid for _, uuid, _ in traces.get(label.id, [])]})
     rows.sort(key=lambda row: (row["source"], row["pair"]))
     return rows, dropped
 
 
-def _why_dropped(label: Label, row: Row, human: set[int], options: ExportOptions) -> str:
+def _why_dropped(label: Record[Any], human: Collection[int], options: ExportOptions) -> str:
     """The filter that leaves a label out; empty where none does."""
     second = label.origin is Origin.svm and options.origin == "both" and label.pair_id in human
     if second or options.origin not in ("both", label.origin.value):
         return "origin"
-    if options.splits and row["split"] not in options.splits:
+    if options.splits and label.split not in options.splits:
         return "splits"
-    if options.methods and not {row["method_a"], row["method_b"]} <= set(options.methods):
+    if options.methods and not {label.method_a, label.method_b} <= set(options.methods):
         return "methods"
     if label.agreement is not None and label.agreement < options.min_agreement:
         return "min_agreement"
-    return "ties" if options.ties == "drop" and row["tie"] else ""
+    return "ties" if options.ties == "drop" and label.p_a == 0.5 else ""
 
 
-def _all_rows(session: Session) -> Iterable[tuple[Label, Row]]:
-    """Every live label with its row."""
+def _select_labels(session: Session) -> Iterable[Record[Any]]:
+    """Every live label with all that its row shows; columns, not objects, for there may be hundreds of thousands."""
     a, b, method_a, method_b = aliased(Candidate), aliased(Candidate), aliased(Method), aliased(Method)
     image_a, image_b, lq, hq = aliased(Image), aliased(Image), aliased(Image), aliased(Image)
+    files = zip(("image_a", "image_b", "lq", "hq"), (image_a, image_b, lq, hq), strict=True)
     statement = (
-        select(Label, Pair, Source, a.seed, b.seed, method_a.name, method_b.name, image_a, image_b, lq, hq)
+        select(
+            *(Label.id, Label.pair_id, Label.p_a, Label.origin, Label.made_by, Label.weight, Label.agreement),
+            *(Pair.key.label("pair"), Source.key.label("source"), Source.split, Source.group, Source.caption),
+            *(a.seed.label("seed_a"), b.seed.label("seed_b")),
+            *(method_a.name.label("method_a"), method_b.name.label("method_b")),
+            *(column.label(f"{name}_{of}") for name, image in files for of, column in _file_columns(image)),
+        )
         .join(Pair, Pair.id == Label.pair_id)
         .join(Source, Source.id == Pair.source_id)
         .join(a, a.id == Pair.a_id)
@@ -188,56 +248,67 @@ def _all_rows(session: Session) -> Iterable[tuple[Label, Row]]:
         .join(image_b, image_b.id == b.image_id)
         .outerjoin(lq, lq.id == Source.lq_image_id)
         .outerjoin(hq, hq.id == Source.hq_image_id)
-        .where(Label.superseded_at.is_(None), Pair.gold_answer.is_(None))
+        .where(Label.superseded_at.is_(None))
     )
-    for label, pair, source, seed_a, seed_b, name_a, name_b, *images in session.execute(statement):
-        paths = [f"images/{image.sha256}{image.suffix}" if image else None for image in images]
-        hashes = [image.sha256 if image else None for image in images]
-        yield (
-            label,
-            {
-                "pair": pair.key,
-                "source": source.key,
-                "split": source.split.value,
-                "group": source.group,
-                "caption": source.caption,
-                **dict(zip(("image_a", "image_b", "lq", "hq"), paths, strict=True)),
-                **dict(zip(("sha256_a", "sha256_b", "sha256_lq", "sha256_hq"), hashes, strict=True)),
-                "method_a": name_a,
-                "method_b": name_b,
-                "seed_a": seed_a,
-                "seed_b": seed_b,
-                "p_a": label.p_a,
-                "tie": label.p_a == 0.5,
-                "origin": label.origin.value,
-                "made_by": label.made_by,
-                "weight": label.weight,
-                "agreement": label.agreement,
-            },
-        )
+    return session.execute(statement)
 
 
-def _load_traces(session: Session) -> dict[int, list[str]]:
-    """The uuids of the judgments behind each live label, oldest first."""
-    traces: dict[int, list[str]] = {}
+def _file_columns(image: type[Image]) -> tuple[tuple[str, Any], tuple[str, Any]]:
+    return ("sha256", image.sha256), ("suffix", image.suffix)
+
+
+def _to_row(label: Record[Any]) -> Row:
+    """A row of pairs.jsonl but for its judgments."""
+    hashes = [getattr(label, f"{name}_sha256") for name in IMAGE_FIELDS]
+    suffixes = [getattr(label, f"{name}_suffix") for name in IMAGE_FIELDS]
+    paths = [f"images/{sha256}{suffix}" if sha256 else None for sha256, suffix in zip(hashes, suffixes, strict=True)]
+    return {
+        "pair": label.pair,
+        "source": label.source,
+        "split": label.split.value,
+        "group": label.group,
+        "caption": label.caption,
+        **dict(zip(IMAGE_FIELDS, paths, strict=True)),
+        **dict(zip(HASH_FIELDS, hashes, strict=True)),
+        "method_a": label.method_a,
+        "method_b": label.method_b,
+        "seed_a": label.seed_a,
+        "seed_b": label.seed_b,
+        "p_a": label.p_a,
+        "tie": label.p_a == 0.5,
+        "origin": label.origin.value,
+        "made_by": label.made_by,
+        "weight": label.weight,
+        "agreement": label.agreement,
+    }
+
+
+def _load_traces(session: Session) -> dict[int, list[tuple[datetime, str, int]]]:
+    """(time, uuid, person id) of the judgments behind each live label, oldest first."""
+    traces: dict[int, list[tuple[datetime, str, int]]] = {}
     statement = (
-        select(LabelJudgment.label_id, Judgment.uuid)
+        select(LabelJudgment.label_id, Judgment.created_at, Judgment.uuid, Judgment.person_id)
         .join(Judgment, Judgment.id == LabelJudgment.judgment_id)
         .join(Label, Label.id == LabelJudgment.label_id)
         .where(Label.superseded_at.is_(None))
-        .order_by(Judgment.created_at, Judgment.uuid)
     )
-    for label_id, uuid in session.execute(statement):
-        traces.setdefault(label_id, []).append(uuid)
+    for label_id, created_at, uuid, person_id in session.execute(statement):
+        traces.setdefault(label_id, []).append((created_at, uuid, person_id))
+    for judgments in traces.values():
+        judgments.sort()  # here, since databases disagree on the order of text
     return traces
 
 
-def load_judgments(session: Session, rows: list[Row]) -> list[Row]:
-    """Rows of judgments.jsonl: all judgments of the exported pairs, also superseded ones and repeats, oldest first."""
+def load_judgments(session: Session, rows: list[Row], options: ExportOptions) -> list[Row]:
+    """Rows of judgments.jsonl, oldest first: every judgment of the exported pairs by people who count.
+
+    That is more than the labels were made of: also what was taken back since, skips, repeats and gold answers.
+    """
+    counted = _counted_people(session, options)
     found: list[Row] = []
-    for keys in _batches([row["pair"] for row in rows]):
+    for keys in batches(row["pair"] for row in rows):
         statement = (
-            select(Judgment, Pair.key, Person.public_id, Person.simulated)
+            select(Judgment, Pair.key, Pair.gold_answer, Person.public_id, Person.simulated)
             .join(Pair, Pair.id == Judgment.pair_id)
             .join(Person, Person.id == Judgment.person_id)
             .where(Pair.key.in_(keys))
@@ -254,44 +325,26 @@ def load_judgments(session: Session, rows: list[Row]) -> list[Row]:
                 "shown_left": judgment.shown_left.value,
                 "view_mode": judgment.view_mode,
                 "seconds": judgment.seconds,
-                "repeat_no": judgment.repeat_no,
                 "created_at": judgment.created_at.isoformat(),
                 "superseded_at": judgment.superseded_at.isoformat() if judgment.superseded_at else None,
+                "repeat_no": judgment.repeat_no,
+                "gold": gold,
             }
-            for judgment, key, public_id, simulated in session.execute(statement)
+            for judgment, key, gold, public_id, simulated in session.execute(statement)
+            if judgment.person_id in counted
         ]
     return sorted(found, key=lambda row: (row["created_at"], row["uuid"]))
 
 
 def load_scores(session: Session, rows: list[Row]) -> list[tuple[Any, ...]]:
-    """All stored metric values of the exported images, sorted: SCORE_COLUMNS."""
-    found = []
-    for hashes in _batches(sorted(_image_hashes(rows))):
-        statement = (
-            select(
-                Image.sha256,
-                MetricValue.metric,
-                MetricValue.version,
-                MetricValue.reference,
-                MetricValue.value,
-                MetricValue.raw_value,
-                MetricValue.failure,
-            )
-            .join(Image, Image.id == MetricValue.image_id)
-            .where(Image.sha256.in_(hashes))
-        )
-        found += [tuple(row) for row in session.execute(statement)]
+    """All stored metric values of the exported images, sorted: `dataset_files.SCORE_COLUMNS`."""
+    value = MetricValue
+    columns = (value.metric, value.version, value.reference, value.value, value.raw_value, value.failure)
+    found: list[tuple[Any, ...]] = []
+    for hashes in batches(sorted({row[name] for row in rows for name in HASH_FIELDS if row[name]})):
+        statement = select(Image.sha256, *columns).join(Image, Image.id == value.image_id)
+        found += [tuple(row) for row in session.execute(statement.where(Image.sha256.in_(hashes)))]
     return sorted(found, key=lambda row: row[:4])
-
-
-def _batches(values: list[str]) -> Iterable[list[str]]:
-    for start in range(0, len(values), QUERY_BATCH):
-        yield values[start : start + QUERY_BATCH]
-
-
-def _image_hashes(rows: list[Row]) -> set[str]:
-    names = ("sha256_a", "sha256_b", "sha256_lq", "sha256_hq")
-    return {row[name] for row in rows for name in names if row[name]}
 
 
 def _write(
@@ -305,54 +358,22 @@ def _write(
 ) -> dict[str, Any]:
     """Write the files of the format but the card; returns what the format counts."""
     if options.format != "jsonl":
-        from annotate.formats import write_format  # pyarrow and datasets are slow to import
+        from annotate.formats import write_format  # it needs annotate.export
 
         return write_format(folder, rows, judgments, data, options)
     write_jsonl(folder / "pairs.jsonl", rows)
     write_jsonl(folder / "judgments.jsonl", judgments)
-    _write_scores(folder / "scores.parquet", scores)
+    write_scores(folder / "scores.parquet", scores)
     return {"images": copy_images(folder, rows, data, progress)}
-
-
-def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
-    """One JSON object a line, UTF-8, fields in the order given."""
-    with open(path, "w", encoding="utf-8", newline="\n") as stream:
-        for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _write_scores(path: Path, scores: list[tuple[Any, ...]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    types = [pa.string(), pa.string(), pa.string(), pa.string(), pa.float64(), pa.float64(), pa.string()]
-    schema = pa.schema(list(zip(SCORE_COLUMNS, types, strict=True)))
-    columns = list(zip(*scores, strict=True)) or [()] * len(types)
-    pq.write_table(pa.table([pa.array(c, t) for c, t in zip(columns, types, strict=True)], schema=schema), path)
-
-
-def copy_images(folder: Path, rows: list[Row], data: Path, progress: Callable[[int, int], None] | None = None) -> int:
-    """Copy the rows' image files, byte for byte, to `images/`; returns how many.
-
-    Copies, not hard links: whoever edits a file of the dataset must not change the stored one.
-    """
-    names = ("image_a", "image_b", "lq", "hq")
-    wanted = sorted({row[name] for row in rows for name in names if row[name]})
-    (folder / "images").mkdir()
-    for done, name in enumerate(wanted):
-        if progress:
-            progress(done, len(wanted))
-        sha256, suffix = os.path.splitext(Path(name).name)
-        shutil.copyfile(image_path(data, sha256, suffix), folder / name)
-    return len(wanted)
 
 
 def _count(rows: list[Row], judgments: list[Row], dropped: dict[str, int]) -> dict[str, Any]:
     return {
         "rows": len(rows),
-        "splits": dict(sorted(Counter(row["split"] for row in rows).items())),
-        "origins": dict(sorted(Counter(row["origin"] for row in rows).items())),
-        "made_by": dict(sorted(Counter(row["made_by"] for row in rows).items())),
+        "splits": _tally(row["split"] for row in rows),
+        "origins": _tally(row["origin"] for row in rows),
+        "made_by": _tally(row["made_by"] for row in rows),
+        "methods": _tally(row[side] for row in rows for side in ("method_a", "method_b")),
         "ties": sum(row["tie"] for row in rows),
         "judgments": len(judgments),
         "people": len({row["person"] for row in judgments if not row["simulated"]}),
@@ -361,12 +382,5 @@ def _count(rows: list[Row], judgments: list[Row], dropped: dict[str, int]) -> di
     }
 
 
-def _write_checksums(folder: Path) -> None:
-    """`SHA256SUMS` of all files, as `sha256sum --check` reads it."""
-    lines = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with open(path, "rb") as stream:
-            lines.append(
-                f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {path.relative_to(folder).as_posix()}\n"
-            )
-    (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+def _tally(words: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(words).items()))

@@ -7,21 +7,19 @@ order is that of their SHA-256: it says nothing of the winner. Image bytes are t
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from db.images import image_path
+from annotate.dataset_files import Row, copy_images, read_stored, write_jsonl
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from annotate.export import ExportOptions
 
-Row = dict[str, Any]
 BYTES_BATCH = 100
 """Rows whose image bytes are held at a time."""
 SPLIT_FILES = {"train": "train", "val": "validation", "test": "test"}
@@ -80,17 +78,13 @@ def _in_order(row: Row) -> tuple[str, str]:
 def _preference(row: Row, side: str, soft: bool) -> float:
     """How far a side is preferred: its probability where `soft`, else 1, 0, or 0.5 for a tie."""
     p = row["p_a"] if side == "a" else 1.0 - row["p_a"]
-    return p if soft or row["tie"] else float(p > 0.5)
+    # Rounded, so that read back with a and b the other way round it is the same number: 1 − (1 − 0.1) is not 0.1.
+    return float(round(p, 12)) if soft or row["tie"] else float(p > 0.5)
 
 
 def _winner(row: Row) -> tuple[str, str]:
     """(chosen side, rejected side) of a row that is no tie."""
     return ("a", "b") if row["p_a"] > 0.5 else ("b", "a")
-
-
-def _read_bytes(data: Path, name: str) -> bytes:
-    sha256, suffix = os.path.splitext(Path(name).name)
-    return image_path(data, sha256, suffix).read_bytes()
 
 
 def _write_json(path: Path, rows: list[Row]) -> None:
@@ -114,8 +108,6 @@ def _write_batches(path: Path, rows: list[Row], schema: pa.Schema, to_record: Ca
 def write_parquet(folder: Path, content: Content) -> None:
     """`pairs.parquet` and `judgments.parquet` with the fields of our JSONL, and `images/`."""
     import pyarrow as pa
-
-    from annotate.export import copy_images
 
     texts = ("pair", "source", "split", "group", "caption", "image_a", "image_b", "lq", "hq", "sha256_a", "sha256_b")
     more = ("sha256_lq", "sha256_hq", "method_a", "method_b")
@@ -146,9 +138,10 @@ def write_parquet(folder: Path, content: Content) -> None:
             ("shown_left", pa.string()),
             ("view_mode", pa.string()),
             ("seconds", pa.float64()),
-            ("repeat_no", pa.int64()),
             ("created_at", pa.string()),
             ("superseded_at", pa.string()),
+            ("repeat_no", pa.int64()),
+            ("gold", pa.string()),
         ]
     )
     _write_batches(folder / "judgments.parquet", content.judgments, made, lambda row: row)
@@ -162,8 +155,6 @@ def write_hpdv2(folder: Path, content: Content) -> None:
     loss weighs by it as it stands. In `test.json`, rank 1 is the best and equal ranks are a tie.
     Source: huggingface.co/datasets/ymhao/HPDv2; HPSv2 src/training/data.py.
     """
-    from annotate.export import copy_images
-
     votes: dict[str, list[Row]] = {}
     for judgment in content.judgments:
         votes.setdefault(judgment["pair"], []).append(judgment)
@@ -178,9 +169,10 @@ def write_hpdv2(folder: Path, content: Content) -> None:
     copy_images(folder, content.rows, content.data)
 
 
-def _hpdv2_order(row: Row, options: ExportOptions) -> tuple[str, str, str]:
+def _hpdv2_order(row: Row, options: ExportOptions) -> tuple[str, str, str, float]:
     first, second = _in_order(row)
-    return _prompt(row, options), row[f"sha256_{first}"], row[f"sha256_{second}"]
+    shown = _preference(row, first, options.ties == "soft")  # for two pairs that show the same images
+    return _prompt(row, options), row[f"sha256_{first}"], row[f"sha256_{second}"], shown
 
 
 def _hpdv2_record(row: Row, options: ExportOptions) -> Row:
@@ -214,8 +206,6 @@ def write_imagereward(folder: Path, content: Content) -> None:
     Rank 1 is the best; equal ranks are a tie, which its loader passes over.
     Source: THUDM/ImageReward train/src/rank_pair_dataset.py.
     """
-    from annotate.export import copy_images
-
     for split, chosen in _by_split(content.rows):
         records = [
             {
@@ -276,7 +266,7 @@ def write_pickapic(folder: Path, content: Content) -> None:
             for place, side in enumerate(_in_order(row)):
                 record[f"image_{place}_uid"] = row[f"sha256_{side}"]
                 record[f"image_{place}_url"] = row[f"image_{side}"]
-                record[f"jpg_{place}"] = _read_bytes(content.data, row[f"image_{side}"])
+                record[f"jpg_{place}"] = read_stored(content.data, row[f"image_{side}"])
                 record[f"label_{place}"] = _preference(row, side, content.options.ties == "soft")
                 record[f"model_{place}"] = row[f"method_{side}"]
             return record
@@ -299,8 +289,8 @@ def write_diffusion_dpo(folder: Path, content: Content) -> None:
     def to_record(row: Row) -> Row:
         first, second = _in_order(row)
         return {
-            "jpg_0": _read_bytes(content.data, row[f"image_{first}"]),
-            "jpg_1": _read_bytes(content.data, row[f"image_{second}"]),
+            "jpg_0": read_stored(content.data, row[f"image_{first}"]),
+            "jpg_1": read_stored(content.data, row[f"image_{second}"]),
             "label_0": int(_winner(row)[0] == first),
             "caption": _prompt(row, content.options),
         }
@@ -324,8 +314,8 @@ def write_trl(folder: Path, content: Content) -> None:
         chosen, rejected = (row[f"image_{side}"] for side in _winner(row))
         return {
             "prompt": _prompt(row, content.options),
-            "chosen": {"bytes": _read_bytes(content.data, chosen), "path": Path(chosen).name},
-            "rejected": {"bytes": _read_bytes(content.data, rejected), "path": Path(rejected).name},
+            "chosen": {"bytes": read_stored(content.data, chosen), "path": Path(chosen).name},
+            "rejected": {"bytes": read_stored(content.data, rejected), "path": Path(rejected).name},
             "margin": abs(2.0 * row["p_a"] - 1.0),
         }
 
@@ -340,8 +330,6 @@ def write_imagefolder(folder: Path, content: Content) -> None:
     One folder a split with its images and `metadata.jsonl`, whose `*_file_name` columns become images. The lq column is
     there where every photo has an lq image. No ties.
     """
-    from annotate.export import copy_images, write_jsonl
-
     with_lq = all(row["lq"] for row in content.rows)
     for split, chosen in _by_split(content.rows):
         records = []

@@ -6,288 +6,362 @@ there with other content refuses the import.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from datetime import datetime
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from annotate.image_files import (
+    CheckedFiles,
+    NewImages,
+    batches,
+    check_files,
+    open_pool,
+    remove_unused,
+    store_file,
+    store_files,
+)
 from annotate.pairs import compute_shuffle_key, wanted_judgments
 from annotate.project import ProjectSettings, load_settings
+from annotate.read_dataset import Dataset, JudgmentRow, PairRow, ScoreRow, read_dataset
 from db.errors import UserError
-from db.images import Probe, add_image, probe_image
+from db.images import image_path
 from db.models import (
     Candidate,
-    Choice,
     Image,
     Judgment,
     Label,
     LabelJudgment,
     MetricValue,
-    Origin,
     Pair,
     Person,
     Role,
-    Side,
     Source,
-    Split,
 )
-from db.records import (
-    add_candidate,
-    add_method,
-    add_metric_value,
-    add_source,
-    candidate_key,
-    pair_key,
-)
+from db.records import add_method, add_source
 from db.session import Database
 
-Sha256 = Field(pattern="^[0-9a-f]{64}$")
-Model = TypeVar("Model", bound=BaseModel)
-
-
-class PairRow(BaseModel):
-    """A line of `pairs.jsonl`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    pair: str = Field(pattern="^[0-9a-f]{32}$")
-    source: str = Field(min_length=1)
-    split: Split
-    group: str = Field(min_length=1)
-    caption: str | None
-    image_a: str
-    image_b: str
-    lq: str | None
-    hq: str | None
-    sha256_a: str = Sha256
-    sha256_b: str = Sha256
-    sha256_lq: str | None = Sha256
-    sha256_hq: str | None = Sha256
-    method_a: str = Field(min_length=1)
-    method_b: str = Field(min_length=1)
-    seed_a: int
-    seed_b: int
-    p_a: float = Field(ge=0, le=1)
-    tie: bool
-    origin: Origin
-    made_by: str
-    weight: float = Field(ge=0)
-    agreement: float | None = Field(ge=0, le=1)
-    judgments: list[str]
-
-
-class JudgmentRow(BaseModel):
-    """A line of `judgments.jsonl`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    uuid: str = Field(max_length=36)
-    pair: str
-    person: str = Field(min_length=1, max_length=32)
-    simulated: bool
-    choice: Choice
-    skip_reason: str | None
-    reasons: list[str]
-    shown_left: Side
-    view_mode: str
-    seconds: float = Field(ge=0)
-    repeat_no: int = Field(ge=0)
-    created_at: datetime
-    superseded_at: datetime | None
+Item = TypeVar("Item")
+JUDGMENT_FIELDS = (
+    "choice",
+    "skip_reason",
+    "reasons",
+    "shown_left",
+    "view_mode",
+    "seconds",
+    "created_at",
+    "superseded_at",
+    "repeat_no",
+)
 
 
 def import_dataset(database: Database, data: Path, path: Path) -> dict[str, int]:
     """Read a dataset folder of ours back, with its judgments, labels and scores.
 
+    People come as annotators called 'imported-' and their public id; they cannot sign in until an admin lets them.
+
     Returns:
         counts of what was added.
     Raises:
-        UserError: a file is missing or not what its SHA-256 says, a line is malformed, or the database holds the same
-            source, candidate, judgment or label with other content.
+        UserError: a file is missing or not what its SHA-256 says, a row is malformed, or the database holds the same
+            source, candidate, judgment, label or score with other content.
     """
-    pairs = list(_read_lines(path / "pairs.jsonl", PairRow))
-    judgments = list(_read_lines(path / "judgments.jsonl", JudgmentRow))
-    scores = _read_scores(path / "scores.parquet")
-    _check_references(path, pairs, judgments)
-    files = {
-        name: sha256
-        for row in pairs
-        for name, sha256 in (
-            (row.image_a, row.sha256_a),
-            (row.image_b, row.sha256_b),
-            (row.lq, row.sha256_lq),
-            (row.hq, row.sha256_hq),
-        )
-        if name is not None and sha256 is not None
+    dataset = read_dataset(path)
+    wanted = dict(file for row in dataset.pairs for file in row.files())
+    files = check_images(path, wanted)
+    for name, sha256 in wanted.items():
+        probe = files[name]
+        if probe.conversion is not None or (probe.sha256, probe.suffix) != (sha256, os.path.splitext(name)[1]):
+            raise UserError(
+                f"{path / name} is not the file that the dataset names: its SHA-256 is "
+                f"{probe.original_sha256 or probe.sha256}, its format {probe.suffix}."
+            )
+    return add_dataset(database, data, path, files, dataset)
+
+
+def check_images(root: Path, names: Iterable[str]) -> CheckedFiles:
+    """Read and decode all image files of a dataset, which must lie in its folder.
+
+    Raises:
+        UserError: one lies outside, is missing or unfit.
+    """
+    distinct = sorted(set(names))
+    for name in distinct:
+        if not (root / name).resolve().is_relative_to(root.resolve()):
+            raise UserError(f"{name!r} lies outside {root}; only files of the dataset itself are read.")
+    with open_pool(None, len(distinct)) as pool:
+        files, unfit = check_files(pool, root, distinct, lambda _: None)
+    for name, why in sorted(unfit.items()):
+        raise UserError(f"{root / name}: {why}")
+    return files
+
+
+def add_dataset(database: Database, data: Path, root: Path, files: CheckedFiles, dataset: Dataset) -> dict[str, int]:
+    """Add the image files, then all rows in one transaction.
+
+    Args:
+        files: every image of the dataset, relative to `root`; rows find theirs by SHA-256.
+    Returns:
+        counts of what was added.
+    Raises:
+        UserError: the database holds the same source, candidate, judgment, label or score with other content.
+    """
+    new: NewImages = {
+        probe.sha256: (name, probe)
+        for name, probe in files.items()
+        if not image_path(data, probe.sha256, probe.suffix).exists()
     }
-    probes = {name: _probe_exactly(path, name, sha256) for name, sha256 in sorted(files.items())}
-    with database.write() as session:
-        before = count_rows(session)
-        images = {name: add_image(session, data, probe, path / name) for name, probe in probes.items()}
-        settings = load_settings(session)
-        made = {(row.pair, row.origin): (_add_pair(session, row, images, settings), row) for row in pairs}
-        pair_ids = {key: pair.id for (key, _), (pair, _) in made.items()}
-        numbers = _add_judgments(session, judgments, pair_ids)
-        for pair, row in made.values():
-            _add_label(session, pair, row, numbers)
-        _recount(session, pair_ids.values())
-        _add_scores(session, scores, {image.sha256: image for image in images.values()})
-        session.flush()
-        after = count_rows(session)
+    try:
+        with open_pool(None, len(new)) as pool:
+            store_files(pool, data, root, new, lambda _: None)
+        with database.write() as session:
+            before = _count_rows(session)
+            _add_rows(session, data, root, files, dataset)
+            session.flush()
+            after = _count_rows(session)
+    except BaseException as error:
+        if new:
+            remove_unused(database, data, new)
+        if isinstance(error, IntegrityError):
+            raise UserError("Another import added some of the same rows meanwhile; import again.") from error
+        raise
     return {name: after[name] - before[name] for name in after}
 
 
-def _read_lines(path: Path, model: type[Model]) -> Iterator[Model]:
-    try:
-        with open(path, encoding="utf-8") as stream:
-            for number, line in enumerate(stream, 1):
-                try:
-                    yield model.model_validate_json(line)
-                except ValidationError as error:
-                    raise UserError(f"{path}, line {number}: {first_fault(error)}") from error
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; a dataset folder has pairs.jsonl, judgments.jsonl and images/.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+def _add_rows(session: Session, data: Path, root: Path, files: CheckedFiles, dataset: Dataset) -> None:
+    settings = load_settings(session)
+    images = _add_images(session, data, root, files)
+    sources = _add_sources(session, dataset.pairs, images)
+    candidates = _add_candidates(session, dataset.pairs, sources, images)
+    gold = {row.pair: row.gold for row in dataset.judgments}
+    pairs = _add_pairs(session, dataset.pairs, candidates, gold, settings)
+    judgments = _add_judgments(session, dataset.judgments, pairs)
+    _add_labels(session, dataset.pairs, pairs, judgments)
+    _add_scores(session, dataset.scores, images)
+    _recount(session, pairs.values())
 
 
-def first_fault(error: ValidationError) -> str:
-    """What is wrong with a row, in one line."""
-    fault = error.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"])
-    return f"{where + ': ' if where else ''}{fault['msg']}"
+def _find(
+    session: Session, column: InstrumentedAttribute[Any], values: Iterable[Any], entity: type[Item]
+) -> list[Item]:
+    """The stored rows whose column has one of these values."""
+    return [
+        item
+        for batch in batches(sorted(set(values)))
+        for item in session.scalars(select(entity).where(column.in_(batch)))
+    ]
 
 
-def _check_references(path: Path, pairs: list[PairRow], judgments: list[JudgmentRow]) -> None:
-    """Every judgment is of a pair in the folder, every label's judgments are there, every pair's key is its own."""
-    keys, uuids = {row.pair for row in pairs}, {row.uuid for row in judgments}
-    for row in pairs:
-        key, first_is_a = pair_key(
-            candidate_key(row.source, row.method_a, row.seed_a), candidate_key(row.source, row.method_b, row.seed_b)
-        )
-        if key != row.pair or not first_is_a:
-            raise UserError(f"{path}/pairs.jsonl: pair {row.pair} is not the pair of its source, methods and seeds.")
-        if not uuids.issuperset(row.judgments):
-            raise UserError(f"{path}: pair {row.pair} names judgments that judgments.jsonl does not have.")
-    for judgment in judgments:
-        if judgment.pair not in keys:
-            raise UserError(f"{path}: judgment {judgment.uuid} is of pair {judgment.pair}, which pairs.jsonl lacks.")
+def _add_new(session: Session, items: Iterable[Any]) -> None:
+    session.add_all(items)
+    session.flush()
 
 
-def _probe_exactly(path: Path, name: str, sha256: str) -> Probe:
-    """Probe a file of the folder that must have this SHA-256 and need no conversion."""
-    file = inside(path, name)
-    probe = probe_image(file)
-    if probe.sha256 != sha256:
-        raise UserError(f"{file} is not the file that the dataset names: its SHA-256 is {probe.sha256}, not {sha256}.")
-    return Probe(probe.sha256, probe.suffix, probe.width_px, probe.height_px, probe.size_bytes)
+def _add_images(session: Session, data: Path, root: Path, files: CheckedFiles) -> dict[str, Image]:
+    """SHA-256 to image."""
+    images = {
+        image.sha256: image for image in _find(session, Image.sha256, (probe.sha256 for probe in files.values()), Image)
+    }
+    for name, probe in files.items():
+        if probe.sha256 not in images:
+            # A file that lay there without a row may be that of a failed import, and gone since.
+            store_file(data, root / name, probe)
+            images[probe.sha256] = Image(
+                sha256=probe.sha256,
+                suffix=probe.suffix,
+                width_px=probe.width_px,
+                height_px=probe.height_px,
+                size_bytes=probe.size_bytes,
+                original_sha256=probe.original_sha256,
+                conversion=probe.conversion,
+            )
+    _add_new(session, images.values())
+    return images
 
 
-def inside(folder: Path, name: str) -> Path:
-    """A file that a dataset names, which must lie in its folder."""
-    file = (folder / name).resolve()
-    if not file.is_relative_to(folder.resolve()):
-        raise UserError(f"{name!r} lies outside {folder}; only files of the dataset itself are read.")
-    return file
-
-
-def _add_pair(session: Session, row: PairRow, images: dict[str, Image], settings: ProjectSettings) -> Pair:
-    source = add_source(
-        session,
-        row.source,
-        row.split,
-        group=row.group,
-        caption=row.caption,
-        lq=images[row.lq] if row.lq else None,
-        hq=images[row.hq] if row.hq else None,
-    )
-    if source.split is not row.split:
-        raise UserError(
-            f"source {row.source!r} is stored in the {source.split} split, here in {row.split}: a split never changes."
-        )
-    sides = ((row.method_a, row.image_a, row.seed_a), (row.method_b, row.image_b, row.seed_b))
-    a, b = (add_candidate(session, source, add_method(session, name), images[file], seed) for name, file, seed in sides)
-    return find_or_add_pair(session, row.pair, source.id, a, b, row.split, settings)
-
-
-def find_or_add_pair(
-    session: Session, key: str, source_id: int, a: Candidate, b: Candidate, split: Split, settings: ProjectSettings
-) -> Pair:
-    """The pair of that key, added where it is new."""
-    pair = session.scalar(select(Pair).where(Pair.key == key))
-    if pair is None:
-        pair = Pair(
-            key=key,
-            source_id=source_id,
-            a_id=a.id,
-            b_id=b.id,
-            shuffle_key=compute_shuffle_key(key, settings.seed),
-            judgments_wanted=wanted_judgments(split, settings),
-        )
-        session.add(pair)
-        session.flush()
-    return pair
-
-
-def _add_judgments(session: Session, rows: list[JudgmentRow], pair_ids: dict[str, int]) -> dict[str, int]:
-    """uuid to judgment id, of those there already too."""
-    numbers: dict[str, int] = {}
-    people: dict[str, Person] = {}
-    for row in rows:
-        person = people.get(row.person) or _find_or_add_person(session, row)
-        people[row.person] = person
-        known = session.scalar(select(Judgment).where(Judgment.uuid == row.uuid))
-        if known is None:
-            values = row.model_dump(exclude={"pair", "person", "simulated"})
-            known = Judgment(pair_id=pair_ids[row.pair], person_id=person.id, **values)
-            session.add(known)
-            session.flush()
-        elif (known.pair_id, known.person_id, known.choice) != (pair_ids[row.pair], person.id, row.choice):
-            raise UserError(f"Judgment {row.uuid} is stored already with another answer, pair or person.")
-        numbers[row.uuid] = known.id
-    return numbers
-
-
-def _find_or_add_person(session: Session, row: JudgmentRow) -> Person:
-    person = session.scalar(select(Person).where(Person.public_id == row.person))
-    if person is None:
-        person = Person(
-            name=f"imported-{row.person}", public_id=row.person, role=Role.annotator, simulated=row.simulated
-        )
-        session.add(person)
-        session.flush()
-    return person
-
-
-def _add_label(session: Session, pair: Pair, row: PairRow, numbers: dict[str, int]) -> None:
-    live = session.scalar(
-        select(Label).where(Label.pair_id == pair.id, Label.origin == row.origin, Label.superseded_at.is_(None))
-    )
-    if live is not None:
-        if (live.p_a, live.made_by) != (row.p_a, row.made_by):
+def _add_sources(session: Session, rows: Sequence[PairRow], images: dict[str, Image]) -> dict[str, Source]:
+    """Source key to source."""
+    sources = {source.key: source for source in _find(session, Source.key, (row.source for row in rows), Source)}
+    stored = set(sources)
+    for key, row in {row.source: row for row in rows}.items():
+        lq = images[row.sha256_lq] if row.sha256_lq else None
+        hq = images[row.sha256_hq] if row.sha256_hq else None
+        if key not in stored:
+            sources[key] = Source(
+                key=key,
+                group=row.group,
+                split=row.split,
+                caption=row.caption,
+                lq_image_id=lq.id if lq else None,
+                hq_image_id=hq.id if hq else None,
+            )
+            continue
+        stored_split = sources[key].split
+        if stored_split is not row.split:
             raise UserError(
-                f"Pair {row.pair} has the {row.origin} label p_a = {live.p_a} by {live.made_by} already, here "
+                f"source {key!r} is stored in the {stored_split} split, here in {row.split}: a split never changes."
+            )
+        add_source(
+            session, key, row.split, group=row.group, caption=row.caption, lq=lq, hq=hq
+        )  # raises where it differs
+    _add_new(session, sources.values())
+    return sources
+
+
+Slot = tuple[int, int, int]
+"""Source id, method id, seed."""
+
+
+def _add_candidates(
+    session: Session, rows: Sequence[PairRow], sources: dict[str, Source], images: dict[str, Image]
+) -> dict[tuple[str, str, int], Candidate]:
+    """(source key, method, seed) to candidate."""
+    wanted = {(row.source, row.method_a, row.seed_a): images[row.sha256_a] for row in rows}
+    wanted |= {(row.source, row.method_b, row.seed_b): images[row.sha256_b] for row in rows}
+    methods = {name: add_method(session, name).id for name in sorted({method for _, method, _ in wanted})}
+    source_ids = [source.id for source in sources.values()]
+    stored: dict[Slot, Candidate] = {
+        (candidate.source_id, candidate.method_id, candidate.seed): candidate
+        for candidate in _find(session, Candidate.source_id, source_ids, Candidate)
+    }
+    found = {}
+    for (key, method, seed), image in wanted.items():
+        slot = (sources[key].id, methods[method], seed)
+        candidate = stored.get(slot)
+        if candidate is None:
+            candidate = Candidate(source_id=slot[0], method_id=slot[1], seed=seed, image_id=image.id)
+        elif candidate.image_id != image.id:
+            raise UserError(f"source {key!r} is already stored with another image by method {method!r}, seed {seed}.")
+        found[(key, method, seed)] = candidate
+    _add_new(session, found.values())
+    return found
+
+
+def _add_pairs(
+    session: Session,
+    rows: Sequence[PairRow],
+    candidates: dict[tuple[str, str, int], Candidate],
+    gold: dict[str, str | None],
+    settings: ProjectSettings,
+) -> dict[str, Pair]:
+    """Pair key to pair.
+
+    Args:
+        gold: the known answer, or None, of the pairs whose judgments tell it.
+    """
+    pairs = {pair.key: pair for pair in _find(session, Pair.key, (row.pair for row in rows), Pair)}
+    for row in rows:
+        pair = pairs.get(row.pair)
+        if pair is None:
+            a = candidates[(row.source, row.method_a, row.seed_a)]
+            pairs[row.pair] = Pair(
+                key=row.pair,
+                source_id=a.source_id,
+                a_id=a.id,
+                b_id=candidates[(row.source, row.method_b, row.seed_b)].id,
+                shuffle_key=compute_shuffle_key(row.pair, settings.seed),
+                judgments_wanted=wanted_judgments(row.split, settings),
+                gold_answer=gold.get(row.pair),
+            )
+        elif pair.gold_answer != gold.get(row.pair, pair.gold_answer):
+            raise UserError(
+                f"Pair {row.pair} has the known answer {pair.gold_answer} here, {gold[row.pair]} in the dataset."
+            )
+    _add_new(session, pairs.values())
+    return pairs
+
+
+def _add_judgments(session: Session, rows: Sequence[JudgmentRow], pairs: dict[str, Pair]) -> dict[str, Judgment]:
+    """uuid to judgment."""
+    people = _add_people(session, rows)
+    judgments = {item.uuid: item for item in _find(session, Judgment.uuid, (row.uuid for row in rows), Judgment)}
+    live = {
+        (item.pair_id, item.person_id, item.repeat_no)
+        for item in _find(session, Judgment.pair_id, (pairs[row.pair].id for row in rows), Judgment)
+        if item.superseded_at is None
+    }
+    for row in rows:
+        values = {name: getattr(row, name) for name in JUDGMENT_FIELDS}
+        values |= {"pair_id": pairs[row.pair].id, "person_id": people[row.person].id}
+        stored = judgments.get(row.uuid)
+        if stored is None:
+            if row.superseded_at is None and (values["pair_id"], values["person_id"], row.repeat_no) in live:
+                raise UserError(f"{row.person} has judged pair {row.pair} anew here since judgment {row.uuid}.")
+            judgments[row.uuid] = Judgment(uuid=row.uuid, **values)
+        elif differing := [name for name, value in values.items() if getattr(stored, name) != value]:
+            raise UserError(f"Judgment {row.uuid} is stored already with another {', '.join(differing)}.")
+    _add_new(session, judgments.values())
+    return judgments
+
+
+def _add_people(session: Session, rows: Sequence[JudgmentRow]) -> dict[str, Person]:
+    """Public id to person."""
+    people = {person.public_id: person for person in _find(session, Person.public_id, (r.person for r in rows), Person)}
+    for row in rows:
+        person = people.get(row.person)
+        if person is None:
+            name = f"imported-{row.person}"
+            if session.scalar(select(Person.id).where(Person.name == name)) is not None:
+                raise UserError(f"There is another person called {name!r} here; that name is wanted for {row.person}.")
+            people[row.person] = Person(name=name, public_id=row.person, role=Role.annotator, simulated=row.simulated)
+        elif person.simulated != row.simulated:
+            raise UserError(
+                f"{person.name} ({row.person}) is {'' if person.simulated else 'not '}simulated here, but "
+                f"{'' if row.simulated else 'not '}in the dataset."
+            )
+    _add_new(session, people.values())
+    return people
+
+
+def _add_labels(
+    session: Session, rows: Sequence[PairRow], pairs: dict[str, Pair], judgments: dict[str, Judgment]
+) -> None:
+    live = {
+        (label.pair_id, label.origin): label
+        for label in _find(session, Label.pair_id, (pair.id for pair in pairs.values()), Label)
+        if label.superseded_at is None
+    }
+    new: list[tuple[Label, list[str]]] = []
+    for row in rows:
+        values = {"p_a": row.p_a, "made_by": row.made_by, "weight": row.weight, "agreement": row.agreement}
+        pair_id = pairs[row.pair].id
+        stored = live.get((pair_id, row.origin))
+        if stored is None:
+            new.append((Label(pair_id=pair_id, origin=row.origin, **values), row.judgments))
+        elif any(getattr(stored, name) != value for name, value in values.items()):
+            raise UserError(
+                f"Pair {row.pair} has the {row.origin} label p_a = {stored.p_a} by {stored.made_by} already, here "
                 f"{row.p_a} by {row.made_by}; import into an empty data folder."
             )
-        return
-    label = Label(
-        pair_id=pair.id,
-        origin=row.origin,
-        made_by=row.made_by,
-        p_a=row.p_a,
-        weight=row.weight,
-        agreement=row.agreement,
-    )
-    session.add(label)
-    session.flush()
-    session.add_all(LabelJudgment(label_id=label.id, judgment_id=numbers[uuid]) for uuid in row.judgments)
+    _add_new(session, (label for label, _ in new))
+    traces = ((label, judgments[uuid]) for label, uuids in new for uuid in uuids)
+    _add_new(session, (LabelJudgment(label_id=label.id, judgment_id=judgment.id) for label, judgment in traces))
 
 
-def _recount(session: Session, pair_ids: Iterable[int]) -> None:
+def _add_scores(session: Session, rows: Sequence[ScoreRow], images: dict[str, Image]) -> None:
+    image_ids = {images[row.sha256].id for row in rows}
+    stored = {
+        (value.image_id, value.metric, value.version, value.reference): value
+        for value in _find(session, MetricValue.image_id, image_ids, MetricValue)
+    }
+    new = []
+    for row in rows:
+        value = stored.get((images[row.sha256].id, row.metric, row.version, row.reference))
+        if value is None:
+            new.append(MetricValue(image_id=images[row.sha256].id, **row.model_dump(exclude={"sha256"})))
+        elif (value.value, value.raw_value, value.failure) != (row.value, row.raw_value, row.failure):
+            raise UserError(
+                f"The value of {row.metric} {row.version} of the image {row.sha256} is {value.value} here, {row.value} "
+                "in the dataset; import into an empty data folder."
+            )
+    _add_new(session, new)
+
+
+def _recount(session: Session, pairs: Iterable[Pair]) -> None:
     """Set each pair's number of live judgments that are no repeats."""
     live = (
         select(func.count())
@@ -295,40 +369,16 @@ def _recount(session: Session, pair_ids: Iterable[int]) -> None:
         .where(Judgment.pair_id == Pair.id, Judgment.superseded_at.is_(None), Judgment.repeat_no == 0)
         .scalar_subquery()
     )
-    numbers = sorted(set(pair_ids))
-    session.flush()
-    for start in range(0, len(numbers), 500):
-        chosen = numbers[start : start + 500]
+    for batch in batches(pair.id for pair in pairs):
         session.execute(
             update(Pair)
-            .where(Pair.id.in_(chosen))
+            .where(Pair.id.in_(batch))
             .values(judgment_count=live)
             .execution_options(synchronize_session=False)
         )
 
 
-def _read_scores(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is no Parquet file: {error}") from error
-    return rows
-
-
-def _add_scores(session: Session, scores: list[dict[str, Any]], images: dict[str, Image]) -> None:
-    for score in scores:
-        sha256 = score.pop("sha256")
-        if sha256 not in images:
-            raise UserError(f"scores.parquet has values of the image {sha256}, which no pair shows.")
-        add_metric_value(session, images[sha256], **score)
-
-
-def count_rows(session: Session) -> dict[str, int]:
+def _count_rows(session: Session) -> dict[str, int]:
     """Rows of each table that an import adds to."""
     tables = {
         "sources": Source,

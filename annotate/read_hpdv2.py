@@ -4,132 +4,135 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import networkx as nx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from annotate.project import load_settings
-from annotate.read_back import count_rows, find_or_add_pair, first_fault, inside
+from annotate.image_files import CheckedFiles
+from annotate.project import ProjectSettings, load_settings
+from annotate.read_back import add_dataset, check_images
+from annotate.read_dataset import STRICT, Dataset, PairRow, Text, first_fault
 from db.errors import UserError
-from db.images import add_image, probe_image
-from db.models import Label, Origin, Pair, Split
-from db.records import add_candidate, add_method, add_source, candidate_key, draw_split, pair_key
+from db.models import Origin, Split
+from db.records import candidate_key, draw_split, pair_key
 from db.session import Database
 
 
-class Hpdv2Row(BaseModel):
+class Hpdv2Item(BaseModel):
     """An item of HPDv2's `train.json`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = STRICT
 
-    prompt: str
-    file_path: list[str] = Field(min_length=2, max_length=2)
+    prompt: Text
+    file_path: list[Text] = Field(min_length=2, max_length=2)
     human_preference: list[float] = Field(min_length=2, max_length=2)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if min(self.human_preference) < 0 or sum(self.human_preference) <= 0:
+            raise ValueError(f"human_preference {self.human_preference} says nothing")
+        return self
 
 
 def import_hpdv2(database: Database, data: Path, path: Path) -> dict[str, int]:
     """Read HPDv2's `train.json`: pairs of images with a prompt and a preference; nobody's name, no input photo.
 
     Images that pairs of one prompt connect are candidates of one source; its methods are called 'hpdv2 image 1', …,
-    in the order of the files' SHA-256. The preference becomes a label made by 'imported:hpdv2'. A file train.json
+    in the order of the files' SHA-256. The preference becomes a label made by 'imported:hpdv2', of no judgments. Where
+    a pair is there several times, each is a pair of its own, of candidates with the seeds 0, 1, …. A file train.json
     or val.json names its split; otherwise it is drawn.
 
     Returns:
         counts of what was added.
     Raises:
-        UserError: malformed, a missing or unreadable image, two preferences for one pair, or a pair
-            of one and the same image.
+        UserError: malformed, a missing or unreadable image, a pair of one and the same image, or the database holds
+            other content.
     """
-    rows = _read_hpdv2(path)
-    probes = {name: probe_image(inside(path.parent, name)) for row in rows for name in row.file_path}
-    with database.write() as session:
-        before = count_rows(session)
+    items = _read_items(path)
+    files = check_images(path.parent, (name for item in items for name in item.file_path))
+    with database.read() as session:
         settings = load_settings(session)
-        images = {name: add_image(session, data, probe, path.parent / name) for name, probe in probes.items()}
-        hashes = {name: probe.sha256 for name, probe in probes.items()}
-        by_hash = {images[name].sha256: images[name] for name in images}
-        seen: dict[str, float] = {}
-        for prompt, members, pairs in _group_hpdv2(rows, hashes):
-            source_key = "hpdv2-" + hashlib.sha256("\n".join([prompt, *members]).encode()).hexdigest()[:16]
-            drawn = draw_split(source_key, settings.seed, settings.val_share, settings.test_share)
-            split = Split(path.stem) if path.stem in Split.__members__ else drawn
-            source = add_source(session, source_key, split, caption=prompt)
-            names = {sha256: f"hpdv2 image {place}" for place, sha256 in enumerate(members, 1)}
-            candidates = {
-                sha256: add_candidate(session, source, add_method(session, name), by_hash[sha256])
-                for sha256, name in names.items()
-            }
-            for first, second, p_first in pairs:
-                key, first_is_a = pair_key(
-                    candidate_key(source_key, names[first], 0), candidate_key(source_key, names[second], 0)
-                )
-                a, b = (first, second) if first_is_a else (second, first)
-                p_a = p_first if first_is_a else 1.0 - p_first
-                if seen.setdefault(key, p_a) != p_a:
-                    raise UserError(
-                        f"{path}: two preferences for one pair of the prompt {prompt!r}; resolve them first."
-                    )
-                pair = find_or_add_pair(session, key, source.id, candidates[a], candidates[b], split, settings)
-                _add_imported_label(session, pair, p_a)
-        session.flush()
-        after = count_rows(session)
-    return {name: after[name] - before[name] for name in after}
+    rows = list(_pair_rows(items, files, settings, path.stem))
+    return add_dataset(database, data, path.parent, files, Dataset(pairs=rows, judgments=[], scores=[]))
 
 
-def _read_hpdv2(path: Path) -> list[Hpdv2Row]:
+def _read_items(path: Path) -> list[Hpdv2Item]:
     try:
-        items = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(items, list) or not items:
+    if not isinstance(values, list) or not values:
         raise UserError(f"{path} is no list of pairs; HPDv2's train.json is.")
-    rows = []
-    for number, item in enumerate(items):
+    items = []
+    for number, value in enumerate(values):
         try:
-            row = Hpdv2Row.model_validate(item)
+            items.append(Hpdv2Item.model_validate(value))
         except ValidationError as error:
             raise UserError(f"{path}, item {number}: {first_fault(error)}") from error
-        if min(row.human_preference) < 0 or sum(row.human_preference) <= 0:
-            raise UserError(f"{path}, item {number}: human_preference {row.human_preference} says nothing.")
-        rows.append(row)
-    return rows
+    return items
 
 
-def _group_hpdv2(
-    rows: list[Hpdv2Row], hashes: dict[str, str]
-) -> Iterator[tuple[str, list[str], list[tuple[str, str, float]]]]:
-    """(prompt, sorted SHA-256 of its images, [(first, second, probability that first is better)]) of each source."""
+def _pair_rows(items: list[Hpdv2Item], files: CheckedFiles, settings: ProjectSettings, stem: str) -> Iterator[PairRow]:
+    """The items as rows of our own format."""
+    groups = _group_images(items, files)
+    seen: Counter[tuple[str, frozenset[str]]] = Counter()
+    for item in items:
+        hashes = [files[name].sha256 for name in item.file_path]
+        members = groups[(item.prompt, hashes[0])]
+        source = "hpdv2-" + hashlib.sha256("\n".join([item.prompt, *members]).encode()).hexdigest()[:16]
+        drawn = draw_split(source, settings.seed, settings.val_share, settings.test_share)
+        seed = seen[(source, frozenset(hashes))]
+        seen[(source, frozenset(hashes))] += 1
+        methods = [f"hpdv2 image {members.index(sha256) + 1}" for sha256 in hashes]
+        keys = [candidate_key(source, method, seed) for method in methods]
+        key, first_is_a = pair_key(*keys)
+        a, b = (0, 1) if first_is_a else (1, 0)
+        names = [f"images/{files[name].sha256}{files[name].suffix}" for name in item.file_path]
+        p_a = item.human_preference[a] / sum(item.human_preference)
+        yield PairRow(
+            pair=key,
+            source=source,
+            split=Split(stem) if stem in Split.__members__ else drawn,
+            group=source,
+            caption=item.prompt,
+            image_a=names[a],
+            image_b=names[b],
+            lq=None,
+            hq=None,
+            sha256_a=hashes[a],
+            sha256_b=hashes[b],
+            sha256_lq=None,
+            sha256_hq=None,
+            method_a=methods[a],
+            method_b=methods[b],
+            seed_a=seed,
+            seed_b=seed,
+            p_a=p_a,
+            tie=p_a == 0.5,
+            origin=Origin.human,
+            made_by="imported:hpdv2",
+            weight=1.0,
+            agreement=None,
+            judgments=[],
+        )
+
+
+Groups = dict[tuple[str, str], list[str]]
+"""(prompt, SHA-256) to the sorted SHA-256 of all images that pairs of that prompt connect it with."""
+
+
+def _group_images(items: list[Hpdv2Item], files: CheckedFiles) -> Groups:
     graph: nx.Graph[tuple[str, str]] = nx.Graph()
-    for row in rows:
-        first, second = ((row.prompt, hashes[name]) for name in row.file_path)
+    for item in items:
+        first, second = ((item.prompt, files[name].sha256) for name in item.file_path)
         if first == second:
-            raise UserError(f"{row.file_path[0]} and {row.file_path[1]} are the same image; leave the pair out.")
+            raise UserError(f"{item.file_path[0]} and {item.file_path[1]} are the same image; leave the pair out.")
         graph.add_edge(first, second)
-    source_of = {node: place for place, nodes in enumerate(nx.connected_components(graph)) for node in nodes}
-    members: dict[int, list[str]] = {}
-    for (_, sha256), place in source_of.items():
-        members.setdefault(place, []).append(sha256)
-    pairs: dict[int, list[tuple[str, str, float]]] = {}
-    prompts: dict[int, str] = {}
-    for row in rows:
-        left, right = (hashes[name] for name in row.file_path)
-        place = source_of[(row.prompt, left)]
-        prompts[place] = row.prompt
-        share = row.human_preference[0] / sum(row.human_preference)
-        pairs.setdefault(place, []).append((left, right, share))
-    for place, sha256s in members.items():
-        yield prompts[place], sorted(sha256s), pairs[place]
-
-
-def _add_imported_label(session: Session, pair: Pair, p_a: float) -> None:
-    live = session.scalar(
-        select(Label).where(Label.pair_id == pair.id, Label.origin == Origin.human, Label.superseded_at.is_(None))
-    )
-    if live is None:
-        session.add(Label(pair_id=pair.id, origin=Origin.human, made_by="imported:hpdv2", p_a=p_a))
-    elif live.p_a != p_a:
-        raise UserError(f"Pair {pair.key} has the label p_a = {live.p_a} already, here {p_a}.")
+    groups: Groups = {}
+    for nodes in nx.connected_components(graph):
+        groups |= dict.fromkeys(nodes, sorted(sha256 for _, sha256 in nodes))
+    return groups

@@ -213,6 +213,7 @@ def change_pairs(change: Callable[[dict[str, object]], object]) -> Callable[[Pat
         rows = read_lines(folder / "pairs.jsonl")
         change(rows[2])
         (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (folder / "SHA256SUMS").unlink()
 
     return apply
 
@@ -225,9 +226,10 @@ def change_pairs(change: Callable[[dict[str, object]], object]) -> Callable[[Pat
         (change_pairs(lambda row: row.update(p_a=1.5)), "line 3: p_a"),
         (change_pairs(lambda row: row.update(surprise=1)), "line 3: surprise"),
         (change_pairs(lambda row: row.pop("split")), "line 3: split"),
-        (change_pairs(lambda row: row.update(image_a="../../secret.png")), "outside"),
+        (change_pairs(lambda row: row.update(image_a="../../secret.png")), "line 3: '../../secret.png' is not"),
         (change_pairs(lambda row: row.update(method_a="another")), "is not the pair of its source"),
-        (change_pairs(lambda row: row.update(judgments=["nobody"])), "names judgments"),
+        (change_pairs(lambda row: row.update(judgments=["nobody"])), "line 3: judgments.0"),
+        (change_pairs(lambda row: row.update(judgments=[str(uuid.UUID(int=1))])), "line 3: pair"),
         (lambda folder: (folder / "pairs.jsonl").write_text("{broken\n"), "line 1"),
         (lambda folder: (folder / "judgments.jsonl").unlink(), "missing"),
         (lambda folder: (folder / "scores.parquet").write_bytes(b"no parquet"), "no Parquet file"),
@@ -286,7 +288,7 @@ def test_malformed_hpdv2_is_refused_whole(
 
 def test_importing_what_contradicts_the_database_is_refused(judged: Database, data: Path, tmp_path: Path) -> None:
     export(judged, data, tmp_path / "out")
-    change_pairs(lambda row: row.update(p_a=0.9))(tmp_path / "out")
+    change_pairs(lambda row: row.update(p_a=0.9, tie=False))(tmp_path / "out")
     before = snapshot(judged)
     with pytest.raises(UserError, match="import into an empty data folder"):
         import_dataset(judged, data, tmp_path / "out")
@@ -304,7 +306,7 @@ def test_refused_exports_leave_nothing_behind(judged: Database, data: Path, tmp_
         first = session.scalars(select(Image)).first()
         assert first is not None
     shutil.rmtree(data / "images")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match="cannot be read"):
         export(judged, data, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
 
