@@ -179,7 +179,9 @@ def resolve_labels(
 ) -> ResolveReport:
     """Turn the live judgments of each pair into one human label, tracing it to them.
 
-    Skips, repeats and gold pairs make no label. A label whose value and judgments stay the same keeps its row.
+    Skips, repeats and gold pairs make no label. A label whose value and judgments stay the same keeps its row. A label
+    imported without judgments (made by 'imported:…') stays, also where its pair is judged: nobody knows how many
+    answers it stands for.
 
     Args:
         method: 'majority': p_a is the share of votes for a, a tie being half a vote for each. 'dawid-skene': the
@@ -204,7 +206,9 @@ def resolve_labels(
     new: list[tuple[Label, list[int]]] = []
     for pair_id, group in votes.set_index("pair_id").groupby(level=0):
         assert isinstance(pair_id, int)
-        old, p_a_of_pair, numbers = live.pop(pair_id, None), float(p_a[pair_id]), group["judgment_id"].tolist()
+        old, p_a_of_pair, numbers = live.pop(pair_id, None), float(p_a[pair_id]), sorted(group["judgment_id"])
+        if old is not None and _is_imported(old):
+            continue
         if old is not None and (old.p_a, old.made_by, traced[old.id]) == (p_a_of_pair, made_by, numbers):
             report.unchanged += 1
             continue
@@ -216,11 +220,15 @@ def resolve_labels(
         label = Label(pair_id=pair_id, origin=Origin.human, made_by=made_by, p_a=p_a_of_pair, agreement=agreement)
         new.append((label, numbers))
     for old in live.values():
-        if not old.made_by.startswith("imported:"):
+        if not _is_imported(old):
             old.superseded_at = utc_now()
             report.withdrawn += 1
     _add_labels(session, new)
     return report
+
+
+def _is_imported(label: Label) -> bool:
+    return label.made_by.startswith("imported:")
 
 
 def _add_labels(session: Session, new: list[tuple[Label, list[int]]]) -> None:
@@ -233,9 +241,9 @@ def _add_labels(session: Session, new: list[tuple[Label, list[int]]]) -> None:
 
 
 def _load_votes(session: Session, excluded: set[int], include_simulated: bool) -> pd.DataFrame:
-    """Live votes, a row each: judgment_id, pair_id, person, choice (a, b or tie)."""
+    """Live votes, a row each, in the same order in every database: judgment_id, pair_id, person, choice (a, b, tie)."""
     statement = (
-        select(Judgment.id, Judgment.pair_id, Person.name, Judgment.choice)
+        select(Pair.key, Person.public_id, Judgment.id, Judgment.pair_id, Judgment.choice)
         .join(Person, Person.id == Judgment.person_id)
         .join(Pair, Pair.id == Judgment.pair_id)
         .where(
@@ -244,13 +252,15 @@ def _load_votes(session: Session, excluded: set[int], include_simulated: bool) -
             Judgment.choice != Choice.skip,
             Pair.gold_answer.is_(None),
         )
-        .order_by(Judgment.id)
     )
     if excluded:
         statement = statement.where(Person.id.not_in(excluded))
     if not include_simulated:
         statement = statement.where(Person.simulated.is_(False))
-    rows = [(number, pair_id, name, str(choice)) for number, pair_id, name, choice in session.execute(statement)]
+    found = sorted(
+        tuple(row) for row in session.execute(statement)
+    )  # here, since databases disagree on the order of text
+    rows = [(number, pair_id, person, str(choice)) for _, person, number, pair_id, choice in found]
     return pd.DataFrame(rows, columns=["judgment_id", "pair_id", "person", "choice"])
 
 
@@ -277,13 +287,18 @@ def compute_majority(votes: pd.DataFrame) -> pd.Series[float]:
 def compute_dawid_skene(votes: pd.DataFrame) -> pd.Series[float]:
     """p_a by pair_id: P(a) + P(tie) / 2 of the Dawid-Skene posterior (crowd-kit, 100 iterations).
 
+    Pairs and people are numbered as they come, so that the last digits hang on the order of the votes alone.
+
     Source: Dawid & Skene, Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm, 1979.
     """
     from crowdkit.aggregation import DawidSkene  # only here: it is slow to import
 
     if votes.empty:
         return pd.Series(dtype=float)
-    table = votes.rename(columns={"pair_id": "task", "person": "worker", "choice": "label"})
-    posterior = DawidSkene(n_iter=100).fit_predict_proba(table[["task", "worker", "label"]])
+    tasks, pair_ids = pd.factorize(votes["pair_id"])
+    workers, _ = pd.factorize(votes["person"])
+    table = pd.DataFrame({"task": tasks, "worker": workers, "label": votes["choice"].to_numpy()})
+    posterior = DawidSkene(n_iter=100).fit_predict_proba(table)
     posterior = posterior.reindex(columns=["a", "tie", "b"], fill_value=0.0)
+    posterior.index = pair_ids[posterior.index]
     return posterior["a"] + 0.5 * posterior["tie"]

@@ -249,6 +249,21 @@ def test_dawid_skene_gives_ties_one_half():
     assert compute_dawid_skene(votes)[9] == pytest.approx(0.5, abs=0.01)
 
 
+def test_dawid_skene_is_the_same_whatever_pairs_and_people_are_called():
+    rng = random.Random(1)
+    rows = [
+        (n, pair, f"p{person}", rng.choices(["a", "b", "tie"], [5 + 3 * (pair % 2) - person, 4, 1])[0])
+        for n, (pair, person) in enumerate((pair, person) for pair in range(60) for person in range(4))
+    ]
+    votes = pd.DataFrame(rows, columns=["judgment_id", "pair_id", "person", "choice"])
+    renamed = votes.assign(
+        pair_id=59 - votes["pair_id"], person=votes["person"].map({"p0": "z", "p1": "k", "p2": "a", "p3": "m"})
+    )
+    first, second = compute_dawid_skene(votes), compute_dawid_skene(renamed)
+    # Equal to the last bit: an export after an import must give the same bytes.
+    assert [first[pair] for pair in range(60)] == [second[59 - pair] for pair in range(60)]
+
+
 @pytest.mark.parametrize("compute", [compute_majority, compute_dawid_skene])
 def test_no_votes_give_no_labels(compute):
     assert len(compute(votes_table([]))) == 0
@@ -312,6 +327,19 @@ def test_a_label_without_judgments_is_withdrawn_but_an_imported_one_stays(
     undo_judgment(session, people[0].id, uuid, settings)
     assert resolve_labels(session).withdrawn == 1
     assert [label.made_by for label in live_labels(session)] == ["imported:hpdv2"]
+
+
+def test_an_imported_label_stays_where_its_pair_is_judged(session, people, make_project, judge):
+    imported, other = make_project(2)
+    session.add(Label(pair_id=imported.id, origin=Origin.human, made_by="imported:hpdv2", p_a=1.0))
+    session.flush()
+    judge(people[0].id, imported, Choice.b)
+    judge(people[0].id, other, Choice.b)
+    for method in ("majority", "dawid-skene"):
+        resolve_labels(session, method)
+        labels = {label.pair_id: (label.made_by, label.p_a) for label in live_labels(session)}
+        assert labels[imported.id] == ("imported:hpdv2", 1.0)
+        assert labels[other.id][0] == method
 
 
 def test_labels_of_the_labeler_are_left_alone(session, people, make_project, judge):
