@@ -148,7 +148,7 @@ class Server:
 
 
 @pytest.fixture
-def serve(data: Path) -> Iterator[Callable[..., Server]]:
+def serve_process(data: Path) -> Iterator[Callable[..., Server]]:
     """Starts servers of the test's data folder and stops them at its end."""
     servers: list[Server] = []
 

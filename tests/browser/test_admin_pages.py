@@ -18,9 +18,9 @@ PERSONAL_LINK = re.compile(r"^http://127\.0\.0\.1:\d+/enter/[\w-]{30,}$")
 
 
 @pytest.fixture
-def admin(serve: Any, open_page: Any, database: Database) -> Page:
+def admin(serve_process: Any, open_page: Any, database: Database) -> Page:
     """A signed-in admin's page on a server with an empty database."""
-    server = serve()
+    server = serve_process()
     page: Page = open_page(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     page.goto(server.url)
     page.get_by_label("Name").fill("ada")

@@ -50,6 +50,7 @@ def press(page: Page, key: str) -> None:
         arg=list(before),
     )
     expect(page.locator("#saved")).to_have_text("saved")
+    page.locator("#stage:not([data-state=loading])").wait_for()
 
 
 def images_of(database: Database, judgment: Judgment) -> dict[str, str]:
@@ -96,6 +97,7 @@ def test_undo_several_back_shows_the_same_pairs_again(page: Page, database: Data
         page.keyboard.press("z")
         expect(page.locator("#left img")).to_have_attribute("src", re.compile(pair[0]))
         expect(page.locator("#right img")).to_have_attribute("src", re.compile(pair[1]))
+        page.locator("#stage[data-state=shown]").wait_for()  # until it is painted, keys count for nothing
     expect(page.locator("#saved")).to_have_text("saved")
     assert live(database) == []
     press(page, "ArrowRight")
@@ -211,10 +213,10 @@ def test_reload_resumes_with_the_same_pairs(page: Page) -> None:
 
 
 def test_server_killed_in_the_middle_loses_nothing(
-    fill: Any, serve: Any, open_page: Any, sign_in: Any, database: Database
+    fill: Any, serve_process: Any, open_page: Any, sign_in: Any, database: Database
 ) -> None:
     fill(6)
-    server = serve()
+    server = serve_process()
     page = open_page()
     sign_in(page, server, "ada")
     press(page, "ArrowLeft")
@@ -381,14 +383,14 @@ def test_methods_are_named_nowhere_on_the_page(page: Page) -> None:
 
 
 def test_sign_in_with_auth_and_what_an_annotator_may_open(
-    fill: Any, serve: Any, open_page: Any, database: Database
+    fill: Any, serve_process: Any, open_page: Any, database: Database
 ) -> None:
     fill(3)
     with database.write() as session:
         add_person(session, "ada", Role.admin, "correct horse")
         add_person(session, "ben", Role.annotator)
         link = make_link_token(get_person(session, "ben"))
-    server = serve("--auth")
+    server = serve_process("--auth")
     page = open_page()
     page.goto(server.url)
     page.get_by_label("Name").fill("ada")

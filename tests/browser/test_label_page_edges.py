@@ -63,7 +63,7 @@ def test_all_remembered_answers_can_be_undone(page: Page, rows: Callable[[], lis
         answer(page, "ArrowLeft")
     for _ in range(30):
         page.keyboard.press("z")
-        page.wait_for_timeout(120)
+        page.locator("#stage[data-state=shown]").wait_for()
     expect(page.locator("#saved")).to_have_text("saved")
     assert len(rows()) == 30
     assert all(row.superseded_at is not None for row in rows())

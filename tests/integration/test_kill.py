@@ -85,8 +85,8 @@ def stored_uuids(database):
 
 @pytest.mark.usefixtures("many_pairs")
 @pytest.mark.parametrize("rounds", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_every_acknowledged_judgment_is_there_once(database, serve, rounds):
-    server = serve()
+def test_every_acknowledged_judgment_is_there_once(database, serve_process, rounds):
+    server = serve_process()
     clients = [Burst(server.url, f"client {number}") for number in range(CLIENTS)]
     stop, rng = threading.Event(), random.Random(rounds)
     with ThreadPoolExecutor(CLIENTS) as pool:
