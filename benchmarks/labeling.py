@@ -11,6 +11,7 @@ import argparse
 import http.client
 import io
 import json
+import os
 import random
 import shutil
 import statistics
@@ -283,6 +284,7 @@ def main() -> int:
     print(f"{'':<58} {'median':>9} {'p95':>9} {'':<4} {'target':>10}")
     for row in rows:
         print(row)
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, this benchmark's own work included")
     print(f"torch in the server's process: {'yes' if torch else 'no'} (target: no)")
     return int(torch or any(row.missed() for row in rows))
 
