@@ -108,13 +108,13 @@ async function show(entry, keyTime = null) {
   }
   if (current !== entry) return;
   $("notice").hidden = true;
-  $("stage").dataset.state = "shown";
   viewer.show(entry);
   entry.modes = new Set(truthShown() && entry.view.hq ? [viewer.mode(), "truth"] : [viewer.mode()]);
   showReferences(entry);
   const paintedTime = await painted();
   entry.visibleSince = document.hidden ? null : performance.now();
   locked = false;
+  $("stage").dataset.state = "shown";
   document.dispatchEvent(
     new CustomEvent("facereward:painted", { detail: { showing: entry.view.showing, keyTime, paintedTime } }),
   );
