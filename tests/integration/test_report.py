@@ -27,7 +27,7 @@ from annotate.report import ReportOptions, write_report
 from db.errors import UserError
 from db.models import Choice, Judgment, Pair, Person, Run, RunState, Side
 from db.session import Database
-from runs.store import LIVE_STATES, run_folder
+from runs.store import LIVE_STATES, latest_run, run_folder
 from ui.context import Context
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,7 +168,7 @@ def wait_for_run(context: Context) -> Run:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with context.database.read() as session:
-            run = ui.report.latest_run(session)
+            run = latest_run(session, ui.report.KIND)
         assert run is not None
         if run.state not in LIVE_STATES:
             return run
