@@ -99,13 +99,14 @@ def test_a_killed_clients_pairs_go_to_another_when_its_leases_expire(any_databas
             leases = lease_pairs(session, person_id, load_settings(session), rng, count=8, holding=[])
             return {lease.pair_id for lease in leases}
 
-    held = ask(gone)
+    now = utc_now()
+    given = []
+    for person_id, seconds in ((gone, 0), (other, 0), (other, 299), (other, 301)):
+        monkeypatch.setattr(annotate.pairs, "utc_now", lambda later=now + timedelta(seconds=seconds): later)
+        given.append(ask(person_id))
+    held = given[0]
     assert len(held) == 3
-    assert ask(other) == set()
-    for seconds, given in ((299, set()), (301, held)):
-        later = utc_now() + timedelta(seconds=seconds)
-        monkeypatch.setattr(annotate.pairs, "utc_now", lambda later=later: later)
-        assert ask(other) == given
+    assert given == [held, set(), set(), held]
     assert ask(gone) == set()
 
 
