@@ -301,4 +301,6 @@ def compute_dawid_skene(votes: pd.DataFrame) -> pd.Series[float]:
     posterior = DawidSkene(n_iter=100).fit_predict_proba(table)
     posterior = posterior.reindex(columns=["a", "tie", "b"], fill_value=0.0)
     posterior.index = pair_ids[posterior.index]
-    return posterior["a"] + 0.5 * posterior["tie"]
+    # crowd-kit's rows sum to one only to some ten digits; a probability above one is none.
+    shares = posterior.div(posterior.sum(axis=1), axis=0)
+    return (shares["a"] + 0.5 * shares["tie"]).clip(0.0, 1.0)

@@ -249,6 +249,15 @@ def test_dawid_skene_gives_ties_one_half():
     assert compute_dawid_skene(votes)[9] == pytest.approx(0.5, abs=0.01)
 
 
+def test_dawid_skene_gives_probabilities_where_crowd_kit_does_not():
+    rng = random.Random(1)
+    rows = [(n, n // 3, f"p{n % 3}", rng.choice(["a", "a", "b", "tie"])) for n in range(60)]
+    # Of these votes crowd-kit's posterior gives 1.00000000004, which the database refuses.
+    p_a = compute_dawid_skene(pd.DataFrame(rows, columns=["judgment_id", "pair_id", "person", "choice"]))
+    assert p_a.between(0, 1).all()
+    assert p_a.max() > 0.99
+
+
 def test_dawid_skene_is_the_same_whatever_pairs_and_people_are_called():
     rng = random.Random(1)
     rows = [
