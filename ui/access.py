@@ -17,11 +17,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from anyio import to_thread
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from itsdangerous import BadSignature, URLSafeSerializer
 from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -118,7 +118,7 @@ class Gate:
             return
         refusal = self._refuse_foreign(request)
         if refusal is None and not request.url.path.startswith(OPEN_PATHS):
-            visitor = await to_thread.run_sync(find_visitor, self.context, request)
+            visitor = await run_in_threadpool(find_visitor, self.context, request)
             scope["visitor"] = visitor
             refusal = _refuse_visitor(request, visitor)
         send = _with_headers(send, admin=request.url.path.startswith(ADMIN_PATHS))
