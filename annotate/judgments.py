@@ -257,9 +257,8 @@ def _load_votes(session: Session, excluded: set[int], include_simulated: bool) -
         statement = statement.where(Person.id.not_in(excluded))
     if not include_simulated:
         statement = statement.where(Person.simulated.is_(False))
-    found = sorted(
-        tuple(row) for row in session.execute(statement)
-    )  # here, since databases disagree on the order of text
+    # Sorted here, since databases disagree on the order of text.
+    found = sorted(tuple(row) for row in session.execute(statement))
     rows = [(number, pair_id, person, str(choice)) for _, person, number, pair_id, choice in found]
     return pd.DataFrame(rows, columns=["judgment_id", "pair_id", "person", "choice"])
 
@@ -287,7 +286,7 @@ def compute_majority(votes: pd.DataFrame) -> pd.Series[float]:
 def compute_dawid_skene(votes: pd.DataFrame) -> pd.Series[float]:
     """p_a by pair_id: P(a) + P(tie) / 2 of the Dawid-Skene posterior (crowd-kit, 100 iterations).
 
-    Pairs and people are numbered as they come, so that the last digits hang on the order of the votes alone.
+    The last digits hang on the order of the votes.
 
     Source: Dawid & Skene, Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm, 1979.
     """
@@ -295,12 +294,9 @@ def compute_dawid_skene(votes: pd.DataFrame) -> pd.Series[float]:
 
     if votes.empty:
         return pd.Series(dtype=float)
-    tasks, pair_ids = pd.factorize(votes["pair_id"])
-    workers, _ = pd.factorize(votes["person"])
-    table = pd.DataFrame({"task": tasks, "worker": workers, "label": votes["choice"].to_numpy()})
-    posterior = DawidSkene(n_iter=100).fit_predict_proba(table)
+    table = votes.rename(columns={"pair_id": "task", "person": "worker", "choice": "label"})
+    posterior = DawidSkene(n_iter=100).fit_predict_proba(table[["task", "worker", "label"]])
     posterior = posterior.reindex(columns=["a", "tie", "b"], fill_value=0.0)
-    posterior.index = pair_ids[posterior.index]
     # crowd-kit's rows sum to one only to some ten digits; a probability above one is none.
     shares = posterior.div(posterior.sum(axis=1), axis=0)
     return (shares["a"] + 0.5 * shares["tie"]).clip(0.0, 1.0)

@@ -205,9 +205,11 @@ def _add_sources(session: Session, rows: Sequence[PairRow], images: dict[str, Im
             raise UserError(
                 f"source {key!r} is stored in the {stored_split} split, here in {row.split}: a split never changes."
             )
-        add_source(
-            session, key, row.split, group=row.group, caption=row.caption, lq=lq, hq=hq
-        )  # raises where it differs
+        told = (row.group, row.caption, lq and lq.id, hq and hq.id)
+        there = sources[key]
+        if told != (there.group, there.caption, there.lq_image_id, there.hq_image_id):
+            # Completes it, or raises where it differs.
+            add_source(session, key, row.split, group=row.group, caption=row.caption, lq=lq, hq=hq)
     _add_new(session, sources.values())
     return sources
 

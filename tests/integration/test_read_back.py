@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -85,6 +86,9 @@ def judged(database: Database, data: Path, make_photo: Callable[..., Path], tmp_
                         undo_judgment(session, person.id, made.uuid, load_settings(session))
                     elif rng.random() < 0.3:
                         judge(session, person, pair, rng.choice(["a", "b"]), 1)
+        # Out of the order of their ids, as after an import: nothing may hang on that order.
+        for judgment in session.scalars(select(Judgment)):
+            judgment.created_at -= timedelta(seconds=rng.randrange(100_000))
         session.add_all(
             Label(pair_id=pair.id, origin=Origin.svm, made_by="labeler 1", p_a=rng.random(), weight=0.5)
             for pair in pairs[18:]
