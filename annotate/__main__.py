@@ -324,9 +324,17 @@ def run_export(database: Database, args: argparse.Namespace) -> None:
             f"--{str(fault['loc'][0]).replace('_', '-')}: {fault['msg']}, got {fault['input']!r}"
         ) from error
     config = {**options.model_dump(mode="json"), "out": str(args.out) if args.out else None}
+    last = 0.0
     with open_run(database, args.data, "annotate export", config, args.run) as run:
         out = args.out or run.folder / "dataset"
-        counts = export_dataset(database, args.data, out, options, run.progress)
+
+        def progress(done: int, total: int) -> None:
+            nonlocal last
+            if time.monotonic() - last >= PROGRESS_SECONDS or done == total:
+                last = time.monotonic()
+                run.progress(done, total)
+
+        counts = export_dataset(database, args.data, out, options, progress)
         run.write_result({"out": str(out), **counts})
     splits = ", ".join(f"{split} {count}" for split, count in counts["splits"].items())
     dropped = ", ".join(f"{count} by {name}" for name, count in counts["dropped"].items() if count)

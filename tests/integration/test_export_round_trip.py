@@ -22,7 +22,7 @@ from annotate.read_back import import_dataset
 from annotate.read_hpdv2 import import_hpdv2
 from db.errors import UserError
 from db.images import add_image, probe_image
-from db.models import Choice, Image, Judgment, Label, Pair, Person, Side, Source, Split
+from db.models import Choice, Image, Judgment, Label, Pair, Person, Run, RunState, Side, Source, Split
 from db.records import add_candidate, add_method, add_metric_value, add_source
 from db.session import Database, open_database
 
@@ -334,3 +334,53 @@ def test_undoing_a_judgment_withdraws_its_label(judged: Database, data: Path, tm
     export(judged, data, tmp_path / "second")
     first, second = (read_lines(tmp_path / name / "pairs.jsonl") for name in ("first", "second"))
     assert len(second) == len(first) - 1
+
+
+def test_the_command_says_what_it_wrote_and_where(
+    judged: Database, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(*arguments: str) -> tuple[int, str, str]:
+        code = main(["export", *arguments, "--data", str(data)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    code, told, error = command()
+    assert (code, error) == (0, "")
+    with judged.read() as session:
+        run = session.scalars(select(Run)).one()
+        assert (run.kind, run.state, run.config["format"]) == ("annotate export", RunState.finished, "jsonl")
+    folder = data / "runs" / str(run.id)
+    rows = read_lines(folder / "dataset" / "pairs.jsonl")
+    by_split = [f"{split} {sum(row['split'] == split for row in rows)}" for split in ("test", "train", "val")]
+    assert told == f"9 labelled pairs ({', '.join(by_split)}) as jsonl; left out: none\nin {folder / 'dataset'}\n"
+    assert json.loads((folder / "result.json").read_text())["rows"] == 9
+    assert read_lines(folder / "progress.jsonl")[-1]["done"] == len(list((folder / "dataset" / "images").iterdir()))
+
+    out = tmp_path / "deep" / "out"
+    options = [
+        "--format",
+        "diffusion-dpo",
+        "--min-agreement",
+        "0.6",
+        "--exclude-people",
+        "ben",
+        "--splits",
+        "train",
+        "val",
+    ]
+    options += ["--methods", "bicubic", "gfpgan", "codeformer", "--ties", "soft", "--resolve", "dawid-skene"]
+    code, told, _ = command("--out", str(out), *options, "--name", "faces", "--licence", "cc0-1.0", "--origin", "human")
+    assert code == 0
+    assert "which diffusion-dpo cannot say" in told
+    assert told.endswith(f"in {out}\n")
+    assert 'license: "cc0-1.0"' in (out / "README.md").read_text(encoding="utf-8")
+
+    for wrong, reason in (
+        (["--out", str(out)], f"error: {out} is there already"),
+        (["--min-agreement", "2"], "error: --min-agreement: Input should be less than or equal to 1, got '2'"),
+        (["--splits", "training"], "error: --splits: Input should be 'train', 'val' or 'test', got 'training'"),
+        (["--people", "zoe"], "error: There is no person called 'zoe'."),
+    ):
+        code, told, error = command(*wrong)
+        assert (code, told, error.count("\n")) == (2, "", 1)
+        assert error.startswith(reason)
