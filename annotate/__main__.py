@@ -79,7 +79,7 @@ def import_path(database: Database, args: argparse.Namespace, path: Path, run: R
         from annotate.read_hpdv2 import import_hpdv2
 
         read_back = import_dataset if path.is_dir() else import_hpdv2
-        return dict(read_back(database, args.data, path))
+        return {f"{name}_added": count for name, count in read_back(database, args.data, path).items()}
     if path.suffix.lower() in TABLE_SUFFIXES and "answer" in read_columns(path):
         with database.write() as session:
             return {f"gold_pairs_{name}": count for name, count in asdict(import_gold(session, path)).items()}

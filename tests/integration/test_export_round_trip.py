@@ -375,6 +375,10 @@ def test_the_command_says_what_it_wrote_and_where(
     assert told.endswith(f"in {out}\n")
     assert 'license: "cc0-1.0"' in (out / "README.md").read_text(encoding="utf-8")
 
+    for counts in ("4 sources added, 11 candidates added", "0 sources added, 0 candidates added"):
+        assert main(["import", str(folder / "dataset"), "--data", str(tmp_path / "other")]) == 0
+        assert capsys.readouterr().out.startswith(counts)
+
     for wrong, reason in (
         (["--out", str(out)], f"error: {out} is there already"),
         (["--min-agreement", "2"], "error: --min-agreement: Input should be less than or equal to 1, got '2'"),
