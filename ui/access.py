@@ -21,7 +21,6 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from itsdangerous import BadSignature, URLSafeSerializer
 from sqlalchemy import select
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -118,7 +117,7 @@ class Gate:
             return
         refusal = self._refuse_foreign(request)
         if refusal is None and not request.url.path.startswith(OPEN_PATHS):
-            visitor = await run_in_threadpool(find_visitor, self.context, request)
+            visitor = find_visitor(self.context, request)  # one look-up by key: a thread would cost more than it
             scope["visitor"] = visitor
             refusal = _refuse_visitor(request, visitor)
         send = _with_headers(send, admin=request.url.path.startswith(ADMIN_PATHS))
