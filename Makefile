@@ -34,8 +34,8 @@ lint: .venv/dev-installed
 
 bench: .venv/dev-installed
 	tests/install_system_packages.sh
-	$(BIN)/python benchmarks/queue.py
-	$(BIN)/python benchmarks/labeling.py
+	$(BIN)/python -m benchmarks.pair_queue
+	$(BIN)/python -m benchmarks.labeling
 
 # The unit tests on the oldest versions that requirements.txt allows.
 lower-bounds:

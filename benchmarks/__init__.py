@@ -1,0 +1,1 @@
+"""Scripts that print one table each; run as `python -m benchmarks.NAME`."""
