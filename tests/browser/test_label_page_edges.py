@@ -197,3 +197,12 @@ def overlap(a: dict[str, float], b: dict[str, float]) -> bool:
     wide = min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"])
     high = min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"])
     return wide > 1 and high > 1
+
+
+def test_reading_the_help_is_no_time_spent_on_the_pair(page: Page, rows: Callable[[], list[Judgment]]) -> None:
+    page.keyboard.press("?")
+    page.wait_for_timeout(5000)
+    page.keyboard.press("Escape")
+    answer(page, "ArrowLeft")
+    (row,) = rows()
+    assert 0 < row.seconds < 5

@@ -18,6 +18,7 @@ const SEND_WITHIN_MS = 50;
 const TRY_AGAIN_MS = 500;
 const MOST_HELD = 32; // the server reads no more tokens, nor a longer time, than these
 const MOST_SECONDS = 86_400;
+const READING = ["help-dialog", "history-dialog", "guidelines-dialog"]; // dialogs that hide the pair while they are read
 
 const $ = (id) => document.getElementById(id);
 const session = await fetchSession();
@@ -112,7 +113,7 @@ async function show(entry, keyTime = null) {
   entry.modes = new Set(truthShown() && entry.view.hq ? [viewer.mode(), "truth"] : [viewer.mode()]);
   showReferences(entry);
   const paintedTime = await painted();
-  entry.visibleSince = document.hidden ? null : performance.now();
+  entry.visibleSince = looking() ? performance.now() : null;
   locked = false;
   $("stage").dataset.state = "shown";
   document.dispatchEvent(
@@ -355,15 +356,25 @@ function holdWhilePressed(control, what) {
 }
 
 document.addEventListener("visibilitychange", () => {
-  if (!current) return;
-  if (document.hidden && current.visibleSince != null) {
-    current.visibleMs += performance.now() - current.visibleSince;
-    current.visibleSince = null;
-  } else if (!document.hidden) {
-    current.visibleSince = performance.now();
-    outbox.renew();
-  }
+  keepTime();
+  if (current && !document.hidden) outbox.renew();
 });
+for (const dialog of READING) {
+  for (const change of ["toggle", "close"]) $(dialog).addEventListener(change, keepTime);
+}
+
+/** Whether the pair is in view: the page is, and nothing to read lies over it. */
+function looking() {
+  return !document.hidden && !READING.some((dialog) => $(dialog).open);
+}
+
+/** Count the time until now, and go on counting only while the pair is in view. */
+function keepTime() {
+  if (!current || locked) return;
+  const now = performance.now();
+  if (current.visibleSince != null) current.visibleMs += now - current.visibleSince;
+  current.visibleSince = looking() ? now : null;
+}
 
 /* ---- own answers so far ---- */
 
@@ -482,8 +493,6 @@ function start() {
 
 function closeGuidelines() {
   fetch("/api/guidelines-seen", { method: "POST" }).catch(() => {}); // then they are shown once more
-  // Reading them was no looking at the pair behind.
-  if (current?.visibleSince != null) current.visibleSince = performance.now();
 }
 
 start();
