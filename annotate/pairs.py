@@ -175,7 +175,7 @@ PROLONG = (
 )
 # A lease that its person is just prolonging is locked, and so passed over.
 EXPIRED = select(Lease.id).where(Lease.expires_at < bindparam("now")).with_for_update(skip_locked=True)
-DELETE_EXPIRED = delete(Lease).where(Lease.id.in_(EXPIRED)).execution_options(synchronize_session=False)
+DELETE_EXPIRED = delete(Lease).where(Lease.id.in_(EXPIRED)).execution_options(synchronize_session="fetch")
 HELD_BESIDES = (
     select(Lease)
     .where(Lease.person_id == ASKER, Lease.pair_id.not_in(BESIDES))
