@@ -33,7 +33,7 @@ from ui.access import Tokens, Visitor, visitor_of
 from ui.context import Context
 
 MAX_EVENTS = 500
-TOTALS_LIFETIME_SECONDS = 10.0
+TOTALS_LIFETIME_SECONDS = 2.0
 CONFLICT_TRIES = 3
 
 
