@@ -177,12 +177,12 @@ def answer_label_request(
     holding = _read_holding(tokens, visitor, body.holding) + [lease.pair_id for lease in again.values()]
     leases = lease_pairs(session, visitor.person_id, settings, rng, count=body.want, holding=holding)
     views = view_pairs(session, tokens, visitor, [*again.values(), *leases])
+    shown_again = dict(zip(again, views[: len(again)], strict=True))
     for result in results:
-        if result["id"] in again:
-            result["pair"] = views[again[result["id"]].pair_id]
+        result["pair"] = shown_again.get(result["id"])
     return {
         "results": results,
-        "pairs": [views[lease.pair_id] for lease in leases],
+        "pairs": views[len(again) :],
         "done": len(leases) < body.want,
     }
 
@@ -238,18 +238,18 @@ IMAGES_OF_PAIRS = (
 """Built once, for it is asked with every answer and takes longer to build than to run."""
 
 
-def view_pairs(session: Session, tokens: Tokens, visitor: Visitor, leases: list[Lease]) -> dict[int, dict[str, Any]]:
-    """What the page is told of leased pairs, by pair id: four image addresses, and nothing that names a method."""
+def view_pairs(session: Session, tokens: Tokens, visitor: Visitor, leases: list[Lease]) -> list[dict[str, Any]]:
+    """What the page is told of each leased pair: four image addresses, and nothing that names a method."""
     if not leases:
-        return {}
+        return []
     rows = session.execute(IMAGES_OF_PAIRS, {"pair_ids": [lease.pair_id for lease in leases]})
     images = {pair_id: files for pair_id, *files in rows}
-    views = {}
+    views = []
     for lease in leases:
         at_a, at_b, at_lq, at_hq = (_view_image(tokens, visitor, image) for image in images[lease.pair_id])
         left, right = (at_a, at_b) if lease.shown_left == Side.a else (at_b, at_a)
         showing = tokens.showing(visitor, lease.pair_id, lease.repeat_no, lease.shown_left)
-        views[lease.pair_id] = {"showing": showing, "left": left, "right": right, "lq": at_lq, "hq": at_hq}
+        views.append({"showing": showing, "left": left, "right": right, "lq": at_lq, "hq": at_hq})
     return views
 
 
@@ -307,8 +307,7 @@ def own_history(session: Session, tokens: Tokens, visitor: Visitor, limit: int) 
         for row in judgments
     ]
     entries = []
-    for judgment, lease in zip(judgments, shown, strict=True):
-        view = view_pairs(session, tokens, visitor, [lease])[judgment.pair_id]
+    for judgment, view in zip(judgments, view_pairs(session, tokens, visitor, shown), strict=True):
         sides = {judgment.shown_left.value: "left"}
         choice = judgment.choice.value
         entries.append(
