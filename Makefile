@@ -11,8 +11,7 @@ app: .venv/app-installed
 	$(BIN)/python app.py --demo --data $(DATA) --port $(PORT) $(ARGS)
 
 # Everything in requirements.txt: measuring and training too (torch; some GB).
-install: .venv/app-installed
-	$(PIP) -r requirements.txt
+install: .venv/installed
 
 test: .venv/dev-installed
 	tests/install_system_packages.sh
@@ -30,7 +29,7 @@ check: lint
 lint: .venv/dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy db runs annotate refl ui app.py benchmarks
+	$(BIN)/mypy db runs metrics annotate reward refl ui app.py benchmarks
 
 bench: .venv/dev-installed
 	tests/install_system_packages.sh
@@ -54,7 +53,13 @@ lower-bounds:
 	$(PIP) -r .venv/requirements-app.txt
 	touch $@
 
-.venv/dev-installed: .venv/app-installed requirements-dev.txt
+# facexlib, which pyiqa brings, brings opencv-python, whose cv2 wants libGL: the headless one goes over it.
+.venv/installed: .venv/app-installed
+	$(PIP) -r requirements.txt
+	$(PIP) --force-reinstall --no-deps opencv-python-headless
+	touch $@
+
+.venv/dev-installed: .venv/installed requirements-dev.txt
 	$(PIP) -r requirements-dev.txt
 	touch $@
 

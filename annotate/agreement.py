@@ -13,11 +13,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from annotate.rank import MIN_SOURCES
 from annotate.side_bias import compute_wilson
+from metrics.votes import CHOICES, MIN_SHARED_PAIRS, compare_with_others, compute_ceiling
 
-MIN_SHARED_PAIRS = 10
-"""Pairs judged by two or more people below which alpha is not given."""
 MIN_COMPARED = 5
 """Answers below which a person's share of anything is not given."""
 MIN_GOLD = 5
@@ -29,7 +27,6 @@ MIN_REPEATS = 20
 FAST_SECONDS = 0.4
 FAST_SHARE = 0.2
 MIN_JUDGMENTS = 20
-CHOICES = ["a", "tie", "b"]
 PEOPLE_COLUMNS = [
     "person",
     "simulated",
@@ -66,7 +63,8 @@ def compute_agreement(votes: pd.DataFrame, *, n_resamples: int = 1000, seed: int
     majority of the other people's; simulated annotators never count in it, and its interval resamples sources.
     """
     rows = [_alpha(votes, "nominal", n_resamples, seed), _alpha(votes, "ordinal", n_resamples, seed)]
-    rows.append(_human_ceiling(votes, n_resamples, seed))
+    ceiling = compute_ceiling(votes, n_resamples, seed)
+    rows.append(("human ceiling", *ceiling, "people's answers with a majority of others"))
     return pd.DataFrame(rows, columns=["measure", "value", "low", "high", "n", "unit"])
 
 
@@ -87,39 +85,6 @@ def _alpha(
         return name, float(evalica.alpha(shared, distance).alpha), nan, nan, n, unit
     result = evalica.alpha_bootstrap(shared, distance, n_resamples=n_resamples, random_state=seed)
     return name, float(result.alpha), float(result.low), float(result.high), n, unit
-
-
-def _human_ceiling(votes: pd.DataFrame, n_resamples: int, seed: int) -> tuple[str, float, float, float, int, str]:
-    compared = compare_with_others(votes[~votes["simulated"]])
-    by_source = compared.groupby("source")["agrees"].agg(["sum", "size"]).to_numpy(dtype=float)
-    name, unit, nan = "human ceiling", "people's answers with a majority of others", float("nan")
-    if len(compared) < MIN_SHARED_PAIRS:
-        return name, nan, nan, nan, len(compared), unit
-    value = float(compared["agrees"].mean())
-    if len(by_source) < MIN_SOURCES or n_resamples < 1:
-        return name, value, nan, nan, len(compared), unit
-    rng = np.random.default_rng(seed)
-    sums = [by_source[rng.integers(0, len(by_source), len(by_source))].sum(axis=0) for _ in range(n_resamples)]
-    low, high = np.percentile([agree / n for agree, n in sums], [2.5, 97.5])
-    return name, value, float(low), float(high), len(compared), unit
-
-
-def compare_with_others(votes: pd.DataFrame) -> pd.DataFrame:
-    """Each vote against the most frequent answer of the others on that pair: person, source, agrees.
-
-    Votes on pairs that nobody else judged, or where the others have no single most frequent answer, are left out.
-    """
-    if votes.empty:
-        return pd.DataFrame({"person": [], "source": [], "agrees": pd.Series(dtype=bool)})
-    counts = pd.crosstab(votes["pair"], votes["choice"]).reindex(columns=CHOICES, fill_value=0)
-    own = votes["choice"].map({choice: place for place, choice in enumerate(CHOICES)}).to_numpy()
-    others = counts.loc[votes["pair"]].to_numpy().copy()
-    others[np.arange(len(votes)), own] -= 1
-    most = others.max(axis=1)
-    clear = (most > 0) & ((others == most[:, None]).sum(axis=1) == 1)
-    table = pd.DataFrame({"person": votes["person"], "source": votes["source"], "agrees": others.argmax(axis=1) == own})
-    compared: pd.DataFrame = table[clear].reset_index(drop=True)
-    return compared
 
 
 def compare_repeats(judgments: pd.DataFrame) -> pd.DataFrame:

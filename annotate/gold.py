@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from annotate.manifest import Row, parse_seed, read_table
-from annotate.pairs import compute_shuffle_key, wanted_judgments
+from annotate.pairs import compute_shuffle_key, is_reserved, wanted_judgments
 from annotate.project import ProjectSettings, load_settings
 from db.errors import UserError
 from db.models import Candidate, Method, Pair, Source
@@ -75,6 +75,7 @@ def _add_gold_pair(session: Session, settings: ProjectSettings, row: Row, report
             a_id=a.id,
             b_id=b.id,
             shuffle_key=compute_shuffle_key(key, settings.seed),
+            reserved=is_reserved(key, source.split),
             judgments_wanted=wanted_judgments(source.split, settings),
             gold_answer=answer,
         )

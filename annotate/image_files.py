@@ -57,7 +57,7 @@ def open_pool(workers: int | None, n_files: int) -> Iterator[Executor | None]:
     if count == 1:
         yield None
         return
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=start_worker)
     try:
         yield pool
     except BrokenProcessPool as error:
@@ -66,7 +66,7 @@ def open_pool(workers: int | None, n_files: int) -> Iterator[Executor | None]:
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     """A worker ends with the import and not before it: signals to the process group are the parent's to answer."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,63 +1,20 @@
-"""The report's pictures: one function from a table to a figure, and one that writes a figure as PNG and SVG.
-
-Figures are made without pyplot, so that nothing is shared between threads. Colours are Okabe and Ito's, which people
-with any colour vision tell apart.
-"""
+"""The report's pictures: one function from a table to a figure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from runs.pictures import COLOURS, FAINT, INK, plot_style
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C"]
-INK, FAINT = "#222222", "#8A8A8A"
-PNG_DPI = 150
 MAX_LINES = 7
 """People with a line of their own in the plot over time; all others are added up in one more."""
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#BBBBBB",
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.grid": True,
-    "grid.color": "#E6E6E6",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "text.parse_math": False,  # a $ in a method's name is a $
-    "svg.hashsalt": "facereward",
-}
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
-        yield
-
-
-def save_figure(figure: Figure, folder: Path, name: str) -> None:
-    """Write `name`.png and `name`.svg; the same figure gives the same bytes."""
-    with _style():
-        figure.savefig(folder / f"{name}.png", dpi=PNG_DPI, metadata={"Software": None})
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
 def plot_ranking(ranking: pd.DataFrame) -> Figure:
@@ -65,7 +22,7 @@ def plot_ranking(ranking: pd.DataFrame) -> Figure:
     from matplotlib.figure import Figure
 
     groups = [group for _, group in ranking.groupby("component", sort=True)]
-    with _style():
+    with plot_style():
         height = 1.3 + 0.34 * len(ranking) + 0.5 * (len(groups) - 1)
         figure = Figure(figsize=(8, height), layout="constrained")
         panels = figure.subplots(
@@ -106,7 +63,7 @@ def plot_win_matrix(shares: pd.DataFrame, counts: pd.DataFrame) -> Figure:
     n = len(shares)
     values = shares.to_numpy(dtype=float)
     longest = max((len(name) for name in shares.index), default=0)
-    with _style():
+    with plot_style():
         side = 0.55 * n + 0.08 * longest
         figure = Figure(figsize=(side + 2.2, side + 0.9), layout="constrained")
         axes = figure.subplots()
@@ -142,7 +99,7 @@ def plot_over_time(judgments: pd.DataFrame) -> Figure:
     order = judgments["person"].value_counts().index.tolist()
     others = f"{len(order) - MAX_LINES} others together"
     lines = judgments["person"].where(judgments["person"].isin(order[:MAX_LINES]), others)
-    with _style():
+    with plot_style():
         figure = Figure(figsize=(8, 4), layout="constrained")
         axes = figure.subplots()
         for place, name in enumerate([name for name in [*order[:MAX_LINES], others] if (lines == name).any()]):
@@ -175,7 +132,7 @@ def plot_people(people: pd.DataFrame) -> Figure:
         ("agreement", "shared_pairs", "Same answer as most others", COLOURS[1]),
     )
     heights = np.arange(len(people))[::-1]
-    with _style():
+    with plot_style():
         figure = Figure(figsize=(9, 1.4 + 0.4 * len(people)), layout="constrained")
         for axes, (measure, count, title, colour) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
             known = people[measure].notna().to_numpy()

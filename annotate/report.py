@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,11 +13,14 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from annotate.agreement import compute_agreement, compute_people
-from annotate.plots import plot_over_time, plot_people, plot_ranking, plot_win_matrix, save_figure
-from annotate.rank import MIN_SOURCES, compute_win_matrix, load_judgments, rank_methods, select_votes
+from annotate.plots import plot_over_time, plot_people, plot_ranking, plot_win_matrix
+from annotate.rank import compute_win_matrix, load_judgments, select_votes
 from annotate.side_bias import compute_side_bias
 from db.errors import UserError
 from db.models import Judgment, Person, Split, utc_now
+from metrics.votes import MIN_SOURCES, rank_methods
+from runs.pictures import save_figure
+from runs.store import without_nan
 
 MAX_METHODS_PLOTTED = 40
 """Methods beyond which the pictures show the best only; the CSV files always have all."""
@@ -95,7 +97,7 @@ def write_report(
         "side_bias": pd.DataFrame([asdict(bias)]),
         "over_time": count_by_hour(judgments),
     }
-    summary = {key: _without_nan(value) for key, value in summary.items()}
+    summary = {key: without_nan(value) for key, value in summary.items()}
     _write_files(out, tables, summary, judgments)
     step(5, 5)
     return summary
@@ -183,17 +185,6 @@ def _notes(
             f"The pictures show the first {MAX_METHODS_PLOTTED} of {len(ranking)} methods; the CSV files have all."
         )
     return notes
-
-
-def _without_nan(value: Any) -> Any:
-    """NaN, which JSON does not have, as null; throughout."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    return value
 
 
 def format_summary(summary: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from annotate.rank import MIN_SOURCES, Floats, count_by_source, resample_sources
+from metrics.votes import MIN_SOURCES, Floats, count_by_source, resample_sources
 
 MIN_DECISIVE = 20
 """Answers for one side below which the side bias is not estimated."""

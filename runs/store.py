@@ -7,6 +7,7 @@ A run's folder is `DATA/runs/<id>/`: `config.json`, `progress.jsonl` (one JSON o
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from sqlalchemy.orm import Session
 
 from db.errors import UserError
 from db.models import Run, RunState, utc_now
-from db.session import Database
+from db.session import Database, open_database
 
 LIVE_STATES = (RunState.queued, RunState.running, RunState.stopping)
 VERSION = "0.1.0"
@@ -59,6 +60,17 @@ class RunLog:
         unfinished = self.folder / "result.json.part"
         unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         os.replace(unfinished, self.folder / "result.json")
+
+
+def without_nan(value: Any) -> Any:
+    """NaN, which JSON does not have, as null; throughout."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value
 
 
 @cache
@@ -126,6 +138,23 @@ def open_run(
             end_run(database, run_id, state, reason)
         finally:
             _on_sigterm(previous)
+
+
+@contextmanager
+def open_database_run(
+    data: Path, url: str | None, kind: str, config: dict[str, Any], run_id: int | None = None
+) -> Iterator[RunLog]:
+    """`open_run` in the database of a data folder, or in that of the URL: for packages that know runs and not db.
+
+    Raises:
+        UserError: the database cannot be opened, or there is no queued run of that id.
+    """
+    database = open_database(data, url)
+    try:
+        with open_run(database, data, kind, config, run_id) as run:
+            yield run
+    finally:
+        database.close()
 
 
 def _claim(database: Database, run_id: int) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from annotate.agreement import compare_repeats, compare_with_others, compute_agreement, compute_people
+from annotate.agreement import compare_repeats, compute_agreement, compute_people
 from annotate.rank import select_votes
+from metrics.votes import compare_with_others
 
 
 def make_judgments(rows: list[dict[str, object]]) -> pd.DataFrame:

@@ -13,11 +13,12 @@ from sqlalchemy.orm import Session
 from annotate.judgments import Answer, record_judgment, undo_judgment
 from annotate.people import add_person
 from annotate.project import ProjectSettings
-from annotate.rank import compute_win_matrix, load_judgments, rank_methods, select_votes
+from annotate.rank import compute_win_matrix, load_judgments, select_votes
 from annotate.side_bias import compute_side_bias, compute_wilson
 from db.errors import UserError
 from db.models import Choice, Pair, Person, Side, Split
 from db.session import Database
+from metrics.votes import rank_methods
 
 
 def make_votes(*rows: tuple[str, str, str, str]) -> pd.DataFrame:

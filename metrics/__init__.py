@@ -1,0 +1,4 @@
+"""Image to metric values: named lists of metrics, pyiqa's and our own measures. Knows no database and no other package.
+
+`lists` says what is measured and loads no torch, so that the app's process may import it; `compute` measures.
+"""

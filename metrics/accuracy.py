@@ -1,0 +1,63 @@
+"""How often predictions equal people's answers, with intervals by source; how far probabilities mean what they say.
+
+Of labelers and of scorers alike. Arrays in, numbers out; p_a is the probability that a is better, and in a label the
+share of people's answers for a, a tie being one half.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+Array = npt.NDArray[Any]
+
+RESAMPLES = 1000
+CALIBRATION_BINS = 8
+
+
+def compute_credit(margin: Array, p_a: Array) -> Array:
+    """(n,) share of people's answers that a prediction equals; one half for a margin of zero."""
+    return np.where(margin == 0, 0.5, np.where(margin > 0, p_a, 1 - p_a))
+
+
+def bootstrap_mean(values: Array, weight: Array, sources: Array, seed: int = 0) -> tuple[float, float, float]:
+    """(weighted mean, low, high): 95 % interval from resampling sources; NaN bounds below two sources."""
+    if len(values) == 0 or weight.sum() == 0:
+        return float("nan"), float("nan"), float("nan")
+    mean = float(np.average(values, weights=weight))
+    _, inverse = np.unique(sources, return_inverse=True)
+    n_sources = int(inverse.max()) + 1
+    if n_sources < 2:
+        return mean, float("nan"), float("nan")
+    sums = np.bincount(inverse, weights=values * weight), np.bincount(inverse, weights=weight)
+    draws = np.random.default_rng(seed).integers(0, n_sources, (RESAMPLES, n_sources))
+    with np.errstate(invalid="ignore"):
+        means = sums[0][draws].sum(axis=1) / sums[1][draws].sum(axis=1)
+    low, high = np.nanpercentile(means, [2.5, 97.5])
+    return mean, float(low), float(high)
+
+
+def compute_calibration(
+    p_a: Array, label: Array, weight: Array, sources: Array, seed: int = 0
+) -> tuple[pd.DataFrame, float, float]:
+    """(reliability curve, expected calibration error, Brier score) of probabilities.
+
+    The curve has CALIBRATION_BINS bins of equally many pairs by confidence max(p_a, 1 − p_a), which is all there is to
+    see, as the answers of a swapped pair mirror it: confidence, accuracy, low, high, n. The error is the mean distance
+    of the two, weighted by pairs; the Brier score is the mean of (p_a − label)², 0.25 for an indifferent labeler.
+    """
+    confidence, credit = np.maximum(p_a, 1 - p_a), compute_credit(p_a - 0.5, label)
+    rows, error = [], 0.0
+    for chosen in np.array_split(np.argsort(confidence, kind="stable"), CALIBRATION_BINS):
+        if len(chosen) == 0:
+            continue
+        own = weight[chosen]
+        mean_confidence = float(np.average(confidence[chosen], weights=own))
+        interval = bootstrap_mean(credit[chosen], own, sources[chosen], seed)
+        rows.append((mean_confidence, *interval, len(chosen)))
+        error += abs(interval[0] - mean_confidence) * float(own.sum() / weight.sum())
+    brier = float(np.average((p_a - label) ** 2, weights=weight))
+    return pd.DataFrame(rows, columns=["confidence", "accuracy", "low", "high", "n"]), error, brier

