@@ -71,9 +71,11 @@ def serve(args: argparse.Namespace) -> None:
 
     import uvicorn  # late, so that the errors above come at once
 
+    from ui.refit import start_refits
     from ui.server import make_app
 
     app = make_app(context)
+    start_refits(context)
     host = f"[{args.host}]" if ":" in args.host else args.host
     print(f"FaceReward is ready at http://{host}:{listener.getsockname()[1]}  (stop it with Ctrl+C)", flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[listener])

@@ -43,7 +43,8 @@ def write_card(rows: list[Row], judgments: list[Row], counts: dict[str, Any], op
         "",
         "The judgments are all those of these pairs by the people who count, so more than the labels were made of: "
         "also those taken back (`superseded_at`), skips, repeats (`repeat_no` 1) and answers to gold pairs (`gold` is "
-        "the known answer). A label's `judgments` names those that it was made of.",
+        "the known answer). A label's `judgments` names those that it was made of. `picked` says why a pair was shown; "
+        "only pairs picked at random (`random`) are a fair sample to measure accuracy on.",
         "",
         "Left out, by filter: " + ", ".join(f"{which} {count:,}" for which, count in counts["dropped"].items()) + ".",
         "",

@@ -136,6 +136,7 @@ def write_parquet(folder: Path, content: Content) -> None:
             ("skip_reason", pa.string()),
             ("reasons", pa.list_(pa.string())),
             ("shown_left", pa.string()),
+            ("picked", pa.string()),
             ("view_mode", pa.string()),
             ("seconds", pa.float64()),
             ("created_at", pa.string()),

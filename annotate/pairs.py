@@ -1,6 +1,11 @@
 """Which candidates meet, and which pair a person sees next.
 
-`next_pair` is one function from the state of the database to a lease; another order of showing replaces `_pick_queued`.
+`next_pair` is one function from the state of the database to a lease. The order of showing is `_pick_queued`'s: at
+random, or by the shortlists that `annotate.active` writes whenever a labeler is fitted, with a share at random.
+
+Why a pair was shown is kept with its judgment (`Picked`), since accuracy may be measured only on pairs drawn at random.
+So that the random picks stay a fair sample while active orders take pairs out, they have a reserve that no active order
+ever touches: the pairs of the val and test splits, and some three in sixteen of the train split by the pair's key.
 """
 
 from __future__ import annotations
@@ -30,11 +35,13 @@ from sqlalchemy.orm import Session, aliased
 from annotate.people import lock_person
 from annotate.project import ProjectSettings
 from db.errors import UserError
-from db.models import Candidate, Choice, Judgment, Lease, Method, Pair, Side, Source, Split, utc_now
+from db.models import Candidate, Choice, Judgment, Lease, Method, Pair, Picked, Shortlist, Side, Source, Split, utc_now
 from db.records import candidate_key, pair_key
 
 SHUFFLE_RANGE = 2**31
 INSERT_BATCH = 5_000
+RESERVED_LAST_DIGITS = "012"
+ACTIVE_ORDERS = (Picked.uncertain, Picked.disagreement, Picked.diverse)
 
 
 @dataclass
@@ -134,6 +141,7 @@ def _pair_row(source_id: int, first: _Row, second: _Row, settings: ProjectSettin
         "a_id": a.candidate_id,
         "b_id": b.candidate_id,
         "shuffle_key": compute_shuffle_key(key, settings.seed),
+        "reserved": is_reserved(key, first.split),
         "judgments_wanted": wanted_judgments(first.split, settings),
         "judgment_count": 0,
         "created_at": utc_now(),
@@ -143,6 +151,14 @@ def _pair_row(source_id: int, first: _Row, second: _Row, settings: ProjectSettin
 def compute_shuffle_key(key: str, seed: int) -> int:
     """Place of a pair in the random order of showing: 0 … 2^31 − 1, fixed by its key and the project's seed."""
     return random.Random(f"{seed}\n{key}").randrange(SHUFFLE_RANGE)
+
+
+def is_reserved(key: str, split: Split) -> bool:
+    """Whether a pair is shown by random picks only.
+
+    By the pair's key, a hash: the same in every database, and independent of the pair's place in the shuffled order.
+    """
+    return split is not Split.train or key[-1] in RESERVED_LAST_DIGITS
 
 
 def wanted_judgments(split: Split, settings: ProjectSettings) -> int:
@@ -189,13 +205,22 @@ NOT_SEEN = (
     Pair.id.not_in(BESIDES),
 )
 SLOTS_HELD = select(func.count(Lease.id)).where(Lease.pair_id == Pair.id, Lease.repeat_no == 0).scalar_subquery()
-QUEUED = (
-    Pair.queue_level == bindparam("level"),
-    *NOT_SEEN,
-    Pair.judgments_wanted - Pair.judgment_count - SLOTS_HELD > 0,
-)
+WANTED = (*NOT_SEEN, Pair.judgments_wanted - Pair.judgment_count - SLOTS_HELD > 0)
+QUEUED = (Pair.queue_level == bindparam("level"), *WANTED)
+STILL_WANTED = select(Pair.id).where(Pair.id == bindparam("pair_id"), Pair.queue_level.is_not(None), *WANTED)
 STILL_QUEUED = select(Pair.id).where(Pair.id == bindparam("pair_id"), *QUEUED)
 NEXT_LEVEL = select(func.min(Pair.queue_level)).where(Pair.queue_level > bindparam("above"))
+OF_RESERVE = Pair.reserved == bindparam("reserved")
+NEXT_LEVEL_OF = NEXT_LEVEL.where(OF_RESERVE)
+ANY_SHORTLIST = select(Shortlist.place).limit(1)
+LISTED = (
+    select(Pair.id)
+    .join(Shortlist, Shortlist.pair_id == Pair.id)
+    .where(Shortlist.picked == bindparam("picked"), Pair.queue_level.is_not(None), *WANTED)
+    .order_by(Shortlist.place)
+    .limit(1)
+    .with_for_update(skip_locked=True, key_share=True, of=Pair)
+)
 
 
 def _walk(*conditions: ColumnElement[bool]) -> Walk:
@@ -207,6 +232,7 @@ def _walk(*conditions: ColumnElement[bool]) -> Walk:
 
 
 QUEUE = _walk(*QUEUED)
+QUEUE_OF = _walk(OF_RESERVE, *QUEUED)
 GOLD = _walk(Pair.gold_answer.in_(["a", "b", "tie"]), *NOT_SEEN)
 SIDES_SHOWN = union_all(
     select(Judgment.shown_left).where(
@@ -285,14 +311,14 @@ def next_pair(
 ) -> Lease | None:
     """Lease the pair that this person sees next; None when none wants their judgment.
 
-    The least-judged pair, in random order; now and then in its place a gold pair, or a repeat of an own pair with its
-    sides swapped. Never a pair that this person has judged or holds, nor one whose open slots are all leased to others.
+    The next of the project's order; now and then in its place a gold pair, or a repeat of an own pair with its sides
+    swapped. Never a pair that this person has judged or holds, nor one whose open slots are all leased to others.
 
     Args:
         besides: ids of pairs that are not wanted.
     """
     asking = {"asker": person_id, "besides": list(besides)}
-    lease = _pick_queued(session, asking, rng)
+    lease = _pick_queued(session, asking, settings, rng)
     if lease is None:
         return None  # Repeats and gold pairs accompany the queue; alone they would keep a finished person going.
     draw = rng.random()
@@ -320,24 +346,75 @@ def _first_from(session: Session, walk: Walk, rng: random.Random, **values: obje
     return None
 
 
-def _queue_levels(session: Session) -> Iterator[int]:
+def _pick_queued(
+    session: Session, asking: dict[str, Any], settings: ProjectSettings, rng: random.Random
+) -> Lease | None:
+    """A pair of the queue: at random, or else `random_share` of them at random and the others by an active order.
+
+    Before a labeler has written shortlists every order is random. Where the order has no pair for this person, the
+    other pairs follow, so that nobody is sent away while a pair wants their judgment.
+    """
+    listed = session.scalar(ANY_SHORTLIST) is not None
+    if settings.order == "random" or not listed:
+        return _pick_at_random(session, asking, rng, listed=listed)
+    active = rng.choice(ACTIVE_ORDERS) if settings.order == "mixed" else Picked(settings.order)
+    picks = [active, Picked.leftover, Picked.random]
+    if rng.random() < settings.random_share:
+        picks = [Picked.random, active, Picked.leftover]
+    for picked in picks:
+        if picked is active:
+            pair_id = _find_listed(session, asking, picked)
+        else:
+            pair_id = _find_queued(session, asking, rng, reserved=picked is Picked.random)
+        if pair_id is not None:
+            return _make_lease(session, asking, pair_id, picked, rng)
+    return None
+
+
+def _pick_at_random(session: Session, asking: dict[str, Any], rng: random.Random, *, listed: bool) -> Lease | None:
+    """Any pair of the queue; where active orders have been at work, only a reserved one counts as picked at random."""
+    pair_id = _find_queued(session, asking, rng)
+    if pair_id is None:
+        return None
+    fair = not listed or session.scalar(select(Pair.reserved).where(Pair.id == pair_id))
+    return _make_lease(session, asking, pair_id, Picked.random if fair else Picked.leftover, rng)
+
+
+def _make_lease(session: Session, asking: dict[str, Any], pair_id: int, picked: Picked, rng: random.Random) -> Lease:
+    side = _draw_left(session, pair_id, rng)
+    return Lease(pair_id=pair_id, person_id=asking["asker"], repeat_no=0, shown_left=side, picked=picked)
+
+
+def _queue_levels(session: Session, of: dict[str, bool]) -> Iterator[int]:
     """The numbers of judgments that waiting pairs have, upwards.
 
     One look into the index for each; SELECT DISTINCT would walk over all waiting pairs.
     """
+    statement = NEXT_LEVEL_OF if of else NEXT_LEVEL
     level: int | None = -1
-    while (level := session.scalar(NEXT_LEVEL, {"above": level})) is not None:
+    while (level := session.scalar(statement, {"above": level, **of})) is not None:
         yield level
 
 
-def _pick_queued(session: Session, asking: dict[str, Any], rng: random.Random) -> Lease | None:
-    """Least-judged first, random within."""
-    for level in _queue_levels(session):
-        while (pair_id := _first_from(session, QUEUE, rng, level=level, **asking)) is not None:
+def _find_queued(
+    session: Session, asking: dict[str, Any], rng: random.Random, *, reserved: bool | None = None
+) -> int | None:
+    """Least-judged first, random within; of the reserve, of the others, or (None) of all pairs."""
+    of = {} if reserved is None else {"reserved": reserved}
+    walk = QUEUE_OF if of else QUEUE
+    for level in _queue_levels(session, of):
+        while (pair_id := _first_from(session, walk, rng, level=level, **of, **asking)) is not None:
             # PostgreSQL locked the row only now: another person's lease may have come in after it was looked at.
             if session.scalar(STILL_QUEUED, {"pair_id": pair_id, "level": level, **asking}) is not None:
-                side = _draw_left(session, pair_id, rng)
-                return Lease(pair_id=pair_id, person_id=asking["asker"], repeat_no=0, shown_left=side)
+                return pair_id
+    return None
+
+
+def _find_listed(session: Session, asking: dict[str, Any], picked: Picked) -> int | None:
+    """The first pair of an order's shortlist that wants this person's judgment."""
+    while (pair_id := session.scalar(LISTED, {"picked": picked, **asking})) is not None:
+        if session.scalar(STILL_WANTED, {"pair_id": pair_id, **asking}) is not None:  # as in _find_queued
+            return pair_id
     return None
 
 

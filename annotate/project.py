@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from sqlalchemy import select, update
@@ -66,6 +66,17 @@ class ProjectSettings(BaseModel):
     )
     lease_seconds: int = Field(
         300, ge=10, le=86_400, description="Seconds for which a shown pair is held for its person"
+    )
+    order: Literal["random", "uncertain", "disagreement", "diverse", "mixed"] = Field(
+        "random",
+        description="Which pairs come first: any, those where the labeler is unsure, those where labelers fitted on "
+        "parts of the photos disagree, little judged photos and methods, or each of the three in turn by chance",
+    )
+    random_share: float = Field(
+        0.2, ge=0.05, le=1, description="Share of pairs drawn at random in another order; accuracy is measured on them"
+    )
+    refit_after: int = Field(
+        50, ge=0, le=1_000_000, description="New judgments after which another order's labeler is fitted anew; 0: never"
     )
     val_share: float = Field(0.1, ge=0, lt=0.5, description="Share of groups in the val split")
     test_share: float = Field(0.1, ge=0, lt=0.5, description="Share of groups in the test split")

@@ -25,7 +25,7 @@ from annotate.image_files import (
     store_file,
     store_files,
 )
-from annotate.pairs import compute_shuffle_key, wanted_judgments
+from annotate.pairs import compute_shuffle_key, is_reserved, wanted_judgments
 from annotate.project import ProjectSettings, load_settings
 from annotate.read_dataset import Dataset, JudgmentRow, PairRow, ScoreRow, read_dataset
 from db.errors import UserError
@@ -51,6 +51,7 @@ JUDGMENT_FIELDS = (
     "skip_reason",
     "reasons",
     "shown_left",
+    "picked",
     "view_mode",
     "seconds",
     "created_at",
@@ -266,6 +267,7 @@ def _add_pairs(
                 a_id=a.id,
                 b_id=candidates[(row.source, row.method_b, row.seed_b)].id,
                 shuffle_key=compute_shuffle_key(row.pair, settings.seed),
+                reserved=is_reserved(row.pair, row.split),
                 judgments_wanted=wanted_judgments(row.split, settings),
                 gold_answer=gold.get(row.pair),
             )

@@ -14,7 +14,7 @@ from annotate.dataset_files import SCORE_COLUMNS
 from annotate.manifest import MAX_SEED
 from db.errors import UserError
 from db.images import MEDIA_TYPE_OF_SUFFIX
-from db.models import Choice, Origin, Side, Split
+from db.models import Choice, Origin, Picked, Side, Split
 from db.records import candidate_key, pair_key
 
 DATA_FILES = ("pairs.jsonl", "judgments.jsonl", "scores.parquet")
@@ -92,6 +92,7 @@ class JudgmentRow(BaseModel):
     skip_reason: Text | None
     reasons: list[Text]
     shown_left: Side
+    picked: Picked = Picked.random
     view_mode: Text
     seconds: float = Field(ge=0)
     created_at: AwareDatetime

@@ -1,7 +1,8 @@
 """How next_pair and record_judgment fare as the pair table grows: `python -m benchmarks.pair_queue`.
 
 Rows are written straight into a temporary SQLite database; then one answer and one new pair are timed inside a write
-session, with three other pairs held ahead, as a page does. Prints medians and their ratio to the smallest table.
+session, with three other pairs held ahead, as a page does; at random, and in an active order. Prints medians and their
+ratio to the smallest table.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from uuid import uuid4
 
+from sqlalchemy import select
+
+from annotate.active import SHORTLIST_LENGTH, replace_shortlists
 from annotate.judgments import Answer, record_judgment
-from annotate.pairs import SHUFFLE_RANGE, lease_pairs
+from annotate.pairs import SHUFFLE_RANGE, is_reserved, lease_pairs
 from annotate.people import add_person
 from annotate.project import ProjectSettings
-from db.models import Choice, Image, Side
+from db.models import Choice, Image, Pair, Picked, Side, Split
 from db.session import Database, open_database
 
 CANDIDATES = 10
@@ -28,6 +32,7 @@ PAIRS_OF_A_SOURCE = CANDIDATES * (CANDIDATES - 1) // 2
 PEOPLE = 5
 AHEAD = 3
 LIMIT = 2.0
+LISTED = "id IN (SELECT pair_id FROM shortlist) AND judgment_count = 0"
 
 
 def fill_pairs(database: Database, pairs: int, image_ids: list[int]) -> None:
@@ -40,7 +45,9 @@ def fill_pairs(database: Database, pairs: int, image_ids: list[int]) -> None:
     def pair_row(number: int) -> tuple[object, ...]:
         source, place = divmod(number, PAIRS_OF_A_SOURCE)
         a, b = (source * CANDIDATES + side for side in sides[place])
-        return number + 1, f"{rng.getrandbits(128):032x}", source, a, b, rng.randrange(SHUFFLE_RANGE), 1, 0, now
+        key = f"{rng.getrandbits(128):032x}"
+        reserved = is_reserved(key, Split.train)
+        return number + 1, key, source, a, b, rng.randrange(SHUFFLE_RANGE), reserved, 1, 0, now
 
     tables: list[tuple[str, Iterable[tuple[object, ...]]]] = [
         ("method (id, name, settings, created_at)", ((n, f"m{n}", "{}", now) for n in range(CANDIDATES))),
@@ -56,7 +63,8 @@ def fill_pairs(database: Database, pairs: int, image_ids: list[int]) -> None:
             ),
         ),
         (
-            "pair (id, key, source_id, a_id, b_id, shuffle_key, judgments_wanted, judgment_count, created_at)",
+            "pair (id, key, source_id, a_id, b_id, shuffle_key, reserved, judgments_wanted, judgment_count, "
+            "created_at)",
             map(pair_row, range(pairs)),
         ),
     ]
@@ -82,9 +90,18 @@ def judge_pairs(database: Database, condition: str, people: list[int], wanted: i
         run(f"UPDATE pair SET judgments_wanted = {wanted}")
 
 
-def time_labelling(database: Database, people: list[int], rounds: int) -> tuple[float, float]:
+def list_pairs(database: Database) -> None:
+    """A full shortlist of pairs that nobody judged, where there are any."""
+    with database.write() as session:
+        free = select(Pair.id).where(Pair.reserved.is_(False), Pair.queue_level == 0).limit(SHORTLIST_LENGTH)
+        replace_shortlists(session, {Picked.uncertain: list(session.scalars(free))})
+
+
+def time_labelling(
+    database: Database, people: list[int], rounds: int, settings: ProjectSettings
+) -> tuple[float, float]:
     """(record_judgment, lease_pairs) median milliseconds, people taking turns, each holding pairs ahead."""
-    rng, settings = random.Random(1), ProjectSettings()
+    rng = random.Random(1)
     showing: dict[int, list[tuple[int, int, Side]]] = {person: [] for person in people}
     record_ms, next_ms = [], []
     for turn in range(rounds * len(people)):
@@ -123,17 +140,24 @@ def main() -> int:
                 session.add_all([image, *(add_person(session, f"person {number}") for number in range(PEOPLE))])
             fill_pairs(database, size, [image.id])
             everyone = list(range(1, PEOPLE))
+            at_random, uncertain = ProjectSettings(), ProjectSettings(order="uncertain")
             steps = [
-                ("fresh, one person", None, [1]),
-                ("half judged, one person", ("id % 2 = 0 AND judgment_count = 0", everyone, 1), [1]),
-                ("half judged, four people", None, everyone),
-                ("all judged once of three, four", ("judgment_count = 0", everyone, 3), everyone),
-                ("all judged once of three, a new one", None, [PEOPLE]),
+                ("fresh, one person", None, [1], at_random),
+                ("half judged, one person", ("id % 2 = 0 AND judgment_count = 0", everyone, 1), [1], at_random),
+                ("half judged, four people", None, everyone, at_random),
+                ("half judged, four, uncertain first", None, everyone, uncertain),
+                ("the same, reserve used up", ("reserved AND judgment_count = 0", everyone, 1), everyone, uncertain),
+                ("the same, list used up too", (LISTED, everyone, 1), everyone, uncertain),
+                ("all judged once of three, four", ("judgment_count = 0", everyone, 3), everyone, at_random),
+                ("all judged once of three, a new one", None, [PEOPLE], at_random),
+                ("the same, uncertain first", None, [PEOPLE], uncertain),
             ]
-            for state, judging, people in steps:
+            for state, judging, people, settings in steps:
                 if judging:
                     judge_pairs(database, *judging)
-                found = time_labelling(database, people, args.rounds)
+                if state == "half judged, four, uncertain first":
+                    list_pairs(database)
+                found = time_labelling(database, people, args.rounds, settings)
                 ratios = [now / first for now, first in zip(found, smallest.setdefault(state, found), strict=True)]
                 worst = max(worst, *ratios)
                 print(f"{size:>9,}  {state:<34} {found[0]:9.2f} {ratios[0]:6.2f} {found[1]:9.2f} {ratios[1]:6.2f}")

@@ -25,6 +25,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     text,
+    true,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -88,6 +89,17 @@ class Origin(enum.StrEnum):
 
     human = "human"
     svm = "svm"
+
+
+class Picked(enum.StrEnum):
+    """Why a pair was shown. Only pairs picked at random measure accuracy: the others are no fair sample."""
+
+    random = "random"
+    uncertain = "uncertain"
+    disagreement = "disagreement"
+    diverse = "diverse"
+    leftover = "leftover"
+    """Neither at random nor by an order: left after active orders took the others, or looked up by somebody."""
 
 
 class RunState(enum.StrEnum):
@@ -239,6 +251,7 @@ class Pair(Base):
         CheckConstraint("judgment_count >= 0", name="count_not_negative"),
         CheckConstraint("gold_answer IN ('a', 'b', 'tie')", name="gold_answer_known"),
         Index("ix_pair_queue", "queue_level", "shuffle_key"),
+        Index("ix_pair_reserve", "reserved", "queue_level", "shuffle_key"),
         Index("ix_pair_gold", "gold_answer", "shuffle_key"),
     )
 
@@ -250,6 +263,8 @@ class Pair(Base):
     b_id: Mapped[int] = mapped_column(ForeignKey("candidate.id"), index=True)
     shuffle_key: Mapped[int]
     """Random order of showing, 0 … 2^31 − 1, from the pair's key."""
+    reserved: Mapped[bool] = mapped_column(default=True, server_default=true())
+    """Shown by random picks only, never by an active order: `annotate.pairs.is_reserved` of its key and split."""
     judgments_wanted: Mapped[int] = mapped_column(default=1)
     judgment_count: Mapped[int] = mapped_column(default=0)
     """Live judgments that are no repeats. Kept by annotate.judgments in the transaction that adds or supersedes one."""
@@ -300,7 +315,28 @@ class Lease(Base):
     person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), index=True)
     repeat_no: Mapped[int] = mapped_column(default=0)
     shown_left: Mapped[Side] = mapped_column(_enum(Side))
+    picked: Mapped[Picked] = mapped_column(_enum(Picked), default=Picked.random, server_default="random")
     expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Shortlist(Base):
+    """The pairs that an active order shows next, best first; written anew by every fit of the labeler.
+
+    Rows once written are replaced, never only removed: that there are any says that active orders have been at work.
+    """
+
+    __tablename__ = "shortlist"
+    __table_args__ = (
+        CheckConstraint("picked NOT IN ('random', 'leftover')", name="active_order"),
+        CheckConstraint("place >= 0", name="place_not_negative"),
+        Index("ix_shortlist_pair_id", "pair_id"),
+    )
+
+    picked: Mapped[Picked] = mapped_column(_enum(Picked), primary_key=True)
+    """The order that this row belongs to."""
+    place: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """0 for the pair to be shown first."""
+    pair_id: Mapped[int] = mapped_column(ForeignKey("pair.id"))
 
 
 class Judgment(Base):
@@ -334,6 +370,8 @@ class Judgment(Base):
     skip_reason: Mapped[str | None]
     reasons: Mapped[list[str]] = mapped_column(default=list)
     shown_left: Mapped[Side] = mapped_column(_enum(Side))
+    picked: Mapped[Picked] = mapped_column(_enum(Picked), default=Picked.random, server_default="random")
+    """Why this pair was shown; random for repeats and gold pairs, which make no label."""
     view_mode: Mapped[str] = mapped_column(default="fit")
     """How the pair was looked at: the view modes that were used, joined by '+'."""
     seconds: Mapped[float]

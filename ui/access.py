@@ -27,10 +27,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from annotate.people import add_person, check_link_token, check_password, find_person
 from annotate.project import load_settings
 from db.errors import UserError
-from db.models import Person, Role
+from db.models import Person, Picked, Role
 from ui.context import Context
 
 OPEN_PATHS = ("/sign-in", "/enter/", "/static/", "/api/sign-in-info", "/favicon.ico")
+PICKED_BY_LETTER = {
+    "r": Picked.random,
+    "u": Picked.uncertain,
+    "g": Picked.disagreement,
+    "v": Picked.diverse,
+    "l": Picked.leftover,
+}
+"""How a showing says why its pair was picked: not in clear words, for whoever judges shall not be told."""
+LETTER_OF_PICKED = {picked: letter for letter, picked in PICKED_BY_LETTER.items()}
 ADMIN_PATHS = ("/admin",)
 FAILURES_BEFORE_WAIT = 5
 WAIT_SECONDS = 60.0
@@ -79,25 +88,26 @@ class Tokens:
         message = f"image {visitor.public_id} {sha256}".encode()
         return hmac.new(self._secret, message, hashlib.sha256).hexdigest()[:32]
 
-    def showing(self, visitor: Visitor, pair_id: int, repeat_no: int, shown_left: str) -> str:
+    def showing(self, visitor: Visitor, pair_id: int, repeat_no: int, shown_left: str, picked: Picked) -> str:
         """What the page sends back with an answer: the pair as it was displayed, not as the server guesses."""
-        return self._showings.dumps([visitor.person_id, pair_id, repeat_no, shown_left])
+        return self._showings.dumps([visitor.person_id, pair_id, repeat_no, shown_left, LETTER_OF_PICKED[picked]])
 
-    def read_showing(self, visitor: Visitor, token: str) -> tuple[int, int, str]:
-        """(pair id, repeat number, which candidate stood left) of a showing to this visitor.
+    def read_showing(self, visitor: Visitor, token: str) -> tuple[int, int, str, Picked]:
+        """(pair id, repeat number, which candidate stood left, why it was picked) of a showing to this visitor.
 
         Raises:
             UserError: not a token of ours, or made for somebody else.
         """
         try:
-            person_id, pair_id, repeat_no, shown_left = self._showings.loads(token)
+            # Showings of a page that is open since before there were other orders have no letter.
+            person_id, pair_id, repeat_no, shown_left, *letter = self._showings.loads(token)
         except (BadSignature, ValueError) as error:
             raise UserError("This answer does not belong to a pair that was shown; load the page anew.") from error
         if person_id != visitor.person_id:
             raise UserError(
                 "This answer belongs to a pair that was shown to somebody else; sign in as them to send it."
             )
-        return pair_id, repeat_no, shown_left
+        return pair_id, repeat_no, shown_left, PICKED_BY_LETTER["".join(letter) or "r"]
 
 
 class Gate:

@@ -197,7 +197,7 @@ def _read_holding(tokens: Tokens, visitor: Visitor, showings: list[str]) -> list
 
 
 def _read_answer(tokens: Tokens, visitor: Visitor, event: JudgeEvent) -> Answer:
-    pair_id, repeat_no, left = tokens.read_showing(visitor, event.showing)
+    pair_id, repeat_no, left, picked = tokens.read_showing(visitor, event.showing)
     right = "b" if left == "a" else "a"
     choice = {"left": left, "right": right}.get(event.choice, event.choice)
     return Answer(
@@ -210,6 +210,7 @@ def _read_answer(tokens: Tokens, visitor: Visitor, event: JudgeEvent) -> Answer:
         skip_reason=event.skip_reason,
         reasons=event.reasons,
         view_mode=event.view_mode,
+        picked=picked,
     )
 
 
@@ -248,7 +249,7 @@ def view_pairs(session: Session, tokens: Tokens, visitor: Visitor, leases: list[
     for lease in leases:
         at_a, at_b, at_lq, at_hq = (_view_image(tokens, visitor, image) for image in images[lease.pair_id])
         left, right = (at_a, at_b) if lease.shown_left == Side.a else (at_b, at_a)
-        showing = tokens.showing(visitor, lease.pair_id, lease.repeat_no, lease.shown_left)
+        showing = tokens.showing(visitor, lease.pair_id, lease.repeat_no, lease.shown_left, lease.picked)
         views.append({"showing": showing, "left": left, "right": right, "lq": at_lq, "hq": at_hq})
     return views
 
@@ -303,7 +304,13 @@ def own_history(session: Session, tokens: Tokens, visitor: Visitor, limit: int) 
         .limit(limit)
     ).all()
     shown = [
-        Lease(pair_id=row.pair_id, person_id=row.person_id, repeat_no=row.repeat_no, shown_left=row.shown_left)
+        Lease(
+            pair_id=row.pair_id,
+            person_id=row.person_id,
+            repeat_no=row.repeat_no,
+            shown_left=row.shown_left,
+            picked=row.picked,
+        )
         for row in judgments
     ]
     entries = []

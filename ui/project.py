@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
 
@@ -25,6 +25,7 @@ SECTIONS = {
         "gold_share",
         "lease_seconds",
     ),
+    "Which pairs come first": ("order", "random_share", "refit_after"),
     "Split, fixed once photos are imported": FIXED_AFTER_IMPORT,
 }
 
@@ -86,6 +87,9 @@ def _make_field(name: str) -> Any:
         return gr.Textbox(label=label, info=f"{description}; one a line", lines=6)
     if name in TEXTS:
         return gr.Textbox(label=label, info=description)
+    annotation = ProjectSettings.model_fields[name].annotation
+    if get_origin(annotation) is Literal:
+        return gr.Dropdown(list(get_args(annotation)), label=label, info=description)
     return gr.Number(label=label, info=description)
 
 

@@ -25,7 +25,7 @@ from annotate.read_back import import_dataset
 from annotate.read_hpdv2 import import_hpdv2
 from db.errors import UserError
 from db.images import add_image, probe_image
-from db.models import Choice, Judgment, Label, MetricValue, Origin, Pair, Person, Side, Source, Split
+from db.models import Choice, Judgment, Label, MetricValue, Origin, Pair, Person, Picked, Side, Source, Split
 from db.records import add_candidate, add_method, add_metric_value, add_source
 from db.session import Database, open_database
 
@@ -45,6 +45,7 @@ def judge(session: Session, person: Person, pair: Pair, choice: str, repeat_no: 
         skip_reason="“both” bad\n" if choice == "skip" else None,
         reasons=["eyes", "hår"] if choice == "a" else [],
         view_mode="fit+flicker",
+        picked=list(Picked)[(pair.shuffle_key + person.id) % 5],
     )
     return record_judgment(session, person.id, answer)
 
@@ -175,6 +176,7 @@ def test_what_comes_back_is_in_the_tables(judged: Database, data: Path, tmp_path
                 copy = exported[pair.key]
                 assert (copy.gold_answer, copy.judgment_count) == (pair.gold_answer, pair.judgment_count)
                 assert (copy.shuffle_key, copy.judgments_wanted) == (pair.shuffle_key, pair.judgments_wanted)
+                assert copy.reserved is pair.reserved
                 assert copy.source.split is pair.source.split
         assert "b" in {pair.gold_answer for pair in exported.values()}
         for label in back.scalars(select(Label).where(Label.superseded_at.is_(None))):
@@ -185,6 +187,26 @@ def test_what_comes_back_is_in_the_tables(judged: Database, data: Path, tmp_path
             ).one()
             assert sorted(j.uuid for j in label.judgments) == sorted(j.uuid for j in original.judgments)
     other.close()
+
+
+def test_why_a_pair_was_shown_comes_back_and_is_random_where_not_told(
+    judged: Database, data: Path, tmp_path: Path
+) -> None:
+    export(judged, data, tmp_path / "out", include_simulated=True)
+    other = open_database(tmp_path / "other")
+    import_dataset(other, tmp_path / "other", tmp_path / "out")
+    picked = select(Judgment.uuid, Judgment.picked)
+    with judged.read() as session, other.read() as back:
+        told = {row.uuid: row.picked for row in back.execute(picked)}
+        assert told.items() <= {row.uuid: row.picked for row in session.execute(picked)}.items()
+        assert set(told.values()) == set(Picked)
+    other.close()
+    change_lines("judgments.jsonl", lambda rows: [row.pop("picked") for row in rows])(tmp_path / "out")
+    older = open_database(tmp_path / "older")
+    import_dataset(older, tmp_path / "older", tmp_path / "out")
+    with older.read() as session:
+        assert set(session.scalars(select(Judgment.picked))) == {Picked.random}
+    older.close()
 
 
 def write_scores(folder: Path, rows: list[dict[str, object]], columns: tuple[str, ...] = SCORE_COLUMNS) -> None:

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
+from annotate.active import replace_shortlists
 from annotate.pairs import make_pairs
 from annotate.people import add_person, disable_person, get_person, make_link_token, set_password
 from annotate.project import load_settings, save_settings
 from db.errors import UserError
 from db.images import add_image, image_path, probe_image
-from db.models import Choice, Image, Judgment, Role, Side, Split
+from db.models import Choice, Image, Judgment, Lease, Pair, Picked, Role, Side, Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
-from ui.access import check_someone_can_sign_in
+from ui.access import Tokens, Visitor, check_someone_can_sign_in
 from ui.context import Context
 from ui.server import make_app
 
@@ -201,6 +202,37 @@ def test_judgment_is_stored_as_displayed(client: Callable[..., TestClient], data
         assert row.choice.value == row.shown_left.value
         assert (row.reasons, row.view_mode, row.seconds, row.person.name) == (["eyes"], "fit+1:1", 1.5, "ben")
         assert row.pair.judgment_count == 1
+
+
+def test_why_a_pair_was_shown_comes_back_with_the_answer_also_when_its_lease_is_gone(
+    client: Callable[..., TestClient], database: Database
+) -> None:
+    with database.write() as session:
+        save_settings(session, {"order": "uncertain", "random_share": 0.05})
+        session.execute(update(Pair).values(reserved=False))
+        replace_shortlists(session, {Picked.uncertain: list(session.scalars(select(Pair.id)))})
+    ben = client("ben")
+    pairs = ask(ben, want=5)["pairs"]
+    assert not any(picked.value in json.dumps(pairs) for picked in Picked), "not in clear words"
+    with database.write() as session:
+        told = dict(sorted((lease.pair_id, lease.picked) for lease in session.scalars(select(Lease))))
+        assert Picked.uncertain in told.values()
+        for lease in session.scalars(select(Lease)):
+            session.delete(lease)
+    events = [judge(pair, "left") for pair in pairs]
+    ask(ben, events=events)
+    undo = {"type": "undo", "id": str(uuid.uuid4()), "judgment": events[0]["id"]}
+    assert ask(ben, events=[undo])["results"][0]["pair"] == pairs[0], "the same showing, signature and all"
+    with database.read() as session:
+        assert {row.pair_id: row.picked for row in session.scalars(select(Judgment))} == told
+
+
+def test_a_showing_of_a_page_that_was_open_across_the_update_is_read_as_random() -> None:
+    tokens, ben = Tokens(b"secret"), Visitor(7, "ben", Role.annotator, "p7")
+    old = tokens._showings.dumps([7, 12, 0, "b"])
+    assert tokens.read_showing(ben, old) == (12, 0, "b", Picked.random)
+    for picked in Picked:
+        assert tokens.read_showing(ben, tokens.showing(ben, 12, 1, Side.a, picked)) == (12, 1, "a", picked)
 
 
 def test_sending_again_stores_once_and_undo_shows_the_pair_again(

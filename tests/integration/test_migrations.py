@@ -1,0 +1,57 @@
+"""A database of an older version keeps its rows when it is opened."""
+
+from __future__ import annotations
+
+from alembic import command
+from sqlalchemy import select, text
+
+from db.models import Judgment, Lease, Pair, Picked, Shortlist
+from db.session import _alembic_config, _make_engine, default_url, open_database
+
+OLD_ROWS = """
+INSERT INTO image (id, sha256, suffix, width_px, height_px, size_bytes, created_at)
+    VALUES (1, '{sha256}', '.png', 8, 8, 1, '2026-01-01 00:00:00');
+INSERT INTO method (id, name, settings, created_at) VALUES (1, 'm1', '{{}}', '2026-01-01 00:00:00');
+INSERT INTO source (id, key, group_key, split, created_at) VALUES
+    (1, 'learn', 'learn', 'train', '2026-01-01 00:00:00'), (2, 'exam', 'exam', 'test', '2026-01-01 00:00:00');
+INSERT INTO candidate (id, source_id, method_id, image_id, seed, created_at) VALUES
+    (1, 1, 1, 1, 0, '2026-01-01 00:00:00'), (2, 1, 1, 1, 1, '2026-01-01 00:00:00');
+INSERT INTO pair (id, key, source_id, a_id, b_id, shuffle_key, judgments_wanted, judgment_count, created_at) VALUES
+    (1, '{key}a', 1, 1, 2, 5, 2, 1, '2026-01-01 00:00:00'), (2, '{key}1', 1, 1, 2, 6, 1, 0, '2026-01-01 00:00:00'),
+    (3, '{key}b', 2, 1, 2, 7, 1, 0, '2026-01-01 00:00:00');
+INSERT INTO person (id, name, public_id, role, simulated, created_at)
+    VALUES (1, 'Ada', 'p1', 'annotator', false, '2026-01-01 00:00:00');
+INSERT INTO judgment
+    (id, uuid, pair_id, person_id, repeat_no, choice, reasons, shown_left, view_mode, seconds, created_at)
+    VALUES (1, 'u1', 1, 1, 0, 'a', '[]', 'a', 'fit', 1.5, '2026-01-01 00:00:00');
+INSERT INTO lease (id, pair_id, person_id, repeat_no, shown_left, expires_at)
+    VALUES (1, 2, 1, 0, 'b', '2026-01-01 00:00:00');
+INSERT INTO label (id, pair_id, origin, made_by, p_a, weight, created_at)
+    VALUES (1, 1, 'human', 'majority', 1.0, 1.0, '2026-01-01 00:00:00');
+INSERT INTO label_judgment (label_id, judgment_id) VALUES (1, 1);
+"""
+
+
+def test_rows_of_the_first_version_were_picked_at_random_and_pairs_get_their_reserve(data, database_url):
+    data.mkdir()
+    engine = _make_engine(database_url or default_url(data))
+    with engine.begin() as connection:
+        config = _alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in OLD_ROWS.format(sha256="0" * 64, key="f" * 31).split(";\n"):
+            if statement.strip():
+                connection.execute(text(statement))
+    database = open_database(data, database_url)
+    with database.read() as session:
+        judgment, lease = session.scalars(select(Judgment)).one(), session.scalars(select(Lease)).one()
+        assert (judgment.picked, judgment.seconds, lease.picked) == (Picked.random, 1.5, Picked.random)
+        reserved = session.execute(select(Pair.id, Pair.reserved, Pair.queue_level).order_by(Pair.id)).all()
+        assert reserved == [(1, False, 1), (2, True, 0), (3, True, 0)], "the key's last digit, and the test split"
+        assert session.scalars(select(Shortlist)).all() == []
+    database.close()
+    with engine.begin() as connection:  # and back
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+        assert connection.execute(text("SELECT uuid, choice FROM judgment")).all() == [("u1", "a")]
+    engine.dispose()

@@ -1,0 +1,186 @@
+"""Query strategies on hand-worked numbers, and the shortlists that they leave in the database."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+
+from annotate import active
+from annotate.active import (
+    load_candidates,
+    load_judged,
+    make_shortlists,
+    rank_disagreement,
+    rank_diverse,
+    rank_uncertain,
+    replace_shortlists,
+    spread_sources,
+    write_shortlists,
+)
+from annotate.autolabel import Training, fit_bag, fit_labeler
+from annotate.fit_settings import FitSettings
+from annotate.judgments import undo_judgment
+from annotate.pairs import ACTIVE_ORDERS, lease_pairs, make_pairs
+from annotate.people import add_person
+from db.models import Pair, Picked, Shortlist, Source, Split
+
+
+def test_uncertain_takes_the_smallest_margin_first():
+    # |p − 1/2|: 0.4, 0.1, 0.05, 0.1, missing, 0
+    p_a = np.array([0.9, 0.4, 0.55, 0.6, np.nan, 0.5])
+    assert rank_uncertain(p_a).tolist() == [5, 2, 1, 3, 0]
+    assert rank_uncertain(1 - p_a).tolist() == [5, 2, 1, 3, 0], "whichever side is a"
+    assert rank_uncertain(np.array([])).tolist() == []
+
+
+def test_disagreement_takes_what_the_bag_differs_on_not_what_all_find_even():
+    bagged = np.array(
+        [
+            [0.5, 0.1, 0.9, 0.6, np.nan],
+            [0.5, 0.9, 0.9, 0.4, 0.5],
+        ]
+    )
+    # mean KL: 0; ln 2 − H(0.1) = 0.693 − 0.325 = 0.368; 0; ln 2 − H(0.4) = 0.693 − 0.673 = 0.020; missing
+    assert rank_disagreement(bagged).tolist()[:2] == [1, 3]
+    assert sorted(rank_disagreement(bagged).tolist()) == [0, 1, 2, 3]
+    assert rank_disagreement(1 - bagged).tolist()[:2] == [1, 3]
+    assert rank_disagreement(np.array([[1.0, 0.0], [0.0, 0.0]])).tolist() == [0, 1], "certainties make no NaN"
+
+
+def test_diverse_takes_the_least_judged_source_then_the_least_judged_methods():
+    sources = np.array([1, 1, 2, 2, 3, 3])
+    methods = np.array([7, 8, 7, 8, 7, 9])
+    # Judged: source 1 twice, source 2 once; methods 7 twice, 8 once; 5 and 6 are of pairs that wait no more.
+    ranked = rank_diverse(sources, methods, np.array([1, 1, 2, 5]), np.array([7, 7, 8, 6]), count=6)
+    # Source 3 (0 times), its methods 9 (0) before 7 (2): index 5. Then sources 2 and 3 have 1: methods 8 and 7 have
+    # 1 and 2: index 3 (source 2). Source 3 has 1: index 4. Sources 1 and 2 have 2: 8 (2), 7 (3): index 1 before 2.
+    assert ranked.tolist() == [5, 3, 4, 1, 2, 0]
+    assert rank_diverse(sources, methods, np.array([]), np.array([]), count=3).tolist() == [0, 3, 5]
+    assert rank_diverse(np.array([]), np.array([]), np.array([1]), np.array([1]), count=3).tolist() == []
+
+
+def test_sources_are_spread_in_rounds_of_two():
+    sources = np.array([4, 4, 4, 4, 5, 6, 6, 6])
+    ranked = np.array([0, 1, 2, 3, 5, 6, 7, 4])
+    assert spread_sources(ranked, sources).tolist() == [0, 1, 5, 6, 4, 2, 3, 7]
+    assert spread_sources(ranked, sources, at_once=1).tolist() == [0, 5, 4, 1, 6, 2, 7, 3]
+    assert spread_sources(np.array([], dtype=int), sources).tolist() == []
+    assert spread_sources(np.array([3, 0]), sources.astype(str)).tolist() == [3, 0]
+
+
+@pytest.fixture
+def project(session, settings, add_candidates):
+    """40 photos of three methods each: 120 pairs; every tenth photo is of the test split."""
+    for number in range(40):
+        add_candidates(session, f"face{number}", ["m1", "m2", "m3"], Split.test if number % 10 == 0 else Split.train)
+    make_pairs(session, settings)
+    return list(session.scalars(select(Pair).order_by(Pair.id)))
+
+
+def test_candidates_are_waiting_pairs_outside_the_reserve(session, settings, project, answer, rng):
+    project[40].gold_answer = "a"
+    session.flush()
+    ada = add_person(session, "Ada")
+    for lease in lease_pairs(session, ada.id, settings, rng, count=10, holding=[]):
+        answer(ada.id, lease)
+    session.expire_all()
+    allowed = {
+        pair.id for pair in project if not pair.reserved and pair.gold_answer is None and not pair.judgment_count
+    }
+    found = load_candidates(session, 1000, 0)
+    assert set(found.pair_ids.tolist()) == allowed
+    assert len(found.pair_ids) == len(allowed)
+    splits = set(session.scalars(select(Source.split).where(Source.id.in_(found.sources.tolist()))))
+    assert splits == {Split.train}
+    some = [load_candidates(session, 20, seed).pair_ids.tolist() for seed in (0, 0, 1)]
+    assert len(set(some[0])) == 20
+    assert some[0] == some[1] != some[2]
+
+
+def test_least_judged_candidates_come_first(session, settings, project, answer, rng):
+    for pair in project:
+        pair.judgments_wanted = 2
+    session.flush()
+    ada = add_person(session, "Ada")
+    for lease in lease_pairs(session, ada.id, settings, rng, count=60, holding=[]):
+        answer(ada.id, lease)
+    session.expire_all()
+    counts = {pair.id: pair.judgment_count for pair in project}
+    found = [counts[pair_id] for pair_id in load_candidates(session, 1000, 3).pair_ids.tolist()]
+    assert found == sorted(found)
+    assert set(found) == {0, 1}
+
+
+def test_what_was_judged_is_counted_as_often_as_it_was(session, settings, project, answer, rng):
+    people = [add_person(session, name) for name in ("Ada", "Ben")]
+    for pair in project:
+        pair.judgments_wanted = 2
+    session.flush()
+    judged = []
+    for person in people:
+        for lease in lease_pairs(session, person.id, settings, rng, count=100, holding=[]):
+            judged.append((lease.pair_id, answer(person.id, lease)))
+    undo_judgment(session, people[0].id, judged[0][1].uuid, settings)
+    sources, method_pairs = load_judged(session)
+    assert len(sources) == len(method_pairs) == 199
+    assert len(np.unique(method_pairs)) == 3
+    of = {pair.id: pair.source_id for pair in project}
+    assert sorted(sources.tolist()) == sorted(of[pair_id] for pair_id, _ in judged[1:])
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """Metric differences and a labeler that need no measuring: the difference of a pair is made of its id."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(1000, 3))
+    values[5] = np.nan
+    monkeypatch.setattr(active, "load_differences", lambda _session, _columns, pair_ids: values[pair_ids])
+    p_a = (values[100:400, 0] > 0).astype(float)
+    training = Training(values[100:400], p_a, np.ones(300), (np.arange(300) // 6).astype(str))
+    return SimpleNamespace(
+        values=values, training=training, labeler=fit_labeler(training, FitSettings(kernel="linear"))
+    )
+
+
+def test_shortlists_hold_the_best_of_each_order_and_nothing_reserved(session, project, known):
+    lists = make_shortlists(session, known.labeler, fit_bag(known.training, known.labeler), seed=1)
+    assert set(lists) == set(ACTIVE_ORDERS)
+    allowed = {pair.id for pair in project if not pair.reserved}
+    missing = {5} & allowed
+    for picked, pair_ids in lists.items():
+        assert len(pair_ids) == len(set(pair_ids))
+        assert set(pair_ids) == (allowed if picked is Picked.diverse else allowed - missing)
+    margins = np.abs(known.values[lists[Picked.uncertain], 0])
+    assert margins[:20].mean() < margins[-20:].mean() / 2
+    of = {pair.id: pair.source_id for pair in project}
+    first = [of[pair_id] for pair_id in lists[Picked.diverse][:20]]
+    assert len(set(first)) == 20, "no photo twice before every photo was taken once"
+
+
+def test_lists_are_cut_and_replaced_whole(session, project, known, monkeypatch):
+    monkeypatch.setattr(active, "SHORTLIST_LENGTH", 7)
+    lists = make_shortlists(session, known.labeler, fit_bag(known.training, known.labeler))
+    assert [len(pair_ids) for pair_ids in lists.values()] == [7, 7, 7]
+    replace_shortlists(session, lists)
+    replace_shortlists(session, {Picked.diverse: [3, 1, 2]})
+    rows = session.execute(select(Shortlist.picked, Shortlist.place, Shortlist.pair_id).order_by(Shortlist.place))
+    assert rows.all() == [(Picked.diverse, 0, 3), (Picked.diverse, 1, 1), (Picked.diverse, 2, 2)]
+    replace_shortlists(session, {Picked.diverse: [], Picked.uncertain: []})
+    assert len(session.scalars(select(Shortlist.place)).all()) == 3, "kept: they say that active orders were at work"
+
+
+def test_shortlists_are_written_and_the_same_for_the_same_seed(database, settings, add_candidates, known):
+    with database.write() as session:
+        for number in range(20):
+            add_candidates(session, f"face{number}", ["m1", "m2", "m3"])
+        make_pairs(session, settings)
+    first = write_shortlists(database, known.labeler, known.training, seed=2)
+    assert write_shortlists(database, known.labeler, known.training, seed=2) == first
+    with database.read() as session:
+        stored = session.scalars(
+            select(Shortlist.pair_id).where(Shortlist.picked == Picked.uncertain).order_by(Shortlist.place)
+        ).all()
+    assert stored == first[Picked.uncertain]

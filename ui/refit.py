@@ -1,0 +1,131 @@
+"""The labeler is fitted anew in the background as judgments come in, so that an active order follows what it learned.
+
+A thread of the app looks every few seconds whether a fit is due and starts `python -m annotate fit --quick` as a run
+of its own. No request ever waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from annotate.fit_settings import FitSettings
+from annotate.project import load_settings
+from db.errors import UserError
+from db.models import Choice, Judgment, Pair, Person, Run, RunState, Shortlist
+from runs.launch import launch
+from runs.store import LIVE_STATES, latest_run, reap_lost
+from ui.context import Context
+
+log = logging.getLogger(__name__)
+
+FIT = "annotate fit"
+LOOK_SECONDS = 5.0
+MIN_ANSWERS = 30
+"""Answers that are no ties before the first fit: annotate.autolabel.MIN_LABELS, which would load scikit-learn."""
+
+
+def start_refits(context: Context) -> threading.Thread:
+    """Look for a due fit every LOOK_SECONDS until the program ends."""
+
+    def look() -> None:
+        pause = threading.Event()
+        while not pause.wait(LOOK_SECONDS):
+            try:
+                refit_if_due(context)
+            except (UserError, OperationalError) as error:  # the next look may fare better
+                log.warning("The labeler could not be fitted anew: %s", error)
+
+    thread = threading.Thread(target=look, name="refits", daemon=True)
+    thread.start()
+    return thread
+
+
+def refit_if_due(context: Context) -> int | None:
+    """Start a fit where an active order is on and `refit_after` judgments came since the last fit was asked for.
+
+    Whatever became of that fit: one that failed is tried again only after as many more judgments. One that finished
+    while the order was random left no shortlists; then the next is due at once.
+
+    Returns:
+        the id of the started run; None where none is due, or one is running.
+    Raises:
+        UserError: the process could not be started; its run is there as failed.
+    """
+    with context.database.read() as session:
+        if not _may_be_due(session):
+            return None
+    reap_lost(context.database, context.data)  # a fit that was killed does not run any more
+    with context.database.read() as session:
+        running = session.scalar(select(Run.id).where(Run.kind == FIT, Run.state.in_(LIVE_STATES)).limit(1))
+        settings = _fit_settings(session)
+    if running is not None:
+        return None
+    config = settings.model_dump()
+    return launch(context.database, context.data, FIT, to_flags(settings), config, url=context.url)
+
+
+def _may_be_due(session: Session) -> bool:
+    """Whether enough judgments came since the last fit, running or not, or that one left no shortlists."""
+    settings = load_settings(session)
+    if settings.order == "random" or settings.refit_after == 0:
+        return False
+    last = latest_run(session, FIT)
+    if last is not None and last.state is RunState.finished and _lacks_shortlists(session):
+        return True
+    answers = _newest_answers(_fit_settings(session))
+    newest = session.scalars(answers.offset(settings.refit_after - 1).limit(1)).one_or_none()
+    if newest is None or (last is not None and newest <= last.created_at):
+        return False
+    decided = answers.where(Judgment.choice.in_([Choice.a, Choice.b])).offset(MIN_ANSWERS - 1).limit(1)
+    return session.scalars(decided).one_or_none() is not None
+
+
+def _lacks_shortlists(session: Session) -> bool:
+    """Whether nothing is listed though there are pairs that could be."""
+    listable = select(Pair.id).where(Pair.reserved.is_(False), Pair.queue_level.is_not(None)).limit(1)
+    return session.scalar(select(Shortlist.place).limit(1)) is None and session.scalar(listable) is not None
+
+
+def _newest_answers(settings: FitSettings) -> Any:
+    """Times of the judgments that a fit would learn from, newest first: reading a few walks over no more."""
+    statement = (
+        select(Judgment.created_at)
+        .join(Pair, Pair.id == Judgment.pair_id)
+        .where(
+            Judgment.superseded_at.is_(None),
+            Judgment.repeat_no == 0,
+            Judgment.choice != Choice.skip,
+            Pair.gold_answer.is_(None),
+        )
+        .order_by(Judgment.id.desc())
+    )
+    if not settings.include_simulated:
+        statement = statement.join(Person, Person.id == Judgment.person_id).where(Person.simulated.is_(False))
+    return statement
+
+
+def _fit_settings(session: Session) -> FitSettings:
+    """Those of the last fit that finished, but quick; the defaults before the first."""
+    config = session.scalar(
+        select(Run.config).where(Run.kind == FIT, Run.state == RunState.finished).order_by(Run.id.desc()).limit(1)
+    )
+    known = {name: value for name, value in (config or {}).items() if name in FitSettings.model_fields}
+    return FitSettings.model_validate(known | {"quick": True})
+
+
+def to_flags(settings: FitSettings) -> list[str]:
+    """The settings as options of `python -m annotate fit`."""
+    flags: list[str] = []
+    for name, value in settings.model_dump().items():
+        flag = f"--{name.replace('_', '-')}"
+        if not isinstance(value, bool):
+            flags += [flag, str(value)]
+        elif value:
+            flags.append(flag)
+    return flags
