@@ -16,13 +16,16 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
 from tqdm import tqdm
 
 from annotate.archive import unpacked
 from annotate.export import ExportOptions, export_dataset
 from annotate.gold import import_gold
 from annotate.ingest import ImportRefused, ImportReport, describe_counts, import_folder, shown
+from annotate.labeler_commands import add_fit_command, add_label_command
 from annotate.manifest import TABLE_SUFFIXES, read_columns
+from annotate.measure_command import add_measure_command
 from annotate.pairs import make_pairs
 from annotate.people import add_person, disable_person, get_person, make_link_token, set_password
 from annotate.project import ProjectSettings, load_settings, save_settings
@@ -345,13 +348,16 @@ def run_export(database: Database, args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; a UserError becomes one line and exit code 2."""
+    """Run one command; a UserError, or a disk or database that fails, becomes one line and exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m annotate", description="From photos to a labelled dataset.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_import_command(commands)
     add_pair_command(commands)
     add_people_command(commands)
     add_project_command(commands)
+    add_measure_command(commands)
+    add_fit_command(commands)
+    add_label_command(commands)
     add_rank_command(commands)
     add_export_command(commands)
     for command in commands.choices.values():
@@ -363,7 +369,16 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OperationalError as error:
+        print(f"error: {describe_failure(error)}", file=sys.stderr)
+        return 2
     return 0
+
+
+def describe_failure(error: OperationalError) -> str:
+    """What the database said, and what is safe: each transaction is stored whole or not at all."""
+    said = str(error.orig).partition("\n")[0]
+    return f"The database failed: {said}. What was stored before stays; free disk space if it is full, then run again."
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from annotate.dataset_files import (
     write_scores,
 )
 from annotate.image_files import batches
-from annotate.judgments import resolve_labels
+from annotate.judgments import SIMULATED, resolve_labels
 from annotate.people import get_person
 from db.errors import UserError
 from db.models import (
@@ -187,7 +187,7 @@ def load_rows(session: Session, options: ExportOptions) -> tuple[list[Row], dict
 
     Of a pair with a human and an SVM label the human one is taken. A human label counts only where all the judgments
     that it was made of are by people who count; with `people` named, one made of no judgments (an imported one) does
-    not. An SVM label is chosen by `origin` alone.
+    not. An SVM label is chosen by `origin`, and one that was learnt from simulated annotators only with them.
     """
     traces = _load_traces(session)
     counted = _counted_people(session, options)
@@ -196,6 +196,7 @@ def load_rows(session: Session, options: ExportOptions) -> tuple[list[Row], dict
         label.id
         for label in labels
         if any(person not in counted for _, _, person in traces.get(label.id, []))
+        or (label.origin is Origin.svm and label.made_by.endswith(SIMULATED) and not options.include_simulated)
         or (options.people and label.origin is Origin.human and label.id not in traces)
     }
     human = {label.pair_id for label in labels if label.origin is Origin.human and label.id not in foreign}
@@ -323,6 +324,7 @@ def load_judgments(session: Session, rows: list[Row], options: ExportOptions) ->
                 "skip_reason": judgment.skip_reason,
                 "reasons": judgment.reasons,
                 "shown_left": judgment.shown_left.value,
+                "picked": judgment.picked.value,
                 "view_mode": judgment.view_mode,
                 "seconds": judgment.seconds,
                 "created_at": judgment.created_at.isoformat(),

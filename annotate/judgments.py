@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -19,9 +19,11 @@ from sqlalchemy.orm import Session
 from annotate.people import get_person, lock_person
 from annotate.project import ProjectSettings
 from db.errors import UserError
-from db.models import Choice, Judgment, Label, LabelJudgment, Lease, Origin, Pair, Person, Side, utc_now
+from db.models import Choice, Judgment, Label, LabelJudgment, Lease, Origin, Pair, Person, Picked, Side, utc_now
 
 RESOLVE_METHODS = ("majority", "dawid-skene")
+SIMULATED = " with simulated annotators"
+"""Ends the maker's name of every label in which a program's answers count, as votes or as what a labeler learnt."""
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -68,6 +70,7 @@ class Answer:
     skip_reason: str | None = None
     reasons: list[str] = field(default_factory=list)
     view_mode: str = "fit"
+    picked: Picked = Picked.random
 
 
 def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgment:
@@ -102,6 +105,7 @@ def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgmen
         skip_reason=answer.skip_reason,
         reasons=answer.reasons,
         shown_left=answer.shown_left,
+        picked=answer.picked,
         view_mode=answer.view_mode,
         seconds=answer.seconds,
     )
@@ -152,6 +156,7 @@ def undo_judgment(session: Session, person_id: int, uuid: str, settings: Project
         person_id=person_id,
         repeat_no=judgment.repeat_no,
         shown_left=judgment.shown_left,
+        picked=judgment.picked,
         expires_at=utc_now() + timedelta(seconds=settings.lease_seconds),
     )
     session.add(lease)
@@ -194,9 +199,9 @@ def resolve_labels(
     if method not in RESOLVE_METHODS:
         raise UserError(f"Unknown method {method!r}; choose one of {', '.join(RESOLVE_METHODS)}.")
     excluded = {get_person(session, name).id for name in exclude_people}
-    votes = _load_votes(session, excluded, include_simulated)
+    votes = load_votes(session, excluded=excluded, include_simulated=include_simulated)
     p_a = compute_majority(votes) if method == "majority" else compute_dawid_skene(votes)
-    made_by = f"{method} with simulated annotators" if include_simulated else method
+    made_by = method + SIMULATED if include_simulated else method
     report = ResolveReport()
     live = {
         label.pair_id: label
@@ -240,7 +245,7 @@ def _add_labels(session: Session, new: list[tuple[Label, list[int]]]) -> None:
     session.flush()
 
 
-def _load_votes(session: Session, excluded: set[int], include_simulated: bool) -> pd.DataFrame:
+def load_votes(session: Session, *, excluded: Collection[int] = (), include_simulated: bool = False) -> pd.DataFrame:
     """Live votes, a row each, in the same order in every database: judgment_id, pair_id, person, choice (a, b, tie)."""
     statement = (
         select(Pair.key, Person.public_id, Judgment.id, Judgment.pair_id, Judgment.choice)

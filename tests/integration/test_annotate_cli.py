@@ -5,15 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, func, select
 
 from annotate.__main__ import main
 from annotate.people import check_link_token, check_password
 from annotate.project import ProjectSettings, load_settings
-from db.models import Pair, Person, Role
-from db.session import Database
+from db.models import Image, Pair, Person, Role
+from db.session import Database, open_database
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,3 +115,30 @@ def test_gold_file_is_known_by_its_columns(
     assert "known.csv, line 3: there is no source called 'face9'" in capsys.readouterr().err
     with database.read() as session:
         assert len(session.scalars(select(Pair)).all()) == 2, "also line 2 was not added"
+
+
+def test_a_full_disk_is_one_line_and_nothing_half_written(
+    data: Path, tmp_path: Path, make_photo: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SQLite's own limit stands for the disk's: no page may be added to the file."""
+    folder = tmp_path / "photos"
+    for number in range(60):  # more rows than a page holds
+        make_photo(folder / "lq" / f"{number}.png", number, (8, 8))
+    with open_database(data).read() as session:
+        pages = session.connection().exec_driver_sql("PRAGMA page_count").scalar_one()
+
+    def open_full(where: Path, url: str | None) -> Database:
+        opened = open_database(where, url)
+        opened.close()  # so that every connection from now on is a new one
+        event.listen(opened.engine, "connect", lambda raw, _: raw.execute(f"PRAGMA max_page_count={pages}"))
+        return opened
+
+    with monkeypatch.context() as patched:
+        patched.setattr("annotate.__main__.open_database", open_full)
+        assert main(["import", str(folder), "--data", str(data)]) == 2
+    said = capsys.readouterr().err
+    assert "error: The database failed: database or disk is full." in said
+    assert "Traceback" not in said
+    with open_database(data).read() as session:
+        assert session.scalar(select(func.count()).select_from(Image)) == 0
+    assert main(["import", str(folder), "--data", str(data)]) == 0

@@ -6,10 +6,13 @@ import random
 from collections.abc import Callable, Iterator
 from uuid import uuid4
 
+import numpy as np
 import pytest
+from scipy.special import expit
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from annotate.autolabel import Training
 from annotate.judgments import Answer, record_judgment
 from annotate.pairs import make_pairs
 from annotate.project import ProjectSettings
@@ -60,3 +63,22 @@ def answer(session: Session) -> Callable[..., Judgment]:
         return record_judgment(session, person_id, Answer(choice=choice, **shown, **values))  # type: ignore[arg-type]
 
     return record
+
+
+@pytest.fixture(scope="session")
+def taste() -> np.ndarray:
+    """What a simulated person weighs: two metrics of four strongly, one weakly, one not at all."""
+    return np.array([2.0, -2.0, 0.6, 0.0])
+
+
+@pytest.fixture(scope="session")
+def make_training(taste: np.ndarray) -> Callable[..., Training]:
+    """`make_training(200, sources=20)`: so many labelled pairs whose answers follow the taste, with logistic noise."""
+
+    def make(n: int, seed: int = 0, sources: int = 20) -> Training:
+        rng = np.random.default_rng(seed)
+        differences = rng.normal(size=(n, 4))
+        answers = (rng.random(n) < expit(differences @ taste)).astype(float)
+        return Training(differences, answers, np.ones(n), np.array([f"face{at % sources}" for at in range(n)]))
+
+    return make

@@ -207,6 +207,7 @@ def test_a_judgment_row(session: Session, pairs: dict[str, Pair], judge: Callabl
         "skip_reason": "both bad",
         "reasons": [],
         "shown_left": "a",
+        "picked": "random",
         "view_mode": "fit",
         "seconds": 1.5,
         "created_at": row["created_at"],

@@ -1,0 +1,384 @@
+"""From judgments to a stored labeler, and from it to labels: what is used, what is left alone, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+import pytest
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from annotate import label as label_module
+from annotate.fit import fit
+from annotate.fit_settings import FitSettings
+from annotate.judgments import Answer, record_judgment
+from annotate.label import Filter, LabelReport, label_pairs
+from annotate.labeler_file import FILE, StoredLabeler, find_labeler, load_labeler
+from annotate.pairs import make_pairs
+from annotate.people import add_person
+from annotate.project import load_settings
+from annotate.vectors import load_differences
+from db.errors import UserError
+from db.models import Candidate, Choice, Image, Judgment, Label, MetricValue, Origin, Pair, Picked, Side, Source, Split
+from db.session import Database
+from metrics.lists import columns, load_metric_list
+from runs.store import open_run
+
+LIST = """
+name = "two"
+version = "1"
+description = "for tests"
+metrics = [{ name = "sharpness" }, { name = "contrast" }]
+"""
+METHODS = ["m1", "m2", "m3", "m4"]
+SOURCES = 24
+
+
+@pytest.fixture
+def metric_list(tmp_path: Path) -> str:
+    path = tmp_path / "two.toml"
+    path.write_text(LIST)
+    return str(path)
+
+
+@pytest.fixture
+def measured(database: Database, add_candidates: Callable[..., list[Candidate]], metric_list: str) -> Database:
+    """SOURCES photos of four candidates, both metrics stored; every fifth photo is of the test split."""
+    rng = np.random.default_rng(0)
+    wanted = columns(load_metric_list(metric_list))
+    with database.write() as session:
+        for number in range(SOURCES):
+            split = Split.test if number % 5 == 4 else Split.train
+            for candidate in add_candidates(session, f"face{number:02}", METHODS, split):
+                for column in wanted:
+                    value = float(rng.normal())
+                    session.add(
+                        MetricValue(
+                            image_id=candidate.image_id,
+                            metric=column.metric,
+                            version=column.version,
+                            value=value,
+                            raw_value=value,
+                        )
+                    )
+        make_pairs(session, load_settings(session))
+    return database
+
+
+@pytest.fixture
+def judge(measured: Database, metric_list: str) -> Callable[..., None]:
+    """`judge(60)`: a person answers that many pairs by sharpness, now and then wrongly."""
+
+    def judge(count: int, *, name: str = "ada", simulated: bool = False, picked: Picked = Picked.random) -> None:
+        rng = np.random.default_rng(1)
+        with measured.write() as session:
+            person = add_person(session, name, simulated=simulated)
+            session.flush()
+            pairs = session.scalars(
+                select(Pair.id).where(Pair.judgment_count == 0).order_by(Pair.shuffle_key).limit(count)
+            ).all()
+            differences = load_differences(session, columns(load_metric_list(metric_list)), pairs)
+            for pair_id, difference in zip(pairs, differences[:, 0], strict=True):
+                choice = Choice.a if (difference > 0) != (rng.random() < 0.1) else Choice.b
+                answer = Answer(str(uuid4()), pair_id, 0, Side.a, choice, 1.0, picked=picked)
+                record_judgment(session, person.id, answer)
+
+    return judge
+
+
+def run_fit(database: Database, data: Path, metric_list: str, **settings: Any) -> tuple[StoredLabeler, dict[str, Any]]:
+    """A fit as the command runs it."""
+    chosen = FitSettings(metrics=metric_list, kernel="linear", **{"quick": True, **settings})
+    with open_run(database, data, "annotate fit", chosen.model_dump()) as run:
+        _, _, summary = fit(database, run.folder, run.run_id, chosen, run.progress)
+    return load_labeler(run.folder, run.run_id), summary
+
+
+def labels(session: Session) -> list[Label]:
+    return list(session.scalars(select(Label).where(Label.origin == Origin.svm, Label.superseded_at.is_(None))))
+
+
+def test_a_fit_leaves_a_whole_report_and_a_labeler(
+    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
+) -> None:
+    judge(100)
+    stored, summary = run_fit(measured, data, metric_list, quick=False)
+    folder = data / "runs" / str(stored.run_id)
+    assert json.loads((folder / "summary.json").read_text())["labeler"] == stored.name
+    assert summary["accuracy"]["accuracy"] > 0.85
+    assert summary["columns"] == ["sharpness", "contrast"]
+    assert summary["test"]["n"] > 0
+    assert not summary["simulated"]
+    for name in ("methods", "coverage", "calibration", "importance", "learning_curve"):
+        assert (folder / f"{name}.png").exists()
+        assert len(pd.read_csv(folder / f"{name}.csv")) > 1
+    judged = pd.read_csv(folder / "judged.csv")
+    assert len(judged) == 100
+    trained_on = stored.provenance["trained_on"]
+    with measured.read() as session:
+        train = session.scalars(
+            select(Judgment.uuid)
+            .join(Pair, Pair.id == Judgment.pair_id)
+            .join(Source, Source.id == Pair.source_id)
+            .where(Source.split == Split.train)
+        ).all()
+    assert sorted(uuid for row in trained_on for uuid in row[4]) == sorted(train)
+    assert stored.provenance["settings"]["seed"] == 0
+
+
+def test_the_same_judgments_give_the_same_labeler(
+    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
+) -> None:
+    judge(80)
+    one, other = (run_fit(measured, data, metric_list)[0] for _ in range(2))
+    assert np.array_equal(one.labeler.vectors, other.labeler.vectors)
+    assert np.array_equal(one.held_out["confidence"], other.held_out["confidence"])
+
+
+def test_simulated_annotators_are_left_out_or_marked(
+    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
+) -> None:
+    judge(80, name="robot", simulated=True)
+    with pytest.raises(UserError, match="No pair has a human label yet"):
+        run_fit(measured, data, metric_list)
+    _, summary = run_fit(measured, data, metric_list, include_simulated=True)
+    assert summary["simulated"]
+    assert summary["people"]["n_simulated"] == 1
+    assert summary["people"]["n_people"] == 0
+
+
+def test_only_randomly_picked_pairs_measure_accuracy(
+    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
+) -> None:
+    judge(60, picked=Picked.uncertain)
+    with pytest.raises(UserError, match="None of the labels is of a pair that was picked at random"):
+        run_fit(measured, data, metric_list)
+    judge(40, name="ben")
+    stored, summary = run_fit(measured, data, metric_list)
+    assert summary["n_measured"] < summary["n_train"]
+    assert len(stored.held_out["confidence"]) == summary["n_measured"] <= 40
+
+
+def test_labels_and_what_is_left_alone(
+    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
+) -> None:
+    judge(100)
+    stored, summary = run_fit(measured, data, metric_list)
+    before = label_pairs(measured, stored, 0.88, Filter(), dry_run=True)
+    with measured.read() as session:
+        assert labels(session) == []
+    report = label_pairs(measured, stored, 0.88, Filter())
+    assert before == report
+    assert report.expected_coverage == pytest.approx((stored.held_out["confidence"] >= report.threshold).mean())
+    assert 0 < report.labelled < report.pairs
+    assert report.labelled + report.abstained == report.pairs == SOURCES * 6 - 100
+    with measured.read() as session:
+        made = labels(session)
+        judged = set(session.scalars(select(Judgment.pair_id)))
+        assert len(made) == report.labelled == report.added
+        assert not {label.pair_id for label in made} & judged
+        assert {label.made_by for label in made} == {stored.name}
+        assert all(max(label.p_a, 1 - label.p_a) >= report.threshold for label in made)
+    again = label_pairs(measured, stored, 0.88, Filter())
+    assert (again.added, again.unchanged) == (0, report.labelled)
+    assert summary["target"]["target_accuracy"] == 0.9
+
+
+def test_a_new_labeler_supersedes_and_counts_the_flips(
+    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
+) -> None:
+    judge(100)
+    first, _ = run_fit(measured, data, metric_list)
+    old = label_pairs(measured, first, 0.8, Filter())
+    with measured.write() as session:  # everybody changes their mind
+        swapped = {Choice.a: Choice.b, Choice.b: Choice.a}
+        for judgment in session.scalars(select(Judgment)):
+            judgment.choice = swapped[judgment.choice]
+    second, _ = run_fit(measured, data, metric_list)
+    new = label_pairs(measured, second, 0.8, Filter())
+    assert new.flipped > 0
+    assert new.changed == 0
+    assert new.flipped + new.withdrawn == old.labelled
+    with measured.read() as session:
+        history = session.scalar(select(func.count()).where(Label.superseded_at.is_not(None)))
+        assert history == old.labelled
+        assert {label.made_by for label in labels(session)} == {second.name}
+
+
+def test_a_target_out_of_reach_labels_nothing(
+    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
+) -> None:
+    judge(60)
+    stored, _ = run_fit(measured, data, metric_list)
+    report = label_pairs(measured, stored, 0.999, Filter())
+    assert report == LabelReport(stored.name, 0.999)
+    with measured.read() as session:
+        assert labels(session) == []
+
+
+def test_filters(measured: Database, data: Path, metric_list: str, judge: Callable[..., None]) -> None:
+    judge(100)
+    stored, _ = run_fit(measured, data, metric_list)
+    everything = label_pairs(measured, stored, 0.8, Filter(), dry_run=True)
+    test = label_pairs(measured, stored, 0.8, Filter(splits=(Split.test,)), dry_run=True)
+    two = label_pairs(measured, stored, 0.8, Filter(methods=("m1", "m2")), dry_run=True)
+    assert 0 < test.pairs < everything.pairs
+    assert two.pairs <= SOURCES
+    with pytest.raises(UserError, match=r"no method called 'm9'. Known: m1, m2, m3, m4"):
+        label_pairs(measured, stored, 0.8, Filter(methods=("m9",)))
+
+
+def test_a_pair_without_all_values_is_not_labelled(
+    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
+) -> None:
+    judge(100)
+    stored, _ = run_fit(measured, data, metric_list)
+    with measured.write() as session:
+        unjudged = session.scalars(select(Pair).where(Pair.judgment_count == 0)).first()
+        assert unjudged is not None
+        image = session.get_one(Candidate, unjudged.a_id).image_id
+        session.execute(
+            update(MetricValue)
+            .where(MetricValue.image_id == image, MetricValue.metric == "contrast")
+            .values(value=None, raw_value=None, failure="the file is gone")
+        )
+    report = label_pairs(measured, stored, 0.8, Filter())
+    assert report.unmeasured > 0
+    with measured.read() as session:
+        assert unjudged.id not in {label.pair_id for label in labels(session)}
+
+
+def test_values_of_another_version_are_not_used(
+    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
+) -> None:
+    judge(100)
+    stored, _ = run_fit(measured, data, metric_list)
+    with measured.write() as session:
+        session.execute(update(MetricValue).where(MetricValue.metric == "contrast").values(version="facereward 99"))
+    with pytest.raises(UserError, match=r"wants contrast of facereward \d+, which is measured with facereward 99"):
+        label_pairs(measured, stored, 0.8, Filter())
+
+
+def test_a_column_that_few_images_have_is_dropped_and_said(
+    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
+) -> None:
+    judge(100)
+    with measured.write() as session:
+        few = select(Image.id).where(Image.id % 2 == 0)
+        session.execute(
+            update(MetricValue)
+            .where(MetricValue.metric == "contrast", MetricValue.image_id.in_(few))
+            .values(value=None, raw_value=None, failure="too small")
+        )
+    stored, summary = run_fit(measured, data, metric_list)
+    assert [column.name for column in stored.labeler.columns] == ["sharpness"]
+    assert "Not used, since too few images have them: contrast." in summary["notes"]
+
+
+def test_nothing_measured_names_the_command(database: Database, data: Path, metric_list: str, add_candidates) -> None:
+    with database.write() as session:
+        add_candidates(session, "face", METHODS, Split.train)
+        make_pairs(session, load_settings(session))
+        person = add_person(session, "ada")
+        session.flush()
+        for pair_id in session.scalars(select(Pair.id)):
+            record_judgment(session, person.id, Answer(str(uuid4()), pair_id, 0, Side.a, Choice.a, 1.0))
+    with pytest.raises(UserError, match=r"run `python -m annotate measure --metrics two` first"):
+        run_fit(database, data, metric_list)
+
+
+def test_a_killed_labelling_goes_on(
+    measured: Database, data: Path, metric_list: str, judge: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge(60)
+    stored, _ = run_fit(measured, data, metric_list)
+    monkeypatch.setattr(label_module, "BLOCK_PAIRS", 10)
+    whole = label_pairs(measured, stored, 0.8, Filter(), dry_run=True)
+
+    def die(done: int, _total: int) -> None:
+        if done >= 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        label_pairs(measured, stored, 0.8, Filter(), progress=die)
+    with measured.read() as session:
+        done = len(labels(session))
+    assert 0 < done < whole.labelled
+    rest = label_pairs(measured, stored, 0.8, Filter())
+    assert (rest.unchanged, rest.added) == (done, whole.labelled - done)
+
+
+def test_a_judgment_that_comes_in_meanwhile_wins(
+    measured: Database, data: Path, metric_list: str, judge: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge(60)
+    stored, _ = run_fit(measured, data, metric_list)
+    compare = label_module._compare
+
+    def judge_first(block: list[Any], *rest: Any) -> Any:
+        changes = compare(block, *rest)
+        with measured.write() as session:
+            person = add_person(session, "ben")
+            session.flush()
+            first = changes.added[0][0]
+            record_judgment(session, person.id, Answer(str(uuid4()), first, 0, Side.a, Choice.tie, 1.0))
+        return changes
+
+    monkeypatch.setattr(label_module, "_compare", judge_first)
+    label_pairs(measured, stored, 0.8, Filter())
+    with measured.read() as session:
+        judged = set(session.scalars(select(Judgment.pair_id)))
+        assert not judged & {label.pair_id for label in labels(session)}
+
+
+def test_a_labeler_is_found_by_name_run_or_latest(
+    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
+) -> None:
+    with measured.read() as session, pytest.raises(UserError, match="There is no labeler yet"):
+        find_labeler(session, data)
+    judge(60)
+    first, _ = run_fit(measured, data, metric_list)
+    second, _ = run_fit(measured, data, metric_list, seed=1)
+    with measured.read() as session:
+        assert find_labeler(session, data).name == second.name
+        assert find_labeler(session, data, first.name).run_id == first.run_id
+        assert find_labeler(session, data, str(first.run_id)).name == first.name
+        with pytest.raises(UserError, match="There is no labeler 'svm-77-00000000'"):
+            find_labeler(session, data, "svm-77-00000000")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text[: len(text) // 2], "is damaged"),
+        (lambda text: text.replace("facereward labeler 1", "facereward labeler 9"), "of format 'facereward labeler 9'"),
+        (lambda text: text.replace('"kernel": "linear"', '"kernel": "os.system"'), "unknown kernel"),
+        (lambda text: text.replace('"coefficients": [1.0]', '"coefficients": [1.0, 2.0]'), "do not go together"),
+    ],
+)
+def test_a_damaged_labeler_is_refused(
+    measured: Database, data: Path, metric_list: str, judge: Callable[..., None], change: Any, said: str
+) -> None:
+    judge(60)
+    stored, _ = run_fit(measured, data, metric_list)
+    path = data / "runs" / str(stored.run_id) / FILE
+    path.write_text(change(path.read_text()))
+    with pytest.raises(UserError, match=said):
+        load_labeler(path.parent, stored.run_id)
+
+
+def test_a_changed_labeler_is_another(
+    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
+) -> None:
+    judge(60)
+    stored, _ = run_fit(measured, data, metric_list)
+    path = data / "runs" / str(stored.run_id) / FILE
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 5'))
+    with measured.read() as session, pytest.raises(UserError, match=f"not {stored.name}; its file was changed"):
+        find_labeler(session, data, stored.name)
