@@ -6,7 +6,6 @@ so that closing it changes nothing about them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -20,8 +19,9 @@ from annotate.ingest import describe_counts
 from db.errors import UserError
 from db.models import Candidate, Image, Method, Pair, Run, RunState, Source, Split
 from runs.launch import launch, stop
-from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost, run_folder
+from runs.store import LIVE_STATES, latest_run, reap_lost
 from ui.context import Context
+from ui.parts import ended_html, live_html, read_result
 
 IMPORT = "annotate import"
 PAIR = "annotate pair"
@@ -226,8 +226,8 @@ def import_html(data: Path, run: Run | None) -> str:
         return ""
     name = escape(Path(str(run.config.get("path", ""))).name)
     if run.state in LIVE_STATES:
-        return _live(data, run, f"Checking and storing {name}")
-    result = _read_result(data, run.id)
+        return live_html(data, run, f"Checking and storing {name}")
+    result = read_result(data, run.id)
     if run.state is RunState.failed and result.get("refused"):
         count = f"{result['refused_count']:,}"
         parts = [
@@ -235,7 +235,7 @@ def import_html(data: Path, run: Run | None) -> str:
             f"was imported. Mend them, or tick “{SKIP_BAD}”.</p></div>"
         ]
     else:
-        parts = [_state(run, f"{name} imported: {escape(describe_counts(result))}")]
+        parts = [ended_html(run, f"{name} imported: {escape(describe_counts(result))}")]
     for key, words in LISTS.items():
         rows = result.get(key) or []
         if rows:
@@ -252,48 +252,16 @@ def pair_html(data: Path, run: Run | None) -> str:
     if run is None:
         return ""
     if run.state in LIVE_STATES:
-        return _live(data, run, "Making pairs")
-    result = _read_result(data, run.id)
+        return live_html(data, run, "Making pairs")
+    result = read_result(data, run.id)
     if run.state is not RunState.finished:
-        return _state(run, "")
-    return _state(
+        return ended_html(run, "")
+    return ended_html(
         run,
         f"{result['added']:,} pairs added, {result['existing']:,} were there. {result['sources_with_pairs']:,} photos "
         f"have pairs, {result['sources_without_pairs']:,} have no two restored images to compare"
         + (f"; {result['identical']:,} pairs of identical files were left out" if result["identical"] else ""),
     )
-
-
-def _live(data: Path, run: Run, doing: str) -> str:
-    """A progress bar; `doing` is HTML already."""
-    progress = read_progress(data, run.id)
-    if run.state is RunState.stopping:
-        doing = "Stopping"
-    if progress is None or not progress.get("total"):
-        return f'<div role="status"><p>{doing} …</p></div>'
-    done, total = progress["done"], progress["total"]
-    return (
-        f'<div role="status"><p>{doing}: {done / total:.0%}</p></div>'
-        f'<div role="progressbar" aria-label="{doing}" aria-valuenow="{done}" aria-valuemax="{total}" '
-        'style="height:0.6rem;border-radius:0.3rem;background:var(--border-color-primary)">'
-        f'<div style="width:{done / total:.1%};height:100%;border-radius:inherit;background:var(--color-accent)">'
-        "</div></div>"
-    )
-
-
-def _state(run: Run, finished: str) -> str:
-    """One line on how a run ended; `finished` is HTML already."""
-    if run.state is RunState.finished:
-        return f'<div role="status"><p>Run {run.id}: {finished}.</p></div>'
-    message = escape(run.error or "no reason was given")
-    if run.state is RunState.stopped:
-        return f'<div role="status"><p class="fr-note">Run {run.id} was stopped; it added nothing.</p></div>'
-    return f'<div role="alert"><p class="fr-error">Run {run.id} {run.state.value}: {message}</p></div>'
-
-
-def _read_result(data: Path, run_id: int) -> dict[str, Any]:
-    file = run_folder(data, run_id) / "result.json"
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]], *, total: bool) -> str:

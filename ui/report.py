@@ -6,10 +6,9 @@ that what stands here is what the CSV files say.
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from db.models import Judgment, Person, Run, RunState, Split
 from runs.launch import launch
 from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost, run_folder
 from ui.context import Context
+from ui.parts import download_html, picture_html, table_html
 
 KIND = "annotate rank"
 DAYS_SHOWN = 14
@@ -145,8 +145,8 @@ def counts_html(session: Session) -> str:
     return (
         f"<p><strong>{total:,} judgments</strong>, skips, repeats and gold pairs among them.</p>"
         '<div style="display:flex;flex-wrap:wrap;gap:2rem;align-items:flex-start">'
-        f'<div style="flex:1 1 20rem">{_table(["person", "judgments", "last (UTC)"], people, numeric={1})}</div>'
-        f'<div style="flex:1 1 20rem">{_table(["day (UTC)", "judgments", ""], days, numeric={1})}</div></div>'
+        f'<div style="flex:1 1 20rem">{table_html(["person", "judgments", "last (UTC)"], people, numeric={1})}</div>'
+        f'<div style="flex:1 1 20rem">{table_html(["day (UTC)", "judgments", ""], days, numeric={1})}</div></div>'
     )
 
 
@@ -178,7 +178,7 @@ def report_html(session: Session, data: Path) -> str:
         .select_from(Judgment)
         .where(Judgment.id > summary["last_judgment_id"], Judgment.superseded_at.is_(None))
     )
-    pictures = {name: _picture(folder, name, words) for name, words in PICTURES}
+    pictures = {name: picture_html(folder, name, words) for name, words in PICTURES}
     return "".join(
         [
             _heading(run, summary, since or 0),
@@ -193,9 +193,9 @@ def report_html(session: Session, data: Path) -> str:
             pictures["people"],
             pictures["over_time"],
             "<h3>Files</h3><p>",
-            " · ".join(_download(folder / f"{name}.csv", "text/csv") for name in TABLES),
+            " · ".join(download_html(folder / f"{name}.csv", "text/csv") for name in TABLES),
             "<br>",
-            " · ".join(_download(folder / f"{name}.png", "image/png") for name, _ in PICTURES),
+            " · ".join(download_html(folder / f"{name}.png", "image/png") for name, _ in PICTURES),
             f'</p><p class="fr-note">All of it lies in {escape(str(folder))}.</p>',
         ]
     )
@@ -233,7 +233,7 @@ def _ranking_html(ranking: list[dict[str, Any]]) -> str:
         for row in ranking
     ]
     head = ["rank", "method", "score", "95 % interval", "win rate", "won / tie / lost", "judgments", "sources"]
-    return _table(head, rows, numeric={0, 2, 3, 4, 5, 6, 7}) + (
+    return table_html(head, rows, numeric={0, 2, 3, 4, 5, 6, 7}) + (
         '<p class="fr-note">A method that scores d more than another wins against it with probability 1 / (1 + e^-d), '
         "ties counting one half: 1.1 more is 3 to 1. Intervals resample the sources.</p>"
     )
@@ -258,7 +258,7 @@ def _agreement_html(agreement: dict[str, dict[str, Any]]) -> str:
         ]
         for name, row in agreement.items()
     ]
-    return _table(["measure", "value, 95 % interval", "from", "meaning"], rows, numeric=set())
+    return table_html(["measure", "value, 95 % interval", "from", "meaning"], rows, numeric=set())
 
 
 def _people_html(path: Path) -> str:
@@ -286,7 +286,7 @@ def _people_html(path: Path) -> str:
         )
     head = ["person", "judgments", "skips", "ties", "same when repeated", "as most others", "left", "median s"]
     head += ["under 0.4 s", "gold right", "to look at"]
-    return _table(head, rows, numeric={1, 2, 3, 4, 5, 6, 7, 8, 9}) + (
+    return table_html(head, rows, numeric={1, 2, 3, 4, 5, 6, 7, 8, 9}) + (
         '<p class="fr-note">What stands under "to look at" is a reason to ask, not a verdict; '
         "no judgment was left out because of it.</p>"
     )
@@ -311,27 +311,3 @@ def _span(row: dict[str, Any], value: str, low: str, high: str, write: Callable[
 
 def _person(name: str, simulated: bool) -> str:
     return escape(name) + (" (simulated)" if simulated else "")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: set[int]) -> str:
-    """An HTML table of cells that are HTML already; the columns in `numeric` are aligned right and not broken."""
-    classes = [' class="n"' if place in numeric else "" for place in range(len(head))]
-    cells = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for kind, name in zip(classes, head, strict=True))
-    classes = [f'{kind} style="white-space:nowrap"' if kind else "" for kind in classes]
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(classes, row, strict=True)) + "</tr>"
-        for row in rows
-    )
-    return f'<div style="overflow-x:auto"><table class="fr"><thead><tr>{cells}</tr></thead>{body}</table></div>'
-
-
-def _picture(folder: Path, name: str, words: str) -> str:
-    """The SVG as it lies in the folder, inside the page: nothing re-encodes it."""
-    content = base64.b64encode((folder / f"{name}.svg").read_bytes()).decode("ascii")
-    style = "display:block;max-width:100%;margin:1rem 0;background:#fff;border-radius:6px"
-    return f'<img src="data:image/svg+xml;base64,{content}" alt="{escape(words)}" style="{style}">'
-
-
-def _download(path: Path, media_type: str) -> str:
-    content = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<a download="{path.name}" href="data:{media_type};base64,{content}">{path.name}</a>'

@@ -15,8 +15,10 @@ from gradio.components.navbar import Navbar
 from sqlalchemy import select
 from starlette.middleware.sessions import SessionMiddleware
 
+import ui.autolabel
 import ui.data
 import ui.export
+import ui.metrics
 import ui.people
 import ui.project
 import ui.report
@@ -32,6 +34,8 @@ IMAGE_LIFETIME = "private, max-age=31536000, immutable"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PAGES = (
     ("Data", ui.data.build),
+    ("Metrics", ui.metrics.build),
+    ("Auto-annotate", ui.autolabel.build),
     ("Project", ui.project.build),
     ("People", ui.people.build),
     ("Report", ui.report.build),

@@ -1,0 +1,266 @@
+"""The Metrics page: what is measured, what is missing and why, measuring it, and the values by method.
+
+Measuring is a run of `python -m annotate measure`; the page starts it and reads its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from sqlalchemy.orm import Session
+
+from annotate.measured import ColumnCount, count_columns, load_by_method
+from db.errors import UserError
+from db.models import Run
+from metrics.lists import Column, MetricError, columns, list_names, load_metric_list, skipped_metrics
+from runs.launch import launch, stop
+from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost
+from ui.context import Context
+from ui.parts import ended_html, live_html, read_result, table_html
+
+MEASURE = "annotate measure"
+TICK_SECONDS = 1.0
+DEFAULT_LIST = "offline"
+MAX_REASONS = 3
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+INTRO = """Each metric is measured once for every restored image, and again only when its version changes. Values are
+turned so that **higher is better** for all of them. `name@lq` compares with the photo that was restored, `name@hq` with
+its ground truth, for the images that have one."""
+
+
+def build(context: Context) -> None:
+    """The page, inside the caller's Blocks or route."""
+    gr.Markdown(f"## Metrics\n{INTRO}")
+    chosen = gr.Dropdown(
+        list_names(),
+        value=DEFAULT_LIST,
+        allow_custom_value=True,
+        label="Metric list",
+        info="One that ships with the project, or the path of a TOML file on the server",
+    )
+    measure = gr.Button("Measure what is missing", variant="primary")
+    status = gr.HTML()
+    halt = gr.Button("Stop", variant="stop", size="sm", visible=False)
+    gr.Markdown("### What is measured")
+    counts = gr.HTML()
+    gr.Markdown("### Values by method")
+    # Any value, since Gradio would refuse a column of the list that was chosen before; `show` takes the first instead.
+    column = gr.Dropdown([], label="Metric", allow_custom_value=True)
+    values = gr.HTML()
+    timer = gr.Timer(TICK_SECONDS, active=False)
+    shown = [status, counts, column, values, measure, halt, timer]
+
+    def show(name: str, column_name: str | None) -> list[Any]:
+        """Everything on the page; the timer runs while a run does."""
+        reap_lost(context.database, context.data)
+        column_of: dict[str, Column] = {}
+        problem = ""
+        try:
+            column_of = find_columns(name)
+        except UserError as error:
+            problem = f'<p class="fr-error" role="alert">{escape(str(error))}</p>'
+        picked = column_of.get(column_name or "") or next(iter(column_of.values()), None)
+        with context.database.read() as session:
+            run = latest_run(session, MEASURE)
+            counted = count_columns(session, list(column_of.values()))
+            values_now = values_html(session, picked) if picked else ""
+        busy = run is not None and run.state in LIVE_STATES
+        missing = sum(count.missing for count in counted)
+        return [
+            status_html(context.data, run),
+            problem or counts_html(name, counted),
+            gr.Dropdown(choices=list(column_of), value=picked.name if picked else None, visible=picked is not None),
+            values_now,
+            gr.Button(interactive=not busy and missing > 0),
+            gr.Button(visible=busy),
+            gr.Timer(active=busy),
+        ]
+
+    def tick(name: str, column_name: str | None) -> list[Any]:
+        """As `show`, but nothing but the progress is sent while the run goes on."""
+        reap_lost(context.database, context.data)
+        with context.database.read() as session:
+            run = latest_run(session, MEASURE)
+        if run is not None and run.state in LIVE_STATES:
+            return [status_html(context.data, run), *[gr.skip()] * (len(shown) - 1)]
+        return show(name, column_name)
+
+    def on_measure(name: str, column_name: str | None) -> list[Any]:
+        with _refused_in_page():
+            start_measuring(context, name)
+        return show(name, column_name)
+
+    def on_stop(name: str, column_name: str | None) -> list[Any]:
+        with _refused_in_page():
+            stop_measuring(context)
+        return show(name, column_name)
+
+    def on_column(name: str, column_name: str) -> str:
+        """The values alone: counting what is missing takes seconds where there are millions of them."""
+        with _refused_in_page(), context.database.read() as session:
+            column_of = find_columns(name)
+            if column_name not in column_of:
+                raise UserError(f"The list {name} has no column {column_name!r}; choose one of those offered.")
+            return values_html(session, column_of[column_name])
+
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    asked = [chosen, column]
+    gr.on(None, show, asked, shown, **quiet)
+    timer.tick(tick, asked, shown, **quiet)
+    chosen.input(show, asked, shown, **quiet)
+    column.input(on_column, asked, [values], **quiet)
+    measure.click(on_measure, asked, shown, **quiet)
+    halt.click(on_stop, asked, shown, **quiet)
+
+
+@contextmanager
+def _refused_in_page() -> Iterator[None]:
+    """A UserError of the block becomes the page's message."""
+    try:
+        yield
+    except UserError as error:
+        raise gr.Error(str(error)) from error
+
+
+def find_columns(name: str) -> dict[str, Column]:
+    """The columns of a metric list by their names.
+
+    Raises:
+        UserError: no such list, or a package that it needs is not installed.
+    """
+    try:
+        return {column.name: column for column in columns(load_metric_list(name))}
+    except MetricError as error:
+        raise UserError(str(error)) from error
+
+
+def start_measuring(context: Context, name: str) -> int:
+    """Start `annotate measure` of a metric list as a run and return its id.
+
+    Raises:
+        UserError: no such list, a package that it needs is missing, or a run is going on.
+    """
+    find_columns(name)
+    with context.database.read() as session:
+        run = latest_run(session, MEASURE)
+    if run is not None and run.state in LIVE_STATES:
+        raise UserError(f"Run {run.id} is measuring already; wait for it or stop it.")
+    return launch(context.database, context.data, MEASURE, [f"--metrics={name}"], {"metrics": name}, url=context.url)
+
+
+def stop_measuring(context: Context) -> None:
+    """Stop the measuring that is going on; what was measured stays."""
+    with context.database.read() as session:
+        run = latest_run(session, MEASURE)
+    if run is not None and run.state in LIVE_STATES:
+        stop(context.database, run.id)
+
+
+def status_html(data: Path, run: Run | None) -> str:
+    """How the latest measuring goes or went: images a second and time left, or what was done."""
+    if run is None:
+        return ""
+    name = escape(str(run.config.get("metrics", "")))
+    if run.state in LIVE_STATES:
+        return live_html(data, run, f"Measuring {name}", _speed(read_progress(data, run.id) or {}))
+    result = read_result(data, run.id)
+    done = f"{name}, {result.get('values', 0):,} values of {result.get('images', 0):,} images measured"
+    if result.get("unreadable_count"):
+        done += f"; {result['unreadable_count']:,} files could not be read: put them back and measure again"
+    return ended_html(run, done, "what was measured before is stored")
+
+
+def _speed(progress: dict[str, Any]) -> str:
+    """', 120 of 400 images, 12.5 images/s, 23 s left', as far as it is known."""
+    parts = [f"{progress.get('done', 0):,} of {progress.get('total') or 0:,} images"]
+    if progress.get("images_per_second"):
+        parts.append(f"{progress['images_per_second']:.1f} images/s")
+    seconds = progress.get("seconds_left")
+    if seconds is not None:
+        minutes, rest = divmod(int(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        parts.append(
+            f"{hours} h {minutes} min left"
+            if hours
+            else f"{minutes} min {rest} s left"
+            if minutes
+            else f"{rest} s left"
+        )
+    return ", " + ", ".join(parts)
+
+
+def counts_html(name: str, counted: list[ColumnCount]) -> str:
+    """A row a column: version, measured of wanted, missing, failed with the reasons; optional metrics left out."""
+    metric_list = load_metric_list(name)
+    rows = [
+        [
+            escape(count.column.name),
+            escape(count.column.version),
+            f"{count.measured:,}",
+            f"{count.wanted:,}",
+            f"<strong>{count.missing:,}</strong>" if count.missing else "0",
+            f"{count.failed:,}",
+            _reasons(count),
+        ]
+        for count in counted
+    ]
+    head = ["metric", "version", "measured", "wanted", "missing", "failed", ""]
+    skipped = "".join(
+        f'<p class="fr-note">{escape(metric)} is left out: {escape(reason)}</p>'
+        for metric, reason in skipped_metrics(metric_list).items()
+    )
+    missing = sum(count.missing for count in counted)
+    state = f"{missing:,} values are missing." if missing else "Nothing is missing."
+    table = table_html(head, rows, numeric={2, 3, 4, 5}) if rows else ""
+    return (
+        f"<p><strong>{state}</strong> List {escape(metric_list.name)}, version {escape(metric_list.version)}: "
+        f"{escape(metric_list.description)}</p>"
+        f"{table}{skipped}"
+    )
+
+
+def _reasons(count: ColumnCount) -> str:
+    parts = [f"{escape(reason)} ({n:,})" for reason, n in list(count.failures.items())[:MAX_REASONS]]
+    more = len(count.failures) - MAX_REASONS
+    return "<br>".join([*parts, f"{more:,} other reasons"] if more > 0 else parts)
+
+
+def values_html(session: Session, column: Column) -> str:
+    """The column's values by method, the highest median first: median, quartiles, and a box from 5 % to 95 %."""
+    by_method, read, photos = load_by_method(session, column)
+    if not by_method:
+        return f'<p class="fr-note">{escape(column.name)} is not measured yet.</p>'
+    quantiles = {name: np.quantile(values, QUANTILES) for name, values in by_method.items()}
+    low, high = min(q[0] for q in quantiles.values()), max(q[-1] for q in quantiles.values())
+    rows = [
+        [
+            escape(name),
+            f"{len(by_method[name]):,}",
+            f"{q[2]:.4g}",
+            f"{q[1]:.4g} … {q[3]:.4g}",
+            _box(name, (q - low) / ((high - low) or 1.0)),
+        ]
+        for name, q in sorted(quantiles.items(), key=lambda item: -item[1][2])
+    ]
+    scale = f"{low:.4g} … {high:.4g}"
+    drawn = f" {read:,} photos drawn from {photos:,}." if read < photos else ""
+    return table_html(["method", "images", "median", "middle half", scale], rows, numeric={1, 2, 3}) + (
+        '<p class="fr-note">Higher is better. Box: the middle half of the images; thick line: median; thin line: 5 % '
+        f"to 95 %.{drawn} Methods that restored different photos cannot be compared by this.</p>"
+    )
+
+
+def _box(name: str, at: np.ndarray[Any, Any]) -> str:
+    """A horizontal box plot of five quantiles, placed 0 … 1 on the table's common scale."""
+    low, first, middle, third, high = (100 * float(place) for place in at)
+    return (
+        f'<div class="fr-box" role="img" aria-label="quantiles of {escape(name)}">'
+        f'<i style="left:{low:.2f}%;width:{high - low:.2f}%"></i>'
+        f'<b style="left:{first:.2f}%;width:{third - first:.2f}%"></b><u style="left:{middle:.2f}%"></u></div>'
+    )
