@@ -1,0 +1,174 @@
+"""Compare our code with the original implementations' numbers: a row a group, exit 1 where one is off.
+
+    python benchmarks/golden.py ../shared/golden
+
+The folder is described by its README.md; shapes, weights and tolerances are read from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that the file runs from anywhere
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from reward.checkpoint import load_strictly
+from reward.config import ModelConfig
+from reward.loss import preference_loss
+from reward.model import RewardModel, compute_cosine, load_tokenizer, preprocess
+from runs import UserError
+
+GROUPS = ("eps", "control", "vae", "text", "swinir", "ddim", "tokenizer", "color", "reward", "hps", "dtcwt", "refl")
+"""All groups, as the golden folder's README names them."""
+Errors = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One group: the largest error of each number it compares, and what is allowed."""
+
+    group: str
+    errors: Errors
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        return max(self.errors.values()) <= self.tolerance
+
+
+def compare(ours: Tensor, expected: Tensor, *, relative: bool = False) -> float:
+    """Largest absolute difference, for gradients relative to the largest entry; infinite where it is no number."""
+    if ours.shape != expected.shape:
+        raise UserError(f"Shapes differ: ours {tuple(ours.shape)}, golden {tuple(expected.shape)}.")
+    error = (ours.detach().double() - expected.double()).abs().max()
+    if relative:
+        error = error / expected.double().abs().max()
+    return float(error.nan_to_num(nan=float("inf")))
+
+
+def load_golden(folder: Path, *names: str) -> dict[str, Tensor]:
+    """The tensors of these files together, floating ones as float32."""
+    merged: dict[str, Tensor] = {}
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing. Give a folder of golden numbers, such as ../shared/golden.")
+        merged.update(load_file(path))
+    return {key: value.float() if value.is_floating_point() else value for key, value in merged.items()}
+
+
+def check_reward(folder: Path, config: dict[str, Any]) -> Errors:
+    """CLIP on the published ReFL's pixels, bilinear without antialiasing, and on antialiased ones; its gradient."""
+    architecture = config["reward"]
+    ours = ModelConfig(
+        architecture="golden",
+        image_size_px=architecture["vision_cfg"]["image_size"],
+        unlocked_image_groups=1,
+        unlocked_text_blocks=1,
+        interpolation="bilinear",
+        antialias=False,
+    )
+    model = RewardModel(ours, architecture)
+    weights = config["files"]["reward"]
+    load_strictly(model.clip, load_golden(folder, *weights), folder / weights[0])
+    golden = load_golden(folder, "io_reward.safetensors")
+    images = (golden["image_pm1"] + 1) / 2
+    antialiased = preprocess(images, ours.model_copy(update={"antialias": True}))
+    pixels = preprocess(images, ours).requires_grad_()
+    image_features, text_features = model.encode_pixels(pixels), model.encode_tokens(golden["tokens"])
+    score = compute_cosine(image_features, text_features)
+    loss = (1 - score).mean()
+    (gradient,) = torch.autograd.grad(loss, pixels)
+    return {
+        "pixels_no_antialias": compare(pixels, golden["pixels_no_antialias"]),
+        "pixels_antialias": compare(antialiased, golden["pixels_antialias"]),
+        "image_features": compare(image_features, golden["image_features"]),
+        "text_features": compare(text_features, golden["text_features"]),
+        "logit_scale": compare(model.logit_scale, golden["logit_scale"]),
+        "score": compare(score, golden["score"]),
+        "score_antialias": compare(
+            compute_cosine(model.encode_pixels(antialiased), text_features), golden["score_antialias"]
+        ),
+        "reward_loss": compare(loss, golden["reward_loss"]),
+        "grad_pixels": compare(gradient, golden["grad_pixels"], relative=True),
+    }
+
+
+def check_hps(folder: Path, config: dict[str, Any]) -> Errors:  # noqa: ARG001
+    """HPSv2's pairwise loss, summed over the pairs, and its gradient."""
+    golden = load_golden(folder, "io_losses.safetensors")
+    errors = {}
+    for name in sorted(key.removesuffix("_labels") for key in golden if key.startswith("hps") and "_labels" in key):
+        logits = golden[f"{name}_logits_per_text"].requires_grad_()
+        n = len(logits)
+        for_left, for_right = golden[f"{name}_labels"].chunk(2)
+        weight = for_left + for_right
+        loss = (weight * preference_loss(logits[:, :n].diagonal(), logits[:, n:].diagonal(), for_left / weight)).sum()
+        (gradient,) = torch.autograd.grad(loss, logits)
+        errors[f"{name}_loss"] = compare(loss, golden[f"{name}_loss"])
+        errors[f"{name}_grad"] = compare(gradient, golden[f"{name}_grad"], relative=True)
+    return errors
+
+
+def check_tokenizer(folder: Path, config: dict[str, Any]) -> Errors:  # noqa: ARG001
+    """How many of the ids differ."""
+    golden = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    expected = torch.tensor(golden["ids"])
+    ours = load_tokenizer()(golden["texts"], context_length=expected.shape[1])
+    return {"ids": float((ours != expected).sum())}
+
+
+CHECKS: dict[str, tuple[Callable[[Path, dict[str, Any]], Errors], str]] = {
+    "reward": (check_reward, "reward"),
+    "hps": (check_hps, "losses"),
+    "tokenizer": (check_tokenizer, "exact"),
+}
+"""What is covered: the group's check, and where config.json has its tolerance."""
+
+
+def run_checks(folder: Path) -> list[Result]:
+    """Every group that our code covers.
+
+    Raises:
+        UserError: the folder is no golden folder, or lacks a file.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{path} is missing. Give a folder of golden numbers, such as ../shared/golden.")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    tolerances = {**config["tolerance"], "exact": 0.0}
+    return [Result(group, check(folder, config), tolerances[key]) for group, (check, key) in CHECKS.items()]
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="golden numbers, such as ../shared/golden")
+    folder = parser.parse_args().folder
+    try:
+        results = run_checks(folder)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{'group':<12} {'largest error':>13} {'tolerance':>10}        of")
+    for result in results:
+        worst = max(result.errors, key=lambda name: result.errors[name])
+        print(
+            f"{result.group:<12} {result.errors[worst]:>13.1e} {result.tolerance:>10.1e}  "
+            f"{'ok' if result.ok else 'FAIL':<4}  {worst} ({len(result.errors)} compared)"
+        )
+    print(f"not covered yet: {', '.join(group for group in GROUPS if group not in CHECKS)}")
+    return 0 if all(result.ok for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

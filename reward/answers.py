@@ -1,0 +1,132 @@
+"""What scorers say of labelled pairs: reward models, stored metric values, and any file of answers pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import expit
+
+from reward.data import LabelledPair
+from reward.images import RgbImage
+from reward.scoring import Scorer, read_batches, score_batch
+from runs import UserError
+
+Array = npt.NDArray[Any]
+ANSWER_COLUMNS = ("p_a", "machine_p_a")
+"""What a file of answers may call the probability that a is better: ours, and `annotate fit`'s in judged.csv."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one scorer says of n pairs, in their order."""
+
+    name: str
+    kind: Literal["reward model", "metric", "pair predictor"]
+    margin: Array
+    """(n,) positive where a is preferred, 0 where neither is; NaN where the scorer says nothing."""
+    p_a: Array | None
+    """(n,) probability that a is better; None for a scorer that gives none."""
+
+
+def answer_by_model(
+    scorer: Scorer,
+    pairs: Sequence[LabelledPair],
+    batch_size: int,
+    change: Callable[[RgbImage], RgbImage] | None = None,
+    *,
+    backwards: bool = False,
+) -> Answers:
+    """A reward model's answers; each image is scored once for each caption that it is shown with.
+
+    Args:
+        change: what is done to every image first.
+        backwards: score the images in the other order, so b before a and in other batches.
+    Raises:
+        UserError: an image cannot be read, or the batch is too large for the memory.
+    """
+    wanted = {(row.caption, path): None for row in pairs for path in (row.image_a, row.image_b)}
+    ordered = list(wanted)[::-1] if backwards else list(wanted)
+    rewards: dict[tuple[str | None, Path], float] = {}
+    for batch in read_batches(((item, item[1]) for item in ordered), batch_size):
+        images = [change(image) if change else image for _, image in batch]
+        values = score_batch(scorer, images, [caption for (caption, _), _ in batch])
+        rewards.update(zip((item for item, _ in batch), values.tolist(), strict=True))
+    a = np.array([rewards[row.caption, row.image_a] for row in pairs])
+    b = np.array([rewards[row.caption, row.image_b] for row in pairs])
+    margin = (a - b) * float(scorer.model.logit_scale.detach())
+    return Answers(scorer.name, "reward model", margin, np.asarray(expit(margin)))
+
+
+def answer_by_metrics(dataset: Path, pairs: Sequence[LabelledPair]) -> list[Answers]:
+    """The answers of every metric that the dataset's `scores.parquet` has values of, by name; none without that file.
+
+    A metric with references answers once for each kind of them, such as 'ssim@lq' and 'ssim@hq'. Of a metric that is
+    stored in several versions, each answers, its version in its name.
+
+    Raises:
+        UserError: the file is no table of scores.
+    """
+    file = dataset / "scores.parquet"
+    if not file.exists() or any(row.sha256_a is None for row in pairs):
+        return []
+    columns = ["sha256", "metric", "version", "reference", "value"]
+    try:
+        scores = pd.read_parquet(file, columns=columns)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: no table of scores ({error}). Export the dataset again.") from error
+    hashes = {name: [_stem(getattr(row, name)) for row in pairs] for name in ("lq", "hq")}
+    sides = [[row.sha256_a for row in pairs], [row.sha256_b for row in pairs]]
+    versions = scores.groupby("metric")["version"].nunique()
+    found = []
+    for (metric, version), rows in scores.groupby(["metric", "version"], sort=True):
+        shown = f"{metric} ({version})" if versions[str(metric)] > 1 else str(metric)
+        values = rows.set_index(["sha256", "reference"])["value"]
+        for kind in ("lq", "hq") if (rows["reference"] != "").any() else ("",):
+            references = hashes[kind] if kind else [""] * len(pairs)
+            a, b = (values.reindex(list(zip(side, references, strict=True))).to_numpy(float) for side in sides)
+            if np.isfinite(a - b).any():
+                found.append(Answers(f"{shown}@{kind}" if kind else shown, "metric", a - b, None))
+    return found
+
+
+def _stem(path: Path | None) -> str | None:
+    """The SHA-256 in the name of a dataset's image."""
+    return path.stem if path else None
+
+
+def answer_by_file(asked: str, pairs: Sequence[LabelledPair]) -> Answers:
+    """Anybody's answers from a CSV file: columns pair and p_a, or machine_p_a as `annotate fit` writes judged.csv.
+
+    Args:
+        asked: FILE, or NAME=FILE.
+    Raises:
+        UserError: no such file, a column is missing, a pair is there twice, a probability is none, or none of the
+            pairs is answered.
+    """
+    name, _, what = asked.rpartition("=")
+    path = Path(what).expanduser()
+    try:
+        table = pd.read_csv(path, dtype={"pair": str})
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error}).") from error
+    column = next((column for column in ANSWER_COLUMNS if column in table), None)
+    if "pair" not in table or column is None:
+        raise UserError(
+            f"{path}: has the columns {', '.join(map(str, table.columns))}; it needs pair and "
+            f"{' or '.join(ANSWER_COLUMNS)}."
+        )
+    if table["pair"].duplicated().any():
+        raise UserError(f"{path}: pair {table.loc[table['pair'].duplicated(), 'pair'].iloc[0]} is there twice.")
+    p_a = pd.to_numeric(table[column], errors="coerce").set_axis(table["pair"])
+    if not p_a.dropna().between(0, 1).all():
+        raise UserError(f"{path}: {column} is a probability, 0 to 1; found {p_a.min():g} to {p_a.max():g}.")
+    answers = p_a.reindex([row.pair for row in pairs]).to_numpy(float)
+    if not np.isfinite(answers).any():
+        raise UserError(f"{path}: answers none of the {len(pairs):,} pairs; is it of another dataset or split?")
+    return Answers(name or path.stem, "pair predictor", answers - 0.5, answers)

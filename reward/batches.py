@@ -1,0 +1,60 @@
+"""Which pairs each step and each process sees: all of it follows from the seed and the step."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import DataLoader, Dataset
+
+Indices = npt.NDArray[np.int64]
+
+
+def choose_batch(step: int, n_pairs: int, batch_size: int, seed: int) -> Indices:
+    """The pairs of an optimizer step over all processes; each once an epoch, whose last batch may be smaller.
+
+    Args:
+        step: from 0.
+    Returns:
+        (B,) places of pairs, B = batch_size or what is left of the epoch.
+    """
+    epoch, place = divmod(step, math.ceil(n_pairs / batch_size))
+    order = np.random.default_rng([seed, epoch]).permutation(n_pairs)
+    return order[place * batch_size : (place + 1) * batch_size]
+
+
+def split_batch(batch: Indices, processes: int, process: int, micro_batch_size: int) -> list[tuple[Indices, int]]:
+    """One process's micro-batches of a batch, as many as every other process has, so that all of them meet.
+
+    Returns:
+        (places of pairs, how many of them count): all but where the batch does not reach for every process; there it is
+        one pair of which none counts.
+    """
+    count = math.ceil(math.ceil(len(batch) / processes) / micro_batch_size)
+    parts = np.array_split(np.array_split(batch, processes)[process], count)
+    return [(part, len(part)) if len(part) else (batch[:1], 0) for part in parts]
+
+
+def make_loader(
+    dataset: Dataset[Any], batches: Iterable[list[int]], collate: Callable[[Any], Any], workers: int, pinned: bool
+) -> Iterator[Any]:
+    """What the collate function makes of each batch of places, decoded ahead by worker processes."""
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        worker_init_fn=ignore_signals,
+        pin_memory=pinned,
+    )
+    return iter(loader)
+
+
+def ignore_signals(_worker: int) -> None:
+    """Let a signal to the whole process group end the training process alone, which then ends its workers."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

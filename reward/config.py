@@ -1,0 +1,101 @@
+"""What a reward model is: its architecture, starting weights, preprocessing, prompt, trained part. Loads no torch."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from runs import UserError
+
+FOLDER = Path(__file__).parent / "configs"
+
+
+class ModelConfig(BaseModel):
+    """All that a checkpoint must carry beside its numbers, so that it is fed in use as it was in training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: str = Field(
+        min_length=1,
+        description="open_clip's name of the architecture, a JSON file in open_clip's form, or `tiny`, which ships",
+    )
+    image_size_px: int = Field(
+        224, ge=16, le=1024, description="Side in pixels of the square that the image tower sees; fixed by weights"
+    )
+    weights: str = Field(
+        "",
+        description="Where training starts: a file, a name in reward/weights.toml, an open_clip tag of the "
+        "architecture, or ORG/REPOSITORY/FILE of the Hugging Face hub; empty for random weights",
+    )
+    unlocked_image_groups: int = Field(
+        ge=0,
+        description="Trained groups of the image tower, counted from its end as the paper does: the projection, then "
+        "each block (the last with ln_post), then the stem; 20 are the projection and 19 blocks",
+    )
+    unlocked_text_blocks: int = Field(
+        ge=0,
+        description="Trained blocks of the text tower, counted from its end as the paper does; with any, ln_final and "
+        "the projection are trained too, the embeddings never; with a learned prompt the text tower rests",
+    )
+    interpolation: Literal["bicubic", "bilinear"] = Field("bicubic", description="How images are resized")
+    antialias: bool = Field(True, description="Whether shrinking averages over all pixels; without it samples are thin")
+    mean: tuple[float, float, float] = Field(
+        (0.48145466, 0.4578275, 0.40821073), description="Subtracted from red, green and blue in [0, 1]"
+    )
+    std: tuple[float, float, float] = Field(
+        (0.26862954, 0.26130258, 0.27577711), description="Divides red, green and blue after the mean is subtracted"
+    )
+    text_mode: Literal["caption", "fixed", "learned"] = Field(
+        "caption",
+        description="What an image is compared with: its caption, or the prompt where it has none; always the prompt; "
+        "or a learned vector that starts as the prompt's and needs no text",
+    )
+    prompt: str = Field(
+        "A sharp, natural photo of a person's face.",
+        min_length=1,
+        description="The sentence that stands in for captions",
+    )
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with the project."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load_model_config(name_or_path: str, **changes: Any) -> ModelConfig:
+    """The `[model]` table of a shipped preset or of a person's own TOML file, with single fields replaced.
+
+    Raises:
+        UserError: no such preset, the file is not one, or a value is not allowed.
+    """
+    path = FOLDER / f"{name_or_path}.toml"
+    if name_or_path not in preset_names():
+        path = Path(name_or_path).expanduser()
+        if not path.is_file():
+            raise UserError(
+                f"There is no preset {name_or_path!r}. Name one of {', '.join(preset_names())}, or a TOML file."
+            )
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("model")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not TOML ({error}).") from error
+    if not isinstance(table, dict):
+        raise UserError(f"{path}: has no table [model]; see {FOLDER / 'tiny.toml'} for one.")
+    return check_model_config({**table, **changes}, str(path))
+
+
+def check_model_config(values: dict[str, Any], where: str) -> ModelConfig:
+    """The config of these values.
+
+    Raises:
+        UserError: a field is unknown, missing or not allowed; named with `where` it was read.
+    """
+    try:
+        return ModelConfig.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field = ".".join(str(part) for part in fault["loc"])
+        raise UserError(f"{where}: {field}: {fault['msg']} ({fault['input']!r}).") from error

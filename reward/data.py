@@ -1,0 +1,294 @@
+"""Labelled pairs as training and evaluation take them: from a dataset folder of ours, or from HPDv2's own files.
+
+The split is the stored one and is never drawn anew. A dataset is read whole and refused at the first thing that is not
+as it should be; images are checked by `check_pairs` before any of them is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from reward.config import ModelConfig
+from reward.images import check_images, read_image
+from reward.model import preprocess
+from runs import UserError
+
+Split = Literal["train", "val", "test"]
+Origin = Literal["human", "svm"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+Name = Annotated[str, Field(min_length=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPair:
+    """One label: two images of one source, and how probable it is that a is better."""
+
+    pair: str
+    """The pair's key, unique in a dataset."""
+    image_a: Path
+    image_b: Path
+    sha256_a: str | None
+    """None where the format does not say; scores.parquet is keyed by it."""
+    sha256_b: str | None
+    p_a: float
+    """0 … 1; 0.5 for a tie."""
+    weight: float
+    """Of the label, 0 or more."""
+    origin: Origin
+    made_by: str
+    agreement: float | None
+    """Share of the label's judgments that gave its most frequent answer, where known."""
+    caption: str | None
+    source: str
+    group: str
+    """The person on the photo where known, else the source; never in two splits."""
+    split: Split
+    method_a: str | None
+    """None where the format does not say."""
+    method_b: str | None
+    lq: Path | None
+    hq: Path | None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A dataset, or the part of it that `select` left; rows in the dataset's order."""
+
+    path: Path
+    rows: tuple[LabelledPair, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, split: Split | None = None, origin: Origin | None = None) -> Pairs:
+        """Only the rows of this split, of labels of this origin."""
+        rows = (row for row in self.rows if split in (None, row.split) and origin in (None, row.origin))
+        return Pairs(self.path, tuple(rows))
+
+    def describe(self) -> str:
+        """'3,000 labelled pairs (train 2,000, val 500, test 500; human 2,900, svm 100)'."""
+        splits = Counter(row.split for row in self.rows)
+        origins = Counter(row.origin for row in self.rows)
+        parts = [", ".join(f"{name} {count:,}" for name, count in tally.items()) for tally in (splits, origins)]
+        return f"{len(self.rows):,} labelled pairs ({'; '.join(parts)})"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that training sees of the rows, the images by their file names: the same wherever it lies."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            names = (row.sha256_a or row.image_a.name, row.sha256_b or row.image_b.name)
+            values = (row.pair, *names, row.p_a, row.weight, row.origin, row.caption, row.source, row.split)
+            digest.update(json.dumps(values).encode())
+        return digest.hexdigest()
+
+
+class PairLine(BaseModel):
+    """A line of `pairs.jsonl`, as `annotate export` writes it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    pair: Name
+    source: Name
+    split: Split
+    group: Name
+    caption: str | None
+    image_a: Name
+    image_b: Name
+    lq: str | None
+    hq: str | None
+    sha256_a: Sha256
+    sha256_b: Sha256
+    sha256_lq: Sha256 | None
+    sha256_hq: Sha256 | None
+    method_a: Name
+    method_b: Name
+    seed_a: int
+    seed_b: int
+    p_a: float = Field(ge=0, le=1)
+    tie: bool
+    origin: Origin
+    made_by: Name
+    weight: float = Field(ge=0)
+    agreement: float | None = Field(ge=0, le=1)
+    judgments: list[str]
+
+
+def load_dataset(path: Path) -> Pairs:
+    """All labelled pairs of a dataset folder with `pairs.jsonl`, or of HPDv2: its folder or one of its JSON files.
+
+    No image is opened; see `check_pairs`.
+
+    Raises:
+        UserError: no dataset is there, a line is malformed (named), two rows have one key, or a group is in two splits.
+    """
+    from reward.read_hpdv2 import find_files, read_hpdv2  # it needs this module
+
+    path = path.expanduser()
+    if (path / "pairs.jsonl").is_file():
+        rows = read_pairs(path)
+    elif find_files(path):
+        rows = read_hpdv2(path)
+    else:
+        raise UserError(
+            f"{path} is no dataset: it has neither pairs.jsonl nor HPDv2's train.json, val.json or test.json. "
+            "Write one with `python -m annotate export`."
+        )
+    if not rows:
+        raise UserError(f"{path} holds no labelled pair. Judge some pairs, then export them again.")
+    _check_rows(path, rows)
+    return Pairs(path, tuple(rows))
+
+
+def read_pairs(folder: Path) -> list[LabelledPair]:
+    """The rows of `pairs.jsonl`."""
+    file = folder / "pairs.jsonl"
+    rows = []
+    try:
+        with open(file, encoding="utf-8") as stream:
+            for number, text in enumerate(stream, 1):
+                try:
+                    rows.append(_to_row(folder, PairLine.model_validate_json(text)))
+                except ValidationError as error:
+                    raise UserError(
+                        f"{file}, line {number}: {first_fault(error)}. Export the dataset again."
+                    ) from error
+                except ValueError as error:
+                    raise UserError(f"{file}, line {number}: {error}. Export the dataset again.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read as text ({error}).") from error
+    return rows
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that is wrong with a row: 'p_a: Input should be …, got 1.5'."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    return f"{where + ': ' if where else ''}{fault['msg']}, got {str(fault['input'])[:60]!r}"
+
+
+def _to_row(folder: Path, line: PairLine) -> LabelledPair:
+    if line.sha256_a == line.sha256_b:
+        raise ValueError(f"a and b are the same image, {line.image_a}")
+    if line.tie != (line.p_a == 0.5):
+        raise ValueError(f"tie is {line.tie}, but p_a is {line.p_a}")
+    a, b, lq, hq = (inside(folder, name) for name in (line.image_a, line.image_b, line.lq, line.hq))
+    assert a is not None
+    assert b is not None
+    shared = line.model_dump(
+        include={*LabelledPair.__dataclass_fields__} - {"image_a", "image_b", "lq", "hq"},
+    )
+    return LabelledPair(**shared, image_a=a, image_b=b, lq=lq, hq=hq)
+
+
+def inside(folder: Path, name: str | None) -> Path | None:
+    """The file that a dataset calls `name`.
+
+    Raises:
+        ValueError: the name leads out of the dataset.
+    """
+    if name is None:
+        return None
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{name!r} lies outside the dataset")
+    return folder / name
+
+
+def _check_rows(path: Path, rows: Sequence[LabelledPair]) -> None:
+    keys = Counter(row.pair for row in rows)
+    twice = [key for key, count in keys.items() if count > 1]
+    if twice:
+        raise UserError(f"{path}: pair {twice[0]} is there {keys[twice[0]]} times; a pair has one label.")
+    for what in ("group", "source"):
+        split_of: dict[str, str] = {}
+        for row in rows:
+            name = getattr(row, what)
+            if split_of.setdefault(name, row.split) != row.split:
+                raise UserError(
+                    f"{path}: {what} {name!r} is in the splits {split_of[name]} and {row.split}, so training would see "
+                    "what is held out. Export the dataset again."
+                )
+
+
+def check_pairs(pairs: Pairs, workers: int = 0, progress: Callable[[int, int], None] | None = None) -> dict[Path, str]:
+    """Decode every image a and b once, in threads; returns their SHA-256. See `images.check_images`.
+
+    Raises:
+        UserError: an image is missing, damaged or changed; named.
+    """
+    files: dict[Path, str | None] = {}
+    for row in pairs.rows:
+        files |= {row.image_a: row.sha256_a, row.image_b: row.sha256_b}
+    return check_images(files, workers, progress)
+
+
+class PairImages(Dataset[tuple[Tensor, Tensor]]):
+    """The images of pairs by the row's index: (3, Ha, Wa) and (3, Hb, Wb) uint8 RGB; sizes may differ."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.rows = pairs.rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        row = self.rows[index]
+        return to_tensor(row.image_a), to_tensor(row.image_b)
+
+
+class Images(Dataset[Tensor]):
+    """Images by their place in the list: (3, H, W) uint8 RGB."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return to_tensor(self.paths[index])
+
+
+def to_tensor(path: Path) -> Tensor:
+    """(3, H, W) uint8 RGB of an image file."""
+    return torch.from_numpy(np.ascontiguousarray(read_image(path).transpose(2, 0, 1)))
+
+
+SameSize = list[tuple[list[int], Tensor]]
+"""Images of any sizes as a DataLoader's worker hands them over: (their places, (N, 3, H, W) uint8) of each size."""
+
+
+def group_images(images: Sequence[Tensor]) -> SameSize:
+    """Stack images of one size together; a `collate_fn` for `Images`."""
+    by_size: dict[torch.Size, list[int]] = {}
+    for place, image in enumerate(images):
+        by_size.setdefault(image.shape, []).append(place)
+    return [(places, torch.stack([images[place] for place in places])) for places in by_size.values()]
+
+
+def group_pairs(items: Sequence[tuple[Tensor, Tensor]]) -> SameSize:
+    """A `collate_fn` for `PairImages`: the places are those of all images a, then of all images b."""
+    return group_images([item[0] for item in items] + [item[1] for item in items])
+
+
+def to_pixels(groups: SameSize, config: ModelConfig, device: torch.device | str = "cpu") -> Tensor:
+    """(N, 3, S, S) on the device, as `encode_pixels` takes it, of the N images of all groups in their places."""
+    count = sum(len(places) for places, _ in groups)
+    pixels = torch.empty(count, 3, config.image_size_px, config.image_size_px, device=device)
+    for places, images in groups:
+        pixels[places] = preprocess(images.to(device, non_blocking=True).float() / 255, config)
+    return pixels

@@ -1,0 +1,246 @@
+"""`python -m reward evaluate`: one report on reward models, stored metrics and anybody's answers."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runs import UserError
+from runs.store import code_version, open_database_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reward.answers import Answers
+    from reward.evaluate import Labels
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("test", "val", "train")
+COMMAND_FIELDS = (
+    "dataset",
+    "scorer",
+    "pair_scores",
+    "no_metrics",
+    "split",
+    "include_simulated",
+    "use_prompt",
+    "robustness_pairs",
+    "batch_size",
+    "device",
+    "seed",
+)
+
+
+def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`evaluate`: how well scorers answer pairs that people answered."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="hold reward models, metrics and other scorers against people's held-out labels",
+        description="Writes report.md with its pictures and tables. Every metric that the dataset has values of is a "
+        "scorer too.",
+    )
+    parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder that `annotate export` wrote, or HPDv2's")
+    parser.add_argument(
+        "--scorer",
+        action="append",
+        default=[],
+        metavar="[NAME=]MODEL",
+        help="a checkpoint folder, a weight file, a name of reward/weights.toml (hps-v2.1) or a preset (vit-l-14: the "
+        "CLIP that training would start from); repeatable",
+    )
+    parser.add_argument(
+        "--pair-scores",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="CSV with the columns pair and p_a (or machine_p_a: judged.csv of `annotate fit`); repeatable",
+    )
+    parser.add_argument("--no-metrics", action="store_true", help="leave the dataset's stored metric values out")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which labels to measure on (default: test)")
+    parser.add_argument("--include-simulated", action="store_true", help="measure on programs' answers too; marked so")
+    add_scoring_options(parser)
+    parser.add_argument(
+        "--robustness-pairs",
+        type=int,
+        default=100,
+        metavar="N",
+        help="pairs that reward models see changed in eight ways; 0 for none (default: 100)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of resampling (default: 0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the report (default: the run's)")
+    parser.set_defaults(command=run_evaluate)
+
+
+def add_scoring_options(parser: argparse.ArgumentParser) -> None:
+    """What every command that runs a reward model takes."""
+    parser.add_argument(
+        "--use-prompt", action="store_true", help="where a caption is missing, compare with the model's own prompt"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    """Evaluate as a run, write the report, and refresh the card of every checkpoint."""
+    config = {name: getattr(args, name) for name in COMMAND_FIELDS}
+    config["dataset"] = str(args.dataset.expanduser().absolute())
+    with open_database_run(args.data, args.db, "reward evaluate", config, args.run) as run:
+        out = args.out or run.folder
+        summary = evaluate(args, config, out, run.progress)
+        run.write_result({"out": str(out)})
+    print(format_summary(summary))
+    print(f"report: {out / 'report.md'}")
+
+
+def evaluate(
+    args: argparse.Namespace, config: dict[str, Any], out: Path, progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Ask every scorer, measure, write the report; returns the contents of its summary.json.
+
+    Args:
+        config: what was asked, for the report.
+        progress: told (scorers asked, scorers in all).
+    Raises:
+        UserError: an option, the dataset, a scorer or its answers are not as they should be; nothing is written then.
+    """
+    import pandas as pd  # here: these load torch, which --help and a wrong flag need not wait for
+
+    from reward.answers import answer_by_file, answer_by_metrics
+    from reward.card import write_card
+    from reward.data import load_dataset
+    from reward.people import SIMULATED, choose_labels, read_judgments
+    from reward.report import measure, write_report
+    from reward.scoring import choose_device
+
+    check_numbers(args)
+    device = choose_device(args.device)
+    pairs = load_dataset(args.dataset)
+    judgments = read_judgments(pairs.path)
+    labels, votes, notes = choose_labels(pairs, args.split, judgments, include_simulated=args.include_simulated)
+    others = [answer_by_file(asked, labels.pairs) for asked in args.pair_scores]
+    others += [] if args.no_metrics else answer_by_metrics(pairs.path, labels.pairs)
+    models = []
+    for done, asked in enumerate(args.scorer, 1):
+        models.append(ask_model(asked, labels, args, device))
+        progress(done, len(args.scorer))
+    answers = [model.answers for model in models] + others
+    check_names([one.name for one in answers], pairs.path)
+    tables, people = measure(answers, labels, votes, args.seed)
+    if args.robustness_pairs and models:
+        tables["robustness"] = pd.concat([model.robustness for model in models], ignore_index=True)
+    if args.split != "test":
+        notes.append(f"Split {args.split} is not held out: models were trained on it or chosen by it.")
+    summary = {
+        "dataset": pairs.path.resolve().name,
+        "split": args.split,
+        "labels": describe_labels(labels, votes),
+        "simulated": any(row.made_by.endswith(SIMULATED) for row in labels.pairs),
+        "people": people,
+        "scorers": tables["scorers"].to_dict("records"),
+        "versions": {model.answers.name: model.version for model in models},
+        "notes": notes,
+        "made_by": {**config, "labels_sha256": pairs.fingerprint, "code_version": code_version()},
+    }
+    write_report(out, tables, summary)
+    for model in models:
+        if model.checkpoint:
+            write_card(model.checkpoint, summarize_for_card(summary, model.answers.name))
+    return summary
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a reward model answered; the model itself is gone, so that the next one has its memory."""
+
+    answers: Answers
+    robustness: pd.DataFrame | None
+    version: str
+    checkpoint: Path | None
+
+
+def ask_model(asked: str, labels: Labels, args: argparse.Namespace, device: str) -> Asked:
+    """Load a reward model and ask it."""
+    from reward.answers import answer_by_model
+    from reward.robustness import measure_robustness
+    from reward.scoring import check_captions, load_scorer
+
+    scorer = load_scorer(asked, device)
+    without = sum(not row.caption for row in labels.pairs)
+    check_captions(scorer, without, len(labels.pairs), use_prompt=args.use_prompt)
+    log.info("%s answers %s pairs on %s", scorer.name, f"{len(labels.pairs):,}", device)
+    answers = answer_by_model(scorer, labels.pairs, args.batch_size)
+    robustness = None
+    if args.robustness_pairs:
+        robustness = measure_robustness(scorer, labels, args.robustness_pairs, args.batch_size, args.seed)
+    return Asked(answers, robustness, scorer.version, scorer.path)
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """That numbers are in their range."""
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size is {args.batch_size}; give 1 or more.")
+    if args.robustness_pairs < 0:
+        raise UserError(f"--robustness-pairs is {args.robustness_pairs}; give 0, for none, or more.")
+
+
+def check_names(names: list[str], dataset: Path) -> None:
+    """That there are scorers, each with a name of its own."""
+    if not names:
+        raise UserError(
+            f"There is nothing to evaluate: no --scorer, no --pair-scores, and {dataset} has no metric values of these "
+            "pairs. Name a scorer, or run `python -m annotate measure` and export again."
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"Two scorers are called {twice[0]}; name one of them otherwise: --scorer NAME=…")
+
+
+def describe_labels(labels: Labels, votes: pd.DataFrame) -> dict[str, int]:
+    """How many labels of how many photos, ties among them, and the answers that they were made of, by whom."""
+    return {
+        "n": len(labels.pairs),
+        "sources": len(set(labels.sources)),
+        "ties": int((~labels.decided).sum()),
+        "answers": len(votes),
+        "people": int(votes.loc[~votes["simulated"], "person"].nunique()),
+        "simulated": int(votes.loc[votes["simulated"], "person"].nunique()),
+    }
+
+
+def summarize_for_card(summary: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a checkpoint's card says of an evaluation."""
+    row = next(row for row in summary["scorers"] if row["scorer"] == name)
+    return {
+        "dataset": summary["dataset"],
+        "split": summary["split"],
+        "simulated": summary["simulated"],
+        "accuracy": {"value": row["accuracy"], "low": row["low"], "high": row["high"], "n": row["n"]},
+        "ceiling": summary["people"]["ceiling"],
+        "calibration_error": row["calibration_error"],
+        "spearman": row.get("spearman"),
+        "version": summary["versions"][name],
+        "code_version": summary["made_by"]["code_version"],
+    }
+
+
+def format_summary(summary: dict[str, Any]) -> str:
+    """The key numbers for a terminal, the best scorer first."""
+    from reward.report import SIMULATED_NOTE, show_interval
+
+    labels, people = summary["labels"], summary["people"]
+    width = max(len(row["scorer"]) for row in summary["scorers"])
+    best = sorted(summary["scorers"], key=lambda row: -row["accuracy"])
+    return "\n".join(
+        [
+            *([SIMULATED_NOTE] if summary["simulated"] else []),
+            f"split {summary['split']}: {labels['n']:,} labels of {labels['sources']:,} photos, {labels['ties']} ties",
+            *(f"{row['scorer']:<{width}}  {show_interval(row, 'accuracy')}  ({row['n']:,} pairs)" for row in best),
+            f"{'human ceiling':<{width}}  {show_interval(people['ceiling'])}  ({people['ceiling']['n']:,} answers)",
+            *(f"note: {note}" for note in summary["notes"]),
+        ]
+    )

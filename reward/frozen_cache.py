@@ -1,0 +1,180 @@
+"""What the frozen first blocks make of each image, computed once and kept on disk.
+
+Training sees an image many times and nothing augments it, so these activations never change. `frozen/activations.bin`
+holds them one image after another; `frozen/frozen.json`, written last, says of which images and weights they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from reward.data import Images, Pairs, group_images
+from reward.model import RewardModel
+from runs import UserError
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""In which numbers activations are kept, by `mixed_precision`."""
+
+
+@dataclass(frozen=True)
+class FrozenCache:
+    """Where the activations of each image are."""
+
+    file: Path
+    place: dict[Path, int]
+    shape: tuple[int, ...]
+    """Of one image's activations, without the batch."""
+    dtype: torch.dtype
+
+    @property
+    def image_bytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+    def open(self, mode: Any = "r") -> np.memmap[Any, np.dtype[np.uint8]]:
+        """(images, image_bytes) uint8: the numbers as they lie, since numpy has no bfloat16."""
+        return np.memmap(self.file, np.uint8, mode, shape=(len(self.place), self.image_bytes))
+
+
+class CachedPairs(Dataset[tuple[Tensor, Tensor]]):
+    """The activations of pairs by the row's index, in place of `PairImages`."""
+
+    def __init__(self, pairs: Pairs, cache: FrozenCache) -> None:
+        self.rows = pairs.rows
+        self.cache = cache
+        self.memory: np.memmap[Any, np.dtype[np.uint8]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if self.memory is None:  # each worker opens the file for itself
+            self.memory = self.cache.open()
+        row = self.rows[index]
+        return self._read(row.image_a), self._read(row.image_b)
+
+    def _read(self, path: Path) -> Tensor:
+        assert self.memory is not None
+        content = np.array(self.memory[self.cache.place[path]])
+        return torch.from_numpy(content).view(self.cache.dtype).view(self.cache.shape)
+
+
+def stack_pairs(items: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """A `collate_fn` for `CachedPairs`: (2B, …), the activations of all images a, then of all images b."""
+    return torch.stack([item[0] for item in items] + [item[1] for item in items])
+
+
+def cache_frozen(
+    model: RewardModel,
+    pairs: Pairs,
+    sha256: dict[Path, str],
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    batch_images: int,
+    workers: int,
+) -> FrozenCache:
+    """Compute what is not there yet, every process its share; the folder must be one that all processes see.
+
+    Args:
+        model: with its frozen blocks as they are trained with, on the accelerator's device.
+        pairs: whose images.
+        sha256: of the content of each image file; the main process needs it.
+        batch_images: images a forward pass.
+    Raises:
+        UserError: the disk has no room.
+    """
+    paths = sorted({path for row in pairs.rows for path in (row.image_a, row.image_b)})
+    dtype = DTYPES[accelerator.mixed_precision]
+    with torch.no_grad():
+        size_px = model.config.image_size_px
+        shape = tuple(model.encode_frozen(torch.zeros(1, 3, size_px, size_px, device=accelerator.device)).shape[1:])
+    cache = FrozenCache(folder / "activations.bin", {path: at for at, path in enumerate(paths)}, shape, dtype)
+    wanted: dict[str, Any] = {}
+    if accelerator.is_main_process:
+        wanted = {
+            "images": hashlib.sha256("\n".join(sha256[path] for path in paths).encode()).hexdigest(),
+            "weights": hash_frozen(model),
+            "dtype": str(dtype),
+            "shape": list(shape),
+        }
+    (there,) = broadcast_object_list([_read_record(folder) == wanted])
+    if there:
+        log.info("%s holds what the frozen blocks make of the %s images", folder, f"{len(paths):,}")
+        return cache
+    if accelerator.is_main_process:
+        make_room(folder, len(paths) * cache.image_bytes)
+        cache.open("w+")
+        log.info("running the frozen blocks once on %s images", f"{len(paths):,}")
+    accelerator.wait_for_everyone()
+    mine = range(accelerator.process_index, len(paths), accelerator.num_processes)
+    loader = DataLoader(Subset(Images(paths), mine), batch_images, num_workers=workers, collate_fn=group_images)
+    memory = cache.open("r+")
+    done = 0
+    for groups in loader:
+        for places, images in groups:
+            with torch.no_grad(), accelerator.autocast():
+                found = model.encode_frozen(images.to(accelerator.device).float() / 255).to(dtype).cpu()
+            rows = [mine[done + place] for place in places]
+            memory[rows] = found.contiguous().view(torch.uint8).view(len(found), -1).numpy()
+        done += sum(len(places) for places, _ in groups)
+    memory.flush()
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        unfinished = folder / "frozen.json.part"
+        unfinished.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(folder / "frozen.json")
+    accelerator.wait_for_everyone()
+    return cache
+
+
+def hash_frozen(model: RewardModel) -> str:
+    """SHA-256 of all that decides what the frozen blocks give: their weights and how images are fed."""
+    digest = hashlib.sha256()
+    config = model.config
+    settings = (config.image_size_px, config.interpolation, config.antialias, config.mean, config.std)
+    digest.update(json.dumps([*settings, model.frozen_image_groups]).encode())
+    for name, parameter in model.clip.visual.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def make_room(folder: Path, size_bytes: int) -> None:
+    """An empty folder on a disk with so much room.
+
+    Raises:
+        UserError: the disk has less.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    free = shutil.disk_usage(folder).free
+    if size_bytes > free:
+        raise UserError(
+            f"{folder}: the activations of the frozen blocks need {size_bytes / 2**30:.1f} GiB, the disk has "
+            f"{free / 2**30:.1f}. Name an --out on a larger disk, or set cache_frozen to false."
+        )
+
+
+def _read_record(folder: Path) -> Any:
+    try:
+        return json.loads((folder / "frozen.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,28 @@
+"""What a labelled pair costs."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def preference_loss(left: Tensor, right: Tensor, p: Tensor) -> Tensor:
+    """Cross-entropy of a two-way softmax over both images' logits with the label's probability; HPSv2 sums over pairs.
+
+    Swapping the images and taking 1 − p gives exactly the same values and gradients.
+
+    Args:
+        left, right: (B,) logits, logit_scale · cosine, unbounded.
+        p: (B,) probability that the left image is better, 0 … 1; 0.5 for a tie.
+    Returns:
+        (B,) a pair's loss in nats; log 2 where the logits are equal.
+    Raises:
+        ValueError: shapes differ (broadcasting would hide it).
+    Source: Bradley & Terry 1952; HPSv2, arXiv:2306.09341, with soft labels.
+    """
+    if not left.shape == right.shape == p.shape:
+        raise ValueError(f"Shapes differ: left {left.shape}, right {right.shape}, p {p.shape}; one entry a pair each.")
+    margin = left - right
+    p_right = 1 - p
+    p_left = 1 - p_right  # p; rounded as 1 − p is, so that the swapped pair has the same two weights
+    return -(p_left * logsigmoid(margin) + p_right * logsigmoid(-margin))

@@ -1,0 +1,204 @@
+"""Rewards of many images: of files into a file, of a database's candidates into the database.
+
+Both go in batches and are resumable: what is there already is not scored again, a kill loses one batch at most, and
+memory does not grow with the number of images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reward.data import load_dataset
+from reward.scoring import Scorer, check_captions, read_batches, score_batch
+from runs import UserError
+from runs.candidates import CandidateImage, Database, find_missing, store_values
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+MAX_NAMED = 20
+
+
+@dataclass
+class ScoreReport:
+    """What scoring did."""
+
+    scored: int = 0
+    already: int = 0
+    """Images that had a reward of this version before."""
+    unreadable: list[str] = field(default_factory=list)
+    """Why, the first MAX_NAMED; nothing is stored of these."""
+    unreadable_count: int = 0
+
+    def note_unreadable(self, error: UserError) -> None:
+        """Count an image that cannot be read."""
+        self.unreadable_count += 1
+        if self.unreadable_count <= MAX_NAMED:
+            self.unreadable.append(str(error))
+
+
+@dataclass(frozen=True)
+class ImageItem:
+    """An image file to score."""
+
+    path: Path
+    caption: str | None
+
+
+def find_images(places: Iterable[Path]) -> list[ImageItem]:
+    """The images of files, folders (with all below) and dataset folders, each once for each of its captions.
+
+    A caption is the dataset's, or what stands in a .txt file beside the image.
+
+    Raises:
+        UserError: a place is not there, or there is no image.
+    """
+    items: dict[ImageItem, None] = {}
+    for place in places:
+        if (place / "pairs.jsonl").is_file():
+            for row in load_dataset(place).rows:
+                items |= {ImageItem(path, row.caption): None for path in (row.image_a, row.image_b)}
+        elif place.is_dir():
+            files = sorted(file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            items |= {ImageItem(file, _read_caption(file)): None for file in files}
+        elif place.is_file():
+            items[ImageItem(place, _read_caption(place))] = None
+        else:
+            raise UserError(f"{place} is not there. Give images, a folder of them, a dataset folder or a data folder.")
+    if not items:
+        raise UserError(f"No image in {', '.join(map(str, places))}: none ends in {', '.join(SUFFIXES)}.")
+    return list(items)
+
+
+def _read_caption(image: Path) -> str | None:
+    beside = image.with_suffix(".txt")
+    try:
+        return beside.read_text(encoding="utf-8").strip() or None if beside.is_file() else None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{beside}: is no text in UTF-8 ({error}).") from error
+
+
+def score_files(
+    scorer: Scorer,
+    items: list[ImageItem],
+    out: Path,
+    batch_size: int,
+    *,
+    use_prompt: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ScoreReport:
+    """Append a line to `out` for each image that it has none of: image, sha256, caption, metric, version, value.
+
+    An image that changed since, another caption or another version of the scorer is a line of its own.
+
+    Args:
+        progress: told (images looked at, images in all) after each batch.
+    Raises:
+        UserError: captions are missing, `out` is another file or cannot be written, or the memory does not suffice.
+    """
+    check_captions(scorer, sum(not item.caption for item in items), len(items), use_prompt=use_prompt)
+    report = ScoreReport()
+    done = read_done(out, scorer.version)
+
+    def find_wanted() -> Iterator[tuple[tuple[ImageItem, str], Path]]:
+        for item in items:
+            try:
+                with open(item.path, "rb") as stream:
+                    sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            except OSError as error:
+                report.note_unreadable(UserError(f"{item.path}: cannot be read ({error.strerror})."))
+                continue
+            if (str(item.path), sha256, item.caption) in done:
+                report.already += 1
+            else:
+                yield (item, sha256), item.path
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with open(out, "a", encoding="utf-8") as stream:
+            for batch in read_batches(find_wanted(), batch_size, report.note_unreadable):
+                values = score_batch(scorer, [image for _, image in batch], [item.caption for (item, _), _ in batch])
+                for ((item, sha256), _), value in zip(batch, values.tolist(), strict=True):
+                    line = {"image": str(item.path), "sha256": sha256, "caption": item.caption}
+                    line |= {"metric": scorer.metric, "version": scorer.version, "value": value}
+                    stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+                stream.flush()
+                report.scored += len(batch)
+                if progress:
+                    progress(report.scored + report.already + report.unreadable_count, len(items))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); name another file with --out.") from error
+    return report
+
+
+def read_done(out: Path, version: str) -> set[tuple[str, str, str | None]]:
+    """(image, sha256, caption) of the lines of this version; a last line that a kill left half-written is cut off.
+
+    Raises:
+        UserError: the file is there and is none of ours.
+    """
+    done: set[tuple[str, str, str | None]] = set()
+    if not out.exists():
+        return done
+    try:
+        with open(out, "rb+") as stream:
+            whole = 0
+            for text in stream:
+                if not text.endswith(b"\n"):
+                    stream.truncate(whole)
+                    break
+                whole += len(text)
+                line = json.loads(text)
+                if line["version"] == version:
+                    done.add((line["image"], line["sha256"], line["caption"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{out} is there and is no file of rewards ({error}); move it away, or name another file with --out."
+        ) from error
+    return done
+
+
+def score_candidates(
+    scorer: Scorer,
+    database: Database,
+    data: Path,
+    batch_size: int,
+    *,
+    use_prompt: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ScoreReport:
+    """Store the rewards of all candidates that have none of this version, like metric values.
+
+    Args:
+        progress: told (images scored, images in all) after each batch.
+    Raises:
+        UserError: captions are missing, the disk is full, or the memory does not suffice.
+    """
+    total = without = 0
+    for image in find_missing(database, data, scorer.metric, scorer.version):
+        total, without = total + 1, without + (not image.caption)
+    check_captions(scorer, without, total, use_prompt=use_prompt)
+    report = ScoreReport()
+    wanted = ((image, image.path) for image in find_missing(database, data, scorer.metric, scorer.version))
+    for batch in read_batches(wanted, batch_size, report.note_unreadable):
+        values = score_batch(scorer, [image for _, image in batch], [image.caption for image, _ in batch])
+        scored = zip((image for image, _ in batch), values.tolist(), strict=True)
+        store_values(database, [_to_row(scorer, image, value) for image, value in scored])
+        report.scored += len(batch)
+        if progress:
+            progress(report.scored + report.unreadable_count, total)
+    return report
+
+
+def _to_row(scorer: Scorer, image: CandidateImage, value: float) -> dict[str, object]:
+    return {
+        "image_id": image.image_id,
+        "metric": scorer.metric,
+        "version": scorer.version,
+        "reference": "",
+        "value": value,
+        "raw_value": value,
+        "failure": None,
+    }

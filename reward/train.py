@@ -1,0 +1,260 @@
+"""Train a reward model on labelled pairs: one plain function, the same on a CPU, one GPU, many, and many hosts.
+
+Nothing here draws a random number but the first weights: which pairs a step sees, and with which learning rate, follow
+from the seed and the step, so that a training that is continued is the one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from reward.batches import choose_batch, split_batch
+from reward.config import ModelConfig
+from reward.data import Pairs
+from reward.loss import preference_loss
+from reward.model import clamp_logit_scale
+from reward.pair_scorer import measure
+from reward.stopping import explain_out_of_memory, stop_at_next_step
+from reward.train_config import TrainConfig
+from reward.train_setup import Training, start
+from reward.training_state import get_random_states, save_checkpoint
+from runs import UserError
+from runs.store import RunStopped
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, dict[str, float]], None]
+"""Told (steps done, steps in all, values), on the main process."""
+
+
+def train(
+    pairs: Pairs, model_config: ModelConfig, config: TrainConfig, out: Path, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Train, or continue what `out/last` holds, until `max_steps`; leaves `out/last` and `out/best`.
+
+    Under `accelerate launch` every process calls this, and `out` is a folder that all of them see. The first SIGTERM or
+    SIGINT ends training after the step with a checkpoint, the second at once.
+
+    Args:
+        pairs: the whole dataset; its train split is trained on, people's labels of its val split are measured on.
+    Returns:
+        step; best, what was measured of `best/` (None without validation); seconds of this call after the preparation.
+    Raises:
+        UserError: nothing to train or measure on, an image is missing or damaged, `out` holds another training, the
+            memory does not suffice, the loss is not finite.
+        RunStopped: a signal came; the checkpoint is written.
+    """
+    with explain_out_of_memory(config.micro_batch_size or config.batch_size, config):
+        training = start(pairs, model_config, config, out)
+        accelerator = training.accelerator
+        if config.tracker != "none":
+            accelerator.init_trackers("facereward", config={**training.record["model"], **training.record["train"]})
+        n_pairs = len(training.pairs)
+
+        def plan(step: int) -> list[tuple[list[int], int]]:
+            """This process's micro-batches of a step: places of pairs, and how many of them count."""
+            batch = choose_batch(step, n_pairs, config.batch_size, config.seed)
+            place = accelerator.num_processes, accelerator.process_index, training.micro_batch_size
+            return [(part.tolist(), counted) for part, counted in split_batch(batch, *place)]
+
+        steps = range(training.step, config.max_steps)
+        inputs = training.reader.read(training.pairs, (part for step in steps for part, _ in plan(step)))
+        began = logged = time.monotonic()
+        with stop_at_next_step() as stop_asked:
+            for step in steps:
+                batch_pairs = len(choose_batch(step, n_pairs, config.batch_size, config.seed))
+                gradient_norm = take_step(training, inputs, plan(step), batch_pairs)
+                training.step = done = step + 1
+                values: dict[str, float] = {}
+                stop = stop_asked()
+                if accelerator.num_processes > 1:
+                    stop = int(accelerator.gather(torch.tensor([stop], device=accelerator.device)).max())
+                if done % config.log_every_steps == 0 or done == config.max_steps:
+                    values |= take_means(training)
+                    now = time.monotonic()
+                    values |= {
+                        "gradient_norm": gradient_norm,
+                        "learning_rate": compute_learning_rate(step, config),
+                        "logit_scale": float(training.model.logit_scale.detach()),
+                        "pairs_per_second": values.pop("pairs") / max(now - logged, 1e-9),
+                    }
+                    if accelerator.device.type == "cuda":
+                        values["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+                    logged = now
+                if config.validate_every_steps and (
+                    done % config.validate_every_steps == 0 or done == config.max_steps
+                ):
+                    values |= validate(training, out)
+                if done == config.max_steps and not config.validate_every_steps:
+                    save_best(training, out, {})
+                if stop or done % config.checkpoint_every_steps == 0 or done == config.max_steps:
+                    save_last(training, out)
+                if values:
+                    accelerator.log(values, step=done)
+                    if progress and accelerator.is_main_process:
+                        progress(done, config.max_steps, values)
+                if stop and done < config.max_steps:
+                    log.info("stopped after step %s; the same command continues", done)
+                    raise RunStopped(128 + stop)
+        seconds = time.monotonic() - began
+        accelerator.end_training()
+    return {"step": training.step, "best": training.best, "seconds": seconds}
+
+
+def take_step(
+    training: Training, inputs: Iterator[Tensor], parts: list[tuple[list[int], int]], batch_pairs: int
+) -> float:
+    """One optimizer step: the gradient of the mean over all pairs of the batch, over micro-batches and processes.
+
+    Args:
+        inputs: what the scorer takes, of each part in turn.
+        parts: this process's places of pairs, and how many of them count.
+        batch_pairs: pairs of the whole batch.
+    Returns:
+        the length of the gradient before clipping.
+    Raises:
+        UserError: the gradient is not finite.
+    """
+    accelerator, config = training.accelerator, training.config
+    for group in training.optimizer.param_groups:
+        group["lr"] = compute_learning_rate(training.step, config)
+    for number, (places, counted) in enumerate(parts, 1):
+        rows = [training.pairs.rows[place] for place in places]
+        p_a = torch.tensor([row.p_a for row in rows], device=accelerator.device)
+        weights = torch.tensor([training.label_weights[place] for place in places], device=accelerator.device)
+        with nullcontext() if number == len(parts) else accelerator.no_sync(training.scorer):
+            cosines, (left, right) = training.scorer(next(inputs), [row.caption for row in rows])
+            losses = weights * preference_loss(left.float(), right.float(), p_a)
+            # accelerate averages gradients over processes, so each one's share of the mean is taken that often
+            share = losses.sum() * (accelerator.num_processes / batch_pairs) * (counted > 0)
+            accelerator.backward(share)
+        if counted:
+            training.sums += sum_up(losses.detach(), cosines.detach().float(), p_a)
+    longest = config.max_gradient_norm or math.inf
+    gradient_norm = float(accelerator.clip_grad_norm_(training.trained, longest))
+    if not math.isfinite(gradient_norm) and accelerator.scaler is None:  # a scaler leaves such a step out
+        raise UserError(
+            f"The gradient of step {training.step + 1} is not finite. Lower learning_rate, or set mixed_precision "
+            "to no; the last checkpoint is from before."
+        )
+    training.optimizer.step()
+    training.optimizer.zero_grad()
+    clamp_logit_scale(training.model)
+    if training.averages:
+        torch._foreach_lerp_(training.averages, [p.detach() for p in training.trained], 1 - config.ema_decay)
+    return gradient_norm
+
+
+def compute_learning_rate(step: int, config: TrainConfig) -> float:
+    """The rate of a step, from 0: linear warmup, then half a cosine to 0; as HPSv2's `cosine_lr`."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    share = (step - config.warmup_steps) / (config.max_steps - config.warmup_steps)
+    return config.learning_rate * (1 + math.cos(math.pi * share)) / 2
+
+
+def sum_up(losses: Tensor, cosines: Tensor, p_a: Tensor) -> Tensor:
+    """What progress lines are means of, over (B,) weighted losses and (2, B) cosines.
+
+    Returns:
+        (6,) sums of loss and 1 over all pairs; of 1, chosen, rejected and accuracy over those that are no ties.
+    """
+    decided = p_a != 0.5
+    a_chosen = p_a > 0.5
+    chosen, rejected = torch.where(a_chosen, cosines[0], cosines[1]), torch.where(a_chosen, cosines[1], cosines[0])
+    right = (1 + torch.sign(chosen - rejected)) / 2
+    of_decided = [(values * decided).sum() for values in (torch.ones_like(chosen), chosen, rejected, right)]
+    return torch.stack([losses.sum(), torch.ones_like(losses).sum(), *of_decided])
+
+
+def take_means(training: Training) -> dict[str, float]:
+    """The means over all processes since the last call, and `pairs`, their number."""
+    loss, pairs, decided, chosen, rejected, right = training.accelerator.reduce(training.sums, "sum").tolist()
+    training.sums.zero_()
+    values = {"loss": loss / pairs, "pairs": pairs}
+    if decided:
+        values |= {
+            "rewards/chosen": chosen / decided,
+            "rewards/rejected": rejected / decided,
+            "rewards/margins": (chosen - rejected) / decided,
+            "rewards/accuracies": right / decided,
+        }
+    return values
+
+
+def validate(training: Training, out: Path) -> dict[str, float]:
+    """Measure the held-out human labels; a model that is more accurate, or as much at less loss, becomes `best/`.
+
+    Returns:
+        the values of a progress line.
+    """
+    scorer = training.accelerator.unwrap_model(training.scorer)
+    with averaged_weights(training):
+        measured = measure(scorer, training.reader, training.held_out, training.micro_batch_size)
+    before = training.best
+    if before is None or (measured["accuracy"], -measured["loss"]) > (before["accuracy"], -before["loss"]):
+        save_best(training, out, measured)
+    return {f"val/{name}": value for name, value in measured.items()}
+
+
+def save_best(training: Training, out: Path, measured: dict[str, float]) -> None:
+    """Write `best/`: the averaged weights where an average is kept."""
+    training.best = {"step": training.step, **measured} if measured else None
+    if training.accelerator.is_main_process:
+        record = {**training.record, "step": training.step, "validation": measured or None}
+        with averaged_weights(training):
+            save_checkpoint(out / "best", training.model, record)
+    training.accelerator.wait_for_everyone()
+
+
+def save_last(training: Training, out: Path) -> None:
+    """Write `last/`, all that an exact continuation needs."""
+    accelerator = training.accelerator
+    training.sums = accelerator.reduce(training.sums, "sum")
+    random = gather_object([get_random_states()])
+    if accelerator.is_main_process:
+        state = {
+            "step": training.step,
+            "best": training.best,
+            "optimizer": training.optimizer.state_dict(),
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
+            "averages": training.averages,
+            "sums": training.sums,
+            "random": random,
+        }
+        record = {**training.record, "step": training.step, "best": training.best}
+        save_checkpoint(out / "last", training.model, record, state)
+    else:
+        training.sums.zero_()
+    accelerator.wait_for_everyone()
+
+
+@contextmanager
+def averaged_weights(training: Training) -> Iterator[None]:
+    """The block sees the running averages in place of the trained weights, where they are kept."""
+    if not training.averages:
+        yield
+        return
+    kept = [parameter.detach().clone() for parameter in training.trained]
+    copy_into(training.trained, training.averages)
+    try:
+        yield
+    finally:
+        copy_into(training.trained, kept)
+
+
+@torch.no_grad()
+def copy_into(parameters: list[Any], values: list[Tensor]) -> None:
+    """Overwrite parameters."""
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)

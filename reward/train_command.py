@@ -1,0 +1,143 @@
+"""`python -m reward train`: a run, its settings from a preset or a file, single ones by flags."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+
+from reward.config import ModelConfig, check_model_config, preset_names
+from reward.train_config import UNCHANGING, TrainConfig, check_train_config, read_settings
+from runs import UserError
+from runs.store import open_database_run
+
+log = logging.getLogger(__name__)
+
+CONFIGS: dict[str, type[BaseModel]] = {"model": ModelConfig, "train": TrainConfig}
+
+
+def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`train`: a flag for every field of the model and of its training."""
+    parser = commands.add_parser(
+        "train",
+        help="train a reward model on a dataset folder",
+        description="Settings are those of a preset or a file; each can be replaced by its flag. The same command "
+        "again continues a training that was stopped. On several GPUs or hosts: accelerate launch -m reward train …",
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--preset", choices=preset_names(), help="settings that ship with the project")
+    where.add_argument("--config", metavar="FILE", help="settings from a TOML file like a preset, or a config.json")
+    parser.add_argument("--dataset", type=Path, metavar="DIR", help="folder that `annotate export` wrote, or HPDv2's")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the checkpoints last/ and best/ (default: in DATA/rewards, named after settings and dataset)",
+    )
+    for table, fields in CONFIGS.items():
+        group = parser.add_argument_group(f"settings: {table}")
+        for name, field in fields.model_fields.items():
+            add_flag(group, name, field.annotation, str(field.description))
+    parser.set_defaults(command=run_train)
+
+
+def add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, description: str) -> None:
+    """A flag for one field; without it the value is None, which leaves the preset's."""
+    flag, words = f"--{name.replace('_', '-')}", description.replace("%", "%%")
+    if kind is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=words)
+    elif get_origin(kind) is Literal:
+        group.add_argument(flag, choices=get_args(kind), help=words)
+    elif get_origin(kind) is tuple:
+        group.add_argument(flag, nargs=len(get_args(kind)), metavar="X", help=words)
+    else:
+        group.add_argument(flag, metavar="X", help=words)
+
+
+def read_config(args: argparse.Namespace) -> tuple[Path, Path, ModelConfig, TrainConfig]:
+    """(dataset, out, model, training) of the preset or file with the flags over it.
+
+    Raises:
+        UserError: no dataset is named, or a value is not allowed.
+    """
+    name = args.preset or args.config
+    settings = read_settings(name)
+    for table, fields in CONFIGS.items():
+        given = {field: getattr(args, field) for field in fields.model_fields}
+        settings[table] |= {field: value for field, value in given.items() if value is not None}
+    model = check_model_config(settings["model"], name)
+    config = check_train_config(settings["train"], name)
+    dataset = args.dataset or settings.get("dataset")
+    if not dataset:
+        raise UserError("No dataset is named. Give --dataset DIR, a folder that `python -m annotate export` wrote.")
+    dataset = Path(dataset).expanduser().absolute()
+    out = (
+        args.out
+        or settings.get("out")
+        or args.data / "rewards" / name_training(Path(name).stem, dataset, model, config)
+    )
+    return dataset, Path(out).expanduser().absolute(), model, config
+
+
+def name_training(stem: str, dataset: Path, model: ModelConfig, config: TrainConfig) -> str:
+    """'tiny-3f2a9c1b': the same for the same command, so that it finds its checkpoints again."""
+    decisive = [str(dataset), model.model_dump(mode="json"), config.model_dump(mode="json", include=UNCHANGING)]
+    return f"{stem}-{hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def run_train(args: argparse.Namespace) -> None:
+    """Train as a run; of several processes only the first has the run."""
+    from reward.card import write_card
+    from reward.data import load_dataset  # here: these load torch, which --help and a wrong flag need not wait for
+    from reward.train import train
+
+    dataset, out, model, config = read_config(args)
+    resolved = {
+        "model": model.model_dump(mode="json"),
+        "train": config.model_dump(mode="json"),
+        "dataset": str(dataset),
+        "out": str(out),
+    }
+    first = os.environ.get("RANK", "0") == "0"
+    opened = open_database_run(args.data, args.db, "reward train", resolved, args.run) if first else nullcontext()
+    with opened as run:
+
+        def progress(done: int, total: int, values: dict[str, float]) -> None:
+            if run:
+                run.progress(done, total, **values)
+            log.info(format_progress(done, total, values))
+
+        log.info("training in %s", out)
+        out.mkdir(parents=True, exist_ok=True)
+        result = train(load_dataset(dataset), model, config, out, progress)
+        if run:
+            write_card(out / "best")
+            run.write_result({"out": str(out), **result})
+            print(format_result(result, out))
+
+
+def format_progress(done: int, total: int, values: dict[str, float]) -> str:
+    """A progress line for a terminal: the step, then name and value."""
+    names = [name for name in values if name not in ("val/n", "val/low", "val/high")]
+    shown = [f"{name.rpartition('/')[2] if not name.startswith('val/') else name} {values[name]:.4g}" for name in names]
+    return f"step {done:,} of {total:,}: {', '.join(shown)}"
+
+
+def format_result(result: dict[str, Any], out: Path) -> str:
+    """What training found, for a terminal."""
+    best = result["best"]
+    if best is None:
+        return f"{result['step']:,} steps, unmeasured; the model is {out / 'best'}"
+    interval = f" [{best['low']:.3f}, {best['high']:.3f}]" if "low" in best else ""
+    return (
+        f"{result['step']:,} steps; best after {best['step']:,}: accuracy {best['accuracy']:.3f}{interval} on "
+        f"{best['n']:,} held-out human labels, loss {best['loss']:.4f}, calibration error "
+        f"{best['calibration_error']:.3f}\nthe model is {out / 'best'}"
+    )

@@ -1,0 +1,135 @@
+"""How a reward model is trained: every field is a flag of `python -m reward train`. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from reward.config import FOLDER, preset_names
+from runs import UserError
+
+UNCHANGING = {
+    "max_steps",
+    "batch_size",
+    "learning_rate",
+    "warmup_steps",
+    "weight_decay",
+    "max_gradient_norm",
+    "ema_decay",
+    "human_weight",
+    "svm_weight",
+    "mixed_precision",
+    "validate_every_steps",
+    "seed",
+}
+"""What decides the trained weights; a training that is continued must have the same. The other fields may change."""
+
+
+class TrainConfig(BaseModel):
+    """Optimization, memory, how often things happen. A pair is one label: two images."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_steps: int = Field(ge=1, description="Optimizer steps; warmup and cosine decay are laid over them")
+    batch_size: int = Field(128, ge=1, description="Pairs an optimizer step, over all processes")
+    micro_batch_size: int = Field(
+        0,
+        ge=0,
+        description="Pairs that one process takes through the model at a time; gradients of a batch are accumulated, "
+        "so this decides memory, not the result; 0 takes a process's whole share of the batch",
+    )
+    learning_rate: float = Field(3.3e-6, gt=0, le=1, description="AdamW's step size after warmup (HPSv2: 3.3e-6)")
+    warmup_steps: int = Field(
+        500, ge=0, description="Steps over which the rate rises linearly; then it falls to 0 as half a cosine"
+    )
+    weight_decay: float = Field(
+        0.35, ge=0, le=10, description="AdamW's decay of matrices; never of norms, biases and the logit scale"
+    )
+    max_gradient_norm: float = Field(1.0, ge=0, description="Longer gradients are scaled to this length; 0 for never")
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share kept a step of the running average of the weights, which is then validated and saved as "
+        "best/; 0 for no average",
+    )
+    human_weight: float = Field(1.0, ge=0, description="Factor on the loss of people's labels; 0 leaves them out")
+    svm_weight: float = Field(1.0, ge=0, description="Factor on the loss of the SVM's labels; 0 leaves them out")
+    mixed_precision: Literal["no", "bf16", "fp16"] = Field(
+        "no", description="Number format of the forward pass; weights stay float32; fp16 needs a GPU"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute the trained blocks' activations a second time instead of keeping them in memory"
+    )
+    cache_frozen: bool = Field(
+        False,
+        description="Run the frozen first blocks of the image tower once an image and keep what they give on disk, in "
+        "frozen/ of the output folder; pays where many blocks are frozen and images are seen often",
+    )
+    validate_every_steps: int = Field(
+        500, ge=0, description="Steps between measurements on people's labels of the val split; 0 for none"
+    )
+    checkpoint_every_steps: int = Field(
+        500, ge=1, description="Steps between writings of last/, from which the same command continues"
+    )
+    log_every_steps: int = Field(10, ge=1, description="Steps that a progress line is the mean of")
+    workers: int = Field(
+        4, ge=0, le=256, description="Processes that decode images, for each training process; 0 for none of their own"
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of random weights and of the order of the pairs")
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = Field(
+        "none", description="Program that is told the progress as well, through accelerate; must be installed"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.warmup_steps >= self.max_steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}, but there are only {self.max_steps} steps")
+        return self
+
+
+def check_train_config(values: dict[str, Any], where: str) -> TrainConfig:
+    """The config of these values.
+
+    Raises:
+        UserError: a field is unknown, missing or not allowed; named with `where` it was read.
+    """
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        if not fault["loc"]:  # of several fields, which the message names
+            raise UserError(f"{where}: {fault['msg'].removeprefix('Value error, ')}.") from error
+        field = ".".join(str(part) for part in fault["loc"])
+        raise UserError(f"{where}: {field}: {fault['msg']} ({fault['input']!r}).") from error
+
+
+def read_settings(name_or_path: str) -> dict[str, Any]:
+    """The tables `model` and `train`, and `dataset` and `out` where given, of a preset, a TOML file or a config.json.
+
+    Raises:
+        UserError: no such preset or file, not TOML or JSON, a table is missing, or something else is in it.
+    """
+    path = FOLDER / f"{name_or_path}.toml"
+    if name_or_path not in preset_names():
+        path = Path(name_or_path).expanduser()
+        if not path.is_file():
+            raise UserError(
+                f"There is no preset {name_or_path!r}. Name one of {', '.join(preset_names())}, or a TOML or JSON file."
+            )
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        raise UserError(f"{path}: not {'JSON' if path.suffix == '.json' else 'TOML'} ({error}).") from error
+    for table in ("model", "train"):
+        if not isinstance(values, dict) or not isinstance(values.get(table), dict):
+            raise UserError(f"{path}: has no table [{table}]; see {FOLDER / 'tiny.toml'} for one.")
+    unknown = sorted(set(values) - {"model", "train", "dataset", "out"})
+    if unknown:
+        raise UserError(f"{path}: {unknown[0]!r} is unknown; there are [model], [train], dataset and out.")
+    return dict(values)

@@ -1,0 +1,194 @@
+"""What a training needs before its first step: devices, pairs, the model, and what an earlier call left behind."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, GradientAccumulationPlugin
+from torch import Tensor, nn
+
+from reward.checkpoint import build_model, load_model
+from reward.config import ModelConfig
+from reward.data import Pairs, check_pairs
+from reward.frozen_cache import cache_frozen
+from reward.model import RewardModel, parameter_groups
+from reward.pair_scorer import InputReader, PairScorer
+from reward.train_config import TrainConfig
+from reward.training_state import check_same, find_last, load_state, read_record, set_random_states
+from runs import UserError
+from runs.store import code_version
+
+log = logging.getLogger(__name__)
+
+ADAM_BETAS = (0.9, 0.999)
+PLAIN_KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+N_SUMS = 6
+
+
+@dataclass
+class Training:
+    """All that changes while training, and what it works with."""
+
+    accelerator: Accelerator
+    config: TrainConfig
+    model: RewardModel
+    scorer: Any
+    """PairScorer as accelerate wrapped it."""
+    optimizer: Any
+    reader: InputReader
+    pairs: Pairs
+    held_out: Pairs
+    record: dict[str, Any]
+    """For `training.json`."""
+    micro_batch_size: int
+    trained: list[nn.Parameter]
+    averages: list[Tensor]
+    """Running averages of the trained parameters; empty without `ema_decay`."""
+    sums: Tensor
+    """(N_SUMS,) of this process since the last progress line; see `train.sum_up`."""
+    step: int = 0
+    best: dict[str, float] | None = None
+    """What was measured of `best/`, with its step."""
+    label_weights: list[float] = field(default_factory=list)
+
+
+def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
+    """The devices that this command or `accelerate launch` has.
+
+    Raises:
+        UserError: the number format or the tracker is not to be had here, or the launcher splits the model.
+    """
+    if config.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("mixed_precision fp16 needs a GPU, and there is none. Set it to bf16 or no.")
+    if config.tracker not in ("none", *(str(name) for name in get_available_trackers())):
+        raise UserError(f"The tracker {config.tracker} is not installed: pip install {config.tracker}.")
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        log_with=None if config.tracker == "none" else config.tracker,
+        project_dir=out,
+        # accelerate's own accumulation stays out of it: the loop knows how many pairs a batch has
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
+    if accelerator.distributed_type not in PLAIN_KINDS:
+        raise UserError(
+            f"accelerate is set up for {accelerator.distributed_type.value}; training copies the whole model to each "
+            "device. Run `accelerate config` and choose neither DeepSpeed nor FSDP."
+        )
+    return accelerator
+
+
+def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: TrainConfig) -> tuple[Pairs, Pairs]:
+    """(pairs of the train split that weigh anything, people's labels of the val split).
+
+    Raises:
+        UserError: there is nothing to train on, nothing to measure on, or no caption where captions are wanted.
+    """
+    factors = {"human": config.human_weight, "svm": config.svm_weight}
+    weighing = tuple(row for row in pairs.select("train").rows if row.weight * factors[row.origin] > 0)
+    if not weighing:
+        raise UserError(
+            f"{pairs.path} has nothing to train on: {pairs.describe()}, but none in the split train with a weight "
+            "above 0. Export with the split train, or look at human_weight and svm_weight."
+        )
+    if model_config.text_mode == "caption" and not any(row.caption for row in weighing):
+        raise UserError(
+            f"None of the {len(weighing):,} pairs to train on has a caption, but text_mode is caption. Set it to fixed "
+            "or learned, or import the photos with captions."
+        )
+    held_out = Pairs(pairs.path, tuple(row for row in pairs.select("val", "human").rows if row.weight > 0))
+    if not config.validate_every_steps:
+        held_out = Pairs(pairs.path, ())
+    elif not any(row.p_a != 0.5 for row in held_out.rows):
+        raise UserError(
+            f"{pairs.path} has no human label other than ties in the split val to measure on: {pairs.describe()}. "
+            "Export some, or set validate_every_steps to 0 to train unmeasured."
+        )
+    return Pairs(pairs.path, weighing), held_out
+
+
+def describe(used: Pairs, model_config: ModelConfig, config: TrainConfig) -> dict[str, Any]:
+    """What a checkpoint says of its origin: settings, dataset, how many labels by whom, code version."""
+    return {
+        "model": model_config.model_dump(mode="json"),
+        "train": config.model_dump(mode="json"),
+        "dataset": str(used.path),
+        "dataset_sha256": used.fingerprint,
+        "labels": dict(Counter(f"{row.split}, {row.origin}, {row.made_by}" for row in used.rows)),
+        "code_version": code_version(),
+    }
+
+
+def start(pairs: Pairs, model_config: ModelConfig, config: TrainConfig, out: Path) -> Training:
+    """Everything in place for the first step, or for the one after the last checkpoint's.
+
+    Raises:
+        UserError: see `train.train`.
+    """
+    train_pairs, held_out = choose_pairs(pairs, model_config, config)
+    used = Pairs(pairs.path, train_pairs.rows + held_out.rows)
+    record = describe(used, model_config, config)
+    accelerator = make_accelerator(config, out)
+    if accelerator.is_main_process:
+        find_last(out)  # puts right what a kill left half renamed, before the others look
+    accelerator.wait_for_everyone()
+    last = find_last(out)
+    if last:
+        check_same(read_record(last), record, last)
+    log.info("checking the images of %s", used.describe())
+    sha256 = check_pairs(used) if accelerator.is_local_main_process else {}
+    torch.manual_seed(config.seed)
+    model = (load_model(last) if last else build_model(model_config)).to(accelerator.device)
+    model.gradient_checkpointing = config.gradient_checkpointing
+    share = math.ceil(config.batch_size / accelerator.num_processes)
+    micro = min(config.micro_batch_size or share, share)
+    cache = None
+    if config.cache_frozen:
+        cache = cache_frozen(
+            model, used, sha256, out / "frozen", accelerator, batch_images=2 * micro, workers=config.workers
+        )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    factors = {"human": config.human_weight, "svm": config.svm_weight}
+    adamw = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=ADAM_BETAS)
+    scorer, optimizer = accelerator.prepare(PairScorer(model, frozen_done=cache is not None), adamw)
+    training = Training(
+        accelerator=accelerator,
+        config=config,
+        model=model,
+        scorer=scorer,
+        optimizer=optimizer,
+        reader=InputReader(accelerator, model, cache, config.workers),
+        pairs=train_pairs,
+        held_out=held_out,
+        record=record,
+        micro_batch_size=micro,
+        trained=trained,
+        averages=[parameter.detach().clone() for parameter in trained] if config.ema_decay else [],
+        sums=torch.zeros(N_SUMS, device=accelerator.device),
+        label_weights=[row.weight * factors[row.origin] for row in train_pairs.rows],
+    )
+    if last:
+        resume(training, last)
+    return training
+
+
+def resume(training: Training, last: Path) -> None:
+    """Take over the rest of a checkpoint's state; its weights are loaded already."""
+    state = load_state(last)
+    training.step, training.best = state["step"], state["best"]
+    training.optimizer.load_state_dict(state["optimizer"])
+    if training.accelerator.scaler is not None:
+        training.accelerator.scaler.load_state_dict(state["scaler"])
+    for average, value in zip(training.averages, state["averages"], strict=True):
+        average.copy_(value)
+    if training.accelerator.is_main_process:
+        training.sums.copy_(state["sums"])
+    set_random_states(state["random"], training.accelerator.process_index)
+    log.info("continuing after step %s of %s", training.step, training.config.max_steps)

@@ -1,0 +1,143 @@
+"""Checkpoints of a training: `last/`, from which it continues exactly, and `best/`, which is used.
+
+Both are checkpoint folders as `load_model` reads them, with `training.json` beside: which settings, dataset and code
+they are of, the step, and what was measured. `last/` holds `state.pt` as well: the optimizer, the scaler, the average
+of the weights and the random numbers' states. The order of the pairs and the learning rate follow from the step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from reward.checkpoint import save_model
+from reward.model import RewardModel
+from reward.train_config import UNCHANGING
+from runs import UserError
+
+
+def save_checkpoint(
+    folder: Path, model: RewardModel, record: dict[str, Any], state: dict[str, Any] | None = None
+) -> None:
+    """Write a checkpoint beside and let it take the folder's place: it is there whole, or the one before is.
+
+    Args:
+        record: JSON values for `training.json`.
+        state: tensors, numbers and text in dicts, lists and tuples, for `state.pt`.
+    Raises:
+        UserError: it cannot be written; the one before is still there.
+    """
+    beside = folder.with_name(f"{folder.name}.part")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        save_model(model, beside)
+        if state is not None:
+            torch.save(state, beside / "state.pt")
+        (beside / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        for file in beside.iterdir():
+            with open(file, "rb") as stream:
+                os.fsync(stream.fileno())
+        _take_place(beside, folder)
+    except (OSError, RuntimeError) as error:  # torch.save says a full disk as RuntimeError
+        raise UserError(
+            f"{folder}: the checkpoint cannot be written ({error}). Free some disk space, then run the same command "
+            "again; it continues from the checkpoint before."
+        ) from error
+
+
+def _take_place(beside: Path, folder: Path) -> None:
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    beside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def find_last(out: Path) -> Path | None:
+    """The newest whole `last/` of an output folder; None where training has not begun."""
+    folder, old = out / "last", out / "last.old"
+    if not folder.exists() and old.exists():  # killed between the two renames
+        old.rename(folder)
+    return folder if folder.exists() else None
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The `training.json` of a checkpoint.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    try:
+        record: dict[str, Any] = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder}: is no checkpoint to continue from ({error}). Move it away, or name another --out."
+        ) from error
+    return record
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """The `state.pt` of a checkpoint; nothing but tensors and plain values is unpickled."""
+    try:
+        state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{folder / 'state.pt'}: cannot be read ({str(error).partition(chr(10))[0]}).") from error
+    return state
+
+
+def check_same(record: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    """That a checkpoint is of this model, dataset and way of training.
+
+    Args:
+        record: its `training.json`.
+        now: the same of the training that is to continue it: `model`, `train` and `dataset_sha256`.
+    Raises:
+        UserError: something that decides the weights differs; named.
+    """
+    if record["dataset_sha256"] != now["dataset_sha256"]:
+        raise UserError(
+            f"{folder} was trained on {record['dataset']}, with other labels than {now['dataset']} has now. Name "
+            "another --out to train on these."
+        )
+    for table, names in (("model", sorted(now["model"])), ("train", sorted(UNCHANGING))):
+        for name in names:
+            before, after = record[table].get(name), now[table][name]
+            if before != after:
+                raise UserError(
+                    f"{folder} was trained with {name} {before!r}, not {after!r}. Give the same settings to continue "
+                    "it, or another --out."
+                )
+
+
+def get_random_states() -> dict[str, Any]:
+    """The states of this process's random generators, in types that `load_state` reads."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
+        "python": random.getstate(),
+    }
+
+
+def set_random_states(states: Sequence[dict[str, Any]], process: int) -> None:
+    """Continue this process's random numbers; a process that was not there before keeps those of its seed."""
+    if process >= len(states):
+        return
+    state = states[process]
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == (torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    random.setstate(state["python"])
