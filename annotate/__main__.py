@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
-import os
 import sys
 import time
 import tomllib
@@ -16,7 +15,6 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from sqlalchemy import func, select
-from sqlalchemy.exc import OperationalError
 from tqdm import tqdm
 
 from annotate.archive import unpacked
@@ -32,21 +30,11 @@ from annotate.project import ProjectSettings, load_settings, save_settings
 from db.errors import UserError
 from db.models import Judgment, Person, Role, Split
 from db.session import Database, open_database
+from runs.command import add_common_options, run_command
 from runs.store import RunLog, open_run
 
 PROGRESS_SECONDS = 1.0
 MAX_PRINTED = 20
-
-
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """--data, --db and --run, as every command takes them."""
-    parser.add_argument("--data", type=Path, default=Path("data"), help="data folder (default: ./data)")
-    parser.add_argument(
-        "--db",
-        default=os.environ.get("FACEREWARD_DB"),
-        help="database URL (default: SQLite in the data folder, or the environment's FACEREWARD_DB)",
-    )
-    parser.add_argument("--run", type=int, help=argparse.SUPPRESS)  # given by runs.launch
 
 
 def add_import_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -363,22 +351,7 @@ def main(argv: list[str] | None = None) -> int:
     for command in commands.choices.values():
         add_common_options(command)
     args = parser.parse_args(argv)
-    try:
-        database = open_database(args.data, args.db)
-        args.command(database, args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OperationalError as error:
-        print(f"error: {describe_failure(error)}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def describe_failure(error: OperationalError) -> str:
-    """What the database said, and what is safe: each transaction is stored whole or not at all."""
-    said = str(error.orig).partition("\n")[0]
-    return f"The database failed: {said}. What was stored before stays; free disk space if it is full, then run again."
+    return run_command(lambda: args.command(open_database(args.data, args.db), args))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ that comes from the weaker degradation, whatever restored it. `python -m reward 
 the people; the table says how often it is right on the 20 % that neither training nor the choice of the checkpoint saw,
 by kind of pair and strength, beside the best single metric of the list `offline`, its sign chosen with hindsight.
 
-With --shuffle the answers of the train split are drawn by lot: what is learnt then must be chance.
+With --shuffle the answers of the train and val splits are drawn by lot: what is learnt then must be chance. One factor,
+blur, runs through all pairs, so that a single such model is right or wrong on most of them; the mean of several seeds
+(`--seed N`) is what must be near one half.
 """
 
 from __future__ import annotations
@@ -146,7 +148,7 @@ def write_dataset(folder: Path, n_faces: int, shuffle: bool, seed: int = 0) -> i
                 stored.setdefault(method, store(folder, candidates[method]))
             swap = bool(rng.integers(2))
             a, b = (worse, better) if swap else (better, worse)
-            p_a = float(lots.integers(2)) if shuffle and split == "train" else float(not swap)
+            p_a = float(lots.integers(2)) if shuffle and split != "test" else float(not swap)
             rows.append(make_row(file.stem, split, {"a": a, "b": b}, stored, p_a))
     with open(folder / "pairs.jsonl", "w", encoding="utf-8") as stream:
         stream.writelines(json.dumps(row) + "\n" for row in rows)
@@ -256,7 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="keep dataset and checkpoints here (default: a temporary folder)")
     parser.add_argument("--faces", type=int, default=1000, help="photos, nine pairs each (default: 1000)")
-    parser.add_argument("--shuffle", action="store_true", help="draw the answers of the train split by lot")
+    parser.add_argument("--shuffle", action="store_true", help="draw the answers of train and val by lot")
     parser.add_argument("--no-metrics", action="store_true", help="leave out the comparison with single metrics")
     args, flags = parser.parse_known_args()  # the others are those of `reward train`
     set_threads(2)

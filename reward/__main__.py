@@ -6,25 +6,11 @@ import argparse
 import logging
 import os
 import sys
-from pathlib import Path
-
-from sqlalchemy.exc import OperationalError
 
 from reward.evaluate_command import add_evaluate_command
 from reward.score_command import add_score_command
 from reward.train_command import add_train_command
-from runs import UserError
-
-
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """--data, --db and --run, as every command takes them."""
-    parser.add_argument("--data", type=Path, default=Path("data"), help="data folder (default: ./data)")
-    parser.add_argument(
-        "--db",
-        default=os.environ.get("FACEREWARD_DB"),
-        help="database URL (default: SQLite in the data folder, or the environment's FACEREWARD_DB)",
-    )
-    parser.add_argument("--run", type=int, help=argparse.SUPPRESS)  # given by runs.launch
+from runs.command import add_common_options, run_command
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,16 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("reward").setLevel(logging.INFO if first else logging.WARNING)
-    try:
-        args.command(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OperationalError as error:
-        said = str(error.orig).partition("\n")[0]
-        print(f"error: The database failed: {said}. Free disk space if it is full, then run again.", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(lambda: args.command(args))
 
 
 if __name__ == "__main__":
