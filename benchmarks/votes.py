@@ -83,7 +83,19 @@ def load_study(folder: Path) -> Study:
         metrics["the offline list, measured from the images"] = measured
     if not metrics:
         sys.exit(f"{folder}: neither metrics_by_authors.csv nor a folder of images for each of {', '.join(methods)}")
-    return Study(folder.name, count_pairs(wins), metrics, left_share=left_share)
+    return Study(folder.name, keep_measured(count_pairs(wins), metrics), metrics, left_share=left_share)
+
+
+def keep_measured(pairs: pd.DataFrame, metrics: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The pairs of which both sides are in every metric set; says how many are not."""
+    known = [set(values.index) for values in metrics.values()]
+    kept = [
+        all((row["image"], row[side]) in keys for keys in known for side in ("a", "b"))
+        for row in pairs.to_dict("records")
+    ]
+    if not all(kept):
+        print(f"{len(kept) - sum(kept)} of {len(kept)} pairs left out: one of their images has no metric values")
+    return pairs[kept].reset_index(drop=True)
 
 
 def read_wins(folder: Path) -> tuple[pd.DataFrame, float | None]:
@@ -138,28 +150,34 @@ def measure_images(folder: Path, images: list[str], methods: list[str]) -> pd.Da
 
     Columns that some image lacks are left out.
     """
-    folders = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
-    wanted = {method: folders.get("".join(c for c in method.lower() if c.isalnum())) for method in methods}
-    if None in wanted.values():
+    folders = {simplify(path.name): path for path in folder.iterdir() if path.is_dir()}
+    files = {
+        (image, method): find_image(folders.get(simplify(method)), image) for method in methods for image in images
+    }
+    found = {key: path for key, path in files.items() if path}
+    if not found:
         return None
     from metrics.compute import measure_files  # it loads torch
 
-    found = {(image, method): find_image(path, image) for method, path in wanted.items() if path for image in images}
-    references = {
-        kind: {image: find_image(folders[kind], image) for image in images} for kind in ("lq", "hq") if kind in folders
-    }
-    rows = {
-        key: measure_files("offline", path, {kind: paths[key[0]] for kind, paths in references.items()})
-        for key, path in found.items()
-    }
+    references = {kind: {image: find_image(folders.get(kind), image) for image in images} for kind in ("lq", "hq")}
+    rows = {}
+    for (image, method), path in found.items():
+        beside = {kind: paths[image] for kind, paths in references.items()}
+        known = {kind: reference for kind, reference in beside.items() if reference}
+        rows[image, method] = measure_files("offline", path, known)
     return pd.DataFrame.from_dict(rows, orient="index").dropna(axis="columns").sort_index()
 
 
-def find_image(folder: Path, stem: str) -> Path:
-    """The image of that stem."""
-    for path in sorted(folder.glob(f"{stem}.*")):
-        return path
-    sys.exit(f"{folder} has no image {stem}")
+def simplify(name: str) -> str:
+    """'Real-ESRGAN' and 'realesrgan' are one method."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def find_image(folder: Path | None, name: str) -> Path | None:
+    """The image of that name or stem in a folder; None where there is none."""
+    if folder is None:
+        return None
+    return next((path for path in sorted(folder.glob(f"{Path(name).stem}.*"))), None)
 
 
 def load_codec(folder: Path) -> Study:
