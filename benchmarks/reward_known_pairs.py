@@ -7,8 +7,8 @@ the people; the table says how often it is right on the 20 % that neither traini
 by kind of pair and strength, beside the best single metric of the list `offline`, its sign chosen with hindsight.
 
 With --shuffle the answers of the train and val splits are drawn by lot: what is learnt then must be chance. One factor,
-blur, runs through all pairs, so that a single such model is right or wrong on most of them; the mean of several seeds
-(`--seed N`) is what must be near one half.
+blur, runs through all pairs, so that a single such model is right or wrong on most of them; only the mean over many
+draws of lots must be near one half, and one run shows no more than one draw.
 """
 
 from __future__ import annotations
