@@ -35,8 +35,10 @@ RESAMPLES = 2000
 TIMED_IMAGES = 8
 
 
-def measure(wanted: list[Column], image: Path, lq: Path) -> list[float]:
+def measure(wanted: list[Column], image: Path | None, lq: Path | None) -> list[float]:
     """Oriented values of one image, NaN where measuring failed."""
+    if image is None or lq is None:
+        sys.exit("An image that was voted on, or its lq image, is missing in the folder.")
     requests = [Request(column.metric, 0, 1 if column.reference else None) for column in wanted]
     values = compute_values(requests, [read_rgb(image), read_rgb(lq)])
     return [np.nan if value.value is None else value.value for value in values]
