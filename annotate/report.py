@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from annotate.agreement import compute_agreement, compute_people
 from annotate.plots import plot_over_time, plot_people, plot_ranking, plot_win_matrix
 from annotate.rank import compute_win_matrix, load_judgments, select_votes
+from annotate.rewards import compute_mean_rewards
 from annotate.side_bias import compute_side_bias
 from db.errors import UserError
 from db.models import Judgment, Person, Split, utc_now
@@ -44,7 +45,8 @@ def write_report(
     """Rank the methods, describe the people, and write all of it to a folder.
 
     Writes ranking.csv, win_matrix.csv, win_counts.csv, people.csv, agreement.csv, side_bias.csv, over_time.csv,
-    summary.json, and ranking, win_matrix, over_time and people as .png and .svg.
+    rewards.csv (stored rewards by method), summary.json, and ranking, win_matrix, over_time and people as .png and
+    .svg.
 
     Args:
         out: folder, made where it is missing; files of an earlier report in it are replaced.
@@ -72,6 +74,7 @@ def write_report(
     agreement = compute_agreement(votes, n_resamples=options.n_resamples, seed=options.seed)
     people = compute_people(judgments, votes)
     shares, counts = compute_win_matrix(votes, ranking["method"].tolist())
+    rewards = compute_mean_rewards(session, options.split, options.seed)
     step(4, 5)
     summary: dict[str, Any] = {
         "written_at": utc_now().isoformat(timespec="seconds"),
@@ -85,6 +88,7 @@ def write_report(
         "ranking": ranking.to_dict("records"),
         "side_bias": asdict(bias),
         "agreement": {row["measure"]: row for row in agreement.to_dict("records")},
+        "rewards": rewards.to_dict("records"),
         "flagged": people.loc[people["flags"] != "", "person"].tolist(),
         "notes": _notes(session, judgments, ranking, people, options),
     }
@@ -96,6 +100,7 @@ def write_report(
         "agreement": agreement,
         "side_bias": pd.DataFrame([asdict(bias)]),
         "over_time": count_by_hour(judgments),
+        "rewards": rewards,
     }
     summary = {key: without_nan(value) for key, value in summary.items()}
     _write_files(out, tables, summary, judgments)

@@ -26,12 +26,13 @@ from reward.images import RgbImage, read_image
 from reward.model import RewardModel, compute_cosine
 from reward.weights import SUFFIXES, read_manifest
 from runs import UserError
+from runs.candidates import REWARD_PREFIX
 
 Array = npt.NDArray[Any]
 Item = TypeVar("Item")
 
-METRIC_PREFIX, VERSION_PREFIX = "reward-", "reward "
-"""How the metric and the version of every stored reward begin."""
+VERSION_PREFIX = "reward "
+"""How the version of every stored reward begins."""
 DECODING_THREADS = 4
 NOT_IN_VERSION = {"weights", "unlocked_image_groups", "unlocked_text_blocks"}
 """Where training started and what it trained: nothing that a reward depends on."""
@@ -52,7 +53,7 @@ class Scorer:
     @property
     def metric(self) -> str:
         """The metric that its rewards are stored as."""
-        return METRIC_PREFIX + self.name
+        return REWARD_PREFIX + self.name
 
 
 def load_scorer(asked: str, device: str) -> Scorer:

@@ -19,9 +19,11 @@ from db.images import image_path
 from db.models import Candidate, Image, MetricValue, Source
 from db.session import Database, open_database
 
-__all__ = ["CandidateImage", "Database", "find_missing", "open_database", "store_values"]
+__all__ = ["REWARD_PREFIX", "CandidateImage", "Database", "find_missing", "open_database", "store_values"]
 
 PAGE_IMAGES = 512
+REWARD_PREFIX = "reward-"
+"""How the metric of every stored reward begins; its scorer's name follows."""
 
 
 @dataclass(frozen=True)

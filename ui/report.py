@@ -34,7 +34,7 @@ PICTURES = (
     ("people", "Consistency and agreement of each person, with 95 % intervals"),
     ("over_time", "Judgments made so far, by person"),
 )
-TABLES = ("ranking", "win_matrix", "win_counts", "people", "agreement", "side_bias", "over_time")
+TABLES = ("ranking", "win_matrix", "win_counts", "people", "agreement", "side_bias", "over_time", "rewards")
 MEASURES = {
     "alpha nominal": "Krippendorff's alpha; 1 is perfect agreement, 0 what chance gives",
     "alpha ordinal": "the same, a tie lying between the two sides",
@@ -184,6 +184,7 @@ def report_html(session: Session, data: Path) -> str:
             _heading(run, summary, since or 0),
             _ranking_html(summary["ranking"]),
             pictures["ranking"],
+            _rewards_html(summary.get("rewards", []), [row["method"] for row in summary["ranking"]]),
             _bias_html(summary["side_bias"]),
             pictures["win_matrix"],
             "<h3>Agreement</h3>",
@@ -193,7 +194,11 @@ def report_html(session: Session, data: Path) -> str:
             pictures["people"],
             pictures["over_time"],
             "<h3>Files</h3><p>",
-            " · ".join(download_html(folder / f"{name}.csv", "text/csv") for name in TABLES),
+            " · ".join(
+                download_html(folder / f"{name}.csv", "text/csv")
+                for name in TABLES
+                if (folder / f"{name}.csv").exists()
+            ),
             "<br>",
             " · ".join(download_html(folder / f"{name}.png", "image/png") for name, _ in PICTURES),
             f'</p><p class="fr-note">All of it lies in {escape(str(folder))}.</p>',
@@ -237,6 +242,34 @@ def _ranking_html(ranking: list[dict[str, Any]]) -> str:
         '<p class="fr-note">A method that scores d more than another wins against it with probability 1 / (1 + e^-d), '
         "ties counting one half: 1.1 more is 3 to 1. Intervals resample the sources.</p>"
     )
+
+
+def _rewards_html(rewards: list[dict[str, Any]], ranked: list[str]) -> str:
+    """Mean rewards, a row a method in the order of people's ranking, a column a reward model; empty without rewards."""
+    if not rewards:
+        return ""
+    models = list(dict.fromkeys((row["reward"], row["version"]) for row in rewards))
+    names = [*ranked, *sorted({row["method"] for row in rewards} - set(ranked))]
+    cells = {(row["reward"], row["version"], row["method"]): row for row in rewards}
+    rows = [
+        [escape(name), *(_reward_cell(cells.get((*model, name))) for model in models)]
+        for name in names
+        if any((*model, name) in cells for model in models)
+    ]
+    head = ["method", *(f"{reward} ({version.removeprefix('reward ')})" for reward, version in models)]
+    return (
+        "<h3>Rewards</h3>"
+        + table_html(head, rows, numeric=set(range(1, len(head))))
+        + '<p class="fr-note">Mean reward of the images, its 95 % interval, methods in the order of the ranking above. '
+        "`python -m reward score` stored them; rewards of two versions cannot be compared.</p>"
+    )
+
+
+def _reward_cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return NO_DATA
+    span = f"{row['low']:+.3f} … {row['high']:+.3f}, n {row['n_images']:,}" if row["low"] is not None else ""
+    return f'{row["mean"]:+.3f}<br><small class="fr-note">{span}</small>'
 
 
 def _bias_html(bias: dict[str, Any]) -> str:

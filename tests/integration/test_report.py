@@ -25,14 +25,14 @@ from annotate.people import add_person
 from annotate.project import ProjectSettings
 from annotate.report import ReportOptions, write_report
 from db.errors import UserError
-from db.models import Choice, Judgment, Pair, Person, Run, RunState, Side
+from db.models import Candidate, Choice, Judgment, MetricValue, Pair, Person, Run, RunState, Side
 from db.session import Database
 from runs.store import LIVE_STATES, latest_run, run_folder
 from ui.context import Context
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ["worst", "middle", "best"]  # alphabetical order is not the right one
-TABLES = {"ranking", "win_matrix", "win_counts", "people", "agreement", "side_bias", "over_time"}
+TABLES = {"ranking", "win_matrix", "win_counts", "people", "agreement", "side_bias", "over_time", "rewards"}
 PICTURES = {"ranking", "win_matrix", "over_time", "people"}
 
 
@@ -201,6 +201,37 @@ def test_the_page_starts_a_report_and_shows_it(judged: Database, data: Path) -> 
     assert page.count("data:image/svg+xml;base64,") == len(PICTURES)
     assert "<strong>133 judgments</strong>" in counts
     assert ui.report.status_html(data, run) == ""
+
+
+def test_rewards_of_candidates_stand_beside_the_ranking(judged: Database, data: Path) -> None:
+    with judged.write() as session:
+        for candidate in session.scalars(select(Candidate)):
+            for version, worth in (("reward 0a", 1.0), ("reward 0b", -1.0)):
+                value = worth * METHODS.index(candidate.method.name) + candidate.source_id % 2
+                rewarded = {"metric": "reward-mine", "version": version, "value": value, "raw_value": value}
+                session.add(MetricValue(image_id=candidate.image_id, **rewarded))
+            niqe = {"metric": "niqe", "version": "1", "value": 5.0, "raw_value": 5.0}
+            session.add(MetricValue(image_id=candidate.image_id, **niqe))
+    context = Context(database=judged, data=data)
+    ui.report.start_report(context, "all", False)
+    run = wait_for_run(context)
+    assert run.state is RunState.finished, run.error
+    table = pd.read_csv(run_folder(data, run.id) / "rewards.csv")
+    assert table["reward"].unique().tolist() == ["reward-mine"]
+    assert table["method"].tolist() == [*METHODS[::-1], *METHODS]  # the highest mean of each version first
+    assert table["mean"].tolist() == [2.5, 1.5, 0.5, 0.5, -0.5, -1.5]
+    assert (table["low"] < table["mean"]).all()
+    assert table["n_sources"].tolist() == [12] * 6
+    with judged.read() as session:
+        page = ui.report.report_html(session, data)
+    assert "reward-mine (0a)" in page
+    assert "reward-mine (0b)" in page
+    rewards = page.partition("<h3>Rewards</h3>")[2]
+    assert rewards.index("best") < rewards.index("middle") < rewards.index("worst")  # as people rank them
+    assert "+2.500" in rewards
+    (run_folder(data, run.id) / "rewards.csv").unlink()  # a report of an earlier version has none
+    with judged.read() as session:
+        assert "ranking.csv" in ui.report.report_html(session, data)
 
 
 def test_the_page_says_why_a_report_failed(judged: Database, data: Path) -> None:

@@ -382,3 +382,22 @@ def test_a_changed_labeler_is_another(
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 5'))
     with measured.read() as session, pytest.raises(UserError, match=f"not {stored.name}; its file was changed"):
         find_labeler(session, data, stored.name)
+
+
+def test_a_stored_reward_is_a_feature_like_any_other(
+    measured: Database, data: Path, tmp_path: Path, metric_list: str, judge: Callable[..., None]
+) -> None:
+    judge(100)
+    path = tmp_path / "with_reward.toml"
+    reward = '{ name = "reward-mine", version = "reward 0123456789abcdef" }'
+    path.write_text(LIST.replace('{ name = "sharpness" }', reward))
+    with measured.write() as session:
+        for value in session.scalars(select(MetricValue).where(MetricValue.metric == "sharpness")):
+            rewarded = {"metric": "reward-mine", "version": "reward 0123456789abcdef"}
+            same = {"value": value.value, "raw_value": value.raw_value}
+            session.add(MetricValue(image_id=value.image_id, **rewarded, **same))
+    by_sharpness, _ = run_fit(measured, data, metric_list)
+    by_reward, summary = run_fit(measured, data, str(path))
+    assert summary["columns"] == ["reward-mine", "contrast"]
+    assert np.array_equal(by_reward.labeler.vectors, by_sharpness.labeler.vectors)
+    assert label_pairs(measured, by_reward, 0.88, Filter()).labelled > 0
