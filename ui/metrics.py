@@ -19,6 +19,7 @@ from annotate.measured import ColumnCount, count_columns, load_by_method
 from db.errors import UserError
 from db.models import Run
 from metrics.lists import Column, MetricError, columns, list_names, load_metric_list, skipped_metrics
+from runs.candidates import REWARD_PREFIX
 from runs.launch import launch, stop
 from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost
 from ui.context import Context
@@ -28,6 +29,7 @@ MEASURE = "annotate measure"
 TICK_SECONDS = 1.0
 DEFAULT_LIST = "offline"
 MAX_REASONS = 3
+STORED_BY = "measuring leaves it out: <code>python -m reward score</code> stores it"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 INTRO = """Each metric is measured once for every restored image, and again only when its version changes. Values are
 turned so that **higher is better** for all of them. `name@lq` compares with the photo that was restored, `name@hq` with
@@ -71,7 +73,7 @@ def build(context: Context) -> None:
             counted = count_columns(session, list(column_of.values()))
             values_now = values_html(session, picked) if picked else ""
         busy = run is not None and run.state in LIVE_STATES
-        missing = sum(count.missing for count in counted)
+        missing = sum(count.missing for count in counted if not is_stored_reward(count.column))
         return [
             status_html(context.data, run),
             problem or counts_html(name, counted),
@@ -195,6 +197,11 @@ def _speed(progress: dict[str, Any]) -> str:
     return ", " + ", ".join(parts)
 
 
+def is_stored_reward(column: Column) -> bool:
+    """Whether measuring leaves the column out, because it is a reward model that `reward score` stores."""
+    return column.metric.startswith(REWARD_PREFIX)
+
+
 def counts_html(name: str, counted: list[ColumnCount]) -> str:
     """A row a column: version, measured of wanted, missing, failed with the reasons; optional metrics left out."""
     metric_list = load_metric_list(name)
@@ -206,7 +213,7 @@ def counts_html(name: str, counted: list[ColumnCount]) -> str:
             f"{count.wanted:,}",
             f"<strong>{count.missing:,}</strong>" if count.missing else "0",
             f"{count.failed:,}",
-            _reasons(count),
+            STORED_BY if is_stored_reward(count.column) else _reasons(count),
         ]
         for count in counted
     ]

@@ -77,6 +77,19 @@ def test_optional_metrics_that_cannot_be_measured_here_are_named(monkeypatch: py
     assert "<table" not in html
 
 
+def test_a_stored_reward_is_said_to_come_from_reward_score(
+    context: Context, candidates: list[Candidate], tmp_path: Path
+) -> None:
+    path = tmp_path / "with_reward.toml"
+    path.write_text(LIST.replace('{ name = "contrast" }', '{ name = "reward-mine", version = "reward 0123" }'))
+    with context.database.read() as session:
+        counted = ui.metrics.count_columns(session, lists.columns(lists.load_metric_list(str(path))))
+    html = counts_html(str(path), counted)
+    assert html.count("<code>python -m reward score</code> stores it") == 1
+    assert "<td>reward-mine</td><td>reward 0123</td>" in html
+    assert [ui.metrics.is_stored_reward(count.column) for count in counted] == [False, True]
+
+
 def test_values_by_method_have_the_highest_median_first(context: Context, candidates: list[Candidate]) -> None:
     with context.database.read() as session:
         html = values_html(session, SHARPNESS)
