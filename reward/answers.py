@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from reward.data import LabelledPair
 from reward.images import RgbImage
-from reward.scoring import Scorer, read_batches, score_batch
+from reward.scoring import Scorer, read_batches, score_batch, split_name
 from runs import UserError
 
 Array = npt.NDArray[Any]
@@ -109,7 +109,7 @@ def answer_by_file(asked: str, pairs: Sequence[LabelledPair]) -> Answers:
         UserError: no such file, a column is missing, a pair is there twice, a probability is none, or none of the
             pairs is answered.
     """
-    name, _, what = asked.rpartition("=")
+    name, what = split_name(asked)
     path = Path(what).expanduser()
     try:
         table = pd.read_csv(path, dtype={"pair": str})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,15 @@ def choose_batch(step: int, n_pairs: int, batch_size: int, seed: int) -> Indices
         (B,) places of pairs, B = batch_size or what is left of the epoch.
     """
     epoch, place = divmod(step, math.ceil(n_pairs / batch_size))
+    return shuffle(n_pairs, seed, epoch)[place * batch_size : (place + 1) * batch_size]
+
+
+@lru_cache(maxsize=2)  # the step's epoch, and that of the batches read ahead
+def shuffle(n_pairs: int, seed: int, epoch: int) -> Indices:
+    """(n_pairs,) the places of pairs in the order of an epoch, read-only."""
     order = np.random.default_rng([seed, epoch]).permutation(n_pairs)
-    return order[place * batch_size : (place + 1) * batch_size]
+    order.setflags(write=False)
+    return order
 
 
 def split_batch(batch: Indices, processes: int, process: int, micro_batch_size: int) -> list[tuple[Indices, int]]:

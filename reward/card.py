@@ -13,7 +13,7 @@ from typing import Any
 
 from reward.config import ModelConfig, check_model_config
 from reward.people import SIMULATED
-from reward.weights import read_manifest
+from reward.weights import SUFFIXES, read_manifest
 from runs import UserError
 from runs.store import without_nan
 
@@ -178,7 +178,8 @@ def describe_licence(config: ModelConfig) -> str:
     if config.weights in manifest:
         entry = manifest[config.weights]
         return f"{config.weights} ({entry.page}), licence: {entry.licence}."
+    is_tag = "/" not in config.weights and Path(config.weights).suffix not in SUFFIXES
     for start, licence in TAG_LICENCES.items():
-        if config.weights.startswith(start):
+        if is_tag and config.weights.startswith(start):
             return f"open_clip's {config.architecture}, {config.weights}, licence: {licence}."
     return f"{config.weights}, licence not known here: see where it was published."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -224,7 +224,7 @@ def _check_rows(path: Path, rows: Sequence[LabelledPair]) -> None:
                 )
 
 
-def check_pairs(pairs: Pairs, workers: int = 0, progress: Callable[[int, int], None] | None = None) -> dict[Path, str]:
+def check_pairs(pairs: Pairs) -> dict[Path, str]:
     """Decode every image a and b once, in threads; returns their SHA-256. See `images.check_images`.
 
     Raises:
@@ -233,7 +233,7 @@ def check_pairs(pairs: Pairs, workers: int = 0, progress: Callable[[int, int], N
     files: dict[Path, str | None] = {}
     for row in pairs.rows:
         files |= {row.image_a: row.sha256_a, row.image_b: row.sha256_b}
-    return check_images(files, workers, progress)
+    return check_images(files)
 
 
 class PairImages(Dataset[tuple[Tensor, Tensor]]):

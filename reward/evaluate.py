@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import kendalltau, mannwhitneyu, spearmanr
+from scipy.stats import mannwhitneyu
 
 from metrics.accuracy import bootstrap_mean, compute_calibration, compute_credit
-from metrics.votes import compute_ceiling, rank_methods
+from metrics.votes import compute_ceiling
 from reward.answers import Answers
 from reward.data import LabelledPair
 
@@ -27,8 +27,6 @@ Mask = npt.NDArray[np.bool_]
 
 MARGIN_BINS = 4
 RESAMPLES = 1000
-MIN_RANKED = 3
-"""Methods below which a rank correlation says nothing."""
 AGREEMENT_NAMES = ("one answer", "split", "most agree", "all agree")
 MOST_AGREE = 0.75
 """Share of a label's answers from which people 'most agree'; below, they are 'split'."""
@@ -192,58 +190,6 @@ def compare_ties(scorers: Sequence[Answers], labels: Labels) -> pd.DataFrame:
             auc = float(mannwhitneyu(decided, ties).statistic) / (len(ties) * len(decided))
         rows.append((answers.name, len(ties), auc))
     return pd.DataFrame(rows, columns=["scorer", "ties", "tie_auc"])
-
-
-def rank_by_people(labels: Labels, votes: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Methods by Bradley-Terry of people's votes; a label without votes, such as an imported one, is one vote.
-
-    Args:
-        votes: of these pairs, as `reward.people.select_votes` gives them.
-    Returns:
-        as `metrics.votes.rank_methods`.
-    """
-    voted = set(votes["pair"])
-    others = [row for row in labels.pairs if row.pair not in voted]
-    rest = make_votes(others, np.array([row.p_a - 0.5 for row in others]))
-    return rank_methods(pd.concat([votes, rest]) if len(rest) else votes, n_resamples=RESAMPLES, seed=seed)
-
-
-def make_votes(pairs: Sequence[LabelledPair], margin: Array) -> pd.DataFrame:
-    """One vote a pair for the side that a margin prefers; a tie where it is 0, none where it is NaN."""
-    choice = np.where(margin == 0, "tie", np.where(margin > 0, "a", "b"))
-    rows = [
-        (row.pair, row.source, row.method_a, row.method_b, answer)
-        for row, answer, known in zip(pairs, choice, np.isfinite(margin), strict=True)
-        if known
-    ]
-    return pd.DataFrame(rows, columns=["pair", "source", "method_a", "method_b", "choice"])
-
-
-def compare_rankings(
-    scorers: Sequence[Answers], labels: Labels, people: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """How scorers rank the methods beside people, by Bradley-Terry of their answers to the same pairs.
-
-    Only methods that people compared with each other, directly or through others: their largest group.
-
-    Args:
-        people: as `rank_by_people` gives it.
-    Returns:
-        (methods: method, people, people_low, people_high, then a column a scorer with its scores;
-        a row a scorer: scorer, methods, spearman, kendall; NaN below MIN_RANKED methods).
-    """
-    table = people[people["component"] == 1].set_index("method")[["score", "low", "high"]]
-    table.columns = pd.Index(["people", "people_low", "people_high"])
-    rows = []
-    for answers in scorers:
-        ranking = rank_methods(make_votes(labels.pairs, answers.margin), n_resamples=0)
-        table[answers.name] = ranking.set_index("method")["score"].reindex(table.index)
-        both = table[["people", answers.name]].dropna().to_numpy(dtype=float)
-        spearman, kendall = float("nan"), float("nan")
-        if len(both) >= MIN_RANKED:
-            spearman, kendall = (float(f(both[:, 0], both[:, 1]).statistic) for f in (spearmanr, kendalltau))
-        rows.append((answers.name, len(both), spearman, kendall))
-    return table.reset_index(), pd.DataFrame(rows, columns=["scorer", "methods", "spearman", "kendall"])
 
 
 def describe_people(labels: Labels, votes: pd.DataFrame, seed: int = 0) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentP
         "evaluate",
         help="hold reward models, metrics and other scorers against people's held-out labels",
         description="Writes report.md with its pictures and tables. Every metric that the dataset has values of is a "
-        "scorer too.",
+        "scorer too. LAION-Aesthetics is pyiqa's metric laion_aes: name it in a metric list of your own, run "
+        "`python -m annotate measure --metrics FILE`, then export.",
     )
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder that `annotate export` wrote, or HPDv2's")
     parser.add_argument(
@@ -50,8 +51,8 @@ def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentP
         action="append",
         default=[],
         metavar="[NAME=]MODEL",
-        help="a checkpoint folder, a weight file, a name of reward/weights.toml (hps-v2.1) or a preset (vit-l-14: the "
-        "CLIP that training would start from); repeatable",
+        help="a checkpoint folder, a training's folder, a weight file, a name of reward/weights.toml (hps-v2.1) or a "
+        "preset (vit-l-14: the CLIP that training would start from); repeatable",
     )
     parser.add_argument(
         "--pair-scores",
@@ -79,7 +80,10 @@ def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentP
 def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     """What every command that runs a reward model takes."""
     parser.add_argument(
-        "--use-prompt", action="store_true", help="where a caption is missing, compare with the model's own prompt"
+        "--use-prompt",
+        action="store_true",
+        help="compare with the model's own prompt even where not one image has a caption; for single images that lack "
+        "one it always stands in",
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
@@ -124,10 +128,8 @@ def evaluate(
     labels, votes, notes = choose_labels(pairs, args.split, judgments, include_simulated=args.include_simulated)
     others = [answer_by_file(asked, labels.pairs) for asked in args.pair_scores]
     others += [] if args.no_metrics else answer_by_metrics(pairs.path, labels.pairs)
-    models = []
-    for done, asked in enumerate(args.scorer, 1):
-        models.append(ask_model(asked, labels, args, device))
-        progress(done, len(args.scorer))
+    models = ask_models(labels, args, device, progress)
+    notes += [model.note for model in models if model.note]
     answers = [model.answers for model in models] + others
     check_names([one.name for one in answers], pairs.path)
     tables, people = measure(answers, labels, votes, args.seed)
@@ -161,23 +163,36 @@ class Asked:
     robustness: pd.DataFrame | None
     version: str
     checkpoint: Path | None
+    note: str | None
+    """Where its prompt stood in for captions."""
+
+
+def ask_models(
+    labels: Labels, args: argparse.Namespace, device: str, progress: Callable[[int, int], None]
+) -> list[Asked]:
+    """Every reward model's answers; `progress` is told (models asked, models in all)."""
+    models = []
+    for done, asked in enumerate(args.scorer, 1):
+        models.append(ask_model(asked, labels, args, device))
+        progress(done, len(args.scorer))
+    return models
 
 
 def ask_model(asked: str, labels: Labels, args: argparse.Namespace, device: str) -> Asked:
     """Load a reward model and ask it."""
     from reward.answers import answer_by_model
     from reward.robustness import measure_robustness
-    from reward.scoring import check_captions, load_scorer
+    from reward.scoring import check_scorer_captions, load_scorer
 
     scorer = load_scorer(asked, device)
     without = sum(not row.caption for row in labels.pairs)
-    check_captions(scorer, without, len(labels.pairs), use_prompt=args.use_prompt)
+    note = check_scorer_captions(scorer, without, len(labels.pairs), "pairs", use_prompt=args.use_prompt)
     log.info("%s answers %s pairs on %s", scorer.name, f"{len(labels.pairs):,}", device)
     answers = answer_by_model(scorer, labels.pairs, args.batch_size)
     robustness = None
     if args.robustness_pairs:
         robustness = measure_robustness(scorer, labels, args.robustness_pairs, args.batch_size, args.seed)
-    return Asked(answers, robustness, scorer.version, scorer.path)
+    return Asked(answers, robustness, scorer.version, scorer.path, f"{scorer.name}: {note}" if note else None)
 
 
 def check_numbers(args: argparse.Namespace) -> None:

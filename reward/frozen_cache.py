@@ -47,6 +47,10 @@ class FrozenCache:
     def image_bytes(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
 
+    def is_whole(self) -> bool:
+        """Whether the file is there, with room for every image."""
+        return self.file.is_file() and self.file.stat().st_size == len(self.place) * self.image_bytes
+
     def open(self, mode: Any = "r") -> np.memmap[Any, np.dtype[np.uint8]]:
         """(images, image_bytes) uint8: the numbers as they lie, since numpy has no bfloat16."""
         return np.memmap(self.file, np.uint8, mode, shape=(len(self.place), self.image_bytes))
@@ -106,15 +110,8 @@ def cache_frozen(
         size_px = model.config.image_size_px
         shape = tuple(model.encode_frozen(torch.zeros(1, 3, size_px, size_px, device=accelerator.device)).shape[1:])
     cache = FrozenCache(folder / "activations.bin", {path: at for at, path in enumerate(paths)}, shape, dtype)
-    wanted: dict[str, Any] = {}
-    if accelerator.is_main_process:
-        wanted = {
-            "images": hashlib.sha256("\n".join(sha256[path] for path in paths).encode()).hexdigest(),
-            "weights": hash_frozen(model),
-            "dtype": str(dtype),
-            "shape": list(shape),
-        }
-    (there,) = broadcast_object_list([_read_record(folder) == wanted])
+    wanted = describe_cache(model, cache, sha256) if accelerator.is_main_process else {}
+    (there,) = broadcast_object_list([_read_record(folder) == wanted and cache.is_whole()])
     if there:
         log.info("%s holds what the frozen blocks make of the %s images", folder, f"{len(paths):,}")
         return cache
@@ -123,18 +120,7 @@ def cache_frozen(
         cache.open("w+")
         log.info("running the frozen blocks once on %s images", f"{len(paths):,}")
     accelerator.wait_for_everyone()
-    mine = range(accelerator.process_index, len(paths), accelerator.num_processes)
-    loader = DataLoader(Subset(Images(paths), mine), batch_images, num_workers=workers, collate_fn=group_images)
-    memory = cache.open("r+")
-    done = 0
-    for groups in loader:
-        for places, images in groups:
-            with torch.no_grad(), accelerator.autocast():
-                found = model.encode_frozen(images.to(accelerator.device).float() / 255).to(dtype).cpu()
-            rows = [mine[done + place] for place in places]
-            memory[rows] = found.contiguous().view(torch.uint8).view(len(found), -1).numpy()
-        done += sum(len(places) for places, _ in groups)
-    memory.flush()
+    fill_cache(model, cache, accelerator, batch_images=batch_images, workers=workers)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         unfinished = folder / "frozen.json.part"
@@ -144,12 +130,42 @@ def cache_frozen(
     return cache
 
 
+def describe_cache(model: RewardModel, cache: FrozenCache, sha256: dict[Path, str]) -> dict[str, Any]:
+    """For `frozen.json`: all that decides what the file holds."""
+    return {
+        "images": hashlib.sha256("\n".join(sha256[path] for path in cache.place).encode()).hexdigest(),
+        "weights": hash_frozen(model),
+        "dtype": str(cache.dtype),
+        "shape": list(cache.shape),
+    }
+
+
+def fill_cache(
+    model: RewardModel, cache: FrozenCache, accelerator: Accelerator, *, batch_images: int, workers: int
+) -> None:
+    """Compute this process's share of the images and write it to its places of the file."""
+    paths = list(cache.place)
+    mine = range(accelerator.process_index, len(paths), accelerator.num_processes)
+    loader = DataLoader(Subset(Images(paths), mine), batch_images, num_workers=workers, collate_fn=group_images)
+    memory = cache.open("r+")
+    done = 0
+    for groups in loader:
+        for places, images in groups:
+            with torch.no_grad(), accelerator.autocast():
+                found = model.encode_frozen(images.to(accelerator.device).float() / 255).to(cache.dtype).cpu()
+            rows = [mine[done + place] for place in places]
+            memory[rows] = found.contiguous().view(torch.uint8).view(len(found), -1).numpy()
+        done += sum(len(places) for places, _ in groups)
+    memory.flush()
+
+
 def hash_frozen(model: RewardModel) -> str:
-    """SHA-256 of all that decides what the frozen blocks give: their weights and how images are fed."""
+    """SHA-256 of all that decides what the frozen blocks give: their weights, their heads, how images are fed."""
     digest = hashlib.sha256()
     config = model.config
-    settings = (config.image_size_px, config.interpolation, config.antialias, config.mean, config.std)
-    digest.update(json.dumps([*settings, model.frozen_image_groups]).encode())
+    settings: list[Any] = [config.image_size_px, config.interpolation, config.antialias, config.mean, config.std]
+    settings += [model.frozen_image_groups, model.architecture["vision_cfg"], model.architecture.get("quick_gelu")]
+    digest.update(json.dumps(settings, sort_keys=True).encode())
     for name, parameter in model.clip.visual.named_parameters():
         if not parameter.requires_grad:
             digest.update(name.encode())

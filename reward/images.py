@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
+import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,10 +19,13 @@ from PIL import UnidentifiedImageError
 
 from runs import UserError
 
+log = logging.getLogger(__name__)
+
 RgbImage = npt.NDArray[np.uint8]
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 64_000_000
 MAX_NAMED = 3
+SECONDS_BETWEEN_LINES = 10.0
 
 
 def read_image(path: Path) -> RgbImage:
@@ -49,15 +54,11 @@ def decode_image(content: bytes, path: Path) -> RgbImage:
         raise UserError(f"{path}: damaged image ({error}). Export or download the dataset again.") from error
 
 
-def check_images(
-    files: Mapping[Path, str | None], workers: int = 0, progress: Callable[[int, int], None] | None = None
-) -> dict[Path, str]:
+def check_images(files: Mapping[Path, str | None]) -> dict[Path, str]:
     """Read and decode every file once, in threads, so that none fails or changes silently in the middle of training.
 
     Args:
         files: image files, each with the SHA-256 that it must have, None where that is not known.
-        workers: threads; 0 for one a core.
-        progress: told (files checked, files in all).
     Returns:
         the SHA-256 of each file.
     Raises:
@@ -78,13 +79,15 @@ def check_images(
 
     found: dict[Path, str] = {}
     faults: list[str] = []
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    said = time.monotonic()
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for done, (path, (sha256, fault)) in enumerate(zip(files, pool.map(check, files), strict=True), 1):
             found[path] = sha256
             if fault:
                 faults.append(fault)
-            if progress:
-                progress(done, len(files))
+            if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                log.info("%s of %s images checked", f"{done:,}", f"{len(files):,}")
     if faults:
         more = f" And {len(faults) - MAX_NAMED:,} more of {len(files):,} images." if len(faults) > MAX_NAMED else ""
         raise UserError(" ".join(faults[:MAX_NAMED]) + more)

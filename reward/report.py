@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from metrics.votes import MIN_SOURCES
 from reward import report_plots as plots
 from reward.answers import Answers
 from reward.evaluate import (
@@ -16,14 +17,13 @@ from reward.evaluate import (
     calibrate_scorers,
     compare_by,
     compare_by_margin,
-    compare_rankings,
     compare_scorers,
     compare_ties,
     describe_people,
     name_agreement,
     name_method_pairs,
-    rank_by_people,
 )
+from reward.rankings import MIN_RANKED, compare_rankings
 from runs import UserError
 from runs.pictures import mark_simulated, save_figure
 from runs.store import without_nan
@@ -60,7 +60,7 @@ def measure(
     }
     if all(row.method_a and row.method_b for row in labels.pairs):
         tables["method_pairs"] = compare_by(scorers, labels, name_method_pairs(labels), "methods", seed)
-        tables["methods"], correlations = compare_rankings(scorers, labels, rank_by_people(labels, votes, seed))
+        tables["methods"], correlations = compare_rankings(scorers, labels, votes, seed)
         table = table.merge(correlations, on="scorer", how="left")
     return {"scorers": table, **tables}, describe_people(labels, votes, seed)
 
@@ -199,14 +199,19 @@ def describe_rankings(table: pd.DataFrame) -> list[str]:
     """Rank correlations of the methods' Bradley-Terry scores with people's, the best first."""
     best = table.sort_values("spearman", ascending=False, kind="stable")
     rows = [
-        [row["scorer"], str(row["methods"]), show_number(row["spearman"]), show_number(row["kendall"])]
+        [
+            row["scorer"],
+            str(row["methods"]),
+            *(show_interval(row, name, f"{name}_low", f"{name}_high") for name in ("spearman", "kendall")),
+        ]
         for row in best.to_dict("records")
     ]
-    return [
-        *format_table(["scorer", "methods", "Spearman", "Kendall"], rows),
-        "Both by Bradley-Terry, of people's answers and of the scorer's to the same pairs: methods.csv has the scores.",
-        "",
-    ]
+    said = (
+        "Both by Bradley-Terry, of people's answers and of the scorer's to the same pairs: methods.csv has the scores."
+    )
+    if table["spearman_low"].isna().any():
+        said += f" Below {MIN_RANKED} methods there is no correlation, below {MIN_SOURCES} photos no interval."
+    return [*format_table(["scorer", "methods", "Spearman", "Kendall"], rows), said, ""]
 
 
 def describe_robustness(table: pd.DataFrame) -> list[str]:

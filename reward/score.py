@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reward.data import load_dataset
-from reward.scoring import Scorer, check_captions, read_batches, score_batch
+from reward.scoring import Scorer, check_scorer_captions, read_batches, score_batch
 from runs import UserError
 from runs.candidates import CandidateImage, Database, find_missing, store_values
 
@@ -31,6 +31,8 @@ class ScoreReport:
     unreadable: list[str] = field(default_factory=list)
     """Why, the first MAX_NAMED; nothing is stored of these."""
     unreadable_count: int = 0
+    note: str | None = None
+    """Where the prompt stood in for captions."""
 
     def note_unreadable(self, error: UserError) -> None:
         """Count an image that cannot be read."""
@@ -94,31 +96,20 @@ def score_files(
     An image that changed since, another caption or another version of the scorer is a line of its own.
 
     Args:
+        use_prompt: whether the scorer's prompt may stand in where not one image has a caption.
         progress: told (images looked at, images in all) after each batch.
     Raises:
-        UserError: captions are missing, `out` is another file or cannot be written, or the memory does not suffice.
+        UserError: not one image has a caption where captions are wanted, `out` is another file or cannot be written, or
+            the memory does not suffice.
     """
-    check_captions(scorer, sum(not item.caption for item in items), len(items), use_prompt=use_prompt)
-    report = ScoreReport()
+    without = sum(not item.caption for item in items)
+    report = ScoreReport(note=check_scorer_captions(scorer, without, len(items), "images", use_prompt=use_prompt))
     done = read_done(out, scorer.version)
-
-    def find_wanted() -> Iterator[tuple[tuple[ImageItem, str], Path]]:
-        for item in items:
-            try:
-                with open(item.path, "rb") as stream:
-                    sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-            except OSError as error:
-                report.note_unreadable(UserError(f"{item.path}: cannot be read ({error.strerror})."))
-                continue
-            if (str(item.path), sha256, item.caption) in done:
-                report.already += 1
-            else:
-                yield (item, sha256), item.path
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with open(out, "a", encoding="utf-8") as stream:
-            for batch in read_batches(find_wanted(), batch_size, report.note_unreadable):
+            for batch in read_batches(find_unscored(items, done, report), batch_size, report.note_unreadable):
                 values = score_batch(scorer, [image for _, image in batch], [item.caption for (item, _), _ in batch])
                 for ((item, sha256), _), value in zip(batch, values.tolist(), strict=True):
                     line = {"image": str(item.path), "sha256": sha256, "caption": item.caption}
@@ -131,6 +122,23 @@ def score_files(
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); name another file with --out.") from error
     return report
+
+
+def find_unscored(
+    items: Iterable[ImageItem], done: set[tuple[str, str, str | None]], report: ScoreReport
+) -> Iterator[tuple[tuple[ImageItem, str], Path]]:
+    """((item, its SHA-256), its file) of those that are not `done`; the report counts the others."""
+    for item in items:
+        try:
+            with open(item.path, "rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            report.note_unreadable(UserError(f"{item.path}: cannot be read ({error.strerror})."))
+            continue
+        if (str(item.path), sha256, item.caption) in done:
+            report.already += 1
+        else:
+            yield (item, sha256), item.path
 
 
 def read_done(out: Path, version: str) -> set[tuple[str, str, str | None]]:
@@ -172,15 +180,22 @@ def score_candidates(
     """Store the rewards of all candidates that have none of this version, like metric values.
 
     Args:
+        use_prompt: whether the scorer's prompt may stand in where not one image has a caption.
         progress: told (images scored, images in all) after each batch.
     Raises:
-        UserError: captions are missing, the disk is full, or the memory does not suffice.
+        UserError: there is no candidate, not one has a caption where captions are wanted, the disk is full, or the
+            memory does not suffice.
     """
-    total = without = 0
+    candidates = captioned = total = without = 0
+    for image in find_missing(database, data, scorer.metric, ""):  # no version is empty: all candidates
+        candidates, captioned = candidates + 1, captioned + bool(image.caption)
+    if not candidates:
+        raise UserError(f"{data} has no restored image to score. Import some first: python -m annotate import.")
     for image in find_missing(database, data, scorer.metric, scorer.version):
         total, without = total + 1, without + (not image.caption)
-    check_captions(scorer, without, total, use_prompt=use_prompt)
-    report = ScoreReport()
+    # where those that are left to score have no caption, those that are scored already may have had one
+    note = check_scorer_captions(scorer, without, total, "images", use_prompt=use_prompt or captioned > 0)
+    report = ScoreReport(already=candidates - total, note=note)
     wanted = ((image, image.path) for image in find_missing(database, data, scorer.metric, scorer.version))
     for batch in read_batches(wanted, batch_size, report.note_unreadable):
         values = score_batch(scorer, [image for _, image in batch], [image.caption for image, _ in batch])

@@ -42,7 +42,7 @@ def add_score_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
         "--scorer",
         required=True,
         metavar="[NAME=]MODEL",
-        help="a checkpoint folder, a weight file, a name of reward/weights.toml, or a preset",
+        help="a checkpoint folder, a training's folder, a weight file, a name of reward/weights.toml, or a preset",
     )
     parser.add_argument(
         "--out",
@@ -129,6 +129,8 @@ def print_report(report: ScoreReport, scorer: Scorer, seconds: float) -> None:
     rate = f" ({report.scored / seconds:.1f} images/s)" if report.scored else ""
     print(f"{report.scored:,} images scored in {seconds:.0f} s{rate}, {report.already:,} had a reward already")
     print(f'metric "{scorer.metric}", version "{scorer.version}"')
+    if report.note:
+        print(f"note: {report.note}")
     for fault in report.unreadable:
         print(f"unreadable: {fault}")
     if report.unreadable_count > len(report.unreadable):

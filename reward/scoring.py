@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from reward.captions import check_captions
 from reward.checkpoint import build_model, load_model
 from reward.config import load_model_config, preset_names
 from reward.data import group_images, to_pixels
@@ -60,16 +61,18 @@ def load_scorer(asked: str, device: str) -> Scorer:
     """The model that a person asked for, on the device.
 
     Args:
-        asked: a checkpoint folder, a weight file or a name of weights.toml (of the preset vit-h-14's architecture), or
-            a preset or TOML file (a CLIP as published). NAME=… before it names it in tables.
+        asked: a checkpoint folder or a training's, whose best/ is taken; a weight file or a name of weights.toml, both
+            of the preset vit-h-14's architecture; or a preset or TOML file (a CLIP as published). NAME=… before it
+            names it in tables.
         device: as `choose_device` gives it.
     Raises:
         UserError: there is none, it is damaged or of another architecture, or too large for the device.
     """
-    name, _, what = asked.rpartition("=")
+    name, what = split_name(asked)
     path = Path(what).expanduser()
     folder = None
     if path.is_dir():
+        path = path / "best" if (path / "best").is_dir() and not (path / "config.json").exists() else path
         model, folder = load_model(path), path
         name = name or (path.resolve().parent.name if path.name in ("best", "last") else path.resolve().name)
     elif path.is_file() and path.suffix in SUFFIXES:
@@ -88,6 +91,14 @@ def load_scorer(asked: str, device: str) -> Scorer:
     except torch.OutOfMemoryError as error:
         raise UserError(f"{what} does not fit into the memory of {device}; give --device cpu.") from error
     return Scorer(re.sub(r"[^A-Za-z0-9_+.-]", "_", name), folder, model, compute_version(model))
+
+
+def split_name(asked: str) -> tuple[str, str]:
+    """(name, empty where none is given; the rest) of NAME=REST or REST; a path with = in it needs no name."""
+    if Path(asked).expanduser().exists():
+        return "", asked
+    name, _, what = asked.partition("=") if "=" in asked else ("", "", asked)
+    return name, what
 
 
 def compute_version(model: RewardModel) -> str:
@@ -118,21 +129,15 @@ def choose_device(device: str) -> str:
     return device
 
 
-def check_captions(scorer: Scorer, missing: int, total: int, *, use_prompt: bool) -> None:
-    """That a model which compares images with their captions gets them.
+def check_scorer_captions(scorer: Scorer, missing: int, total: int, things: str, *, use_prompt: bool) -> str | None:
+    """`check_captions` for a scorer: what to say where its prompt stands in for so many of all.
 
-    Args:
-        missing: images without a caption, of so many in all.
-        use_prompt: whether the model's own prompt may stand in for captions that are missing.
     Raises:
-        UserError: captions are missing and nothing may stand in for them.
+        UserError: there is not one caption, and `use_prompt` is not given.
     """
-    if missing and scorer.model.config.text_mode == "caption" and not use_prompt:
-        raise UserError(
-            f"{missing:,} of {total:,} images have no caption, and {scorer.name} compares each image with its "
-            f"caption. Import captions, or give --use-prompt to take its prompt instead: "
-            f"{scorer.model.config.prompt!r}."
-        )
+    prompt = scorer.model.config.prompt
+    instead = f"Import captions, or give --use-prompt to let {scorer.name} compare all with its prompt: {prompt!r}."
+    return check_captions(scorer.model.config, missing, total, things, instead=instead, use_prompt=use_prompt)
 
 
 def score_batch(scorer: Scorer, images: Sequence[RgbImage], captions: Sequence[str | None]) -> Array:

@@ -44,9 +44,11 @@ def stop_at_next_step() -> Iterator[Callable[[], int]]:
 
 
 @contextmanager
-def explain_out_of_memory(micro_batch_size: int, config: TrainConfig) -> Iterator[None]:
+def explain_out_of_memory(config: TrainConfig, processes: int) -> Iterator[None]:
     """Turn an allocator's error into what can be done about it.
 
+    Args:
+        processes: that share a batch.
     Raises:
         UserError: the memory did not suffice.
     """
@@ -55,6 +57,7 @@ def explain_out_of_memory(micro_batch_size: int, config: TrainConfig) -> Iterato
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
+        micro_batch_size = config.choose_micro_batch_size(processes)
         hints = []
         if micro_batch_size > 1:
             hints.append(f"micro_batch_size to {micro_batch_size // 2} (the batch and the result stay)")

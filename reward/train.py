@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from reward.batches import choose_batch, split_batch
+from reward.checkpoint import save_model
 from reward.config import ModelConfig
 from reward.data import Pairs
 from reward.loss import preference_loss
@@ -54,11 +57,14 @@ def train(
             memory does not suffice, the loss is not finite.
         RunStopped: a signal came; the checkpoint is written.
     """
-    with explain_out_of_memory(config.micro_batch_size or config.batch_size, config):
+    with explain_out_of_memory(config, processes=int(os.environ.get("WORLD_SIZE", "1"))):
         training = start(pairs, model_config, config, out)
         accelerator = training.accelerator
         if config.tracker != "none":
-            accelerator.init_trackers("facereward", config={**training.record["model"], **training.record["train"]})
+            settings = {**training.record["model"], **training.record["train"]}
+            # TensorBoard takes no lists
+            named = {key: str(value) if isinstance(value, list) else value for key, value in settings.items()}
+            accelerator.init_trackers("facereward", config=named)
         n_pairs = len(training.pairs)
 
         def plan(step: int) -> list[tuple[list[int], int]]:
@@ -213,7 +219,7 @@ def save_best(training: Training, out: Path, measured: dict[str, float]) -> None
     if training.accelerator.is_main_process:
         record = {**training.record, "step": training.step, "validation": measured or None}
         with averaged_weights(training):
-            save_checkpoint(out / "best", training.model, record)
+            save_checkpoint(out / "best", partial(save_model, training.model), record)
     training.accelerator.wait_for_everyone()
 
 
@@ -233,7 +239,7 @@ def save_last(training: Training, out: Path) -> None:
             "random": random,
         }
         record = {**training.record, "step": training.step, "best": training.best}
-        save_checkpoint(out / "last", training.model, record, state)
+        save_checkpoint(out / "last", partial(save_model, training.model), record, state)
     else:
         training.sums.zero_()
     accelerator.wait_for_everyone()

@@ -114,9 +114,9 @@ def run_train(args: argparse.Namespace) -> None:
                 run.progress(done, total, **values)
             log.info(format_progress(done, total, values))
 
+        pairs = load_dataset(dataset)
         log.info("training in %s", out)
-        out.mkdir(parents=True, exist_ok=True)
-        result = train(load_dataset(dataset), model, config, out, progress)
+        result = train(pairs, model, config, out, progress)
         if run:
             write_card(out / "best")
             run.write_result({"out": str(out), **result})

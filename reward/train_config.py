@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -88,8 +89,13 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.warmup_steps >= self.max_steps:
-            raise ValueError(f"warmup_steps is {self.warmup_steps}, but there are only {self.max_steps} steps")
+            raise ValueError(f"warmup_steps is {self.warmup_steps}; it must be below max_steps, {self.max_steps}")
         return self
+
+    def choose_micro_batch_size(self, processes: int) -> int:
+        """Pairs that one of so many processes takes through the model at a time, at most."""
+        share = math.ceil(self.batch_size / processes)
+        return min(self.micro_batch_size or share, share)
 
 
 def check_train_config(values: dict[str, Any], where: str) -> TrainConfig:

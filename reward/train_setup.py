@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, GradientAccumulationPlugin
 from torch import Tensor, nn
 
+from reward.captions import check_captions
 from reward.checkpoint import build_model, load_model
 from reward.config import ModelConfig
-from reward.data import Pairs, check_pairs
+from reward.data import LabelledPair, Pairs, check_pairs
 from reward.frozen_cache import cache_frozen
 from reward.model import RewardModel, parameter_groups
 from reward.pair_scorer import InputReader, PairScorer
@@ -98,11 +99,6 @@ def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: TrainConfig) -
             f"{pairs.path} has nothing to train on: {pairs.describe()}, but none in the split train with a weight "
             "above 0. Export with the split train, or look at human_weight and svm_weight."
         )
-    if model_config.text_mode == "caption" and not any(row.caption for row in weighing):
-        raise UserError(
-            f"None of the {len(weighing):,} pairs to train on has a caption, but text_mode is caption. Set it to fixed "
-            "or learned, or import the photos with captions."
-        )
     held_out = Pairs(pairs.path, tuple(row for row in pairs.select("val", "human").rows if row.weight > 0))
     if not config.validate_every_steps:
         held_out = Pairs(pairs.path, ())
@@ -111,7 +107,22 @@ def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: TrainConfig) -
             f"{pairs.path} has no human label other than ties in the split val to measure on: {pairs.describe()}. "
             "Export some, or set validate_every_steps to 0 to train unmeasured."
         )
+    say_captions(weighing, "pairs to train on", model_config)
+    say_captions(held_out.rows, "held-out pairs", model_config, use_prompt=True)
     return Pairs(pairs.path, weighing), held_out
+
+
+def say_captions(rows: Sequence[LabelledPair], things: str, config: ModelConfig, *, use_prompt: bool = False) -> None:
+    """`check_captions` of pairs, and log where the prompt stands in.
+
+    Raises:
+        UserError: not one has a caption, and the prompt may not stand in for all.
+    """
+    without = sum(not row.caption for row in rows)
+    instead = "Set it to fixed or learned, or import the photos with captions."
+    note = check_captions(config, without, len(rows), things, instead=instead, use_prompt=use_prompt)
+    if note:
+        log.info(note)
 
 
 def describe(used: Pairs, model_config: ModelConfig, config: TrainConfig) -> dict[str, Any]:
@@ -136,19 +147,13 @@ def start(pairs: Pairs, model_config: ModelConfig, config: TrainConfig, out: Pat
     used = Pairs(pairs.path, train_pairs.rows + held_out.rows)
     record = describe(used, model_config, config)
     accelerator = make_accelerator(config, out)
-    if accelerator.is_main_process:
-        find_last(out)  # puts right what a kill left half renamed, before the others look
-    accelerator.wait_for_everyone()
-    last = find_last(out)
-    if last:
-        check_same(read_record(last), record, last)
+    last = find_checkpoint(accelerator, record, out)
     log.info("checking the images of %s", used.describe())
     sha256 = check_pairs(used) if accelerator.is_local_main_process else {}
     torch.manual_seed(config.seed)
     model = (load_model(last) if last else build_model(model_config)).to(accelerator.device)
     model.gradient_checkpointing = config.gradient_checkpointing
-    share = math.ceil(config.batch_size / accelerator.num_processes)
-    micro = min(config.micro_batch_size or share, share)
+    micro = config.choose_micro_batch_size(accelerator.num_processes)
     cache = None
     if config.cache_frozen:
         cache = cache_frozen(
@@ -179,6 +184,21 @@ def start(pairs: Pairs, model_config: ModelConfig, config: TrainConfig, out: Pat
     return training
 
 
+def find_checkpoint(accelerator: Accelerator, record: dict[str, Any], out: Path) -> Path | None:
+    """The `last/` to continue; None where training begins.
+
+    Raises:
+        UserError: it is of another training, or damaged.
+    """
+    if accelerator.is_main_process:
+        find_last(out)  # puts right what a kill left half renamed, before the others look
+    accelerator.wait_for_everyone()
+    last = find_last(out)
+    if last:
+        check_same(read_record(last), record, last)
+    return last
+
+
 def resume(training: Training, last: Path) -> None:
     """Take over the rest of a checkpoint's state; its weights are loaded already."""
     state = load_state(last)
@@ -191,4 +211,7 @@ def resume(training: Training, last: Path) -> None:
     if training.accelerator.is_main_process:
         training.sums.copy_(state["sums"])
     set_random_states(state["random"], training.accelerator.process_index)
-    log.info("continuing after step %s of %s", training.step, training.config.max_steps)
+    if training.step < training.config.max_steps:
+        log.info("continuing after step %s of %s", training.step, training.config.max_steps)
+    else:
+        log.info("%s is finished: its %s steps are done, nothing is left to train", last.parent, training.step)

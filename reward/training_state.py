@@ -12,25 +12,24 @@ import os
 import pickle
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from reward.checkpoint import save_model
-from reward.model import RewardModel
 from reward.train_config import UNCHANGING
 from runs import UserError
 
 
 def save_checkpoint(
-    folder: Path, model: RewardModel, record: dict[str, Any], state: dict[str, Any] | None = None
+    folder: Path, write: Callable[[Path], None], record: dict[str, Any], state: dict[str, Any] | None = None
 ) -> None:
     """Write a checkpoint beside and let it take the folder's place: it is there whole, or the one before is.
 
     Args:
+        write: writes the weights into the folder that it is given, which is there.
         record: JSON values for `training.json`.
         state: tensors, numbers and text in dicts, lists and tuples, for `state.pt`.
     Raises:
@@ -39,11 +38,12 @@ def save_checkpoint(
     beside = folder.with_name(f"{folder.name}.part")
     try:
         shutil.rmtree(beside, ignore_errors=True)
-        save_model(model, beside)
+        beside.mkdir(parents=True)
+        write(beside)
         if state is not None:
             torch.save(state, beside / "state.pt")
         (beside / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        for file in beside.iterdir():
+        for file in (path for path in beside.rglob("*") if path.is_file()):
             with open(file, "rb") as stream:
                 os.fsync(stream.fileno())
         _take_place(beside, folder)
@@ -87,11 +87,18 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """The `state.pt` of a checkpoint; nothing but tensors and plain values is unpickled."""
+    """The `state.pt` of a checkpoint; nothing but tensors and plain values is unpickled.
+
+    Raises:
+        UserError: missing, damaged, or it holds other things.
+    """
+    file, why = folder / "state.pt", "no checkpoint can be continued without it; move the folder away, or name an --out"
     try:
-        state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{folder / 'state.pt'}: cannot be read ({str(error).partition(chr(10))[0]}).") from error
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{file}: holds Python objects that could run code, so it is not loaded; {why}.") from error
+    except (OSError, RuntimeError, EOFError) as error:
+        raise UserError(f"{file}: cannot be read ({str(error).partition(chr(10))[0]}); {why}.") from error
     return state
 
 

@@ -105,7 +105,7 @@ def fetch(places: list[str], what: str) -> Path:
                 why = str(error).strip().partition("\n")[0][:200] or type(error).__name__
     if HF_HUB_OFFLINE:
         why = "HF_HUB_OFFLINE is set and the Hugging Face cache has none"
-    raise UserError(f"Weights are missing ({why}). Get {what}, put it anywhere and give its path as `weights`.")
+    raise UserError(f"Weights are missing ({why}). Get {what}, put it anywhere and give its path in place of the name.")
 
 
 def check_file(path: Path, entry: WeightsEntry) -> None:

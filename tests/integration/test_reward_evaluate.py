@@ -177,7 +177,7 @@ def test_one_clear_line_each(
         return said.splitlines()[-1]
 
     assert "no label by people to measure on in split val: none" in fails("--split", "val")
-    assert "72 of 72 images have no caption" in fails("--scorer", str(captioned))
+    assert "None of the 72 pairs has a caption" in fails("--scorer", str(captioned))
     assert "There is nothing to evaluate" in fails("--no-metrics")
     assert "There is no scorer 'gpt'" in fails("--scorer", "gpt")
     assert "There is no device 'tpu'" in fails("--device", "tpu")
@@ -188,6 +188,54 @@ def test_one_clear_line_each(
     wrong = tmp_path / "wrong.csv"
     wrong.write_text("pair,better\nx,1\n")
     assert "it needs pair and p_a or machine_p_a" in fails("--pair-scores", str(wrong))
+
+
+def test_the_prompt_stands_in_for_single_captions_and_the_report_says_so(
+    project: Callable[..., Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset, out = project(), tmp_path / "report"
+    torch.manual_seed(0)
+    save_model(build_model(load_model_config("tiny", image_size_px=56, text_mode="caption")), tmp_path / "captioned")
+    command = ["evaluate", str(dataset), "--scorer", str(tmp_path / "captioned"), "--no-metrics", "--data", str(data)]
+    command += ["--robustness-pairs", "0", "--out", str(out)]
+    said = (
+        'captioned: {} of 72 pairs have no caption; the prompt "A sharp, natural photo of a person\'s face." stands in.'
+    )
+    file = dataset / "pairs.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = [json.dumps(row | {"caption": "a man" if row["source"] == "face003" else None}) for row in rows]
+    file.write_text("\n".join(lines) + "\n")
+    assert reward(command) == 0
+    assert said.format(66) in capsys.readouterr().out
+    assert said.format(66) in (out / "report.md").read_text()
+
+
+def test_laion_aesthetics_is_a_metric_whose_missing_weights_are_one_line(
+    database: Database,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its weights are on no test machine: what they would give is planted."""
+    add_faces(database, data, tmp_path / "files", 6)
+    judge(database, ["ann"])
+    metrics = tmp_path / "laion.toml"
+    metrics.write_text('name = "laion"\nversion = "1"\ndescription = "x"\n[[metrics]]\nname = "laion_aes"\n')
+    for name, value in (("HF_HUB_OFFLINE", "1"), ("HOME", str(tmp_path)), ("https_proxy", "http://127.0.0.1:9")):
+        monkeypatch.setenv(name, value)
+    assert annotate(["measure", "--metrics", str(metrics), "--workers", "1", "--data", str(data)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: Weights are missing and HF_HUB_OFFLINE is set: laion_aes needs")
+    with database.write() as session:
+        for stored in session.scalars(select(MetricValue).where(MetricValue.metric == "noise_free")).all():
+            stored.metric = "laion_aes"
+    dataset, out = tmp_path / "dataset", tmp_path / "report"
+    assert annotate(["export", "--out", str(dataset), "--data", str(data)]) == 0
+    assert reward(["evaluate", str(dataset), "--out", str(out), "--data", str(data)]) == 0
+    row = pd.read_csv(out / "scorers.csv").set_index("scorer").loc["laion_aes"]
+    assert (row["kind"], row["n"] > 0, row["low"] > 0.5) == ("metric", True, True)
+    assert {"spearman_low", "spearman_high", "kendall_low", "kendall_high"} <= set(row.dropna().index)
 
 
 def test_rewards_are_stored_and_resumed(

@@ -17,21 +17,25 @@ from reward.evaluate import (
     calibrate_scorers,
     compare_by,
     compare_by_margin,
-    compare_rankings,
     compare_scorers,
     compare_ties,
     describe_people,
     name_agreement,
     name_method_pairs,
-    rank_by_people,
 )
 from reward.model import RewardModel
 from reward.people import choose_labels, read_judgments, select_votes
 from reward.robustness import compress, measure_robustness, resize, shift
-from reward.scoring import Scorer, check_captions, choose_device, compute_version, load_scorer, score_batch
+from reward.scoring import (
+    Scorer,
+    check_scorer_captions,
+    choose_device,
+    compute_version,
+    load_scorer,
+    score_batch,
+    split_name,
+)
 from runs import UserError
-
-METHODS = ["best", "good", "fair", "bad"]
 
 
 def make_pair(number: int, p_a: float, **fields: object) -> LabelledPair:
@@ -136,30 +140,6 @@ def test_ties_are_close() -> None:
     assert table["ties"].tolist() == [2, 2]
     assert table["tie_auc"].tolist() == [1.0, 0.5]
     assert np.isnan(compare_ties([predict("x", [1.0])], make_labels(1.0))["tie_auc"].iloc[0])
-
-
-def rank(noise: float) -> tuple[Labels, np.ndarray]:
-    """All pairs of four methods on eight photos, people preferring the earlier name; a margin with noise."""
-    rng = np.random.default_rng(3)
-    rows, margin = [], []
-    for number in range(8):
-        for place, a in enumerate(METHODS):
-            for b in METHODS[:place]:
-                rows.append(make_pair(len(rows), 0.0, source=f"photo{number}", method_a=a, method_b=b))
-                margin.append(METHODS.index(b) - place + noise * rng.normal())
-    return Labels(tuple(rows), np.zeros(len(rows), dtype=int)), np.array(margin)
-
-
-def test_methods_ranked_as_people_do() -> None:
-    labels, margin = rank(0.0)
-    people = rank_by_people(labels, pd.DataFrame(columns=["pair", "source", "method_a", "method_b", "choice"]))
-    assert people["method"].tolist() == METHODS
-    methods, table = compare_rankings([predict("mine", margin), predict("not", -margin)], labels, people)
-    assert table["spearman"].tolist() == pytest.approx([1.0, -1.0])
-    assert table["kendall"].tolist() == pytest.approx([1.0, -1.0])
-    assert methods.set_index("method")["mine"].to_dict() == pytest.approx(
-        methods.set_index("method")["people"].to_dict()
-    )
 
 
 def write_judgments(folder: Path, rows: list[dict[str, object]]) -> None:
@@ -328,16 +308,26 @@ def test_the_version_is_of_all_that_a_reward_depends_on(make_model: Callable[...
     assert first.startswith("reward ")
 
 
+def test_a_scorer_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rate=0.1").mkdir()
+    for asked, found in (
+        ("tiny", ("", "tiny")),
+        ("mine=runs/a=b/best", ("mine", "runs/a=b/best")),
+        ("rate=0.1", ("", "rate=0.1")),
+        ("low=rate=0.1", ("low", "rate=0.1")),
+    ):
+        assert split_name(asked) == found
+
+
 def test_messages(scorer: Scorer, make_model: Callable[..., RewardModel], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="There is no device 'tpu'"):
         choose_device("tpu")
     with pytest.raises(UserError, match="There is no scorer 'gpt'"):
         load_scorer("gpt", "cpu")
-    check_captions(scorer, 3, 3, use_prompt=False)  # it needs no text
-    captioned = Scorer("captioned", None, make_model(text_mode="caption"), "")
-    check_captions(captioned, 3, 3, use_prompt=True)
-    with pytest.raises(UserError, match="2 of 3 images have no caption"):
-        check_captions(captioned, 2, 3, use_prompt=False)
+    captioned = Scorer("captioned", None, make_model(text_mode="caption", prompt="A face."), "")
+    with pytest.raises(UserError, match=r"None of the 3 pairs has a caption.*let captioned compare.*'A face\.'"):
+        check_scorer_captions(captioned, 3, 3, "pairs", use_prompt=False)
 
     def run_out(*_: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")

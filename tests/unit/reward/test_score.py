@@ -67,7 +67,7 @@ def test_a_kill_loses_one_batch(
     make_photo(tmp_path / "0.png", 99)
     report = score_files(scorer, [items[0], ImageItem(items[1].path, "another")], out, 2)
     assert (report.scored, report.already) == (2, 0)
-    with pytest.raises(UserError, match="1 of 1 images have no caption"):
+    with pytest.raises(UserError, match="None of the 1 images has a caption"):
         score_files(scorer, [ImageItem(items[0].path, None)], out, 2)
 
 
@@ -94,8 +94,25 @@ def test_candidates_get_what_files_get(
         rows = session.scalars(select(MetricValue).order_by(MetricValue.image_id)).all()
         assert [row.value for row in rows] == pytest.approx(expected, abs=1e-6)
         assert {(row.metric, row.version, row.reference) for row in rows} == {("reward-tiny", scorer.version, "")}
-    assert score_candidates(scorer, database, data, 3).scored == 0
+    again = score_candidates(scorer, database, data, 3)
+    assert (again.scored, again.already) == (0, 4)
     assert len(list(find_missing(database, data, scorer.metric, "reward of another version"))) == 4
+
+
+def test_without_candidates_it_says_how_to_get_some(database: Database, data: Path, scorer: Scorer) -> None:
+    with pytest.raises(UserError, match=r"has no restored image to score.*python -m annotate import"):
+        score_candidates(scorer, database, data, 3)
+
+
+def test_of_a_trainings_folder_the_best_is_taken(tmp_path: Path, make_model: Callable[..., RewardModel]) -> None:
+    best, last = make_model(), make_model()
+    last.clip.visual.proj.data.zero_()
+    save_model(best, tmp_path / "mine" / "best")
+    save_model(last, tmp_path / "mine" / "last")
+    for asked, model in (("mine", best), ("mine/best", best), ("mine/last", last)):
+        scorer = load_scorer(str(tmp_path / asked), "cpu")
+        assert (scorer.name, scorer.version) == ("mine", compute_version(model))
+        assert scorer.path == tmp_path / ("mine/last" if model is last else "mine/best")
 
 
 def test_a_card_says_whose_labels_and_which_licence(tmp_path: Path, make_model: Callable[..., RewardModel]) -> None:
@@ -147,6 +164,7 @@ def test_a_card_says_whose_labels_and_which_licence(tmp_path: Path, make_model: 
         ("hps-v2.1", "licence: Apache-2.0"),
         ("laion2b_s32b_b79k", "licence: MIT"),
         ("/somewhere/else.pt", "licence not known here"),
+        ("laion_and_mine.pt", "licence not known here"),
     ],
 )
 def test_licence_of_the_starting_weights(make_config: Callable[..., ModelConfig], weights: str, words: str) -> None:
