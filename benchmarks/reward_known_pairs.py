@@ -1,14 +1,18 @@
 """A reward model on pairs whose answer is known: `python -m benchmarks.reward_known_pairs [--out DIR] [--faces N]`.
 
-Each face of ../shared/faces/train/ffhq256 (128 px, one person a photo) is degraded at three strengths, and each of
-these restored by four classical filters. The better image is known by construction: the ground truth, else the one
-that comes from the weaker degradation, whatever restored it. `python -m reward train --preset tiny` learns from 70 % of
-the people; the table says how often it is right on the 20 % that neither training nor the choice of the checkpoint saw,
-by kind of pair and strength, beside the best single metric of the list `offline`, its sign chosen with hindsight.
+Photos of ../shared/faces/train/ffhq256 (one a person) and, for each of the 85 inputs of ../shared/faces/restored, what
+one of the real restorers made of it, all at 112 px, are the ground truth. Each is degraded in two of four ways (blur,
+noise, JPEG, or all three as published) at three strengths, and each of these restored by four classical filters. The
+better image is known by construction: the ground truth, else the one from the weaker degradation of the same way,
+whatever filter restored it; of two restored images also the one nearer to the ground truth by PSNR, so that no answer
+is against the pixels. `python -m reward train --preset tiny` learns from 70 % of the people; the table says how often
+it is right on the 20 % that neither training nor the choice of the checkpoint saw, beside the best single metric of
+the list `offline` that needs no reference, its sign chosen with hindsight. The 4 people of whom `restored` has the
+photo itself are all among those unseen, with what the real restorers made of them.
 
-With --shuffle the answers of the train and val splits are drawn by lot: what is learnt then must be chance. One factor,
-blur, runs through all pairs, so that a single such model is right or wrong on most of them; only the mean over many
-draws of lots must be near one half, and one run shows no more than one draw.
+With --lots N the answers of the train and val splits are drawn by lot, N times, and a model is trained on each draw:
+what is learnt then must be chance. The images have little in common but how degraded they are, so a single such model
+is right or wrong on most pairs together; only the mean over many draws must be near one half.
 """
 
 from __future__ import annotations
@@ -20,8 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from itertools import combinations
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice, permutations
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +34,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.stats import t as student
 
+from metrics.accuracy import bootstrap_mean
 from metrics.compute import Request, compute_values, prepare, set_threads
 from metrics.lists import load_metric_list, measured_columns
 from refl.degrade import DegradationSettings, FloatImage, degrade, draw_degradation
@@ -38,32 +45,41 @@ from reward.data import PairImages, Pairs, group_pairs, load_dataset, to_pixels
 from reward.images import read_image
 
 ROOT = Path(__file__).resolve().parents[1]
-FACES = ROOT.parent / "shared" / "faces" / "train" / "ffhq256"
-SIZE_PX = 128
-STRENGTHS = {
-    1: DegradationSettings(
-        blur_kernel_px=21,
-        blur_sigma_px=(0.6, 0.9),
-        downsample_factor=(1.3, 1.8),
-        noise_std=(2, 4),
-        jpeg_quality=(80, 92),
+SHARED = ROOT.parent / "shared" / "faces"
+SIZE_PX = 112
+"""As the preset `tiny` sees faces: resizing would take the noise away."""
+NO_NOISE: dict[str, Any] = {"blur_kernel_px": 21, "downsample_factor": (1, 1), "noise_std": (0, 0)}
+NO_BLUR: dict[str, Any] = {"blur_kernel_px": 1, "blur_sigma_px": (0.1, 0.1), "downsample_factor": (1, 1)}
+WAYS: dict[str, tuple[DegradationSettings, ...]] = {
+    "blur": tuple(
+        DegradationSettings(**NO_NOISE, blur_sigma_px=sigma_px, jpeg_quality=(95, 100))
+        for sigma_px in ((0.6, 0.9), (1.2, 1.6), (2.1, 2.8))
     ),
-    2: DegradationSettings(
-        blur_kernel_px=21,
-        blur_sigma_px=(1.2, 1.7),
-        downsample_factor=(2.2, 3.0),
-        noise_std=(5, 8),
-        jpeg_quality=(55, 70),
+    "noise": tuple(
+        DegradationSettings(**NO_BLUR, noise_std=noise_std, jpeg_quality=(95, 100))
+        for noise_std in ((4, 6), (12, 16), (28, 36))
     ),
-    3: DegradationSettings(
-        blur_kernel_px=21,
-        blur_sigma_px=(2.2, 3.0),
-        downsample_factor=(3.8, 5.0),
-        noise_std=(10, 14),
-        jpeg_quality=(30, 45),
+    "jpeg": tuple(
+        DegradationSettings(**NO_BLUR, noise_std=(0, 0), jpeg_quality=quality)
+        for quality in ((60, 75), (28, 38), (12, 18))
+    ),
+    "published": tuple(
+        DegradationSettings(
+            blur_kernel_px=21,
+            blur_sigma_px=sigma_px,
+            downsample_factor=factor,
+            noise_std=noise_std,
+            jpeg_quality=quality,
+        )
+        for sigma_px, factor, noise_std, quality in (
+            ((0.6, 0.9), (1.3, 1.8), (2, 4), (80, 92)),
+            ((1.2, 1.7), (2.2, 3.0), (5, 8), (55, 70)),
+            ((2.2, 3.0), (3.8, 5.0), (10, 14), (30, 45)),
+        )
     ),
 }
-"""Ranges that do not overlap, so that the weaker degradation keeps more of the face."""
+"""Strengths 1, 2, 3 of each way, in ranges that do not overlap, so that the weaker keeps more of the face."""
+LEVELS = (1, 2, 3)
 METRIC_PAIRS = 400
 SPLIT_SHARES = (("train", 0.7), ("val", 0.8), ("test", 1.0))
 """Upper ends."""
@@ -91,68 +107,144 @@ RESTORERS: dict[str, Callable[[Pixels], Pixels]] = {
 }
 
 
+@dataclass(frozen=True)
+class Face:
+    """The ground truth of one person's pairs."""
+
+    name: str
+    split: str
+    photo: Pixels
+
+
+def read_faces(n_faces: int, rng: np.random.Generator) -> Iterator[Face]:
+    """So many photos of ffhq256, then the outputs of real restorers; the split is a hash of the name."""
+    photos = sorted((SHARED / "train" / "ffhq256").rglob("*.jpg"))
+    files = [photos[place] for place in rng.permutation(len(photos))[:n_faces]]
+    with_photo = {path.stem for path in (SHARED / "restored" / "hq").iterdir()}
+    for lq in sorted((SHARED / "restored" / "lq").iterdir()):
+        made = sorted(
+            path for path in (SHARED / "restored").glob(f"*/{lq.name}") if path.parent.name not in ("lq", "hq")
+        )
+        if lq.stem not in with_photo:
+            files.append(made[rng.integers(len(made))])
+    for file in files:
+        draw = int(hashlib.sha256(file.stem.encode()).hexdigest()[:8], 16) / 2**32
+        yield Face(file.stem, next(name for name, end in SPLIT_SHARES if draw < end), read_small(file))
+
+
+def read_small(file: Path) -> Pixels:
+    """(SIZE_PX, SIZE_PX, 3) RGB."""
+    return np.asarray(cv2.resize(read_image(file), (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
 def make_candidates(hq: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
-    """The ground truth, 3 degraded and 12 restored images of a face, by method: 'hq', 'lq 2', 'median 2'."""
+    """The ground truth and, of two ways, 3 degraded and 12 restored images: 'hq', 'lq blur 2', 'median blur 2'."""
     found = {"hq": hq}
     truth: FloatImage = hq.astype(np.float32) / np.float32(255)
-    for strength, settings in STRENGTHS.items():
-        lq = np.round(degrade(truth, draw_degradation(settings, rng)) * 255).astype(np.uint8)
-        found[f"lq {strength}"] = lq
-        found |= {f"{name} {strength}": restore(lq) for name, restore in RESTORERS.items()}
+    for way in rng.choice(list(WAYS), 2, replace=False):
+        for level, settings in zip(LEVELS, WAYS[way], strict=True):
+            lq = np.round(degrade(truth, draw_degradation(settings, rng)) * 255).astype(np.uint8)
+            found[f"lq {way} {level}"] = lq
+            found |= {f"{name} {way} {level}": restore(lq) for name, restore in RESTORERS.items()}
     return found
 
 
-def draw_pairs(rng: np.random.Generator) -> Iterator[tuple[str, str]]:
-    """(better method, worse method) of one face's pairs, nine of them: of each kind, at drawn strengths."""
-    names = list(RESTORERS)
-    yield "hq", f"lq {rng.integers(1, 4)}"
-    for strength in rng.permutation([1, 2, 3])[:2]:
-        yield "hq", f"{rng.choice(names)} {strength}"
-    steps = list(combinations(STRENGTHS, 2))
-    weak, strong = steps[rng.integers(len(steps))]
-    yield f"lq {weak}", f"lq {strong}"
-    for weak, strong in (steps[place] for place in rng.permutation(len(steps))[:2]):
-        name = rng.choice(names)
-        yield f"{name} {weak}", f"{name} {strong}"
-    for weak, strong in steps:
-        first, second = rng.choice(names, 2, replace=False)
-        yield f"{first} {weak}", f"{second} {strong}"
+def draw_pairs(candidates: dict[str, Pixels], rng: np.random.Generator) -> Iterator[tuple[str, str]]:
+    """(better method, worse method) of one face's pairs, nine of them where that many are sure."""
+    degraded = [name for name in candidates if name.startswith("lq")]
+    restored = [name for name in candidates if name != "hq" and name not in degraded]
+    yield "hq", str(rng.choice(degraded))
+    for name in rng.choice(restored, 2, replace=False):
+        yield "hq", str(name)
+    yield next(pair for pair in draw_order(degraded, rng) if is_weaker(*pair))
+    sure = (pair for pair in draw_order(restored, rng) if is_weaker(*pair) and is_nearer(candidates, *pair))
+    yield from islice(sure, 5)
 
 
-def describe_pair(methods: tuple[str, str]) -> tuple[str, str]:
-    """(kind, strengths) of a pair for the table."""
-    names, strengths = zip(*(method.partition(" ")[::2] for method in methods), strict=True)
-    shown = " against ".join(sorted(strength for strength in strengths if strength))
-    if "hq" in names:
-        return f"ground truth against {'degraded' if 'lq' in names else 'restored'}", shown
+def draw_order(names: list[str], rng: np.random.Generator) -> list[tuple[str, str]]:
+    """All ordered pairs of the names, in a drawn order."""
+    pairs = list(permutations(names, 2))
+    return [pairs[place] for place in rng.permutation(len(pairs))]
+
+
+def is_weaker(better: str, worse: str) -> bool:
+    """Whether the two come from the same way of degrading, the first from the weaker."""
+    (_, way, level), (_, other_way, other_level) = better.split(), worse.split()
+    return way == other_way and level < other_level
+
+
+def is_nearer(candidates: dict[str, Pixels], better: str, worse: str) -> bool:
+    """Whether the first image is nearer to the ground truth by PSNR."""
+    return cv2.PSNR(candidates[better], candidates["hq"]) > cv2.PSNR(candidates[worse], candidates["hq"])
+
+
+def describe_pair(methods: tuple[str, str]) -> tuple[str, str, str]:
+    """(kind, way, strengths) of a pair for the table."""
+    if methods[0].startswith("real ") or methods[1].startswith("real "):
+        return "photo against a real restorer's output", "", ""
+    parts = [method.split() for method in methods if method != "hq"]
+    way, shown = parts[0][1], " against ".join(sorted(part[2] for part in parts))
+    names = {part[0] for part in parts}
+    if len(parts) == 1:
+        return f"ground truth against {'degraded' if 'lq' in names else 'restored'}", way, shown
     if "lq" in names:
-        return "both degraded", shown
-    return "both restored, " + ("by the same filter" if names[0] == names[1] else "by different filters"), shown
+        return "both degraded", way, shown
+    return "both restored, by " + ("the same filter" if len(names) == 1 else "different filters"), way, shown
 
 
-def write_dataset(folder: Path, n_faces: int, shuffle: bool, seed: int = 0) -> int:
+def write_dataset(folder: Path, n_faces: int, seed: int = 0) -> int:
     """A dataset folder as `annotate export` writes it, with the rows that reward reads; returns the number of pairs."""
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    lots = np.random.default_rng([seed, 1])
-    files = sorted(FACES.rglob("*.jpg"))
     rows = []
-    for file in (files[place] for place in rng.permutation(len(files))[:n_faces]):
-        photo = cv2.resize(read_image(file), (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_AREA)
-        candidates = make_candidates(np.asarray(photo, dtype=np.uint8), rng)
-        stored: dict[str, str] = {}
-        draw = int(hashlib.sha256(file.stem.encode()).hexdigest()[:8], 16) / 2**32
-        split = next(name for name, end in SPLIT_SHARES if draw < end)
-        for better, worse in draw_pairs(rng):
-            for method in (better, worse):
-                stored.setdefault(method, store(folder, candidates[method]))
-            swap = bool(rng.integers(2))
-            a, b = (worse, better) if swap else (better, worse)
-            p_a = float(lots.integers(2)) if shuffle and split != "test" else float(not swap)
-            rows.append(make_row(file.stem, split, {"a": a, "b": b}, stored, p_a))
+    for face in read_faces(n_faces, rng):
+        candidates = make_candidates(face.photo, rng)
+        rows += write_pairs(folder, face, candidates, draw_pairs(candidates, rng), rng)
+    for file in sorted((SHARED / "restored" / "hq").iterdir()):
+        made = sorted(
+            path for path in (SHARED / "restored").glob(f"*/{file.name}") if path.parent.name not in ("lq", "hq")
+        )
+        candidates = {"hq": read_small(file)} | {f"real {path.parent.name}": read_small(path) for path in made}
+        face = Face(file.stem, "test", candidates["hq"])
+        rows += write_pairs(folder, face, candidates, [("hq", name) for name in candidates if name != "hq"], rng)
+    write_rows(folder, rows)
+    return len(rows)
+
+
+def write_pairs(
+    folder: Path,
+    face: Face,
+    candidates: dict[str, Pixels],
+    pairs: Iterable[tuple[str, str]],
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """Store the images of pairs (better, worse); returns their rows, a and b drawn."""
+    stored: dict[str, str] = {}
+    rows = []
+    for better, worse in pairs:
+        for method in (better, worse):
+            if method not in stored:
+                stored[method] = store(folder, candidates[method])
+        swap = bool(rng.integers(2))
+        a, b = (worse, better) if swap else (better, worse)
+        rows.append(make_row(face.name, face.split, {"a": a, "b": b}, stored, float(not swap)))
+    return rows
+
+
+def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """The dataset's pairs.jsonl."""
     with open(folder / "pairs.jsonl", "w", encoding="utf-8") as stream:
         stream.writelines(json.dumps(row) + "\n" for row in rows)
-    return len(rows)
+
+
+def draw_lots(dataset: Path, folder: Path, seed: int) -> Path:
+    """The dataset once more in `folder`, the answers of train and val drawn by lot; its images are linked to."""
+    lots = np.random.default_rng([seed, 1])
+    rows = [json.loads(line) for line in (dataset / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    folder.mkdir()
+    (folder / "images").symlink_to((dataset / "images").resolve())
+    write_rows(folder, [row if row["split"] == "test" else {**row, "p_a": float(lots.integers(2))} for row in rows])
+    return folder
 
 
 def store(folder: Path, image: Pixels) -> str:
@@ -225,8 +317,8 @@ def score(checkpoint: Path, pairs: Pairs) -> npt.NDArray[np.bool_]:
     return np.array(right)
 
 
-def compare_metrics(pairs: Pairs) -> list[tuple[str, float]]:
-    """(metric, share of pairs that it gets right with the better of its two signs), the best first."""
+def compare_metrics(pairs: Pairs) -> dict[str, npt.NDArray[np.bool_]]:
+    """(n,) whether each metric is right, with the better of its two signs on these pairs; the best first."""
     columns = [column for column in measured_columns(load_metric_list("offline")) if not column.reference]
     prepare(columns, "cpu")
     paths = sorted({path for row in pairs.rows for path in (row.image_a, row.image_b)})
@@ -235,31 +327,65 @@ def compare_metrics(pairs: Pairs) -> list[tuple[str, float]]:
         values = compute_values([Request(column.metric, 0) for column in columns], [read_image(path)])
         vectors[path] = np.array([np.nan if value.value is None else value.value for value in values])
     signs = np.array([1.0 if row.p_a > 0.5 else -1.0 for row in pairs.rows])[:, None]
-    differences = np.array([vectors[row.image_a] - vectors[row.image_b] for row in pairs.rows]) * signs
-    share = np.nanmean(differences > 0, axis=0)
-    best = np.maximum(share, 1 - share)
-    return [(columns[place].metric, float(best[place])) for place in np.argsort(-best)]
+    margins = np.array([vectors[row.image_a] - vectors[row.image_b] for row in pairs.rows]) * signs
+    right = np.where((margins > 0).mean(axis=0) >= (margins < 0).mean(axis=0), margins > 0, margins < 0)
+    order = np.argsort(-right.mean(axis=0), kind="stable")
+    return {columns[place].metric: right[:, place] for place in order}
+
+
+def show_share(right: npt.NDArray[np.bool_], pairs: Pairs) -> str:
+    """'0.912 [0.890, 0.930]', the interval from resampling people."""
+    sources = np.array([row.source for row in pairs.rows])
+    mean, low, high = bootstrap_mean(right.astype(float), np.ones(len(right)), sources, 0)
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def print_table(pairs: Pairs, right: npt.NDArray[np.bool_]) -> None:
-    """Accuracy by kind of pair and strength as Markdown."""
-    kinds: dict[tuple[str, str], list[bool]] = {}
+    """Accuracy by kind of pair, way of degrading and strength as Markdown."""
+    kinds: dict[tuple[str, str, str], list[bool]] = {}
     for row, correct in zip(pairs.rows, right.tolist(), strict=True):
-        kind, strengths = describe_pair((str(row.method_a), str(row.method_b)))
-        for key in ((kind, strengths), (kind, "all"), ("all", "")):
+        kind, way, strengths = describe_pair((str(row.method_a), str(row.method_b)))
+        for key in dict.fromkeys(((kind, way, ""), (kind, "", strengths), (kind, "", ""), ("all", "", ""))):
             kinds.setdefault(key, []).append(correct)
-    print("| pair | strengths | pairs | accuracy |\n|---|---|---|---|")
-    for (kind, strengths), values in sorted(kinds.items()):
-        print(f"| {kind} | {strengths} | {len(values):,} | {np.mean(values):.3f} |")
+    print("| pair | degraded by | strengths | pairs | accuracy |\n|---|---|---|---|---|")
+    for (kind, way, strengths), values in sorted(kinds.items()):
+        print(f"| {kind} | {way or 'all'} | {strengths or 'all'} | {len(values):,} | {np.mean(values):.3f} |")
+
+
+def print_comparison(test: Pairs, right: npt.NDArray[np.bool_]) -> None:
+    """The model beside the single metrics on pairs of two restored images."""
+    both = [place for place, row in enumerate(test.rows) if is_restored(row.method_a) and is_restored(row.method_b)]
+    places = np.random.default_rng(0).permutation(both)[:METRIC_PAIRS].tolist()
+    pairs = Pairs(test.path, tuple(test.rows[place] for place in places))
+    ranked = compare_metrics(pairs)
+    ahead = right[places].astype(float) - next(iter(ranked.values()))
+    sources = np.array([row.source for row in pairs.rows])
+    mean, low, high = bootstrap_mean(ahead, np.ones(len(ahead)), sources, 0)
+    print(f"\nOn {len(places)} test pairs of two restored images: the reward model {show_share(right[places], pairs)};")
+    print(", ".join(f"{name} {show_share(values, pairs)}" for name, values in ranked.items()))
+    print(f"The reward model is ahead of the best of them by {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+
+
+def print_lots(dataset: Path, out: Path, draws: int, flags: list[str]) -> None:
+    """Train on each draw of lots; the share that each model gets right, and their mean."""
+    shares: list[float] = []
+    for draw in range(draws):
+        folder = draw_lots(dataset, out / f"lots-{draw}", draw)
+        train(folder, out / f"lots-{draw}-checkpoints", out / "data", [*flags, "--seed", str(draw)])
+        shares.append(
+            float(score(out / f"lots-{draw}-checkpoints" / "best", load_dataset(folder).select("test")).mean())
+        )
+        print(f"lots {draw}: {shares[-1]:.3f}", flush=True)
+    reach = float(student.ppf(0.975, draws - 1)) * np.std(shares, ddof=1) / np.sqrt(draws) if draws > 1 else np.nan
+    print(f"mean of {draws} draws of lots: {np.mean(shares):.3f} ± {reach:.3f}")
 
 
 def main() -> None:
     """Make the dataset, train, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="keep dataset and checkpoints here (default: a temporary folder)")
-    parser.add_argument("--faces", type=int, default=1000, help="photos, nine pairs each (default: 1000)")
-    parser.add_argument("--shuffle", action="store_true", help="draw the answers of train and val by lot")
-    parser.add_argument("--no-metrics", action="store_true", help="leave out the comparison with single metrics")
+    parser.add_argument("--faces", type=int, default=1000, help="photos of ffhq256, nine pairs each (default: 1000)")
+    parser.add_argument("--lots", type=int, default=0, metavar="N", help="train on N draws of lots instead")
     args, flags = parser.parse_known_args()  # the others are those of `reward train`
     set_threads(2)
     with tempfile.TemporaryDirectory() as temporary:
@@ -267,25 +393,17 @@ def main() -> None:
         dataset = out / "dataset"
         if not dataset.exists():
             began = time.monotonic()
-            count = write_dataset(dataset, args.faces, args.shuffle)
-            print(f"{count:,} pairs of {args.faces:,} people made in {time.monotonic() - began:.0f} s")
+            count = write_dataset(dataset, args.faces)
+            print(f"{count:,} pairs made in {time.monotonic() - began:.0f} s", flush=True)
+        if args.lots:
+            print_lots(dataset, out, args.lots, flags)
+            return
         seconds = train(dataset, out / "checkpoints", out / "data", flags)
         test = load_dataset(dataset).select("test")
         right = score(out / "checkpoints" / "best", test)
-        print(f"trained in {seconds:.0f} s; {right.mean():.3f} of {len(right):,} pairs of unseen people\n")
+        print(f"trained in {seconds:.0f} s; {show_share(right, test)} of {len(right):,} pairs of unseen people\n")
         print_table(test, right)
-        if args.no_metrics:
-            return
-        places = [
-            place for place, row in enumerate(test.rows) if is_restored(row.method_a) and is_restored(row.method_b)
-        ]
-        places = np.random.default_rng(0).permutation(places)[:METRIC_PAIRS].tolist()
-        ranked = compare_metrics(Pairs(test.path, tuple(test.rows[place] for place in places)))
-        print(
-            f"\nOn {len(places)} test pairs of two restored images: the reward model {right[places].mean():.3f}; ",
-            end="",
-        )
-        print(", ".join(f"{name} {share:.3f}" for name, share in ranked))
+        print_comparison(test, right)
 
 
 def is_restored(method: str | None) -> bool:

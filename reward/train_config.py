@@ -23,6 +23,7 @@ UNCHANGING = {
     "ema_decay",
     "human_weight",
     "svm_weight",
+    "label_share",
     "mixed_precision",
     "validate_every_steps",
     "seed",
@@ -60,6 +61,13 @@ class TrainConfig(BaseModel):
     )
     human_weight: float = Field(1.0, ge=0, description="Factor on the loss of people's labels; 0 leaves them out")
     svm_weight: float = Field(1.0, ge=0, description="Factor on the loss of the SVM's labels; 0 leaves them out")
+    label_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the photos of the train split whose labels are learned from, chosen by a seeded hash; "
+        "below 1 it shows what more labels would bring",
+    )
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(
         "no", description="Number format of the forward pass; weights stay float32; fp16 needs a GPU"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -93,11 +94,15 @@ def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: TrainConfig) -
         UserError: there is nothing to train on, nothing to measure on, or no caption where captions are wanted.
     """
     factors = {"human": config.human_weight, "svm": config.svm_weight}
-    weighing = tuple(row for row in pairs.select("train").rows if row.weight * factors[row.origin] > 0)
+    weighing = tuple(
+        row
+        for row in pairs.select("train").rows
+        if row.weight * factors[row.origin] > 0 and draw_share(row.source, config.seed) < config.label_share
+    )
     if not weighing:
         raise UserError(
             f"{pairs.path} has nothing to train on: {pairs.describe()}, but none in the split train with a weight "
-            "above 0. Export with the split train, or look at human_weight and svm_weight."
+            "above 0. Export with the split train, or look at human_weight, svm_weight and label_share."
         )
     held_out = Pairs(pairs.path, tuple(row for row in pairs.select("val", "human").rows if row.weight > 0))
     if not config.validate_every_steps:
@@ -110,6 +115,11 @@ def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: TrainConfig) -
     say_captions(weighing, "pairs to train on", model_config)
     say_captions(held_out.rows, "held-out pairs", model_config, use_prompt=True)
     return Pairs(pairs.path, weighing), held_out
+
+
+def draw_share(source: str, seed: int) -> float:
+    """0 … 1 of a photo by a seeded hash: a larger `label_share` takes the same photos and more."""
+    return int(hashlib.sha256(f"label share\n{seed}\n{source}".encode()).hexdigest()[:13], 16) / 16**13
 
 
 def say_captions(rows: Sequence[LabelledPair], things: str, config: ModelConfig, *, use_prompt: bool = False) -> None:

@@ -20,6 +20,7 @@ from reward.config import ModelConfig  # noqa: E402
 from reward.data import Pairs, load_dataset  # noqa: E402
 from reward.pair_scorer import summarize  # noqa: E402
 from reward.train import sum_up, train  # noqa: E402
+from reward.train_setup import choose_pairs  # noqa: E402
 from reward.training_state import load_state  # noqa: E402
 from runs import UserError  # noqa: E402
 from tests.unit.reward.test_checkpoint import Harmful  # noqa: E402
@@ -184,3 +185,16 @@ def test_tensorboard_is_told_the_settings_and_the_progress(pairs: Pairs, learned
     settings = next((out / "facereward").rglob("hparams.yml")).read_text()
     assert "learning_rate: 0.001" in settings
     assert json.dumps(learned.prompt)[1:-1] in settings
+
+
+def test_a_share_of_the_labels_is_whole_photos_and_grows(pairs: Pairs, make_config: Callable[..., ModelConfig]) -> None:
+    """A smaller share is a part of a larger one, a photo is in it with all its pairs, and what is held out stays."""
+    config = make_config(text_mode="fixed", prompt="p")
+    found = {share: choose_pairs(pairs, config, make_train_config(label_share=share)) for share in (0.3, 0.7, 1.0)}
+    sources = {share: {row.source for row in train_pairs.rows} for share, (train_pairs, _) in found.items()}
+    assert sources[0.3] <= sources[0.7] <= sources[1.0]
+    assert len(sources[0.3]) < len(sources[1.0])
+    for share, (train_pairs, held_out) in found.items():
+        of_these = [row for row in pairs.select("train").rows if row.source in sources[share]]
+        assert list(train_pairs.rows) == of_these
+        assert held_out == found[1.0][1]
