@@ -1,0 +1,208 @@
+"""What was trained of a restorer: adapters of a rank (LoRA, through peft) or a whole part; to a folder and back.
+
+A folder holds `trained.safetensors`, only what was trained, under `part.name`, and `trained.json`: the restorer that it
+belongs to, the kind, the rank. Source of LoRA: arXiv:2106.09685.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from runs import UserError
+
+Kind = Literal["control", "lora"]
+TARGETS = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "proj_in",
+    "proj_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "conv1",
+    "conv2",
+)
+"""Layers that get an adapter: of attention, of its feed-forward, and the residual blocks' convolutions."""
+ADAPTER = "default"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a restorer was made trainable."""
+
+    kind: Kind
+    rank: int
+    """Of the adapters; 0 where whole parts were trained."""
+    strength: float = 1.0
+    """How much adapters count."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """A folder that `save_trained` wrote."""
+
+    path: Path
+    trained: Trained
+    state: dict[str, Tensor]
+    sha256: str
+
+
+def describe(trained: Trained | None) -> dict[str, object]:
+    """What of it the pixels depend on, besides the numbers, for a restorer's settings."""
+    if trained is None or trained.kind == "control":
+        return {}
+    return {"lora_rank": trained.rank, "lora_strength": trained.strength}
+
+
+def add_lora(
+    parts: Mapping[str, nn.Module], rank: int, targets: Sequence[str] = TARGETS, adapter: str = ADAPTER
+) -> None:
+    """Put trainable adapters of this rank on the target layers of every part; at first they change nothing.
+
+    Adapters start from torch's generator; their scale is 1 (alpha = rank).
+
+    Raises:
+        ValueError: the rank is below 1, or a part has these adapters already.
+    """
+    from peft import LoraConfig, inject_adapter_in_model  # here: it takes seconds to load, and most restorers have none
+
+    if rank < 1:
+        raise ValueError(f"the rank of LoRA must be at least 1, got {rank}")
+    if any(adapter in layer.lora_A for part in parts.values() for layer in lora_layers(part)):
+        raise ValueError(f"there are adapters named {adapter!r} already; load the restorer anew to change their rank")
+    for part in parts.values():
+        config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets))
+        inject_adapter_in_model(config, part, adapter)
+
+
+def lora_layers(part: nn.Module) -> Iterator[Any]:
+    """The layers of a part that have adapters."""
+    from peft.tuners.lora import LoraLayer  # here, as in add_lora
+
+    return (module for module in part.modules() if isinstance(module, LoraLayer))
+
+
+def set_strength(parts: Mapping[str, nn.Module], trained: Trained | None, strength: float) -> Trained:
+    """Let the adapters count this much: 0 is the untrained restorer, 1 the trained one.
+
+    Raises:
+        ValueError: there are no adapters.
+    """
+    if trained is None or trained.kind != "lora":
+        raise ValueError("this restorer has no LoRA whose strength could be set")
+    for part in parts.values():
+        for layer in lora_layers(part):
+            for adapter in layer.lora_A:
+                layer.set_scale(adapter, strength)
+    return replace(trained, strength=strength)
+
+
+def trained_state(parts: Mapping[str, nn.Module], trained: Trained) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, under `part.name`."""
+    return {
+        f"{place}.{name}": parameter
+        for place, part in parts.items()
+        for name, parameter in part.named_parameters()
+        if trained.kind == "control" or ".lora_" in name
+    }
+
+
+def save_trained(
+    folder: Path, trained: Trained | None, parts: Mapping[str, nn.Module], settings: Mapping[str, object]
+) -> None:
+    """Write the folder; a file is there whole or not at all.
+
+    Args:
+        settings: the restorer's; `settings["restorer"]` names what the numbers belong to.
+    Raises:
+        ValueError: nothing was made trainable.
+    """
+    if trained is None:
+        raise ValueError("nothing was made trainable; call set_trainable first")
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in trained_state(parts, trained).items()}
+    save_file(state, folder / "trained.safetensors.part")
+    (folder / "trained.safetensors.part").replace(folder / "trained.safetensors")
+    record = {
+        "restorer": settings["restorer"],
+        "kind": trained.kind,
+        "rank": trained.rank,
+        "settings": dict(settings),
+    }
+    (folder / "trained.json.part").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (folder / "trained.json.part").replace(folder / "trained.json")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The `trained.json` of a folder.
+
+    Raises:
+        UserError: missing, or not one.
+    """
+    path = folder / "trained.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}). Give a folder that a training of a restorer wrote."
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}).") from error
+    kinds, rank = get_args(Kind), record.get("rank") if isinstance(record, dict) else None
+    if not isinstance(rank, int) or record.get("kind") not in kinds or not isinstance(record.get("restorer"), str):
+        raise UserError(f"{path}: says no restorer, kind ({' or '.join(kinds)}) and rank of what was trained.")
+    return dict(record)
+
+
+def read_trained(folder: Path, base: str) -> Read:
+    """What a folder holds.
+
+    Raises:
+        UserError: it is missing, damaged, or of another restorer than `base`.
+    """
+    record = read_record(folder)
+    if record["restorer"] != base:
+        raise UserError(f"{folder} was trained on the restorer {record['restorer']!r}, not on {base!r}.")
+    path = folder / "trained.safetensors"
+    try:
+        state = load_file(path)
+        with open(path, "rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from error
+    return Read(path, Trained(record["kind"], record["rank"]), state, sha256)
+
+
+@torch.no_grad()
+def load_trained(read: Read, parts: Mapping[str, nn.Module]) -> None:
+    """Take the numbers.
+
+    Raises:
+        UserError: a key is unknown, missing or of another shape; nothing was changed then.
+    """
+    expected = trained_state(parts, read.trained)
+    faults = [
+        *(f"{name} is unknown" for name in read.state if name not in expected),
+        *(f"{name} is missing" for name in expected if name not in read.state),
+        *(
+            f"{name} is {list(value.shape)}, not {list(expected[name].shape)}"
+            for name, value in read.state.items()
+            if name in expected and value.shape != expected[name].shape
+        ),
+    ]
+    if faults:
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise UserError(f"{read.path}: not of this restorer: {faults[0]}{more}.")
+    for name, value in read.state.items():
+        expected[name].copy_(value)

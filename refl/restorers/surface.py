@@ -1,0 +1,89 @@
+"""What every restorer offers, and the noise that makes one image's result independent of its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Restorer(Protocol):
+    """A restorer of square aligned faces, ready to use on one device."""
+
+    @property
+    def image_size_px(self) -> int:
+        """Side of the aligned faces that it was trained on; `restore` takes any multiple of `multiple_px`."""
+
+    @property
+    def multiple_px(self) -> int:
+        """Sides of an image must be multiples of this; callers fit the image, restorers refuse others."""
+
+    @property
+    def default_steps(self) -> int:
+        """How many steps it takes where none are named; 1 for restorers of one pass."""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a seed changes the result; without it there is one candidate a source."""
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """All that the pixels depend on, JSON-able; stored with the method."""
+
+    def restore(self, lq: Tensor, seeds: Sequence[int], steps: int | None = None) -> Tensor:
+        """The restored images.
+
+        Args:
+            lq: (N, 3, H, W) RGB, float in [0, 1], sides multiples of `multiple_px`.
+            seeds: of the noise, one an image; a batch gives what its images give alone.
+            steps: how many denoising steps; None for `default_steps`.
+        Returns:
+            (N, 3, H, W) RGB, float32 in [0, 1], on the device of `lq`, without gradient.
+        Raises:
+            ValueError: another shape, or another number of seeds or steps.
+        """
+
+
+def make_generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One source of noise an image, on the CPU, so that every device sees the same noise."""
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+
+def draw_from(
+    generators: Sequence[torch.Generator],
+    shape_of_one: Sequence[int],
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The next normal noise of each generator, (N, *shape_of_one)."""
+    noise = [torch.randn(*shape_of_one, generator=generator) for generator in generators]
+    return torch.stack(noise).to(device=device, dtype=dtype)
+
+
+def draw_noise(
+    shape_of_one: Sequence[int],
+    seeds: Sequence[int],
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Normal noise, (N, *shape_of_one), where image i's comes from seeds[i] alone."""
+    return draw_from(make_generators(seeds), shape_of_one, device, dtype)
+
+
+def check_images(lq: Tensor, seeds: Sequence[int], multiple_px: int) -> None:
+    """That a batch can be restored.
+
+    Raises:
+        ValueError: no RGB batch, no floats, sides that are no multiples, or another number of seeds.
+    """
+    if lq.ndim != 4 or lq.shape[1] != 3 or 0 in lq.shape or not lq.is_floating_point():
+        raise ValueError(f"expected RGB images (N, 3, H, W) as floats in [0, 1], got {tuple(lq.shape)} {lq.dtype}")
+    height, width = lq.shape[2:]
+    if height % multiple_px or width % multiple_px:
+        raise ValueError(
+            f"sides must be multiples of {multiple_px} px, got {width} × {height}; pad or resize the image"
+        )
+    if len(seeds) != len(lq):
+        raise ValueError(f"expected one seed an image, got {len(seeds)} for {len(lq)}")
