@@ -22,6 +22,7 @@ import ui.metrics
 import ui.people
 import ui.project
 import ui.report
+import ui.restore
 from db.images import MEDIA_TYPE_OF_SUFFIX, image_path
 from db.models import Image, Role
 from ui.access import Gate, Tokens, load_secret, sign_in_routes, visitor_of
@@ -34,6 +35,7 @@ IMAGE_LIFETIME = "private, max-age=31536000, immutable"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PAGES = (
     ("Data", ui.data.build),
+    ("Restore", ui.restore.build),
     ("Metrics", ui.metrics.build),
     ("Auto-annotate", ui.autolabel.build),
     ("Project", ui.project.build),
@@ -68,7 +70,7 @@ def make_app(context: Context) -> FastAPI:
         build_pages(context),
         path="/admin",
         auth_dependency=lambda request: visitor_of(request).name,
-        allowed_paths=[str(context.data.resolve() / "runs")],
+        allowed_paths=[str(context.data.resolve() / folder) for folder in ("runs", "restored")],
         show_error=True,
         run_history=False,
         footer_links=[],

@@ -1,0 +1,23 @@
+"""Which device restores."""
+
+from __future__ import annotations
+
+import torch
+
+from runs import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(device: str) -> str:
+    """The device of 'auto', 'cpu', 'cuda' or 'cuda:1'; auto is the first GPU, or the CPU where there is none.
+
+    Raises:
+        UserError: no such device here.
+    """
+    count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda:0" if count else "cpu"
+    if device not in ["cpu", *(["cuda"] if count else []), *(f"cuda:{number}" for number in range(count))]:
+        raise UserError(f"There is no device {device!r} here: torch can use {count} GPUs. Give auto, cpu or cuda.")
+    return device

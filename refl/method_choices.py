@@ -1,0 +1,51 @@
+"""Which restorers a page can offer, and which of their weight files are here; known without loading torch."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+MANIFEST = Path(__file__).parent / "weights.toml"
+NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "tiny": (),
+    "diffbir-v1": (("sd-2.1-base", "sd-2.1-base-safetensors"), ("diffbir-swinir-face",), ("diffbir-v1-face",)),
+    "diffbir-v2.1": (("sd-2.1-zsnr",), ("diffbir-swinir-face",), ("diffbir-v2.1",)),
+    "osediff": (("sd-2.1-base", "sd-2.1-base-safetensors"), ("osediff-face",)),
+    "feedforward:gfpgan-v1.4": (("gfpgan-v1.4",),),
+    "feedforward:restoreformer": (("restoreformer",),),
+    "feedforward:codeformer": (("codeformer",),),
+}
+"""What `--method` takes, and the manifest's names of the files that it needs: one of each group."""
+MAX_TUNED = 50
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """A restorer to offer."""
+
+    asked: str
+    """What `--method` takes."""
+    words: str
+    is_here: bool
+    """Whether its weight files lie in the weights folder; others are looked for elsewhere, or downloaded."""
+
+
+def list_methods(data: Path) -> list[MethodChoice]:
+    """The restorers that are known by name, those that are here first, then the tuned ones in this data folder."""
+    files = {name: entry["file"] for name, entry in tomllib.loads(MANIFEST.read_text(encoding="utf-8")).items()}
+    choices = []
+    for asked, groups in NEEDS.items():
+        here = all(any((data / "weights" / files[name]).is_file() for name in group) for group in groups)
+        choices.append(MethodChoice(asked, asked if here else f"{asked} (weights not in the data folder)", here))
+    return sorted(choices, key=lambda choice: not choice.is_here) + _list_tuned(data)
+
+
+def _list_tuned(data: Path) -> list[MethodChoice]:
+    """The folders that a training of a restorer left in the runs' folders, the latest first."""
+    found = sorted((data / "runs").glob("*/**/trained.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    folders = [file.parent for file in found[:MAX_TUNED]]
+    return [
+        MethodChoice(str(folder.resolve()), f"run {folder.relative_to(data / 'runs')}: tuned", True)
+        for folder in folders
+    ]

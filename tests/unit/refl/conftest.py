@@ -1,0 +1,58 @@
+"""A restorer and faces of a size at which a training step takes milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PilImage
+
+from refl.restorers.diffusion import DiffusionRestorer
+from refl.restorers.tiny import make_tiny
+from refl.restorers.tiny_config import TinyConfig
+from refl.train_data import Face, find_faces
+
+MICRO = TinyConfig(
+    image_size_px=16,
+    stage1_channels=(8, 8, 8),
+    vae_channels=(8, 8, 8),
+    latent_channels=4,
+    unet_channels=(8, 8, 8),
+    norm_groups=4,
+    prompt_tokens=2,
+    prompt_channels=8,
+    steps=4,
+    start_fraction=0.5,
+)
+
+
+def make_micro_restorer(seed: int = 0) -> DiffusionRestorer:
+    """Random weights, the ControlNet's outputs too, which would be 0 at the start of its training."""
+    torch.manual_seed(seed)
+    restorer = make_tiny(MICRO)
+    with torch.no_grad():
+        for parameter in restorer.control.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return restorer.requires_grad_(False)
+
+
+@pytest.fixture
+def micro_restorer() -> DiffusionRestorer:
+    """Restores 16 × 16 images, badly."""
+    return make_micro_restorer()
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> list[Face]:
+    """Eight smooth colourful images, 20 px; two have captions."""
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for seed in range(8):
+        small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        PilImage.fromarray(cv2.resize(small, (20, 20), interpolation=cv2.INTER_CUBIC)).save(folder / f"{seed}.png")
+    (folder / "0.txt").write_text("a blue face\n")
+    (folder / "1.txt").write_text("a red face")
+    return find_faces(folder)

@@ -1,0 +1,258 @@
+"""The Restore page: drop photos or pick the project's, choose restorers, look at the results, send them to labelling.
+
+Restoring is a run of `python -m refl restore`; the page starts it and reads what it left, so that its own process
+never loads torch.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from sqlalchemy import select
+
+from db.errors import UserError
+from db.models import Run, RunState, Source, Split
+from refl.method_choices import list_methods
+from runs.launch import launch, stop
+from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost
+from ui.context import Context
+from ui.data import ALL, PAIR, pair_html, start_pairing
+from ui.parts import ended_html, live_html, read_result
+from ui.restore_results import ON_SLIDE, PHOTO, choices_of, compare_html
+
+RESTORE = "refl restore"
+TICK_SECONDS = 1.0
+OWN, PROJECT = "Photos from this computer", "Photos of the project"
+ALL_SPLITS = "all"
+AS_IT_IS = "as it is"
+MAX_KEYS_OFFERED = 200
+MAX_CANDIDATES = 8
+INTRO = """Faces are found, restored by each restorer that you choose, and stored beside the project's other restored
+images, so that they can be judged."""
+PAIR_INTRO = (
+    """Restored images of one photo are judged in pairs: two restorers, or one with two candidates, give some."""
+)
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+def build(context: Context) -> None:
+    """The page, inside the caller's Blocks or route."""
+    gr.Markdown(f"## Restore\n{INTRO}")
+    asked = _build_what(context) + _build_how(context)
+    start = gr.Button("Restore", variant="primary")
+    status = gr.HTML()
+    halt = gr.Button("Stop", variant="stop", size="sm", visible=False)
+    gr.Markdown("### Compare")
+    with gr.Row(equal_height=True):
+        item = gr.Dropdown([], label="Photo or face", allow_custom_value=True)
+        left = gr.Dropdown([PHOTO], value=PHOTO, label="Left of the line", allow_custom_value=True)
+        right = gr.Dropdown([], label="Right of the line", allow_custom_value=True)
+    compare = gr.HTML(js_on_load=ON_SLIDE)
+    gr.Markdown(f"### Judge\n{PAIR_INTRO}")
+    pair = gr.Button("Make pairs of the restored images", interactive=False)
+    paired = gr.HTML()
+    gr.HTML('<p><a href="/" style="padding:0">Judge them on the Label page</a></p>')
+    timer = gr.Timer(TICK_SECONDS, active=False)
+    statuses, rest = [status, paired], [start, pair, halt, item, left, right, compare, timer]
+
+    def show() -> list[Any]:
+        """Everything below the form; the timer runs while a run does."""
+        reap_lost(context.database, context.data)
+        with context.database.read() as session:
+            runs = [latest_run(session, kind) for kind in (RESTORE, PAIR)]
+        busy = any(run is not None and run.state in LIVE_STATES for run in runs)
+        items, sides = choices_of(context, runs[0])
+        first, last = (items[0][1] if items else None), (sides[-1] if sides else None)
+        return [
+            status_html(context.data, runs[0]),
+            pair_html(context.data, runs[1]),
+            gr.Button(interactive=not busy),
+            gr.Button(interactive=not busy and bool(items)),
+            gr.Button(visible=busy),
+            gr.Dropdown(choices=items, value=first, visible=bool(items)),
+            gr.Dropdown(choices=[PHOTO, *sides], value=PHOTO, visible=bool(items)),
+            gr.Dropdown(choices=[PHOTO, *sides], value=last, visible=bool(items)),
+            compare_html(context, runs[0], first, PHOTO, last),
+            gr.Timer(active=busy),
+        ]
+
+    def tick() -> list[Any]:
+        """As `show`, but nothing but the progress is sent while a run goes on."""
+        reap_lost(context.database, context.data)
+        with context.database.read() as session:
+            runs = [latest_run(session, kind) for kind in (RESTORE, PAIR)]
+        if any(run is not None and run.state in LIVE_STATES for run in runs):
+            return [status_html(context.data, runs[0]), pair_html(context.data, runs[1]), *[gr.skip()] * len(rest)]
+        return show()
+
+    def on_start(*values: Any) -> list[Any]:
+        _refuse_in_page(lambda: start_restoring(context, *values))
+        return show()
+
+    def on_pair() -> list[Any]:
+        _refuse_in_page(lambda: start_pairing(context, ALL, None, None))
+        return show()
+
+    def on_stop() -> list[Any]:
+        _refuse_in_page(lambda: stop_runs(context))
+        return show()
+
+    def on_compare(item: str | None, left: str, right: str | None) -> str:
+        with context.database.read() as session:
+            run = latest_run(session, RESTORE)
+        return compare_html(context, run, item, left, right)
+
+    shown = statuses + rest
+    gr.on(None, show, None, shown, **QUIET)
+    timer.tick(tick, None, shown, **QUIET)
+    start.click(on_start, asked, shown, **QUIET)
+    pair.click(on_pair, None, shown, **QUIET)
+    halt.click(on_stop, None, shown, **QUIET)
+    gr.on([item.input, left.input, right.input], on_compare, [item, left, right], [compare], **QUIET)
+
+
+def _build_what(context: Context) -> list[Any]:
+    """Which photos: what is dropped here, or the project's."""
+    origin = gr.Radio([OWN, PROJECT], value=OWN, label="Restore")
+    with gr.Row(equal_height=True, visible=True) as own:
+        files = gr.File(
+            label="Photos, PNG, JPEG or WebP",
+            file_count="multiple",
+            file_types=[".png", ".jpg", ".jpeg", ".webp"],
+            scale=2,
+        )
+        aligned = gr.Checkbox(label="Cropped faces", info="Already aligned as FFHQ's faces are: no face is looked for")
+    with gr.Row(equal_height=True, visible=False) as project:
+        split = gr.Dropdown([ALL_SPLITS, *(split.value for split in Split)], value=ALL_SPLITS, label="Split")
+        keys = gr.Dropdown(
+            [], multiselect=True, allow_custom_value=True, label="Photos", info="None chosen: all of the split"
+        )
+
+    def on_origin(origin: str) -> list[Any]:
+        with context.database.read() as session:
+            newest = select(Source.key).where(Source.lq_image_id.is_not(None)).order_by(Source.id.desc())
+            names = list(session.scalars(newest.limit(MAX_KEYS_OFFERED)))
+        return [gr.Row(visible=origin == OWN), gr.Row(visible=origin == PROJECT), gr.Dropdown(choices=names)]
+
+    origin.change(on_origin, [origin], [own, project, keys], **QUIET)
+    return [origin, files, aligned, split, keys]
+
+
+def _build_how(context: Context) -> list[Any]:
+    """Which restorers, how many candidates, what becomes of the background."""
+    methods = gr.Dropdown(
+        _offered(context),
+        value=["tiny"],
+        multiselect=True,
+        allow_custom_value=True,
+        label="Restorers",
+        info="Or feedforward:FILE, or the folder of a tuned restorer on the server; NAME= before it names its images",
+    )
+    with gr.Row(equal_height=True):
+        count = gr.Number(
+            2, precision=0, minimum=1, maximum=MAX_CANDIDATES, label="Candidates of each", info="Seeds 0, 1 and so on"
+        )
+        steps = gr.Number(0, precision=0, minimum=0, label="Steps", info="0: the restorer's own")
+        strength = gr.Slider(
+            0, 1.5, value=1, step=0.05, label="Strength of the tuning", info="Of restorers tuned by LoRA; 0: untuned"
+        )
+        background = gr.Dropdown(
+            [AS_IT_IS, "realesrgan-x2"],
+            value=AS_IT_IS,
+            allow_custom_value=True,
+            label="Around the faces",
+            info="The photo as it is, or enlarged by a model",
+        )
+    gr.on(None, lambda: gr.Dropdown(choices=_offered(context)), None, [methods], **QUIET)
+    return [methods, count, steps, strength, background]
+
+
+def _offered(context: Context) -> list[tuple[str, str]]:
+    """The restorers as they are now: weights may have come, and trainings ended, since the server started."""
+    return [(choice.words, choice.asked) for choice in list_methods(context.data)]
+
+
+def start_restoring(
+    context: Context,
+    origin: str,
+    files: list[str] | None,
+    aligned: bool,
+    split: str,
+    keys: list[str],
+    methods: list[str],
+    count: float | None,
+    steps: float | None,
+    strength: float,
+    background: str,
+) -> int:
+    """Start `refl restore` as a run and return its id.
+
+    Raises:
+        UserError: no photo or restorer is chosen, a number is missing, or a run is going on.
+    """
+    if not methods:
+        raise UserError("Choose a restorer.")
+    if not count:
+        raise UserError("Say how many candidates each restorer makes.")
+    arguments = []
+    if origin == OWN:
+        if not files:
+            raise UserError("Drop a photo first.")
+        arguments = [*files, f"--out={context.data / 'restored'}", *(["--aligned"] if aligned else [])]
+        if background != AS_IT_IS and not aligned:
+            arguments.append(f"--background={background}")
+    elif keys:
+        arguments = [f"--source={key}" for key in keys]
+    elif split != ALL_SPLITS:
+        arguments = [f"--split={split}"]
+    arguments += ["--seeds", *map(str, range(int(count)))]
+    arguments += [f"--method={method}" for method in methods]
+    arguments += [f"--steps={int(steps)}"] if steps else []
+    arguments += [f"--strength={strength:g}"] if strength != 1 else []
+    _refuse_second_run(context)
+    config = {"methods": methods, "seeds": list(range(int(count))), "inputs": files or [], "sources": len(keys)}
+    return launch(context.database, context.data, RESTORE, arguments, config, url=context.url)
+
+
+def _refuse_second_run(context: Context) -> None:
+    with context.database.read() as session:
+        run = latest_run(session, RESTORE)
+    if run is not None and run.state in LIVE_STATES:
+        raise UserError(f"Run {run.id} ({RESTORE}) is going on; wait for it or stop it.")
+
+
+def stop_runs(context: Context) -> None:
+    """Stop the restoring or pairing that is going on."""
+    with context.database.read() as session:
+        runs = [latest_run(session, kind) for kind in (RESTORE, PAIR)]
+    for run in runs:
+        if run is not None and run.state in LIVE_STATES:
+            stop(context.database, run.id)
+
+
+def _refuse_in_page(action: Any) -> None:
+    try:
+        action()
+    except UserError as error:
+        raise gr.Error(str(error)) from error
+
+
+def status_html(data: Path, run: Run | None) -> str:
+    """How the latest restoring goes or went: what was restored, and what was left out."""
+    if run is None:
+        return ""
+    if run.state in LIVE_STATES:
+        stage = str((read_progress(data, run.id) or {}).get("stage", "loading"))
+        return live_html(data, run, escape(stage.capitalize()))
+    if run.state is not RunState.finished:
+        return ended_html(run, "", "what was restored before is stored; restore again to go on")
+    result = read_result(data, run.id)
+    methods = escape(", ".join(result["methods"]))
+    there = f", {result['already']:,} were there already" if result["already"] else ""
+    html = ended_html(run, f"{result['restored']:,} faces restored by {methods}{there}")
+    for path in result["without_face"]:
+        html += f'<p class="fr-note">No face was found in {escape(Path(path).name)}.</p>'
+    return html
