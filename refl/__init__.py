@@ -1,4 +1,5 @@
-"""From a reward model to a tuned restorer; so far the published degradation that makes photos to restore.
+"""From a reward model to a tuned restorer: restorers with published weights, degradation, restoring, pretraining, ReFL.
 
-Knows db.records, runs, metrics and reward; never annotate. Importing this package loads no torch.
+Owns what makes restored faces and what fine-tunes it; its outputs become candidates through db.records, to be judged
+like any other. Knows db, runs, metrics and reward; never annotate. Importing this package loads no torch.
 """

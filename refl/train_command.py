@@ -1,0 +1,189 @@
+"""`python -m refl train`: fine-tune a restorer with a reward, as a run; settings from a preset, a file, or by flags."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from db.models import Split
+from db.records import draw_split
+from db.session import open_database
+from refl.degrade import DegradationSettings
+from refl.train_config import (
+    MAY_CHANGE,
+    LiveRewardConfig,
+    LossConfig,
+    ReflConfig,
+    TrainConfig,
+    TrajectoryConfig,
+    load_refl_config,
+    preset_names,
+)
+from reward.train_command import add_flag, format_progress
+from runs import UserError
+from runs.store import open_database_run
+
+if TYPE_CHECKING:
+    from refl.train_data import Face
+
+log = logging.getLogger(__name__)
+
+TABLES: dict[str, type[BaseModel]] = {
+    "trajectory": TrajectoryConfig,
+    "loss": LossConfig,
+    "live_reward": LiveRewardConfig,
+    "train": TrainConfig,
+    "degradation": DegradationSettings,
+}
+HELD_OUT_SHARE = 0.1
+
+
+def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`train`: a flag for every setting."""
+    parser = commands.add_parser(
+        "train",
+        help="fine-tune a restorer with the gradient of a reward (ReFL)",
+        description="Settings are those of a preset or a file; each can be replaced by its flag. The same command "
+        "again continues a training that was stopped. On several GPUs or hosts: accelerate launch -m refl train …",
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--preset", choices=preset_names(), help="settings that ship with the project")
+    where.add_argument("--config", metavar="FILE", help="settings from a TOML file like a preset, or a config.json")
+    parser.add_argument("--restorer", required=True, help="what is tuned: tiny, diffbir-v1, …, or a folder of one")
+    parser.add_argument(
+        "--reward", required=True, metavar="MODEL", help="the reward model: a checkpoint folder, or a name or file"
+    )
+    parser.add_argument(
+        "--faces",
+        type=Path,
+        metavar="DIR",
+        help="sharp, aligned faces to train on, NAME.txt beside as captions; a tenth of them is held out "
+        "(default: the ground truths of the project's sources, by their split)",
+    )
+    parser.add_argument("--held-out", type=Path, metavar="DIR", help="faces for the monitor instead of that tenth")
+    parser.add_argument(
+        "--dataset", type=Path, metavar="DIR", help="labelled pairs to replay, and human ones to measure the reward on"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the checkpoints last/ and tuned/ (default: in DATA/restorers)",
+    )
+    for table, fields in TABLES.items():
+        group = parser.add_argument_group(f"settings: {table}")
+        for name, field in fields.model_fields.items():
+            add_flag(group, name, field.annotation, str(field.description))
+    parser.set_defaults(command=run_train)
+
+
+def read_config(args: argparse.Namespace) -> ReflConfig:
+    """The preset or file with the flags over it.
+
+    Raises:
+        UserError: no such preset or file, or a value is not allowed.
+    """
+    changes = {}
+    for table, fields in TABLES.items():
+        given = {name: getattr(args, name) for name in fields.model_fields}
+        changes[table] = {name: value for name, value in given.items() if value is not None}
+    return load_refl_config(args.preset or args.config, changes)
+
+
+def name_training(args: argparse.Namespace, config: ReflConfig) -> str:
+    """'tiny-paper-3f2a9c1b': the same for the same command, so that it finds its checkpoints again."""
+    settings = config.model_dump(mode="json")
+    settings["train"] = {name: value for name, value in settings["train"].items() if name not in MAY_CHANGE}
+    asked = [str(value) for value in (args.restorer, args.reward, args.faces, args.held_out, args.dataset)]
+    digest = hashlib.sha256(json.dumps([asked, settings], sort_keys=True).encode()).hexdigest()[:8]
+    return f"{Path(args.restorer).name}-{Path(args.preset or args.config).stem}-{digest}"
+
+
+def choose_faces(args: argparse.Namespace, config: ReflConfig) -> tuple[list[Face], list[Face]]:
+    """(faces to train on, faces held out), from folders or from the project by its stored split.
+
+    A folder's faces are held out by a seeded hash of their names, so that the same ones are whatever else is there.
+    """
+    from refl.train_data import find_faces, load_faces
+
+    if args.faces is None:
+        database = open_database(args.data, args.db)
+        try:
+            found = {split: load_faces(database, args.data, split) for split in (Split.train, Split.val)}
+        finally:
+            database.close()
+        return found[Split.train], find_faces(args.held_out) if args.held_out else found[Split.val]
+    faces = find_faces(args.faces)
+    if args.held_out:
+        return faces, find_faces(args.held_out)
+    held_out = {
+        face.name for face in faces if draw_split(face.name, config.train.seed, HELD_OUT_SHARE, 0.0) is Split.val
+    }
+    return [face for face in faces if face.name not in held_out], [face for face in faces if face.name in held_out]
+
+
+def run_train(args: argparse.Namespace) -> None:
+    """Train as a run; of several processes only the first has the run."""
+    config = read_config(args)
+    out = (args.out or args.data / "restorers" / name_training(args, config)).expanduser().absolute()
+    resolved = {
+        **config.model_dump(mode="json"),
+        **{name: str(getattr(args, name)) for name in ("restorer", "reward", "faces", "held_out", "dataset")},
+        "out": str(out),
+    }
+    first = os.environ.get("RANK", "0") == "0"
+    opened = open_database_run(args.data, args.db, "refl train", resolved, args.run) if first else nullcontext()
+    with opened as run:
+
+        def progress(done: int, total: int, values: dict[str, float]) -> None:
+            if run:
+                run.progress(done, total, **values)
+            log.info(format_progress(done, total, values))
+
+        log.info("training in %s", out)
+        out.mkdir(parents=True, exist_ok=True)
+        result = tune(args, config, out, progress)
+        if run:
+            run.write_result({"out": str(out), **result})
+            print(format_result(result, out))
+
+
+def tune(args: argparse.Namespace, config: ReflConfig, out: Path, progress: Any) -> dict[str, Any]:
+    """Load what is asked for and train."""
+    from refl.restorers.feedforward import FeedForwardRestorer  # here: these load torch, which --help need not wait for
+    from refl.restorers.load import load_restorer
+    from refl.train import train
+    from refl.train_setup import Material
+    from refl.weights import WEIGHTS_FOLDER
+    from reward.data import load_dataset
+    from reward.scoring import load_scorer
+
+    restorer = load_restorer(args.restorer, weights_dir=args.data / WEIGHTS_FOLDER)
+    if isinstance(restorer, FeedForwardRestorer):
+        raise UserError(f"{args.restorer} has no noise to learn from; tune tiny, diffbir-v1, diffbir-v2.1 or osediff.")
+    faces, held_out = choose_faces(args, config)
+    material = Material(
+        restorer=restorer,
+        reward=load_scorer(args.reward, "cpu").model,
+        faces=faces,
+        held_out=held_out,
+        pairs=load_dataset(args.dataset) if args.dataset else None,
+        names={"restorer": args.restorer, "reward": args.reward, "dataset": str(args.dataset or "")},
+    )
+    return train(material, config, out, progress)
+
+
+def format_result(result: dict[str, Any], out: Path) -> str:
+    """What training found, for a terminal."""
+    said = f"{result['step']:,} steps; the restorer is {out / 'tuned'}"
+    if result["hacking"] is not None:
+        said += f"\nthe monitor saw hacking at step {result['hacking']:,}: look at {out / 'grids'}"
+    return said

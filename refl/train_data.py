@@ -1,0 +1,111 @@
+"""The faces that ReFL trains on: from a folder or the project's sources, degraded anew each time they are seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from sqlalchemy import select
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from db.images import image_path
+from db.models import Image, Source, Split
+from db.session import Database
+from refl.degrade import DegradationSettings, degrade, draw_degradation
+from refl.faces import as_square
+from reward.images import check_images, read_image
+from runs import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+FloatImage = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One ground-truth face."""
+
+    name: str
+    """Of the file or the source: what errors and grids call it."""
+    path: Path
+    caption: str | None
+    sha256: str | None = None
+
+
+def find_faces(folder: Path) -> list[Face]:
+    """The images of a folder and all below it, by name, each with the text of NAME.txt beside it as its caption.
+
+    Raises:
+        UserError: there is none.
+    """
+    paths = sorted(path for path in folder.expanduser().rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise UserError(f"{folder} holds no PNG, JPEG or WebP image. Give a folder of sharp, aligned faces.")
+    return [Face(path.relative_to(folder).as_posix(), path, _read_caption(path)) for path in paths]
+
+
+def _read_caption(path: Path) -> str | None:
+    beside = path.with_suffix(".txt")
+    return (beside.read_text(encoding="utf-8").strip() or None) if beside.is_file() else None
+
+
+def load_faces(database: Database, data: Path, split: Split) -> list[Face]:
+    """The ground truths of the project's sources of this split, in the order of their keys."""
+    statement = (
+        select(Source.key, Source.caption, Image.sha256, Image.suffix)
+        .join(Image, Image.id == Source.hq_image_id)
+        .where(Source.split == split)
+        .order_by(Source.key)
+    )
+    with database.read() as session:
+        rows = session.execute(statement).all()
+    return [Face(key, image_path(data, sha256, suffix), caption, sha256) for key, caption, sha256, suffix in rows]
+
+
+def check_faces(faces: Sequence[Face]) -> dict[Path, str]:
+    """Decode every face once, so that none fails in the middle of training; returns their SHA-256.
+
+    Raises:
+        UserError: one is missing or damaged; named.
+    """
+    return check_images({face.path: face.sha256 for face in faces})
+
+
+class DegradedFaces(Dataset[tuple[Tensor, Tensor]]):
+    """(hq, lq) by (draw, place): two (3, S, S) in [0, 1]. The draw and the face's name decide the degradation.
+
+    Asked twice for the same it gives the same, in whichever process.
+    """
+
+    def __init__(self, faces: Sequence[Face], size_px: int, settings: DegradationSettings, seed: int) -> None:
+        self.faces, self.size_px, self.settings, self.seed = faces, size_px, settings, seed
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        draw, place = key
+        square, _ = as_square(read_image(self.faces[place].path), self.size_px)
+        hq = square.astype(np.float32) / np.float32(255)
+        rng = np.random.default_rng([self.seed, draw, place])
+        return _to_tensor(hq), _to_tensor(degrade(hq, draw_degradation(self.settings, rng)))
+
+
+def _to_tensor(image: FloatImage) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def stack(items: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """(N, 3, S, S) hq and lq; a `collate_fn`."""
+    hq, lq = zip(*items, strict=True)
+    return torch.stack(hq), torch.stack(lq)
+
+
+def use_one_thread(_worker: int) -> None:
+    """For decoding processes: OpenCV would take all cores in each."""
+    cv2.setNumThreads(1)

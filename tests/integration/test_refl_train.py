@@ -1,0 +1,175 @@
+"""`python -m refl train` and `evaluate` as a person types them: killed and continued, on two processes, refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+torch = pytest.importorskip("torch", reason="needs torch: `make install`")
+pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
+
+from safetensors.torch import load_file  # noqa: E402
+
+from db.models import Run, RunState  # noqa: E402
+from db.session import open_database  # noqa: E402
+from refl.restorers.tiny import save_tiny  # noqa: E402
+from refl.train_data import Face  # noqa: E402
+from reward.checkpoint import build_model, save_model  # noqa: E402
+from reward.config import ModelConfig  # noqa: E402
+from tests.conftest import ROOT  # noqa: E402
+from tests.unit.refl.conftest import MICRO, faces, make_micro_restorer  # noqa: E402, F401
+from tests.unit.refl.test_refl_train import CLIP  # noqa: E402
+
+CONFIG = """
+[trajectory]
+steps = 4
+gradient_window = [0, 1]
+[loss]
+perceptual = "gmsd"
+[live_reward]
+reward_every_steps = 2
+reward_learning_rate = 1e-3
+[train]
+max_steps = 12
+batch_size = 4
+micro_batch_size = 2
+learning_rate = 1e-3
+ema_decay = 0.9
+monitor_every_steps = 4
+monitor_faces = 2
+checkpoint_every_steps = 1
+log_every_steps = 1
+workers = 0
+[degradation]
+blur_kernel_px = 5
+blur_sigma_px = [0.5, 1.0]
+downsample_factor = [1.0, 2.0]
+"""
+TRAINED = ("trained.safetensors", "reward/model.safetensors")
+
+
+@pytest.fixture
+def command(data: Path, tmp_path: Path, faces: list[Face]) -> Callable[..., list[str]]:  # noqa: F811
+    """`command(out, "--flag=value")`: the training of the micro restorer with a micro reward model."""
+    save_tiny(make_micro_restorer(), MICRO, tmp_path / "restorer")
+    (tmp_path / "micro.json").write_text(json.dumps(CLIP))
+    torch.manual_seed(0)
+    reward = ModelConfig(
+        architecture=str(tmp_path / "micro.json"),
+        image_size_px=16,
+        unlocked_image_groups=3,
+        unlocked_text_blocks=0,
+        text_mode="learned",
+    )
+    save_model(build_model(reward), tmp_path / "reward")
+    (tmp_path / "config.toml").write_text(CONFIG)
+    folder = faces[0].path.parent
+
+    def make(out: Path, *flags: str) -> list[str]:
+        words = ["-m", "refl", "train", "--config", str(tmp_path / "config.toml"), "--data", str(data)]
+        words += ["--restorer", str(tmp_path / "restorer"), "--reward", str(tmp_path / "reward")]
+        return [*words, "--faces", str(folder), "--held-out", str(folder), "--out", str(out), *flags]
+
+    return make
+
+
+def start(words: list[str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True
+    )
+
+
+def run(words: list[str]) -> tuple[int, str, str]:
+    process = start(words)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def kill_in_the_middle(words: list[str], out: Path, rng: random.Random) -> None:
+    """Let it take some steps, then SIGKILL."""
+    wanted = rng.randint(1, 8)
+    process = start(words)
+    deadline = time.monotonic() + 200
+    record = out / "last" / "training.json"
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if json.loads(record.read_text())["step"] >= wanted:
+                break
+        except (OSError, ValueError):
+            pass  # not there yet, or just being replaced
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()
+    time.sleep(rng.random() * 0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def check_kills(command: Callable[..., list[str]], tmp_path: Path, rounds: int) -> None:
+    """Every killed and continued training ends with the weights of the one that was not."""
+    code, _, err = run(command(tmp_path / "whole"))
+    assert code == 0, err
+    rng = random.Random(0)
+    for number in range(rounds):
+        out = tmp_path / f"killed{number}"
+        kill_in_the_middle(command(out), out, rng)
+        code, _, err = run(command(out))
+        assert code == 0, err
+        assert "continuing after step" in err
+        for folder in ("last", "tuned"):
+            for file in TRAINED:
+                whole, continued = (load_file(tmp_path / name / folder / file) for name in ("whole", f"killed{number}"))
+                assert all(torch.equal(value, continued[key]) for key, value in whole.items()), (folder, file)
+
+
+def test_a_killed_training_continues_to_the_same_weights_and_is_evaluated(
+    command: Callable[..., list[str]], data: Path, tmp_path: Path
+) -> None:
+    check_kills(command, tmp_path, rounds=1)
+    assert (tmp_path / "whole" / "grids" / "000012.png").is_file()
+    database = open_database(data)
+    with database.read() as session:
+        kinds = [(row.kind, row.state) for row in session.scalars(select(Run))]
+    database.close()
+    assert kinds.count(("refl train", RunState.finished)) == 2
+    words = ["-m", "refl", "evaluate", "--method", str(tmp_path / "restorer"), "--data", str(data)]
+    words += ["--method", str(tmp_path / "whole" / "tuned"), "--faces", str(tmp_path / "faces")]
+    words += ["--reward", f"frozen={tmp_path / 'reward'}", "--degradation", str(tmp_path / "config.toml")]
+    code, _, err = run([*words, "--seeds", "0", "1", "--out", str(tmp_path / "report")])
+    assert code == 0, err
+    with open(tmp_path / "report" / "summary.csv", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["method"] for row in rows} == {row["method"] for row in rows if row["metric"] == "reward frozen"}
+    assert {"psnr", "saturation", "reward frozen"} <= {row["metric"] for row in rows}
+    report = (tmp_path / "report" / "report.md").read_text()
+    assert "## synthetic: 8 faces" in report
+    assert "HF_HUB_OFFLINE" in report or "weights" in report.lower()
+
+
+@pytest.mark.slow
+def test_five_killed_trainings_continue_to_the_same_weights(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    check_kills(command, tmp_path, rounds=5)
+
+
+def test_what_cannot_be_is_refused_in_one_line(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    for flags, said in (
+        (("--reward-weight=-1",), "reward_weight"),
+        (("--replay-pairs=4",), "replay_pairs needs labelled pairs"),
+        (("--gradient-window", "2", "1"), "the low end comes first"),
+    ):
+        code, _, err = run(command(tmp_path / "out", *flags))
+        assert code == 2, err
+        (line,) = (line for line in err.splitlines() if line.startswith("error:"))
+        assert said in line

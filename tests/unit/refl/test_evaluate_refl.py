@@ -1,0 +1,89 @@
+"""Restorers side by side: means, paired changes and the table by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from refl.evaluate import FaceSet, Restored, measure_set, restore_set, summarize, write_grid
+from refl.evaluate_report import format_cell, format_table, write_report
+from refl.restorers.diffusion import DiffusionRestorer
+
+
+def make_values() -> pd.DataFrame:
+    """Four images, two seeds; the tuned method is 1 better on three and 1 worse on one; one value failed."""
+    rows = []
+    for method, offset in (("base", [0, 0, 0, 0]), ("tuned", [1, 1, 1, -1])):
+        for image in range(4):
+            for seed, jitter in ((0, -0.5), (1, 0.5)):
+                value = 10.0 + image + offset[image] + jitter
+                if (method, image, seed) == ("tuned", 2, 1):
+                    value = np.nan
+                rows.append(("synthetic", method, f"face{image}", seed, "psnr", value))
+    return pd.DataFrame(rows, columns=["set", "method", "image", "seed", "metric", "value"])
+
+
+def test_means_are_over_images_and_changes_are_paired() -> None:
+    table = summarize(make_values(), "base").set_index("method")
+    assert table.loc["base", "mean"] == pytest.approx(11.5)
+    # face2 has only the seed that is 0.5 lower: 11, 12, 12.5, 12 and changes 1, 1, 0.5, -1
+    assert table.loc["tuned", "mean"] == pytest.approx(11.875)
+    assert table.loc["tuned", "change"] == pytest.approx(0.375)
+    assert table.loc["tuned", "change_low"] < 0 < table.loc["tuned", "change_high"]
+    assert np.isnan(table.loc["base", "change"])
+    assert table["n"].tolist() == [4, 4]
+
+
+def test_a_sure_change_is_bold_and_a_doubtful_one_is_not() -> None:
+    row = {"mean": 24.125, "low": 23.5, "high": 24.5, "change": 0.31, "change_low": 0.1, "change_high": 0.5}
+    assert format_cell(row) == "24.12 [23.5, 24.5] (**+0.31**)"
+    assert format_cell({**row, "change_low": -0.1}) == "24.12 [23.5, 24.5] (+0.31)"
+    assert format_cell({**row, "change": np.nan, "low": np.nan}) == "24.12"
+
+
+def test_a_metric_that_measured_nothing_is_a_dash() -> None:
+    values = make_values()
+    failed = values[values["method"] == "tuned"].assign(metric="niqe", value=np.nan)
+    lines = format_table(
+        summarize(pd.concat([values, values[values["method"] == "base"].assign(metric="niqe"), failed]), "base")
+    )
+    assert lines[0] == "| | base | tuned |"
+    assert lines[-1].endswith("| – |")
+
+
+def test_restoring_measuring_and_the_report(micro_restorer: DiffusionRestorer, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    hq = torch.rand(3, 3, 16, 16)
+    faces = FaceSet("synthetic", ["a", "b", "c"], hq * 0.5, hq, [None] * 3)
+    restored = restore_set(micro_restorer, faces, seeds=[0, 7])
+    again = restore_set(micro_restorer, faces, seeds=[7])
+    assert torch.equal(restored.images[7], again.images[7])
+    assert not torch.equal(restored.images[0], restored.images[7])
+    brightness = {"bright": lambda images: images.mean(dim=(1, 2, 3))}
+    values = measure_set(faces, "micro", restored, ["psnr"], brightness)
+    one = values[(values["metric"] == "psnr") & (values["seed"] == 7)].set_index("image")["value"]
+    shown = (restored.images[7] * 255).round() / 255
+    expected = -10 * torch.log10((shown - (hq * 255).round() / 255).square().mean(dim=(1, 2, 3)))
+    assert one.to_numpy() == pytest.approx(expected.numpy(), rel=1e-3)
+    rewards = values[(values["metric"] == "reward bright") & (values["seed"] == 0)]["value"]
+    assert rewards.to_numpy() == pytest.approx(restored.images[0].mean(dim=(1, 2, 3)).numpy())
+    perfect = measure_set(faces, "truth", Restored({0: hq}, 0.0), [], {})
+    assert perfect["value"].abs().max() < 1e-6  # saturation and high frequencies are the ground truth's own
+    write_grid(tmp_path / "synthetic.png", faces, {"micro": restored})
+    record = {
+        "base": "micro",
+        "left_out": {"musiq": "no weights"},
+        "seconds_an_image": {"synthetic micro": 0.5},
+        "faces": {"synthetic": ["a", "b", "c"]},
+        "code_version": "0",
+    }
+    write_report(tmp_path, summarize(values, "micro"), record)
+    text = (tmp_path / "report.md").read_text()
+    assert "## synthetic: 3 faces" in text
+    assert "- micro: 0.500 s an image" in text
+    assert "- musiq: no weights" in text
+    assert "![synthetic](synthetic.png)" in text

@@ -1,0 +1,224 @@
+"""ReFL's training on a micro restorer: it optimises what it is given, accumulates exactly, and rests what is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from refl.restorers.diffusion import DiffusionRestorer
+from refl.train import train
+from refl.train_config import ReflConfig
+from refl.train_data import Face
+from refl.train_setup import Material
+from reward.checkpoint import build_model
+from reward.config import ModelConfig
+from runs import UserError
+
+CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+class Brightness(nn.Module):
+    """A stand-in reward: the mean of all pixels."""
+
+    def forward(self, images: Tensor, _captions: Sequence[str | None]) -> Tensor:
+        return images.clamp(0, 1).mean(dim=(1, 2, 3))
+
+
+def make_config(**changes: dict[str, Any]) -> ReflConfig:
+    """Two steps with only the reward, no monitor, no live reward; `changes` are tables."""
+    values: dict[str, dict[str, Any]] = {
+        "trajectory": {"steps": 4, "gradient_window": (0, 1)},
+        "loss": {"reward_weight": 1.0, "structure_weight": 0, "regularizer_weight": 0, "perceptual_weight": 0},
+        "live_reward": {"reward_every_steps": 0},
+        "train": {
+            "max_steps": 2,
+            "batch_size": 4,
+            "micro_batch_size": 0,
+            "learning_rate": 1e-3,
+            "monitor_every_steps": 0,
+            "workers": 0,
+            "log_every_steps": 1,
+        },
+        "degradation": {"blur_kernel_px": 5, "blur_sigma_px": (0.5, 1.0), "downsample_factor": (1, 2)},
+    }
+    for table, fields in changes.items():
+        values[table] = {**values[table], **fields}
+    return ReflConfig.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    import json
+
+    path = tmp_path_factory.mktemp("clip") / "micro.json"
+    path.write_text(json.dumps(CLIP))
+    torch.manual_seed(0)
+    config = ModelConfig(
+        architecture=str(path), image_size_px=16, unlocked_image_groups=2, unlocked_text_blocks=1, text_mode="caption"
+    )
+    return build_model(config)
+
+
+def run(
+    restorer: DiffusionRestorer, reward: nn.Module, faces: list[Face], config: ReflConfig, out: Path
+) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+    """(the ControlNet's weights afterwards, the progress values of each step)."""
+    lines: list[dict[str, float]] = []
+    material = Material(deepcopy(restorer), reward, faces[:6], faces[6:])
+    train(material, config, out, lambda _done, _total, values: lines.append(values))
+    return {name: value.clone() for name, value in material.restorer.control.state_dict().items()}, lines
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_reward_for_brightness_brightens_and_one_for_darkness_darkens(
+    micro_restorer: DiffusionRestorer, faces: list[Face], tmp_path: Path, sign: float
+) -> None:
+    class Signed(Brightness):
+        def forward(self, images: Tensor, captions: Sequence[str | None]) -> Tensor:
+            return sign * super().forward(images, captions)
+
+    config = make_config(
+        trajectory={"start_fraction": 1.0, "gradient_window": (2, 2)},  # where the ControlNet can change most
+        train={"max_steps": 40, "learning_rate": 1e-2, "batch_size": 6},
+    )
+    _, lines = run(micro_restorer, Signed(), faces, config, tmp_path / "out")
+    first, last = (sum(line["reward"] for line in part) / 5 for part in (lines[:5], lines[-5:]))
+    # a random decoder is hardly moved; without training the difference is below a thousandth
+    assert last > first + 0.005
+    # nothing but the reward was asked for
+    assert set(lines[0]) == {"loss", "loss/reward", "reward", "gradient_norm", "gradient_norm/reward"}
+
+
+def test_micro_batches_add_up_to_the_batch(
+    micro_restorer: DiffusionRestorer, faces: list[Face], tmp_path: Path
+) -> None:
+    losses = {"structure_weight": 0.1, "regularizer_weight": 0.1, "perceptual": "gmsd", "perceptual_weight": 0.1}
+    # plain SGD would hide nothing either, but AdamW's first step only shows the sign: look at the gradient norms too
+    found = {}
+    for micro in (4, 1, 3):
+        config = make_config(loss=losses, train={"micro_batch_size": micro})
+        found[micro] = run(micro_restorer, Brightness(), faces, config, tmp_path / f"out{micro}")
+    for micro in (1, 3):
+        for name, value in found[4][0].items():
+            assert torch.allclose(found[micro][0][name], value, atol=2e-5), name
+        for ours, whole in zip(found[micro][1], found[4][1], strict=True):
+            assert ours["gradient_norm"] == pytest.approx(whole["gradient_norm"], rel=1e-4)
+            assert ours["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+
+
+def test_only_the_controlnet_changes(micro_restorer: DiffusionRestorer, faces: list[Face], tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in micro_restorer.state_dict().items()}
+    reward = Brightness()
+    material = Material(micro_restorer, reward, faces[:6], faces[6:])
+    train(material, make_config(), tmp_path / "out")
+    changed = {name for name, value in micro_restorer.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("control.") for name in changed)
+    others = (p for name, p in micro_restorer.named_parameters() if not name.startswith("control."))
+    assert all(parameter.grad is None for parameter in others)
+
+
+def test_the_regularizer_is_zero_at_the_first_step_and_not_later(
+    micro_restorer: DiffusionRestorer, faces: list[Face], tmp_path: Path
+) -> None:
+    config = make_config(loss={"regularizer_weight": 1.0})
+    _, lines = run(micro_restorer, Brightness(), faces, config, tmp_path / "out")
+    assert lines[0]["loss/regularizer"] < 1e-12  # attention with and without gradient rounds differently
+    assert lines[1]["loss/regularizer"] > 0
+
+
+@pytest.mark.parametrize(
+    "trajectory",
+    [
+        {"unroll": True, "gradient_window": (1, 1)},
+        {"renoise": 3, "gradient_window": (0, 0)},
+        {"start_fraction": 1.0, "gradient_window": (2, 3)},
+        {"eta": (0.0, 0.0)},
+    ],
+)
+def test_every_kind_of_trajectory_brightens(
+    micro_restorer: DiffusionRestorer, faces: list[Face], tmp_path: Path, trajectory: dict[str, Any]
+) -> None:
+    config = make_config(trajectory=trajectory, train={"max_steps": 25, "learning_rate": 3e-3})
+    _, lines = run(micro_restorer, Brightness(), faces, config, tmp_path / "out")
+    assert lines[-1]["reward"] > lines[0]["reward"]
+
+
+def test_the_live_reward_changes_only_at_its_steps_and_is_saved(
+    micro_restorer: DiffusionRestorer, faces: list[Face], tmp_path: Path, clip: nn.Module
+) -> None:
+    first = {name: value.clone() for name, value in clip.state_dict().items()}
+    live = {"reward_every_steps": 2, "reward_first_step": 2, "reward_learning_rate": 1e-3}
+    config = make_config(live_reward=live, train={"max_steps": 4})
+    _, lines = run(micro_restorer, clip, faces, config, tmp_path / "out")
+    updated = [place for place, line in enumerate(lines) if "live_reward/loss" in line]
+    assert updated == [2]
+    assert all(torch.equal(value, first[name]) for name, value in clip.state_dict().items())  # the first one rests
+    from reward.checkpoint import load_model
+
+    saved = load_model(tmp_path / "out" / "tuned" / "reward").state_dict()
+    assert any(not torch.equal(saved[name], first[name]) for name in first)
+
+
+def test_continuing_gives_the_weights_of_never_having_stopped(
+    micro_restorer: DiffusionRestorer, faces: list[Face], tmp_path: Path, clip: nn.Module
+) -> None:
+    tables: dict[str, dict[str, Any]] = {
+        "live_reward": {"reward_every_steps": 2, "reward_learning_rate": 1e-3},
+        "loss": {"regularizer_weight": 0.1},
+    }
+    train_fields = {"max_steps": 5, "ema_decay": 0.5, "monitor_every_steps": 2, "monitor_faces": 2}
+    whole, _ = run(micro_restorer, clip, faces, make_config(**tables, train=train_fields), tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def die(done: int, _total: int, _values: dict[str, float]) -> None:
+        if done == 3:
+            raise Killed
+
+    config = make_config(**tables, train={**train_fields, "checkpoint_every_steps": 2})
+    with pytest.raises(Killed):
+        train(Material(deepcopy(micro_restorer), clip, faces[:6], faces[6:]), config, tmp_path / "parts", die)
+    continued, _ = run(micro_restorer, clip, faces, config, tmp_path / "parts")
+    assert all(torch.equal(value, whole[name]) for name, value in continued.items())
+    from safetensors.torch import load_file
+
+    for file in ("tuned/trained.safetensors", "tuned/reward/model.safetensors"):
+        a, b = (load_file(tmp_path / run_ / file) for run_ in ("whole", "parts"))
+        assert all(torch.equal(value, b[name]) for name, value in a.items()), file
+
+
+def test_errors_name_what_is_wrong(
+    micro_restorer: DiffusionRestorer, faces: list[Face], tmp_path: Path, clip: nn.Module
+) -> None:
+    class Broken(nn.Module):
+        def forward(self, images: Tensor, _captions: Sequence[str | None]) -> Tensor:
+            return images.mean(dim=(1, 2, 3)) * float("nan")
+
+    with pytest.raises(UserError, match=r"The reward term of step 1 is not finite, with \d\.png"):
+        run(micro_restorer, Broken(), faces, make_config(), tmp_path / "nan")
+    assert not (tmp_path / "nan" / "last").exists()
+    with pytest.raises(UserError, match="no face to train on"):
+        train(Material(micro_restorer, Brightness(), [], []), make_config(), tmp_path / "none")
+    config = make_config(train={"monitor_every_steps": 1})
+    with pytest.raises(UserError, match="two held-out faces"):
+        train(Material(micro_restorer, Brightness(), faces, faces[:1]), config, tmp_path / "few")
+    with pytest.raises(UserError, match="gradient_window ends at 3, but of 4 steps only 2"):
+        run(micro_restorer, Brightness(), faces, make_config(trajectory={"gradient_window": (3, 3)}), tmp_path / "w")
+    run(micro_restorer, Brightness(), faces, make_config(), tmp_path / "same")
+    with pytest.raises(UserError, match=r"trained with learning_rate 0\.001, not 0\.1"):
+        run(micro_restorer, Brightness(), faces, make_config(train={"learning_rate": 0.1}), tmp_path / "same")
+    faces[0].path.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"0\.png: not a PNG"):
+        run(micro_restorer, Brightness(), faces, make_config(), tmp_path / "broken")
