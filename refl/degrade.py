@@ -69,6 +69,10 @@ GFPGAN = DegradationSettings(
     blur_sigma_px=(0.1, 10.0), downsample_factor=(0.8, 8.0), noise_std=(0.0, 20.0), jpeg_quality=(60, 100)
 )
 """GFPGAN's, the mildest (arXiv:2101.04061)."""
+SMALL = DegradationSettings(
+    blur_kernel_px=11, blur_sigma_px=(0.2, 2.0), downsample_factor=(1.0, 4.0), noise_std=(0.0, 15.0)
+)
+"""The published one scaled to faces of 64 pixels, which the tiny restorer is trained with."""
 STRONG = DegradationSettings(
     blur_sigma_px=(1.0, 15.0), downsample_factor=(4.0, 30.0), noise_std=(0.0, 20.0), jpeg_quality=(30, 80)
 )

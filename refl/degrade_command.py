@@ -25,7 +25,8 @@ def add_degrade_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
     parser.add_argument(
         "--preset",
         default="published",
-        help="published (DiffBIR's, the default), gfpgan (milder), or strong (CodeFormer's large one)",
+        help="published (DiffBIR's, the default), gfpgan (milder), small (for faces of 64 pixels), or strong "
+        "(CodeFormer's large one)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="what is drawn (default: 0)")
     parser.add_argument("--workers", type=int, metavar="N", help="photos at a time (default: one a core)")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from refl.degrade import GFPGAN, PUBLISHED, STRONG, Degradation, DegradationSettings, degrade, draw_degradation
+from refl.degrade import GFPGAN, PUBLISHED, SMALL, STRONG, Degradation, DegradationSettings, degrade, draw_degradation
 from refl.photo_files import (
     PhotosRefused,
     check_photos,
@@ -28,7 +28,12 @@ from refl.photo_files import (
 )
 from runs import UserError
 
-PRESETS: Mapping[str, DegradationSettings] = {"published": PUBLISHED, "gfpgan": GFPGAN, "strong": STRONG}
+PRESETS: Mapping[str, DegradationSettings] = {
+    "published": PUBLISHED,
+    "gfpgan": GFPGAN,
+    "small": SMALL,
+    "strong": STRONG,
+}
 LINES = "degradations.jsonl"
 
 

@@ -137,7 +137,7 @@ def test_what_is_stored_converted_is_degraded_converted(tmp_path: Path) -> None:
     [
         ({"preset": "strong"}, "was made with preset published and seed 0"),
         ({"seed": 1}, "was made with preset published and seed 0"),
-        ({"preset": "mild"}, "no preset 'mild'. Known: published, gfpgan, strong"),
+        ({"preset": "mild"}, "no preset 'mild'. Known: published, gfpgan, small, strong"),
         ({"seed": -1}, "seed is -1"),
     ],
 )
