@@ -28,8 +28,8 @@ from refl.train_data import Face  # noqa: E402
 from reward.checkpoint import build_model, save_model  # noqa: E402
 from reward.config import ModelConfig  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
-from tests.unit.refl.conftest import MICRO, faces, make_micro_restorer  # noqa: E402, F401
-from tests.unit.refl.test_refl_train import CLIP  # noqa: E402
+from tests.unit.refl.training.conftest import MICRO, faces, make_micro_restorer  # noqa: E402, F401
+from tests.unit.refl.training.test_refl_train import CLIP  # noqa: E402
 
 CONFIG = """
 [trajectory]

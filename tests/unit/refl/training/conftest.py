@@ -7,13 +7,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from PIL import Image as PilImage
 
-from refl.restorers.diffusion import DiffusionRestorer
-from refl.restorers.tiny import make_tiny
-from refl.restorers.tiny_config import TinyConfig
-from refl.train_data import Face, find_faces
+torch = pytest.importorskip("torch", reason="needs torch: `make install`")
+pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
+
+from refl.restorers.diffusion import DiffusionRestorer  # noqa: E402
+from refl.restorers.tiny import make_tiny  # noqa: E402
+from refl.restorers.tiny_config import TinyConfig  # noqa: E402
+from refl.train_data import Face, find_faces  # noqa: E402
 
 MICRO = TinyConfig(
     image_size_px=16,

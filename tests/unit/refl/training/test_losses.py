@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from refl.losses import compute_control_change, compute_reward_loss, compute_structure_loss
 from refl.low_pass import compute_low_pass
 
-GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "golden"
+GOLDEN = Path(__file__).resolve().parents[5] / "shared" / "golden"
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden is not beside this checkout")
