@@ -15,6 +15,7 @@ from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError, c
 from torch import Tensor
 
 from refl.weights import read_checkpoint
+from reward.stopping import is_out_of_memory
 from runs import UserError
 
 RgbImage = npt.NDArray[np.uint8]
@@ -74,7 +75,7 @@ def _enlarge_tile(tile: RgbImage, model: Any) -> RgbImage:
         with torch.inference_mode():
             out: Tensor = model(pixels.to(model.device))
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise UserError(f"The memory of {model.device} is too small for --background; give --device cpu.") from error
     rounded = (out[0].float().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)

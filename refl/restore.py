@@ -23,6 +23,7 @@ from refl.faces import as_square
 from refl.photo_files import RgbImage, decode_plain, map_in_threads
 from refl.restored_rows import Slot, encode_faces, find_missing, store_candidates
 from refl.restorers.surface import Restorer
+from reward.stopping import is_out_of_memory
 from runs import UserError
 
 
@@ -69,8 +70,8 @@ def restore_faces(method: RestoreMethod, faces: Sequence[RgbImage], seeds: Seque
         if not bool(torch.isfinite(restored).all()):
             raise UserError(f"{method.name} gives values that are no numbers; try --dtype float32.")
         images = to_images(restored)
-    except RuntimeError as error:  # the CPU has no class of its own for it
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
             raise
         advice = f"--batch-size {len(faces) // 2}" if len(faces) > 1 else "--small-memory"
         raise UserError(

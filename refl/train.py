@@ -31,10 +31,11 @@ from refl.sampling import Outcome, Trajectory, iterate_outcomes
 from refl.train_config import ReflConfig
 from refl.train_data import stack, use_one_thread
 from refl.train_setup import Material, Training, save_monitor, start
+from reward.averages import averaged_weights
 from reward.batches import choose_batch, ignore_signals, split_batch
 from reward.checkpoint import save_model
 from reward.model import RewardModel
-from reward.stopping import stop_at_next_step
+from reward.stopping import is_out_of_memory, stop_at_next_step
 from reward.training_state import save_checkpoint
 from runs import UserError
 from runs.store import RunStopped
@@ -311,7 +312,7 @@ def look(training: Training, out: Path) -> tuple[dict[str, float], Verdict | Non
     captions = [face.caption for face in training.held_out]
     models = {"live": training.live.model, "frozen": training.frozen_reward}
     rewards = {name: partial(compute_rewards, model, captions) for name, model in models.items()}
-    with averaged_weights(training), training.accelerator.autocast():
+    with averaged_weights(training.trained, training.averages), training.accelerator.autocast():
         means, verdict, restored = monitor.look(step, training.restorer.restore, rewards)
     monitor.write_grid(out / "grids" / f"{step:06d}.png", restored)
     values = {f"held_out/{name}": value for name, value in means.items()}
@@ -352,7 +353,7 @@ def save_last(training: Training, out: Path) -> None:
         }
         save_checkpoint(out / "last", lambda folder: save_weights(training, folder), record, state)
         if hacking is None or training.config.train.on_hacking != "roll_back":
-            with averaged_weights(training):
+            with averaged_weights(training.trained, training.averages):
                 save_checkpoint(out / "tuned", lambda folder: save_weights(training, folder), record)
     else:
         training.sums = {}
@@ -368,27 +369,6 @@ def save_weights(training: Training, folder: Path) -> None:
 
 
 @contextmanager
-def averaged_weights(training: Training) -> Iterator[None]:
-    """The block sees the running averages in place of the trained weights, where they are kept."""
-    if not training.averages:
-        yield
-        return
-    kept = [parameter.detach().clone() for parameter in training.trained]
-    copy_into(training.trained, training.averages)
-    try:
-        yield
-    finally:
-        copy_into(training.trained, kept)
-
-
-@torch.no_grad()
-def copy_into(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Overwrite parameters."""
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
-
-
-@contextmanager
 def explain_out_of_memory(config: ReflConfig) -> Iterator[None]:
     """Turn an allocator's error into what can be done about it.
 
@@ -398,7 +378,7 @@ def explain_out_of_memory(config: ReflConfig) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         train = config.train
         hints = []

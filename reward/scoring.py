@@ -25,6 +25,7 @@ from reward.config import load_model_config, preset_names
 from reward.data import group_images, to_pixels
 from reward.images import RgbImage, read_image
 from reward.model import RewardModel, compute_cosine
+from reward.stopping import is_out_of_memory
 from reward.weights import SUFFIXES, read_manifest
 from runs import UserError
 from runs.candidates import REWARD_PREFIX
@@ -156,8 +157,8 @@ def score_batch(scorer: Scorer, images: Sequence[RgbImage], captions: Sequence[s
             pixels = to_pixels(group_images(tensors), model.config, model.logit_scale.device)
             rewards = compute_cosine(model.encode_pixels(pixels), model.encode_prompts(captions))
         return np.asarray(rewards.double().cpu().numpy())
-    except RuntimeError as error:  # the CPU has no class of its own for it
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
             raise
         advice = f"lower --batch-size to {len(images) // 2}" if len(images) > 1 else "give --device cpu"
         raise UserError(

@@ -55,7 +55,7 @@ def explain_out_of_memory(config: TrainConfig, processes: int) -> Iterator[None]
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         micro_batch_size = config.choose_micro_batch_size(processes)
         hints = []
@@ -70,3 +70,8 @@ def explain_out_of_memory(config: TrainConfig, processes: int) -> Iterator[None]
             if hints
             else "Out of memory with one pair a forward pass. Train fewer groups and blocks, or a smaller architecture."
         ) from error
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocator says that the memory did not suffice; the CPU's has no class of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from reward.averages import averaged_weights
 from reward.batches import choose_batch, split_batch
 from reward.checkpoint import save_model
 from reward.config import ModelConfig
@@ -205,7 +206,7 @@ def validate(training: Training, out: Path) -> dict[str, float]:
         the values of a progress line.
     """
     scorer = training.accelerator.unwrap_model(training.scorer)
-    with averaged_weights(training):
+    with averaged_weights(training.trained, training.averages):
         measured = measure(scorer, training.reader, training.held_out, training.micro_batch_size)
     before = training.best
     if before is None or (measured["accuracy"], -measured["loss"]) > (before["accuracy"], -before["loss"]):
@@ -218,7 +219,7 @@ def save_best(training: Training, out: Path, measured: dict[str, float]) -> None
     training.best = {"step": training.step, **measured} if measured else None
     if training.accelerator.is_main_process:
         record = {**training.record, "step": training.step, "validation": measured or None}
-        with averaged_weights(training):
+        with averaged_weights(training.trained, training.averages):
             save_checkpoint(out / "best", partial(save_model, training.model), record)
     training.accelerator.wait_for_everyone()
 
@@ -243,24 +244,3 @@ def save_last(training: Training, out: Path) -> None:
     else:
         training.sums.zero_()
     accelerator.wait_for_everyone()
-
-
-@contextmanager
-def averaged_weights(training: Training) -> Iterator[None]:
-    """The block sees the running averages in place of the trained weights, where they are kept."""
-    if not training.averages:
-        yield
-        return
-    kept = [parameter.detach().clone() for parameter in training.trained]
-    copy_into(training.trained, training.averages)
-    try:
-        yield
-    finally:
-        copy_into(training.trained, kept)
-
-
-@torch.no_grad()
-def copy_into(parameters: list[Any], values: list[Tensor]) -> None:
-    """Overwrite parameters."""
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
