@@ -1,0 +1,154 @@
+"""How a tiny restorer is trained: every field is a flag of `python -m refl pretrain`. Loads no torch."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from refl.restorers.tiny_config import TinyConfig
+from runs import UserError
+
+FOLDER = Path(__file__).parent / "configs"
+PHASES = ("stage1", "vae", "diffusion")
+MAY_CHANGE = {
+    "stage1_steps",
+    "vae_steps",
+    "diffusion_steps",
+    "log_every_steps",
+    "validate_every_steps",
+    "checkpoint_every_seconds",
+    "validate_faces",
+    "workers",
+    "device",
+    "data_terms",
+    "steps",
+    "eta",
+    "start_fraction",
+    "color_fix",
+}
+"""What a training that is continued may have otherwise: its length, where it runs, how often it tells, the sampling."""
+THIRD_PHASE = {
+    "unet_channels",
+    "prompt_tokens",
+    "prompt_channels",
+    "prediction",
+    "diffusion_batch_size",
+    "diffusion_learning_rate",
+    "min_snr",
+    "trained_fraction",
+    "small_variants",
+    "large_variants",
+}
+"""What only the third phase reads, so that it can be trained otherwise on the first two."""
+
+
+class PretrainConfig(BaseModel):
+    """Data, degradation and optimization of the three phases. Sizes of blurs are at the model's `image_size_px`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage1_steps: int = Field(ge=1, description="Optimizer steps of the regression network, the first phase")
+    vae_steps: int = Field(ge=1, description="Optimizer steps of the autoencoder, the second phase")
+    diffusion_steps: int = Field(ge=1, description="Optimizer steps of denoiser and ControlNet, the third phase")
+    batch_size: int = Field(
+        8, ge=1, description="Faces a step of the first two phases; a quarter of it at the large size"
+    )
+    diffusion_batch_size: int = Field(16, ge=1, description="Faces a step of the third phase, likewise")
+    large_share: float = Field(0.2, ge=0, le=1, description="Share of steps on faces of twice image_size_px")
+    stage1_learning_rate: float = Field(8e-4, gt=0, le=1, description="AdamW's step size of the first phase")
+    vae_learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW's step size of the second phase")
+    diffusion_learning_rate: float = Field(5e-4, gt=0, le=1, description="AdamW's step size of the third phase")
+    warmup_steps: int = Field(100, ge=0, description="Steps over which a rate rises linearly")
+    decay_share: float = Field(0.3, ge=0, le=1, description="Share of a phase, its last, in which the rate falls to 0")
+    weight_decay: float = Field(1e-4, ge=0, le=10, description="AdamW's decay of all weights")
+    max_gradient_norm: float = Field(1.0, gt=0, description="Longer gradients are scaled to this length")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="Share kept a step of the running average that is used")
+    ssim_weight: float = Field(0.1, ge=0, description="Weight of 1 - SSIM beside the mean absolute error")
+    gradient_weight: float = Field(0.2, ge=0, description="Weight of 1 - gradient magnitude similarity beside it")
+    kl_weight: float = Field(2e-4, ge=0, description="Weight of the latents' divergence from unit normal, a number")
+    min_snr: float = Field(5.0, gt=0, description="Cap of the signal-to-noise ratio in the third phase's weights")
+    trained_fraction: float = Field(
+        0.7, gt=0, le=1, description="Share of the noise schedule that is trained, from its clean end"
+    )
+    small_variants: int = Field(4, ge=1, description="Degraded versions of a face whose latents are kept")
+    large_variants: int = Field(1, ge=1, description="The same at the large size")
+    crop_scale: tuple[float, float] = Field(
+        (0.85, 1.0), description="Side of the random crop, as a share of the face image, lowest and highest"
+    )
+    blur_kernel_px: int = Field(11, ge=1, le=99, description="Side of the blur kernel, odd, in pixels")
+    blur_sigma_px: tuple[float, float] = Field((0.2, 2.0), description="Standard deviation of the blur in pixels")
+    downsample_factor: tuple[float, float] = Field((1.0, 4.0), description="How many times smaller each side becomes")
+    noise_std: tuple[float, float] = Field((0.0, 15.0), description="Standard deviation of the noise, of 255")
+    jpeg_quality: tuple[int, int] = Field((30, 100), description="JPEG quality, 1 to 100")
+    held_out_share: float = Field(0.04, gt=0, lt=1, description="Share of faces, by file name, that is not trained on")
+    validate_faces: int = Field(48, ge=2, description="How many held-out faces are restored at a validation")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="Type of the arithmetic; weights are float32")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to train; auto takes a GPU if there is one"
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Decides first weights, faces, degradations and noise")
+    log_every_steps: int = Field(100, ge=1, description="Steps between progress lines")
+    validate_every_steps: int = Field(1000, ge=0, description="Steps between validations; 0 for the phase's end only")
+    checkpoint_every_seconds: float = Field(120, gt=0, description="Seconds between checkpoints")
+    workers: int = Field(0, ge=0, le=64, description="Threads that prepare batches ahead; 0 for none")
+    data_terms: str = Field("", description="What the model card says of the faces: origin, licence")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("crop_scale", "blur_sigma_px", "downsample_factor", "noise_std", "jpeg_quality"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ValueError(f"{name}: the low end comes first, got {low} to {high}")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale {self.crop_scale} must lie in (0, 1]")
+        return self
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with the project."""
+    return sorted(path.stem for path in FOLDER.glob("tiny*.toml"))
+
+
+def read_settings(name_or_path: str) -> dict[str, Any]:
+    """The tables `model` and `train` of a preset or a TOML file, and `faces` and `out` where given.
+
+    Raises:
+        UserError: no such preset or file, not TOML, a table is missing, or something else is in it.
+    """
+    path = FOLDER / f"{name_or_path}.toml"
+    if name_or_path not in preset_names():
+        path = Path(name_or_path).expanduser()
+        if not path.is_file():
+            raise UserError(
+                f"There is no preset {name_or_path!r}. Name one of {', '.join(preset_names())}, or a TOML file."
+            )
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not TOML ({error}).") from error
+    for table in ("model", "train"):
+        if not isinstance(values.get(table), dict):
+            raise UserError(f"{path}: has no table [{table}]; see {FOLDER / 'tiny.toml'} for one.")
+    unknown = sorted(set(values) - {"model", "train", "faces", "out"})
+    if unknown:
+        raise UserError(f"{path}: {unknown[0]!r} is unknown; there are [model], [train], faces and out.")
+    return values
+
+
+def check_pretrain_config(values: dict[str, Any], where: str) -> tuple[TinyConfig, PretrainConfig]:
+    """The configs of the tables `model` and `train`.
+
+    Raises:
+        UserError: a field is unknown, missing or not allowed; named with `where` it was read.
+    """
+    try:
+        return TinyConfig.model_validate(values["model"]), PretrainConfig.model_validate(values["train"])
+    except ValidationError as error:
+        fault = error.errors()[0]
+        if not fault["loc"]:  # of several fields, which the message names
+            raise UserError(f"{where}: {fault['msg'].removeprefix('Value error, ')}.") from error
+        field = ".".join(str(part) for part in fault["loc"])
+        raise UserError(f"{where}: {field}: {fault['msg']} ({fault['input']!r}).") from error
