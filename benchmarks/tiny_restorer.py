@@ -27,7 +27,6 @@ from torch import Tensor
 from metrics.accuracy import bootstrap_mean
 from metrics.compute import Request, compute_values
 from refl.degrade import draw_degradation
-from refl.pretrain import copy_into
 from refl.pretrain_card import read_record
 from refl.pretrain_config import PretrainConfig
 from refl.pretrain_data import Batch, Faces, Images, load_faces, make_pairs, read_faces, scale_degradation
@@ -35,6 +34,7 @@ from refl.pretrain_phases import to_pixels
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.tiny import SHIPPED, load_tiny, make_tiny
 from refl.restorers.tiny_config import TinyConfig
+from reward.averages import copy_into
 from runs import UserError
 
 METRICS = ("psnr", "ssim", "gmsd")

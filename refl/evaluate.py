@@ -21,15 +21,13 @@ from torch import Tensor
 from metrics.accuracy import bootstrap_mean
 from metrics.compute import Request, compute_values, prepare
 from metrics.lists import Column, MetricError
-from refl.monitor import RewardFunction, compute_high_frequency, compute_saturation, to_bytes
+from refl.monitor import RewardFunction, judge, to_bytes
 from refl.restorers.surface import Restorer
 
 WITH_TRUTH = ("psnr", "ssim", "gmsd", "lpips-vgg", "identity", "landmark_distance")
 """Metrics against the ground truth."""
 WITHOUT_TRUTH = ("niqe_skvideo", "niqe", "musiq", "maniqa", "clipiqa", "laion_aes")
 """Metrics of the restored image alone."""
-OWN = ("saturation", "high_frequency")
-"""Minus how far the image is from the ground truth's, as the hacking monitor has them."""
 BATCH_IMAGES = 16
 GRID_FACES = 16
 COLUMNS = ["set", "method", "image", "seed", "metric", "value"]
@@ -107,8 +105,7 @@ def measure_set(
         with torch.no_grad():
             values |= {f"reward {name}": reward(images).double().cpu().numpy() for name, reward in rewards.items()}
         if faces.hq is not None:
-            for name, compute in (("saturation", compute_saturation), ("high_frequency", compute_high_frequency)):
-                values[name] = -(compute(images) / compute(faces.hq)).log().abs().double().numpy()
+            values |= judge(("saturation", "high_frequency"), images, faces.hq)
         for metric, numbers in values.items():
             rows = {"set": faces.name, "method": method, "image": list(faces.names), "seed": seed, "metric": metric}
             tables.append(pd.DataFrame({**rows, "value": numbers}))

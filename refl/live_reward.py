@@ -16,10 +16,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from refl.train_config import LiveRewardConfig
+from reward.averages import copy_into
 from reward.batches import choose_batch
 from reward.data import PairImages, Pairs, group_pairs, to_pixels
 from reward.loss import preference_loss
-from reward.model import RewardModel, clamp_logit_scale, compute_cosine, parameter_groups
+from reward.model import RewardModel, clamp_logit_scale, parameter_groups, preprocess
 from reward.pair_scorer import InputReader, PairScorer, measure
 
 MAX_GRADIENT_NORM = 1.0
@@ -130,10 +131,8 @@ class LiveReward:
 
     def _compare(self, restored: Tensor, hq: Tensor, captions: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         """(N,) losses with the ground truth as the winner, (N,) 1 where the model says so."""
-        prompts = self.model.encode_prompts(captions)
-        features = self.model.encode_images(torch.cat([hq, restored]).detach())
-        cosines = compute_cosine(features, torch.cat([prompts, prompts])).view(2, -1)
-        logits = cosines * self.model.logit_scale
+        pixels = preprocess(torch.cat([hq, restored]).detach(), self.model.config)
+        cosines, logits = PairScorer(self.model, frozen_done=False)(pixels, captions)
         return preference_loss(logits[0], logits[1], torch.ones_like(logits[0])), (cosines[0] > cosines[1]).float()
 
     def _replay(self, step: int) -> tuple[Tensor, Tensor]:
@@ -145,10 +144,7 @@ class LiveReward:
         rows = [self.replay.rows[place] for place in mine]
         images = PairImages(self.replay)
         pixels = to_pixels(group_pairs([images[place] for place in mine]), self.model.config, self.accelerator.device)
-        features = self.model.encode_pixels(pixels)
-        prompts = self.model.encode_prompts([row.caption for row in rows])
-        cosines = compute_cosine(features, torch.cat([prompts, prompts])).view(2, -1)
-        logits = cosines * self.model.logit_scale
+        cosines, logits = PairScorer(self.model, frozen_done=False)(pixels, [row.caption for row in rows])
         p_a, weight = (torch.tensor([getattr(row, n) for row in rows], device=pixels.device) for n in ("p_a", "weight"))
         losses = weight * preference_loss(logits[0], logits[1], p_a)
         return losses, ((cosines[0] > cosines[1]) == (p_a > 0.5)).float()
@@ -163,7 +159,5 @@ class LiveReward:
             return {}
         kept = accuracy >= self.first_accuracy - self.config.max_accuracy_loss
         if not kept:
-            with torch.no_grad():
-                for parameter, value in zip(self.trained, before, strict=True):
-                    parameter.copy_(value)
+            copy_into(self.trained, before)
         return {"kept": float(kept), "held_out_accuracy": accuracy}

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from refl.pretrain_phases import Phase, Progress, Training, make_phases, prepare
 from refl.pretrain_state import load_phase, save_phase
 from refl.restorers.tiny import make_tiny, save_tiny
 from refl.restorers.tiny_config import TinyConfig
+from reward.averages import averaged_weights, copy_into
 from reward.stopping import stop_at_next_step
 from runs import UserError
 from runs.store import RunStopped
@@ -115,7 +115,7 @@ def train_phase(training: Training, phase: Phase, stop_asked: Callable[[], int])
             if not math.isfinite(values["loss"]):
                 raise UserError(f"{phase.name}: the loss of step {done:,} is not finite. Lower its learning rate.")
         if last or (config.validate_every_steps and done % config.validate_every_steps == 0):
-            with averaged(phase):
+            with averaged_weights(phase.parameters, phase.averages):
                 measured = validate(training, phase)
             values |= measured
         stop = stop_asked()
@@ -162,34 +162,16 @@ def compute_learning_rate(step: int, steps: int, rate: float, config: PretrainCo
     return rate * min(warm, left, 1.0)
 
 
-@contextmanager
-def averaged(phase: Phase) -> Iterator[None]:
-    """The block sees the running averages in place of the trained weights."""
-    kept = [parameter.detach().clone() for parameter in phase.parameters]
-    use_averages(phase)
-    try:
-        yield
-    finally:
-        copy_into(phase.parameters, kept)
-
-
 def use_averages(phase: Phase) -> None:
     """Make the running averages the weights."""
     copy_into(phase.parameters, phase.averages)
-
-
-@torch.no_grad()
-def copy_into(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
-    """Overwrite parameters."""
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
 
 
 def save(training: Training, phase: Phase, optimizer: torch.optim.Optimizer, measured: dict[str, float] | None) -> None:
     """Write the phase's checkpoint; of the third phase the restorer as well, as good as it is."""
     save_phase(training.out / phase.name, phase, training.record, optimizer)
     if phase.name == "diffusion":
-        with averaged(phase):
+        with averaged_weights(phase.parameters, phase.averages):
             save_tiny(training.restorer, training.model, training.out)
         counts = {"trained": len(training.faces.names), "held_out": len(training.held_out.names)}
         write_record(training.out, {**training.record, "faces": counts, "step": phase.step, "measured": measured})

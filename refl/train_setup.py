@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, GradientAccumulationPlugin
 from torch import Tensor, nn
 
 from refl.live_reward import LiveReward
@@ -29,13 +28,13 @@ from refl.train_data import DegradedFaces, Face, check_faces, stack
 from reward.checkpoint import load_model
 from reward.data import Pairs
 from reward.model import RewardModel, parameter_groups, unlock
+from reward.train_setup import make_plain_accelerator
 from reward.training_state import find_last, load_state, read_record
 from runs import UserError
 from runs.store import code_version
 
 log = logging.getLogger(__name__)
 
-PLAIN_KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 MONITOR_DRAW = 2**40
 """The draw of the held-out faces' degradation, which no training step has."""
 
@@ -85,26 +84,6 @@ class Training:
     """Of this process since the last progress line: term -> sum over images, `images` -> their number."""
 
 
-def make_accelerator(config: ReflConfig) -> Accelerator:
-    """The devices that this command or `accelerate launch` has.
-
-    Raises:
-        UserError: the number format is not to be had here, or the launcher splits the model.
-    """
-    if config.train.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("mixed_precision fp16 needs a GPU, and there is none. Set it to bf16 or no.")
-    accelerator = Accelerator(
-        mixed_precision=config.train.mixed_precision,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-    )
-    if accelerator.distributed_type not in PLAIN_KINDS:
-        raise UserError(
-            f"accelerate is set up for {accelerator.distributed_type.value}; training copies the whole model to each "
-            "device. Run `accelerate config` and choose neither DeepSpeed nor FSDP."
-        )
-    return accelerator
-
-
 def describe(material: Material, config: ReflConfig) -> dict[str, Any]:
     """What a checkpoint says of its origin."""
     digest = hashlib.sha256()
@@ -127,7 +106,7 @@ def start(material: Material, config: ReflConfig, out: Path) -> Training:
     Raises:
         UserError: see `refl.train.train`.
     """
-    accelerator = make_accelerator(config)
+    accelerator = make_plain_accelerator(config.train.mixed_precision)
     if not material.faces:
         raise UserError("There is no face to train on. Give --faces DIR, or import sources with ground truth (hq).")
     record = describe(material, config)

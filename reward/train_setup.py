@@ -68,16 +68,26 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
     Raises:
         UserError: the number format or the tracker is not to be had here, or the launcher splits the model.
     """
-    if config.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("mixed_precision fp16 needs a GPU, and there is none. Set it to bf16 or no.")
     if config.tracker not in ("none", *(str(name) for name in get_available_trackers())):
         raise UserError(f"The tracker {config.tracker} is not installed: pip install {config.tracker}.")
+    return make_plain_accelerator(
+        config.mixed_precision, log_with=None if config.tracker == "none" else config.tracker, project_dir=out
+    )
+
+
+def make_plain_accelerator(mixed_precision: str, **more: Any) -> Accelerator:
+    """An accelerator that copies the whole model to each device; `more` as Accelerator takes it.
+
+    Raises:
+        UserError: the number format is not to be had here, or the launcher splits the model.
+    """
+    if mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("mixed_precision fp16 needs a GPU, and there is none. Set it to bf16 or no.")
     accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        log_with=None if config.tracker == "none" else config.tracker,
-        project_dir=out,
+        mixed_precision=mixed_precision,
         # accelerate's own accumulation stays out of it: the loop knows how many pairs a batch has
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        **more,
     )
     if accelerator.distributed_type not in PLAIN_KINDS:
         raise UserError(
