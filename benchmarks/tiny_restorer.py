@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="of the DDIM schedule (default: the restorer's)")
     parser.add_argument("--grid", type=Path, help="PNG of the first 16 faces by name, a row a face")
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     try:
         return run(args)
     except UserError as error:

@@ -85,10 +85,10 @@ def evaluate(
     """Restore and measure everything, write the report; returns its summary table."""
     import pandas as pd  # here: --help need not wait for these
 
-    from refl.device import choose_device
     from refl.evaluate import choose_metrics, measure_set, restore_set, summarize, write_grid
     from refl.evaluate_report import write_report
     from refl.restorers.load import load_restorer, method_name
+    from reward.device import choose_device
 
     device = choose_device(args.device)
     restorers = {method_name(asked): load_restorer(asked, device=device) for asked in args.method}

@@ -24,6 +24,7 @@ from refl.pretrain_state import load_phase, save_phase
 from refl.restorers.tiny import make_tiny, save_tiny
 from refl.restorers.tiny_config import TinyConfig
 from reward.averages import averaged_weights, copy_into
+from reward.device import choose_device
 from reward.stopping import stop_at_next_step
 from runs import UserError
 from runs.store import RunStopped
@@ -52,7 +53,7 @@ def pretrain(
         UserError: `out` holds another training, or a phase that `only` needs is not finished.
         RunStopped: a signal came; the checkpoint is written.
     """
-    device = torch.device(choose_device(config))
+    device = torch.device(choose_device(config.device))
     torch.manual_seed(config.seed)
     restorer = make_tiny(model).to(device)
     record = {"model": model.model_dump(mode="json"), "train": config.model_dump(mode="json"), "dataset_sha256": digest}
@@ -72,17 +73,6 @@ def pretrain(
             use_averages(phase)
             training.finished[phase.name] = phase.step
     return measured
-
-
-def choose_device(config: PretrainConfig) -> str:
-    """The device's name.
-
-    Raises:
-        UserError: a GPU is asked for and there is none.
-    """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("There is no GPU that torch can use here. Give --device cpu, or auto.")
-    return "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def train_phase(training: Training, phase: Phase, stop_asked: Callable[[], int]) -> dict[str, float]:

@@ -113,10 +113,10 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def restore(database: Database, args: argparse.Namespace, methods: Sequence[str], run: RunLog) -> dict[str, Any]:
     """Do all of it; returns what was done, as JSON values."""
-    from refl.device import choose_device
     from refl.restore_inputs import Inputs
     from refl.restore_methods import RestoreOptions, name_methods
     from refl.restored_rows import find_sources
+    from reward.device import choose_device
 
     device, weights = choose_device(args.device), args.weights or args.data / "weights"
     options = RestoreOptions(

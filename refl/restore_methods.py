@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from refl.color_fix import ColorFix
-from refl.device import DTYPES
 from refl.restore import RestoreMethod
 from refl.restorers.feedforward import FeedForwardRestorer
 from refl.restorers.load import AnyRestorer, load_restorer, method_name
 from runs import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)

@@ -117,9 +117,9 @@ def evaluate(
     from reward.answers import answer_by_file, answer_by_metrics
     from reward.card import write_card
     from reward.data import load_dataset
+    from reward.device import choose_device
     from reward.people import SIMULATED, choose_labels, read_judgments
     from reward.report import measure, write_report
-    from reward.scoring import choose_device
 
     check_numbers(args)
     device = choose_device(args.device)

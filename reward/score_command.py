@@ -56,7 +56,8 @@ def add_score_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
 
 def run_score(args: argparse.Namespace) -> None:
     """Score whatever the places are, and say what was done."""
-    from reward.scoring import choose_device, load_scorer  # here: these load torch, which --help need not wait for
+    from reward.device import choose_device  # here: these load torch, which --help need not wait for
+    from reward.scoring import load_scorer
 
     if args.batch_size < 1:
         raise UserError(f"--batch-size is {args.batch_size}; give 1 or more.")

@@ -113,23 +113,6 @@ def compute_version(model: RewardModel) -> str:
     return VERSION_PREFIX + digest.hexdigest()[:16]
 
 
-def choose_device(device: str) -> str:
-    """The device of 'auto', 'cpu', 'cuda' or 'cuda:1'; auto is the first GPU, or the CPU where there is none.
-
-    Raises:
-        UserError: no such device here.
-    """
-    count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
-    if device == "auto":
-        return "cuda:0" if count else "cpu"
-    if device not in ["cpu", *(["cuda"] if count else []), *(f"cuda:{number}" for number in range(count))]:
-        here = f"has {count} GPUs that torch can use" if count else "has no GPU that torch can use"
-        raise UserError(
-            f"There is no device {device!r}: this machine {here}. Give auto, cpu, cuda, or cuda:0 and so on."
-        )
-    return device
-
-
 def check_scorer_captions(scorer: Scorer, missing: int, total: int, things: str, *, use_prompt: bool) -> str | None:
     """`check_captions` for a scorer: what to say where its prompt stands in for so many of all.
 

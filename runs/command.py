@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 def run_command(action: Callable[[], None]) -> int:
     """Exit code of a command: 0, or 2 with one line where a UserError, a full disk or a failing database ended it."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # pyiqa brings it; it warns of an extra that we never use
     try:
         action()
     except UserError as error:

@@ -12,6 +12,7 @@ import pytest
 
 from reward.answers import Answers, answer_by_file, answer_by_metrics, answer_by_model
 from reward.data import LabelledPair, Pairs
+from reward.device import choose_device
 from reward.evaluate import (
     Labels,
     calibrate_scorers,
@@ -29,7 +30,6 @@ from reward.robustness import compress, measure_robustness, resize, shift
 from reward.scoring import (
     Scorer,
     check_scorer_captions,
-    choose_device,
     compute_version,
     load_scorer,
     score_batch,

@@ -1,12 +1,10 @@
-"""Which device restores."""
+"""Which device computes."""
 
 from __future__ import annotations
 
 import torch
 
 from runs import UserError
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_device(device: str) -> str:
@@ -19,5 +17,8 @@ def choose_device(device: str) -> str:
     if device == "auto":
         return "cuda:0" if count else "cpu"
     if device not in ["cpu", *(["cuda"] if count else []), *(f"cuda:{number}" for number in range(count))]:
-        raise UserError(f"There is no device {device!r} here: torch can use {count} GPUs. Give auto, cpu or cuda.")
+        here = f"has {count} GPUs that torch can use" if count else "has no GPU that torch can use"
+        raise UserError(
+            f"There is no device {device!r}: this machine {here}. Give auto, cpu, cuda, or cuda:0 and so on."
+        )
     return device
