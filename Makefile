@@ -5,7 +5,7 @@ PORT ?= 7860
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: app install test test-slow check lint bench lower-bounds clean
+.PHONY: app install test test-slow check lint bench loop lower-bounds clean
 
 app: .venv/app-installed
 	$(BIN)/python app.py --demo --data $(DATA) --port $(PORT) $(ARGS)
@@ -31,6 +31,10 @@ lint: .venv/dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy db runs metrics annotate reward refl ui app.py benchmarks
+
+# Faces → candidates → pairs → simulated answers → SVM → reward model → ReFL → evaluation, on ../shared/faces.
+loop: .venv/installed
+	$(BIN)/python -m benchmarks.loop $(ARGS)
 
 bench: .venv/dev-installed
 	tests/install_system_packages.sh

@@ -105,7 +105,10 @@ def prepare(columns: Sequence[Column], device: str) -> None:
         except MetricError as error:
             faults.append(str(error))
     if missing:
-        faults.insert(0, str(MissingWeights("; ".join(error.files for error in missing), missing[0].why)))
+        lacks = MissingWeights("; ".join(error.files for error in missing), missing[0].why)
+        if not faults:
+            raise lacks
+        faults.insert(0, str(lacks))
     if faults:
         raise MetricError(" ".join(faults))
 

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import huggingface_hub.constants
 import pyiqa.utils.download_util
 import torch.hub
 
@@ -75,6 +76,20 @@ def describe_weights(name: str) -> str:
 def is_offline() -> bool:
     """Whether HF_HUB_OFFLINE forbids downloads, of every server and not only of that hub."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+@contextlib.contextmanager
+def forbid_downloads() -> Iterator[None]:
+    """As HF_HUB_OFFLINE does, for the block: without a network the hub tries each file for half a minute."""
+    before, constant = os.environ.get("HF_HUB_OFFLINE"), huggingface_hub.constants.HF_HUB_OFFLINE
+    os.environ["HF_HUB_OFFLINE"], huggingface_hub.constants.HF_HUB_OFFLINE = "1", True
+    try:
+        yield
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = constant
+        os.environ.pop("HF_HUB_OFFLINE")
+        if before is not None:
+            os.environ["HF_HUB_OFFLINE"] = before
 
 
 @contextlib.contextmanager

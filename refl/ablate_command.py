@@ -68,8 +68,7 @@ def add_ablate_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
     parser = commands.add_parser(
         "ablate",
         help="train a preset with each of its parts left out, and compare",
-        description="The same command again goes on after what is finished. Flags after -- go to every `refl train`, "
-        "such as -- --max-steps 200.",
+        description="The same command again goes on after what is finished.",
     )
     parser.add_argument("preset", help=f"{', '.join(preset_names())}, or a config file")
     parser.add_argument("--restorer", required=True, help="what is tuned, as of `refl train`")
@@ -84,13 +83,19 @@ def add_ablate_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these variants, beside the full one")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of all of it")
-    parser.add_argument("flags", nargs=argparse.REMAINDER, metavar="-- FLAG", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--with",
+        dest="flags",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="FLAG",
+        help="all that follows goes to every `refl train`: --with --max-steps 200",
+    )
     parser.set_defaults(command=run_ablate)
 
 
 def run_ablate(args: argparse.Namespace) -> None:
     """Run what is not finished, then evaluate all."""
-    flags = [flag for flag in args.flags if flag != "--"]
     variants = list_variants(load_refl_config(args.preset), bool(args.dataset and args.reward_preset))
     names = [variant.name for variant in variants]
     unknown = sorted(set(args.only or []) - set(names))
@@ -99,11 +104,16 @@ def run_ablate(args: argparse.Namespace) -> None:
     chosen = [variant for variant in variants if not args.only or variant.name in (*args.only, "full")]
     out = args.out.expanduser().absolute()
     out.mkdir(parents=True, exist_ok=True)
-    config = {"preset": args.preset, "variants": [variant.name for variant in chosen], "flags": flags, "out": str(out)}
+    config = {
+        "preset": args.preset,
+        "variants": [variant.name for variant in chosen],
+        "flags": args.flags,
+        "out": str(out),
+    }
     with open_database_run(args.data, args.db, "refl ablate", config, args.run) as run:
         for done, variant in enumerate(chosen):
             run.progress(done, len(chosen) + 1)
-            train_variant(variant, args, flags, out)
+            train_variant(variant, args, out)
         run.progress(len(chosen), len(chosen) + 1)
         evaluate_variants([folder_of(out, variant) for variant in chosen], args, out)
         run.write_result({"out": str(out)})
@@ -115,7 +125,7 @@ def folder_of(out: Path, variant: Variant) -> Path:
     return out / variant.name.replace("%", " percent").replace(" ", "-")
 
 
-def train_variant(variant: Variant, args: argparse.Namespace, flags: list[str], out: Path) -> None:
+def train_variant(variant: Variant, args: argparse.Namespace, out: Path) -> None:
     """Train a variant to its end, its own reward model first; at once where it is finished."""
     folder, reward = folder_of(out, variant), args.reward
     shared = [f"--data={args.data}", *([f"--db={args.db}"] if args.db else [])]
@@ -126,7 +136,7 @@ def train_variant(variant: Variant, args: argparse.Namespace, flags: list[str], 
     what = [f"--restorer={args.restorer}", f"--reward={reward}", f"--out={folder}"]
     what += [f"--{name}={getattr(args, name)}" for name in ("faces", "dataset") if getattr(args, name)]
     preset = f"--preset={args.preset}" if args.preset in preset_names() else f"--config={args.preset}"
-    run_module(["refl", "train", preset, *what, *flags, *variant.refl, *shared])
+    run_module(["refl", "train", preset, *what, *args.flags, *variant.refl, *shared])
 
 
 def evaluate_variants(folders: list[Path], args: argparse.Namespace, out: Path) -> None:

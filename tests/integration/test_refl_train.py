@@ -163,6 +163,49 @@ def test_five_killed_trainings_continue_to_the_same_weights(command: Callable[..
     check_kills(command, tmp_path, rounds=5)
 
 
+def test_two_processes_train_as_one(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    flags = ("--max-steps=2", "--micro-batch-size=1", "--monitor-every-steps=2")
+    one, two = tmp_path / "one", tmp_path / "two"
+    code, _, err = run(command(one, *flags))
+    assert code == 0, err
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    code, _, err = run([*launcher, *command(two, *flags)])
+    assert code == 0, err
+    for name in TRAINED:
+        alone, together = (load_file(folder / "tuned" / name) for folder in (one, two))
+        assert set(alone) == set(together)
+        for key, tensor in alone.items():
+            torch.testing.assert_close(together[key], tensor, rtol=1e-4, atol=1e-6)
+    assert sorted(path.name for path in (two / "grids").iterdir()) == ["000000.png", "000002.png"]
+
+
+def test_an_ablation_trains_its_variants_and_compares_them(
+    command: Callable[..., list[str]], data: Path, tmp_path: Path
+) -> None:
+    faces_folder = str(tmp_path / "faces")
+    command(tmp_path / "unused")  # writes the restorer, the reward model and the config
+    words = ["-m", "refl", "ablate", str(tmp_path / "config.toml"), "--data", str(data), "--only", "no reward"]
+    words += ["--restorer", str(tmp_path / "restorer"), "--reward", str(tmp_path / "reward"), "--faces", faces_folder]
+    words += ["--test-faces", faces_folder, "--out", str(tmp_path / "ablation")]
+    words += ["--with", "--max-steps=2", "--monitor-every-steps=0"]
+    code, said, err = run(words)
+    assert code == 0, err
+    assert f"report: {tmp_path / 'ablation' / 'report' / 'report.md'}" in said
+    with open(tmp_path / "ablation" / "report" / "summary.csv", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["metric"] == "reward frozen"]
+    assert [row["method"] for row in rows][1:] == ["full-tuned", "no-reward-tuned"]
+    full, without = (
+        json.loads((tmp_path / "ablation" / name / "last" / "training.json").read_text())
+        for name in ("full", "no-reward")
+    )
+    assert (full["step"], full["config"]["loss"]["reward_weight"]) == (2, 0.005)
+    assert (without["step"], without["config"]["loss"]["reward_weight"]) == (2, 0)
+    code, _, err = run([*words[:7], "no nose", *words[8:]])
+    assert code == 2
+    assert "There is no variant 'no nose'. Name one of full, no reward" in err
+
+
 def test_what_cannot_be_is_refused_in_one_line(command: Callable[..., list[str]], tmp_path: Path) -> None:
     for flags, said in (
         (("--reward-weight=-1",), "reward_weight"),

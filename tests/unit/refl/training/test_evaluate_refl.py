@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from refl.evaluate import FaceSet, Restored, measure_set, restore_set, summarize, write_grid
+from metrics.lists import Column
+from metrics.weights import MissingWeights, is_offline
+from refl.evaluate import FaceSet, Restored, choose_metrics, measure_set, restore_set, summarize, write_grid
 from refl.evaluate_report import format_cell, format_table, write_report
 from refl.restorers.diffusion import DiffusionRestorer
 
@@ -87,3 +89,24 @@ def test_restoring_measuring_and_the_report(micro_restorer: DiffusionRestorer, t
     assert "- micro: 0.500 s an image" in text
     assert "- musiq: no weights" in text
     assert "![synthetic](synthetic.png)" in text
+
+
+def test_where_one_download_fails_no_other_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    offline = []
+
+    def prepare(columns: list[Column], _device: str) -> None:
+        (column,) = columns
+        if column.metric in ("lpips-vgg", "musiq"):
+            offline.append(is_offline())
+            raise MissingWeights(f"{column.metric} needs w.pth", "there is no network")
+
+    monkeypatch.setattr("refl.evaluate.prepare", prepare)
+    found, left_out = choose_metrics(truth=True)
+    assert offline == [False, True]
+    assert not is_offline()
+    assert "psnr" in found
+    assert "niqe" in found
+    assert set(left_out) == {"lpips-vgg", "musiq"}
+    assert "there is no network: lpips-vgg needs w.pth" in left_out["lpips-vgg"]
+    assert left_out["musiq"] == "musiq needs w.pth; not tried, since that of lpips-vgg failed"
