@@ -36,7 +36,7 @@ from reward.batches import choose_batch, ignore_signals, split_batch
 from reward.checkpoint import save_model
 from reward.model import RewardModel
 from reward.stopping import is_out_of_memory, stop_at_next_step
-from reward.training_state import save_checkpoint
+from reward.training_state import keep_step, save_checkpoint
 from runs import UserError
 from runs.store import RunStopped
 
@@ -101,6 +101,8 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
                         seen, verdict = look(training, out)
                         values |= seen
                     accelerator.wait_for_everyone()
+                if config.train.keep_every_steps and done % config.train.keep_every_steps == 0:
+                    keep_copy(training, out)
                 if stop or ends or verdict or done % config.train.checkpoint_every_steps == 0:
                     save_last(training, out)
                 if values and progress and accelerator.is_main_process:
@@ -358,6 +360,16 @@ def save_last(training: Training, out: Path) -> None:
     else:
         training.sums = {}
     accelerator.wait_for_everyone()
+
+
+def keep_copy(training: Training, out: Path) -> None:
+    """Write `steps/NNNNNN`, as usable as `tuned/`; of a hacking restorer too, for whoever looks where it began."""
+    if training.accelerator.is_main_process:
+        record = {**training.record, "step": training.step, "hacking": first_hacking(training)}
+        with averaged_weights(training.trained, training.averages):
+            keep_max = training.config.train.keep_steps_max
+            keep_step(out, training.step, keep_max, lambda folder: save_weights(training, folder), record)
+    training.accelerator.wait_for_everyone()
 
 
 def save_weights(training: Training, folder: Path) -> None:

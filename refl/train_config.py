@@ -13,7 +13,15 @@ from refl.degrade import DegradationSettings
 from runs import UserError
 
 FOLDER = Path(__file__).parent / "configs"
-MAY_CHANGE = {"micro_batch_size", "gradient_checkpointing", "checkpoint_every_steps", "log_every_steps", "workers"}
+MAY_CHANGE = {
+    "micro_batch_size",
+    "gradient_checkpointing",
+    "checkpoint_every_steps",
+    "keep_every_steps",
+    "keep_steps_max",
+    "log_every_steps",
+    "workers",
+}
 """Fields that decide nothing about the weights; all others must be the same when a training is continued."""
 
 
@@ -146,6 +154,14 @@ class TrainConfig(BaseModel):
     )
     image_size_px: int = Field(0, ge=0, le=4096, description="Side of the faces, pixels; 0 as the restorer's own")
     checkpoint_every_steps: int = Field(500, ge=1, description="Steps between writings of last/")
+    keep_every_steps: int = Field(
+        0,
+        ge=0,
+        description="Steps between copies of the restorer that stay in steps/, beside last/ and tuned/; 0 for none",
+    )
+    keep_steps_max: int = Field(
+        0, ge=0, description="How many of these copies stay; the oldest is removed for a new one; 0 keeps all"
+    )
     monitor_every_steps: int = Field(
         100, ge=0, description="Steps between looks of the hacking monitor at held-out faces; 0 for none"
     )

@@ -25,6 +25,7 @@ from refl.restorers.osediff import TIMESTEP, OSEDiff
 from refl.sampling import Plan
 from refl.train_config import MAY_CHANGE, ReflConfig
 from refl.train_data import DegradedFaces, Face, check_faces, stack
+from reward.captions import check_captions
 from reward.checkpoint import load_model
 from reward.data import Pairs
 from reward.model import RewardModel, parameter_groups, unlock
@@ -228,7 +229,16 @@ def halve_frozen(restorer: DiffusionRestorer | OSEDiff, config: ReflConfig) -> N
 def load_rewards(
     material: Material, config: ReflConfig, accelerator: Accelerator, last: Path | None
 ) -> tuple[LiveReward, RewardModel]:
-    """The reward model that goes on learning, and the one that training began with."""
+    """The reward model that goes on learning, and the one that training began with.
+
+    Raises:
+        UserError: the model compares faces with captions and none has one, or there are no pairs to replay.
+    """
+    if isinstance(material.reward, RewardModel):
+        missing = sum(not face.caption for face in material.faces)
+        instead = "Put NAME.txt beside each face, or train a reward model with text_mode fixed or learned."
+        if note := check_captions(material.reward.config, missing, len(material.faces), "faces", instead=instead):
+            log.info(note)
     frozen = material.reward.to(accelerator.device).eval()
     model = frozen
     if config.live_reward.reward_every_steps:

@@ -31,7 +31,7 @@ from reward.pair_scorer import measure
 from reward.stopping import explain_out_of_memory, stop_at_next_step
 from reward.train_config import TrainConfig
 from reward.train_setup import Training, start
-from reward.training_state import get_random_states, save_checkpoint
+from reward.training_state import get_random_states, keep_step, save_checkpoint
 from runs import UserError
 from runs.store import RunStopped
 
@@ -104,6 +104,8 @@ def train(
                     values |= validate(training, out)
                 if done == config.max_steps and not config.validate_every_steps:
                     save_best(training, out, {})
+                if config.keep_every_steps and done % config.keep_every_steps == 0:
+                    keep_copy(training, out)
                 if stop or done % config.checkpoint_every_steps == 0 or done == config.max_steps:
                     save_last(training, out)
                 if values:
@@ -221,6 +223,15 @@ def save_best(training: Training, out: Path, measured: dict[str, float]) -> None
         record = {**training.record, "step": training.step, "validation": measured or None}
         with averaged_weights(training.trained, training.averages):
             save_checkpoint(out / "best", partial(save_model, training.model), record)
+    training.accelerator.wait_for_everyone()
+
+
+def keep_copy(training: Training, out: Path) -> None:
+    """Write `steps/NNNNNN`, as usable as `best/` and measured or not."""
+    if training.accelerator.is_main_process:
+        record = {**training.record, "step": training.step}
+        with averaged_weights(training.trained, training.averages):
+            keep_step(out, training.step, training.config.keep_steps_max, partial(save_model, training.model), record)
     training.accelerator.wait_for_everyone()
 
 

@@ -85,6 +85,12 @@ class TrainConfig(BaseModel):
     checkpoint_every_steps: int = Field(
         500, ge=1, description="Steps between writings of last/, from which the same command continues"
     )
+    keep_every_steps: int = Field(
+        0, ge=0, description="Steps between copies of the model that stay in steps/, beside last/ and best/; 0 for none"
+    )
+    keep_steps_max: int = Field(
+        0, ge=0, description="How many of these copies stay; the oldest is removed for a new one; 0 keeps all"
+    )
     log_every_steps: int = Field(10, ge=1, description="Steps that a progress line is the mean of")
     workers: int = Field(
         4, ge=0, le=256, description="Processes that decode images, for each training process; 0 for none of their own"

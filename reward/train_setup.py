@@ -94,6 +94,8 @@ def make_plain_accelerator(mixed_precision: str, **more: Any) -> Accelerator:
             f"accelerate is set up for {accelerator.distributed_type.value}; training copies the whole model to each "
             "device. Run `accelerate config` and choose neither DeepSpeed nor FSDP."
         )
+    if accelerator.num_processes > 1 and accelerator.is_main_process:
+        log.info("training on %s processes", accelerator.num_processes)
     return accelerator
 
 

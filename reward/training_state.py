@@ -1,8 +1,9 @@
 """Checkpoints of a training: `last/`, from which it continues exactly, and `best/`, which is used.
 
-Both are checkpoint folders as `load_model` reads them, with `training.json` beside: which settings, dataset and code
-they are of, the step, and what was measured. `last/` holds `state.pt` as well: the optimizer, the scaler, the average
-of the weights and the random numbers' states. The order of the pairs and the learning rate follow from the step.
+Where copies are asked for, `steps/NNNNNN` holds those that stay. All are checkpoint folders as `load_model` reads them,
+with `training.json` beside: which settings, dataset and code they are of, the step, and what was measured. `last/`
+holds `state.pt` as well: the optimizer, the scaler, the average of the weights and the random numbers' states. The
+order of the pairs and the learning rate follow from the step.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ import torch
 
 from reward.train_config import UNCHANGING
 from runs import UserError
+
+STEPS_FOLDER = "steps"
+"""Of a training's folder: the copies that stay."""
 
 
 def save_checkpoint(
@@ -61,6 +65,21 @@ def _take_place(beside: Path, folder: Path) -> None:
         folder.rename(old)
     beside.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def keep_step(out: Path, step: int, keep_max: int, write: Callable[[Path], None], record: dict[str, Any]) -> None:
+    """Write the copy `out/steps/NNNNNN` that stays beside last/, then remove the oldest ones over `keep_max`.
+
+    Args:
+        keep_max: how many stay; 0 for all.
+        write, record: see `save_checkpoint`.
+    Raises:
+        UserError: it cannot be written; what was there before still is.
+    """
+    save_checkpoint(out / STEPS_FOLDER / f"{step:06d}", write, record)
+    kept = sorted((path for path in (out / STEPS_FOLDER).iterdir() if path.name.isdigit()), key=lambda p: int(p.name))
+    for folder in kept[:-keep_max] if keep_max else []:
+        shutil.rmtree(folder)
 
 
 def find_last(out: Path) -> Path | None:

@@ -22,6 +22,12 @@ from db.records import add_candidate, add_method, add_source
 from db.session import Database, open_database
 
 ROOT = Path(__file__).resolve().parents[1]
+TWO_PROCESSES = (
+    *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"),
+)
+"""After python, before a command, with ACCELERATE_USE_CPU=true in the environment: accelerate's own --cpu starts one
+process, whatever the number."""
 SHARED_FACES = ROOT.parent / "shared" / "faces"
 READY_SECONDS = 60
 

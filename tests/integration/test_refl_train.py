@@ -27,7 +27,7 @@ from refl.restorers.tiny import save_tiny  # noqa: E402
 from refl.train_data import Face  # noqa: E402
 from reward.checkpoint import build_model, save_model  # noqa: E402
 from reward.config import ModelConfig  # noqa: E402
-from tests.conftest import ROOT  # noqa: E402
+from tests.conftest import ROOT, TWO_PROCESSES  # noqa: E402
 from tests.unit.refl.training.conftest import MICRO, faces, make_micro_restorer  # noqa: E402, F401
 from tests.unit.refl.training.test_refl_train import CLIP  # noqa: E402
 
@@ -85,7 +85,7 @@ def command(data: Path, tmp_path: Path, faces: list[Face]) -> Callable[..., list
 
 
 def start(words: list[str]) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
     pipe = subprocess.PIPE
     return subprocess.Popen(
         [sys.executable, *words], cwd=ROOT, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True
@@ -168,15 +168,16 @@ def test_two_processes_train_as_one(command: Callable[..., list[str]], tmp_path:
     one, two = tmp_path / "one", tmp_path / "two"
     code, _, err = run(command(one, *flags))
     assert code == 0, err
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    code, _, err = run([*launcher, *command(two, *flags)])
+    code, _, err = run([*TWO_PROCESSES, *command(two, *flags)])
     assert code == 0, err
+    assert "training on 2 processes" in err
     for name in TRAINED:
-        alone, together = (load_file(folder / "tuned" / name) for folder in (one, two))
+        alone, together = (load_file(folder / "last" / name) for folder in (one, two))
         assert set(alone) == set(together)
+        # AdamW takes steps of 1e-3 whatever the gradient's length, so what rounding leaves of one shows; two steps
+        # of a wrong gradient would be 2e-3 apart
         for key, tensor in alone.items():
-            torch.testing.assert_close(together[key], tensor, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(together[key], tensor, rtol=0, atol=1e-4)
     assert sorted(path.name for path in (two / "grids").iterdir()) == ["000000.png", "000002.png"]
 
 

@@ -21,7 +21,7 @@ from db.models import Run, RunState
 from db.session import open_database
 from reward.__main__ import main
 from reward.checkpoint import load_model
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TWO_PROCESSES
 from tests.unit.reward.conftest import architecture_file, make_dataset  # noqa: F401
 from tests.unit.reward.test_train import relative_difference, weights_of
 
@@ -53,7 +53,7 @@ def command(data: Path, make_dataset: Callable[..., Path], architecture_file: Pa
 
 
 def run(words: list[str], *, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
     return subprocess.run(
         [sys.executable, *launcher, *words], cwd=ROOT, capture_output=True, text=True, check=False, env=environment
     )
@@ -126,9 +126,9 @@ def test_two_processes_equal_one_with_the_same_batch(command: Callable[..., list
     one, two = tmp_path / "one", tmp_path / "two"
     alone = run(command(one, **changes))
     assert alone.returncode == 0, alone.stderr
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
-    both = run(command(two, **changes), launcher=(*launcher, "--mixed_precision", "no", "--dynamo_backend", "no"))
+    both = run(command(two, **changes), launcher=TWO_PROCESSES)
     assert both.returncode == 0, both.stderr
+    assert "training on 2 processes" in both.stderr
     assert relative_difference(one / "last", two / "last", load_model(one / "last").config) < 1e-3
 
 

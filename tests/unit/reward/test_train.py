@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,30 @@ def test_continuing_equals_never_having_stopped(
     assert result["step"] == 6
     for folder in ("last", "best"):
         assert largest_difference(tmp_path / "whole" / folder, tmp_path / "stopped" / folder) == 0
+
+
+def test_copies_stay_at_every_nth_step_and_change_nothing(pairs: Pairs, learned: ModelConfig, tmp_path: Path) -> None:
+    plain, kept = tmp_path / "plain", tmp_path / "kept"
+    fields = {"ema_decay": 0.5, "validate_every_steps": 0, "log_every_steps": 1}
+    train(pairs, learned, make_train_config(**fields), plain)
+
+    def die(done: int, _total: int, _values: dict[str, float]) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(pairs, learned, make_train_config(**fields, keep_every_steps=1), kept, die)
+    assert sorted(folder.name for folder in (kept / "steps").iterdir()) == ["000001", "000002", "000003", "000004"]
+    # continued with another policy, which decides nothing about the weights
+    train(pairs, learned, make_train_config(**fields, keep_every_steps=3, keep_steps_max=2), kept)
+    assert sorted(folder.name for folder in (kept / "steps").iterdir()) == ["000004", "000006"]
+    for folder in ("last", "best"):
+        assert largest_difference(plain / folder, kept / folder) == 0
+    stayed = kept / "steps" / "000006"
+    assert json.loads((stayed / "training.json").read_text())["step"] == 6
+    assert load_model(stayed).config == learned
+    assert largest_difference(stayed, kept / "best") == 0  # what is used: the average
+    assert largest_difference(stayed, kept / "last") > 0
 
 
 @pytest.mark.parametrize("batch_size", [8, 10])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +60,6 @@ def make_config(**changes: dict[str, Any]) -> ReflConfig:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
-    import json
-
     path = tmp_path_factory.mktemp("clip") / "micro.json"
     path.write_text(json.dumps(CLIP))
     torch.manual_seed(0)
@@ -199,6 +199,36 @@ def test_continuing_gives_the_weights_of_never_having_stopped(
         assert all(torch.equal(value, b[name]) for name, value in a.items()), file
 
 
+def test_copies_stay_at_every_nth_step_and_change_nothing(
+    micro_restorer: DiffusionRestorer, faces: list[Face], tmp_path: Path, clip: nn.Module
+) -> None:
+    live = {"reward_every_steps": 2, "reward_learning_rate": 1e-3}
+    train_fields = {"max_steps": 5, "ema_decay": 0.5}
+    plain, _ = run(micro_restorer, clip, faces, make_config(live_reward=live, train=train_fields), tmp_path / "plain")
+
+    class Killed(Exception):
+        pass
+
+    def die(done: int, _total: int, _values: dict[str, float]) -> None:
+        if done == 3:
+            raise Killed
+
+    out = tmp_path / "kept"
+    config = make_config(live_reward=live, train={**train_fields, "checkpoint_every_steps": 2, "keep_every_steps": 1})
+    with pytest.raises(Killed):
+        train(Material(deepcopy(micro_restorer), clip, faces[:6], faces[6:]), config, out, die)
+    assert sorted(folder.name for folder in (out / "steps").iterdir()) == ["000001", "000002", "000003"]
+    other = make_config(live_reward=live, train={**train_fields, "keep_every_steps": 1, "keep_steps_max": 2})
+    kept, _ = run(micro_restorer, clip, faces, other, out)
+    assert all(torch.equal(value, plain[name]) for name, value in kept.items())
+    assert sorted(folder.name for folder in (out / "steps").iterdir()) == ["000004", "000005"]
+    from safetensors.torch import load_file
+
+    for file in ("trained.safetensors", "reward/model.safetensors"):  # what is used: the average
+        a, b = (load_file(out / folder / file) for folder in ("tuned", "steps/000005"))
+        assert all(torch.equal(value, b[name]) for name, value in a.items()), file
+
+
 def test_errors_name_what_is_wrong(
     micro_restorer: DiffusionRestorer, faces: list[Face], tmp_path: Path, clip: nn.Module
 ) -> None:
@@ -219,6 +249,27 @@ def test_errors_name_what_is_wrong(
     run(micro_restorer, Brightness(), faces, make_config(), tmp_path / "same")
     with pytest.raises(UserError, match=r"trained with learning_rate 0\.001, not 0\.1"):
         run(micro_restorer, Brightness(), faces, make_config(train={"learning_rate": 0.1}), tmp_path / "same")
+    without = [replace(face, caption=None) for face in faces]
+    with pytest.raises(UserError, match=r"None of the 6 faces has a caption, .*Put NAME\.txt"):
+        run(micro_restorer, clip, without, make_config(), tmp_path / "captions")
     faces[0].path.write_bytes(b"no image")
     with pytest.raises(UserError, match=r"0\.png: not a PNG"):
         run(micro_restorer, Brightness(), faces, make_config(), tmp_path / "broken")
+
+
+def test_out_of_memory_says_which_setting_to_change_and_keeps_the_checkpoint(
+    micro_restorer: DiffusionRestorer, faces: list[Face], tmp_path: Path
+) -> None:
+    class Hungry(Brightness):
+        calls = 0
+
+        def forward(self, images: Tensor, captions: Sequence[str | None]) -> Tensor:
+            Hungry.calls += 1
+            if Hungry.calls == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(images, captions)
+
+    config = make_config(train={"checkpoint_every_steps": 1})
+    with pytest.raises(UserError, match=r"^Out of memory. Set micro_batch_size to 1 .*gradient_checkpointing to true"):
+        run(micro_restorer, Hungry(), faces, config, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "last" / "training.json").read_text())["step"] == 1
