@@ -15,6 +15,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 from db.errors import UserError
 from db.session import open_database
 from runs.store import reap_lost
+from runs.supervise import start_supervisor
 from ui.access import check_someone_can_sign_in, is_loopback
 from ui.context import Context
 
@@ -32,6 +33,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
     parser.add_argument("--auth", action="store_true", help="sign-in with password or personal link")
     parser.add_argument("--demo", action="store_true", help="fill an empty database with the demo project")
+    parser.add_argument("--cpu-slots", type=int, default=1, metavar="N", help="queued CPU runs at a time (default: 1)")
     return parser.parse_args(argv)
 
 
@@ -55,9 +57,13 @@ def serve(args: argparse.Namespace) -> None:
     """
     if not args.auth and not is_loopback(args.host):
         raise UserError(f"--host {args.host} would let everyone in the network in; add --auth, or leave --host out.")
+    if args.cpu_slots < 1:
+        raise UserError(f"--cpu-slots is {args.cpu_slots}; give 1 or more.")
     listener = open_listener(args.host, args.port)
     database = open_database(args.data, args.db)
-    context = Context(database=database, data=args.data.resolve(), url=args.db, auth=args.auth)
+    context = Context(
+        database=database, data=args.data.resolve(), url=args.db, auth=args.auth, cpu_slots=args.cpu_slots
+    )
     if args.auth:
         check_someone_can_sign_in(context)
     reap_lost(database, context.data)
@@ -76,6 +82,7 @@ def serve(args: argparse.Namespace) -> None:
 
     app = make_app(context)
     start_refits(context)
+    start_supervisor(database, context.data, url=args.db, cpu_slots=args.cpu_slots)
     host = f"[{args.host}]" if ":" in args.host else args.host
     print(f"FaceReward is ready at http://{host}:{listener.getsockname()[1]}  (stop it with Ctrl+C)", flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[listener])

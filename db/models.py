@@ -129,7 +129,13 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map: ClassVar = {datetime: UtcDateTime, float: Double, dict[str, Any]: JSON, list[str]: JSON}
+    type_annotation_map: ClassVar = {
+        datetime: UtcDateTime,
+        float: Double,
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        list[int]: JSON,
+    }
 
 
 class Project(Base):
@@ -436,9 +442,21 @@ class Run(Base):
     kind: Mapped[str]
     """The command without its options, such as 'annotate import'."""
     config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    arguments: Mapped[list[str]] = mapped_column(default=list, server_default=text("'[]'"))
+    """What follows `kind` on the command line, without --data, --db and --run."""
+    cwd: Mapped[str | None]
+    """The folder that relative paths among the arguments start from; None where the command is not known."""
+    device: Mapped[str | None]
+    """Where it computes, and whose queue it waits in: 'cpu', 'cuda:0', 'cuda:0,cuda:1'; None needs no queue."""
+    after: Mapped[list[int]] = mapped_column(default=list, server_default=text("'[]'"))
+    """Runs that have to be finished before this one starts."""
+    launcher: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default=text("'{}'"))
+    """{} plain; {"processes": 2, "machines": 1} by accelerate; {"slurm": {…}} by submitit, with the job's id."""
     state: Mapped[RunState] = mapped_column(_enum(RunState), default=RunState.queued)
     error: Mapped[str | None]
     """The last error line of a failed run."""
+    host: Mapped[str | None]
+    """Name of the machine that its process is on; None before there is one."""
     pid: Mapped[int | None]
     pid_started: Mapped[float | None]
     """Start time of the process, seconds since the epoch: a reused pid has another one."""

@@ -10,11 +10,12 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -27,6 +28,8 @@ from sqlalchemy.orm import Session
 from db.errors import UserError
 from db.models import Run, RunState, utc_now
 from db.session import Database, open_database
+from runs.own_command import own_command
+from runs.slurm import is_done
 
 LIVE_STATES = (RunState.queued, RunState.running, RunState.stopping)
 VERSION = "0.1.0"
@@ -92,16 +95,20 @@ def run_folder(data: Path, run_id: int) -> Path:
     return data / "runs" / str(run_id)
 
 
-def add_run(database: Database, data: Path, kind: str, config: dict[str, Any], person_id: int | None = None) -> int:
+def add_run(database: Database, data: Path, kind: str, config: dict[str, Any], **columns: Any) -> int:
     """A queued run and its folder, both or neither; returns its id."""
     with database.write() as session:
-        run = Run(kind=kind, config=config, code_version=code_version(), person_id=person_id)
-        session.add(run)
-        session.flush()
-        folder = run_folder(data, run.id)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        return run.id
+        return insert_run(session, data, kind, config, **columns).id
+
+
+def insert_run(session: Session, data: Path, kind: str, config: dict[str, Any], **columns: Any) -> Run:
+    """A run, queued unless the columns say otherwise, and its folder."""
+    run = Run(kind=kind, config=config, code_version=code_version(), **columns)
+    session.add(run)
+    session.flush()
+    run_folder(data, run.id).mkdir(parents=True, exist_ok=True)
+    _write_config(data, run)
+    return run
 
 
 @contextmanager
@@ -119,8 +126,9 @@ def open_run(
         UserError: there is no queued run of that id.
     """
     if run_id is None:
-        run_id = add_run(database, data, kind, config)
-    _claim(database, run_id)
+        run_id = add_run(database, data, kind, config, **own_command(kind), **_of_this_process())
+    else:
+        _claim(database, data, run_id, config)
     previous = _on_sigterm(_raise_stopped)
     state, reason = RunState.failed, None
     try:
@@ -157,17 +165,37 @@ def open_database_run(
         database.close()
 
 
-def _claim(database: Database, run_id: int) -> None:
-    """Make this process the one that runs a queued run; of two that try, one succeeds."""
-    process = psutil.Process()
+def _claim(database: Database, data: Path, run_id: int, config: dict[str, Any]) -> None:
+    """Make this process the one that runs a queued run; of two that try, one succeeds.
+
+    What the command made of its options joins what was asked for, so that all runs of a kind are described alike.
+    """
     with database.write() as session:
         claimed = session.execute(
-            update(Run)
-            .where(Run.id == run_id, Run.state == RunState.queued)
-            .values(state=RunState.running, pid=process.pid, pid_started=process.create_time(), started_at=utc_now())
+            update(Run).where(Run.id == run_id, Run.state == RunState.queued).values(**_of_this_process())
         )
         if claimed.rowcount != 1:  # type: ignore[attr-defined]
             raise UserError(f"Run {run_id} is not waiting to be started; leave --run out to start a new one.")
+        run = session.get_one(Run, run_id)
+        run.config = {**run.config, **config}
+        _write_config(data, run)
+
+
+def _write_config(data: Path, run: Run) -> None:
+    file = run_folder(data, run.id) / "config.json"
+    file.write_text(json.dumps(run.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _of_this_process() -> dict[str, Any]:
+    """Columns of a run that this process runs from now on."""
+    process = psutil.Process()
+    return {
+        "state": RunState.running,
+        "host": socket.gethostname(),
+        "pid": process.pid,
+        "pid_started": process.create_time(),
+        "started_at": utc_now(),
+    }
 
 
 _SignalAction = Callable[[int, FrameType | None], Any] | int | None
@@ -192,14 +220,17 @@ def error_line(error: BaseException) -> str:
     return message[:MAX_ERROR_LENGTH]
 
 
-def end_run(database: Database, run_id: int, state: RunState, error: str | None = None) -> None:
-    """Write the last state of a run that is still live."""
-    with database.write() as session:
-        session.execute(
-            update(Run)
-            .where(Run.id == run_id, Run.state.in_(LIVE_STATES))
-            .values(state=state, error=error, ended_at=utc_now())
+def end_run(
+    database: Database, run_id: int, state: RunState, error: str | None = None, *, process: Run | None = None
+) -> None:
+    """Write the last state of a run that is still live; where `process` is given, only while it has that process."""
+    ended = update(Run).where(Run.id == run_id, Run.state.in_(LIVE_STATES))
+    if process is not None:
+        ended = ended.where(
+            Run.pid.is_not_distinct_from(process.pid), Run.pid_started.is_not_distinct_from(process.pid_started)
         )
+    with database.write() as session:
+        session.execute(ended.values(state=state, error=error, ended_at=utc_now()))
 
 
 def latest_run(session: Session, kind: str) -> Run | None:
@@ -224,8 +255,19 @@ def read_progress(data: Path, run_id: int) -> dict[str, Any] | None:
 
 def last_log_line(data: Path, run_id: int) -> str | None:
     """The last line that a launched run printed, None where it printed nothing."""
-    lines = _read_tail(run_folder(data, run_id) / "log.txt").decode("utf-8", errors="replace").split("\n")
+    lines = read_log_tail(data, run_id)
     return next((line.strip()[:MAX_ERROR_LENGTH] for line in reversed(lines) if line.strip()), None)
+
+
+def _last_error_line(data: Path, run_id: int) -> str | None:
+    """The last error that one of several processes printed, which accelerate's own words follow."""
+    errors = [line for line in read_log_tail(data, run_id) if line.startswith("error: ")]
+    return errors[-1][:MAX_ERROR_LENGTH] if errors else last_log_line(data, run_id)
+
+
+def read_log_tail(data: Path, run_id: int) -> list[str]:
+    """The last lines that a launched run printed."""
+    return _read_tail(run_folder(data, run_id) / "log.txt").decode("utf-8", errors="replace").splitlines()
 
 
 def _read_tail(file: Path) -> bytes:
@@ -251,6 +293,18 @@ def is_alive(run: Run) -> bool:
         return False
 
 
+def is_elsewhere(run: Run) -> bool:
+    """Whether its process is on another machine, where nothing is known of it here."""
+    return run.host not in (None, socket.gethostname())
+
+
+def is_gone(run: Run) -> bool:
+    """Whether what a run was started as is known to have ended; never of another machine's, nor of what never began."""
+    if "job_id" in run.launcher.get("slurm", {}):
+        return is_done(run.launcher["slurm"])
+    return run.pid is not None and not is_elsewhere(run) and not is_alive(run)
+
+
 def reap_lost(database: Database, data: Path) -> list[int]:
     """End the live runs whose process is gone and return their ids. Queued runs not yet given a process are left.
 
@@ -258,17 +312,24 @@ def reap_lost(database: Database, data: Path) -> list[int]:
     that it printed. One that was killed while running is lost.
     """
     with database.read() as session:
-        live = session.scalars(
-            select(Run).where(Run.state.in_(LIVE_STATES), Run.pid.is_not(None)).order_by(Run.id)
-        ).all()
-    gone = [run for run in live if not is_alive(run)]
+        live = session.scalars(select(Run).where(Run.state.in_(LIVE_STATES)).order_by(Run.id)).all()
+    gone = [run for run in live if is_gone(run)]
     for run in gone:
-        said = last_log_line(data, run.id)
+        said = _last_error_line(data, run.id) if run.launcher else last_log_line(data, run.id)
+        reason: str | None = "the process ended without saying why" + (f"; its last line: {said}" if said else "")
+        state = RunState.lost
         if run.state is RunState.stopping:
-            end_run(database, run.id, RunState.stopped)
+            state, reason = RunState.stopped, None
         elif run.started_at is None:
-            end_run(database, run.id, RunState.failed, said or "the process ended before the run began")
-        else:
-            last = f"; its last line: {said}" if said else ""
-            end_run(database, run.id, RunState.lost, f"the process ended without saying why{last}")
+            state, reason = RunState.failed, said or "the process ended before the run began"
+        end_run(database, run.id, state, reason, process=run)
     return [run.id for run in gone]
+
+
+def artifact_of(data: Path, run: Run) -> Path | None:
+    """The folder that a run makes: 'out' of its result, or of its config while there is no result."""
+    out = run.config.get("out")
+    with suppress(OSError, ValueError, AttributeError):  # no result yet, or not of that form
+        result = json.loads((run_folder(data, run.id) / "result.json").read_text(encoding="utf-8"))
+        out = result.get("out") or out
+    return Path(run.cwd or ".", out) if isinstance(out, str) and out else None

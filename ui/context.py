@@ -18,3 +18,5 @@ class Context:
     """Database URL where it is not the data folder's own; handed to launched runs."""
     auth: bool = False
     """Whether people sign in with a password or personal link."""
+    cpu_slots: int = 1
+    """How many queued runs of the device 'cpu' run at a time."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import command
 from sqlalchemy import select, text
 
-from db.models import Judgment, Lease, Pair, Picked, Shortlist
+from db.models import Judgment, Lease, Pair, Picked, Run, RunState, Shortlist
 from db.session import _alembic_config, _make_engine, default_url, open_database
 
 OLD_ROWS = """
@@ -54,4 +54,36 @@ def test_rows_of_the_first_version_were_picked_at_random_and_pairs_get_their_res
         config.attributes["connection"] = connection
         command.downgrade(config, "0001")
         assert connection.execute(text("SELECT uuid, choice FROM judgment")).all() == [("u1", "a")]
+    engine.dispose()
+
+
+def test_runs_of_before_the_queue_keep_what_they_were_and_none_is_started_by_surprise(data, database_url):
+    data.mkdir()
+    engine = _make_engine(database_url or default_url(data))
+    config = _alembic_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        for number, (state, pid) in enumerate((("finished", 7), ("running", 8), ("queued", 9), ("queued", None)), 1):
+            row = {"id": number, "state": state, "pid": pid}
+            connection.execute(
+                text(
+                    "INSERT INTO run (id, kind, config, state, pid, code_version, created_at) VALUES "
+                    "(:id, 'annotate pair', '{\"seed\": 3}', :state, :pid, 'v', '2026-01-01 00:00:00')"
+                ),
+                row,
+            )
+    database = open_database(data, database_url)
+    with database.read() as session:
+        runs = session.scalars(select(Run).order_by(Run.id)).all()
+        assert [run.state for run in runs] == [RunState.finished, RunState.running, RunState.queued, RunState.lost]
+        assert {(tuple(run.arguments), tuple(run.after), run.cwd, run.device, run.host) for run in runs} == {
+            ((), (), None, None, None)
+        }
+        assert [(run.config, run.launcher) for run in runs] == [({"seed": 3}, {})] * 4
+    database.close()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0002")
+        assert connection.execute(text("SELECT count(*) FROM run")).scalar() == 4
     engine.dispose()

@@ -261,3 +261,36 @@ def test_the_code_version_does_not_need_git(monkeypatch: pytest.MonkeyPatch) -> 
         assert store.code_version() == store.VERSION
     finally:
         store.code_version.cache_clear()
+
+
+def test_what_a_command_made_of_its_options_joins_what_was_asked(database: Database, data: Path) -> None:
+    run_id = add_run(database, data, "reward train", {"preset": "tiny", "steps": 1})
+    with open_run(database, data, "reward train", {"steps": 2, "out": "x"}, run_id):
+        pass
+    config = {"preset": "tiny", "steps": 2, "out": "x"}
+    assert get_run(database, run_id).config == config
+    assert json.loads((run_folder(data, run_id) / "config.json").read_text()) == config
+
+
+def test_a_run_that_was_continued_meanwhile_is_not_reaped(
+    database: Database, data: Path, dead_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = add_run(database, data, "annotate pair", {})
+    set_process(database, run_id, dead_pid, 1.0, RunState.running)
+
+    def look_late(run: Run) -> bool:
+        set_process(database, run_id, os.getpid(), None, RunState.running)
+        return True
+
+    monkeypatch.setattr(store, "is_gone", look_late)
+    reap_lost(database, data)
+    assert get_run(database, run_id).state is RunState.running
+
+
+def test_a_run_of_another_machine_is_not_reaped(database: Database, data: Path, dead_pid: int) -> None:
+    run_id = add_run(database, data, "annotate pair", {}, host="elsewhere")
+    set_process(database, run_id, dead_pid, 1.0, RunState.running)
+    assert reap_lost(database, data) == []
+    with database.write() as session:
+        session.get_one(Run, run_id).host = None  # of before hosts were noted
+    assert reap_lost(database, data) == [run_id]

@@ -1,0 +1,43 @@
+"""What was read of small files, kept until they change: pages ask for the same ones again and again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MAX_FILES = 4_096
+_kept: OrderedDict[tuple[Path, str], tuple[tuple[int, int], Any]] = OrderedDict()
+
+
+def read_file(path: Path, parse: Callable[[Path], Any]) -> Any:
+    """What `parse` makes of a file; None where it is absent or cannot be understood. Not to be changed by the caller.
+
+    Args:
+        parse: a named function; one file may be read by several.
+    """
+    key = path, parse.__qualname__
+    try:
+        status = os.stat(path)
+        signature = status.st_mtime_ns, status.st_size
+        known = _kept.get(key)
+        if known is None or known[0] != signature:
+            known = _kept[key] = signature, parse(path)
+            while len(_kept) > MAX_FILES:
+                _kept.popitem(last=False)
+        return known[1]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a file, empty where there is none."""
+    found = read_file(path, _parse_json)
+    return found if isinstance(found, dict) else {}
+
+
+def _parse_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,153 @@
+"""Runs as jobs of a Slurm cluster, through submitit (an optional extra), and of submitit's own local stand-in.
+
+The job runs the very command of a plain run, with the same environment, and writes into the same log. The settings
+are submitit's: {"cluster": "slurm", "timeout_min": 600, "slurm_partition": "gpu", "gpus_per_node": 1, …}.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from db.errors import UserError
+
+log = logging.getLogger(__name__)
+
+OURS = ("job_id", "folder", "started")
+"""What a submitted job adds to its settings."""
+CLOCK_STEP_SECONDS = 2.0
+SCANCEL_SECONDS = 30
+REFUSALS = (RuntimeError, ValueError, TypeError, NameError, AssertionError, OSError, subprocess.SubprocessError)
+"""What submitit raises about settings, and about a cluster that is not there."""
+
+
+def submit(
+    command: list[str], environment: dict[str, str], cwd: str, folder: Path, log_file: Path, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Submit the command as a job and return the settings with what finds the job again.
+
+    Args:
+        folder: where submitit keeps its files; the compute nodes must see it.
+    Raises:
+        UserError: submitit is not installed, there is no such cluster, or it refuses the settings.
+    """
+    try:
+        import cloudpickle
+        import submitit
+    except ImportError as error:
+        raise UserError("Slurm needs the package submitit: pip install 'submitit>=1.5'.") from error
+    asked = {name: value for name, value in settings.items() if name not in OURS}
+    parameters = {name: value for name, value in asked.items() if name != "cluster"}
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        executor = submitit.AutoExecutor(folder, cluster=asked.get("cluster", "slurm"))
+        executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
+        # By value: a job's process looks for our modules only once the command runs.
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        job = executor.submit(run_in_job, command, environment, cwd, str(log_file))
+    except REFUSALS as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"Slurm did not take the run: {line or type(error).__name__}") from error
+    submitted = {**asked, "job_id": str(job.job_id), "folder": str(folder)}
+    if asked.get("cluster") == "local":  # its job id is the pid of what controls it, a child of this process
+        submitted["started"] = psutil.Process(int(job.job_id)).create_time()
+        threading.Thread(target=job.wait, name=f"job {job.job_id}", daemon=True).start()
+    return submitted
+
+
+def run_in_job(command: list[str], environment: dict[str, str], cwd: str, log_file: str) -> int:
+    """What runs on the compute node: the command, which is asked to end before the job's time is over.
+
+    Slurm sends SIGTERM to every process of a job, submitit's local controller only to this one; SIGUSR2, which comes
+    ahead of the time limit, would kill a command that does not know it.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name.startswith(("SLURM_", "CUDA_VISIBLE"))}
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        inherited = {}
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # inherited by the command
+    with open(log_file, "ab") as stream:
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={**environment, **inherited},
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+
+    def ask_to_end(*_: object) -> None:
+        process.terminate()
+
+    signal.signal(signal.SIGUSR2, ask_to_end)
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        signal.signal(signal.SIGTERM, ask_to_end)
+    return process.wait()
+
+
+def is_done(job: dict[str, Any]) -> bool:
+    """Whether a submitted job has ended; False where Slurm cannot be asked from here."""
+    if job.get("cluster") == "local":
+        return _controller(job) is None
+    try:
+        import submitit
+
+        return bool(submitit.SlurmJob(folder=job["folder"], job_id=job["job_id"]).done())
+    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        log.debug("Slurm cannot be asked about job %s: %s", job["job_id"], error)
+        return False
+
+
+def ask_to_stop(job: dict[str, Any]) -> None:
+    """Ask the command of a job to end with a checkpoint.
+
+    Raises:
+        UserError: Slurm cannot be reached from here.
+    """
+    if job.get("cluster") == "local":
+        controller = _controller(job)
+        if controller is not None:
+            controller.terminate()
+        return
+    # USR2, which run_in_job passes on as one SIGTERM: a second one would end a training before its checkpoint.
+    _scancel("--signal=USR2", job["job_id"])
+
+
+def cancel(job: dict[str, Any]) -> None:
+    """End what is left of a job.
+
+    Raises:
+        UserError: Slurm cannot be reached from here.
+    """
+    if job.get("cluster") != "local":
+        _scancel(job["job_id"])
+        return
+    controller = _controller(job)
+    if controller is not None:
+        for process in [*controller.children(recursive=True), controller]:
+            process.kill()
+
+
+def _scancel(*words: str) -> None:
+    try:
+        subprocess.run(["scancel", *words], check=True, capture_output=True, text=True, timeout=SCANCEL_SECONDS)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        raise UserError(f"scancel failed: {' '.join(str(said).split())}") from error
+
+
+def _controller(job: dict[str, Any]) -> psutil.Process | None:
+    """The process of a local job, None where it has ended."""
+    try:
+        process = psutil.Process(int(job["job_id"]))
+        same = abs(process.create_time() - float(job["started"])) < CLOCK_STEP_SECONDS
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None

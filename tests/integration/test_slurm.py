@@ -1,0 +1,201 @@
+"""Runs as jobs, by submitit's local executor, which stands in for Slurm."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytest.importorskip("submitit", reason="needs submitit, which requirements-dev.txt names")
+
+from db.errors import UserError
+from db.models import Run, RunState
+from db.session import Database
+from runs import slurm
+from runs.launch import continue_run, launch, stop
+from runs.store import insert_run, last_log_line, read_progress, reap_lost, run_folder
+from runs.supervise import why_waiting
+
+LOCAL = {"slurm": {"cluster": "local", "timeout_min": 60}}
+JOB = """
+import argparse, os, signal, time
+from pathlib import Path
+from db.session import open_database
+from runs.store import open_run
+parser = argparse.ArgumentParser()
+parser.add_argument("how")
+parser.add_argument("--data", type=Path)
+parser.add_argument("--run", type=int)
+args = parser.parse_args()
+with open_run(open_database(args.data), args.data, "job", {}, args.run) as run:
+    print("working on", repr(args.how), flush=True)
+    if args.how == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    run.progress(1, 2)
+    if args.how in ("sleep", "deaf"):
+        time.sleep(60)
+    run.write_result({"secret": os.environ.get("SECRET")})
+"""
+
+
+@pytest.fixture(autouse=True)
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "job.py").write_text(JOB)
+    monkeypatch.chdir(tmp_path)
+
+
+def get_run(database: Database, run_id: int) -> Run:
+    with database.read() as session:
+        return session.get_one(Run, run_id)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def start(database: Database, data: Path, how: str) -> int:
+    run_id = launch(database, data, "job", [how], {}, launcher=LOCAL)
+    wait_until(lambda: read_progress(data, run_id))
+    return run_id
+
+
+def test_a_job_runs_the_very_command(database: Database, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hush")
+    run_id = start(database, data, "$(echo)")
+    wait_until(lambda: get_run(database, run_id).state is RunState.finished)
+    run = get_run(database, run_id)
+    assert run.launcher["slurm"]["cluster"] == "local"
+    assert last_log_line(data, run_id) == "working on '$(echo)'"
+    assert '"secret": null' in (run_folder(data, run_id) / "result.json").read_text()
+    wait_until(lambda: slurm.is_done(run.launcher["slurm"]))
+    assert reap_lost(database, data) == []
+
+
+@pytest.mark.parametrize("how", ["sleep", "deaf"])
+def test_stopping_a_job(database: Database, data: Path, how: str) -> None:
+    run_id = start(database, data, how)
+    assert reap_lost(database, data) == []
+    stop(database, run_id, grace_seconds=20 if how == "sleep" else 0.5)
+    run = get_run(database, run_id)
+    assert (run.state, run.error) == (RunState.stopped, None)
+    wait_until(lambda: not psutil.pid_exists(run.pid or 0) or psutil.Process(run.pid).status() == "zombie")
+    continue_run(database, data, run_id)
+    wait_until(lambda: get_run(database, run_id).state is RunState.running)
+    assert get_run(database, run_id).launcher["slurm"]["job_id"] != run.launcher["slurm"]["job_id"]
+    stop(database, run_id, grace_seconds=0.5)
+
+
+def test_a_job_that_dies_is_lost(database: Database, data: Path) -> None:
+    run_id = start(database, data, "sleep")
+    run = get_run(database, run_id)
+    os.kill(run.pid or 0, signal.SIGKILL)
+    wait_until(lambda: reap_lost(database, data) == [run_id])
+    assert get_run(database, run_id).state is RunState.lost
+
+
+def test_a_job_that_waits(database: Database, data: Path) -> None:
+    first = start(database, data, "sleep")
+    second = launch(database, data, "job", ["quick"], {}, launcher=LOCAL, after=[first])
+    with database.read() as session:
+        assert why_waiting(session, data, session.get_one(Run, second)) == f"waits for run {first}"
+        run = Run(state=RunState.queued, launcher={"slurm": {"job_id": "17"}})
+        assert why_waiting(session, data, run) == "waits in Slurm as job 17"
+    stop(database, second)
+    stop(database, first)
+
+
+def test_what_slurm_refuses_is_one_line(database: Database, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for settings, said in (
+        ({"cluster": "moon"}, "moon"),
+        ({"cluster": "local", "wings": 2}, "wings"),
+        ({}, "Slurm did not take the run"),  # there is no Slurm on this machine
+    ):
+        with pytest.raises(UserError, match=said) as raised:
+            launch(database, data, "job", ["sleep"], {}, launcher={"slurm": settings})
+        assert "\n" not in str(raised.value)
+    assert get_run(database, 1).state is RunState.failed
+    with pytest.raises(UserError, match="waits in Slurm's queue"):
+        launch(database, data, "job", [], {}, launcher=LOCAL, device="cuda:0")
+    really = builtins.__import__
+
+    def without_submitit(name: str, *arguments: Any) -> Any:
+        if name == "submitit":
+            raise ImportError(name)
+        return really(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", without_submitit)
+    with pytest.raises(UserError, match="pip install 'submitit"):
+        launch(database, data, "job", [], {}, launcher=LOCAL)
+
+
+FAKE = {
+    # The job's own session stands in for its processes; its first one is the batch shell, which scancel spares.
+    "sbatch": 'SLURM_JOB_ID=$$ setsid bash "$1" > /dev/null 2>&1 &\necho $! > "$0.$$"\necho "Submitted batch job $$"',
+    "srun": 'while [ "${1#*/bin/python}" = "$1" ]; do shift; done\nexec "$@"',
+    "sacct": "echo 'JobID|State|NodeList'",
+    "scancel": """
+case "$1" in --signal=*) signal=${1#--signal=}; shift;; *) signal=KILL;; esac
+shell=$(cat "$(dirname "$0")/sbatch.$1") || exit 1
+for pid in $(ps -o pid= --sid "$shell"); do
+    if [ "$pid" != "$shell" ] || [ $signal = KILL ]; then kill -$signal "$pid"; fi
+done
+true
+""",
+}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm's commands as scripts that keep to what is documented of them."""
+    for name, script in FAKE.items():
+        file = tmp_path / "cluster" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"#!/bin/sh\n{script}\n")
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'cluster'}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_commands_of_slurm(database: Database, data: Path) -> None:
+    quick = launch(database, data, "job", ["quick"], {}, launcher={"slurm": {"slurm_partition": "short"}})
+    wait_until(lambda: get_run(database, quick).state is RunState.finished)
+    job = get_run(database, quick).launcher["slurm"]
+    wait_until(lambda: slurm.is_done(job))
+    script = next((run_folder(data, quick) / "slurm").glob("*.sh")).read_text()
+    assert "#SBATCH --partition=short" in script
+    assert "#SBATCH --time=1440" in script
+
+    ids = {}
+    for how in ("sleep", "deaf"):
+        ids[how] = launch(database, data, "job", [how], {}, launcher={"slurm": {}})
+        wait_until(lambda how=how: read_progress(data, ids[how]))
+        assert not slurm.is_done(get_run(database, ids[how]).launcher["slurm"])
+        assert reap_lost(database, data) == []
+    with database.write() as session:
+        session.get_one(Run, ids["sleep"]).host = "a node"  # as it would be: stopped from here all the same
+    start = time.monotonic()
+    stop(database, ids["sleep"], grace_seconds=30)
+    assert time.monotonic() - start < 25, "asked once, by USR2, it ended by itself"
+    assert get_run(database, ids["sleep"]).state is RunState.stopped
+    deaf = get_run(database, ids["deaf"])
+    stop(database, ids["deaf"], grace_seconds=0.5)
+    assert get_run(database, ids["deaf"]).state is RunState.stopped
+    wait_until(lambda: not psutil.pid_exists(deaf.pid or 0) or psutil.Process(deaf.pid).status() == "zombie")
+
+
+def test_a_cluster_that_cannot_be_reached(database: Database, data: Path) -> None:
+    with database.write() as session:
+        waiting = insert_run(session, data, "job", {}, launcher={"slurm": {"job_id": "17", "folder": str(data)}}).id
+    with pytest.raises(UserError, match="scancel failed"):
+        stop(database, waiting)
+    assert get_run(database, waiting).state is RunState.queued, "as it was"
