@@ -17,6 +17,8 @@ NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "feedforward:codeformer": (("codeformer",),),
 }
 """What `--method` takes, and the manifest's names of the files that it needs: one of each group."""
+TUNED = ("runs/*/**", "restorers/*/tuned", "rounds/*/restorer/tuned")
+"""Where trainings leave what can be used: in a run's folder, in --out as it is without being named, in a round's."""
 MAX_TUNED = 50
 
 
@@ -42,10 +44,13 @@ def list_methods(data: Path) -> list[MethodChoice]:
 
 
 def _list_tuned(data: Path) -> list[MethodChoice]:
-    """The folders that a training of a restorer left in the runs' folders, the latest first."""
-    found = sorted((data / "runs").glob("*/**/trained.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    """The folders that a training of a restorer left in the data folder, the latest first."""
+    found = [file for place in TUNED for file in data.glob(f"{place}/trained.json")]
+    found.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     folders = [file.parent for file in found[:MAX_TUNED]]
-    return [
-        MethodChoice(str(folder.resolve()), f"run {folder.relative_to(data / 'runs')}: tuned", True)
-        for folder in folders
-    ]
+    return [MethodChoice(str(folder.resolve()), f"{_say_place(folder, data)}: tuned", True) for folder in folders]
+
+
+def _say_place(folder: Path, data: Path) -> str:
+    """'run 12/tuned', 'restorers/tiny-0a1b2c3d/tuned'"""
+    return str(folder.relative_to(data)).replace("runs/", "run ")

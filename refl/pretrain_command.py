@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -79,19 +80,23 @@ def read_config(args: argparse.Namespace) -> tuple[list[Path], Path, TinyConfig,
     return faces, Path(out).expanduser().absolute(), model, config
 
 
+def describe_run(folders: list[Path], out: Path, model: TinyConfig, config: PretrainConfig) -> dict[str, Any]:
+    """What the run is of, as JSON values: what `read_config` gave."""
+    return {
+        "model": model.model_dump(mode="json"),
+        "train": config.model_dump(mode="json"),
+        "faces": [str(folder) for folder in folders],
+        "out": str(out),
+    }
+
+
 def run_pretrain(args: argparse.Namespace) -> None:
     """Train as a run."""
     from refl.pretrain import pretrain  # here: these load torch, which --help and a wrong flag need not wait for
     from refl.pretrain_data import load_faces
 
     folders, out, model, config = read_config(args)
-    resolved = {
-        "model": model.model_dump(mode="json"),
-        "train": config.model_dump(mode="json"),
-        "faces": [str(folder) for folder in folders],
-        "out": str(out),
-        "phase": args.phase,
-    }
+    resolved = {**describe_run(folders, out, model, config), "phase": args.phase}
     with open_database_run(args.data, args.db, "refl pretrain", resolved, args.run) as run:
 
         def progress(phase: str, done: int, total: int, values: dict[str, float]) -> None:

@@ -109,7 +109,7 @@ class PretrainConfig(BaseModel):
 
 def preset_names() -> list[str]:
     """The presets that ship with the project."""
-    return sorted(path.stem for path in FOLDER.glob("tiny*.toml"))
+    return sorted(path.stem for path in FOLDER.glob("*.toml") if "[model]" in path.read_text(encoding="utf-8"))
 
 
 def read_settings(name_or_path: str) -> dict[str, Any]:

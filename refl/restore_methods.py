@@ -56,7 +56,8 @@ def name_methods(asked: Sequence[str]) -> list[AskedMethod]:
     """
     methods: list[AskedMethod] = []
     for one in asked:
-        name, _, what = ("", "", one) if Path(one).exists() else one.rpartition("=")
+        is_named = "=" in one and not Path(one).exists()  # a folder's own name may have an = in it
+        name, what = one.split("=", 1) if is_named else ("", one)
         methods.append(AskedMethod(what, name or method_name(what), bool(name)))
     names = [method.name for method in methods]
     for method in methods:

@@ -107,6 +107,17 @@ def name_training(args: argparse.Namespace, config: ReflConfig) -> str:
     return f"{Path(args.restorer).name}-{Path(args.preset or args.config).stem}-{digest}"
 
 
+def describe_run(args: argparse.Namespace, config: ReflConfig) -> dict[str, Any]:
+    """What the run is of, as JSON values: its settings, from what it learns, and the folder that it writes."""
+    asked = {name: getattr(args, name) for name in ("restorer", "reward", "faces", "held_out", "dataset")}
+    out = args.out or args.data / "restorers" / name_training(args, config)
+    return {
+        **config.model_dump(mode="json"),
+        **{name: None if value is None else str(value) for name, value in asked.items()},
+        "out": str(out.expanduser().absolute()),
+    }
+
+
 def choose_faces(args: argparse.Namespace, config: ReflConfig) -> tuple[list[Face], list[Face]]:
     """(faces to train on, faces held out), from folders or from the project by its stored split.
 
@@ -133,12 +144,8 @@ def choose_faces(args: argparse.Namespace, config: ReflConfig) -> tuple[list[Fac
 def run_train(args: argparse.Namespace) -> None:
     """Train as a run; of several processes only the first has the run."""
     config = read_config(args)
-    out = (args.out or args.data / "restorers" / name_training(args, config)).expanduser().absolute()
-    resolved = {
-        **config.model_dump(mode="json"),
-        **{name: str(getattr(args, name)) for name in ("restorer", "reward", "faces", "held_out", "dataset")},
-        "out": str(out),
-    }
+    resolved = describe_run(args, config)
+    out = Path(resolved["out"])
     first = os.environ.get("RANK", "0") == "0"
     opened = open_database_run(args.data, args.db, "refl train", resolved, args.run) if first else nullcontext()
     with opened as run:

@@ -92,6 +92,16 @@ def name_training(stem: str, dataset: Path, model: ModelConfig, config: TrainCon
     return f"{stem}-{hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
+def describe_run(dataset: Path, out: Path, model: ModelConfig, config: TrainConfig) -> dict[str, Any]:
+    """What the run is of, as JSON values: what `read_config` gave."""
+    return {
+        "model": model.model_dump(mode="json"),
+        "train": config.model_dump(mode="json"),
+        "dataset": str(dataset),
+        "out": str(out),
+    }
+
+
 def run_train(args: argparse.Namespace) -> None:
     """Train as a run; of several processes only the first has the run."""
     from reward.card import write_card
@@ -99,12 +109,7 @@ def run_train(args: argparse.Namespace) -> None:
     from reward.train import train
 
     dataset, out, model, config = read_config(args)
-    resolved = {
-        "model": model.model_dump(mode="json"),
-        "train": config.model_dump(mode="json"),
-        "dataset": str(dataset),
-        "out": str(out),
-    }
+    resolved = describe_run(dataset, out, model, config)
     first = os.environ.get("RANK", "0") == "0"
     opened = open_database_run(args.data, args.db, "reward train", resolved, args.run) if first else nullcontext()
     with opened as run:

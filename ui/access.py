@@ -40,7 +40,8 @@ PICKED_BY_LETTER = {
 }
 """How a showing says why its pair was picked: not in clear words, for whoever judges shall not be told."""
 LETTER_OF_PICKED = {picked: letter for letter, picked in PICKED_BY_LETTER.items()}
-ADMIN_PATHS = ("/admin",)
+ADMIN_PATHS = ("/admin", "/api/runs", "/api/train", "/api/lineage")
+GRADIO_PATHS = ("/admin",)
 FAILURES_BEFORE_WAIT = 5
 WAIT_SECONDS = 60.0
 CONTENT_SECURITY_POLICY = (
@@ -130,7 +131,7 @@ class Gate:
             visitor = find_visitor(self.context, request)  # one look-up by key: a thread would cost more than it
             scope["visitor"] = visitor
             refusal = _refuse_visitor(request, visitor)
-        send = _with_headers(send, admin=request.url.path.startswith(ADMIN_PATHS))
+        send = _with_headers(send, admin=request.url.path.startswith(GRADIO_PATHS))
         await (refusal or self.app)(scope, receive, send)
 
     def _refuse_foreign(self, request: Request) -> Response | None:

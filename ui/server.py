@@ -19,15 +19,21 @@ import ui.autolabel
 import ui.data
 import ui.export
 import ui.metrics
+import ui.models
 import ui.people
 import ui.project
 import ui.report
 import ui.restore
+import ui.runs
+import ui.train
 from db.images import MEDIA_TYPE_OF_SUFFIX, image_path
 from db.models import Image, Role
 from ui.access import Gate, Tokens, load_secret, sign_in_routes, visitor_of
 from ui.context import Context
 from ui.label import label_routes
+from ui.run_routes import run_routes
+from ui.train_round import round_routes
+from ui.train_routes import train_routes
 
 STATIC = Path(__file__).parent / "static"
 SESSION_SECONDS = 30 * 24 * 3600
@@ -38,6 +44,9 @@ PAGES = (
     ("Restore", ui.restore.build),
     ("Metrics", ui.metrics.build),
     ("Auto-annotate", ui.autolabel.build),
+    ("Train", ui.train.build),
+    ("Runs", ui.runs.build),
+    ("Models", ui.models.build),
     ("Project", ui.project.build),
     ("People", ui.people.build),
     ("Report", ui.report.build),
@@ -52,6 +61,9 @@ def make_app(context: Context) -> FastAPI:
     app = FastAPI(title="FaceReward", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(sign_in_routes(context, STATIC / "sign_in.html"))
     app.include_router(label_routes(context, tokens, STATIC / "label.html"))
+    app.include_router(run_routes(context))
+    app.include_router(train_routes(context))
+    app.include_router(round_routes(context))
     _add_image_route(app, context, tokens)
     app.mount("/static", StaticFiles(directory=STATIC))
 

@@ -170,13 +170,14 @@ def test_every_folder_of_modules_is_a_package():
     assert [str(folder) for folder in sorted(folders) if not (ROOT / folder / "__init__.py").exists()] == []
 
 
-def test_the_readme_names_every_command():
+@pytest.mark.parametrize(("package", "command"), [("annotate", "pair"), ("runs", "start")])
+def test_the_readme_names_every_command(package, command):
     shown = subprocess.run(
-        [sys.executable, "-m", "annotate", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", package, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     commands = [
         line.split()[0] for line in shown.splitlines() if line.startswith("    ") and not line.startswith("     ")
     ]
-    assert "pair" in commands
+    assert command in commands
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [command for command in commands if f"python -m annotate {command}" not in readme] == []
+    assert [command for command in commands if f"python -m {package} {command}" not in readme] == []

@@ -1,0 +1,17 @@
+"""The Models page: labelers, datasets, reward models, restorers and methods, back to the judgments and forward again.
+
+The page itself is static/models.js, drawn from `runs.lineage`.
+"""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from ui.context import Context
+
+MOUNT = "import('/static/models.js').then((page) => page.mount(element.querySelector('#fr-models')));"
+
+
+def build(context: Context) -> None:  # noqa: ARG001
+    """The page, inside the caller's Blocks or route."""
+    gr.HTML('<div id="fr-models"><h2>Models</h2><p class="fr-note">Loading …</p></div>', js_on_load=MOUNT)

@@ -1,0 +1,246 @@
+/** The Models page: what was made, back to the judgments it came from and forward to what was made with it. */
+
+import { LATER_MS, addStyle, ask, here, make, readHash, useAs, watch } from "./watch.js";
+
+const SVG = "http://www.w3.org/2000/svg";
+const COLUMNS = [
+  ["judgments", "Judgments"],
+  ["labeler", "Labelers"],
+  ["dataset", "Datasets"],
+  ["reward", "Reward models"],
+  ["restorer", "Restorers"],
+  ["method", "Methods"],
+];
+const MOST_DRAWN = 8; // of a column; the tables below have all
+const BOX = { width: 164, height: 64, gapX: 38, gapY: 14, top: 30 };
+const count = (number) => number.toLocaleString("en");
+
+export function mount(root) {
+  addStyle();
+  const memory = new Map();
+  const alarm = make("p", { className: "fr-error", role: "alert", hidden: true });
+  const drawing = make("div", { className: "fr-scroll" });
+  const detail = make("div", { className: "fr-detail", hidden: true });
+  const tables = make("div");
+  const intro = "Everything here comes from judgments, or from what ships with the program. Choose one to see what it came from and what was made with it.";
+  root.replaceChildren(make("h2", {}, "Models"), make("p", { className: "fr-note" }, intro), alarm, drawing, detail, tables);
+  document.title = "Models · FaceReward";
+  let graph = null;
+
+  function show() {
+    if (!graph) return;
+    const picked = graph.byId.get(readHash().get("model"));
+    const on = picked ? new Set([picked.id, ...reach(graph, picked.id, "parents"), ...reach(graph, picked.id, "children")]) : null;
+    drawing.replaceChildren(draw(graph, picked, on));
+    detail.hidden = !picked || picked.id === "judgments";
+    if (!detail.hidden) detail.replaceChildren(...describe(graph, picked));
+    tables.replaceChildren(...COLUMNS.slice(1).map(([group, title]) => table(graph, group, title)));
+  }
+
+  window.addEventListener("hashchange", show);
+  watch(
+    async () => {
+      const news = await ask("/api/lineage", memory);
+      if (news) {
+        graph = makeGraph(news);
+        show();
+      }
+      return LATER_MS;
+    },
+    (error) => {
+      alarm.hidden = !error;
+      alarm.textContent = error ? `No answer from the server, trying again: ${error.message}` : "";
+    },
+  );
+}
+
+/** Nodes with children beside parents; the judgments are one of them. */
+function makeGraph({ judgments, nodes }) {
+  const root = { id: "judgments", group: "judgments", title: "Judgments", judgments, labels: {}, parents: [], note: "" };
+  root.simulated = judgments.simulated > 0;
+  const byId = new Map([root, ...nodes].map((node) => [node.id, { ...node, children: [] }]));
+  for (const node of byId.values()) {
+    const judged = (node.group === "labeler" || node.group === "dataset") && node.judgments.human + node.judgments.simulated > 0;
+    if (judged) node.parents = ["judgments", ...node.parents];
+    for (const parent of node.parents) byId.get(parent)?.children.push(node.id);
+  }
+  return { byId, nodes: [...byId.values()] };
+}
+
+/** Ids of all that lie behind a node (`parents`) or before it (`children`), the nearest first. */
+function reach(graph, id, way) {
+  const found = new Set();
+  const waiting = [...(graph.byId.get(id)?.[way] ?? [])];
+  while (waiting.length) {
+    const next = waiting.shift();
+    if (found.has(next) || !graph.byId.has(next)) continue;
+    found.add(next);
+    waiting.push(...graph.byId.get(next)[way]);
+  }
+  return found;
+}
+
+function svg(tag, attributes, text) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+function draw(graph, picked, on) {
+  const places = new Map();
+  let most = 1;
+  COLUMNS.forEach(([group], column) => {
+    const all = graph.nodes.filter((node) => node.group === group).reverse(); // newest first
+    const shown = all.filter((node, place) => place < MOST_DRAWN || on?.has(node.id));
+    most = Math.max(most, shown.length);
+    shown.forEach((node, row) => places.set(node.id, { x: column * (BOX.width + BOX.gapX) + 1, y: BOX.top + row * (BOX.height + BOX.gapY) }));
+  });
+  const width = COLUMNS.length * (BOX.width + BOX.gapX) - BOX.gapX + 2;
+  const height = BOX.top + most * (BOX.height + BOX.gapY);
+  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: `fr-lineage${on ? " fr-chosen" : ""}`, role: "group", "aria-label": "Lineage" });
+  COLUMNS.forEach(([group, title], column) => {
+    const all = graph.nodes.filter((node) => node.group === group).length;
+    const drawn = graph.nodes.filter((node) => node.group === group && places.has(node.id)).length;
+    const words = all > drawn ? `${title} (${drawn} of ${all})` : title;
+    picture.append(svg("text", { class: "fr-column", x: column * (BOX.width + BOX.gapX) + 2, y: 16 }, words));
+  });
+  for (const node of graph.nodes) {
+    for (const parent of node.parents) {
+      const [from, to] = [places.get(parent), places.get(node.id)];
+      if (!from || !to) continue;
+      const [x1, y1, x2, y2] = [from.x + BOX.width, from.y + BOX.height / 2, to.x, to.y + BOX.height / 2];
+      const side = from.x === to.x; // within a column: around its left side
+      const bend = side ? 26 : Math.max(20, (x2 - x1) / 2);
+      const d = side ? `M${from.x} ${y1}C${from.x - bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}` : `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`;
+      picture.append(svg("path", { d, class: on?.has(parent) && on.has(node.id) ? "fr-on" : "" }));
+    }
+  }
+  for (const [id, { x, y }] of places) picture.append(box(graph.byId.get(id), x, y, picked, on));
+  return picture;
+}
+
+function box(node, x, y, picked, on) {
+  const classes = [on?.has(node.id) ? "fr-on" : "", picked?.id === node.id ? "fr-picked" : ""].join(" ").trim();
+  const link = svg("a", { class: classes, href: here(picked?.id === node.id ? "" : `model=${encodeURIComponent(node.id)}`) });
+  const lines = [cut(node.title, 21), cut(secondLine(node, true), 24)];
+  link.append(svg("title", {}, `${node.title}\n${secondLine(node)}\n${judgmentWords(node)}`), svg("rect", { x, y, width: BOX.width, height: BOX.height, rx: 6 }));
+  link.append(svg("text", { class: "fr-name", x: x + 9, y: y + 19 }, lines[0]), svg("text", { class: "fr-quiet", x: x + 9, y: y + 36 }, lines[1]));
+  const words = node.group === "method" && !node.parents.length ? "" : judgmentWords(node, true);
+  link.append(svg("text", { class: node.simulated ? "fr-programs" : "fr-quiet", x: x + 9, y: y + 54 }, cut(words, 24)));
+  return link;
+}
+
+const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+
+function secondLine(node, brief = false) {
+  if (node.group === "judgments") {
+    const { people, programs } = node.judgments;
+    return [people || !programs ? `by ${count(people)} people` : "", programs ? `${count(programs)} simulated annotator${programs === 1 ? "" : "s"}` : ""].filter(Boolean).join(", ");
+  }
+  if (node.group === "method") return brief ? node.note.split(",")[0] : node.note;
+  const figure = node.figure ? (brief ? node.figure.value : `${node.figure.value} ${node.figure.name}`) : "";
+  const state = ["finished", ""].includes(node.state) ? "" : node.state;
+  return [`run ${node.run}`, state, figure].filter(Boolean).join(" · ");
+}
+
+function judgmentWords(node, brief = false) {
+  const { human, simulated } = node.judgments;
+  if (!human && !simulated) return node.simulated ? "simulated" : brief ? "no judgments behind it" : "";
+  const people = human ? [`${count(human)} human`] : [];
+  return [...people, ...(simulated ? [`${count(simulated)} simulated`] : [])].join(" + ");
+}
+
+/** Labels by origin; those made of judgments are people's only where no program judged. */
+function labelWords(node) {
+  const { human = 0, svm = 0 } = node.labels;
+  const from = !node.simulated ? "by people" : node.judgments.human ? "from judgments" : "from simulated judgments";
+  return [...(human ? [`${count(human)} ${from}`] : []), ...(svm ? [`${count(svm)} by the SVM`] : [])].join(" + ");
+}
+
+const groupName = (node) => ({ labeler: "labeler", dataset: "dataset", reward: "reward model", restorer: "restorer", method: "method", use: node.kind })[node.group];
+
+function linkTo(node) {
+  if (node.id === "judgments") return make("span", {}, "judgments");
+  const href = node.group === "use" ? `/admin/runs#run=${node.run}` : here(`model=${encodeURIComponent(node.id)}`);
+  return make("a", { href }, node.group === "use" ? `run ${node.run}` : node.title);
+}
+
+function describe(graph, node) {
+  const rows = [];
+  if (node.simulated) rows.push(make("p", { className: "fr-simulated" }, "Simulated annotators are behind it: no figures about people."));
+  const facts = [groupName(node), node.figure && `${node.figure.name} ${node.figure.value}`, node.note, judgmentWords(node) && `${judgmentWords(node)} judgments behind it`, labelWords(node) && `labels: ${labelWords(node)}`];
+  rows.push(make("p", {}, facts.filter(Boolean).join(" · ")));
+  const links = [];
+  if (node.run && node.group !== "method") links.push(make("a", { href: `/admin/runs#run=${node.run}` }, `Run ${node.run}: curves, checkpoints, use as …`));
+  if (node.run && node.group === "method") links.push(make("a", { href: `/admin/runs#run=${node.run}` }, `First restored by run ${node.run}`));
+  rows.push(make("p", {}, ...links));
+  if (node.path) rows.push(make("p", {}, make("code", {}, node.path)));
+  if (node.run && node.group !== "method") rows.push(usesOf(node.run));
+  rows.push(...chain("Made from", graph, node, "parents"), ...chain("Made with it", graph, node, "children"));
+  return [make("h3", {}, node.title), ...rows];
+}
+
+/** What its checkpoints can be used for; asked for when it is looked at. */
+function usesOf(run) {
+  const list = make("div");
+  ask(`/api/runs/${run}`)
+    .then((found) => list.replaceChildren(...found.checkpoints.map((one) => make("p", {}, make("b", {}, one.name), ": ", ...useAs(one)))))
+    .catch(() => {}); // deleted meanwhile; the page says so soon
+  return list;
+}
+
+/** An indented list of what lies behind or before, each once. */
+function chain(title, graph, node, way) {
+  const seen = new Set([node.id]);
+  function list(id) {
+    const items = graph.byId.get(id)[way].filter((next) => graph.byId.has(next) && !seen.has(next));
+    for (const next of items) seen.add(next);
+    if (!items.length) return null;
+    return make(
+      "ul",
+      { className: "fr-chain" },
+      ...items.map((next) => {
+        const one = graph.byId.get(next);
+        const words = one.id === "judgments" ? "" : `${groupName(one)} `;
+        return make("li", {}, words, linkTo(one), list(next));
+      }),
+    );
+  }
+  const made = list(node.id);
+  return made ? [make("h4", {}, title), made] : [];
+}
+
+function table(graph, group, title) {
+  const nodes = graph.nodes.filter((node) => node.group === group).reverse();
+  if (!nodes.length) return make("div");
+  const method = group === "method";
+  const head = ["Name", method ? "Images" : "Key figure", "Judgments", "Labels", "Made from", "Made with it"];
+  const links = (ids) => ids.filter((id) => graph.byId.has(id)).flatMap((id, place) => [place ? ", " : "", linkTo(graph.byId.get(id))]);
+  return make(
+    "div",
+    {},
+    make("h3", {}, title),
+    make(
+      "div",
+      { className: "fr-scroll" },
+      make(
+        "table",
+        { className: "fr" },
+        make("thead", {}, make("tr", {}, ...head.map((name) => make("th", { scope: "col" }, name)))),
+        ...nodes.map((node) =>
+          make(
+            "tr",
+            {},
+            make("td", {}, linkTo(node)),
+            make("td", {}, method ? node.note : secondLine(node)),
+            make("td", { className: node.simulated ? "fr-programs" : "" }, judgmentWords(node)),
+            make("td", {}, labelWords(node)),
+            make("td", {}, ...links(node.parents)),
+            make("td", {}, ...links(node.children)),
+          ),
+        ),
+      ),
+    ),
+  );
+}

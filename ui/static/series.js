@@ -1,0 +1,26 @@
+/** The series of one run, kept and added to: only what came since the last answer travels. */
+
+import { ask } from "./watch.js";
+
+const POINTS = 400;
+
+/** `look()` asks for news and says whether there are any; `all` is a Map of name -> {x, y}. */
+export function makeSeries(id) {
+  const all = new Map();
+  let version = "";
+
+  async function look() {
+    const answer = await ask(`/api/runs/${id}/series?points=${POINTS}&since=${encodeURIComponent(version)}`);
+    if (!answer) return false;
+    if (answer.whole) all.clear();
+    for (const [name, [x, y]] of Object.entries(answer.series)) {
+      const one = all.get(name) ?? { x: [], y: [] };
+      all.set(name, { x: [...one.x, ...x], y: [...one.y, ...y] });
+    }
+    version = answer.version;
+    if (!answer.whole && [...all.values()].some(({ x }) => x.length > 2 * POINTS)) version = ""; // next time few points anew
+    return true;
+  }
+
+  return { look, all };
+}

@@ -1,0 +1,234 @@
+"""The next round on the Train page: everything that it will do, shown before one button starts it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+import refl.train_config
+import reward.config
+from db.errors import UserError
+from db.models import Choice, Judgment, Pair, Person, Run, Source, Split
+from runs.devices import list_devices, split_devices
+from runs.rounds import PlannedRun, RoundSettings, next_round_no, plan_round, start_round
+from ui import train_fields, train_inputs
+from ui.access import visitor_of
+from ui.context import Context
+from ui.refit import MIN_ANSWERS
+from ui.train_check import WHOLE_FORM, Text
+from ui.train_commands import parse_words, say_command
+from ui.train_fields import FormField, Typed
+from ui.train_kinds import KINDS, Input
+
+RESTORER = Input(
+    "restorer", "Restorer", "What is tuned", train_inputs.check_tunable, choices="restorers", required=True
+)
+SHOWN = ("reward_preset", "refl_preset", "device", "seeds", "include_simulated")
+MIN_HELD_OUT = 2
+"""Faces that ReFL's monitor needs."""
+
+
+class RoundAsked(BaseModel):
+    """The settings as they were typed, and which round the person was shown."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    round: int
+    values: dict[Text, bool | Text] = Field({}, max_length=50)
+
+
+def round_routes(context: Context) -> APIRouter:
+    """/api/train/round."""
+    routes = APIRouter(prefix="/api/train")
+
+    @routes.get("/round")
+    def plan(request: Request) -> dict[str, Any]:
+        """Every setting may be given by its name."""
+        values: dict[str, Typed] = {
+            name: value == "true" if name in fields_of() and fields_of()[name].type == "switch" else value
+            for name, value in request.query_params.items()
+        }
+        number = next_round_no(context.data)
+        with context.database.read() as session:
+            held_out = has_held_out(session)
+        settings, errors = read_settings(values, context.data, held_out=held_out)
+        planned: list[PlannedRun] = []
+        if settings is not None:
+            planned, fault = check_plan(context.data, plan_round(context.data, number, settings))
+            errors |= {WHOLE_FORM: fault} if fault else {}
+        with context.database.read() as session:
+            return {
+                "round": number,
+                "folder": str(context.data / "rounds" / str(number)),
+                **describe_form(session, context.data),
+                "errors": errors,
+                "notes": list_notes(session, settings) if settings else [],
+                "plan": [describe_run(context.data, one) for one in planned],
+            }
+
+    @routes.post("/round")
+    def start(request: Request, body: RoundAsked) -> Any:
+        with context.database.read() as session:
+            held_out = has_held_out(session)
+        settings, errors = read_settings(body.values, context.data, held_out=held_out)
+        if body.round != next_round_no(context.data):
+            errors[WHOLE_FORM] = f"Round {body.round} was started meanwhile; look at the plan of the next one."
+        ids: list[int] = []
+        if settings is not None and not errors:
+            planned, fault = check_plan(context.data, plan_round(context.data, body.round, settings))
+            try:
+                if fault:
+                    raise UserError(fault)
+                person_id = visitor_of(request).person_id
+                ids = start_round(context.database, context.data, planned, url=context.url, person_id=person_id)
+            except UserError as error:
+                errors[WHOLE_FORM] = str(error)
+        return JSONResponse({"errors": errors}, status_code=422) if errors else {"runs": ids}
+
+    return routes
+
+
+@cache
+def fields_of() -> dict[str, FormField]:
+    """Name -> field of the settings; those that name one of a few things are choices."""
+    fields = {found.name: found for found in train_fields.read_fields("round", RoundSettings, has_off=True)}
+    for name, choices in (
+        ("reward_preset", reward.config.preset_names()),
+        ("refl_preset", refl.train_config.preset_names()),
+        ("device", list_devices()),
+    ):
+        fields[name] = replace(fields[name], type="choice", choices=tuple(choices))
+    return fields
+
+
+def describe_form(session: Session, data: Path) -> dict[str, Any]:
+    """The settings as fields, and the restorer as what the project has."""
+    defaults = RoundSettings(device=list_devices()[0], measure_held_out=has_held_out(session))
+    restorers = train_inputs.list_choices(session, data)["restorers"]
+    return {
+        "fields": [
+            train_fields.describe(
+                found, train_fields.to_typed(found, getattr(defaults, found.name)), shown=found.name in SHOWN
+            )
+            for found in fields_of().values()
+            if found.name != RESTORER.name
+        ],
+        "restorer": {
+            "name": RESTORER.name,
+            "label": RESTORER.label,
+            "description": RESTORER.description,
+            "required": True,
+            "many": False,
+            "choices": [asdict(choice) for choice in restorers],
+            "default": defaults.restorer,
+        },
+    }
+
+
+def has_held_out(session: Session) -> bool:
+    """Whether there are photos of the split val to measure on: their ground truth for ReFL, answers for the reward."""
+    with_truth = select(func.count()).select_from(Source).where(Source.hq_image_id.is_not(None))
+    answered = (
+        select(func.count())
+        .select_from(Judgment)
+        .join(Pair, Pair.id == Judgment.pair_id)
+        .join(Source, Source.id == Pair.source_id)
+        .where(Judgment.superseded_at.is_(None), Judgment.choice.in_([Choice.a, Choice.b]), Source.split == Split.val)
+    )
+    faces = session.scalar(with_truth.where(Source.split == Split.val)) or 0
+    return faces >= MIN_HELD_OUT and bool(session.scalar(answered))
+
+
+def read_settings(
+    values: Mapping[str, Typed], data: Path, *, held_out: bool = True
+) -> tuple[RoundSettings | None, dict[str, str]]:
+    """(the settings, None where there are errors; field -> what is wrong).
+
+    Args:
+        held_out: whether to measure on held-out photos where that is not said.
+    """
+    parsed: dict[str, Any] = {}
+    errors: dict[str, str] = {}
+    for name, typed in values.items():
+        if name not in fields_of():
+            errors[WHOLE_FORM] = f"A round has no setting {name}."
+            continue
+        try:
+            parsed[name] = train_fields.parse(fields_of()[name], typed)
+        except ValueError as error:
+            errors[name] = str(error)
+    parsed.setdefault("device", list_devices()[0])
+    parsed.setdefault("measure_held_out", held_out)
+    if fault := train_inputs.check_tunable(str(parsed.get("restorer", "tiny")), data):
+        errors["restorer"] = fault
+    missing = [device for device in split_devices(parsed.get("device")) if device not in list_devices()]
+    if missing:
+        errors["device"] = f"This machine has no {missing[0]}."
+    return (None if errors else RoundSettings.model_validate(parsed)), errors
+
+
+def check_plan(data: Path, plan: Sequence[PlannedRun]) -> tuple[list[PlannedRun], str | None]:
+    """(the plan with the whole config of each run, what a command would refuse)."""
+    checked = []
+    for one in plan:
+        kind = KINDS.get(one.kind)
+        try:
+            described = (
+                kind.describe(parse_words(kind.add_command, one.kind.split()[1], one.arguments, data)) if kind else {}
+            )
+        except UserError as error:
+            return list(plan), f"{one.kind}: {error}"
+        checked.append(replace(one, config={**described, **one.config}))
+    return checked, None
+
+
+def describe_run(data: Path, one: PlannedRun) -> dict[str, Any]:
+    """What the page shows of a planned run."""
+    return {
+        "kind": one.kind,
+        "words": one.words,
+        "command": say_command(data, Run(kind=one.kind, arguments=one.arguments, launcher={})),
+        "device": one.device,
+        "after": one.after,
+        "out": str(one.out) if one.out else None,
+    }
+
+
+def list_notes(session: Session, settings: RoundSettings) -> list[str]:
+    """What the round begins with, and what it would fail for."""
+    answers = select(func.count()).select_from(Judgment).where(Judgment.superseded_at.is_(None))
+    decided = answers.where(Judgment.choice.in_([Choice.a, Choice.b]), Judgment.repeat_no == 0)
+    if not settings.include_simulated:
+        decided = decided.join(Person, Person.id == Judgment.person_id).where(Person.simulated.is_(False))
+    unjudged = select(func.count()).select_from(Pair).where(Pair.judgment_count == 0)
+    with_truth = select(func.count()).select_from(Source).where(Source.hq_image_id.is_not(None))
+    counts = [session.scalar(query) or 0 for query in (answers, unjudged, decided)]
+    notes = [f"It begins with {counts[0]:,} judgments, and {counts[1]:,} pairs that nobody judged."]
+    if counts[2] < MIN_ANSWERS:
+        of_whom = "" if settings.include_simulated else " of people"
+        notes.append(
+            f"The labeler learns from {MIN_ANSWERS} answers{of_whom} or more that are no ties, and there are "
+            f"{counts[2]}: the round would end at its second step."
+        )
+    if not session.scalar(with_truth.where(Source.split == Split.train)):
+        notes.append(
+            "ReFL needs photos of the split train with their ground truth, and there are none: the round would end at "
+            "its sixth step."
+        )
+    if not settings.measure_held_out:
+        notes.append("Nothing is measured on held-out photos while training, so the monitor cannot see hacking.")
+    elif not has_held_out(session):
+        notes.append(
+            f"Measuring on held-out photos needs answers about the split val, and {MIN_HELD_OUT} of its photos with "
+            "their ground truth, which are not there: switch it off, or the round would end at its fifth step."
+        )
+    return notes
