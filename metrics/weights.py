@@ -46,6 +46,10 @@ class MissingWeights(MetricError):
         self.files = files
         self.why = why
 
+    def __reduce__(self) -> tuple[type[MissingWeights], tuple[str, str]]:
+        """Worker processes hand their errors on by pickle."""
+        return MissingWeights, (self.files, self.why)
+
 
 def load_with_weights(name: str, build: Callable[[], Any]) -> Any:
     """What `build` returns, its downloads announced in the log before they begin.

@@ -25,6 +25,7 @@ from db.session import Database
 from runs import slurm
 from runs.delete import delete_run
 from runs.devices import CPU, is_device, list_devices, visible_devices
+from runs.space import say_if_full
 from runs.stop import stop
 from runs.store import insert_run, reap_lost, run_folder
 
@@ -84,8 +85,11 @@ def launch(
         after: runs that have to be finished first.
         launcher: {"processes": 2, "machines": 1} by accelerate; {"slurm": {…}} by submitit; plain otherwise.
     Raises:
-        UserError: it could not be started (its run is there as failed), there is no such device or run to wait for.
+        UserError: it could not be started (its run is there as failed), there is no such device or run to wait for, or
+            it is to start at once and the disk is nearly full.
     """
+    if device is None and not after and (full := say_if_full(data)):
+        raise UserError(f"The disk of {data} has {full}. Free some space; nothing was started.")
     with database.write() as session:
         run = enqueue(
             session,

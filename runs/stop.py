@@ -8,6 +8,7 @@ import time
 
 import psutil
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from db.errors import UserError
 from db.models import Run, RunState
@@ -25,7 +26,8 @@ KILL_SECONDS = 5.0
 def stop(database: Database, run_id: int, grace_seconds: float | None = None) -> None:
     """Ask a run to stop, wait for it, then kill what is left of its processes.
 
-    A run that is still queued is not started any more. One that ends by itself meanwhile keeps its own last state.
+    A run that is still queued is not started any more, nor are those that wait for it. One that ends by itself
+    meanwhile keeps its own last state.
 
     Args:
         grace_seconds: how long it may take; None is as long as runs of its kind may need.
@@ -46,6 +48,7 @@ def stop(database: Database, run_id: int, grace_seconds: float | None = None) ->
             )
         if run.pid == os.getpid():
             raise UserError(f"Run {run_id} is part of this program and ends with it; wait for it.")
+        followers = find_followers(session, run_id) if run.state is RunState.queued and run.pid is None else []
         run.state = RunState.stopping
         family = [] if submitted else find_family(run)
         leads_group = not submitted and _leads_its_group(run)
@@ -67,6 +70,17 @@ def stop(database: Database, run_id: int, grace_seconds: float | None = None) ->
     _wait_until_gone(database, run, KILL_SECONDS)
     # Only while it has that process: it may have ended by itself, and somebody may have continued it meanwhile.
     end_run(database, run_id, RunState.stopped, process=run)
+    for follower in followers:
+        end_run(database, follower, RunState.stopped, f"run {run_id}, which it waited for, was stopped")
+
+
+def find_followers(session: Session, run_id: int) -> list[int]:
+    """The queued runs that wait for a run, or for one that does."""
+    found = {run_id}
+    for run in session.scalars(select(Run).where(Run.state == RunState.queued, Run.id > run_id).order_by(Run.id)):
+        if found.intersection(run.after):
+            found.add(run.id)
+    return sorted(found - {run_id})
 
 
 def give_up(database: Database, run_id: int) -> None:

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 import psutil
-from sqlalchemy import select, update
+from sqlalchemy import String, and_, cast, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.errors import UserError
@@ -234,8 +234,10 @@ def end_run(
 
 
 def latest_run(session: Session, kind: str) -> Run | None:
-    """The run of that kind that was asked for last."""
-    return session.scalar(select(Run).where(Run.kind == kind).order_by(Run.id.desc()).limit(1))
+    """The run of that kind that was asked for last; those that still wait in the queue for their turn do not count."""
+    starts_at_once = and_(Run.device.is_(None), cast(Run.after, String) == "[]")
+    begun = or_(Run.state != RunState.queued, Run.pid.is_not(None), starts_at_once)
+    return session.scalar(select(Run).where(Run.kind == kind, begun).order_by(Run.id.desc()).limit(1))
 
 
 def read_progress(data: Path, run_id: int) -> dict[str, Any] | None:

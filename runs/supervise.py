@@ -7,7 +7,6 @@ write transaction that the others wait for. Closing or killing them changes noth
 from __future__ import annotations
 
 import logging
-import shutil
 import socket
 import threading
 from collections.abc import Sequence
@@ -21,14 +20,13 @@ from db.models import Run, RunState
 from db.session import Database
 from runs.devices import CPU, list_devices, split_devices
 from runs.launch import is_waiting, lock_starting, start_process
+from runs.space import say_if_full
 from runs.store import LIVE_STATES, is_elsewhere, reap_lost, run_folder
 
-__all__ = ["MIN_FREE_BYTES", "list_devices", "start_due", "start_supervisor", "why_waiting"]
+__all__ = ["list_devices", "start_due", "start_supervisor", "why_waiting"]
 
 log = logging.getLogger(__name__)
 
-MIN_FREE_BYTES = 2**30
-"""Less free space than this, and nothing that waits is started."""
 LOOK_SECONDS = 1.0
 
 
@@ -89,7 +87,7 @@ def _find_due(session: Session, data: Path, cpu_slots: int, *, lock: bool = Fals
     """The runs to start now."""
     queued = select(Run).where(Run.state == RunState.queued, Run.pid.is_(None)).order_by(Run.id)
     waiting = [run for run in session.scalars(queued.with_for_update() if lock else queued) if is_waiting(run)]
-    if not waiting or _say_if_full(data):
+    if not waiting or say_if_full(data):
         return []
     around = _look_around(session, data, waiting)
     due = []
@@ -152,7 +150,5 @@ def _find_obstacle(around: _Surroundings, run: Run, cpu_slots: int) -> str | Non
 
 
 def _say_if_full(data: Path) -> str | None:
-    free = shutil.disk_usage(data).free
-    if free >= MIN_FREE_BYTES:
-        return None
-    return f"waits for space: {free / 2**30:.1f} GiB free, {MIN_FREE_BYTES / 2**30:g} GiB needed"
+    full = say_if_full(data)
+    return f"waits for space: {full}" if full else None

@@ -33,7 +33,8 @@ ALL, RANDOM, AGAINST = "All", "Some, at random", "Only with one method"
 LAYOUT = """A folder has `lq/` with the photos, optionally `hq/` with their ground truth, and a folder for each method,
 with the same file names in each; `lq/<name>.txt` is a photo's caption. Or name a manifest (`.csv` or `.jsonl`, a row a
 restored image) with the columns `source`, `lq`, `hq`, `method`, `restored`, `seed`, `caption`, `person`, or a zip of
-either. Importing the same files again adds nothing."""
+either. Importing the same files again adds nothing. Where there are no restored images yet, `lq/` alone will do: the
+[Restore page](/admin/restore) makes them."""
 LISTS = {
     "refused": "Refused",
     "converted": "Stored converted, so that every program sees the same picture",

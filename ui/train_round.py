@@ -206,18 +206,24 @@ def describe_run(data: Path, one: PlannedRun) -> dict[str, Any]:
 def list_notes(session: Session, settings: RoundSettings) -> list[str]:
     """What the round begins with, and what it would fail for."""
     answers = select(func.count()).select_from(Judgment).where(Judgment.superseded_at.is_(None))
-    decided = answers.where(Judgment.choice.in_([Choice.a, Choice.b]), Judgment.repeat_no == 0)
+    decided = (
+        select(func.count(Judgment.pair_id.distinct()))
+        .join(Pair, Pair.id == Judgment.pair_id)
+        .join(Source, Source.id == Pair.source_id)
+        .where(Judgment.superseded_at.is_(None), Judgment.repeat_no == 0, Source.split == Split.train)
+        .where(Judgment.choice.in_([Choice.a, Choice.b]))
+    )
     if not settings.include_simulated:
         decided = decided.join(Person, Person.id == Judgment.person_id).where(Person.simulated.is_(False))
     unjudged = select(func.count()).select_from(Pair).where(Pair.judgment_count == 0)
     with_truth = select(func.count()).select_from(Source).where(Source.hq_image_id.is_not(None))
     counts = [session.scalar(query) or 0 for query in (answers, unjudged, decided)]
-    notes = [f"It begins with {counts[0]:,} judgments, and {counts[1]:,} pairs that nobody judged."]
+    notes = [f"Judgments that it begins with: {counts[0]:,}; pairs that nobody judged: {counts[1]:,}."]
     if counts[2] < MIN_ANSWERS:
-        of_whom = "" if settings.include_simulated else " of people"
+        by_whom = "were judged" if settings.include_simulated else "people judged"
         notes.append(
-            f"The labeler learns from {MIN_ANSWERS} answers{of_whom} or more that are no ties, and there are "
-            f"{counts[2]}: the round would end at its second step."
+            f"The labeler learns from {MIN_ANSWERS} or more pairs of the split train that {by_whom} without a tie, and "
+            f"there are {counts[2]}: the round would end at its second step."
         )
     if not session.scalar(with_truth.where(Source.split == Split.train)):
         notes.append(

@@ -40,6 +40,10 @@ def test_from_a_folder_to_a_dataset_by_clicks(
     admin: Page, restored_folder: Path, database: Database, data: Path
 ) -> None:
     expect(admin.get_by_text("Nothing imported yet")).to_be_visible(timeout=20_000)
+    address = admin.url
+    admin.goto(address.partition("/admin")[0])
+    expect(admin.locator("#notice")).to_contain_text("nothing to judge yet", timeout=15_000)
+    admin.goto(address)
     admin.get_by_label("Folder, manifest or zip on the server").fill(str(restored_folder))
     admin.get_by_role("button", name="Import", exact=True).click()
     expect(admin.get_by_text("4 sources added")).to_be_visible(timeout=30_000)

@@ -163,7 +163,7 @@ def test_several_runs_are_compared(visit: Callable[..., Page], add: Callable[...
     page = visit("/admin/runs#kind=reward%20train")
     expect(page.get_by_role("link", name="2 · reward train")).to_be_visible(timeout=ANSWER_MS)
     expect(page.get_by_role("link", name="3 · refl train")).to_have_count(0)
-    assert page.get_by_label("Kind").input_value() == "reward train"
+    expect(page.get_by_label("Kind")).to_have_value("reward train", timeout=ANSWER_MS)
     page.get_by_role("checkbox", name="Choose run 1").check()
     expect(page.get_by_role("button", name="Compare: choose two or more")).to_be_disabled()
     page.get_by_role("checkbox", name="Choose run 2").check()
@@ -178,7 +178,7 @@ def test_several_runs_are_compared(visit: Callable[..., Page], add: Callable[...
     expect(page.get_by_role("row", name="train.max_steps 200 200")).to_be_visible()
     page.get_by_role("link", name="← All runs").click()
     expect(page.get_by_role("link", name="2 · reward train")).to_be_visible(timeout=ANSWER_MS)
-    assert page.get_by_label("Kind").input_value() == "reward train", "the table as it was left"
+    expect(page.get_by_label("Kind"), "the table as it was left").to_have_value("reward train", timeout=ANSWER_MS)
     page.go_back()
     page.reload()
     expect(page.get_by_role("row", name="≠ train.seed 3 4")).to_be_visible(timeout=ANSWER_MS)

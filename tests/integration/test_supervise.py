@@ -169,6 +169,8 @@ def test_a_run_waits_until_others_have_finished(database: Database, data: Path) 
     first = launch(database, data, "job", ["echo"], {})
     second = launch(database, data, "job", ["fail"], {}, after=[first])
     third = launch(database, data, "job", ["echo"], {}, after=[first, second])
+    fourth = launch(database, data, "job", ["echo"], {}, after=[third])
+    fifth = launch(database, data, "job", ["echo"], {}, after=[fourth])
     assert ask_why(database, data, third) in (f"waits for run {first}", f"waits for run {second}")
     wait_for_state(database, first, RunState.finished)
     start_due(database, data)
@@ -179,6 +181,9 @@ def test_a_run_waits_until_others_have_finished(database: Database, data: Path) 
         delete_run(database, data, second)
     stop(database, third)
     assert get_run(database, third).state is RunState.stopped
+    for follower in (fourth, fifth):  # they could never start
+        assert get_run(database, follower).state is RunState.stopped
+        assert get_run(database, follower).error == f"run {third}, which it waited for, was stopped"
     assert delete_run(database, data, second) > 0
     assert get_run(database, third).after == [first]
     with pytest.raises(UserError, match="no run 99"):
@@ -211,12 +216,14 @@ def test_the_supervisor_thread_starts_what_is_due(
 
 
 def test_a_full_disk_starts_nothing(database: Database, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervising, "MIN_FREE_BYTES", 2**60)
+    monkeypatch.setattr("runs.space.MIN_FREE_BYTES", 2**60)
+    with pytest.raises(UserError, match=r"GiB needed\. Free some space; nothing was started"):
+        launch(database, data, "job", ["echo"], {})
     run_id = launch(database, data, "job", ["echo"], {}, device="cpu")
     run = get_run(database, run_id)
     assert (run.state, run.pid) == (RunState.queued, None)
     assert (ask_why(database, data, run_id) or "").endswith("GiB free, 1.07374e+09 GiB needed")
-    monkeypatch.setattr(supervising, "MIN_FREE_BYTES", 0)
+    monkeypatch.setattr("runs.space.MIN_FREE_BYTES", 0)
     assert start_due(database, data) == [run_id]
     wait_for_state(database, run_id, RunState.finished)
 

@@ -295,7 +295,7 @@ def test_the_round_is_shown_whole_then_started_once(
         "annotate pair",
     ]
     assert "--max-steps=60" in shown["plan"][4]["command"]
-    assert any("learns from 30 answers" in note for note in shown["notes"])
+    assert any("learns from 30 or more pairs of the split train that people judged" in note for note in shown["notes"])
     # there are no held-out photos, so a round without more words does without measuring on them, and says so
     assert any("the monitor cannot see hacking" in note for note in shown["notes"])
     assert "--monitor-every-steps=0" in shown["plan"][5]["command"]

@@ -144,9 +144,11 @@ function showEmpty() {
   $("lq-figure").hidden = $("hq-figure").hidden = true;
   $("stage").dataset.state = done ? "done" : "loading";
   $("notice").hidden = false;
-  $("notice").textContent = done
-    ? "All done for now. No pair waits for your judgment; this page looks again by itself."
-    : "Loading the next pair …";
+  $("notice").textContent = !done
+    ? "Loading the next pair …"
+    : progress?.all.wanted === 0
+      ? "There is nothing to judge yet. An admin imports photos on the page Data, restores them on Restore and makes pairs; this page looks again by itself."
+      : "All done for now. No pair waits for your judgment; this page looks again by itself.";
 }
 
 function showReferences(entry) {
@@ -454,6 +456,7 @@ async function fetchProgress() {
   progress = await response.json();
   since = 0;
   showProgress();
+  if ($("stage").dataset.state === "done") showEmpty();
 }
 
 function showProgress() {

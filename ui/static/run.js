@@ -164,7 +164,7 @@ export function runView(root, id) {
     const news = await ask(`/api/runs/${id}/log?bytes=20000`, memory);
     if (!news) return;
     const atEnd = logText.scrollHeight - logText.scrollTop - logText.clientHeight < 40;
-    logText.textContent = news.there ? news.text || "Nothing printed yet." : "Started in a terminal, which has its output.";
+    logText.textContent = news.there || run.state === "queued" ? news.text || "Nothing printed yet." : "Started in a terminal, which has its output.";
     if (atEnd) logText.scrollTop = logText.scrollHeight;
   }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import cv2
 import numpy as np
 import pytest
@@ -145,9 +147,10 @@ def test_weights_are_named_with_their_size_where_downloads_are_forbidden(monkeyp
     compute.load_metric.cache_clear()
     with pytest.raises(
         MetricError, match=r"HF_HUB_OFFLINE is set: musiq needs musiq_koniq_ckpt-e95806b9.pth \(109 MB\)"
-    ):
+    ) as caught:
         prepare([Column("musiq", "", ""), Column("contrast", "", "")], "cpu")
     assert list(tmp_path.iterdir()) == []
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # as it comes from a worker process
 
 
 def test_a_download_is_announced(monkeypatch, caplog):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,6 +22,7 @@ from runs.store import (
     error_line,
     is_alive,
     last_log_line,
+    latest_run,
     open_run,
     read_progress,
     reap_lost,
@@ -294,3 +296,17 @@ def test_a_run_of_another_machine_is_not_reaped(database: Database, data: Path, 
     with database.write() as session:
         session.get_one(Run, run_id).host = None  # of before hosts were noted
     assert reap_lost(database, data) == [run_id]
+
+
+@pytest.mark.parametrize("turn", [{"device": "cpu"}, {"after": [1]}])
+def test_what_waits_for_its_turn_is_not_the_latest_run(database: Database, data: Path, turn: dict[str, Any]) -> None:
+    latest = add_run(database, data, "annotate pair", {})
+    waiting = add_run(database, data, "annotate pair", {})
+    with database.write() as session:
+        for name, value in turn.items():
+            setattr(session.get_one(Run, waiting), name, value)
+        session.flush()
+        assert getattr(latest_run(session, "annotate pair"), "id", None) == latest
+        session.get_one(Run, waiting).pid = os.getpid()
+    with database.read() as session:
+        assert getattr(latest_run(session, "annotate pair"), "id", None) == waiting
