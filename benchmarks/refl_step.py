@@ -46,6 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ours": {"start": 1.0, "steps": STEPS, "index": 1},
     "10 steps": {"start": 1.0, "steps": 10, "index": 1},
     "from the condition": {"start": 0.5, "steps": 20, "index": 1},
+    "preset tiny-refl": {"start": 0.3, "steps": 10, "index": 1},
     "re-noised 4 times": {"start": 0.5, "steps": 20, "index": 1, "renoise": 4},
 }
 """Name -> part of the schedule, its steps, the gradient's step from the end."""

@@ -87,6 +87,7 @@ def evaluate(
 
     from refl.evaluate import choose_metrics, measure_set, restore_set, summarize, write_grid
     from refl.evaluate_report import write_report
+    from refl.fid import compare_by_fid
     from refl.restorers.load import load_restorer, method_name
     from reward.device import choose_device
 
@@ -97,7 +98,7 @@ def evaluate(
     check_sizes(sets, restorers)
     scorers = load_reward_models(args.reward, device)
     out.mkdir(parents=True, exist_ok=True)
-    tables, seconds = [], {}
+    tables, seconds, by_fid = [], {}, []
     left_out: dict[str, str] = {}
     for faces in sets:
         metrics, missing = choose_metrics(faces.hq is not None, device)
@@ -109,9 +110,12 @@ def evaluate(
             seconds[faces.name, name] = restored[name].seconds_an_image
             tables.append(measure_set(faces, name, restored[name], metrics, rewards, device))
             progress(len(tables), len(sets) * len(restorers))
+        found, missing_fid = compare_by_fid(faces, restored, base, device)
+        by_fid.append(found)
+        left_out |= {"fid": missing_fid} if missing_fid else {}
         write_grid(out / f"{faces.name}.png", faces, restored)
     values = pd.concat(tables, ignore_index=True)
-    summary = summarize(values, base)
+    summary = pd.concat([summarize(values, base), *(rows for rows in by_fid if len(rows))], ignore_index=True)
     values.to_csv(out / "values.csv", index=False, float_format="%.6g")
     summary.to_csv(out / "summary.csv", index=False, float_format="%.6g")
     record = {"asked": config, "base": base, "left_out": left_out, "code_version": code_version()}

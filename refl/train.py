@@ -83,7 +83,8 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
                 look(training, out)
         steps = range(training.step, config.train.max_steps)
         inputs = read_parts(training, steps)
-        began = time.monotonic()
+        began = logged = time.monotonic()
+        logged_step = training.step
         with stop_at_next_step() as stop_asked:
             for step in steps:
                 values = take_step(training, step, inputs)
@@ -94,6 +95,11 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
                     stop = int(accelerator.gather(torch.tensor([stop], device=accelerator.device)).max())
                 if done % config.train.log_every_steps == 0 or ends:
                     values |= take_means(training)
+                    # with the looks and checkpoints in between
+                    values["seconds_per_step"] = (time.monotonic() - logged) / (done - logged_step)
+                    if accelerator.device.type == "cuda":
+                        values["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+                    logged, logged_step = time.monotonic(), done
                 verdict = None
                 every = config.train.monitor_every_steps
                 if monitor and (done % every == 0 or ends):

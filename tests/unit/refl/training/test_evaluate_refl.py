@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.linalg
 import torch
+from torch import Tensor
 
 from metrics.lists import Column
 from metrics.weights import MissingWeights, is_offline
 from refl.evaluate import FaceSet, Restored, choose_metrics, measure_set, restore_set, summarize, write_grid
 from refl.evaluate_report import format_cell, format_table, write_report
+from refl.fid import compare_by_fid
+from refl.monitor import to_bytes
 from refl.restorers.diffusion import DiffusionRestorer
 
 
@@ -110,3 +114,50 @@ def test_where_one_download_fails_no_other_is_tried(monkeypatch: pytest.MonkeyPa
     assert set(left_out) == {"lpips-vgg", "musiq"}
     assert "there is no network: lpips-vgg needs w.pth" in left_out["lpips-vgg"]
     assert left_out["musiq"] == "musiq needs w.pth; not tried, since that of lpips-vgg failed"
+
+
+def test_fid_is_the_distance_of_two_gaussians_and_needs_many_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+    fid_arch = pytest.importorskip("pyiqa.archs.fid_arch")
+
+    class Colours(torch.nn.Module):
+        """Stands in for Inception: the mean colour of each image."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images.mean(dim=(2, 3))
+
+    fid = fid_arch.FID.__new__(fid_arch.FID)
+    torch.nn.Module.__init__(fid)
+    fid.model, fid.test_img_size = Colours(), (8, 8)
+    monkeypatch.setattr("refl.fid.load_fid", lambda: fid)
+    hq = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    faces = FaceSet("synthetic", [f"{n}" for n in range(6)], hq, hq, [None] * 6)
+    restored = {"base": Restored({0: hq}, 0.1), "tuned": Restored({0: hq * 0.5}, 0.1)}
+    rows, reason = compare_by_fid(faces, restored, "base")
+    assert rows.empty
+    assert reason == "FID needs 1,000 faces or more, and synthetic has 6."
+
+    monkeypatch.setattr("refl.fid.MIN_FACES", 2)
+    rows, reason = compare_by_fid(faces, restored, "base")
+    assert reason is None
+    before, after = (np.stack(to_bytes(images)).mean(axis=(1, 2)) for images in (hq, hq * 0.5))
+    cross = scipy.linalg.sqrtm(np.cov(before, rowvar=False) @ np.cov(after, rowvar=False)).real
+    distance = ((before.mean(0) - after.mean(0)) ** 2).sum()
+    distance += np.trace(np.cov(before, rowvar=False) + np.cov(after, rowvar=False) - 2 * cross)
+    assert rows["mean"].tolist() == pytest.approx([0, -distance], rel=1e-3, abs=1e-3)
+    assert rows["change"].tolist() == pytest.approx([np.nan, -distance], rel=1e-3, nan_ok=True)
+    table = "\n".join(format_table(rows.assign(low=np.nan, high=np.nan, change_low=np.nan, change_high=np.nan)))
+    assert "fid" in table
+
+
+def test_without_inception_fid_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load() -> None:
+        raise MissingWeights("fid needs w.pth", "there is no network")
+
+    monkeypatch.setattr("refl.fid.load_fid", load)
+    monkeypatch.setattr("refl.fid.MIN_FACES", 1)
+    hq = torch.rand(2, 3, 8, 8)
+    rows, reason = compare_by_fid(
+        FaceSet("a", ["x", "y"], hq, hq, [None] * 2), {"base": Restored({0: hq}, 0.1)}, "base"
+    )
+    assert rows.empty
+    assert "there is no network: fid needs w.pth" in str(reason)

@@ -96,7 +96,9 @@ def test_a_reward_for_brightness_brightens_and_one_for_darkness_darkens(
     # a random decoder is hardly moved; without training the difference is below a thousandth
     assert last > first + 0.005
     # nothing but the reward was asked for
-    assert set(lines[0]) == {"loss", "loss/reward", "reward", "gradient_norm", "gradient_norm/reward"}
+    assert set(lines[0]) == {
+        *("loss", "loss/reward", "reward", "gradient_norm", "gradient_norm/reward", "seconds_per_step")
+    }
 
 
 def test_micro_batches_add_up_to_the_batch(
