@@ -177,7 +177,7 @@ def test_the_next_round_is_shown_before_it_is_started(
     plan = section.get_by_role("listitem")
     expect(plan).to_have_count(8, timeout=ANSWER_MS)
     expect(plan.nth(4)).to_contain_text("Train a reward model (tiny) on it (on cpu, after step 4)")
-    expect(section).to_contain_text("The labeler learns from 30 answers of people")
+    expect(section).to_contain_text("The labeler learns from 30 or more pairs of the split train that people judged")
     section.get_by_text("More settings").click()
     section.get_by_label("Max reward steps", exact=True).fill("0")
     expect(section.get_by_text("Give 1 or more.")).to_be_visible(timeout=ANSWER_MS)

@@ -163,6 +163,7 @@ def test_five_killed_trainings_continue_to_the_same_weights(command: Callable[..
     check_kills(command, tmp_path, rounds=5)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(command: Callable[..., list[str]], tmp_path: Path) -> None:
     flags = ("--max-steps=2", "--micro-batch-size=1", "--monitor-every-steps=2")
     one, two = tmp_path / "one", tmp_path / "two"
@@ -181,6 +182,7 @@ def test_two_processes_train_as_one(command: Callable[..., list[str]], tmp_path:
     assert sorted(path.name for path in (two / "grids").iterdir()) == ["000000.png", "000002.png"]
 
 
+@pytest.mark.slow
 def test_an_ablation_trains_its_variants_and_compares_them(
     command: Callable[..., list[str]], data: Path, tmp_path: Path
 ) -> None:
