@@ -16,7 +16,7 @@ install: .venv/installed
 test: .venv/dev-installed
 	tests/install_system_packages.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not network" --numprocesses auto --maxprocesses 8 \
-		--dist loadfile
+		--dist loadfile --no-loadscope-reorder
 
 # What takes minutes, or needs a GPU or the internet where there is one.
 test-slow: .venv/dev-installed

@@ -93,6 +93,7 @@ def check_kills(command: Callable[..., list[str]], tmp_path: Path, rounds: int) 
             assert all(one[name].equal(other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_a_killed_training_continues_to_the_same_weights(command: Callable[..., list[str]], tmp_path: Path) -> None:
     check_kills(command, tmp_path, rounds=2)
 
