@@ -53,6 +53,7 @@ def judge_simulated(database: Database, count: int) -> None:
             record_judgment(session, person.id, answer)
 
 
+@pytest.mark.slow  # the browser's test of the pages goes the same way
 def test_from_photos_to_a_dataset_that_a_machine_labelled(
     shared_faces: Path, data: Path, annotate: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
