@@ -35,8 +35,6 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     for name in ("refl", "reward"):  # the reward model's part in a training too
         logging.getLogger(name).setLevel(logging.INFO if first else logging.WARNING)
-    # pyiqa brings it; it says at every start that a kernel which nothing here uses is not there
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     return run_command(lambda: args.command(args))
 
 
