@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 
 from db.models import Run, RunState
 from db.session import Database
-from runs.store import LIVE_STATES, reap_lost
 from tests.unit.reward.conftest import architecture_file, make_dataset  # noqa: F401
+from tests.watching import wait_for_end
 
 pytestmark = pytest.mark.browser
 ANSWER_MS = 30_000
@@ -118,7 +117,7 @@ def test_a_training_is_filled_in_and_started_by_clicks(
     link = page.get_by_role("status").get_by_role("link", name="Run 1")
     expect(link).to_be_visible(timeout=ANSWER_MS)
     assert str(link.get_attribute("href")).endswith("/admin/runs#run=1")
-    run = wait_for_end(database, data, 1)
+    run = wait_for_end(database, data, 1, RUN_SECONDS)
     assert (run.state, run.device, run.kind) == (RunState.finished, "cpu", "reward train"), run.error
     assert run.config["train"]["max_steps"] == 30
     best = Path(run.config["out"]) / "best"
@@ -136,18 +135,6 @@ def test_a_training_is_filled_in_and_started_by_clicks(
     expect(command(page)).to_have_text(str(typed), timeout=ANSWER_MS)
     expect(page.get_by_text("holds this training, finished")).to_be_visible()
     expect(page.get_by_text(re.compile("^About .* run 1 took .* a step"))).to_be_visible()
-
-
-def wait_for_end(database: Database, data: Path, run_id: int) -> Run:
-    deadline = time.monotonic() + RUN_SECONDS
-    while time.monotonic() < deadline:
-        reap_lost(database, data)
-        with database.read() as session:
-            run = session.get_one(Run, run_id)
-        if run.state not in LIVE_STATES:
-            return run
-        time.sleep(0.2)
-    raise AssertionError("the run does not end")
 
 
 def test_a_link_fills_the_form_and_texts_stay_texts(train_page: Callable[..., Page]) -> None:

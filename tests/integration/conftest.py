@@ -9,14 +9,17 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from starlette.testclient import TestClient
 
+from db.models import Role
 from db.session import Database, open_database
 
+PASSWORD = "correct horse"
 _numbers = itertools.count()
 
 
@@ -87,3 +90,24 @@ def any_database(data: Path, database_url: str | None) -> Iterator[Database]:
     opened = open_database(data, database_url)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def client(database: Database, data: Path) -> Iterator[Callable[..., TestClient]]:
+    """Makes clients of one app with --auth, signed in as ada (admin) or ben (annotator)."""
+    from annotate.people import add_person  # here: most tests need no app
+    from ui.context import Context
+    from ui.server import make_app
+
+    with database.write() as session:
+        add_person(session, "ada", Role.admin, PASSWORD)
+        add_person(session, "ben", Role.annotator, PASSWORD)
+    app = make_app(Context(database=database, data=data, auth=True))
+
+    def make(name: str | None = None) -> TestClient:
+        made = TestClient(app, base_url="http://testserver", follow_redirects=False)
+        if name is not None:
+            made.post("/sign-in", data={"name": name, "password": PASSWORD})
+        return made
+
+    return make

@@ -15,31 +15,12 @@ import pytest
 from PIL import Image as PilImage
 from starlette.testclient import TestClient
 
-from annotate.people import add_person, get_person
-from db.models import Role, Run, RunState, utc_now
+from annotate.people import get_person
+from db.models import Run, RunState, utc_now
 from db.session import Database
 from runs.store import run_folder
 from ui.context import Context
 from ui.server import make_app
-
-PASSWORD = "correct horse"
-
-
-@pytest.fixture
-def client(database: Database, data: Path) -> Iterator[Callable[..., TestClient]]:
-    """Makes clients of one app with --auth, signed in as ada (admin) or ben (annotator)."""
-    with database.write() as session:
-        add_person(session, "ada", Role.admin, PASSWORD)
-        add_person(session, "ben", Role.annotator, PASSWORD)
-    app = make_app(Context(database=database, data=data, auth=True))
-
-    def make(name: str | None = None) -> TestClient:
-        made = TestClient(app, base_url="http://testserver", follow_redirects=False)
-        if name is not None:
-            made.post("/sign-in", data={"name": name, "password": PASSWORD})
-        return made
-
-    return make
 
 
 @pytest.fixture

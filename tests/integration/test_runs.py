@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,6 +16,7 @@ from db.session import Database, open_database
 from runs import launch as launching
 from runs.launch import launch, stop
 from runs.store import add_run, is_alive, read_progress, reap_lost, run_folder
+from tests.watching import get_run, wait_for_state, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SLEEPER = """
@@ -53,25 +52,6 @@ def sleeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long command `python -m sleeper` that runs.launch can start."""
     (tmp_path / "sleeper.py").write_text(SLEEPER)
     monkeypatch.setattr(launching, "PROJECT_ROOT", f"{tmp_path}{os.pathsep}{ROOT}")
-
-
-def get_run(database: Database, run_id: int) -> Run:
-    with database.read() as session:
-        run = session.get(Run, run_id)
-        assert run is not None
-        return run
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
-def wait_for_state(database: Database, run_id: int, *states: RunState) -> Run:
-    wait_until(lambda: get_run(database, run_id).state in states)
-    return get_run(database, run_id)
 
 
 def is_gone(pid: int) -> bool:

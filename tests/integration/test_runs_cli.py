@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from db.models import Run, RunState
 from db.session import Database
 from runs.__main__ import main
 from runs.store import read_progress, run_folder
+from tests.watching import get_run, wait_until
 
 JOB = """
 import argparse, time
@@ -62,18 +62,6 @@ def say(data: Path, capsys: pytest.CaptureFixture[str]) -> Say:
         return printed.out + printed.err
 
     return call
-
-
-def get_run(database: Database, run_id: int) -> Run:
-    with database.read() as session:
-        return session.get_one(Run, run_id)
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def test_from_start_to_delete(database: Database, data: Path, say: Say) -> None:

@@ -6,7 +6,6 @@ import builtins
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from runs import slurm
 from runs.launch import continue_run, launch, stop
 from runs.store import insert_run, last_log_line, read_progress, reap_lost, run_folder
 from runs.supervise import why_waiting
+from tests.watching import get_run, wait_until
 
 LOCAL = {"slurm": {"cluster": "local", "timeout_min": 60}}
 JOB = """
@@ -49,18 +49,6 @@ with open_run(open_database(args.data), args.data, "job", {}, args.run) as run:
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "job.py").write_text(JOB)
     monkeypatch.chdir(tmp_path)
-
-
-def get_run(database: Database, run_id: int) -> Run:
-    with database.read() as session:
-        return session.get_one(Run, run_id)
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def start(database: Database, data: Path, how: str) -> int:

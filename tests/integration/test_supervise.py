@@ -22,6 +22,7 @@ from runs import supervise as supervising
 from runs.launch import continue_run, delete_run, enqueue, launch, stop
 from runs.store import LIVE_STATES, is_alive, read_progress, reap_lost, run_folder
 from runs.supervise import start_due, supervise, why_waiting
+from tests.watching import get_run, wait_for_state, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = """
@@ -87,26 +88,9 @@ def end_runs(data: Path) -> Iterator[None]:
             process.kill()
 
 
-def get_run(database: Database, run_id: int) -> Run:
-    with database.read() as session:
-        return session.get_one(Run, run_id)
-
-
 def ask_why(database: Database, data: Path, run_id: int, cpu_slots: int = 1) -> str | None:
     with database.read() as session:
         return why_waiting(session, data, session.get_one(Run, run_id), cpu_slots)
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
-def wait_for_state(database: Database, run_id: int, *states: RunState) -> Run:
-    wait_until(lambda: get_run(database, run_id).state in states)
-    return get_run(database, run_id)
 
 
 def wait_for_progress(data: Path, run_id: int, done: int = 1) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,34 +13,14 @@ import pytest
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
-from annotate.people import add_person
-from db.models import Person, Role, Run, RunState, utc_now
+from db.models import Person, Run, RunState, utc_now
 from db.session import Database
 from refl.method_choices import list_methods
-from runs.store import LIVE_STATES, add_run, end_run, reap_lost, run_folder
-from ui.context import Context
-from ui.server import make_app
+from runs.store import add_run, end_run, run_folder
+from tests.watching import wait_for_end
 
-PASSWORD = "correct horse"
 RUN_SECONDS = 60
 NASTY = "$(touch pwned); --db=x `touch pwned` ' \" * | touch pwned"
-
-
-@pytest.fixture
-def client(database: Database, data: Path) -> Iterator[Callable[..., TestClient]]:
-    """Makes clients of one app with --auth, signed in as ada (admin) or ben (annotator)."""
-    with database.write() as session:
-        add_person(session, "ada", Role.admin, PASSWORD)
-        add_person(session, "ben", Role.annotator, PASSWORD)
-    app = make_app(Context(database=database, data=data, auth=True))
-
-    def make(name: str | None = None) -> TestClient:
-        made = TestClient(app, base_url="http://testserver", follow_redirects=False)
-        if name is not None:
-            made.post("/sign-in", data={"name": name, "password": PASSWORD})
-        return made
-
-    return make
 
 
 @pytest.fixture
@@ -63,18 +42,6 @@ def count_runs(database: Database, data: Path) -> int:
         rows = session.scalar(select(func.count()).select_from(Run)) or 0
     assert len(list((data / "runs").glob("*"))) == rows
     return rows
-
-
-def wait_for_end(database: Database, data: Path, run_id: int) -> Run:
-    deadline = time.monotonic() + RUN_SECONDS
-    while time.monotonic() < deadline:
-        reap_lost(database, data)
-        with database.read() as session:
-            run = session.get_one(Run, run_id)
-        if run.state not in LIVE_STATES:
-            return run
-        time.sleep(0.1)
-    raise AssertionError("the run does not end")
 
 
 CALLS = [
@@ -201,7 +168,7 @@ def test_the_command_is_the_one_that_is_started_and_shells_have_no_say(
     assert looked["changed"] == ["options.name"]
     assert looked["command"].startswith("python -m annotate export '--out=")
     started = ada.post("/api/train/start", json=body).json()
-    run = wait_for_end(database, data, started["run"])
+    run = wait_for_end(database, data, started["run"], RUN_SECONDS)
     assert run.arguments == [f"--out={out}", f"--name={NASTY}"]
     assert run.config["name"] == NASTY
     # the database has no labels to export: said by the command itself, after it had read all of it

@@ -28,13 +28,7 @@ from runs.store import (
     reap_lost,
     run_folder,
 )
-
-
-def get_run(database: Database, run_id: int) -> Run:
-    with database.read() as session:
-        run = session.get(Run, run_id)
-        assert run is not None
-        return run
+from tests.watching import get_run
 
 
 def set_process(database: Database, run_id: int, pid: int, started: float | None, state: RunState) -> None:

@@ -1,0 +1,42 @@
+"""Looking at runs from tests until they are what they should be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from db.models import Run, RunState
+from db.session import Database
+from runs.store import LIVE_STATES, reap_lost
+
+
+def get_run(database: Database, run_id: int) -> Run:
+    """The run's row as it is now."""
+    with database.read() as session:
+        return session.get_one(Run, run_id)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Until it holds; an AssertionError where it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def wait_for_state(database: Database, run_id: int, *states: RunState) -> Run:
+    """The run once it is in one of these states."""
+    wait_until(lambda: get_run(database, run_id).state in states)
+    return get_run(database, run_id)
+
+
+def wait_for_end(database: Database, data: Path, run_id: int, seconds: float) -> Run:
+    """The run once it has ended, in whatever way."""
+
+    def has_ended() -> bool:
+        reap_lost(database, data)
+        return get_run(database, run_id).state not in LIVE_STATES
+
+    wait_until(has_ended, seconds)
+    return get_run(database, run_id)
