@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session
 from db.errors import UserError
 from db.models import Run, RunState, utc_now
 from db.session import Database, open_database
+from runs.kept_files import read_json
 from runs.own_command import own_command
 from runs.slurm import is_done
 
@@ -330,8 +331,5 @@ def reap_lost(database: Database, data: Path) -> list[int]:
 
 def artifact_of(data: Path, run: Run) -> Path | None:
     """The folder that a run makes: 'out' of its result, or of its config while there is no result."""
-    out = run.config.get("out")
-    with suppress(OSError, ValueError, AttributeError):  # no result yet, or not of that form
-        result = json.loads((run_folder(data, run.id) / "result.json").read_text(encoding="utf-8"))
-        out = result.get("out") or out
+    out = read_json(run_folder(data, run.id) / "result.json").get("out") or run.config.get("out")
     return Path(run.cwd or ".", out) if isinstance(out, str) and out else None
