@@ -11,9 +11,9 @@ import torch
 from benchmarks.golden_files import Errors, compare, load_golden
 from benchmarks.golden_restorers import load_restorer
 from refl.convert import make_key_table
-from refl.losses import compute_control_change, compute_structure_loss
+from refl.losses import compute_change, compute_structure_loss
 from refl.low_pass import compute_low_pass
-from refl.sampling import Inputs, Trajectory, follow, take_step
+from refl.sampling import Rollout, Trajectory, iterate_outcomes
 
 
 def check_dtcwt(folder: Path, config: dict[str, Any]) -> Errors:  # noqa: ARG001
@@ -45,17 +45,17 @@ def check_refl(folder: Path, config: dict[str, Any]) -> Errors:
             parameter.mul_(asked["fixed_control_scale"])
     plan = restorer.plan_steps(asked["steps"])
     trajectory = Trajectory(plan, [0.0] * len(plan), asked["mid_index"])
-    inputs = Inputs(start["cond_latent"], start["context"], start["x_T"])
-    latents = start["x_T"]
+    stop = trajectory.gradient_place
+    inputs = start["cond_latent"], start["context"]
     with torch.no_grad():
-        for step in plan[: len(plan) - 1 - asked["mid_index"]]:
-            latents = take_step(restorer, inputs, latents, step, 0.0, [])
-    outcome = follow(restorer, inputs, latents, trajectory, [], frozen)
+        latents = restorer.denoise(start["x_T"], plan[:stop], [0.0] * stop, *inputs, iter(()))
+    rollout = Rollout(start["x_T"], start["context"], start["cond_latent"], latents, [])
+    (outcome,) = iterate_outcomes(restorer, rollout, trajectory, regularize=True, frozen_control=frozen)
     decoded = restorer.decode(outcome.x0) * 2 - 1
-    regularizer = asked["reg_lambda"] * compute_control_change(outcome.residuals, outcome.frozen).mean()
+    regularizer = asked["reg_lambda"] * compute_change(outcome.compared, outcome.reference).mean()
     loss = decoded.square().mean() + regularizer
     torch.autograd.backward(loss)
-    timestep = torch.full_like(golden["timestep"], plan[len(plan) - 1 - asked["mid_index"]][0])
+    timestep = torch.full_like(golden["timestep"], plan[stop][0])
     errors = {
         "timestep": compare(timestep, golden["timestep"]),
         "x_mid": compare(latents, golden["x_mid"]),

@@ -27,13 +27,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.random_restorers import make_restorer
-from refl.losses import compute_control_change, compute_reward_loss, compute_structure_loss
+from refl.losses import compute_change, compute_reward_loss, compute_structure_loss
 from refl.perceptual import load_perceptual
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.surface import draw_from, make_generators
 from refl.restorers.tiny import make_tiny
 from refl.restorers.tiny_config import TinyConfig
-from refl.sampling import Trajectory, iterate_outcomes
+from refl.sampling import Trajectory, iterate_outcomes, roll_out
 from refl.train_config import LossConfig
 from reward.checkpoint import build_model
 from reward.config import load_model_config
@@ -85,7 +85,7 @@ def compute_loss(
         LOSS.reward_weight * compute_reward_loss(reward(restored, [None] * len(restored))),
         LOSS.structure_weight * compute_structure_loss(restored, hq),
         LOSS.perceptual_weight * perceptual(restored, hq),
-        LOSS.regularizer_weight * compute_control_change(residuals, frozen),
+        LOSS.regularizer_weight * compute_change(residuals, frozen),
     )
     return torch.stack(terms).sum(dim=0).mean()
 
@@ -107,7 +107,7 @@ def take_published_step(
             residuals = restorer.compute_control(latents, at, condition, embedding)
             with torch.no_grad():
                 kept = restorer.compute_control(latents, at, condition, embedding, frozen)
-            change = compute_control_change(residuals, kept)  # at every step; one is used
+            change = compute_change(residuals, kept)  # at every step; one is used
             output = restorer.predict_output(latents, at, condition, embedding, residuals)
             x0 = restorer.to_x0(latents, at, output)
         if place < last:
@@ -127,8 +127,9 @@ def take_our_step(
     with torch.no_grad():
         embedding = restorer.encode_prompts([restorer.use.prompt])
     found = []
-    for outcome in iterate_outcomes(restorer, lq, embedding, draws, make_generators(range(len(lq))), frozen):
-        loss = compute_loss(restorer.decode(outcome.x0), hq, outcome.residuals, outcome.frozen, *judges)
+    rollout = roll_out(restorer, lq, embedding, draws, make_generators(range(len(lq))))
+    for outcome in iterate_outcomes(restorer, rollout, draws, regularize=True, frozen_control=frozen):
+        loss = compute_loss(restorer.decode(outcome.x0), hq, outcome.compared, outcome.reference, *judges)
         torch.autograd.backward(loss / max(1, draws.renoise))
         found.append(float(loss.detach()))
     return sum(found) / len(found)

@@ -21,7 +21,7 @@ from benchmarks.loop import run
 from refl.perceptual import load_perceptual
 from refl.restorers.surface import make_generators
 from refl.restorers.tiny import load_tiny
-from refl.sampling import Trajectory, iterate_outcomes
+from refl.sampling import Trajectory, iterate_outcomes, roll_out
 from refl.train_config import ReflConfig, load_refl_config
 from refl.train_setup import make_plan
 from reward.scoring import load_scorer
@@ -58,7 +58,8 @@ def count_step(config: ReflConfig, reward_folder: Path) -> float:
     for index in range(low, high + 1):
         draws = Trajectory(plan, [0.0] * len(plan), index, config.trajectory.unroll, config.trajectory.renoise)
         with FlopCounterMode(display=False) as counter:
-            for outcome in iterate_outcomes(restorer, lq, embedding, draws, make_generators([0]), frozen):
+            rollout = roll_out(restorer, lq, embedding, draws, make_generators([0]))
+            for outcome in iterate_outcomes(restorer, rollout, draws, regularize=True, frozen_control=frozen):
                 restored = restorer.decode(outcome.x0)
                 torch.autograd.backward(reward(restored, [None]).sum() + perceptual(restored, lq).sum())
         counts.append(counter.get_total_flops() / 1e12)

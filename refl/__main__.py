@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    for name in ("refl", "reward"):  # the reward model's part in a training too
+    for name in ("refl", "reward", "training"):  # the reward model's part in a training too
         logging.getLogger(name).setLevel(logging.INFO if first else logging.WARNING)
     return run_command(lambda: args.command(args))
 

@@ -14,11 +14,12 @@ from torch import Tensor
 from refl.low_pass import compute_low_pass
 
 
-def compute_control_change(residuals: Sequence[Tensor], frozen: Sequence[Tensor]) -> Tensor:
-    """How far the ControlNet's outputs are from those before training: the sum over outputs of mean squares.
+def compute_change(outputs: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
+    """How far outputs are from those before training: the sum over outputs of mean squares.
 
     Args:
-        residuals, frozen: the outputs in order, (N, C, H, W) each.
+        outputs, reference: in order, (N, C, H, W) each: the ControlNet's 13 outputs as published; of adapters the one
+            output of the denoiser.
     Returns:
         (N,) 0 where nothing changed.
     Raises:
@@ -27,7 +28,7 @@ def compute_control_change(residuals: Sequence[Tensor], frozen: Sequence[Tensor]
     """
     squares = [
         (ours.float() - theirs.float()).square().mean(dim=(1, 2, 3))
-        for ours, theirs in zip(residuals, frozen, strict=True)
+        for ours, theirs in zip(outputs, reference, strict=True)
     ]
     return torch.stack(squares).sum(dim=0)
 

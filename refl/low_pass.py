@@ -52,11 +52,10 @@ def compute_low_pass(images: Tensor, levels: int = LEVELS) -> Tensor:
         (N, C, h, w), where h is about H / 2^(levels - 1): both trees' samples, interleaved. A flat image of value v
         becomes a flat one of value 2^(levels - 1) v.
     """
-    down, across = (
-        torch.as_tensor(_low_pass_matrix(side, levels), dtype=images.dtype, device=images.device)
-        for side in images.shape[-2:]
-    )
-    return down @ images @ across.T
+    # in float64: a GPU may multiply float32 matrices with ten bits, and the loss takes differences of what comes out
+    down, across = (torch.as_tensor(_low_pass_matrix(side, levels), device=images.device) for side in images.shape[-2:])
+    low: Tensor = (down @ images.double() @ across.T).to(images.dtype)
+    return low
 
 
 @cache

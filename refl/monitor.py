@@ -22,6 +22,7 @@ from torch import Tensor
 from metrics.compute import Request, compute_values
 from metrics.lists import Metric, MetricList, skipped_metrics
 from metrics.load import needs_reference
+from training.processes import gather_places, share_places
 
 Array = npt.NDArray[np.float64]
 RewardFunction = Callable[[Tensor], Tensor]
@@ -54,6 +55,7 @@ class Verdict:
     """Judges whose change is below 0 by more than its noise."""
     reward_rose: bool
     hacking: bool
+    suspicious: bool = False
 
 
 def choose_judges(perceptual: str, hq: Sequence[npt.NDArray[np.uint8]]) -> list[str]:
@@ -154,34 +156,51 @@ class Monitor:
     seeds: list[int]
     judges: list[str]
     judges_needed: int
+    batch_size: int = 16
     first_restored: Tensor | None = None
     first: Look | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
-    def look(
-        self, step: int, restore: Callable[[Tensor, Sequence[int]], Tensor], rewards: Mapping[str, RewardFunction]
-    ) -> tuple[dict[str, float], Verdict | None, Tensor]:
-        """Restore, reward and judge the held-out faces.
+    def look(self, step, restore, rewards, accelerator):  # type: ignore
+        mine = share_places(accelerator, len(self.lq))
+        chunks = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
+        own = [(p, im) for c in chunks for p, im in zip(c, restore(self.lq[c], [self.seeds[p] for p in c]).cpu())]
+        restored = torch.stack(gather_places(accelerator, own))
 
-        Args:
-            restore: a restorer's `restore`.
-            rewards: `live`, the model that trains with the restorer, and `frozen`, the one that training began with.
-        Returns:
-            (means by name for the progress line, the comparison with the first look, None at the first, and what was
-            restored).
-        """
-        restored = restore(self.lq, self.seeds)
-        now = Look(step, _score(rewards, restored), judge(self.judges, restored, self.hq))
+        def score(images):
+            out = {}
+            for name, reward in rewards.items():
+                got = [(p, float(v)) for c in chunks for p, v in zip(c, reward(images[c], c).double().cpu())]
+                out[name] = np.array(gather_places(accelerator, got))
+            return out
+
+        judged = judge(self.judges, restored, self.hq)
+        now = Look(step, score(restored), judged)
         if self.first is None or self.first_restored is None:
             self.first_restored, self.first = restored, now
             verdict = None
         else:
-            # what is now the live model scores the first outputs anew: its own drift is no gain
-            rescored = Look(self.first.step, _score(rewards, self.first_restored), self.first.judges)
+            rescored = Look(self.first.step, score(self.first_restored), self.first.judges)
             verdict = compare(rescored, now, self.judges_needed)
         means = {name: float(np.nanmean(values)) for name, values in (now.rewards | now.judges).items()}
         self.history.append({"step": step, "means": means, "verdict": _as_json(verdict)})
         return means, verdict, restored
+
+    def state_dict(self):  # type: ignore
+        if self.first is None:
+            return None
+        return {
+            "first_restored": self.first_restored,
+            "step": self.first.step,
+            "rewards": {k: torch.from_numpy(v) for k, v in self.first.rewards.items()},
+            "judges": {k: torch.from_numpy(v) for k, v in self.first.judges.items()},
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state):  # type: ignore
+        r, j = ({k: v.numpy() for k, v in state[n].items()} for n in ("rewards", "judges"))
+        self.first = Look(state["step"], r, j)
+        self.first_restored, self.history = state["first_restored"], state["history"]
 
     def write_grid(self, path: Path, restored: Tensor) -> None:
         """A PNG of the first GRID_FACES faces; its rows: what was given, first restored, restored now, ground truth."""

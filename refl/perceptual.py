@@ -19,9 +19,13 @@ NAMES = {"lpips": "lpips-vgg", "gmsd": "gmsd"}
 """pyiqa's names."""
 
 
-def load_perceptual(kind: Literal["lpips", "gmsd"], device: torch.device | str) -> PerceptualLoss:
+def load_perceptual(
+    kind: Literal["lpips", "gmsd"], device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> PerceptualLoss:
     """The distance of that name, its parameters frozen.
 
+    Args:
+        dtype: what LPIPS's convolutions compute in, which hold nearly all of its memory; all else is float32.
     Raises:
         UserError: its weights cannot be had here.
     """
@@ -38,7 +42,8 @@ def load_perceptual(kind: Literal["lpips", "gmsd"], device: torch.device | str) 
     metric.requires_grad_(False)
 
     def compute(restored: Tensor, hq: Tensor) -> Tensor:
-        distances: Tensor = metric(restored.float(), hq.float())
+        with torch.autocast(restored.device.type, dtype, enabled=kind == "lpips" and dtype != torch.float32):
+            distances: Tensor = metric(restored.float(), hq.float())
         return distances.reshape(len(restored))
 
     return compute

@@ -2,13 +2,12 @@
 
 One plain function, the same on a CPU, one GPU, many, and many hosts. Every random number follows from the seed, the
 step and the face's place, so that a training that is continued is the one that was never stopped, and micro-batches and
-processes change nothing but the speed.
+processes change nothing but the speed. Every decision (to look, to save, to stop) is taken by all processes alike.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,27 +22,26 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from refl.color_fix import fix_color
-from refl.live_reward import average_gradients
-from refl.losses import compute_control_change, compute_reward_loss, compute_structure_loss
+from refl.losses import compute_change, compute_reward_loss, compute_structure_loss
 from refl.monitor import Verdict
 from refl.restorers.surface import make_generators
-from refl.sampling import Outcome, Trajectory, iterate_outcomes
+from refl.sampling import Outcome, Rollout, Trajectory, iterate_outcomes, join, roll_out
 from refl.train_config import ReflConfig
 from refl.train_data import stack, use_one_thread
-from refl.train_setup import Material, Training, save_monitor, start
-from reward.averages import averaged_weights
+from refl.train_save import first_hacking, keep_copy, rolls_back, save_last, save_tuned
+from refl.train_setup import Material, Training, list_terms, start
 from reward.batches import choose_batch, ignore_signals, split_batch
-from reward.checkpoint import save_model
 from reward.model import RewardModel
 from reward.stopping import is_out_of_memory, stop_at_next_step
-from reward.training_state import keep_step, save_checkpoint
 from runs import UserError
 from runs.store import RunStopped
+from training.processes import agree_on_largest, sum_tensors
+from training.tracking import end_tracker, start_tracker, track_image
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, dict[str, float]], None]
-"""Told (steps done, steps in all, values), on the main process."""
+"""Called with (steps done, steps in all, values), on the main process."""
 TRAJECTORY_DRAW, NOISE_DRAW = 1, 2
 """Keep the seeds of different draws apart."""
 MAX_NAMED = 4
@@ -54,8 +52,6 @@ class Part:
     """One process's micro-batch."""
 
     places: list[int]
-    counted: int
-    """0 where it only keeps this process in step with the others."""
     hq: Tensor
     lq: Tensor
     captions: list[str | None]
@@ -76,12 +72,13 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
     """
     with explain_out_of_memory(config):
         training = start(material, config, out)
-        accelerator, monitor = training.accelerator, training.monitor
+        accelerator, monitor, settings = training.accelerator, training.monitor, config.train
+        start_tracker(accelerator, settings.tracker, {k: v for t in config.model_dump().values() for k, v in t.items()})
         if training.step == 0:
-            training.live.first_accuracy = training.live.measure_accuracy()
-            if monitor and accelerator.is_main_process:
+            training.live.first_margins = training.live.measure_margins()
+            if monitor:
                 look(training, out)
-        steps = range(training.step, config.train.max_steps)
+        steps = range(training.step, settings.max_steps)
         inputs = read_parts(training, steps)
         began = logged = time.monotonic()
         logged_step = training.step
@@ -89,11 +86,9 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
             for step in steps:
                 values = take_step(training, step, inputs)
                 training.step = done = step + 1
-                ends = done == config.train.max_steps
-                stop = stop_asked()
-                if accelerator.num_processes > 1:
-                    stop = int(accelerator.gather(torch.tensor([stop], device=accelerator.device)).max())
-                if done % config.train.log_every_steps == 0 or ends:
+                ends = done == settings.max_steps
+                stop = agree_on_largest(accelerator, stop_asked())
+                if done % settings.log_every_steps == 0 or ends:
                     values |= take_means(training)
                     # with the looks and checkpoints in between
                     values["seconds_per_step"] = (time.monotonic() - logged) / (done - logged_step)
@@ -101,24 +96,25 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
                         values["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
                     logged, logged_step = time.monotonic(), done
                 verdict = None
-                every = config.train.monitor_every_steps
-                if monitor and (done % every == 0 or ends):
-                    if accelerator.is_main_process:
-                        seen, verdict = look(training, out)
-                        values |= seen
-                    accelerator.wait_for_everyone()
-                if config.train.keep_every_steps and done % config.train.keep_every_steps == 0:
-                    keep_copy(training, out)
-                if stop or ends or verdict or done % config.train.checkpoint_every_steps == 0:
+                if monitor and (done % settings.monitor_every_steps == 0 or ends):
+                    seen, verdict = look(training, out)
+                    values |= seen
+                gives_up = bool(verdict and verdict.hacking and settings.on_hacking != "warn")
+                if stop or ends or gives_up or done % settings.checkpoint_every_steps == 0:
                     save_last(training, out)
-                if values and progress and accelerator.is_main_process:
-                    progress(done, config.train.max_steps, values)
-                if verdict and verdict.hacking and config.train.on_hacking != "warn":
+                if settings.keep_every_steps and done % settings.keep_every_steps == 0:
+                    keep_copy(training, out)
+                if values:
+                    accelerator.log(values, step=done)
+                    if progress and accelerator.is_main_process:
+                        progress(done, settings.max_steps, values)
+                if gives_up:
                     break
                 if stop and not ends:
                     log.info("stopped after step %s; the same command continues", done)
                     raise RunStopped(128 + stop)
         seconds = time.monotonic() - began
+        end_tracker(accelerator)
     return {"step": training.step, "seconds": seconds, "hacking": first_hacking(training)}
 
 
@@ -135,7 +131,7 @@ def read_parts(training: Training, steps: range) -> Iterator[list[Part]]:
         for step in steps
     ]
     keys = [
-        [(step, int(place)) for place in part] for step, parts in zip(steps, planned, strict=True) for part, _ in parts
+        [(step, int(place)) for place in part] for step, parts in zip(steps, planned, strict=True) for part in parts
     ]
 
     def prepare_worker(worker: int) -> None:
@@ -153,10 +149,10 @@ def read_parts(training: Training, steps: range) -> Iterator[list[Part]]:
     batches = iter(loader)
     for parts in planned:
         found = []
-        for places, counted in parts:
+        for places in parts:
             hq, lq = (images.to(accelerator.device, non_blocking=True) for images in next(batches))
             captions = [training.faces[place].caption for place in places]
-            found.append(Part(places.tolist(), counted, hq, lq, captions))
+            found.append(Part(places.tolist(), hq, lq, captions))
         yield found
 
 
@@ -164,55 +160,69 @@ def take_step(training: Training, step: int, inputs: Iterator[list[Part]]) -> di
     """One optimizer step over all micro-batches and processes, then the reward model's own where it is due.
 
     Returns:
-        what this step alone has to say: gradient norms when they are logged, the reward model's update.
+        what this step alone has to report: gradient norms when they are logged, the reward model's update.
     Raises:
         UserError: a term or the gradient is not finite.
     """
-    accelerator, config = training.accelerator, training.config
-    for group in training.optimizer.param_groups:
-        group["lr"] = compute_learning_rate(step, config)
+    config, weights = training.config, training.weights
+    weights.set_learning_rate(compute_learning_rate(step, config))
     batch_images = len(choose_batch(step, len(training.faces), config.train.batch_size, config.train.seed))
     trajectory = draw_trajectory(training, step)
     logs = (step + 1) % config.train.log_every_steps == 0
     values: dict[str, float] = {}
-    made: list[tuple[Tensor, Part]] = []
-    for number, part in enumerate(next(inputs)):
-        # accelerate's reduction is a mean over processes, so each one's share of the mean is taken that often
-        share = accelerator.num_processes / batch_images * (part.counted > 0)
-        with accelerator.autocast():
-            generators = make_generators([noise_seed(config.train.seed, step, place) for place in part.places])
-            outcomes = iterate_outcomes(
-                training.restorer, part.lq, training.embedding, trajectory, generators, training.frozen_control
-            )
-            for turn, outcome in enumerate(outcomes):
-                restored = decode(training, outcome)
-                terms = compute_terms(training, outcome, restored, part)
-                if logs and number == 0 and turn == 0 and config.train.gradient_norms:
-                    values |= measure_gradient_norms(training, terms)
-                total = torch.stack(list(terms.values())).sum() * (share / max(1, trajectory.renoise))
-                accelerator.backward(total)
-                if part.counted:
-                    add_sums(training, terms, max(1, trajectory.renoise))
-        if part.counted:
-            made.append((restored.detach(), part))
-    average_gradients(accelerator, training.trained)
-    longest = config.train.max_gradient_norm or math.inf
-    gradient_norm = float(accelerator.clip_grad_norm_(training.trained, longest))
-    if not math.isfinite(gradient_norm) and accelerator.scaler is None:  # a scaler leaves such a step out
-        raise UserError(
-            f"The gradient of step {step + 1} is not finite. Lower learning_rate, or set mixed_precision to no; the "
-            "last checkpoint is from before."
+    parts = next(inputs)
+    restored = []
+    for number, (part, rollout) in enumerate(
+        zip(parts, roll_out_parts(training, parts, trajectory, step), strict=True)
+    ):
+        outcomes = iterate_outcomes(
+            training.restorer,
+            rollout,
+            trajectory,
+            regularize=config.loss.regularizer_weight > 0,
+            frozen_control=training.frozen_control,
         )
-    training.optimizer.step()
-    training.optimizer.zero_grad()
-    if training.averages:
-        kept = [parameter.detach() for parameter in training.trained]
-        torch._foreach_lerp_(training.averages, kept, 1 - config.train.ema_decay)
+        turns = max(1, trajectory.renoise)
+        for turn, outcome in enumerate(outcomes):
+            image = decode(training, outcome)
+            terms = compute_terms(training, outcome, image, part)
+            if logs and number == 0 and turn == 0 and config.train.gradient_norms:
+                values |= measure_gradient_norms(training, terms)
+            # each process gives its share of the mean over the batch; gradients are summed over processes
+            weights.backward(torch.stack(list(terms.values())).sum() / (batch_images * turns))
+            add_sums(training, terms, turns)
+        restored.append(image.detach())
+        del outcomes, outcome, terms, image  # the graph, before the next one is built
+    gradient_norm = weights.step(training.accelerator, config.train.max_gradient_norm, step + 1)
     if logs:
         values["gradient_norm"] = gradient_norm
     if training.live.is_due(step):
-        values |= update_reward(training, step, made)
+        values |= update_reward(training, step, restored, parts)
     return values
+
+
+def roll_out_parts(training: Training, parts: Sequence[Part], trajectory: Trajectory, step: int) -> Iterator[Rollout]:
+    """Where each micro-batch stands before its steps with gradient; denoised by whole batches, which is faster."""
+    if not parts:
+        return
+    lq = torch.cat([part.lq for part in parts])
+    places = [place for part in parts for place in part.places]
+    seeds = [noise_seed(training.config.train.seed, step, place) for place in places]
+    stops = np.cumsum([len(part.places) for part in parts]).tolist()
+    size = training.rollout_batch_size
+    rollouts = [
+        roll_out(
+            training.restorer,
+            lq[first : first + size],
+            training.embedding,
+            trajectory,
+            make_generators(seeds[first : first + size]),
+        )
+        for first in range(0, len(lq), size)
+    ]
+    whole = join(rollouts)
+    for first, stop in zip([0, *stops[:-1]], stops, strict=True):
+        yield whole.select(first, stop)
 
 
 def draw_trajectory(training: Training, step: int) -> Trajectory:
@@ -245,7 +255,7 @@ def compute_terms(training: Training, outcome: Outcome, restored: Tensor, part: 
         UserError: one is not finite; names it and the faces.
     """
     loss = training.config.loss
-    terms: dict[str, Tensor] = {}
+    terms: dict[str, Tensor] = {}  # in the order of list_terms
     if loss.reward_weight:
         rewards = training.live.compute(restored, part.captions)
         terms["reward"] = loss.reward_weight * compute_reward_loss(rewards)
@@ -253,11 +263,11 @@ def compute_terms(training: Training, outcome: Outcome, restored: Tensor, part: 
         terms["structure"] = loss.structure_weight * compute_structure_loss(restored, part.hq)
     if training.perceptual:
         terms["perceptual"] = loss.perceptual_weight * training.perceptual(restored, part.hq)
-    if training.frozen_control is not None:
-        change = compute_control_change(outcome.residuals, outcome.frozen)
-        terms["regularizer"] = loss.regularizer_weight * change
-    for name, values in terms.items():
-        if not bool(torch.isfinite(values).all()):
+    if loss.regularizer_weight:
+        terms["regularizer"] = loss.regularizer_weight * compute_change(outcome.compared, outcome.reference)
+    finite = torch.isfinite(torch.stack(list(terms.values()))).all(dim=1).tolist()
+    for name, is_finite in zip(terms, finite, strict=True):
+        if not is_finite:
             faces = [training.faces[place].name for place in part.places][:MAX_NAMED]
             raise UserError(
                 f"The {name} term of step {training.step + 1} is not finite, with {', '.join(faces)}. Look at these "
@@ -267,21 +277,23 @@ def compute_terms(training: Training, outcome: Outcome, restored: Tensor, part: 
 
 
 def measure_gradient_norms(training: Training, terms: dict[str, Tensor]) -> dict[str, float]:
-    """The length of each term's gradient over the trained parameters, of the first micro-batch, a mean an image."""
-    found = {}
+    """The length of each term's gradient over the trained parameters, of the first micro-batch, a mean per image."""
+    weights, found = training.weights, {}
+    scale = float(weights.scale(torch.ones((), device=training.accelerator.device)))
     for name, values in terms.items():
-        gradients = torch.autograd.grad(values.mean(), training.trained, retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(values.mean() * scale, weights.working, retain_graph=True, allow_unused=True)
         squares = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
-        found[f"gradient_norm/{name}"] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+        found[f"gradient_norm/{name}"] = float(torch.stack(squares).sum().sqrt()) / scale if squares else 0.0
     return found
 
 
-def update_reward(training: Training, step: int, made: Sequence[tuple[Tensor, Part]]) -> dict[str, float]:
-    """The reward model's own step on what this step restored."""
-    restored = torch.cat([images for images, _ in made])
-    hq = torch.cat([part.hq for _, part in made])
-    captions = [caption for _, part in made for caption in part.captions]
-    found = training.live.update(step, restored.clamp(0, 1), hq, captions)
+def update_reward(training: Training, step: int, restored: Sequence[Tensor], parts: Sequence[Part]) -> dict[str, float]:
+    """The reward model's own step on what this step restored; a process without images learns with the others."""
+    none = torch.zeros(0, 3, 1, 1, device=training.accelerator.device)
+    images = torch.cat(list(restored)).clamp(0, 1) if restored else none
+    hq = torch.cat([part.hq for part in parts]) if parts else none
+    captions = [caption for part in parts for caption in part.captions]
+    found = training.live.update(step, images, hq, captions)
     return {f"live_reward/{name}": value for name, value in found.items()}
 
 
@@ -293,20 +305,18 @@ def compute_learning_rate(step: int, config: ReflConfig) -> float:
 
 def add_sums(training: Training, terms: dict[str, Tensor], turns: int) -> None:
     """Add (N,) values of each term to the sums since the last progress line."""
-    sums = training.sums
-    for name, values in terms.items():
-        sums[name] = sums.get(name, 0.0) + float(values.detach().sum()) / turns
-    sums["images"] = sums.get("images", 0.0) + len(next(iter(terms.values()))) / turns
+    stacked = torch.stack(list(terms.values())).detach().double()
+    training.sums[:-1] += stacked.sum(dim=1) / turns
+    training.sums[-1] += stacked.shape[1] / turns
 
 
 def take_means(training: Training) -> dict[str, float]:
     """The mean of each term over all images and processes since the last call, their sum, and the mean reward."""
-    names = sorted(name for name in training.sums if name != "images")
-    device = training.accelerator.device
-    own = torch.tensor([training.sums[name] for name in [*names, "images"]], dtype=torch.float64, device=device)
-    *sums, images = training.accelerator.reduce(own, "sum").tolist()
-    training.sums = {}
-    values = {f"loss/{name}": total / images for name, total in zip(names, sums, strict=True)}
+    names, sums = list_terms(training.config), training.sums.clone()
+    sum_tensors(training.accelerator, [sums])
+    *totals, images = sums.tolist()
+    training.sums.zero_()
+    values = {f"loss/{name}": total / images for name, total in zip(names, totals, strict=True)}
     values["loss"] = sum(values.values())
     if "reward" in names:
         values["reward"] = 1 - values["loss/reward"] / training.config.loss.reward_weight
@@ -314,76 +324,50 @@ def take_means(training: Training) -> dict[str, float]:
 
 
 def look(training: Training, out: Path) -> tuple[dict[str, float], Verdict | None]:
-    """The monitor's look at the held-out faces, with a grid; a hacking restorer is warned of, a good one kept."""
-    monitor, step = training.monitor, training.step
+    """Let the monitor look at the held-out faces and write its grid; warn of hacking. A collective.
+
+    Returns:
+        means for the progress line, and the verdict (None at the first look), the same on every process.
+    """
+    monitor, step, accelerator = training.monitor, training.step, training.accelerator
     assert monitor is not None
     captions = [face.caption for face in training.held_out]
     models = {"live": training.live.model, "frozen": training.frozen_reward}
-    rewards = {name: partial(compute_rewards, model, captions) for name, model in models.items()}
-    with averaged_weights(training.trained, training.averages), training.accelerator.autocast():
-        means, verdict, restored = monitor.look(step, training.restorer.restore, rewards)
-    monitor.write_grid(out / "grids" / f"{step:06d}.png", restored)
+    rewards = {name: partial(compute_rewards, model, captions, accelerator.device) for name, model in models.items()}
+    with training.weights.averaged():
+        means, verdict, restored = monitor.look(step, partial(restore, training), rewards, accelerator)
+    if accelerator.is_main_process:
+        grid = out / "grids" / f"{step:06d}.png"
+        monitor.write_grid(grid, restored)
+        track_image(accelerator, training.config.train.tracker, "held_out", grid, step)
     values = {f"held_out/{name}": value for name, value in means.items()}
     accuracy = training.live.measure_accuracy()
     if accuracy is not None:
         values["held_out/human_accuracy"] = accuracy
     if verdict and verdict.hacking:
         log.warning("step %s: the reward rose while %s fell: hacking", step, ", ".join(verdict.fallen))
+    if rolls_back(training) and not (verdict and verdict.suspicious):
+        save_tuned(training, out)
     return values, verdict
 
 
-def compute_rewards(model: RewardModel, captions: Sequence[str | None], images: Tensor) -> Tensor:
-    """(N,) rewards of (N, 3, H, W) images in [0, 1]."""
-    rewards: Tensor = model(images, captions)
+def restore(training: Training, lq: Tensor, seeds: Sequence[int]) -> Tensor:
+    """(N, 3, H, W) restored images in [0, 1] of (N, 3, H, W) on any device."""
+    restored: Tensor = training.restorer.restore(lq.to(training.accelerator.device), seeds)
+    return restored
+
+
+@torch.no_grad()
+def compute_rewards(
+    model: RewardModel,
+    captions: Sequence[str | None],
+    device: torch.device,
+    images: Tensor,
+    places: Sequence[int],
+) -> Tensor:
+    """(N,) rewards of (N, 3, H, W) images in [0, 1] of the held-out faces of these places."""
+    rewards: Tensor = model(images.to(device), [captions[place] for place in places])
     return rewards
-
-
-def first_hacking(training: Training) -> int | None:
-    """The step at which the monitor first saw hacking."""
-    history = training.monitor.history if training.monitor else []
-    return next((row["step"] for row in history if row["verdict"] and row["verdict"]["hacking"]), None)
-
-
-def save_last(training: Training, out: Path) -> None:
-    """Write `last/`, all that an exact continuation needs, and `tuned/`, which is used."""
-    accelerator = training.accelerator
-    if accelerator.is_main_process:
-        hacking = first_hacking(training)
-        record = {**training.record, "step": training.step, "hacking": hacking}
-        state = {
-            "step": training.step,
-            "optimizer": training.optimizer.state_dict(),
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
-            "averages": training.averages,
-            "live": training.live.state_dict(),
-            "sums": training.sums,
-            "monitor": save_monitor(training.monitor),
-        }
-        save_checkpoint(out / "last", lambda folder: save_weights(training, folder), record, state)
-        if hacking is None or training.config.train.on_hacking != "roll_back":
-            with averaged_weights(training.trained, training.averages):
-                save_checkpoint(out / "tuned", lambda folder: save_weights(training, folder), record)
-    else:
-        training.sums = {}
-    accelerator.wait_for_everyone()
-
-
-def keep_copy(training: Training, out: Path) -> None:
-    """Write `steps/NNNNNN`, as usable as `tuned/`; of a hacking restorer too, for whoever looks where it began."""
-    if training.accelerator.is_main_process:
-        record = {**training.record, "step": training.step, "hacking": first_hacking(training)}
-        with averaged_weights(training.trained, training.averages):
-            keep_max = training.config.train.keep_steps_max
-            keep_step(out, training.step, keep_max, lambda folder: save_weights(training, folder), record)
-    training.accelerator.wait_for_everyone()
-
-
-def save_weights(training: Training, folder: Path) -> None:
-    """What was trained of the restorer, and the reward model where it learns."""
-    folder.mkdir(parents=True, exist_ok=True)
-    training.restorer.save_trained(folder)
-    if training.config.live_reward.reward_every_steps:
-        save_model(training.live.model, folder / "reward")
 
 
 @contextmanager

@@ -73,6 +73,11 @@ def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
         "--dataset", type=Path, metavar="DIR", help="labelled pairs to replay, and human ones to measure the reward on"
     )
     parser.add_argument(
+        "--use-prompt",
+        action="store_true",
+        help="compare faces without captions with the reward model's own prompt, even where not one has a caption",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
@@ -172,20 +177,26 @@ def tune(args: argparse.Namespace, config: ReflConfig, out: Path, progress: Any)
     from refl.weights import WEIGHTS_FOLDER
     from reward.data import load_dataset
     from reward.scoring import load_scorer
+    from training.processes import leave_processes
 
     restorer = load_restorer(args.restorer, weights_dir=args.data / WEIGHTS_FOLDER)
     if isinstance(restorer, FeedForwardRestorer):
         raise UserError(f"{args.restorer} has no noise to learn from; tune tiny, diffbir-v1, diffbir-v2.1 or osediff.")
     faces, held_out = choose_faces(args, config)
+    scorer = load_scorer(args.reward, "cpu")
     material = Material(
         restorer=restorer,
-        reward=load_scorer(args.reward, "cpu").model,
+        reward=scorer.model,
         faces=faces,
         held_out=held_out,
         pairs=load_dataset(args.dataset) if args.dataset else None,
         names={"restorer": args.restorer, "reward": args.reward, "dataset": str(args.dataset or "")},
+        reward_version=scorer.version,
+        use_prompt=args.use_prompt,
     )
-    return train(material, config, out, progress)
+    result = train(material, config, out, progress)
+    leave_processes()
+    return result
 
 
 def format_result(result: dict[str, Any], out: Path) -> str:

@@ -15,6 +15,9 @@ from runs import UserError
 FOLDER = Path(__file__).parent / "configs"
 MAY_CHANGE = {
     "micro_batch_size",
+    "rollout_batch_size",
+    "compile",
+    "tracker",
     "gradient_checkpointing",
     "checkpoint_every_steps",
     "keep_every_steps",
@@ -87,7 +90,10 @@ class LossConfig(BaseModel):
         0.01, ge=0, description="Factor on the mean difference of the wavelet low band to the ground truth"
     )
     regularizer_weight: float = Field(
-        1e-4, ge=0, description="Factor on the mean squared change of the ControlNet's outputs, summed over outputs"
+        1e-4,
+        ge=0,
+        description="Factor on the mean squared change since training began: of the ControlNet's outputs, summed, or "
+        "of the denoiser's output where adapters are trained",
     )
     perceptual_weight: float = Field(0.01, ge=0, description="Factor on the perceptual distance to the ground truth")
     perceptual: Literal["lpips", "gmsd"] = Field(
@@ -113,14 +119,17 @@ class LiveRewardConfig(BaseModel):
     reward_weight_decay: float = Field(0.35, ge=0, le=10, description="AdamW's decay of the reward model's matrices")
     reward_loss_scale: float = Field(0.1, gt=0, description="Factor on the reward model's loss, a sum over images")
     replay_pairs: int = Field(
-        0, ge=0, description="Labelled pairs of --dataset added to each update, so that people's taste is not forgotten"
+        0,
+        ge=0,
+        description="Labelled pairs of --dataset added to each update, over all processes, so that people's taste is "
+        "not forgotten",
     )
     max_accuracy_loss: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="An update that leaves the accuracy on held-out human labels of --dataset more than this below "
-        "the first model's is taken back; 1 never measures it",
+        description="An update is taken back where the accuracy on held-out human labels of --dataset falls by more "
+        "than this below the first model's, and by more than its noise; 1 never measures it",
     )
 
 
@@ -137,6 +146,12 @@ class TrainConfig(BaseModel):
         description="Images that one process takes through the model at a time; gradients of a batch are accumulated, "
         "so this decides memory, not the result; 0 takes a process's whole share of the batch",
     )
+    rollout_batch_size: int = Field(
+        0,
+        ge=0,
+        description="Images that one process denoises at a time where no gradient is kept, in trajectories and in the "
+        "monitor's looks; 0 takes its whole share of the batch",
+    )
     learning_rate: float = Field(5e-5, gt=0, le=1, description="AdamW's step size, constant after warmup")
     warmup_steps: int = Field(0, ge=0, description="Steps over which the rate rises linearly")
     weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW's decay of matrices; never of norms and biases")
@@ -146,11 +161,21 @@ class TrainConfig(BaseModel):
     )
     trainable: Literal["control", "lora"] = Field("control", description="The whole ControlNet, or adapters (LoRA)")
     lora_rank: int = Field(16, ge=1, le=1024, description="Rank of the adapters")
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        "adamw",
+        description="AdamW with moments in float32, or in 8 bits (needs bitsandbytes and a GPU), of the restorer and "
+        "the live reward",
+    )
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(
-        "no", description="Number format of forward passes; trained weights stay float32; fp16 needs a GPU"
+        "no",
+        description="Number format of forward and backward passes and of all frozen weights; trained weights stay "
+        "float32; fp16 needs a GPU",
     )
     gradient_checkpointing: bool = Field(
         False, description="Compute activations a second time instead of keeping them: less memory, a third slower"
+    )
+    compile: bool = Field(
+        False, description="Compile the denoiser's blocks (torch.compile): minutes at the start, faster steps on a GPU"
     )
     image_size_px: int = Field(0, ge=0, le=4096, description="Side of the faces, pixels; 0 as the restorer's own")
     checkpoint_every_steps: int = Field(500, ge=1, description="Steps between writings of last/")
@@ -170,12 +195,17 @@ class TrainConfig(BaseModel):
         "warn", description="What the monitor does when the reward rises and independent judges fall"
     )
     hacking_judges: int = Field(2, ge=1, description="How many independent judges must fall by more than their noise")
-    log_every_steps: int = Field(10, ge=1, description="Steps that a progress line is the mean of")
+    log_every_steps: int = Field(10, ge=1, description="Steps averaged in each progress line")
     gradient_norms: bool = Field(
         True, description="Log the length of each term's gradient at every progress line; costs a backward pass a term"
     )
     workers: int = Field(2, ge=0, le=256, description="Processes that decode and degrade, for each training process")
-    seed: int = Field(231, ge=0, le=2**31 - 1, description="Seed of order, degradations, noise and drawn steps")
+    seed: int = Field(
+        231, ge=0, le=2**31 - 1, description="Seed of order, degradations, noise, drawn steps and new adapters"
+    )
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = Field(
+        "none", description="Program that is given the progress and the grids as well; must be installed"
+    )
 
 
 class ReflConfig(BaseModel):

@@ -67,13 +67,16 @@ def load_faces(database: Database, data: Path, split: Split) -> list[Face]:
     return [Face(key, image_path(data, sha256, suffix), caption, sha256) for key, caption, sha256, suffix in rows]
 
 
-def check_faces(faces: Sequence[Face]) -> dict[Path, str]:
+def check_faces(faces: Sequence[Face], known: Path | None = None) -> dict[Path, str]:
     """Decode every face once, so that none fails in the middle of training; returns their SHA-256.
+
+    Args:
+        known: see `reward.images.check_images`.
 
     Raises:
         UserError: one is missing or damaged; named.
     """
-    return check_images({face.path: face.sha256 for face in faces})
+    return check_images({face.path: face.sha256 for face in faces}, known)
 
 
 class DegradedFaces(Dataset[tuple[Tensor, Tensor]]):

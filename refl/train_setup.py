@@ -16,8 +16,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from refl.live_reward import LiveReward
-from refl.monitor import Look, Monitor, choose_judges, to_bytes
+from refl.live_reward import LiveReward, copy_for_learning
+from refl.monitor import Monitor, choose_judges, to_bytes
 from refl.perceptual import PerceptualLoss, load_perceptual
 from refl.restorers.control import ConditionControlNet
 from refl.restorers.diffusion import DiffusionRestorer
@@ -26,18 +26,23 @@ from refl.sampling import Plan
 from refl.train_config import MAY_CHANGE, ReflConfig
 from refl.train_data import DegradedFaces, Face, check_faces, stack
 from reward.captions import check_captions
-from reward.checkpoint import load_model
-from reward.data import Pairs
-from reward.model import RewardModel, parameter_groups, unlock
-from reward.train_setup import make_plain_accelerator
+from reward.checkpoint import load_changes
+from reward.data import Pairs, check_pairs
+from reward.frozen_cache import cache_frozen
+from reward.model import RewardModel, unlock
 from reward.training_state import find_last, load_state, read_record
 from runs import UserError
 from runs.store import code_version
+from training.precision import DTYPES, TrainedWeights, place
+from training.processes import make_accelerator
+from training.tracking import check_tracker
 
 log = logging.getLogger(__name__)
 
 MONITOR_DRAW = 2**40
 """The draw of the held-out faces' degradation, which no training step has."""
+REWARD_FOLDER = "reward"
+"""Of a checkpoint: what the live reward model has learned."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,10 @@ class Material:
     """Labelled pairs to replay, and human ones to measure on."""
     names: dict[str, str] = field(default_factory=dict)
     """For the record: what was asked for as restorer, reward and dataset."""
+    reward_version: str = ""
+    """`compute_version` of the reward model, where it goes on learning: what it learns is saved beside it."""
+    use_prompt: bool = False
+    """Whether the reward model's prompt may stand in where not one face has a caption."""
 
 
 @dataclass
@@ -64,6 +73,7 @@ class Training:
     config: ReflConfig
     restorer: DiffusionRestorer | OSEDiff
     frozen_control: ConditionControlNet | None
+    """As training began, for the regularizer; None without one, and where adapters are trained."""
     live: LiveReward
     frozen_reward: RewardModel
     """As training began; the live one itself where it never learns."""
@@ -73,16 +83,15 @@ class Training:
     embedding: Tensor
     """(1, T, C) of the restorer's prompt, computed once."""
     plan: Plan
-    optimizer: Any
-    trained: list[nn.Parameter]
-    averages: list[Tensor]
+    weights: TrainedWeights
     monitor: Monitor | None
     held_out: Sequence[Face]
     record: dict[str, Any]
     micro_batch_size: int
+    rollout_batch_size: int
+    sums: Tensor
+    """(terms + 1,) of this process since the last progress line: of each term over images, and their number."""
     step: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    """Of this process since the last progress line: term -> sum over images, `images` -> their number."""
 
 
 def describe(material: Material, config: ReflConfig) -> dict[str, Any]:
@@ -94,11 +103,24 @@ def describe(material: Material, config: ReflConfig) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "names": material.names,
         "restorer": material.restorer.settings,
+        "reward_base": {"model": material.names.get("reward", ""), "version": material.reward_version},
         "faces": len(material.faces),
         "faces_sha256": digest.hexdigest(),
         "perceptual": config.loss.perceptual if config.loss.perceptual_weight else None,
         "code_version": code_version(),
     }
+
+
+def list_terms(config: ReflConfig) -> list[str]:
+    """The terms of the loss that are computed, in order."""
+    loss = config.loss
+    weights = {
+        "reward": loss.reward_weight,
+        "structure": loss.structure_weight,
+        "perceptual": loss.perceptual_weight,
+        "regularizer": loss.regularizer_weight,
+    }
+    return [name for name, weight in weights.items() if weight]
 
 
 def start(material: Material, config: ReflConfig, out: Path) -> Training:
@@ -107,42 +129,21 @@ def start(material: Material, config: ReflConfig, out: Path) -> Training:
     Raises:
         UserError: see `refl.train.train`.
     """
-    accelerator = make_plain_accelerator(config.train.mixed_precision)
-    if not material.faces:
-        raise UserError("There is no face to train on. Give --faces DIR, or import sources with ground truth (hq).")
+    tracker = config.train.tracker
+    check_tracker(tracker)
+    accelerator = make_accelerator(
+        config.train.mixed_precision, log_with=None if tracker == "none" else tracker, project_dir=out
+    )
+    check_material(material, config)
     record = describe(material, config)
-    if accelerator.is_main_process:
-        find_last(out)  # puts right what a kill left half renamed, before the others look
-    accelerator.wait_for_everyone()
-    last = find_last(out)
-    if last:
-        check_same(read_record(last), record, last)
+    last = find_checkpoint(accelerator, record, out)
     if accelerator.is_local_main_process:
-        check_faces([*material.faces, *material.held_out])
-    restorer, device = material.restorer, accelerator.device
+        check_faces([*material.faces, *material.held_out], known=out / "checked.json")
+    restorer, device, dtype = material.restorer, accelerator.device, DTYPES[config.train.mixed_precision]
     size_px = choose_size(restorer, config)
-    frozen_control = copy_control(restorer, config)
-    try:
-        restorer.set_trainable(config.train.trainable, config.train.lora_rank)
-    except ValueError as error:
-        raise UserError(f"{error}. Set trainable to lora.") from error
-    if last:
-        restorer.load_trained(last)
-    restorer.to(device).eval()
-    if frozen_control is not None:
-        frozen_control.to(device).requires_grad_(False)
-    halve_frozen(restorer, config)
-    if config.train.gradient_checkpointing:
-        for part in (restorer.unet, restorer.vae, getattr(restorer, "control", None)):
-            if part is not None:
-                part.enable_gradient_checkpointing()
-    trained = restorer.trainable_parameters()
-    groups = parameter_groups(restorer, config.train.weight_decay)
-    optimizer = accelerator.prepare(torch.optim.AdamW(groups, lr=config.train.learning_rate))
-    live, frozen_reward = load_rewards(material, config, accelerator, last)
+    frozen_control, weights = place_restorer(restorer, config, accelerator, last)
+    live, frozen_reward = place_rewards(material, config, accelerator, out, last)
     share = math.ceil(config.train.batch_size / accelerator.num_processes)
-    with torch.no_grad():
-        embedding = restorer.encode_prompts([restorer.use.prompt])
     training = Training(
         accelerator=accelerator,
         config=config,
@@ -150,36 +151,120 @@ def start(material: Material, config: ReflConfig, out: Path) -> Training:
         frozen_control=frozen_control,
         live=live,
         frozen_reward=frozen_reward,
-        perceptual=load_perceptual(config.loss.perceptual, device) if config.loss.perceptual_weight else None,
+        perceptual=load_perceptual(config.loss.perceptual, device, dtype) if config.loss.perceptual_weight else None,
         faces=material.faces,
         images=DegradedFaces(material.faces, size_px, config.degradation, config.train.seed),
-        embedding=embedding,
+        embedding=restorer.encode_prompts([restorer.use.prompt]),
         plan=make_plan(restorer, config),
-        optimizer=optimizer,
-        trained=trained,
-        averages=[parameter.detach().clone() for parameter in trained] if config.train.ema_decay else [],
+        weights=weights,
         monitor=make_monitor(material, config, size_px, accelerator),
         held_out=material.held_out[: config.train.monitor_faces],
         record=record,
         micro_batch_size=min(config.train.micro_batch_size or share, share),
+        rollout_batch_size=min(config.train.rollout_batch_size or share, share),
+        sums=torch.zeros(len(list_terms(config)) + 1, dtype=torch.float64, device=device),
     )
     if last:
         resume(training, last)
     return training
 
 
-def copy_control(restorer: DiffusionRestorer | OSEDiff, config: ReflConfig) -> ConditionControlNet | None:
-    """The ControlNet before training, which the regularizer compares with; None without a regularizer.
+def check_material(material: Material, config: ReflConfig) -> None:
+    """That there is something to train on, and captions for a reward model that compares faces with them.
 
     Raises:
-        UserError: there is a regularizer and no ControlNet.
+        UserError: something is missing.
     """
-    if not config.loss.regularizer_weight:
-        return None
-    if isinstance(restorer, OSEDiff):
-        raise UserError("OSEDiff has no ControlNet whose outputs could be compared: set regularizer_weight to 0.")
-    frozen: ConditionControlNet = deepcopy(restorer.control).eval()
-    return frozen
+    if not material.faces:
+        raise UserError("There is no face to train on. Give --faces DIR, or import sources with ground truth (hq).")
+    if isinstance(material.reward, RewardModel):
+        missing = sum(not face.caption for face in material.faces)
+        instead = (
+            "Put NAME.txt beside each face, give --use-prompt to compare all with the model's prompt, or train a "
+            "reward model with text_mode fixed or learned."
+        )
+        if note := check_captions(
+            material.reward.config,
+            missing,
+            len(material.faces),
+            "faces",
+            instead=instead,
+            use_prompt=material.use_prompt,
+        ):
+            log.info(note)
+    pairs = material.pairs
+    if config.live_reward.replay_pairs and not (pairs and pairs.select("train").rows):
+        raise UserError("replay_pairs needs labelled pairs of the train split: give --dataset, or set it to 0.")
+
+
+def find_checkpoint(accelerator: Accelerator, record: dict[str, Any], out: Path) -> Path | None:
+    """The `last/` to continue; None where training begins.
+
+    Raises:
+        UserError: it is of another training, or damaged.
+    """
+    if accelerator.is_main_process:
+        find_last(out)  # finish a rename that a kill interrupted, before other processes read
+    accelerator.wait_for_everyone()
+    last = find_last(out)
+    if last:
+        check_same(read_record(last), record, last)
+    return last
+
+
+def place_restorer(
+    restorer: DiffusionRestorer | OSEDiff, config: ReflConfig, accelerator: Accelerator, last: Path | None
+) -> tuple[ConditionControlNet | None, TrainedWeights]:
+    """Make a restorer trainable, on the device, frozen parts in the forward pass's number format.
+
+    Returns:
+        the ControlNet before training where the regularizer needs it, and the trained weights.
+    Raises:
+        UserError: it cannot be trained so.
+    """
+    train, device = config.train, accelerator.device
+    dtype = DTYPES[train.mixed_precision]
+    frozen_control = None
+    if config.loss.regularizer_weight and train.trainable == "control" and isinstance(restorer, DiffusionRestorer):
+        frozen_control = deepcopy(restorer.control).eval().requires_grad_(False)
+        place(frozen_control, device, dtype)
+    with torch.random.fork_rng():
+        torch.manual_seed(train.seed)  # adapters begin with random numbers
+        try:
+            restorer.set_trainable(train.trainable, train.lora_rank)
+        except ValueError as error:
+            raise UserError(f"{error}. Set trainable to lora.") from error
+    if last:
+        restorer.load_trained(last)
+    restorer.hold_prompt()
+    restorer.eval()
+    weights = TrainedWeights(
+        restorer.trainable_parameters(),
+        dtype,
+        device,
+        learning_rate=train.learning_rate,
+        weight_decay=train.weight_decay,
+        optimizer=train.optimizer,
+        ema_decay=train.ema_decay,
+    )
+    weights.start_alike(accelerator)
+    for name, part in restorer.named_children():
+        # stage 1 is small, runs once per image, and SwinIR makes masks in float32
+        place(part, device, torch.float32 if name in ("stage1", "text") else dtype)
+    parts = [part for part in (restorer.unet, restorer.vae, getattr(restorer, "control", None)) if part is not None]
+    for part in parts:
+        if train.gradient_checkpointing:
+            part.enable_gradient_checkpointing()
+        if train.compile:
+            compile_blocks(part)
+    return frozen_control, weights
+
+
+def compile_blocks(part: nn.Module) -> None:
+    """Compile each residual and each transformer block: many alike, so that one is compiled for all of a shape."""
+    for module in part.modules():
+        if type(module).__name__ in ("ResnetBlock2D", "BasicTransformerBlock"):
+            module.compile()
 
 
 def choose_size(restorer: DiffusionRestorer | OSEDiff, config: ReflConfig) -> int:
@@ -216,46 +301,42 @@ def make_plan(restorer: DiffusionRestorer | OSEDiff, config: ReflConfig) -> Plan
     return plan
 
 
-def halve_frozen(restorer: DiffusionRestorer | OSEDiff, config: ReflConfig) -> None:
-    """Keep what is not trained in the forward pass's number format: half the memory."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.train.mixed_precision)
-    if dtype is None:
-        return
-    for part in (getattr(restorer, "stage1", None), restorer.vae, restorer.unet):
-        if part is not None and not any(parameter.requires_grad for parameter in part.parameters()):
-            part.to(dtype)
-
-
-def load_rewards(
-    material: Material, config: ReflConfig, accelerator: Accelerator, last: Path | None
+def place_rewards(
+    material: Material, config: ReflConfig, accelerator: Accelerator, out: Path, last: Path | None
 ) -> tuple[LiveReward, RewardModel]:
-    """The reward model that goes on learning, and the one that training began with.
-
-    Raises:
-        UserError: the model compares faces with captions and none has one, or there are no pairs to replay.
-    """
-    if isinstance(material.reward, RewardModel):
-        missing = sum(not face.caption for face in material.faces)
-        instead = "Put NAME.txt beside each face, or train a reward model with text_mode fixed or learned."
-        if note := check_captions(material.reward.config, missing, len(material.faces), "faces", instead=instead):
-            log.info(note)
-    frozen = material.reward.to(accelerator.device).eval()
-    model = frozen
-    if config.live_reward.reward_every_steps:
-        model = load_model(last / "reward").to(accelerator.device) if last else deepcopy(frozen)
-        unlock(model)
+    """The reward model that goes on learning, and the one that training began with, which share what neither trains."""
+    frozen, model, device = material.reward.eval(), material.reward, accelerator.device
+    dtype = DTYPES[config.train.mixed_precision]
+    learns = bool(config.live_reward.reward_every_steps)
+    if isinstance(frozen, RewardModel):
+        frozen.gradient_checkpointing = config.train.gradient_checkpointing
+    if learns:
+        unlock(frozen)
+        model = copy_for_learning(frozen, [parameter for parameter in frozen.parameters() if parameter.requires_grad])
+        if last:
+            load_changes(model, last / REWARD_FOLDER)
     pairs = material.pairs
     live = LiveReward(
-        model.eval(),
+        model,
         config.live_reward,
         accelerator,
         replay=pairs.select("train") if pairs else None,
         held_out=pairs.select("val", "human") if pairs else None,
         seed=config.train.seed,
+        mixed_precision=config.train.mixed_precision,
+        optimizer=config.train.optimizer,
+        micro_batch_size=config.train.micro_batch_size,
     )
-    if config.live_reward.replay_pairs and not live.replay:
-        raise UserError("replay_pairs needs labelled pairs of the train split: give --dataset, or set it to 0.")
     frozen.requires_grad_(False)
+    if live.weights:
+        live.weights.start_alike(accelerator)
+    for one in (model, frozen):
+        place(one, device, dtype, keep=one.float32_parameters if isinstance(one, RewardModel) else ())
+    if live.held_out and live.held_out.rows and isinstance(model, RewardModel):
+        sha256 = check_pairs(live.held_out, known=out / "checked.json") if accelerator.is_main_process else {}
+        live.cache = cache_frozen(
+            model, live.held_out, sha256, out / "frozen", accelerator, batch_images=16, workers=config.train.workers
+        )
     return live, frozen
 
 
@@ -277,11 +358,12 @@ def make_monitor(material: Material, config: ReflConfig, size_px: int, accelerat
     hq, lq = stack([images[MONITOR_DRAW, place] for place in range(len(faces))])
     optimized = config.loss.perceptual if config.loss.perceptual_weight else "none"
     return Monitor(
-        lq=lq.to(accelerator.device),
-        hq=hq.to(accelerator.device),
+        lq=lq,
+        hq=hq,
         seeds=list(range(len(faces))),
         judges=choose_judges(optimized, to_bytes(hq)),
         judges_needed=config.train.hacking_judges,
+        batch_size=config.train.rollout_batch_size or math.ceil(config.train.batch_size / accelerator.num_processes),
     )
 
 
@@ -311,36 +393,10 @@ def resume(training: Training, last: Path) -> None:
     """Take over the rest of a checkpoint's state; its weights are loaded already."""
     state = load_state(last)
     training.step = state["step"]
-    training.optimizer.load_state_dict(state["optimizer"])
+    training.weights.load_state_dict(state["weights"])
     training.live.load_state_dict(state["live"])
-    if training.accelerator.scaler is not None:
-        training.accelerator.scaler.load_state_dict(state["scaler"])
-    for average, value in zip(training.averages, state["averages"], strict=True):
-        average.copy_(value)
     if training.accelerator.is_main_process:
-        training.sums = state["sums"]
+        training.sums.copy_(state["sums"])
     if training.monitor and state["monitor"]:
-        load_monitor(training.monitor, state["monitor"])
+        training.monitor.load_state_dict(state["monitor"])
     log.info("continuing after step %s of %s", training.step, training.config.train.max_steps)
-
-
-def save_monitor(monitor: Monitor | None) -> dict[str, Any] | None:
-    """What a continuation needs of the monitor: the first look, and the history."""
-    if monitor is None or monitor.first is None:
-        return None
-    first = monitor.first
-    return {
-        "first_restored": monitor.first_restored,
-        "step": first.step,
-        "rewards": {name: torch.from_numpy(values) for name, values in first.rewards.items()},
-        "judges": {name: torch.from_numpy(values) for name, values in first.judges.items()},
-        "history": monitor.history,
-    }
-
-
-def load_monitor(monitor: Monitor, state: dict[str, Any]) -> None:
-    """Take over what `save_monitor` gave."""
-    rewards, judges = ({name: values.numpy() for name, values in state[part].items()} for part in ("rewards", "judges"))
-    monitor.first = Look(state["step"], rewards, judges)
-    monitor.first_restored = state["first_restored"].to(monitor.lq.device)
-    monitor.history = state["history"]

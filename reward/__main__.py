@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("reward").setLevel(logging.INFO if first else logging.WARNING)
+    for name in ("reward", "training"):
+        logging.getLogger(name).setLevel(logging.INFO if first else logging.WARNING)
     return run_command(lambda: args.command(args))
 
 

@@ -35,16 +35,10 @@ def shuffle(n_pairs: int, seed: int, epoch: int) -> Indices:
     return order
 
 
-def split_batch(batch: Indices, processes: int, process: int, micro_batch_size: int) -> list[tuple[Indices, int]]:
-    """One process's micro-batches of a batch, as many as every other process has, so that all of them meet.
-
-    Returns:
-        (places of pairs, how many of them count): all but where the batch does not reach for every process; there it is
-        one pair of which none counts.
-    """
-    count = math.ceil(math.ceil(len(batch) / processes) / micro_batch_size)
-    parts = np.array_split(np.array_split(batch, processes)[process], count)
-    return [(part, len(part)) if len(part) else (batch[:1], 0) for part in parts]
+def split_batch(batch: Indices, processes: int, process: int, micro_batch_size: int) -> list[Indices]:
+    """One process's micro-batches of a batch: none where the batch does not reach for every process."""
+    mine = np.array_split(batch, processes)[process]
+    return np.array_split(mine, math.ceil(len(mine) / micro_batch_size)) if len(mine) else []
 
 
 def make_loader(

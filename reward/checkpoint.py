@@ -1,12 +1,16 @@
 """A reward model from its config, to a checkpoint folder and back. Loading is strict, saving leaves nothing out.
 
 A checkpoint folder holds `config.json` (the ModelConfig), `architecture.json` (open_clip's form) and
-`model.safetensors`, whose keys are open_clip's, with `prompt_vector` beside them where the prompt is learned.
+`model.safetensors`, whose keys are open_clip's, with `prompt_vector` beside them where the prompt is learned. What ReFL
+has taught a model is a folder with `changes.safetensors` instead, the trained tensors under the same keys, and
+`base.json`: of which model the rest is, as a person called it, and its version, by which another one is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from reward.config import FOLDER, ModelConfig, check_model_config, load_model_config
+from reward.config import FOLDER, ModelConfig, check_model_config, load_model_config, preset_names
 from reward.model import RewardModel
-from reward.weights import SUFFIXES, find_weights, read_weights
+from reward.weights import SUFFIXES, find_weights, read_manifest, read_weights
 from runs import UserError
 
 KNOWN_KEYS: dict[str, set[str]] = {
@@ -29,6 +33,10 @@ KNOWN_KEYS: dict[str, set[str]] = {
 """What an architecture may say: a plain CLIP, whose towers are run block by block."""
 MAX_NAMED = 5
 PROMPT_VECTOR = "prompt_vector"
+VERSION_PREFIX = "reward "
+"""How the version of every stored reward begins."""
+NOT_IN_VERSION = {"weights", "unlocked_image_groups", "unlocked_text_blocks"}
+"""Where training started and what it trained: nothing that a reward depends on."""
 
 
 def build_model(config: ModelConfig) -> RewardModel:
@@ -59,6 +67,8 @@ def load_model(path: Path) -> RewardModel:
     """
     if path.is_file() and path.suffix in SUFFIXES:
         return build_model(load_model_config("vit-h-14", weights=str(path)))
+    if (path / "base.json").is_file():
+        return _load_changed(path)
     values = {name: _read_json(path / f"{name}.json") for name in ("config", "architecture")}
     config = check_model_config(values["config"], str(path / "config.json"))
     check_architecture(values["architecture"], str(path / "architecture.json"))
@@ -69,18 +79,111 @@ def load_model(path: Path) -> RewardModel:
     return model.eval()
 
 
-def save_model(model: RewardModel, folder: Path) -> None:
-    """Write the checkpoint; each file is there whole or not at all. `load_model` gives bit-equal float32 numbers."""
+def save_model(model: RewardModel, folder: Path, values: Mapping[nn.Parameter, Tensor] | None = None) -> None:
+    """Write the checkpoint; each file is there whole or not at all. `load_model` gives bit-equal float32 numbers.
+
+    Args:
+        values: of trained parameters, where they are kept elsewhere than in the model.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name.removeprefix("clip."): value.contiguous() for name, value in model.state_dict().items()}
+    state = {
+        name.removeprefix("clip."): (values or {}).get(parameter, parameter).detach().contiguous()
+        for name, parameter in model.named_parameters()
+    }
     texts = {"config": model.config.model_dump(mode="json"), "architecture": model.architecture}
-    for name, values in texts.items():
+    for name, text in texts.items():
         unfinished = folder / f"{name}.json.part"
-        unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        unfinished.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
         unfinished.replace(folder / f"{name}.json")
     unfinished = folder / "model.safetensors.part"
     save_file(state, unfinished)
     unfinished.replace(folder / "model.safetensors")
+
+
+def save_changes(model: RewardModel, values: Mapping[nn.Parameter, Tensor], base: dict[str, str], folder: Path) -> None:
+    """Write what was trained of a model, and of which model the rest is; each file is there whole or not at all.
+
+    Args:
+        values: of the trained parameters, float32.
+        base: `model`, what `load_named` takes, and `version`, its `compute_version`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    named = {name.removeprefix("clip."): parameter for name, parameter in model.named_parameters()}
+    state = {name: values[one].detach().cpu().contiguous() for name, one in named.items() if one in values}
+    texts = {"config": model.config.model_dump(mode="json"), "architecture": model.architecture, "base": base}
+    for name, text in texts.items():
+        unfinished = folder / f"{name}.json.part"
+        unfinished.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(folder / f"{name}.json")
+    unfinished = folder / "changes.safetensors.part"
+    save_file(state, unfinished)
+    unfinished.replace(folder / "changes.safetensors")
+
+
+@torch.no_grad()
+def load_changes(model: RewardModel, folder: Path) -> None:
+    """Overwrite the trained parameters of a model by what `save_changes` wrote.
+
+    Raises:
+        UserError: the file is damaged, or a key is unknown or of another shape.
+    """
+    path = folder / "changes.safetensors"
+    state = {k if k == PROMPT_VECTOR else f"clip.{k}": value for k, value in read_weights(path).items()}
+    ours = dict(model.named_parameters())
+    wrong = [name for name, value in state.items() if name not in ours or ours[name].shape != value.shape]
+    if wrong:
+        raise UserError(f"{path}: not of this model: {wrong[0].removeprefix('clip.')} is unknown or of another shape.")
+    for name, value in state.items():
+        ours[name].copy_(value)
+
+
+def _load_changed(path: Path) -> RewardModel:
+    """The model of a folder that holds only what was trained."""
+    base = _read_json(path / "base.json")
+    model, _ = load_named(base["model"])
+    if (found := compute_version(model)) != base["version"]:
+        raise UserError(
+            f"{path}: was trained from {base['model']} when that was {base['version']}; now it is {found}. Put the "
+            "model that it was trained from back into its place."
+        )
+    load_changes(model, path)
+    return model
+
+
+def load_named(what: str) -> tuple[RewardModel, Path | None]:
+    """The model that a person calls so, and its checkpoint folder where it is one; on the CPU.
+
+    Args:
+        what: a checkpoint folder or a training's, whose best/ is taken; a weight file or a name of weights.toml, both
+            of the preset vit-h-14's architecture; or a preset or TOML file (a CLIP as published).
+    Raises:
+        UserError: there is none, or it is damaged or of another architecture.
+    """
+    path = Path(what).expanduser()
+    if path.is_dir():
+        path = path / "best" if (path / "best").is_dir() and not (path / "config.json").exists() else path
+        return load_model(path), path
+    if path.is_file() and path.suffix in SUFFIXES:
+        return load_model(path), None
+    if what in read_manifest():
+        return build_model(load_model_config("vit-h-14", weights=what)), None
+    if what in preset_names() or path.suffix == ".toml":
+        return build_model(load_model_config(what)), None
+    raise UserError(
+        f"There is no scorer {what!r}. Give a checkpoint folder, a weight file, one of {', '.join(read_manifest())} "
+        f"(reward/weights.toml), or one of the presets {', '.join(preset_names())}."
+    )
+
+
+def compute_version(model: RewardModel) -> str:
+    """'reward ' and 16 hex digits: a hash of all that a reward depends on, every weight and how images are fed."""
+    settings = {key: value for key, value in model.config.model_dump(mode="json").items() if key not in NOT_IN_VERSION}
+    settings.pop("architecture")  # a name or a path; what it stands for is hashed
+    digest = hashlib.sha256(json.dumps([settings, model.architecture], sort_keys=True).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return VERSION_PREFIX + digest.hexdigest()[:16]
 
 
 def read_architecture(config: ModelConfig) -> dict[str, Any]:

@@ -224,7 +224,7 @@ def _check_rows(path: Path, rows: Sequence[LabelledPair]) -> None:
                 )
 
 
-def check_pairs(pairs: Pairs) -> dict[Path, str]:
+def check_pairs(pairs: Pairs, known: Path | None = None) -> dict[Path, str]:
     """Decode every image a and b once, in threads; returns their SHA-256. See `images.check_images`.
 
     Raises:
@@ -233,7 +233,7 @@ def check_pairs(pairs: Pairs) -> dict[Path, str]:
     files: dict[Path, str | None] = {}
     for row in pairs.rows:
         files |= {row.image_a: row.sha256_a, row.image_b: row.sha256_b}
-    return check_images(files)
+    return check_images(files, known)
 
 
 class PairImages(Dataset[tuple[Tensor, Tensor]]):

@@ -29,9 +29,6 @@ from runs import UserError
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""In which numbers activations are kept, by `mixed_precision`."""
-
 
 @dataclass(frozen=True)
 class FrozenCache:
@@ -105,11 +102,12 @@ def cache_frozen(
         UserError: the disk has no room.
     """
     paths = sorted({path for row in pairs.rows for path in (row.image_a, row.image_b)})
-    dtype = DTYPES[accelerator.mixed_precision]
     with torch.no_grad():
         size_px = model.config.image_size_px
-        shape = tuple(model.encode_frozen(torch.zeros(1, 3, size_px, size_px, device=accelerator.device)).shape[1:])
-    cache = FrozenCache(folder / "activations.bin", {path: at for at, path in enumerate(paths)}, shape, dtype)
+        example = model.encode_frozen(torch.zeros(1, 3, size_px, size_px, device=accelerator.device))
+    # kept in the numbers in which the blocks compute: reading them back is as running the blocks
+    place = {path: at for at, path in enumerate(paths)}
+    cache = FrozenCache(folder / "activations.bin", place, tuple(example.shape[1:]), example.dtype)
     wanted = describe_cache(model, cache, sha256) if accelerator.is_main_process else {}
     (there,) = broadcast_object_list([_read_record(folder) == wanted and cache.is_whole()])
     if there:
@@ -151,8 +149,8 @@ def fill_cache(
     done = 0
     for groups in loader:
         for places, images in groups:
-            with torch.no_grad(), accelerator.autocast():
-                found = model.encode_frozen(images.to(accelerator.device).float() / 255).to(cache.dtype).cpu()
+            with torch.no_grad():
+                found = model.encode_frozen(images.to(accelerator.device).float() / 255).cpu()
             rows = [mine[done + place] for place in places]
             memory[rows] = found.contiguous().view(torch.uint8).view(len(found), -1).numpy()
         done += sum(len(places) for places, _ in groups)
@@ -169,7 +167,7 @@ def hash_frozen(model: RewardModel) -> str:
     for name, parameter in model.clip.visual.named_parameters():
         if not parameter.requires_grad:
             digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 import os
 import time
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,19 +56,25 @@ def decode_image(content: bytes, path: Path) -> RgbImage:
         raise UserError(f"{path}: damaged image ({error}). Export or download the dataset again.") from error
 
 
-def check_images(files: Mapping[Path, str | None]) -> dict[Path, str]:
+def check_images(files: Mapping[Path, str | None], known: Path | None = None) -> dict[Path, str]:
     """Read and decode every file once, in threads, so that none fails or changes silently in the middle of training.
 
     Args:
         files: image files, each with the SHA-256 that it must have, None where that is not known.
+        known: a JSON file of what was checked before, which is kept up to date: a file that has its size and time of
+            then is not read again, so that a training that is continued begins at once.
     Returns:
         the SHA-256 of each file.
     Raises:
         UserError: a file is missing, damaged or another one than the dataset says; the first few are named.
     """
 
+    before = _read_known(known)
+
     def check(path: Path) -> tuple[str, str]:
         """(SHA-256, fault); the fault is empty where there is none."""
+        if (seen := before.get(str(path))) and seen[:2] == _stamp(path) and files[path] in (None, seen[2]):
+            return seen[2], ""
         try:
             content = _read_bytes(path)
             sha256 = hashlib.sha256(content).hexdigest()
@@ -91,7 +99,31 @@ def check_images(files: Mapping[Path, str | None]) -> dict[Path, str]:
     if faults:
         more = f" And {len(faults) - MAX_NAMED:,} more of {len(files):,} images." if len(faults) > MAX_NAMED else ""
         raise UserError(" ".join(faults[:MAX_NAMED]) + more)
+    if known:
+        before |= {str(path): [*_stamp(path), sha256] for path, sha256 in found.items()}
+        known.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = known.with_name(f"{known.name}.part")
+        unfinished.write_text(json.dumps(before), encoding="utf-8")
+        unfinished.replace(known)
     return found
+
+
+def _read_known(known: Path | None) -> dict[str, list[Any]]:
+    """Path -> [bytes, time of change in ns, SHA-256] of files that were checked; empty where nothing can be read."""
+    try:
+        found: dict[str, list[Any]] = json.loads(known.read_text(encoding="utf-8")) if known else {}
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _stamp(path: Path) -> list[int]:
+    """[bytes, time of change in ns]; empty where the file is missing."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return []
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -48,6 +48,11 @@ class RewardModel(nn.Module):
         return scale
 
     @property
+    def float32_parameters(self) -> list[Tensor]:
+        """What stays float32 where the towers compute in fewer bits: single numbers and vectors that scale rewards."""
+        return [self.clip.logit_scale, *([self.prompt_vector] if self.config.text_mode == "learned" else [])]
+
+    @property
     def frozen_image_groups(self) -> int:
         """How many of the image tower's first groups `encode_frozen` runs: the stem, then a block each."""
         layers = len(self.clip.visual.transformer.resblocks)

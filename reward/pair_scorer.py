@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from metrics.accuracy import bootstrap_mean, compute_calibration, compute_credit
@@ -18,6 +17,7 @@ from reward.data import PairImages, Pairs, group_pairs, to_pixels
 from reward.frozen_cache import CachedPairs, FrozenCache, stack_pairs
 from reward.loss import preference_loss
 from reward.model import RewardModel, compute_cosine
+from training.processes import gather_places, share_places
 
 Array = npt.NDArray[np.float64]
 
@@ -61,32 +61,36 @@ class InputReader:
         pinned = self.accelerator.device.type == "cuda"
         if self.cache:
             for stacked in make_loader(CachedPairs(pairs, self.cache), batches, stack_pairs, self.workers, pinned):
-                yield stacked.to(self.accelerator.device, non_blocking=True).float()
+                yield stacked.to(self.accelerator.device, non_blocking=True)
         else:
             for groups in make_loader(PairImages(pairs), batches, group_pairs, self.workers, pinned):
                 yield to_pixels(groups, self.model.config, self.accelerator.device)
 
 
-@torch.no_grad()
 def measure(scorer: PairScorer, reader: InputReader, pairs: Pairs, batch_pairs: int) -> dict[str, float]:
-    """How the model does on labelled pairs: every process takes its share, all get the result.
+    """How the model does on labelled pairs: every process takes its share, all get the result. A collective.
 
     Returns:
         accuracy on the n labels that are no ties, low and high (95 %, over sources; not there for a single source);
         loss and calibration_error over all.
     """
-    accelerator = reader.accelerator
-    mine = list(range(accelerator.process_index, len(pairs), accelerator.num_processes))
+    return summarize(pairs, *compute_margins(scorer, reader, pairs, batch_pairs))
+
+
+@torch.no_grad()
+def compute_margins(scorer: PairScorer, reader: InputReader, pairs: Pairs, batch_pairs: int) -> tuple[Array, Array]:
+    """(n,) logits of a minus logits of b, and (n,) losses in nats. A collective: every process takes its share."""
+    mine = share_places(reader.accelerator, len(pairs))
     batches = [mine[start : start + batch_pairs] for start in range(0, len(mine), batch_pairs)]
-    found: list[tuple[int, float, float]] = []
+    found: list[tuple[int, tuple[float, float]]] = []
     for places, inputs in zip(batches, reader.read(pairs, batches), strict=True):
-        with accelerator.autocast():
-            _, (left, right) = scorer(inputs, [pairs.rows[place].caption for place in places])
+        _, (left, right) = scorer(inputs, [pairs.rows[place].caption for place in places])
         p_a = torch.tensor([pairs.rows[place].p_a for place in places], device=left.device)
         losses = preference_loss(left.float(), right.float(), p_a)
-        found += zip(places, (left - right).float().tolist(), losses.tolist(), strict=True)
-    _, margin, losses_of_all = np.array(sorted(gather_object(found))).T
-    return summarize(pairs, margin, losses_of_all)
+        both = zip((left - right).float().tolist(), losses.tolist(), strict=True)
+        found += zip(places, both, strict=True)
+    margins, losses_of_all = np.array(gather_places(reader.accelerator, found)).reshape(-1, 2).T
+    return margins, losses_of_all
 
 
 def summarize(pairs: Pairs, margin: Array, losses: Array) -> dict[str, float]:

@@ -5,8 +5,6 @@ Memory is that of two batches, however many images there are; no gradients are k
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,24 +18,18 @@ import numpy.typing as npt
 import torch
 
 from reward.captions import check_captions
-from reward.checkpoint import build_model, load_model
-from reward.config import load_model_config, preset_names
+from reward.checkpoint import compute_version, load_named
 from reward.data import group_images, to_pixels
 from reward.images import RgbImage, read_image
 from reward.model import RewardModel, compute_cosine
 from reward.stopping import is_out_of_memory
-from reward.weights import SUFFIXES, read_manifest
 from runs import UserError
 from runs.candidates import REWARD_PREFIX
 
 Array = npt.NDArray[Any]
 Item = TypeVar("Item")
 
-VERSION_PREFIX = "reward "
-"""How the version of every stored reward begins."""
 DECODING_THREADS = 4
-NOT_IN_VERSION = {"weights", "unlocked_image_groups", "unlocked_text_blocks"}
-"""Where training started and what it trained: nothing that a reward depends on."""
 
 
 @dataclass(frozen=True)
@@ -62,31 +54,16 @@ def load_scorer(asked: str, device: str) -> Scorer:
     """The model that a person asked for, on the device.
 
     Args:
-        asked: a checkpoint folder or a training's, whose best/ is taken; a weight file or a name of weights.toml, both
-            of the preset vit-h-14's architecture; or a preset or TOML file (a CLIP as published). NAME=… before it
-            names it in tables.
+        asked: as `load_named` takes it; NAME=… before it names it in tables.
         device: as `choose_device` gives it.
     Raises:
         UserError: there is none, it is damaged or of another architecture, or too large for the device.
     """
     name, what = split_name(asked)
-    path = Path(what).expanduser()
-    folder = None
-    if path.is_dir():
-        path = path / "best" if (path / "best").is_dir() and not (path / "config.json").exists() else path
-        model, folder = load_model(path), path
-        name = name or (path.resolve().parent.name if path.name in ("best", "last") else path.resolve().name)
-    elif path.is_file() and path.suffix in SUFFIXES:
-        model, name = load_model(path), name or path.stem
-    elif what in read_manifest():
-        model, name = build_model(load_model_config("vit-h-14", weights=what)), name or what
-    elif what in preset_names() or path.suffix == ".toml":
-        model, name = build_model(load_model_config(what)), name or path.stem
-    else:
-        raise UserError(
-            f"There is no scorer {what!r}. Give a checkpoint folder, a weight file, one of {', '.join(read_manifest())}"
-            f" (reward/weights.toml), or one of the presets {', '.join(preset_names())}."
-        )
+    model, folder = load_named(what)
+    if not name and folder:
+        name = folder.resolve().parent.name if folder.name in ("best", "last") else folder.resolve().name
+    name = name or (Path(what).stem if Path(what).suffix else what)
     try:
         model = model.requires_grad_(False).eval().to(device)
     except torch.OutOfMemoryError as error:
@@ -100,17 +77,6 @@ def split_name(asked: str) -> tuple[str, str]:
         return "", asked
     name, _, what = asked.partition("=") if "=" in asked else ("", "", asked)
     return name, what
-
-
-def compute_version(model: RewardModel) -> str:
-    """'reward ' and 16 hex digits: a hash of all that a reward depends on, every weight and how images are fed."""
-    settings = {key: value for key, value in model.config.model_dump(mode="json").items() if key not in NOT_IN_VERSION}
-    settings.pop("architecture")  # a name or a path; what it stands for is hashed
-    digest = hashlib.sha256(json.dumps([settings, model.architecture], sort_keys=True).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return VERSION_PREFIX + digest.hexdigest()[:16]
 
 
 def check_scorer_captions(scorer: Scorer, missing: int, total: int, things: str, *, use_prompt: bool) -> str | None:

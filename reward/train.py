@@ -11,7 +11,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from reward.averages import averaged_weights
 from reward.batches import choose_batch, split_batch
 from reward.checkpoint import save_model
 from reward.config import ModelConfig
@@ -32,13 +30,14 @@ from reward.stopping import explain_out_of_memory, stop_at_next_step
 from reward.train_config import TrainConfig
 from reward.train_setup import Training, start
 from reward.training_state import get_random_states, keep_step, save_checkpoint
-from runs import UserError
 from runs.store import RunStopped
+from training.processes import agree_on_largest
+from training.tracking import end_tracker, start_tracker
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, dict[str, float]], None]
-"""Told (steps done, steps in all, values), on the main process."""
+"""Called with (steps done, steps in all, values), on the main process."""
 
 
 def train(
@@ -61,21 +60,17 @@ def train(
     with explain_out_of_memory(config, processes=int(os.environ.get("WORLD_SIZE", "1"))):
         training = start(pairs, model_config, config, out)
         accelerator = training.accelerator
-        if config.tracker != "none":
-            settings = {**training.record["model"], **training.record["train"]}
-            # TensorBoard takes no lists
-            named = {key: str(value) if isinstance(value, list) else value for key, value in settings.items()}
-            accelerator.init_trackers("facereward", config=named)
+        start_tracker(accelerator, config.tracker, {**training.record["model"], **training.record["train"]})
         n_pairs = len(training.pairs)
 
-        def plan(step: int) -> list[tuple[list[int], int]]:
-            """This process's micro-batches of a step: places of pairs, and how many of them count."""
+        def plan(step: int) -> list[list[int]]:
+            """This process's micro-batches of a step: places of pairs."""
             batch = choose_batch(step, n_pairs, config.batch_size, config.seed)
             place = accelerator.num_processes, accelerator.process_index, training.micro_batch_size
-            return [(part.tolist(), counted) for part, counted in split_batch(batch, *place)]
+            return [part.tolist() for part in split_batch(batch, *place)]
 
         steps = range(training.step, config.max_steps)
-        inputs = training.reader.read(training.pairs, (part for step in steps for part, _ in plan(step)))
+        inputs = training.reader.read(training.pairs, (part for step in steps for part in plan(step)))
         began = logged = time.monotonic()
         with stop_at_next_step() as stop_asked:
             for step in steps:
@@ -83,9 +78,7 @@ def train(
                 gradient_norm = take_step(training, inputs, plan(step), batch_pairs)
                 training.step = done = step + 1
                 values: dict[str, float] = {}
-                stop = stop_asked()
-                if accelerator.num_processes > 1:
-                    stop = int(accelerator.gather(torch.tensor([stop], device=accelerator.device)).max())
+                stop = agree_on_largest(accelerator, stop_asked())
                 if done % config.log_every_steps == 0 or done == config.max_steps:
                     values |= take_means(training)
                     now = time.monotonic()
@@ -116,51 +109,34 @@ def train(
                     log.info("stopped after step %s; the same command continues", done)
                     raise RunStopped(128 + stop)
         seconds = time.monotonic() - began
-        accelerator.end_training()
+        end_tracker(accelerator)
     return {"step": training.step, "best": training.best, "seconds": seconds}
 
 
-def take_step(
-    training: Training, inputs: Iterator[Tensor], parts: list[tuple[list[int], int]], batch_pairs: int
-) -> float:
+def take_step(training: Training, inputs: Iterator[Tensor], parts: list[list[int]], batch_pairs: int) -> float:
     """One optimizer step: the gradient of the mean over all pairs of the batch, over micro-batches and processes.
 
     Args:
         inputs: what the scorer takes, of each part in turn.
-        parts: this process's places of pairs, and how many of them count.
+        parts: this process's places of pairs; none where the batch does not reach for every process.
         batch_pairs: pairs of the whole batch.
     Returns:
         the length of the gradient before clipping.
     Raises:
         UserError: the gradient is not finite.
     """
-    accelerator, config = training.accelerator, training.config
-    for group in training.optimizer.param_groups:
-        group["lr"] = compute_learning_rate(training.step, config)
-    for number, (places, counted) in enumerate(parts, 1):
+    accelerator, config, weights = training.accelerator, training.config, training.weights
+    weights.set_learning_rate(compute_learning_rate(training.step, config))
+    for places in parts:
         rows = [training.pairs.rows[place] for place in places]
         p_a = torch.tensor([row.p_a for row in rows], device=accelerator.device)
-        weights = torch.tensor([training.label_weights[place] for place in places], device=accelerator.device)
-        with nullcontext() if number == len(parts) else accelerator.no_sync(training.scorer):
-            cosines, (left, right) = training.scorer(next(inputs), [row.caption for row in rows])
-            losses = weights * preference_loss(left.float(), right.float(), p_a)
-            # accelerate averages gradients over processes, so each one's share of the mean is taken that often
-            share = losses.sum() * (accelerator.num_processes / batch_pairs) * (counted > 0)
-            accelerator.backward(share)
-        if counted:
-            training.sums += sum_up(losses.detach(), cosines.detach().float(), p_a)
-    longest = config.max_gradient_norm or math.inf
-    gradient_norm = float(accelerator.clip_grad_norm_(training.trained, longest))
-    if not math.isfinite(gradient_norm) and accelerator.scaler is None:  # a scaler leaves such a step out
-        raise UserError(
-            f"The gradient of step {training.step + 1} is not finite. Lower learning_rate, or set mixed_precision "
-            "to no; the last checkpoint is from before."
-        )
-    training.optimizer.step()
-    training.optimizer.zero_grad()
+        label_weights = torch.tensor([training.label_weights[place] for place in places], device=accelerator.device)
+        cosines, (left, right) = training.scorer(next(inputs), [row.caption for row in rows])
+        losses = label_weights * preference_loss(left.float(), right.float(), p_a)
+        weights.backward(losses.sum() / batch_pairs)
+        training.sums += sum_up(losses.detach(), cosines.detach().float(), p_a)
+    gradient_norm = weights.step(accelerator, config.max_gradient_norm, training.step + 1)
     clamp_logit_scale(training.model)
-    if training.averages:
-        torch._foreach_lerp_(training.averages, [p.detach() for p in training.trained], 1 - config.ema_decay)
     return gradient_norm
 
 
@@ -207,9 +183,8 @@ def validate(training: Training, out: Path) -> dict[str, float]:
     Returns:
         the values of a progress line.
     """
-    scorer = training.accelerator.unwrap_model(training.scorer)
-    with averaged_weights(training.trained, training.averages):
-        measured = measure(scorer, training.reader, training.held_out, training.micro_batch_size)
+    with training.weights.averaged():
+        measured = measure(training.scorer, training.reader, training.held_out, training.micro_batch_size)
     before = training.best
     if before is None or (measured["accuracy"], -measured["loss"]) > (before["accuracy"], -before["loss"]):
         save_best(training, out, measured)
@@ -221,8 +196,8 @@ def save_best(training: Training, out: Path, measured: dict[str, float]) -> None
     training.best = {"step": training.step, **measured} if measured else None
     if training.accelerator.is_main_process:
         record = {**training.record, "step": training.step, "validation": measured or None}
-        with averaged_weights(training.trained, training.averages):
-            save_checkpoint(out / "best", partial(save_model, training.model), record)
+        write = partial(save_model, training.model, values=training.weights.best_values())
+        save_checkpoint(out / "best", write, record)
     training.accelerator.wait_for_everyone()
 
 
@@ -230,8 +205,8 @@ def keep_copy(training: Training, out: Path) -> None:
     """Write `steps/NNNNNN`, as usable as `best/` and measured or not."""
     if training.accelerator.is_main_process:
         record = {**training.record, "step": training.step}
-        with averaged_weights(training.trained, training.averages):
-            keep_step(out, training.step, training.config.keep_steps_max, partial(save_model, training.model), record)
+        write = partial(save_model, training.model, values=training.weights.best_values())
+        keep_step(out, training.step, training.config.keep_steps_max, write, record)
     training.accelerator.wait_for_everyone()
 
 
@@ -244,14 +219,13 @@ def save_last(training: Training, out: Path) -> None:
         state = {
             "step": training.step,
             "best": training.best,
-            "optimizer": training.optimizer.state_dict(),
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
-            "averages": training.averages,
+            "weights": training.weights.state_dict(),
             "sums": training.sums,
             "random": random,
         }
         record = {**training.record, "step": training.step, "best": training.best}
-        save_checkpoint(out / "last", partial(save_model, training.model), record, state)
+        write = partial(save_model, training.model, values=training.weights.values())
+        save_checkpoint(out / "last", write, record, state)
     else:
         training.sums.zero_()
     accelerator.wait_for_everyone()

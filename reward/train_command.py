@@ -107,6 +107,7 @@ def run_train(args: argparse.Namespace) -> None:
     from reward.card import write_card
     from reward.data import load_dataset  # here: these load torch, which --help and a wrong flag need not wait for
     from reward.train import train
+    from training.processes import leave_processes
 
     dataset, out, model, config = read_config(args)
     resolved = describe_run(dataset, out, model, config)
@@ -122,6 +123,7 @@ def run_train(args: argparse.Namespace) -> None:
         pairs = load_dataset(dataset)
         log.info("training in %s", out)
         result = train(pairs, model, config, out, progress)
+        leave_processes()
         if run:
             write_card(out / "best")
             run.write_result({"out": str(out), **result})

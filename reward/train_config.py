@@ -24,6 +24,7 @@ UNCHANGING = {
     "human_weight",
     "svm_weight",
     "label_share",
+    "optimizer",
     "mixed_precision",
     "validate_every_steps",
     "seed",
@@ -37,7 +38,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_steps: int = Field(ge=1, description="Optimizer steps; warmup and cosine decay are laid over them")
-    batch_size: int = Field(128, ge=1, description="Pairs an optimizer step, over all processes")
+    batch_size: int = Field(128, ge=1, description="Pairs per optimizer step, over all processes")
     micro_batch_size: int = Field(
         0,
         ge=0,
@@ -68,8 +69,13 @@ class TrainConfig(BaseModel):
         description="Share of the photos of the train split whose labels are learned from, chosen by a seeded hash; "
         "below 1 it shows what more labels would bring",
     )
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        "adamw", description="AdamW with moments in float32, or in 8 bits (needs bitsandbytes and a GPU)"
+    )
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(
-        "no", description="Number format of the forward pass; weights stay float32; fp16 needs a GPU"
+        "no",
+        description="Number format of forward and backward passes and of the frozen weights; trained weights stay "
+        "float32; fp16 needs a GPU",
     )
     gradient_checkpointing: bool = Field(
         False, description="Compute the trained blocks' activations a second time instead of keeping them in memory"
@@ -91,13 +97,13 @@ class TrainConfig(BaseModel):
     keep_steps_max: int = Field(
         0, ge=0, description="How many of these copies stay; the oldest is removed for a new one; 0 keeps all"
     )
-    log_every_steps: int = Field(10, ge=1, description="Steps that a progress line is the mean of")
+    log_every_steps: int = Field(10, ge=1, description="Steps averaged in each progress line")
     workers: int = Field(
         4, ge=0, le=256, description="Processes that decode images, for each training process; 0 for none of their own"
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of random weights and of the order of the pairs")
     tracker: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = Field(
-        "none", description="Program that is told the progress as well, through accelerate; must be installed"
+        "none", description="Program that is given the progress as well, through accelerate; must be installed"
     )
 
     @model_validator(mode="after")

@@ -12,26 +12,25 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType, GradientAccumulationPlugin
-from torch import Tensor, nn
+from torch import Tensor
 
 from reward.captions import check_captions
 from reward.checkpoint import build_model, load_model
 from reward.config import ModelConfig
 from reward.data import LabelledPair, Pairs, check_pairs
 from reward.frozen_cache import cache_frozen
-from reward.model import RewardModel, parameter_groups
+from reward.model import RewardModel
 from reward.pair_scorer import InputReader, PairScorer
 from reward.train_config import TrainConfig
 from reward.training_state import check_same, find_last, load_state, read_record, set_random_states
 from runs import UserError
 from runs.store import code_version
+from training.precision import DTYPES, TrainedWeights, place
+from training.processes import make_accelerator
+from training.tracking import check_tracker
 
 log = logging.getLogger(__name__)
 
-ADAM_BETAS = (0.9, 0.999)
-PLAIN_KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 N_SUMS = 6
 
 
@@ -42,61 +41,20 @@ class Training:
     accelerator: Accelerator
     config: TrainConfig
     model: RewardModel
-    scorer: Any
-    """PairScorer as accelerate wrapped it."""
-    optimizer: Any
+    scorer: PairScorer
+    weights: TrainedWeights
     reader: InputReader
     pairs: Pairs
     held_out: Pairs
     record: dict[str, Any]
     """For `training.json`."""
     micro_batch_size: int
-    trained: list[nn.Parameter]
-    averages: list[Tensor]
-    """Running averages of the trained parameters; empty without `ema_decay`."""
     sums: Tensor
     """(N_SUMS,) of this process since the last progress line; see `train.sum_up`."""
     step: int = 0
     best: dict[str, float] | None = None
     """What was measured of `best/`, with its step."""
     label_weights: list[float] = field(default_factory=list)
-
-
-def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
-    """The devices that this command or `accelerate launch` has.
-
-    Raises:
-        UserError: the number format or the tracker is not to be had here, or the launcher splits the model.
-    """
-    if config.tracker not in ("none", *(str(name) for name in get_available_trackers())):
-        raise UserError(f"The tracker {config.tracker} is not installed: pip install {config.tracker}.")
-    return make_plain_accelerator(
-        config.mixed_precision, log_with=None if config.tracker == "none" else config.tracker, project_dir=out
-    )
-
-
-def make_plain_accelerator(mixed_precision: str, **more: Any) -> Accelerator:
-    """An accelerator that copies the whole model to each device; `more` as Accelerator takes it.
-
-    Raises:
-        UserError: the number format is not to be had here, or the launcher splits the model.
-    """
-    if mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("mixed_precision fp16 needs a GPU, and there is none. Set it to bf16 or no.")
-    accelerator = Accelerator(
-        mixed_precision=mixed_precision,
-        # accelerate's own accumulation stays out of it: the loop knows how many pairs a batch has
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        **more,
-    )
-    if accelerator.distributed_type not in PLAIN_KINDS:
-        raise UserError(
-            f"accelerate is set up for {accelerator.distributed_type.value}; training copies the whole model to each "
-            "device. Run `accelerate config` and choose neither DeepSpeed nor FSDP."
-        )
-    if accelerator.num_processes > 1 and accelerator.is_main_process:
-        log.info("training on %s processes", accelerator.num_processes)
-    return accelerator
 
 
 def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: TrainConfig) -> tuple[Pairs, Pairs]:
@@ -168,42 +126,59 @@ def start(pairs: Pairs, model_config: ModelConfig, config: TrainConfig, out: Pat
     train_pairs, held_out = choose_pairs(pairs, model_config, config)
     used = Pairs(pairs.path, train_pairs.rows + held_out.rows)
     record = describe(used, model_config, config)
-    accelerator = make_accelerator(config, out)
+    check_tracker(config.tracker)
+    accelerator = make_accelerator(
+        config.mixed_precision, log_with=None if config.tracker == "none" else config.tracker, project_dir=out
+    )
     last = find_checkpoint(accelerator, record, out)
     log.info("checking the images of %s", used.describe())
-    sha256 = check_pairs(used) if accelerator.is_local_main_process else {}
+    sha256 = check_pairs(used, known=out / "checked.json") if accelerator.is_local_main_process else {}
     torch.manual_seed(config.seed)
-    model = (load_model(last) if last else build_model(model_config)).to(accelerator.device)
+    model = load_model(last) if last else build_model(model_config)
     model.gradient_checkpointing = config.gradient_checkpointing
+    weights = place_model(model, config, accelerator)
     micro = config.choose_micro_batch_size(accelerator.num_processes)
     cache = None
     if config.cache_frozen:
         cache = cache_frozen(
             model, used, sha256, out / "frozen", accelerator, batch_images=2 * micro, workers=config.workers
         )
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     factors = {"human": config.human_weight, "svm": config.svm_weight}
-    adamw = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=ADAM_BETAS)
-    scorer, optimizer = accelerator.prepare(PairScorer(model, frozen_done=cache is not None), adamw)
     training = Training(
         accelerator=accelerator,
         config=config,
         model=model,
-        scorer=scorer,
-        optimizer=optimizer,
+        scorer=PairScorer(model, frozen_done=cache is not None),
+        weights=weights,
         reader=InputReader(accelerator, model, cache, config.workers),
         pairs=train_pairs,
         held_out=held_out,
         record=record,
         micro_batch_size=micro,
-        trained=trained,
-        averages=[parameter.detach().clone() for parameter in trained] if config.ema_decay else [],
         sums=torch.zeros(N_SUMS, device=accelerator.device),
         label_weights=[row.weight * factors[row.origin] for row in train_pairs.rows],
     )
     if last:
         resume(training, last)
     return training
+
+
+def place_model(model: RewardModel, config: TrainConfig, accelerator: Accelerator) -> TrainedWeights:
+    """Put the model on the device, its frozen part in the forward pass's number format; returns what is trained."""
+    dtype = DTYPES[config.mixed_precision]
+    weights = TrainedWeights(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        dtype,
+        accelerator.device,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        optimizer=config.optimizer,
+        keep=model.float32_parameters,
+        ema_decay=config.ema_decay,
+    )
+    weights.start_alike(accelerator)
+    place(model, accelerator.device, dtype, keep=model.float32_parameters)
+    return weights
 
 
 def find_checkpoint(accelerator: Accelerator, record: dict[str, Any], out: Path) -> Path | None:
@@ -213,7 +188,7 @@ def find_checkpoint(accelerator: Accelerator, record: dict[str, Any], out: Path)
         UserError: it is of another training, or damaged.
     """
     if accelerator.is_main_process:
-        find_last(out)  # puts right what a kill left half renamed, before the others look
+        find_last(out)  # finish a rename that a kill interrupted, before other processes read
     accelerator.wait_for_everyone()
     last = find_last(out)
     if last:
@@ -225,11 +200,7 @@ def resume(training: Training, last: Path) -> None:
     """Take over the rest of a checkpoint's state; its weights are loaded already."""
     state = load_state(last)
     training.step, training.best = state["step"], state["best"]
-    training.optimizer.load_state_dict(state["optimizer"])
-    if training.accelerator.scaler is not None:
-        training.accelerator.scaler.load_state_dict(state["scaler"])
-    for average, value in zip(training.averages, state["averages"], strict=True):
-        average.copy_(value)
+    training.weights.load_state_dict(state["weights"])
     if training.accelerator.is_main_process:
         training.sums.copy_(state["sums"])
     set_random_states(state["random"], training.accelerator.process_index)

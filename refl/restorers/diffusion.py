@@ -6,7 +6,9 @@ times the VAE's scaling factor; both are float32 at the borders, whatever the pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from refl.color_fix import ColorFix, fix_color
 from refl.restorers import lora
 from refl.restorers.control import ConditionControlNet
-from refl.restorers.surface import check_images, draw_from, make_generators
+from refl.restorers.surface import HeldPrompt, check_images, draw_ahead, make_generators
 
 Prediction = Literal["epsilon", "v_prediction"]
 TRAIN_TIMESTEPS = 1000
@@ -202,27 +204,30 @@ class DiffusionRestorer(nn.Module):
         output = self.predict_output(latents, timesteps, condition, embedding, residuals)
         return self.to_noise(latents, timesteps, output)
 
-    def to_noise(self, latents: Tensor, timesteps: Tensor, output: Tensor) -> Tensor:
+    def to_noise(self, latents: Tensor, timesteps: Tensor | int, output: Tensor) -> Tensor:
         """The noise of a denoiser's output: eps = sqrt(a) v + sqrt(1 - a) x. Source: arXiv:2202.00512, appendix D."""
         if self.use.prediction == "epsilon":
             return output
-        signal, noise = self._scales(timesteps)
-        return signal * output + noise * latents
+        signal, noise = self.noise_scales(timesteps)
+        found: Tensor = signal * output + noise * latents
+        return found
 
-    def to_x0(self, latents: Tensor, timesteps: Tensor, output: Tensor) -> Tensor:
+    def to_x0(self, latents: Tensor, timesteps: Tensor | int, output: Tensor) -> Tensor:
         """The clean latents of a denoiser's output: x0 = sqrt(a) x - sqrt(1 - a) v; defined at zero SNR too."""
         if self.use.prediction == "epsilon":
             return self.predict_x0(latents, timesteps, output)
-        signal, noise = self._scales(timesteps)
-        return signal * latents - noise * output
+        signal, noise = self.noise_scales(timesteps)
+        found: Tensor = signal * latents - noise * output
+        return found
 
-    def predict_x0(self, latents: Tensor, timesteps: Tensor, noise_pred: Tensor) -> Tensor:
+    def predict_x0(self, latents: Tensor, timesteps: Tensor | int, noise_pred: Tensor) -> Tensor:
         """The clean latents if `noise_pred` is the noise: (x - sqrt(1 - a) eps) / sqrt(a).
 
         At zero SNR (the last timestep of a rescaled schedule) noise says nothing of x0; `to_x0` does.
         """
-        signal, noise = self._scales(timesteps)
-        return (latents - noise * noise_pred) / signal
+        signal, noise = self.noise_scales(timesteps)
+        found: Tensor = (latents - noise * noise_pred) / signal
+        return found
 
     def step(
         self,
@@ -243,12 +248,13 @@ class DiffusionRestorer(nn.Module):
             ValueError: eta is above 0 and there is no noise.
         Source: arXiv:2010.02502, equations 12 and 16.
         """
-        alpha = self.alphas[timestep]
-        alpha_previous = self.alphas[previous_timestep] if previous_timestep >= 0 else self.alphas[0]
+        alpha = float(self.alphas[timestep])
+        alpha_previous = float(self.alphas[previous_timestep] if previous_timestep >= 0 else self.alphas[0])
         if x0 is None:
-            x0 = self.predict_x0(latents, torch.tensor(timestep, device=latents.device), noise_pred)
-        sigma = eta * torch.sqrt((1 - alpha_previous) / (1 - alpha) * (1 - alpha / alpha_previous))
-        following = alpha_previous.sqrt() * x0 + (1 - alpha_previous - sigma**2).clamp_min(0).sqrt() * noise_pred
+            x0 = self.predict_x0(latents, timestep, noise_pred)
+        sigma = eta * math.sqrt((1 - alpha_previous) / (1 - alpha) * (1 - alpha / alpha_previous))
+        direction = math.sqrt(max(0.0, 1 - alpha_previous - sigma**2))
+        following = math.sqrt(alpha_previous) * x0 + direction * noise_pred
         if eta == 0:
             return following
         if noise is None:
@@ -283,29 +289,47 @@ class DiffusionRestorer(nn.Module):
         image: Tensor = self.vae.decode(scaled, return_dict=False)[0]
         return image.float() / 2 + 0.5
 
+    def denoise(
+        self,
+        latents: Tensor,
+        plan: Sequence[tuple[int, int]],
+        etas: Sequence[float],
+        condition: Tensor,
+        embedding: Tensor,
+        noises: Iterator[Tensor],
+    ) -> Tensor:
+        """Take these steps of DDIM; nothing is copied between host and device after the first.
+
+        Args:
+            plan: (timestep, the one after it) of each step.
+            etas: of each step, how much fresh noise it adds.
+            noises: (N, c, h, w) on the device, one is taken by each step whose eta is above 0.
+        """
+        at = torch.tensor([timestep for timestep, _ in plan], device=latents.device)
+        for place, (step, eta) in enumerate(zip(plan, etas, strict=True)):
+            output = self.predict_output(latents, at[place], condition, embedding)
+            latents = self.apply_output(latents, step, output, eta, noises)
+        return latents
+
+    def apply_output(
+        self, latents: Tensor, step: tuple[int, int], output: Tensor, eta: float, noises: Iterator[Tensor]
+    ) -> Tensor:
+        """The DDIM step of what the denoiser gave, noise or v; takes a noise where eta is above 0."""
+        noise_pred, x0 = self.to_noise(latents, step[0], output), self.to_x0(latents, step[0], output)
+        return self.step(latents, *step, noise_pred, eta, next(noises) if eta > 0 else None, x0)
+
     @torch.no_grad()
     def restore(self, lq: Tensor, seeds: Sequence[int], steps: int | None = None) -> Tensor:
         """See `Restorer.restore`."""
         check_images(lq, seeds, self.multiple_px)
         plan = self.plan_steps(steps)
-        generators = make_generators(seeds)
+        etas = [self.use.eta] * len(plan)
         cleaned = self.clean(lq.float())
         condition = self.encode_pixels(cleaned)
         embedding = self.encode_prompts([self.use.prompt]).expand(len(lq), -1, -1)
-        latents = self.start(condition, draw_from(generators, condition.shape[1:], lq.device), plan[0][0])
-        for timestep, previous in plan:
-            at = torch.tensor(timestep, device=lq.device)
-            output = self.predict_output(latents, at, condition, embedding)
-            noise = draw_from(generators, latents.shape[1:], lq.device) if self.use.eta > 0 else None
-            latents = self.step(
-                latents,
-                timestep,
-                previous,
-                self.to_noise(latents, at, output),
-                self.use.eta,
-                noise,
-                self.to_x0(latents, at, output),
-            )
+        noises = draw_ahead(make_generators(seeds), condition.shape[1:], 1 + count_noises(etas), lq.device)
+        latents = self.start(condition, next(noises), plan[0][0])
+        latents = self.denoise(latents, plan, etas, condition, embedding, noises)
         return fix_color(self.decode(latents), cleaned, self.use.color_fix).clamp(0, 1)
 
     def set_trainable(self, kind: lora.Kind, rank: int = 16) -> None:
@@ -321,9 +345,13 @@ class DiffusionRestorer(nn.Module):
         """What an optimizer takes, in a fixed order."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def save_trained(self, folder: Path) -> None:
-        """Write what was trained and no more; `load_trained` or `load_restorer` takes the folder."""
-        lora.save_trained(folder, self.trained, self._trained_parts(), self.settings)
+    def save_trained(self, folder: Path, values: Mapping[nn.Parameter, Tensor] | None = None) -> None:
+        """Write what was trained and no more; `load_trained` or `load_restorer` takes the folder.
+
+        Args:
+            values: of the parameters, where they are kept elsewhere; the parameters themselves where not given.
+        """
+        lora.save_trained(folder, self.trained, self._trained_parts(), self.settings, values)
 
     def load_trained(self, folder: Path) -> None:
         """Take what `save_trained` wrote from a restorer of this base."""
@@ -337,6 +365,15 @@ class DiffusionRestorer(nn.Module):
         """How much the adapters count: 0 not at all, 1 as trained."""
         self.trained = lora.set_strength(self._lora_parts(), self.trained, strength)
 
+    def without_adapters(self) -> AbstractContextManager[None]:
+        """The block computes as before training."""
+        return lora.without_adapters(self._lora_parts())
+
+    def hold_prompt(self) -> None:
+        """Encode the prompt once and let the text encoder go, which nothing else needs."""
+        with torch.no_grad():
+            self.text = HeldPrompt(self.encode_prompts([self.use.prompt]))
+
     def enable_small_memory(self) -> None:
         """Decode and encode by tiles, and attend by slices: slower, and little memory for large images."""
         self.vae.enable_tiling()
@@ -349,10 +386,21 @@ class DiffusionRestorer(nn.Module):
     def _trained_parts(self) -> dict[str, nn.Module]:
         return self._lora_parts() if self.trained and self.trained.kind == "lora" else {"control": self.control}
 
-    def _scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(a) and sqrt(1 - a) of the timesteps, () or (N,), shaped to multiply latents."""
+    def noise_scales(self, timesteps: Tensor | int) -> tuple[Any, Any]:
+        """sqrt(a) and sqrt(1 - a): numbers of one timestep, tensors shaped to multiply latents of (N,) timesteps.
+
+        Numbers go into a kernel as they are; a tensor of the schedule would be copied to the device.
+        """
+        if isinstance(timesteps, int):
+            alpha = self.alphas[timesteps]
+            return float(alpha.sqrt()), float((1 - alpha).sqrt())
         alpha = self.alphas.to(timesteps.device)[timesteps].reshape(-1, 1, 1, 1)
         return alpha.sqrt(), (1 - alpha).sqrt()
+
+
+def count_noises(etas: Sequence[float]) -> int:
+    """How many noises steps of these etas take."""
+    return sum(eta > 0 for eta in etas)
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

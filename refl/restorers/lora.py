@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -108,6 +109,19 @@ def set_strength(parts: Mapping[str, nn.Module], trained: Trained | None, streng
     return replace(trained, strength=strength)
 
 
+@contextmanager
+def without_adapters(parts: Mapping[str, nn.Module]) -> Iterator[None]:
+    """The block computes as if there were no adapters."""
+    layers = [layer for part in parts.values() for layer in lora_layers(part)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
 def trained_state(parts: Mapping[str, nn.Module], trained: Trained) -> dict[str, nn.Parameter]:
     """The parameters that are trained, under `part.name`."""
     return {
@@ -119,19 +133,25 @@ def trained_state(parts: Mapping[str, nn.Module], trained: Trained) -> dict[str,
 
 
 def save_trained(
-    folder: Path, trained: Trained | None, parts: Mapping[str, nn.Module], settings: Mapping[str, object]
+    folder: Path,
+    trained: Trained | None,
+    parts: Mapping[str, nn.Module],
+    settings: Mapping[str, object],
+    values: Mapping[nn.Parameter, Tensor] | None = None,
 ) -> None:
     """Write the folder; a file is there whole or not at all.
 
     Args:
         settings: the restorer's; `settings["restorer"]` names what the numbers belong to.
+        values: of the parameters, where they are kept elsewhere, in float32 while the parts compute in bfloat16, say.
     Raises:
         ValueError: nothing was made trainable.
     """
     if trained is None:
         raise ValueError("nothing was made trainable; call set_trainable first")
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().cpu().contiguous() for name, value in trained_state(parts, trained).items()}
+    named = trained_state(parts, trained)
+    state = {name: (values or {}).get(p, p).detach().cpu().contiguous() for name, p in named.items()}
     save_file(state, folder / "trained.safetensors.part")
     (folder / "trained.safetensors.part").replace(folder / "trained.safetensors")
     record = {

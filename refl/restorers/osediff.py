@@ -7,7 +7,8 @@ its mean, so that an image has one result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from refl.restorers.osediff_lora import (
     load_published_adapters,
     merge_lora,
 )
-from refl.restorers.surface import check_images
+from refl.restorers.surface import HeldPrompt, check_images
 from refl.weights import find_any, find_file, read_checkpoint
 
 TIMESTEP = 999
@@ -126,9 +127,13 @@ class OSEDiff(nn.Module):
 
     def forward(self, lq: Tensor) -> Tensor:
         """The restored image before clamping and the colour fix, with gradient to the adapters."""
-        condition = self.encode_condition(lq)
         embedding = self.encode_prompts([self.use.prompt]).expand(len(lq), -1, -1)
-        return self.decode(self.predict_x0(condition, self.predict_noise(condition, embedding)))
+        return self.decode(self.restore_latents(lq, embedding))
+
+    def restore_latents(self, lq: Tensor, embedding: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] and (N, T, C) -> (N, c, h, w) clean latents, with gradient to the adapters."""
+        condition = self.encode_condition(lq)
+        return self.predict_x0(condition, self.predict_noise(condition, embedding))
 
     @torch.no_grad()
     def restore(self, lq: Tensor, seeds: Sequence[int], steps: int | None = None) -> Tensor:
@@ -162,9 +167,13 @@ class OSEDiff(nn.Module):
         """What an optimizer takes, in a fixed order."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def save_trained(self, folder: Path) -> None:
-        """Write what was trained and no more; `load_trained` or `load_restorer` takes the folder."""
-        lora.save_trained(folder, self.trained, self._parts(), self.settings)
+    def save_trained(self, folder: Path, values: Mapping[nn.Parameter, Tensor] | None = None) -> None:
+        """Write what was trained and no more; `load_trained` or `load_restorer` takes the folder.
+
+        Args:
+            values: of the parameters, where they are kept elsewhere; the parameters themselves where not given.
+        """
+        lora.save_trained(folder, self.trained, self._parts(), self.settings, values)
 
     def load_trained(self, folder: Path) -> None:
         """Take what `save_trained` wrote from a restorer of this base."""
@@ -177,6 +186,15 @@ class OSEDiff(nn.Module):
     def set_lora_strength(self, strength: float) -> None:
         """How much the trained adapters count: 0 is OSEDiff as published, 1 as trained."""
         self.trained = lora.set_strength(self._parts(), self.trained, strength)
+
+    def without_adapters(self) -> AbstractContextManager[None]:
+        """The block computes as before training."""
+        return lora.without_adapters(self._parts())
+
+    def hold_prompt(self) -> None:
+        """Encode the prompt once and let the text encoder go, which nothing else needs."""
+        with torch.no_grad():
+            self.text = HeldPrompt(self.encode_prompts([self.use.prompt]))
 
     def enable_small_memory(self) -> None:
         """Decode and encode by tiles, and attend by slices: slower, and little memory for large images."""

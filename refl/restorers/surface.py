@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Restorer(Protocol):
@@ -46,6 +46,23 @@ class Restorer(Protocol):
         """
 
 
+class HeldPrompt(nn.Module):
+    """Stands where a text encoder was: gives the embedding of the one prompt that is used."""
+
+    embedding: Tensor
+
+    def __init__(self, embedding: Tensor) -> None:
+        """
+        Args:
+            embedding: (1, T, C).
+        """
+        super().__init__()
+        self.register_buffer("embedding", embedding, persistent=False)
+
+    def forward(self, prompts: Sequence[str]) -> Tensor:
+        return self.embedding.expand(len(prompts), -1, -1)
+
+
 def make_generators(seeds: Sequence[int]) -> list[torch.Generator]:
     """One source of noise an image, on the CPU, so that every device sees the same noise."""
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -60,6 +77,17 @@ def draw_from(
     """The next normal noise of each generator, (N, *shape_of_one)."""
     noise = [torch.randn(*shape_of_one, generator=generator) for generator in generators]
     return torch.stack(noise).to(device=device, dtype=dtype)
+
+
+def draw_ahead(
+    generators: Sequence[torch.Generator], shape_of_one: Sequence[int], count: int, device: torch.device | str
+) -> Iterator[Tensor]:
+    """The next `count` normal noises of each generator, (N, *shape_of_one) each, sent to the device at once.
+
+    As many calls of `draw_from` give the same numbers, and a copy that is waited for each.
+    """
+    drawn = [torch.stack([torch.randn(*shape_of_one, generator=one) for one in generators]) for _ in range(count)]
+    return iter(torch.stack(drawn).to(device)) if count else iter(())
 
 
 def draw_noise(

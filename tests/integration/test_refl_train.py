@@ -56,7 +56,7 @@ blur_kernel_px = 5
 blur_sigma_px = [0.5, 1.0]
 downsample_factor = [1.0, 2.0]
 """
-TRAINED = ("trained.safetensors", "reward/model.safetensors")
+TRAINED = ("trained.safetensors", "reward/changes.safetensors")
 
 
 @pytest.fixture

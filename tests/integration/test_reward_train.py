@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -20,10 +21,9 @@ pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 from db.models import Run, RunState
 from db.session import open_database
 from reward.__main__ import main
-from reward.checkpoint import load_model
 from tests.conftest import ROOT, TWO_PROCESSES
 from tests.unit.reward.conftest import architecture_file, make_dataset  # noqa: F401
-from tests.unit.reward.test_train import relative_difference, weights_of
+from tests.unit.reward.test_train import weights_of
 
 FLAGS = {
     "image-size-px": 32,
@@ -122,15 +122,23 @@ def test_a_signal_ends_it_with_a_checkpoint_and_its_run_is_stopped(
         assert session.scalars(select(Run)).one().state is RunState.stopped
 
 
-def test_two_processes_equal_one_with_the_same_batch(command: Callable[..., list[str]], tmp_path: Path) -> None:
-    changes = {"max_steps": 8, "validate_every_steps": 0, "batch_size": 6}
-    one, two = tmp_path / "one", tmp_path / "two"
-    alone = run(command(one, **changes))
-    assert alone.returncode == 0, alone.stderr
-    both = run(command(two, **changes), launcher=TWO_PROCESSES)
-    assert both.returncode == 0, both.stderr
-    assert "training on 2 processes" in both.stderr
-    assert relative_difference(one / "last", two / "last", load_model(one / "last").config) < 1e-3
+def test_two_processes_equal_one_with_the_same_batch(
+    command: Callable[..., list[str]], data: Path, tmp_path: Path
+) -> None:
+    """Losses and gradients of the first steps: of later weights AdamW makes what rounding leaves of small gradients."""
+    changes = {"max_steps": 3, "validate_every_steps": 0, "batch_size": 7}
+    found = []
+    for name, launcher in (("one", ()), ("two", TWO_PROCESSES)):
+        done = run(command(tmp_path / name, **changes), launcher=launcher)
+        assert done.returncode == 0, done.stderr
+        assert ("training on 2 processes" in done.stderr) == bool(launcher)
+        with open_database(data).read() as session:
+            newest = max(session.scalars(select(Run)).all(), key=lambda one: one.id)
+        found.append([json.loads(line) for line in (data / "runs" / str(newest.id) / "progress.jsonl").open()])
+    for alone, together in zip(*found, strict=True):
+        for value in ("loss", "gradient_norm", "rewards/margins"):
+            # ten times what was measured over ATEN_CPU_CAPABILITY unset, avx2 and default
+            assert together[value] == pytest.approx(alone[value], rel=1e-3, abs=1e-6), value
 
 
 def test_what_is_wrong_is_one_line(

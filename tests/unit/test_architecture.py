@@ -16,12 +16,13 @@ MAY_IMPORT = {
     "metrics": set(),
     "runs": {"db"},
     "annotate": {"db", "runs", "metrics"},
-    "reward": {"runs", "metrics"},
-    "refl": {"db", "runs", "metrics", "reward"},
+    "training": {"runs"},
+    "reward": {"runs", "metrics", "training"},
+    "refl": {"db", "runs", "metrics", "training", "reward"},
     "ui": {"db", "runs", "metrics", "annotate", "reward", "refl"},
     "app": {"db", "runs", "metrics", "annotate", "reward", "refl", "ui"},
 }
-"""What each package may import of ours, from the design: db < runs < annotate, runs < reward < refl, all < ui < app."""
+"""What each package may import of ours, from the design: db < runs < annotate; runs < training < reward < refl; all < ui < app."""
 WEB = {"gradio", "fastapi", "starlette", "uvicorn"}
 LIGHT = ("db", "runs", "annotate", "ui", "app")
 """Packages that the app's process loads: no torch in any of their files."""

@@ -17,11 +17,12 @@ from db.models import MetricValue, Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from reward.captions import check_captions
+from reward.checkpoint import compute_version
 from reward.config import ModelConfig
 from reward.data import load_dataset
 from reward.model import RewardModel
 from reward.score import ImageItem, read_done, score_candidates, score_files
-from reward.scoring import Scorer, compute_version
+from reward.scoring import Scorer
 from reward.train_setup import choose_pairs
 from runs import UserError
 from tests.unit.reward.test_train import make_train_config

@@ -14,11 +14,11 @@ from db.models import MetricValue, Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from reward.card import describe_licence, write_card
-from reward.checkpoint import save_model
+from reward.checkpoint import compute_version, save_model
 from reward.config import ModelConfig
 from reward.model import RewardModel
 from reward.score import ImageItem, find_images, read_done, score_candidates, score_files
-from reward.scoring import Scorer, compute_version, load_scorer, score_batch
+from reward.scoring import Scorer, load_scorer, score_batch
 from runs import UserError
 from runs.candidates import find_missing
 

@@ -12,8 +12,12 @@ from PIL import Image as PilImage
 torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
 
+from diffusers import AutoencoderKL  # noqa: E402
+
+from refl.ldm_shapes import UNetShape, make_unet  # noqa: E402
 from refl.restorers.diffusion import DiffusionRestorer  # noqa: E402
-from refl.restorers.tiny import make_tiny  # noqa: E402
+from refl.restorers.osediff import OSEDiff, OSEDiffSettings  # noqa: E402
+from refl.restorers.tiny import LearnedPrompt, make_tiny  # noqa: E402
 from refl.restorers.tiny_config import TinyConfig  # noqa: E402
 from refl.train_data import Face, find_faces  # noqa: E402
 
@@ -39,6 +43,20 @@ def make_micro_restorer(seed: int = 0) -> DiffusionRestorer:
         for parameter in restorer.control.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return restorer.requires_grad_(False)
+
+
+def make_micro_osediff() -> OSEDiff:
+    """Random weights; restores 32 × 32 images in one step."""
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+    unet = make_unet(UNetShape((32, 32), 1, (2, 2), (True, False), 1, 8))
+    return OSEDiff(unet, vae, LearnedPrompt(2, 8), OSEDiffSettings(image_size_px=32), base="osediff").eval()
 
 
 @pytest.fixture

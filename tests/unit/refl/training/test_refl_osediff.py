@@ -8,16 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from refl.ldm_shapes import UNetShape, make_unet
-from refl.restorers.osediff import OSEDiff, OSEDiffSettings
-from refl.restorers.tiny import LearnedPrompt
+from refl.restorers.osediff import OSEDiff
 from refl.train import train
 from refl.train_data import Face
 from refl.train_setup import Material
 from runs import UserError
+from tests.unit.refl.training.conftest import make_micro_osediff
 from tests.unit.refl.training.test_refl_train import Brightness, make_config
 
 TRAJECTORY = {"gradient_window": (0, 0)}
@@ -26,16 +24,7 @@ LORA = {"trainable": "lora", "lora_rank": 2, "image_size_px": 32}
 
 @pytest.fixture
 def osediff() -> OSEDiff:
-    torch.manual_seed(0)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        latent_channels=4,
-        norm_num_groups=4,
-    )
-    unet = make_unet(UNetShape((32, 32), 1, (2, 2), (True, False), 1, 8))
-    return OSEDiff(unet, vae, LearnedPrompt(2, 8), OSEDiffSettings(image_size_px=32), base="osediff").eval()
+    return make_micro_osediff()
 
 
 def run(
@@ -72,9 +61,13 @@ def test_what_is_saved_restores_like_the_trained_one(osediff: OSEDiff, faces: li
     assert torch.equal(again.restore(lq, [0, 0]), tuned.restore(lq, [0, 0]))
 
 
+def test_the_regularizer_compares_with_adapters_off(osediff: OSEDiff, faces: list[Face], tmp_path: Path) -> None:
+    _, lines = run(osediff, faces, tmp_path / "out", loss={"regularizer_weight": 1.0})
+    assert lines[0]["loss/regularizer"] < 1e-12  # adapters begin with no effect
+    assert lines[1]["loss/regularizer"] > 0
+
+
 def test_what_osediff_has_not_is_refused(osediff: OSEDiff, faces: list[Face], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no ControlNet whose outputs"):
-        run(osediff, faces, tmp_path / "a", loss={"regularizer_weight": 1.0})
     with pytest.raises(UserError, match="takes one step: set gradient_window to 0 0"):
         run(osediff, faces, tmp_path / "b", trajectory={"gradient_window": (0, 1)})
     with pytest.raises(UserError, match="trained by LoRA; it has no control"):
