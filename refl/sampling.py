@@ -62,15 +62,24 @@ class Rollout:
 
     def select(self, start: int, stop: int) -> Rollout:
         """The images from `start` up to `stop`."""
-        parts = (part[start:stop] for part in (self.cleaned, self.embedding, self.condition, self.latents))
-        return Rollout(*parts, [noise[start:stop] for noise in self.noises])
+        return Rollout(
+            self.cleaned[start:stop],
+            self.embedding[start:stop],
+            self.condition[start:stop],
+            self.latents[start:stop],
+            [noise[start:stop] for noise in self.noises],
+        )
 
 
 def join(rollouts: Sequence[Rollout]) -> Rollout:
     """The images of all, in order."""
-    parts = [(one.cleaned, one.embedding, one.condition, one.latents) for one in rollouts]
-    noises = [torch.cat(noise) for noise in zip(*(one.noises for one in rollouts), strict=True)]
-    return Rollout(*(torch.cat(part) for part in zip(*parts, strict=True)), noises)
+    return Rollout(
+        torch.cat([one.cleaned for one in rollouts]),
+        torch.cat([one.embedding for one in rollouts]),
+        torch.cat([one.condition for one in rollouts]),
+        torch.cat([one.latents for one in rollouts]),
+        [torch.cat(noise) for noise in zip(*(one.noises for one in rollouts), strict=True)],
+    )
 
 
 @dataclass(frozen=True)

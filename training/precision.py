@@ -9,6 +9,7 @@ Source: mixed precision with float32 master weights, arXiv:1710.03740, section 3
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -234,8 +235,8 @@ def make_optimizer(
     if not on_gpu:
         raise UserError("optimizer adamw8bit needs a GPU, and there is none. Set it to adamw.")
     try:
-        import bitsandbytes  # here: seconds to load, and rarely asked for
+        bitsandbytes: Any = importlib.import_module("bitsandbytes.optim")  # here: seconds to load, and rarely asked for
     except ImportError as error:
         raise UserError("optimizer adamw8bit needs bitsandbytes: pip install bitsandbytes, or set adamw.") from error
-    optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=learning_rate)
+    optimizer: torch.optim.Optimizer = bitsandbytes.AdamW8bit(groups, lr=learning_rate)
     return optimizer

@@ -30,8 +30,8 @@ LIMIT_SECONDS = 240
 """A hang of the processes fails; all scenarios together take half a minute on a quiet machine."""
 MAX_DIFFERENCE = 7.4e-5
 """Of the first step's gradients between one process and two, against their length: ten times the most measured, 7.4e-6,
-over all scenarios with ATEN_CPU_CAPABILITY unset, avx2 and default. In bfloat16 a batch of another size rounds otherwise,
-so there only the processes are compared with each other."""
+over all scenarios with ATEN_CPU_CAPABILITY unset, avx2 and default. In bfloat16 a batch of another size rounds
+otherwise, so there only the processes are compared with each other."""
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from runs import UserError
 from tests.gradients import difference, record_gradients
 
 MAX_DIFFERENCE = 9e-7
-"""Of one step's gradients, against their length, between a batch and its parts: ten times the most that was measured with
+"""Of one step's gradients, against their length, between a batch and its parts: ten times the most measured with
 ATEN_CPU_CAPABILITY unset, avx2 and default."""
 
 logging.getLogger("accelerate").setLevel(logging.ERROR)

@@ -33,7 +33,7 @@ CLIP = {
 
 
 MAX_DIFFERENCE = 1.2e-4
-"""Of one step's gradients, against their length, between a batch and its parts: ten times the most that was measured with
+"""Of one step's gradients, against their length, between a batch and its parts: ten times the most measured with
 ATEN_CPU_CAPABILITY unset, avx2 and default."""
 
 
