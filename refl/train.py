@@ -351,9 +351,9 @@ def look(training: Training, out: Path) -> tuple[dict[str, float], Verdict | Non
     return values, verdict
 
 
-def restore(training: Training, lq: Tensor, seeds: Sequence[int]) -> Tensor:
+def restore(training: Training, lq: Tensor, seeds: Sequence[int], steps: int | None = None) -> Tensor:
     """(N, 3, H, W) restored images in [0, 1] of (N, 3, H, W) on any device."""
-    restored: Tensor = training.restorer.restore(lq.to(training.accelerator.device), seeds)
+    restored: Tensor = training.restorer.restore(lq.to(training.accelerator.device), seeds, steps)
     return restored
 
 

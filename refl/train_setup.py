@@ -9,12 +9,16 @@ import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from diffusers import AutoencoderKL
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from refl.live_reward import LiveReward, copy_for_learning
 from refl.monitor import Monitor, choose_judges, to_bytes
@@ -255,9 +259,20 @@ def place_restorer(
     for part in parts:
         if train.gradient_checkpointing:
             part.enable_gradient_checkpointing()
+            checkpoint_residual_blocks(part)
         if train.compile:
             compile_blocks(part)
     return frozen_control, weights
+
+
+def checkpoint_residual_blocks(part: nn.Module) -> None:
+    """Keep activations of one residual block at a time: diffusers checkpoints several together, and at 512 px what the
+    autoencoder's last three compute again is most of a step's activations."""
+    if not isinstance(part, AutoencoderKL):
+        return
+    for module in part.modules():
+        if isinstance(module, ResnetBlock2D):
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 def compile_blocks(part: nn.Module) -> None:

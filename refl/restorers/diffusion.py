@@ -91,9 +91,9 @@ class DiffusionRestorer(nn.Module):
         self.base = base
         self.weights = dict(weights or {})
         self.trained: lora.Trained | None = None
-        self.alphas: Tensor = make_schedule(
-            use.prediction, use.zero_terminal_snr
-        ).alphas_cumprod  # no buffer, so that it stays float32 where the parts do not
+        # no buffer, so that it stays float32 where the parts do not
+        self.alphas: Tensor = make_schedule(use.prediction, use.zero_terminal_snr).alphas_cumprod
+        self.alpha_numbers: list[float] = self.alphas.tolist()
 
     @property
     def image_size_px(self) -> int:
@@ -248,8 +248,7 @@ class DiffusionRestorer(nn.Module):
             ValueError: eta is above 0 and there is no noise.
         Source: arXiv:2010.02502, equations 12 and 16.
         """
-        alpha = float(self.alphas[timestep])
-        alpha_previous = float(self.alphas[previous_timestep] if previous_timestep >= 0 else self.alphas[0])
+        alpha, alpha_previous = self.alpha_numbers[timestep], self.alpha_numbers[max(0, previous_timestep)]
         if x0 is None:
             x0 = self.predict_x0(latents, timestep, noise_pred)
         sigma = eta * math.sqrt((1 - alpha_previous) / (1 - alpha) * (1 - alpha / alpha_previous))
@@ -392,8 +391,8 @@ class DiffusionRestorer(nn.Module):
         Numbers go into a kernel as they are; a tensor of the schedule would be copied to the device.
         """
         if isinstance(timesteps, int):
-            alpha = self.alphas[timesteps]
-            return float(alpha.sqrt()), float((1 - alpha).sqrt())
+            alpha = self.alpha_numbers[timesteps]
+            return math.sqrt(alpha), math.sqrt(1 - alpha)
         alpha = self.alphas.to(timesteps.device)[timesteps].reshape(-1, 1, 1, 1)
         return alpha.sqrt(), (1 - alpha).sqrt()
 
