@@ -7,6 +7,7 @@ A checkpoint folder holds `config.json` (the ModelConfig), `architecture.json` (
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from reward.config import FOLDER, ModelConfig, check_model_config, load_model_config
 from reward.model import RewardModel
-from reward.weights import SUFFIXES, find_weights, read_weights
+from reward.weights import SUFFIXES, State, find_weights, map_weights, read_weights
 from runs import UserError
 
 KNOWN_KEYS: dict[str, set[str]] = {
@@ -31,42 +32,62 @@ MAX_NAMED = 5
 PROMPT_VECTOR = "prompt_vector"
 
 
-def build_model(config: ModelConfig) -> RewardModel:
-    """A model at the start of its training, on the CPU in float32; random weights are drawn from torch's generator.
+def build_model(
+    config: ModelConfig, dtype: torch.dtype = torch.float32, weights_dir: Path | None = None
+) -> RewardModel:
+    """A model at the start of its training, on the CPU; random weights are drawn from torch's generator.
 
+    Args:
+        dtype: of its numbers; a file's become it as they are read.
+        weights_dir: folder of published files; a name of the manifest is looked for there first.
     Raises:
         UserError: no such architecture or weights, weights that are not this architecture's, or too many blocks.
     """
     architecture = read_architecture(config)
     if config.weights:
-        path = find_weights(config, quick_gelu=bool(architecture.get("quick_gelu")))
+        path = find_weights(config, bool(architecture.get("quick_gelu")), weights_dir)
         model = allocate_model(config, architecture)
-        load_strictly(model.clip, read_weights(path), path)
+        fill_strictly(model.clip, path, dtype)
     else:
         model = RewardModel(config, architecture)
+    model = model.to(dtype)
     if config.text_mode == "learned":
         with torch.no_grad():
             vector = model.encode_tokens(model.tokenize([config.prompt]))[0]
         model.prompt_vector = nn.Parameter(vector)
-    return model.eval()
+    return model.to(dtype).eval()
 
 
-def load_model(path: Path) -> RewardModel:
+def load_model(path: Path, dtype: torch.dtype = torch.float32) -> RewardModel:
     """The model of a checkpoint folder, or of a published weight file, taken as the preset vit-h-14; on the CPU, eval.
 
+    Args:
+        dtype: what its numbers become as they are read.
     Raises:
         UserError: there is none, a file of it is damaged, or a key is unknown, missing or of another shape.
     """
     if path.is_file() and path.suffix in SUFFIXES:
-        return build_model(load_model_config("vit-h-14", weights=str(path)))
-    values = {name: _read_json(path / f"{name}.json") for name in ("config", "architecture")}
-    config = check_model_config(values["config"], str(path / "config.json"))
-    check_architecture(values["architecture"], str(path / "architecture.json"))
-    weights = path / "model.safetensors"
-    state = read_weights(weights)
-    model = allocate_model(config, values["architecture"])
-    load_strictly(model, {k if k == PROMPT_VECTOR else f"clip.{k}": value for k, value in state.items()}, weights)
-    return model.eval()
+        return build_model(load_model_config("vit-h-14", weights=str(path)), dtype)
+    config, architecture = read_model_config(path)
+    model = allocate_model(config, architecture)
+    fill_strictly(model, path / "model.safetensors", dtype, add_prefix)
+    return model.to(dtype).eval()
+
+
+def read_model_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """(config, architecture) of a checkpoint folder.
+
+    Raises:
+        UserError: one is missing or damaged.
+    """
+    values = {name: _read_json(folder / f"{name}.json") for name in ("config", "architecture")}
+    check_architecture(values["architecture"], str(folder / "architecture.json"))
+    return check_model_config(values["config"], str(folder / "config.json")), values["architecture"]
+
+
+def add_prefix(state: State) -> State:
+    """A checkpoint's tensors by the names that a RewardModel gives them."""
+    return {name if name == PROMPT_VECTOR else f"clip.{name}": value for name, value in state.items()}
 
 
 def save_model(model: RewardModel, folder: Path) -> None:
@@ -136,11 +157,33 @@ def allocate_model(config: ModelConfig, architecture: dict[str, Any]) -> RewardM
     return model
 
 
+def fill_strictly(
+    module: nn.Module, source: Path, dtype: torch.dtype, choose: Callable[[State], State] = lambda state: state
+) -> None:
+    """`load_strictly` from a file, whose keys and shapes are checked before its numbers are read.
+
+    Args:
+        dtype, choose: as of `read_weights`.
+    """
+    check_keys(module, choose(map_weights(source)), source)
+    load_strictly(module, read_weights(source, dtype, choose), source)
+
+
 def load_strictly(module: nn.Module, state: dict[str, Tensor], source: Path) -> None:
     """Make these tensors the module's parameters.
 
     Raises:
         UserError: a key is unknown, missing or of another shape; the first few are named.
+    """
+    check_keys(module, state, source)
+    module.load_state_dict(state, strict=True, assign=True)
+
+
+def check_keys(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    """That these are the module's tensors, by keys and shapes.
+
+    Raises:
+        UserError: they are not; the first few faults are named.
     """
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
@@ -159,7 +202,6 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source: Path) -> 
         raise UserError(
             f"{source}: not the weights of this architecture: {named}{more}. Check `architecture` and `image_size_px`."
         )
-    module.load_state_dict(state, strict=True, assign=True)
 
 
 def _read_json(path: Path) -> Any:

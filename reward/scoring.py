@@ -20,13 +20,13 @@ import numpy.typing as npt
 import torch
 
 from reward.captions import check_captions
-from reward.checkpoint import build_model, load_model
-from reward.config import load_model_config, preset_names
+from reward.checkpoint import build_model, load_model, read_architecture, read_model_config
+from reward.config import ModelConfig, load_model_config, preset_names
 from reward.data import group_images, to_pixels
 from reward.images import RgbImage, read_image
 from reward.model import RewardModel, compute_cosine
 from reward.stopping import is_out_of_memory
-from reward.weights import SUFFIXES, read_manifest
+from reward.weights import SUFFIXES, locate_weights, read_manifest
 from runs import UserError
 from runs.candidates import REWARD_PREFIX
 
@@ -58,40 +58,74 @@ class Scorer:
         return REWARD_PREFIX + self.name
 
 
-def load_scorer(asked: str, device: str) -> Scorer:
-    """The model that a person asked for, on the device.
+@dataclass(frozen=True)
+class FoundScorer:
+    """A reward model that a person asked for: found, and nothing of its weights read."""
+
+    name: str
+    path: Path | None
+    """Its checkpoint folder; None where it is a published file or a preset."""
+    config: ModelConfig
+
+    @property
+    def metric(self) -> str:
+        """As of the Scorer."""
+        return REWARD_PREFIX + self.name
+
+
+def find_scorer(asked: str, weights_dir: Path | None = None) -> FoundScorer:
+    """The model that a person asked for, its weights on this machine, not read yet.
 
     Args:
         asked: a checkpoint folder or a training's, whose best/ is taken; a weight file or a name of weights.toml, both
             of the preset vit-h-14's architecture; or a preset or TOML file (a CLIP as published). NAME=… before it
             names it in tables.
+        weights_dir: folder of published files; a name of weights.toml is looked for there first.
+    Raises:
+        UserError: there is none, or its weights cannot be got.
+    """
+    name, what = split_name(asked)
+    path, names = Path(what).expanduser(), read_manifest(weights_dir)
+    folder = None
+    if path.is_dir():
+        folder = path / "best" if (path / "best").is_dir() and not (path / "config.json").exists() else path
+        name = name or (folder.resolve().parent.name if folder.name in ("best", "last") else folder.resolve().name)
+        config, _ = read_model_config(folder)
+    elif path.is_file() and path.suffix in SUFFIXES:
+        name, config = name or path.stem, load_model_config("vit-h-14", weights=str(path))
+    elif what in names:
+        name, config = name or what, load_model_config("vit-h-14", weights=what)
+    elif what in preset_names() or path.suffix == ".toml":
+        name, config = name or path.stem, load_model_config(what)
+    else:
+        raise UserError(
+            f"There is no scorer {what!r}. Give a checkpoint folder, a weight file, one of {', '.join(names)} "
+            f"(reward/weights.toml), or one of the presets {', '.join(preset_names())}."
+        )
+    if folder is None and config.weights:
+        locate_weights(config, bool(read_architecture(config).get("quick_gelu")), weights_dir)
+    return FoundScorer(re.sub(r"[^A-Za-z0-9_+.-]", "_", name), folder, config)
+
+
+def load_scorer(asked: str, device: str, dtype: torch.dtype = torch.float32, weights_dir: Path | None = None) -> Scorer:
+    """The model that a person asked for, on the device.
+
+    Args:
+        asked, weights_dir: as of `find_scorer`.
         device: as `choose_device` gives it.
+        dtype: what its numbers become as they are read; in another it is another scorer, with a version of its own.
     Raises:
         UserError: there is none, it is damaged or of another architecture, or too large for the device.
     """
-    name, what = split_name(asked)
-    path = Path(what).expanduser()
-    folder = None
-    if path.is_dir():
-        path = path / "best" if (path / "best").is_dir() and not (path / "config.json").exists() else path
-        model, folder = load_model(path), path
-        name = name or (path.resolve().parent.name if path.name in ("best", "last") else path.resolve().name)
-    elif path.is_file() and path.suffix in SUFFIXES:
-        model, name = load_model(path), name or path.stem
-    elif what in read_manifest():
-        model, name = build_model(load_model_config("vit-h-14", weights=what)), name or what
-    elif what in preset_names() or path.suffix == ".toml":
-        model, name = build_model(load_model_config(what)), name or path.stem
-    else:
-        raise UserError(
-            f"There is no scorer {what!r}. Give a checkpoint folder, a weight file, one of {', '.join(read_manifest())}"
-            f" (reward/weights.toml), or one of the presets {', '.join(preset_names())}."
-        )
+    found = find_scorer(asked, weights_dir)
+    model = load_model(found.path, dtype) if found.path else build_model(found.config, dtype, weights_dir)
     try:
         model = model.requires_grad_(False).eval().to(device)
     except torch.OutOfMemoryError as error:
-        raise UserError(f"{what} does not fit into the memory of {device}; give --device cpu.") from error
-    return Scorer(re.sub(r"[^A-Za-z0-9_+.-]", "_", name), folder, model, compute_version(model))
+        raise UserError(
+            f"{split_name(asked)[1]} does not fit into the memory of {device}; give --device cpu."
+        ) from error
+    return Scorer(found.name, found.path, model, compute_version(model))
 
 
 def split_name(asked: str) -> tuple[str, str]:
@@ -113,15 +147,18 @@ def compute_version(model: RewardModel) -> str:
     return VERSION_PREFIX + digest.hexdigest()[:16]
 
 
-def check_scorer_captions(scorer: Scorer, missing: int, total: int, things: str, *, use_prompt: bool) -> str | None:
+def check_scorer_captions(
+    scorer: Scorer | FoundScorer, missing: int, total: int, things: str, *, use_prompt: bool
+) -> str | None:
     """`check_captions` for a scorer: what to say where its prompt stands in for so many of all.
 
     Raises:
         UserError: there is not one caption, and `use_prompt` is not given.
     """
-    prompt = scorer.model.config.prompt
-    instead = f"Import captions, or give --use-prompt to let {scorer.name} compare all with its prompt: {prompt!r}."
-    return check_captions(scorer.model.config, missing, total, things, instead=instead, use_prompt=use_prompt)
+    config = scorer.model.config if isinstance(scorer, Scorer) else scorer.config
+    instead = f"Import captions, or give --use-prompt to let {scorer.name} compare all with its prompt: "
+    instead += f"{config.prompt!r}."
+    return check_captions(config, missing, total, things, instead=instead, use_prompt=use_prompt)
 
 
 def score_batch(scorer: Scorer, images: Sequence[RgbImage], captions: Sequence[str | None]) -> Array:
