@@ -5,7 +5,7 @@ PORT ?= 7860
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: app install test test-slow check lint bench loop lower-bounds clean
+.PHONY: app install test test-slow check lint bench loop rehearse lower-bounds clean
 
 app: .venv/app-installed
 	$(BIN)/python app.py --demo --data $(DATA) --port $(PORT) $(ARGS)
@@ -30,11 +30,16 @@ check: lint
 lint: .venv/dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy db runs metrics annotate training reward refl ui app.py benchmarks
+	$(BIN)/mypy db runs metrics annotate training reward refl ui app.py benchmarks experiments
 
 # Faces → candidates → pairs → simulated answers → SVM → reward model → ReFL → evaluation, on ../shared/faces.
 loop: .venv/installed
 	$(BIN)/python -m benchmarks.loop $(ARGS)
+
+# The published method at full size with random weights: hours, 24 GiB of memory, 50 GB in FOLDER.
+FOLDER ?= $(DATA)/rehearsal
+rehearse: .venv/installed
+	$(BIN)/python -m experiments.rehearse --folder $(FOLDER) $(ARGS)
 
 bench: .venv/dev-installed
 	tests/install_system_packages.sh

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refl.train_config import ReflConfig, load_refl_config, preset_names
+from reward.weights_folder import add_weights_flag
 from runs import UserError
 from runs.store import open_database_run
 
@@ -81,6 +82,7 @@ def add_ablate_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
     parser.add_argument(
         "--reward-preset", metavar="PRESET", help="how reward models for variants of labels are trained"
     )
+    add_weights_flag(parser)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these variants, beside the full one")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of all of it")
     parser.add_argument(
@@ -135,6 +137,7 @@ def train_variant(variant: Variant, args: argparse.Namespace, out: Path) -> None
         run_module([*command, f"--out={folder / 'reward-model'}", *variant.reward, *shared])
     what = [f"--restorer={args.restorer}", f"--reward={reward}", f"--out={folder}"]
     what += [f"--{name}={getattr(args, name)}" for name in ("faces", "dataset") if getattr(args, name)]
+    what += [f"--weights={args.weights}"] if args.weights else []
     preset = f"--preset={args.preset}" if args.preset in preset_names() else f"--config={args.preset}"
     run_module(["refl", "train", preset, *what, *args.flags, *variant.refl, *shared])
 
@@ -143,6 +146,7 @@ def evaluate_variants(folders: list[Path], args: argparse.Namespace, out: Path) 
     """One report on the base and every variant; their rewards by the shared model, which none of them trained."""
     methods = [f"--method={folder / 'tuned'}" for folder in folders]
     what = [f"--method={args.restorer}", *methods, f"--reward=frozen={args.reward}", f"--out={out / 'report'}"]
+    what += [f"--weights={args.weights}"] if args.weights else []
     if args.test_faces:
         what.append(f"--faces={args.test_faces}")
     degradation = read_degradation(folders[0], out)

@@ -10,7 +10,6 @@ Source of the layouts: `ldm/modules/diffusionmodules/openaimodel.py` and `model.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from torch import Tensor, nn
 
 from refl.text_encoder import TextEncoder
 from runs import UserError
-
-log = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.model."
@@ -55,10 +52,12 @@ class StableDiffusionState:
     unet: State
     vae: State
     text: State
+    extra: int = 0
+    """Entries besides."""
 
 
 def split_checkpoint(state: Mapping[str, Tensor], source: Path | str) -> StableDiffusionState:
-    """Part a Stable Diffusion 2 checkpoint; what it is known to hold besides is logged as a count.
+    """Part a Stable Diffusion 2 checkpoint; what it is known to hold besides is counted.
 
     Raises:
         UserError: a key is of none of these, or one of the three models is absent.
@@ -72,9 +71,7 @@ def split_checkpoint(state: Mapping[str, Tensor], source: Path | str) -> StableD
     if unknown or absent:
         faults = [*(f"{key} is unknown" for key in unknown), *(f"{prefix}* is missing" for prefix in absent)]
         raise UserError(f"{source}: not a Stable Diffusion 2 checkpoint: {name_some(faults)}.")
-    if extra:
-        log.info("%s: %d entries besides the weights (schedule, EMA) are not used", source, len(extra))
-    return StableDiffusionState(parts[UNET], parts[VAE], parts[TEXT])
+    return StableDiffusionState(parts[UNET], parts[VAE], parts[TEXT], len(extra))
 
 
 def select(state: Mapping[str, Tensor], prefix: str) -> State:
@@ -163,6 +160,17 @@ def load_published(model: nn.Module, state: Mapping[str, Tensor], source: Path |
     Raises:
         UserError: a key is unknown, missing or of another shape.
     """
+    state = check_published(model, state, source)
+    table = make_key_table(model)
+    model.load_state_dict({key: state[name] for key, name in table.items()}, strict=True, assign=True)
+
+
+def check_published(model: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> State:
+    """`load_published` without loading: the tensors in the model's shapes, of which none is read.
+
+    Raises:
+        UserError: a key is unknown, missing or of another shape.
+    """
     table = make_key_table(model)
     expected = {table[key]: value.shape for key, value in model.state_dict().items()}
     attention = {table[key] for key in table if isinstance(model, AutoencoderKL) and ".attentions." in key}
@@ -181,7 +189,7 @@ def load_published(model: nn.Module, state: Mapping[str, Tensor], source: Path |
     ]
     if faults:
         raise UserError(f"{source}: not the weights of {type(model).__name__}: {name_some(faults)}.")
-    model.load_state_dict({key: found[name] for key, name in table.items()}, strict=True, assign=True)
+    return found
 
 
 def export_control(control: ControlNetModel) -> State:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from reward.weights_folder import add_weights_flag, choose_weights_folder
 from runs import UserError
 from runs.store import RunLog, open_run
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from refl.restored_files import MadeBy
 
 PROGRESS_SECONDS = 1.0
+DETECTION = "facexlib-detection"
+"""In the manifest."""
 MAX_LISTED = 1_000
 MAX_PRINTED = 20
 MAX_SEED = 2**31 - 1
@@ -66,7 +69,7 @@ def add_restore_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
     where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="numbers inside")
     where.add_argument("--batch-size", type=int, default=4, metavar="N", help="faces at a time (default: 4)")
     where.add_argument("--small-memory", action="store_true", help="slower, with less memory: tiles and slices")
-    where.add_argument("--weights", type=Path, metavar="DIR", help="folder of weight files (default: DATA/weights)")
+    add_weights_flag(where)
     parser.set_defaults(command=run_restore)
 
 
@@ -114,11 +117,11 @@ def check_arguments(args: argparse.Namespace) -> None:
 def restore(database: Database, args: argparse.Namespace, methods: Sequence[str], run: RunLog) -> dict[str, Any]:
     """Do all of it; returns what was done, as JSON values."""
     from refl.restore_inputs import Inputs
-    from refl.restore_methods import RestoreOptions, name_methods
+    from refl.restore_methods import RestoreOptions, check_methods, name_methods
     from refl.restored_rows import find_sources
     from reward.device import choose_device
 
-    device, weights = choose_device(args.device), args.weights or args.data / "weights"
+    device, weights = choose_device(args.device), choose_weights_folder(args)
     options = RestoreOptions(
         device=device,
         weights=weights,
@@ -131,7 +134,8 @@ def restore(database: Database, args: argparse.Namespace, methods: Sequence[str]
         small_memory=args.small_memory,
     )
     named = name_methods(methods)
-    enlarger = load_background(args.background, weights, device)
+    detects = args.inputs and not args.aligned and args.detector == "facexlib"
+    check_methods(named, options, [*([args.background] if args.background else []), *([DETECTION] if detects else [])])
     without_lq = 0
     if args.inputs:
         inputs = take_photos(database, args, device, weights, run)
@@ -139,6 +143,7 @@ def restore(database: Database, args: argparse.Namespace, methods: Sequence[str]
         with database.read() as session:
             ids, without_lq = find_sources(session, args.source, args.split)
         inputs = Inputs(source_ids=ids)
+    enlarger = load_background(args.background, weights, device)
     counts, made_by = restore_all(database, args, named, options, inputs, run)
     files = write_files(database, args, inputs, made_by, enlarger, run) if args.out else {}
     return {
@@ -188,7 +193,7 @@ def make_finder(detector: str, device: str, weights: Path) -> FaceFinder:
         return find_faces
     from refl.weights import find_file
 
-    file = find_file("facexlib-detection", weights).path
+    file = find_file(DETECTION, weights).path
     return lambda photo: find_faces_with_facexlib(photo, file, device)
 
 

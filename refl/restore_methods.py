@@ -11,8 +11,9 @@ import torch
 
 from refl.color_fix import ColorFix
 from refl.restore import RestoreMethod
+from refl.restorers import lora
 from refl.restorers.feedforward import FeedForwardRestorer
-from refl.restorers.load import AnyRestorer, load_restorer, method_name
+from refl.restorers.load import AnyRestorer, get_restorer_files, load_restorer, method_name
 from runs import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -66,6 +67,22 @@ def name_methods(asked: Sequence[str]) -> list[AskedMethod]:
                 f"Two of the restorers are called {method.name!r}; give one a name: --method NAME={method.what}"
             )
     return methods
+
+
+def check_methods(methods: Sequence[AskedMethod], options: RestoreOptions, besides: Sequence[str] = ()) -> None:
+    """What can be known before anything is loaded: that files are here, and that a strength has adapters to set.
+
+    Args:
+        besides: paths and manifest names of other files that are wanted.
+    Raises:
+        UserError: something is wrong; of missing files all are named.
+    """
+    for method in methods:
+        folder = Path(method.what).expanduser()
+        is_lora = (folder / "trained.json").is_file() and lora.read_record(folder)["kind"] == "lora"
+        if options.strength is not None and not is_lora:
+            raise _no_strength(method.what)
+    get_restorer_files([method.what for method in methods], options.weights, besides)
 
 
 def load_method(asked: AskedMethod, options: RestoreOptions) -> RestoreMethod:
@@ -123,9 +140,11 @@ def _change(restorer: AnyRestorer, what: str, options: RestoreOptions) -> Iterat
 
 def _set_strength(restorer: AnyRestorer, what: str, strength: float) -> Iterator[tuple[str, tuple[str, Any]]]:
     if isinstance(restorer, FeedForwardRestorer) or "lora_strength" not in restorer.settings:
-        raise UserError(
-            f"--strength is for restorers tuned by LoRA; {what} is none. Restore by it in a call of its own."
-        )
+        raise _no_strength(what)
     restorer.set_lora_strength(strength)
     if strength != 1:
         yield "lora_strength", (f"strength{strength:g}", strength)
+
+
+def _no_strength(what: str) -> UserError:
+    return UserError(f"--strength is for restorers tuned by LoRA; {what} is none. Restore by it in a call of its own.")

@@ -272,7 +272,7 @@ def checkpoint_residual_blocks(part: nn.Module) -> None:
         return
     for module in part.modules():
         if isinstance(module, ResnetBlock2D):
-            module.forward = partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
 
 def compile_blocks(part: nn.Module) -> None:

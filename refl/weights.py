@@ -1,47 +1,34 @@
 """Where the published files of restorers are, on this machine or on a mirror, and what they are known by.
 
 A file is looked for in the weights folder (`--weights`, by default DATA/weights) and then in the Hugging Face cache;
-where neither has it, it is downloaded unless HF_HUB_OFFLINE is set.
+where neither has it, it is downloaded unless HF_HUB_OFFLINE is set. A `weights.toml` in the weights folder adds names
+and replaces shipped entries.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
 import shutil
-import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_OFFLINE
-from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from reward.weights import MANIFEST as REWARD_MANIFEST
-from reward.weights import WeightsEntry, check_file, fetch
+from reward.weights import WeightsEntry, check_file, fetch, read_entries, read_folder_manifest
+from reward.weights import read_checkpoint as read_checkpoint
+from reward.weights_folder import WEIGHTS_FOLDER as WEIGHTS_FOLDER
 from runs import UserError
 
 log = logging.getLogger(__name__)
 
 MANIFESTS = (Path(__file__).parent / "weights.toml", REWARD_MANIFEST)
-WEIGHTS_FOLDER = "weights"
-"""Inside the data folder."""
 TIMEOUT_SECONDS = 60
-
-
-class PublishedFile(WeightsEntry):
-    """One file of the manifest; on hubs, at addresses, or where only a person can get it."""
-
-    hub: list[str] = Field([], description="ORG/REPOSITORY/FILE or spaces/ORG/SPACE/FILE, tried in order")
-    url: list[str] = Field([], description="Addresses that download it, tried after the hubs")
 
 
 @dataclass(frozen=True)
@@ -52,10 +39,14 @@ class FoundFile:
     sha256: str
 
 
-def read_manifest() -> dict[str, PublishedFile]:
-    """The published files of restorers and of rewards, by name."""
-    tables = [tomllib.loads(path.read_text(encoding="utf-8")) for path in MANIFESTS]
-    return {name: PublishedFile.model_validate(values) for table in tables for name, values in table.items()}
+def read_manifest(folder: Path | None = None) -> dict[str, WeightsEntry]:
+    """The published files of restorers and of rewards, by name.
+
+    Args:
+        folder: of weight files; its own manifest adds names and replaces entries.
+    """
+    shipped = {name: entry for path in MANIFESTS for name, entry in read_entries(path).items()}
+    return shipped | read_folder_manifest(folder)
 
 
 def find_file(asked: str | Path, folder: Path) -> FoundFile:
@@ -64,28 +55,64 @@ def find_file(asked: str | Path, folder: Path) -> FoundFile:
     Raises:
         UserError: there is no such path or name, it cannot be got, or it is not the published file.
     """
-    path, manifest = Path(asked).expanduser(), read_manifest()
-    if str(asked) not in manifest:
-        if not path.is_file():
-            raise UserError(
-                f"There is no file {str(asked)!r}, nor are there published weights of that name. "
-                f"The names: {', '.join(manifest)}."
-            )
-        return FoundFile(path, compute_sha256(path))
-    entry = manifest[str(asked)]
-    return identify(find_here(entry, folder) or download(entry, folder), entry)
+    entry = read_manifest(folder).get(str(asked))
+    path = get_file(asked, folder)
+    if str(asked) in read_folder_manifest(folder):
+        log.info("%s is %s by the manifest in %s, not by FaceReward's", path.name, asked, folder)
+    return identify(path, entry) if entry else FoundFile(path, compute_sha256(path))
 
 
 def find_any(names: Sequence[str], folder: Path) -> FoundFile:
     """The first of these manifest names that is here; else one whose checksum is known is downloaded."""
-    manifest = read_manifest()
-    for name in names:
-        if path := find_here(manifest[name], folder):
-            return identify(path, manifest[name])
-    return find_file(min(names, key=lambda name: not manifest[name].sha256), folder)
+    return find_file(choose_name(names, folder), folder)
 
 
-def find_here(entry: PublishedFile, folder: Path) -> Path | None:
+def choose_name(names: Sequence[str], folder: Path) -> str:
+    """Which of these manifest names, either of which will do, is the one to take."""
+    manifest = read_manifest(folder)
+    here = [name for name in names if find_here(manifest[name], folder)]
+    return here[0] if here else min(names, key=lambda name: not manifest[name].sha256)
+
+
+def get_file(asked: str | Path, folder: Path) -> Path:
+    """`find_file` without reading the file.
+
+    Raises:
+        UserError: there is no such path or name, or it cannot be got.
+    """
+    path, manifest = Path(asked).expanduser(), read_manifest(folder)
+    if str(asked) in manifest:
+        entry = manifest[str(asked)]
+        return find_here(entry, folder) or download(entry, folder)
+    if not path.is_file():
+        raise UserError(
+            f"There is no file {str(asked)!r}, nor are there published weights of that name. "
+            f"The names: {', '.join(manifest)}."
+        )
+    return path
+
+
+def get_files(needed: Iterable[Sequence[str]], folder: Path) -> None:
+    """Download what is not here, before anything is loaded.
+
+    Args:
+        needed: for each file the paths or manifest names of which one will do.
+    Raises:
+        UserError: one or more cannot be got; all are named.
+    """
+    faults: dict[str, None] = {}
+    for names in needed:
+        try:
+            get_file(choose_name(names, folder) if len(names) > 1 else names[0], folder)
+        except UserError as error:
+            faults[str(error)] = None
+    if len(faults) > 1:
+        raise UserError(f"{len(faults)} weight files are missing. {' '.join(faults)}")
+    for fault in faults:
+        raise UserError(fault)
+
+
+def find_here(entry: WeightsEntry, folder: Path) -> Path | None:
     """Where this machine has it; None where it has not."""
     if (folder / entry.file).is_file():
         return folder / entry.file
@@ -98,7 +125,7 @@ def find_here(entry: PublishedFile, folder: Path) -> Path | None:
     return None
 
 
-def download(entry: PublishedFile, folder: Path) -> Path:
+def download(entry: WeightsEntry, folder: Path) -> Path:
     """Get it from the first mirror that gives it: from a hub into its cache, else into the folder.
 
     Raises:
@@ -138,7 +165,7 @@ def download_url(url: str, path: Path) -> Path:
     return path
 
 
-def identify(path: Path, entry: PublishedFile) -> FoundFile:
+def identify(path: Path, entry: WeightsEntry) -> FoundFile:
     """Check a file against its entry, and say by which SHA-256 it is known.
 
     Raises:
@@ -152,24 +179,3 @@ def compute_sha256(path: Path) -> str:
     """Of the file's bytes, in hex."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def read_checkpoint(path: Path) -> Any:
-    """What a safetensors file or a torch checkpoint holds: tensors, and plain lists, tables, numbers and text of them.
-
-    `reward.weights.read_weights` is for a file of tensors alone; nothing that could run code is ever unpickled.
-
-    Raises:
-        UserError: the file is damaged, or holds other objects.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: holds Python objects besides tensors, which are not loaded since they could run code. Have "
-            "whoever made it save the tensors as safetensors."
-        ) from error
-    except (OSError, EOFError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as weights ({str(error).partition(chr(10))[0]}).") from error

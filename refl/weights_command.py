@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reward.weights_folder import add_weights_flag, choose_weights_folder
 from runs import UserError
 
 if TYPE_CHECKING:
-    from refl.weights import PublishedFile
+    from reward.weights import WeightsEntry
 
 
 def add_weights_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,20 +30,19 @@ def add_weights_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
         metavar="NAME",
         help="as `list` shows them; check: all where none is given. export: FOLDER FILE",
     )
-    parser.add_argument(
-        "--weights", type=Path, metavar="DIR", help="folder of weight files (default: weights in the data folder)"
-    )
+    add_weights_flag(parser)
     parser.set_defaults(command=run_weights)
 
 
 def run_weights(args: argparse.Namespace) -> None:
     """Do the action with the named files."""
-    from refl.weights import WEIGHTS_FOLDER, read_manifest  # here: these load torch, which --help need not wait for
+    from refl.weights import read_manifest  # here: these load torch, which --help need not wait for
 
     if args.action == "export":
         export_file(args.names)
         return
-    manifest, folder = read_manifest(), args.weights or args.data / WEIGHTS_FOLDER
+    folder = choose_weights_folder(args)
+    manifest = read_manifest(folder)
     unknown = [name for name in args.names if name not in manifest]
     if unknown:
         raise UserError(f"There are no weights {unknown[0]!r}. The names: {', '.join(manifest)}.")
@@ -73,7 +73,7 @@ def export_file(names: list[str]) -> None:
     print(f"{names[1]}: {count} tensors in DiffBIR's format")
 
 
-def list_files(chosen: dict[str, PublishedFile], folder: Path) -> Iterator[str]:
+def list_files(chosen: dict[str, WeightsEntry], folder: Path) -> Iterator[str]:
     """What they are, and whether they are here."""
     from refl.weights import find_here
 
@@ -88,7 +88,7 @@ def list_files(chosen: dict[str, PublishedFile], folder: Path) -> Iterator[str]:
         yield f"    from: {', '.join([*entry.hub, *entry.url]) or entry.page}"
 
 
-def fetch_files(chosen: dict[str, PublishedFile], folder: Path) -> Iterator[str]:
+def fetch_files(chosen: dict[str, WeightsEntry], folder: Path) -> Iterator[str]:
     """Download what is not here, and check it."""
     from refl.weights import find_file
 
@@ -97,7 +97,7 @@ def fetch_files(chosen: dict[str, PublishedFile], folder: Path) -> Iterator[str]
         yield f"{name}: {found.path}"
 
 
-def check_files(chosen: dict[str, PublishedFile], folder: Path) -> Iterator[str]:
+def check_files(chosen: dict[str, WeightsEntry], folder: Path) -> Iterator[str]:
     """Check those that are here.
 
     Raises:

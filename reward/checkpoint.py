@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from reward.config import FOLDER, ModelConfig, check_model_config, load_model_config, preset_names
 from reward.model import RewardModel
-from reward.weights import SUFFIXES, find_weights, read_manifest, read_weights
+from reward.weights import SUFFIXES, State, find_weights, locate_weights, map_weights, read_manifest, read_weights
 from runs import UserError
 
 KNOWN_KEYS: dict[str, set[str]] = {
@@ -39,44 +39,65 @@ NOT_IN_VERSION = {"weights", "unlocked_image_groups", "unlocked_text_blocks"}
 """Where training started and what it trained: nothing that a reward depends on."""
 
 
-def build_model(config: ModelConfig) -> RewardModel:
-    """A model at the start of its training, on the CPU in float32; random weights are drawn from torch's generator.
+def build_model(
+    config: ModelConfig, dtype: torch.dtype = torch.float32, weights_dir: Path | None = None
+) -> RewardModel:
+    """A model at the start of its training, on the CPU; random weights are drawn from torch's generator.
 
+    Args:
+        dtype: of its numbers; a file's become it as they are read.
+        weights_dir: folder of published files; a name of the manifest is looked for there first.
     Raises:
         UserError: no such architecture or weights, weights that are not this architecture's, or too many blocks.
     """
     architecture = read_architecture(config)
     if config.weights:
-        path = find_weights(config, quick_gelu=bool(architecture.get("quick_gelu")))
+        path = find_weights(config, bool(architecture.get("quick_gelu")), weights_dir)
         model = allocate_model(config, architecture)
-        load_strictly(model.clip, read_weights(path), path)
+        fill_strictly(model.clip, path, dtype)
     else:
         model = RewardModel(config, architecture)
+    model = model.to(dtype)
     if config.text_mode == "learned":
         with torch.no_grad():
             vector = model.encode_tokens(model.tokenize([config.prompt]))[0]
         model.prompt_vector = nn.Parameter(vector)
-    return model.eval()
+    return model.to(dtype).eval()
 
 
-def load_model(path: Path) -> RewardModel:
+def load_model(path: Path, dtype: torch.dtype = torch.float32, weights_dir: Path | None = None) -> RewardModel:
     """The model of a checkpoint folder, or of a published weight file, taken as the preset vit-h-14; on the CPU, eval.
 
+    Args:
+        dtype: what its numbers become as they are read.
+        weights_dir: folder of published files, where the folder holds only what was trained of one.
     Raises:
         UserError: there is none, a file of it is damaged, or a key is unknown, missing or of another shape.
     """
     if path.is_file() and path.suffix in SUFFIXES:
-        return build_model(load_model_config("vit-h-14", weights=str(path)))
+        return build_model(load_model_config("vit-h-14", weights=str(path)), dtype)
     if (path / "base.json").is_file():
-        return _load_changed(path)
-    values = {name: _read_json(path / f"{name}.json") for name in ("config", "architecture")}
-    config = check_model_config(values["config"], str(path / "config.json"))
-    check_architecture(values["architecture"], str(path / "architecture.json"))
-    weights = path / "model.safetensors"
-    state = read_weights(weights)
-    model = allocate_model(config, values["architecture"])
-    load_strictly(model, {k if k == PROMPT_VECTOR else f"clip.{k}": value for k, value in state.items()}, weights)
-    return model.eval()
+        return _load_changed(path, weights_dir).to(dtype)
+    config, architecture = read_model_config(path)
+    model = allocate_model(config, architecture)
+    fill_strictly(model, path / "model.safetensors", dtype, add_prefix)
+    return model.to(dtype).eval()
+
+
+def read_model_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """(config, architecture) of a checkpoint folder.
+
+    Raises:
+        UserError: one is missing or damaged.
+    """
+    values = {name: _read_json(folder / f"{name}.json") for name in ("config", "architecture")}
+    check_architecture(values["architecture"], str(folder / "architecture.json"))
+    return check_model_config(values["config"], str(folder / "config.json")), values["architecture"]
+
+
+def add_prefix(state: State) -> State:
+    """A checkpoint's tensors by the names that a RewardModel gives them."""
+    return {name if name == PROMPT_VECTOR else f"clip.{name}": value for name, value in state.items()}
 
 
 def save_model(model: RewardModel, folder: Path, values: Mapping[nn.Parameter, Tensor] | None = None) -> None:
@@ -128,7 +149,7 @@ def load_changes(model: RewardModel, folder: Path) -> None:
         UserError: the file is damaged, or a key is unknown or of another shape.
     """
     path = folder / "changes.safetensors"
-    state = {k if k == PROMPT_VECTOR else f"clip.{k}": value for k, value in read_weights(path).items()}
+    state = add_prefix(read_weights(path))
     ours = dict(model.named_parameters())
     wrong = [name for name, value in state.items() if name not in ours or ours[name].shape != value.shape]
     if wrong:
@@ -137,10 +158,10 @@ def load_changes(model: RewardModel, folder: Path) -> None:
         ours[name].copy_(value)
 
 
-def _load_changed(path: Path) -> RewardModel:
+def _load_changed(path: Path, weights_dir: Path | None) -> RewardModel:
     """The model of a folder that holds only what was trained."""
     base = _read_json(path / "base.json")
-    model, _ = load_named(base["model"])
+    model = load_named(base["model"], weights_dir=weights_dir)
     if (found := compute_version(model)) != base["version"]:
         raise UserError(
             f"{path}: was trained from {base['model']} when that was {base['version']}; now it is {found}. Put the "
@@ -150,29 +171,44 @@ def _load_changed(path: Path) -> RewardModel:
     return model
 
 
-def load_named(what: str) -> tuple[RewardModel, Path | None]:
-    """The model that a person calls so, and its checkpoint folder where it is one; on the CPU.
+def find_named(what: str, weights_dir: Path | None = None) -> tuple[Path | None, ModelConfig]:
+    """Which model a person calls so: its checkpoint folder where it is one, and its config; no weights are read.
 
     Args:
         what: a checkpoint folder or a training's, whose best/ is taken; a weight file or a name of weights.toml, both
             of the preset vit-h-14's architecture; or a preset or TOML file (a CLIP as published).
+        weights_dir: folder of published files; a name of weights.toml is looked for there first.
+    Raises:
+        UserError: there is none, or its weights cannot be got.
+    """
+    path, names = Path(what).expanduser(), read_manifest(weights_dir)
+    if path.is_dir():
+        path = path / "best" if (path / "best").is_dir() and not (path / "config.json").exists() else path
+        return path, read_model_config(path)[0]
+    if path.is_file() and path.suffix in SUFFIXES:
+        config = load_model_config("vit-h-14", weights=str(path))
+    elif what in names:
+        config = load_model_config("vit-h-14", weights=what)
+    elif what in preset_names() or path.suffix == ".toml":
+        config = load_model_config(what)
+    else:
+        raise UserError(
+            f"There is no scorer {what!r}. Give a checkpoint folder, a weight file, one of {', '.join(names)} "
+            f"(reward/weights.toml), or one of the presets {', '.join(preset_names())}."
+        )
+    if config.weights:
+        locate_weights(config, bool(read_architecture(config).get("quick_gelu")), weights_dir)
+    return None, config
+
+
+def load_named(what: str, dtype: torch.dtype = torch.float32, weights_dir: Path | None = None) -> RewardModel:
+    """The model that `find_named` finds, on the CPU.
+
     Raises:
         UserError: there is none, or it is damaged or of another architecture.
     """
-    path = Path(what).expanduser()
-    if path.is_dir():
-        path = path / "best" if (path / "best").is_dir() and not (path / "config.json").exists() else path
-        return load_model(path), path
-    if path.is_file() and path.suffix in SUFFIXES:
-        return load_model(path), None
-    if what in read_manifest():
-        return build_model(load_model_config("vit-h-14", weights=what)), None
-    if what in preset_names() or path.suffix == ".toml":
-        return build_model(load_model_config(what)), None
-    raise UserError(
-        f"There is no scorer {what!r}. Give a checkpoint folder, a weight file, one of {', '.join(read_manifest())} "
-        f"(reward/weights.toml), or one of the presets {', '.join(preset_names())}."
-    )
+    folder, config = find_named(what, weights_dir)
+    return load_model(folder, dtype, weights_dir) if folder else build_model(config, dtype, weights_dir)
 
 
 def compute_version(model: RewardModel) -> str:
@@ -239,11 +275,33 @@ def allocate_model(config: ModelConfig, architecture: dict[str, Any]) -> RewardM
     return model
 
 
+def fill_strictly(
+    module: nn.Module, source: Path, dtype: torch.dtype, choose: Callable[[State], State] = lambda state: state
+) -> None:
+    """`load_strictly` from a file, whose keys and shapes are checked before its numbers are read.
+
+    Args:
+        dtype, choose: as of `read_weights`.
+    """
+    check_keys(module, choose(map_weights(source)), source)
+    load_strictly(module, read_weights(source, dtype, choose), source)
+
+
 def load_strictly(module: nn.Module, state: dict[str, Tensor], source: Path) -> None:
     """Make these tensors the module's parameters.
 
     Raises:
         UserError: a key is unknown, missing or of another shape; the first few are named.
+    """
+    check_keys(module, state, source)
+    module.load_state_dict(state, strict=True, assign=True)
+
+
+def check_keys(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    """That these are the module's tensors, by keys and shapes.
+
+    Raises:
+        UserError: they are not; the first few faults are named.
     """
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
@@ -262,7 +320,6 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source: Path) -> 
         raise UserError(
             f"{source}: not the weights of this architecture: {named}{more}. Check `architecture` and `image_size_px`."
         )
-    module.load_state_dict(state, strict=True, assign=True)
 
 
 def _read_json(path: Path) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reward.weights_folder import add_weights_flag, choose_weights_folder
 from runs import UserError
 from runs.store import code_version, open_database_run
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from reward.answers import Answers
     from reward.evaluate import Labels
+    from reward.scoring import FoundScorer
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,7 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+    add_weights_flag(parser)
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -128,10 +131,11 @@ def evaluate(
     labels, votes, notes = choose_labels(pairs, args.split, judgments, include_simulated=args.include_simulated)
     others = [answer_by_file(asked, labels.pairs) for asked in args.pair_scores]
     others += [] if args.no_metrics else answer_by_metrics(pairs.path, labels.pairs)
+    found = find_scorers(labels, args)
+    check_names([*(one.name for one in found), *(one.name for one in others)], pairs.path)
     models = ask_models(labels, args, device, progress)
     notes += [model.note for model in models if model.note]
     answers = [model.answers for model in models] + others
-    check_names([one.name for one in answers], pairs.path)
     tables, people = measure(answers, labels, votes, args.seed)
     if args.robustness_pairs and models:
         tables["robustness"] = pd.concat([model.robustness for model in models], ignore_index=True)
@@ -167,6 +171,21 @@ class Asked:
     """Where its prompt stood in for captions."""
 
 
+def find_scorers(labels: Labels, args: argparse.Namespace) -> list[FoundScorer]:
+    """Every reward model, its weights here and captions there where it wants them; no weights are read.
+
+    Raises:
+        UserError: one is not there, or wants captions where there are none.
+    """
+    from reward.scoring import check_scorer_captions, find_scorer
+
+    found = [find_scorer(asked, choose_weights_folder(args)) for asked in args.scorer]
+    without = sum(not row.caption for row in labels.pairs)
+    for one in found:
+        check_scorer_captions(one, without, len(labels.pairs), "pairs", use_prompt=args.use_prompt)
+    return found
+
+
 def ask_models(
     labels: Labels, args: argparse.Namespace, device: str, progress: Callable[[int, int], None]
 ) -> list[Asked]:
@@ -184,7 +203,7 @@ def ask_model(asked: str, labels: Labels, args: argparse.Namespace, device: str)
     from reward.robustness import measure_robustness
     from reward.scoring import check_scorer_captions, load_scorer
 
-    scorer = load_scorer(asked, device)
+    scorer = load_scorer(asked, device, weights_dir=choose_weights_folder(args))
     without = sum(not row.caption for row in labels.pairs)
     note = check_scorer_captions(scorer, without, len(labels.pairs), "pairs", use_prompt=args.use_prompt)
     log.info("%s answers %s pairs on %s", scorer.name, f"{len(labels.pairs):,}", device)

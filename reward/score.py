@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reward.data import load_dataset
-from reward.scoring import Scorer, check_scorer_captions, read_batches, score_batch
+from reward.scoring import FoundScorer, Scorer, check_scorer_captions, read_batches, score_batch
 from runs import UserError
 from runs.candidates import CandidateImage, Database, find_missing, store_values
 
@@ -186,11 +186,8 @@ def score_candidates(
         UserError: there is no candidate, not one has a caption where captions are wanted, the disk is full, or the
             memory does not suffice.
     """
-    candidates = captioned = total = without = 0
-    for image in find_missing(database, data, scorer.metric, ""):  # no version is empty: all candidates
-        candidates, captioned = candidates + 1, captioned + bool(image.caption)
-    if not candidates:
-        raise UserError(f"{data} has no restored image to score. Import some first: python -m annotate import.")
+    candidates, captioned = count_candidates(scorer, database, data)
+    total = without = 0
     for image in find_missing(database, data, scorer.metric, scorer.version):
         total, without = total + 1, without + (not image.caption)
     # where those that are left to score have no caption, those that are scored already may have had one
@@ -205,6 +202,31 @@ def score_candidates(
         if progress:
             progress(report.scored + report.unreadable_count, total)
     return report
+
+
+def check_candidates(found: FoundScorer, database: Database, data: Path, *, use_prompt: bool) -> None:
+    """What can be known before the scorer is loaded: that there are candidates, and captions where it wants them.
+
+    Raises:
+        UserError: there are none.
+    """
+    candidates, captioned = count_candidates(found, database, data)
+    if not captioned:
+        check_scorer_captions(found, candidates, candidates, "images", use_prompt=use_prompt)
+
+
+def count_candidates(scorer: Scorer | FoundScorer, database: Database, data: Path) -> tuple[int, int]:
+    """(candidates, those with a caption).
+
+    Raises:
+        UserError: there is no candidate.
+    """
+    candidates = captioned = 0
+    for image in find_missing(database, data, scorer.metric, ""):  # no version is empty: all candidates
+        candidates, captioned = candidates + 1, captioned + bool(image.caption)
+    if not candidates:
+        raise UserError(f"{data} has no restored image to score. Import some first: python -m annotate import.")
+    return candidates, captioned
 
 
 def _to_row(scorer: Scorer, image: CandidateImage, value: float) -> dict[str, object]:

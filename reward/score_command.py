@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from reward.evaluate_command import add_scoring_options
+from reward.weights_folder import choose_weights_folder
 from runs import UserError
 from runs.store import open_run
 
 if TYPE_CHECKING:
-    from reward.score import ScoreReport
-    from reward.scoring import Scorer
+    from reward.score import ImageItem, ScoreReport
+    from reward.scoring import FoundScorer, Scorer
 
 PROGRESS_SECONDS = 1.0
+REWARDS = Path("rewards.jsonl")
 
 
 def add_score_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -57,14 +59,21 @@ def add_score_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
 def run_score(args: argparse.Namespace) -> None:
     """Score whatever the places are, and say what was done."""
     from reward.device import choose_device  # here: these load torch, which --help need not wait for
-    from reward.scoring import load_scorer
+    from reward.score import find_images
+    from reward.scoring import find_scorer, load_scorer
 
     if args.batch_size < 1:
         raise UserError(f"--batch-size is {args.batch_size}; give 1 or more.")
-    data = find_data_folder(args)
+    data, device, weights = find_data_folder(args), choose_device(args.device), choose_weights_folder(args)
     if data and args.out:
         raise UserError("--out is for rewards of files; those of the project's candidates go into its database.")
-    scorer = load_scorer(args.scorer, choose_device(args.device))
+    found = find_scorer(args.scorer, weights)
+    items = [] if data else find_images(args.places)
+    if data:
+        check_project(found, data, args)
+    else:
+        check_files(found, items, args)
+    scorer = load_scorer(args.scorer, device, weights_dir=weights)
     start = time.monotonic()
     with tqdm(desc="scoring", unit=" images", disable=not sys.stderr.isatty()) as bar:
 
@@ -72,8 +81,30 @@ def run_score(args: argparse.Namespace) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        report = store_rewards(scorer, data, args, show) if data else write_rewards(scorer, args, show)
+        report = store_rewards(scorer, data, args, show) if data else write_rewards(scorer, items, args, show)
     print_report(report, scorer, time.monotonic() - start)
+
+
+def check_files(found: FoundScorer, items: Sequence[ImageItem], args: argparse.Namespace) -> None:
+    """What scoring files would find amiss, before a model is loaded: captions, and the file that is written."""
+    from reward.score import read_done
+    from reward.scoring import check_scorer_captions
+
+    without = sum(not item.caption for item in items)
+    check_scorer_captions(found, without, len(items), "images", use_prompt=args.use_prompt)
+    read_done(args.out or REWARDS, "")
+
+
+def check_project(found: FoundScorer, data: Path, args: argparse.Namespace) -> None:
+    """The same of the project's candidates; which of them have a reward already is known by the loaded model alone."""
+    from reward.score import check_candidates
+    from runs.candidates import open_database
+
+    database = open_database(data, args.db)
+    try:
+        check_candidates(found, database, data, use_prompt=args.use_prompt)
+    finally:
+        database.close()
 
 
 def find_data_folder(args: argparse.Namespace) -> Path | None:
@@ -85,14 +116,14 @@ def find_data_folder(args: argparse.Namespace) -> Path | None:
     return None
 
 
-def write_rewards(scorer: Scorer, args: argparse.Namespace, show: Callable[[int, int], None]) -> ScoreReport:
+def write_rewards(
+    scorer: Scorer, items: list[ImageItem], args: argparse.Namespace, show: Callable[[int, int], None]
+) -> ScoreReport:
     """Score files."""
-    from reward.score import find_images, score_files
+    from reward.score import score_files
 
-    out = args.out or Path("rewards.jsonl")
-    report = score_files(
-        scorer, find_images(args.places), out, args.batch_size, use_prompt=args.use_prompt, progress=show
-    )
+    out = args.out or REWARDS
+    report = score_files(scorer, items, out, args.batch_size, use_prompt=args.use_prompt, progress=show)
     print(f"rewards: {out}")
     return report
 

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import torch
 
 from reward.captions import check_captions
-from reward.checkpoint import compute_version, load_named
+from reward.checkpoint import compute_version, find_named, load_named
+from reward.config import ModelConfig
 from reward.data import group_images, to_pixels
 from reward.images import RgbImage, read_image
 from reward.model import RewardModel, compute_cosine
@@ -50,25 +51,57 @@ class Scorer:
         return REWARD_PREFIX + self.name
 
 
-def load_scorer(asked: str, device: str) -> Scorer:
-    """The model that a person asked for, on the device.
+@dataclass(frozen=True)
+class FoundScorer:
+    """A reward model that a person asked for: found, and nothing of its weights read."""
+
+    name: str
+    path: Path | None
+    """Its checkpoint folder; None where it is a published file or a preset."""
+    config: ModelConfig
+
+    @property
+    def metric(self) -> str:
+        """As of the Scorer."""
+        return REWARD_PREFIX + self.name
+
+
+def find_scorer(asked: str, weights_dir: Path | None = None) -> FoundScorer:
+    """The model that a person asked for, its weights on this machine, not read yet.
 
     Args:
-        asked: as `load_named` takes it; NAME=… before it names it in tables.
-        device: as `choose_device` gives it.
+        asked: as `find_named` takes it; NAME=… before it names it in tables.
+        weights_dir: folder of published files; a name of weights.toml is looked for there first.
     Raises:
-        UserError: there is none, it is damaged or of another architecture, or too large for the device.
+        UserError: there is none, or its weights cannot be got.
     """
     name, what = split_name(asked)
-    model, folder = load_named(what)
+    folder, config = find_named(what, weights_dir)
     if not name and folder:
         name = folder.resolve().parent.name if folder.name in ("best", "last") else folder.resolve().name
     name = name or (Path(what).stem if Path(what).suffix else what)
+    return FoundScorer(re.sub(r"[^A-Za-z0-9_+.-]", "_", name), folder, config)
+
+
+def load_scorer(asked: str, device: str, dtype: torch.dtype = torch.float32, weights_dir: Path | None = None) -> Scorer:
+    """The model that a person asked for, on the device.
+
+    Args:
+        asked, weights_dir: as of `find_scorer`.
+        device: as `choose_device` gives it.
+        dtype: what its numbers become as they are read; in another it is another scorer, with a version of its own.
+    Raises:
+        UserError: there is none, it is damaged or of another architecture, or too large for the device.
+    """
+    found = find_scorer(asked, weights_dir)
+    model = load_named(split_name(asked)[1], dtype, weights_dir)
     try:
         model = model.requires_grad_(False).eval().to(device)
     except torch.OutOfMemoryError as error:
-        raise UserError(f"{what} does not fit into the memory of {device}; give --device cpu.") from error
-    return Scorer(re.sub(r"[^A-Za-z0-9_+.-]", "_", name), folder, model, compute_version(model))
+        raise UserError(
+            f"{split_name(asked)[1]} does not fit into the memory of {device}; give --device cpu."
+        ) from error
+    return Scorer(found.name, found.path, model, compute_version(model))
 
 
 def split_name(asked: str) -> tuple[str, str]:
@@ -79,15 +112,18 @@ def split_name(asked: str) -> tuple[str, str]:
     return name, what
 
 
-def check_scorer_captions(scorer: Scorer, missing: int, total: int, things: str, *, use_prompt: bool) -> str | None:
+def check_scorer_captions(
+    scorer: Scorer | FoundScorer, missing: int, total: int, things: str, *, use_prompt: bool
+) -> str | None:
     """`check_captions` for a scorer: what to say where its prompt stands in for so many of all.
 
     Raises:
         UserError: there is not one caption, and `use_prompt` is not given.
     """
-    prompt = scorer.model.config.prompt
-    instead = f"Import captions, or give --use-prompt to let {scorer.name} compare all with its prompt: {prompt!r}."
-    return check_captions(scorer.model.config, missing, total, things, instead=instead, use_prompt=use_prompt)
+    config = scorer.model.config if isinstance(scorer, Scorer) else scorer.config
+    instead = f"Import captions, or give --use-prompt to let {scorer.name} compare all with its prompt: "
+    instead += f"{config.prompt!r}."
+    return check_captions(config, missing, total, things, instead=instead, use_prompt=use_prompt)
 
 
 def score_batch(scorer: Scorer, images: Sequence[RgbImage], captions: Sequence[str | None]) -> Array:

@@ -391,8 +391,8 @@ class DiffusionRestorer(nn.Module):
         Numbers go into a kernel as they are; a tensor of the schedule would be copied to the device.
         """
         if isinstance(timesteps, int):
-            alpha = self.alpha_numbers[timesteps]
-            return math.sqrt(alpha), math.sqrt(1 - alpha)
+            number = self.alpha_numbers[timesteps]
+            return math.sqrt(number), math.sqrt(1 - number)
         alpha = self.alphas.to(timesteps.device)[timesteps].reshape(-1, 1, 1, 1)
         return alpha.sqrt(), (1 - alpha).sqrt()
 

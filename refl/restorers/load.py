@@ -8,21 +8,25 @@ format, `osediff:FILE` other adapters, `feedforward:FILE` any restorer that span
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from refl.restorers import lora
-from refl.restorers.diffbir import VERSIONS, load_diffbir, set_steps
+from refl.restorers.diffbir import VERSIONS, list_diffbir_files, load_diffbir, set_steps
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.feedforward import FeedForwardRestorer, load_feedforward
-from refl.restorers.osediff import OSEDiff, load_osediff
+from refl.restorers.osediff import OSEDiff, list_osediff_files, load_osediff
 from refl.restorers.tiny import load_tiny
-from refl.weights import WEIGHTS_FOLDER, find_file
+from refl.weights import WEIGHTS_FOLDER, find_file, get_files
 from runs import UserError
 
 NAMES = ("tiny", *VERSIONS, "osediff", "feedforward:FILE")
+ADAPTERS = "adapters"
+"""In `keep_float32`: what a training by LoRA added to the parts."""
 AnyRestorer = DiffusionRestorer | OSEDiff | FeedForwardRestorer
 
 
@@ -31,20 +35,24 @@ def load_restorer(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    keep_float32: Collection[str] = (),
     weights_dir: Path | None = None,
     steps: int | None = None,
 ) -> AnyRestorer:
-    """A restorer ready to use.
+    """A restorer ready to use; in memory are its numbers in `dtype`, and not the files beside them.
 
     Args:
         asked: see the module.
         dtype: what its parts compute in; images and latents are float32 at the borders.
+        keep_float32: parts whose numbers are float32 nonetheless, since they are trained: `control`, `unet`, …, or
+            `adapters` for those of a folder that training by LoRA wrote, which then are as stored.
         weights_dir: folder of published files; `data/weights` where not given.
         steps: how many it takes where `restore` is told none; None for as many as it was published with.
     Raises:
         UserError: there is no such restorer, a file cannot be got or is not what it should be, or it takes one step.
+        ValueError: a part of `keep_float32` is none of this restorer's.
     """
-    restorer = _load(asked, weights_dir or Path("data") / WEIGHTS_FOLDER, dtype)
+    restorer = _load(asked, weights_dir or Path("data") / WEIGHTS_FOLDER, dtype, keep_float32)
     if steps is not None and isinstance(restorer, DiffusionRestorer):
         try:
             set_steps(restorer, steps)
@@ -55,10 +63,51 @@ def load_restorer(
     restorer.to(device)
     if isinstance(restorer, FeedForwardRestorer):
         return restorer
-    for name, part in restorer.named_children():
-        if name != "stage1":  # small, and SwinIR makes masks in float32 where an image is not of its training's size
-            nn.Module.to(part, dtype)  # for diffusers' `to` warns of parts to keep in float32, of which there are none
+    parts = dict(restorer.named_children())
+    if unknown := set(keep_float32) - {*parts, ADAPTERS}:
+        raise ValueError(f"keep_float32 names {', '.join(sorted(unknown))}; {asked} has {', '.join(parts)}")
+    for name, part in parts.items():
+        if name != "stage1" and name not in keep_float32:  # SwinIR makes masks in float32 at sizes it was not made for
+            cast(part, dtype, with_adapters=ADAPTERS not in keep_float32)
     return restorer
+
+
+def cast(part: nn.Module, dtype: torch.dtype, *, with_adapters: bool) -> None:
+    """Make the floating numbers of a part of this dtype, those of adapters too or as they are."""
+    for name, value in chain(part.named_parameters(), part.named_buffers()):
+        if value.is_floating_point() and (with_adapters or ".lora_" not in name):
+            value.data = value.data.to(dtype)
+
+
+def get_restorer_files(asked: Iterable[str], weights_dir: Path, besides: Iterable[str] = ()) -> None:
+    """See that the files of all these restorers are here, downloaded where they must and can be; none is read.
+
+    Args:
+        besides: paths and manifest names of other files that are wanted too.
+    Raises:
+        UserError: there is no such restorer, or one or more files cannot be got; all are named.
+    """
+    needed = [files for one in asked for files in _list_files(one)]
+    get_files([*needed, *((file,) for file in besides)], weights_dir)
+
+
+def _list_files(asked: str) -> list[tuple[str, ...]]:
+    """For each published file of a restorer, the names or paths of which one will do."""
+    kind, _, file = asked.partition(":")
+    path = Path(asked).expanduser()
+    if asked == "tiny":
+        return []
+    if kind in VERSIONS and (file or asked == kind):
+        return list_diffbir_files(kind, file)
+    if kind == "osediff" and (file or asked == kind):
+        return list_osediff_files(asked)
+    if kind == "feedforward" and file:
+        return [(file,)]
+    if (path / "trained.json").is_file():
+        return [(str(path / "trained.safetensors"),), *_list_files(str(lora.read_record(path)["restorer"]))]
+    if is_restorer_folder(path):
+        return []
+    raise _unknown(asked)
 
 
 def method_name(asked: str) -> str:
@@ -86,27 +135,36 @@ def is_restorer_folder(path: Path) -> bool:
     )
 
 
-def _load(asked: str, folder: Path, dtype: torch.dtype) -> AnyRestorer:
+def _load(asked: str, folder: Path, dtype: torch.dtype, keep_float32: Collection[str]) -> AnyRestorer:
     kind, _, file = asked.partition(":")
     if asked == "tiny":
         return load_tiny()
     if kind in VERSIONS and (file or asked == kind):
-        return load_diffbir(kind, folder, file)
+        return load_diffbir(kind, folder, file, dtype, keep_float32)
     if kind == "osediff" and (file or asked == kind):
-        return load_osediff(asked, folder)
+        return load_osediff(asked, folder, dtype, keep_float32)
     if kind == "feedforward" and file:
         return load_feedforward(find_file(file, folder), asked, dtype)
     path = Path(asked).expanduser()
     if (path / "trained.json").is_file():
-        base = str(lora.read_record(path)["restorer"])
-        restorer = _load(base, folder, dtype)
-        if isinstance(restorer, FeedForwardRestorer):
-            raise UserError(f"{path}: says that it was trained on {base!r}, which cannot be trained.")
-        restorer.load_trained(path)
-        return restorer.requires_grad_(False)
+        return _load_tuned(path, folder, dtype, keep_float32)
     if is_restorer_folder(path):
         return load_tiny(path)
     raise _unknown(asked)
+
+
+def _load_tuned(path: Path, folder: Path, dtype: torch.dtype, keep_float32: Collection[str]) -> AnyRestorer:
+    record = lora.read_record(path)
+    base = str(record["restorer"])
+    restorer = _load(base, folder, dtype, keep_float32)
+    if isinstance(restorer, FeedForwardRestorer):
+        raise UserError(f"{path}: says that it was trained on {base!r}, which cannot be trained.")
+    if record["kind"] == "lora" and ADAPTERS in keep_float32:
+        restorer.set_trainable("lora", record["rank"])  # adapters begin in the dtype of their layers
+        for parameter in restorer.trainable_parameters():
+            parameter.data = parameter.data.float()
+    restorer.load_trained(path)
+    return restorer.requires_grad_(False)
 
 
 def _unknown(asked: str) -> UserError:

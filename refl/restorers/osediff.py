@@ -7,8 +7,9 @@ its mean, so that an image has one result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,10 +18,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from refl.color_fix import ColorFix, fix_color
-from refl.convert import load_published
-from refl.ldm_shapes import make_unet, make_vae, read_unet_shape
 from refl.restorers import lora
-from refl.restorers.diffbir import STABLE_DIFFUSION, load_text_encoder, read_stable_diffusion
+from refl.restorers.diffbir import STABLE_DIFFUSION, choose_dtypes, fill_stable_diffusion, make_stable_diffusion
 from refl.restorers.diffusion import dtype_of, make_schedule
 from refl.restorers.osediff_lora import (
     ENCODER,
@@ -31,7 +30,8 @@ from refl.restorers.osediff_lora import (
     merge_lora,
 )
 from refl.restorers.surface import HeldPrompt, check_images
-from refl.weights import find_any, find_file, read_checkpoint
+from refl.weights import find_any, find_file, get_files
+from reward.weights import read_checkpoint
 
 TIMESTEP = 999
 FACE_ADAPTERS = "osediff-face"
@@ -205,24 +205,40 @@ class OSEDiff(nn.Module):
         return {"unet": self.unet, "vae": self.vae}
 
 
-def load_osediff(asked: str, folder: Path) -> OSEDiff:
-    """The restorer from Stable Diffusion 2.1 and the published adapters, merged, on the CPU in float32.
+def list_osediff_files(asked: str) -> list[tuple[str, ...]]:
+    """For each file that `load_osediff` takes, the names or paths of which one will do."""
+    return [STABLE_DIFFUSION, (asked.partition(":")[2] or FACE_ADAPTERS,)]
+
+
+def load_osediff(
+    asked: str, folder: Path, dtype: torch.dtype = torch.float32, keep_float32: Collection[str] = ()
+) -> OSEDiff:
+    """The restorer from Stable Diffusion 2.1 and the published adapters, merged, on the CPU.
+
+    Denoiser and autoencoder are read and merged in float32 and then cast: merged in bfloat16, an adapter's numbers
+    would be lost beside those that they are added to.
 
     Args:
         asked: "osediff" for the adapters for faces, "osediff:FILE" for others, a path or a name of the manifest.
         folder: where weight files lie.
+        dtype: what the parts' numbers become.
+        keep_float32: parts that are float32 nonetheless.
     Raises:
         UserError: a file cannot be got, or is not what it should be.
     """
-    base, adapters = find_any(STABLE_DIFFUSION, folder), find_file(asked.partition(":")[2] or FACE_ADAPTERS, folder)
-    parts = read_stable_diffusion(base)
-    with torch.device("meta"):
-        unet, vae = make_unet(read_unet_shape(parts.unet, base.path)), make_vae(parts.vae, base.path)
-    load_published(unet, parts.unet, base.path)
-    load_published(vae, parts.vae, base.path)
-    load_published_adapters(unet, vae, read_checkpoint(adapters.path), adapters.path)
+    files = list_osediff_files(asked)
+    get_files(files, folder)
+    base, adapters = find_any(files[0], folder), find_file(files[1][0], folder)
+    parts, content = make_stable_diffusion(base), read_checkpoint(adapters.path)
+    load_published_adapters(deepcopy(parts.unet), deepcopy(parts.vae), content, adapters.path)  # on meta: a check
+    fill_stable_diffusion(parts, base, {"unet": torch.float32, "vae": torch.float32})
+    load_published_adapters(parts.unet, parts.vae, content, adapters.path)
+    dtypes = choose_dtypes(dtype, keep_float32)
+    for part, name in ((parts.unet, "unet"), (parts.vae, "vae")):
+        merge_lora(part)
+        nn.Module.to(part, dtypes[name])  # for diffusers' `to` warns of parts to keep in float32, of which are none
+    fill_stable_diffusion(parts, base, {"text": dtypes["text"]})
     use = OSEDiffSettings() if asked == "osediff" else OSEDiffSettings(color_fix="adain")
     weights = {found.path.name: found.sha256 for found in (base, adapters)}
-    restorer = OSEDiff(unet, vae, load_text_encoder(parts, base), use, base=asked, weights=weights).eval()
-    restorer.merge()
+    restorer = OSEDiff(parts.unet, parts.vae, parts.text, use, base=asked, weights=weights).eval()
     return restorer.requires_grad_(False)

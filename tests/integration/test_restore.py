@@ -109,6 +109,19 @@ def pixels_of(database: Database, data: Path, key: str, method: str, seed: int) 
         return np.asarray(PilImage.open(image_path(data, image.sha256, image.suffix)))
 
 
+def test_missing_weights_are_all_told_before_anything_is_loaded_or_stored(
+    restore: Restore, database: Database, data: Path, make_photo: Callable[..., Path], tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr("refl.weights.HF_HUB_OFFLINE", True)
+    photo, weights = make_photo(tmp_path / "face.png", 1), tmp_path / "weights"
+    code, said = restore(photo, "--aligned", "--weights", weights, "--method", "diffbir-v1", "--method", "osediff")
+    assert code == 2
+    assert "4 weight files are missing" in said
+    assert f"put it into {weights}" in said
+    with database.read() as session:
+        assert not session.scalars(select(Source)).all()
+
+
 def test_sources_by_several_methods_and_seeds_make_pairs(
     restore: Restore, faces: list[int], database: Database, data: Path, one_pass: Path, micro: Path
 ) -> None:

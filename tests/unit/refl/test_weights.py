@@ -11,12 +11,13 @@ import pytest
 pytest.importorskip("torch", reason="needs torch: `make install`")
 
 import refl.weights
-from refl.weights import PublishedFile, download_url, find_any, find_file, read_manifest
+from refl.weights import download_url, find_any, find_file, read_manifest
 from refl.weights_command import add_weights_command
+from reward.weights import WeightsEntry
 from runs import UserError
 
 CONTENT = b"weights"
-ENTRY = PublishedFile(
+ENTRY = WeightsEntry(
     file="w.pth",
     description="test weights",
     hub=["org/repository/w.pth"],
@@ -28,10 +29,10 @@ ENTRY = PublishedFile(
 
 
 @pytest.fixture
-def entries(monkeypatch: pytest.MonkeyPatch) -> dict[str, PublishedFile]:
+def entries(monkeypatch: pytest.MonkeyPatch) -> dict[str, WeightsEntry]:
     """A manifest of `w` and `other`, offline; may be changed."""
     manifest = {"w": ENTRY, "other": ENTRY.model_copy(update={"file": "other.pth", "sha256": "", "size_bytes": 0})}
-    monkeypatch.setattr(refl.weights, "read_manifest", lambda: manifest)
+    monkeypatch.setattr(refl.weights, "read_manifest", lambda *_: manifest)
     monkeypatch.setattr(refl.weights, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(refl.weights, "try_to_load_from_cache", lambda *_, **__: None)
     return manifest
@@ -181,3 +182,25 @@ def test_fetch_needs_names_and_names_must_be_known(entries, tmp_path, capsys):
 def test_the_shipped_manifest_lists(capsys):
     run("list", "--weights", "nowhere")
     assert "lxq007/DiffBIR-v2/v1_face.pth" in capsys.readouterr().out
+
+
+def test_a_folder_has_a_manifest_of_its_own(tmp_path, monkeypatch, caplog, capsys):
+    monkeypatch.setattr(refl.weights, "HF_HUB_OFFLINE", True)
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    entry = (
+        f'file = "mirror.ckpt"\ndescription = "ours"\npage = "https://x.org"\nlicence = "CC0"\nsha256 = "{sha256}"\n'
+    )
+    (tmp_path / "weights.toml").write_text(
+        f'["sd-2.1-base"]\n{entry}[lab]\n{entry}url = ["https://x.org/mirror.ckpt"]\n'
+    )
+    (tmp_path / "mirror.ckpt").write_bytes(CONTENT)
+    with caplog.at_level("INFO", logger="refl.weights"):
+        for name in ("sd-2.1-base", "lab"):
+            assert find_file(name, tmp_path).path == tmp_path / "mirror.ckpt"
+    assert "not by FaceReward's" in caplog.text
+    assert "lab" not in read_manifest()
+    run("list", "--weights", str(tmp_path))
+    assert "lab  mirror.ckpt" in capsys.readouterr().out
+    (tmp_path / "mirror.ckpt").write_bytes(b"weightz")
+    with pytest.raises(UserError, match="SHA-256 is"):
+        find_file("lab", tmp_path)

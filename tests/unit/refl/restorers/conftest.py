@@ -136,7 +136,7 @@ def weights_dir(published_folder: Path) -> Iterator[Path]:
         for name, entry in refl.weights.read_manifest().items()
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(refl.weights, "read_manifest", lambda: manifest)
+        patch.setattr(refl.weights, "read_manifest", lambda *_: manifest)
         patch.setattr(refl.weights, "HF_HUB_OFFLINE", True)
         yield published_folder
 

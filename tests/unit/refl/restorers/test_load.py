@@ -8,7 +8,9 @@ pytest.importorskip("torch", reason="needs torch: `make install`")
 
 import torch
 
-from refl.restorers.load import load_restorer, method_name
+import refl.restorers.diffbir
+from refl.restore_methods import RestoreOptions, check_methods, name_methods
+from refl.restorers.load import ADAPTERS, get_restorer_files, load_restorer, method_name
 from refl.weights_command import export_file
 from runs import UserError
 
@@ -103,3 +105,100 @@ def test_a_tuned_folder_in_bfloat16(weights_dir, tmp_path, faces):
     loaded = load_restorer(str(tmp_path), weights_dir=weights_dir, steps=2, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in loaded.unet.parameters()} == {torch.bfloat16}
     assert loaded.restore(faces(1), [1]).isfinite().all()
+
+
+def tune(restorer, folder):
+    """Adapters with numbers that bfloat16 has not."""
+    restorer.set_trainable("lora", rank=2)
+    with torch.no_grad():
+        for parameter in restorer.trainable_parameters():
+            parameter.add_(1e-3 * torch.randn_like(parameter))
+    restorer.save_trained(folder)
+
+
+@pytest.mark.parametrize("asked", ["diffbir-v1", "diffbir-v2.1", "osediff"])
+def test_loading_in_bfloat16_is_loading_in_float32_and_casting(weights_dir, asked):
+    single, half = (load_restorer(asked, weights_dir=weights_dir, dtype=d) for d in (torch.float32, torch.bfloat16))
+    stage1 = {f"stage1.{name}" for name, _ in getattr(single, "stage1", torch.nn.Module()).named_parameters()}
+    for name, value in single.named_parameters():
+        expected = value if name in stage1 else value.bfloat16()
+        assert torch.equal(half.get_parameter(name), expected), name
+        assert half.get_parameter(name).dtype == expected.dtype
+
+
+def test_a_part_that_is_trained_stays_float32(weights_dir):
+    single = load_restorer("diffbir-v1", weights_dir=weights_dir)
+    mixed = load_restorer("diffbir-v1", weights_dir=weights_dir, dtype=torch.bfloat16, keep_float32=("control",))
+    assert {name: next(part.parameters()).dtype for name, part in mixed.named_children()} == {
+        "unet": torch.bfloat16,
+        "vae": torch.bfloat16,
+        "text": torch.bfloat16,
+        "control": torch.float32,
+        "stage1": torch.float32,
+    }
+    assert all(torch.equal(value, single.control.get_parameter(n)) for n, value in mixed.control.named_parameters())
+    with pytest.raises(ValueError, match="keep_float32 names controll; diffbir-v1 has unet, control"):
+        load_restorer("diffbir-v1", weights_dir=weights_dir, keep_float32=("controll",))
+
+
+@pytest.mark.parametrize("asked", ["diffbir-v1", "osediff"])
+def test_a_tuned_folders_adapters_are_as_stored_where_asked(weights_dir, tmp_path, faces, asked):
+    tune(load_restorer(asked, weights_dir=weights_dir), tmp_path)
+    single = load_restorer(str(tmp_path), weights_dir=weights_dir)
+    arguments = {"weights_dir": weights_dir, "dtype": torch.bfloat16}
+    kept = load_restorer(str(tmp_path), keep_float32=(ADAPTERS,), **arguments)
+    rounded = dict(load_restorer(str(tmp_path), **arguments).named_parameters())
+    adapters = 0
+    for name, value in kept.named_parameters():
+        stored = single.get_parameter(name)
+        if ".lora_" in name:
+            adapters += 1
+            assert value.dtype == torch.float32
+            assert torch.equal(value, stored)
+            assert torch.equal(rounded[name], stored.bfloat16())
+        elif not name.startswith("stage1."):
+            assert value.dtype == torch.bfloat16
+    assert adapters > 10
+    assert kept.restore(faces(1), [1]).isfinite().all()
+
+
+def test_all_missing_files_are_named_before_any_is_read(weights_dir, tmp_path, monkeypatch):
+    (tmp_path / "v1_face.pth").symlink_to(weights_dir / "v1_face.pth")
+    monkeypatch.setattr(refl.restorers.diffbir, "find_any", lambda *_: pytest.fail("a file was read"))
+    with pytest.raises(UserError, match=r"^2 weight files are missing") as caught:
+        load_restorer("diffbir-v1", weights_dir=tmp_path)
+    said = str(caught.value)
+    for part in ("v2-1_512-ema-pruned.safetensors is not here", "face_swinir_v1.ckpt is not here", "--weights"):
+        assert part in said
+    assert "v1_face" not in said
+    with pytest.raises(UserError, match=r"^4 weight files are missing") as caught:
+        get_restorer_files(["diffbir-v1", "osediff", "tiny", "feedforward:gfpgan-v1.4"], tmp_path)
+    assert str(caught.value).count("v2-1_512-ema-pruned.safetensors is not here") == 1
+    get_restorer_files(["diffbir-v1", "osediff", "tiny"], weights_dir)
+
+
+def test_what_a_restoring_lacks_is_told_before_a_restorer_is_loaded(weights_dir, tmp_path):
+    options = RestoreOptions(device="cpu", weights=tmp_path)
+    with pytest.raises(UserError, match=r"^3 weight files .*RealESRGAN_x2plus\.pth is not here"):
+        check_methods(name_methods(["osediff"]), options, ["realesrgan-x2"])
+    tune(load_restorer("diffbir-v1", weights_dir=weights_dir), tmp_path / "tuned")
+    strong = RestoreOptions(device="cpu", weights=weights_dir, strength=0.5)
+    check_methods(name_methods([str(tmp_path / "tuned")]), strong)
+    with pytest.raises(UserError, match="tuned by LoRA; diffbir-v1 is none"):
+        check_methods(name_methods([str(tmp_path / "tuned"), "diffbir-v1"]), strong)
+    (tmp_path / "tuned" / "trained.safetensors").unlink()
+    with pytest.raises(UserError, match=r"trained\.safetensors"):
+        check_methods(name_methods([str(tmp_path / "tuned")]), strong)
+
+
+def test_a_part_that_does_not_fit_is_told_before_another_is_read(weights_dir, tmp_path, monkeypatch):
+    for path in weights_dir.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "v1_face.pth").unlink()
+    torch.save(
+        {k: v for k, v in torch.load(weights_dir / "v1_face.pth").items() if "zero_convs.3" not in k},
+        tmp_path / "v1_face.pth",
+    )
+    monkeypatch.setattr(refl.restorers.diffbir, "read_weights", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(UserError, match=r"v1_face\.pth: not the weights of .*zero_convs\.3\.0\.\w+ is missing"):
+        load_restorer("diffbir-v1", weights_dir=tmp_path)
