@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from db.models import Split
-from db.records import draw_split
 from db.session import open_database
 from refl.degrade import DegradationSettings
 from refl.train_config import (
@@ -28,6 +27,7 @@ from refl.train_config import (
     preset_names,
 )
 from reward.train_command import add_flag, format_progress
+from reward.weights_folder import add_weights_flag, choose_weights_folder
 from runs import UserError
 from runs.store import open_database_run
 
@@ -65,8 +65,8 @@ def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
         "--faces",
         type=Path,
         metavar="DIR",
-        help="sharp, aligned faces to train on, NAME.txt beside as captions; a tenth of them is held out "
-        "(default: the ground truths of the project's sources, by their split)",
+        help="sharp, aligned faces to train on, NAME.txt beside as captions; a folder below is one person; a tenth of "
+        "the people is held out (default: the ground truths of the project's sources, by their split)",
     )
     parser.add_argument("--held-out", type=Path, metavar="DIR", help="faces for the monitor instead of that tenth")
     parser.add_argument(
@@ -82,6 +82,12 @@ def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
         type=Path,
         metavar="DIR",
         help="folder of the checkpoints last/ and tuned/ (default: in DATA/restorers)",
+    )
+    add_weights_flag(parser)
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="say how much memory each process will need, by part, and end; on a GPU it is said at every start",
     )
     for table, fields in TABLES.items():
         group = parser.add_argument_group(f"settings: {table}")
@@ -126,9 +132,9 @@ def describe_run(args: argparse.Namespace, config: ReflConfig) -> dict[str, Any]
 def choose_faces(args: argparse.Namespace, config: ReflConfig) -> tuple[list[Face], list[Face]]:
     """(faces to train on, faces held out), from folders or from the project by its stored split.
 
-    A folder's faces are held out by a seeded hash of their names, so that the same ones are whatever else is there.
+    Of a folder a tenth of the people is held out, see `split_faces`.
     """
-    from refl.train_data import find_faces, load_faces
+    from refl.train_data import find_faces, load_faces, split_faces
 
     if args.faces is None:
         database = open_database(args.data, args.db)
@@ -140,15 +146,15 @@ def choose_faces(args: argparse.Namespace, config: ReflConfig) -> tuple[list[Fac
     faces = find_faces(args.faces)
     if args.held_out:
         return faces, find_faces(args.held_out)
-    held_out = {
-        face.name for face in faces if draw_split(face.name, config.train.seed, HELD_OUT_SHARE, 0.0) is Split.val
-    }
-    return [face for face in faces if face.name not in held_out], [face for face in faces if face.name in held_out]
+    return split_faces(faces, config.train.seed, HELD_OUT_SHARE)
 
 
 def run_train(args: argparse.Namespace) -> None:
     """Train as a run; of several processes only the first has the run."""
     config = read_config(args)
+    if args.memory:
+        print(count_memory(args, config))
+        return
     resolved = describe_run(args, config)
     out = Path(resolved["out"])
     first = os.environ.get("RANK", "0") == "0"
@@ -168,28 +174,57 @@ def run_train(args: argparse.Namespace) -> None:
             print(format_result(result, out))
 
 
+def count_memory(args: argparse.Namespace, config: ReflConfig) -> str:
+    """How much memory each process will need, by part, as a table."""
+    from refl.train_memory import count_training
+    from reward.checkpoint import read_shape
+    from reward.scoring import split_name
+    from training.memory import describe_memory
+
+    reward, architecture = read_shape(split_name(args.reward)[1], choose_weights_folder(args))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    count = count_training(config, args.restorer, reward, architecture, processes)
+    return describe_memory(count.phases)
+
+
 def tune(args: argparse.Namespace, config: ReflConfig, out: Path, progress: Any) -> dict[str, Any]:
     """Load what is asked for and train."""
-    from refl.restorers.feedforward import FeedForwardRestorer  # here: these load torch, which --help need not wait for
-    from refl.restorers.load import load_restorer
+    import torch  # here: --help need not wait for these
+
+    from refl.restorers.feedforward import FeedForwardRestorer
+    from refl.restorers.load import ADAPTERS, get_restorer_files, load_restorer
     from refl.train import train
-    from refl.train_setup import Material
-    from refl.weights import WEIGHTS_FOLDER
+    from refl.train_data import leave_out_held_out
+    from refl.train_setup import Material, check_face_captions
     from reward.data import load_dataset
-    from reward.scoring import load_scorer
+    from reward.scoring import find_scorer, load_scorer
+    from training.precision import DTYPES
     from training.processes import leave_processes
 
-    restorer = load_restorer(args.restorer, weights_dir=args.data / WEIGHTS_FOLDER)
-    if isinstance(restorer, FeedForwardRestorer):
+    if args.restorer.startswith("feedforward"):
         raise UserError(f"{args.restorer} has no noise to learn from; tune tiny, diffbir-v1, diffbir-v2.1 or osediff.")
+    weights_dir = choose_weights_folder(args)
+    found = find_scorer(args.reward, weights_dir)
     faces, held_out = choose_faces(args, config)
-    scorer = load_scorer(args.reward, "cpu")
+    pairs = load_dataset(args.dataset) if args.dataset else None
+    if pairs:
+        faces = leave_out_held_out(faces, pairs, out / "checked.json")
+    check_face_captions(found.config, faces, use_prompt=args.use_prompt)
+    get_restorer_files([args.restorer], weights_dir)
+    if torch.cuda.is_available() and os.environ.get("RANK", "0") == "0":
+        log.info("%s", count_memory(args, config))
+    dtype = DTYPES[config.train.mixed_precision]
+    restorer = load_restorer(
+        args.restorer, weights_dir=weights_dir, dtype=dtype, keep_float32=("control", "text", ADAPTERS)
+    )
+    assert not isinstance(restorer, FeedForwardRestorer)
+    scorer = load_scorer(args.reward, "cpu", weights_dir=weights_dir)
     material = Material(
         restorer=restorer,
         reward=scorer.model,
         faces=faces,
         held_out=held_out,
-        pairs=load_dataset(args.dataset) if args.dataset else None,
+        pairs=pairs,
         names={"restorer": args.restorer, "reward": args.reward, "dataset": str(args.dataset or "")},
         reward_version=scorer.version,
         use_prompt=args.use_prompt,

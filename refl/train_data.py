@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +19,15 @@ from torch.utils.data import Dataset
 
 from db.images import image_path
 from db.models import Image, Source, Split
+from db.records import draw_split
 from db.session import Database
 from refl.degrade import DegradationSettings, degrade, draw_degradation
 from refl.faces import as_square
+from reward.data import Pairs
 from reward.images import check_images, read_image
 from runs import UserError
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FloatImage = npt.NDArray[np.float32]
@@ -65,6 +72,60 @@ def load_faces(database: Database, data: Path, split: Split) -> list[Face]:
     with database.read() as session:
         rows = session.execute(statement).all()
     return [Face(key, image_path(data, sha256, suffix), caption, sha256) for key, caption, sha256, suffix in rows]
+
+
+def split_faces(faces: Sequence[Face], seed: int, held_out_share: float) -> tuple[list[Face], list[Face]]:
+    """(faces to train on, faces held out) by a seeded hash of the person, so that the same are whatever else is there.
+
+    A person is a folder of its own below the faces' folder; of faces that lie in it directly each is a person, and
+    files of the same bytes are one.
+    """
+    sizes = Counter(face.path.stat().st_size for face in faces)
+    digests = {
+        face.path: hashlib.sha256(face.path.read_bytes()).hexdigest()
+        for face in faces
+        if sizes[face.path.stat().st_size] > 1
+    }
+    first_of: dict[str, str] = {}
+    people = []
+    for face in faces:
+        person = face.name.split("/")[0] if "/" in face.name else face.path.stem
+        people.append(first_of.setdefault(digests.get(face.path, face.name), person))
+    found: dict[Split, list[Face]] = {Split.train: [], Split.val: []}
+    for face, person in zip(faces, people, strict=True):
+        found[draw_split(person, seed, held_out_share, 0.0)].append(face)
+    return found[Split.train], found[Split.val]
+
+
+def leave_out_held_out(faces: Sequence[Face], pairs: Pairs, known: Path) -> list[Face]:
+    """The faces without those of the dataset's photos that are held out of training: its splits val and test.
+
+    They are known by the SHA-256 of their ground truth or low-quality image, and by their photo's or person's name.
+
+    Args:
+        known: see `reward.images.check_images`.
+    Raises:
+        UserError: an image is missing or damaged, or no face is left.
+    """
+    rows = [row for row in pairs.rows if row.split != "train"]
+    names = {name for row in rows for name in (row.source, row.group)}
+    files = {path: None for row in rows for path in (row.hq, row.lq) if path is not None}
+    held_out = set(check_images(files, known).values())
+    sha256 = check_faces(faces, known)
+    kept = [
+        face
+        for face in faces
+        if sha256[face.path] not in held_out and not names & {face.name, face.path.stem, face.name.split("/")[0]}
+    ]
+    if faces and not kept:
+        raise UserError(
+            f"All {len(faces):,} faces are of photos that {pairs.path} holds out. Give others with --faces."
+        )
+    if len(kept) < len(faces):
+        log.info(
+            "%s of %s faces are of photos that the dataset holds out: left out", len(faces) - len(kept), len(faces)
+        )
+    return kept
 
 
 def check_faces(faces: Sequence[Face], known: Path | None = None) -> dict[Path, str]:

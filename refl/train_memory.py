@@ -97,7 +97,8 @@ def build_training(
     )
     accelerator = cast(Accelerator, alone)
     faces = [Face(str(number), Path(), None) for number in range(config.train.batch_size)]
-    material = Material(build_restorer(restorer), RewardModel(reward, architecture).eval(), faces, [])
+    with torch.device(device):
+        material = Material(build_restorer(restorer), RewardModel(reward, architecture).eval(), faces, [])
     number_schedule(material.restorer)
     frozen_control, weights = place_restorer(material.restorer, config, accelerator, None)
     live, frozen_reward = place_rewards(material, config, accelerator, Path(), None)

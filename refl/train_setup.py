@@ -31,9 +31,11 @@ from refl.train_config import MAY_CHANGE, ReflConfig
 from refl.train_data import DegradedFaces, Face, check_faces, stack
 from reward.captions import check_captions
 from reward.checkpoint import load_changes
+from reward.config import ModelConfig
 from reward.data import Pairs, check_pairs
 from reward.frozen_cache import cache_frozen
 from reward.model import RewardModel, unlock
+from reward.scoring import split_name
 from reward.training_state import find_last, load_state, read_record
 from runs import UserError
 from runs.store import code_version
@@ -107,12 +109,19 @@ def describe(material: Material, config: ReflConfig) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "names": material.names,
         "restorer": material.restorer.settings,
-        "reward_base": {"model": material.names.get("reward", ""), "version": material.reward_version},
+        "reward_base": {"model": _locate(material.names.get("reward", "")), "version": material.reward_version},
         "faces": len(material.faces),
         "faces_sha256": digest.hexdigest(),
         "perceptual": config.loss.perceptual if config.loss.perceptual_weight else None,
         "code_version": code_version(),
     }
+
+
+def _locate(reward: str) -> str:
+    """A reward model as `load_named` takes it from any folder."""
+    what = split_name(reward)[1]
+    path = Path(what).expanduser()
+    return str(path.resolve()) if what and path.exists() else what
 
 
 def list_terms(config: ReflConfig) -> list[str]:
@@ -182,23 +191,25 @@ def check_material(material: Material, config: ReflConfig) -> None:
     if not material.faces:
         raise UserError("There is no face to train on. Give --faces DIR, or import sources with ground truth (hq).")
     if isinstance(material.reward, RewardModel):
-        missing = sum(not face.caption for face in material.faces)
-        instead = (
-            "Put NAME.txt beside each face, give --use-prompt to compare all with the model's prompt, or train a "
-            "reward model with text_mode fixed or learned."
-        )
-        if note := check_captions(
-            material.reward.config,
-            missing,
-            len(material.faces),
-            "faces",
-            instead=instead,
-            use_prompt=material.use_prompt,
-        ):
-            log.info(note)
+        check_face_captions(material.reward.config, material.faces, use_prompt=material.use_prompt)
     pairs = material.pairs
     if config.live_reward.replay_pairs and not (pairs and pairs.select("train").rows):
         raise UserError("replay_pairs needs labelled pairs of the train split: give --dataset, or set it to 0.")
+
+
+def check_face_captions(config: ModelConfig, faces: Sequence[Face], *, use_prompt: bool) -> None:
+    """That a reward model which compares faces with captions gets some, and log where its prompt stands in.
+
+    Raises:
+        UserError: not one face has a caption, and the prompt may not stand in.
+    """
+    missing = sum(not face.caption for face in faces)
+    instead = (
+        "Put NAME.txt beside each face, give --use-prompt to compare all with the model's prompt, or train a reward "
+        "model with text_mode fixed or learned."
+    )
+    if note := check_captions(config, missing, len(faces), "faces", instead=instead, use_prompt=use_prompt):
+        log.info(note)
 
 
 def find_checkpoint(accelerator: Accelerator, record: dict[str, Any], out: Path) -> Path | None:
@@ -238,6 +249,8 @@ def place_restorer(
             restorer.set_trainable(train.trainable, train.lora_rank)
         except ValueError as error:
             raise UserError(f"{error}. Set trainable to lora.") from error
+    for parameter in restorer.trainable_parameters():
+        parameter.data = parameter.data.float()  # new adapters take the number format of what they adapt
     if last:
         restorer.load_trained(last)
     restorer.hold_prompt()

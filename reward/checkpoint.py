@@ -201,6 +201,16 @@ def find_named(what: str, weights_dir: Path | None = None) -> tuple[Path | None,
     return None, config
 
 
+def read_shape(what: str, weights_dir: Path | None = None) -> tuple[ModelConfig, dict[str, Any]]:
+    """(config, architecture) of the model that `find_named` finds: what its memory depends on.
+
+    Raises:
+        UserError: there is none, or its weights cannot be got.
+    """
+    folder, config = find_named(what, weights_dir)
+    return read_model_config(folder) if folder else (config, read_architecture(config))
+
+
 def load_named(what: str, dtype: torch.dtype = torch.float32, weights_dir: Path | None = None) -> RewardModel:
     """The model that `find_named` finds, on the CPU.
 

@@ -102,7 +102,7 @@ def check_images(files: Mapping[Path, str | None], known: Path | None = None) ->
     if known:
         before |= {str(path): [*_stamp(path), sha256] for path, sha256 in found.items()}
         known.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = known.with_name(f"{known.name}.part")
+        unfinished = known.with_name(f"{known.name}.{os.getpid()}.part")  # of several processes each writes its own
         unfinished.write_text(json.dumps(before), encoding="utf-8")
         unfinished.replace(known)
     return found

@@ -45,12 +45,12 @@ def load_restorer(
         asked: see the module.
         dtype: what its parts compute in; images and latents are float32 at the borders.
         keep_float32: parts whose numbers are float32 nonetheless, since they are trained: `control`, `unet`, …, or
-            `adapters` for those of a folder that training by LoRA wrote, which then are as stored.
+            `adapters` for those of a folder that training by LoRA wrote, which then are as stored; what a restorer
+            has not is passed over.
         weights_dir: folder of published files; `data/weights` where not given.
         steps: how many it takes where `restore` is told none; None for as many as it was published with.
     Raises:
         UserError: there is no such restorer, a file cannot be got or is not what it should be, or it takes one step.
-        ValueError: a part of `keep_float32` is none of this restorer's.
     """
     restorer = _load(asked, weights_dir or Path("data") / WEIGHTS_FOLDER, dtype, keep_float32)
     if steps is not None and isinstance(restorer, DiffusionRestorer):
@@ -64,8 +64,6 @@ def load_restorer(
     if isinstance(restorer, FeedForwardRestorer):
         return restorer
     parts = dict(restorer.named_children())
-    if unknown := set(keep_float32) - {*parts, ADAPTERS}:
-        raise ValueError(f"keep_float32 names {', '.join(sorted(unknown))}; {asked} has {', '.join(parts)}")
     for name, part in parts.items():
         if name != "stage1" and name not in keep_float32:  # SwinIR makes masks in float32 at sizes it was not made for
             cast(part, dtype, with_adapters=ADAPTERS not in keep_float32)

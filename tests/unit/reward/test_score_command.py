@@ -30,8 +30,7 @@ def captioned(make_model: Callable[..., RewardModel], tmp_path: Path) -> Path:
 def fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command that must fail before any weights are read; gives what it says."""
     monkeypatch.setattr(reward.weights, "HF_HUB_OFFLINE", True)
-    for name in ("load_model", "build_model"):
-        monkeypatch.setattr(reward.scoring, name, lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr(reward.scoring, "load_named", lambda *_, **__: pytest.fail("weights were read"))
 
     def run(*words: object) -> str:
         assert main([*map(str, words), "--data", str(tmp_path / "data")]) == 2

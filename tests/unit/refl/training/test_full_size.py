@@ -1,0 +1,82 @@
+"""At full size, by counting on fake tensors: memory within the presets' limits, kernels, host copies, bytes on disk."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+import pytest
+import torch
+
+from refl.restorers.surface import make_generators
+from refl.sampling import roll_out
+from refl.train import draw_trajectory
+from refl.train_config import load_refl_config
+from refl.train_memory import build_training, count_training
+from reward.checkpoint import read_architecture
+from reward.config import load_model_config
+from training.accounting import MemoryCount
+from training.without_memory import count_without_memory
+
+GIB = 2**30
+LIMITS_GIB = {"paper-24gb": 20, "lora-16gb": 14, "osediff-24gb": 20}
+MAX_KERNELS = 1200
+"""Of a denoising step."""
+
+
+def count(preset: str) -> MemoryCount:
+    reward = load_model_config("vit-h-14")
+    restorer = "osediff" if preset.startswith("osediff") else "diffbir-v1"
+    return count_training(load_refl_config(preset), restorer, reward, read_architecture(reward))
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("preset", ["paper-24gb", "lora-16gb", pytest.param("osediff-24gb", marks=pytest.mark.slow)])
+def test_a_preset_fits_its_card(preset: str) -> None:
+    phases = count(preset).phases
+    assert set(phases) == {"trajectory", "step", "reward update", "look"}
+    for name, phase in phases.items():
+        assert phase.peak_bytes / GIB <= LIMITS_GIB[preset], (name, phase.at_peak)
+    parts = phases["step"].at_peak
+    assert parts["reward's moments"] == pytest.approx(2 * 4 * 514_793_729, rel=1e-3)  # the reward goes on learning
+    if preset == "paper-24gb":
+        assert parts["gradients"] == pytest.approx(4 * 363_153_280, rel=1e-3)
+
+
+def test_a_denoising_step_has_few_kernels_and_no_host_copy_after_the_first() -> None:
+    config = load_refl_config("paper-24gb", {"live_reward": {"reward_every_steps": 0}})
+    reward = load_model_config("tiny")
+    copies: list[dict[str, int]] = []
+    kernels: list[int] = []
+    for steps in (2, 4):
+        with count_without_memory("meta") as counted:
+            training = build_training(config, "diffbir-v1", reward, read_architecture(reward), "meta")
+            plan = make_long(training, steps)
+            with counted.phase("trajectory") as phase:
+                trajectory = draw_trajectory(training, 0)
+                lq = torch.zeros(4, 3, 512, 512, device="meta")
+                roll_out(training.restorer, lq, training.embedding, trajectory, make_generators(range(4)))
+        assert len(plan) == steps + 1
+        copies.append(dict(phase.host_copies))
+        kernels.append(phase.kernels.total())
+    assert copies[0] == copies[1]
+    assert 0 < (kernels[1] - kernels[0]) / 2 <= MAX_KERNELS
+
+
+def make_long(training: Any, steps: int) -> Any:
+    """Let so many steps be without gradient."""
+    training.plan = training.restorer.plan_steps(50)[-(steps + 1) :]
+    trajectory = training.config.trajectory.model_copy(update={"gradient_window": (0, 0)})
+    training.config = training.config.model_copy(update={"trajectory": trajectory})
+    return training.plan
+
+
+def test_a_run_of_the_published_method_writes_less_than_60_gib() -> None:
+    """Each checkpoint holds the trained weights and both moments of ControlNet and reward model; all else are links."""
+    train = load_refl_config("paper").train
+    once = 3 * 4 * (363_153_280 + 514_793_729) / GIB
+    writes = {*range(train.checkpoint_every_steps, train.max_steps + 1, train.checkpoint_every_steps), train.max_steps}
+    copies = set(range(train.keep_every_steps, train.max_steps + 1, train.keep_every_steps))
+    assert copies <= writes  # so that none of them is written for itself
+    assert len(writes) == ceil(train.max_steps / train.checkpoint_every_steps)
+    assert once * len(writes) <= 60
