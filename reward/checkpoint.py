@@ -59,14 +59,23 @@ def load_model(path: Path) -> RewardModel:
     """
     if path.is_file() and path.suffix in SUFFIXES:
         return build_model(load_model_config("vit-h-14", weights=str(path)))
-    values = {name: _read_json(path / f"{name}.json") for name in ("config", "architecture")}
-    config = check_model_config(values["config"], str(path / "config.json"))
-    check_architecture(values["architecture"], str(path / "architecture.json"))
+    config, architecture = read_config(path), _read_json(path / "architecture.json")
+    check_architecture(architecture, str(path / "architecture.json"))
     weights = path / "model.safetensors"
     state = read_weights(weights)
-    model = allocate_model(config, values["architecture"])
+    model = allocate_model(config, architecture)
     load_strictly(model, {k if k == PROMPT_VECTOR else f"clip.{k}": value for k, value in state.items()}, weights)
     return model.eval()
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The config of a checkpoint folder.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = folder / "config.json"
+    return check_model_config(_read_json(path), str(path))
 
 
 def save_model(model: RewardModel, folder: Path) -> None:

@@ -20,8 +20,8 @@ import numpy.typing as npt
 import torch
 
 from reward.captions import check_captions
-from reward.checkpoint import build_model, load_model
-from reward.config import load_model_config, preset_names
+from reward.checkpoint import build_model, load_model, read_config
+from reward.config import ModelConfig, load_model_config, preset_names
 from reward.data import group_images, to_pixels
 from reward.images import RgbImage, read_image
 from reward.model import RewardModel, compute_cosine
@@ -70,10 +70,9 @@ def load_scorer(asked: str, device: str) -> Scorer:
         UserError: there is none, it is damaged or of another architecture, or too large for the device.
     """
     name, what = split_name(asked)
-    path = Path(what).expanduser()
+    path = _find_path(what)
     folder = None
     if path.is_dir():
-        path = path / "best" if (path / "best").is_dir() and not (path / "config.json").exists() else path
         model, folder = load_model(path), path
         name = name or (path.resolve().parent.name if path.name in ("best", "last") else path.resolve().name)
     elif path.is_file() and path.suffix in SUFFIXES:
@@ -83,15 +82,42 @@ def load_scorer(asked: str, device: str) -> Scorer:
     elif what in preset_names() or path.suffix == ".toml":
         model, name = build_model(load_model_config(what)), name or path.stem
     else:
-        raise UserError(
-            f"There is no scorer {what!r}. Give a checkpoint folder, a weight file, one of {', '.join(read_manifest())}"
-            f" (reward/weights.toml), or one of the presets {', '.join(preset_names())}."
-        )
+        raise _unknown(what)
     try:
         model = model.requires_grad_(False).eval().to(device)
     except torch.OutOfMemoryError as error:
         raise UserError(f"{what} does not fit into the memory of {device}; give --device cpu.") from error
     return Scorer(re.sub(r"[^A-Za-z0-9_+.-]", "_", name), folder, model, compute_version(model))
+
+
+def read_scorer_config(asked: str) -> ModelConfig:
+    """The config of the model that `load_scorer` would load, without its weights.
+
+    Raises:
+        UserError: there is none, or its config is damaged.
+    """
+    _, what = split_name(asked)
+    path = _find_path(what)
+    if path.is_dir():
+        return read_config(path)
+    if (path.is_file() and path.suffix in SUFFIXES) or what in read_manifest():
+        return load_model_config("vit-h-14", weights=what)
+    if what in preset_names() or path.suffix == ".toml":
+        return load_model_config(what)
+    raise _unknown(what)
+
+
+def _find_path(what: str) -> Path:
+    """The path that it is; of a training's folder its best checkpoint."""
+    path = Path(what).expanduser()
+    return path / "best" if (path / "best").is_dir() and not (path / "config.json").exists() else path
+
+
+def _unknown(what: str) -> UserError:
+    return UserError(
+        f"There is no scorer {what!r}. Give a checkpoint folder, a weight file, one of {', '.join(read_manifest())}"
+        f" (reward/weights.toml), or one of the presets {', '.join(preset_names())}."
+    )
 
 
 def split_name(asked: str) -> tuple[str, str]:
@@ -114,14 +140,20 @@ def compute_version(model: RewardModel) -> str:
 
 
 def check_scorer_captions(scorer: Scorer, missing: int, total: int, things: str, *, use_prompt: bool) -> str | None:
-    """`check_captions` for a scorer: what to say where its prompt stands in for so many of all.
+    """`check_named_captions` for a scorer that is loaded."""
+    return check_named_captions(scorer.model.config, scorer.name, missing, total, things, use_prompt=use_prompt)
+
+
+def check_named_captions(
+    config: ModelConfig, name: str, missing: int, total: int, things: str, *, use_prompt: bool
+) -> str | None:
+    """`check_captions` for a scorer of this name: what to say where its prompt stands in for so many of all.
 
     Raises:
         UserError: there is not one caption, and `use_prompt` is not given.
     """
-    prompt = scorer.model.config.prompt
-    instead = f"Import captions, or give --use-prompt to let {scorer.name} compare all with its prompt: {prompt!r}."
-    return check_captions(scorer.model.config, missing, total, things, instead=instead, use_prompt=use_prompt)
+    instead = f"Import captions, or give --use-prompt to let {name} compare all with its prompt: {config.prompt!r}."
+    return check_captions(config, missing, total, things, instead=instead, use_prompt=use_prompt)
 
 
 def score_batch(scorer: Scorer, images: Sequence[RgbImage], captions: Sequence[str | None]) -> Array:

@@ -15,10 +15,10 @@ from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from reward.card import describe_licence, write_card
 from reward.checkpoint import save_model
-from reward.config import ModelConfig
+from reward.config import ModelConfig, load_model_config
 from reward.model import RewardModel
 from reward.score import ImageItem, find_images, read_done, score_candidates, score_files
-from reward.scoring import Scorer, compute_version, load_scorer, score_batch
+from reward.scoring import Scorer, compute_version, load_scorer, read_scorer_config, score_batch
 from runs import UserError
 from runs.candidates import find_missing
 
@@ -113,6 +113,21 @@ def test_of_a_trainings_folder_the_best_is_taken(tmp_path: Path, make_model: Cal
         scorer = load_scorer(str(tmp_path / asked), "cpu")
         assert (scorer.name, scorer.version) == ("mine", compute_version(model))
         assert scorer.path == tmp_path / ("mine/last" if model is last else "mine/best")
+
+
+def test_a_config_is_read_without_weights(tmp_path: Path, make_model: Callable[..., RewardModel]) -> None:
+    model = make_model(text_mode="caption", prompt="a nose")
+    save_model(model, tmp_path / "mine" / "best")
+    (tmp_path / "mine" / "best" / "model.safetensors").unlink()
+    for asked in ("mine", "mine/best"):
+        assert read_scorer_config(str(tmp_path / asked)) == model.config
+    assert read_scorer_config("hps-v2.1").architecture == "ViT-H-14"
+    assert read_scorer_config("other=tiny") == load_model_config("tiny")
+    with pytest.raises(UserError, match="There is no scorer 'nowhere'"):
+        read_scorer_config("nowhere")
+    (tmp_path / "mine" / "best" / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        read_scorer_config(str(tmp_path / "mine"))
 
 
 def test_a_card_says_whose_labels_and_which_licence(tmp_path: Path, make_model: Callable[..., RewardModel]) -> None:
