@@ -15,6 +15,8 @@ import pandas as pd
 Array = npt.NDArray[Any]
 
 RESAMPLES = 1000
+RESAMPLES_AT_ONCE = 50
+"""So that memory grows with the sources alone."""
 CALIBRATION_BINS = 8
 
 
@@ -33,9 +35,12 @@ def bootstrap_mean(values: Array, weight: Array, sources: Array, seed: int = 0) 
     if n_sources < 2:
         return mean, float("nan"), float("nan")
     sums = np.bincount(inverse, weights=values * weight), np.bincount(inverse, weights=weight)
-    draws = np.random.default_rng(seed).integers(0, n_sources, (RESAMPLES, n_sources))
-    with np.errstate(invalid="ignore"):
-        means = sums[0][draws].sum(axis=1) / sums[1][draws].sum(axis=1)
+    rng, means = np.random.default_rng(seed), np.empty(RESAMPLES)
+    for start in range(0, RESAMPLES, RESAMPLES_AT_ONCE):  # the same draws as all at once
+        part = means[start : start + RESAMPLES_AT_ONCE]
+        draws = rng.integers(0, n_sources, (len(part), n_sources))
+        with np.errstate(invalid="ignore"):
+            part[:] = sums[0][draws].sum(axis=1) / sums[1][draws].sum(axis=1)
     low, high = np.nanpercentile(means, [2.5, 97.5])
     return mean, float(low), float(high)
 

@@ -1,78 +1,43 @@
 """Restorers side by side on the same faces and seeds: metrics of every image, means with intervals, changes of them.
 
 Every metric is oriented so that higher is better, and is left out where it cannot be computed here; which ones, and
-why, is part of the result. Intervals are 95 %, from resampling images; a change over the base is paired by image.
+why, is part of the result. All is measured of the 8-bit images on the disk, a batch at a time. Intervals are 95 %, from
+resampling images; a change over the base is paired by image.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image as PilImage
 from torch import Tensor
 
 from metrics.accuracy import bootstrap_mean
 from metrics.compute import prepare
-from metrics.lists import Column, MetricError
+from metrics.lists import Column, MetricError, metric_version
 from metrics.weights import MissingWeights, forbid_downloads, is_offline
-from refl.monitor import RewardFunction, judge, measure_metrics, to_bytes
-from refl.restorers.surface import Restorer
+from refl.evaluate_faces import split_batches
+from refl.evaluate_restored import Restored, read_images
+from refl.evaluate_values import Measured
+from refl.monitor import Array, judge, measure_metrics, to_bytes
+from refl.photo_files import RgbImage
+from refl.restore import to_tensor
+from reward.scoring import Scorer, score_batch
 
 WITH_TRUTH = ("psnr", "ssim", "gmsd", "fsim", "vif", "lpips-vgg", "identity", "landmark_distance")
 """Metrics against the ground truth."""
 WITHOUT_TRUTH = ("niqe_skvideo", "niqe", "musiq", "maniqa", "clipiqa", "laion_aes")
 """Metrics of the restored image alone."""
-BATCH_IMAGES = 16
+AGAINST_TRUTH = ("saturation", "high_frequency")
+"""Our own judges, which the monitor has too."""
+JUDGES_VERSION = "refl 1"
+"""To be raised where they are computed otherwise, so that older values are not taken for theirs."""
 GRID_FACES = 16
 COLUMNS = ["set", "method", "image", "seed", "metric", "value"]
-
-
-@dataclass(frozen=True)
-class FaceSet:
-    """Faces to restore."""
-
-    name: str
-    names: Sequence[str]
-    lq: Tensor
-    """(N, 3, H, W) in [0, 1]."""
-    hq: Tensor | None
-    """The ground truth; None of wild photos."""
-    captions: Sequence[str | None]
-
-
-@dataclass(frozen=True)
-class Restored:
-    """What one method made of a set."""
-
-    images: dict[int, Tensor]
-    """Seed -> (N, 3, H, W) in [0, 1]."""
-    seconds_an_image: float
-
-
-def restore_set(restorer: Restorer, faces: FaceSet, seeds: Sequence[int], steps: int | None = None) -> Restored:
-    """Every face with every seed; without chance there is one image a face, under the first seed."""
-    began, images = time.monotonic(), {}
-    for seed in seeds if restorer.is_random else seeds[:1]:
-        batches = [
-            restorer.restore(lq, [_seed_of(seed, start + place) for place in range(len(lq))], steps).cpu()
-            for start, lq in zip(
-                range(0, len(faces.lq), BATCH_IMAGES), torch.split(faces.lq, BATCH_IMAGES), strict=True
-            )
-        ]
-        images[seed] = torch.cat(batches)
-    return Restored(images, (time.monotonic() - began) / (len(images) * len(faces.lq)))
-
-
-def _seed_of(seed: int, place: int) -> int:
-    """The noise of one face, the same for every method and step of a comparison."""
-    return int(np.random.default_rng([seed, place]).integers(2**63 - 1))
 
 
 def choose_metrics(truth: bool, device: str = "cpu") -> tuple[list[str], dict[str, str]]:
@@ -96,30 +61,103 @@ def choose_metrics(truth: bool, device: str = "cpu") -> tuple[list[str], dict[st
     return found, left_out
 
 
-def measure_set(
-    faces: FaceSet,
-    method: str,
-    restored: Restored,
-    metrics: Sequence[str],
-    rewards: Mapping[str, RewardFunction],
-    device: str = "cpu",
-) -> pd.DataFrame:
-    """A row an image, seed and metric: set, method, image, seed, metric, value; NaN where a metric fails.
+def name_columns(metrics: Sequence[str], rewards: Mapping[str, str], truth: bool) -> dict[str, str]:
+    """Name in the tables -> name and version that values are kept under; metrics, rewards, our own judges.
 
     Args:
-        rewards: name -> (N, 3, H, W) to (N,), for the faces of the set in their order.
+        rewards: name -> version of the model.
+    """
+    return {
+        **{metric: f"{metric} {metric_version(metric)}" for metric in metrics},
+        **{f"reward {name}": version for name, version in rewards.items()},
+        **({name: f"{name} {JUDGES_VERSION}" for name in AGAINST_TRUTH} if truth else {}),
+    }
+
+
+def measure_quality(
+    restored: Sequence[Restored],
+    metrics: Sequence[str],
+    measured: Measured,
+    batch_size: int,
+    device: str = "cpu",
+    done: Callable[[int], None] = lambda _images: None,
+) -> None:
+    """Metrics and our own judges of the images of one set; what is measured already is not measured again.
+
+    A batch of faces is measured of all methods and seeds, so that its ground truths are read once.
+
+    Args:
+        done: told of each batch how many images it has.
+    """
+    faces = restored[0].faces
+    columns = name_columns(metrics, {}, faces.has_truth)
+    names = {kept: name for name, kept in columns.items()}
+    for places in split_batches(len(faces.faces), batch_size):
+        truths = None
+        for one in restored:
+            keys = one.keys[places.start : places.stop]
+            missing = [names[kept] for kept in measured.find_missing(list(names), keys)]
+            if missing:
+                if faces.has_truth and truths is None:
+                    truths = faces.read_squares(places)
+                images = read_images(one.files[places.start : places.stop])
+                found = measure_batch(missing, images, truths, device)
+                measured.add(keys, {columns[name]: values for name, values in found.items()})
+            done(len(places))
+
+
+def measure_batch(
+    names: Sequence[str], images: Sequence[RgbImage], truths: Tensor | None, device: str
+) -> dict[str, Array]:
+    """(n,) of each metric and judge of one batch, NaN where one cannot measure an image.
+
+    Args:
+        images: n of (S, S, 3) uint8.
+        truths: (n, 3, S, S) in [0, 1]; None where there are none.
+    """
+    own = [name for name in names if name in AGAINST_TRUTH]
+    references = to_bytes(truths) if truths is not None else []
+    found = measure_metrics([name for name in names if name not in own], images, references, device)
+    if own and truths is not None:
+        found |= judge(own, to_tensor(images), truths)
+    return found
+
+
+def measure_reward(
+    scorer: Scorer,
+    restored: Sequence[Restored],
+    measured: Measured,
+    batch_size: int,
+    done: Callable[[int], None] = lambda _images: None,
+) -> None:
+    """Rewards of all images, as `python -m reward score` gives them; what has one already is not scored again.
+
+    Raises:
+        UserError: the batch is too large for the memory.
+    """
+    for one in restored:
+        for places in split_batches(len(one.files), batch_size):
+            keys = one.keys[places.start : places.stop]
+            if measured.find_missing([scorer.version], keys):
+                images = read_images(one.files[places.start : places.stop])
+                captions = [one.faces.faces[place].caption for place in places]
+                measured.add(keys, {scorer.version: score_batch(scorer, images, captions)})
+            done(len(places))
+
+
+def tabulate(restored: Sequence[Restored], columns: Mapping[str, str], measured: Measured) -> pd.DataFrame:
+    """A row an image, seed and metric of one set: set, method, image, seed, metric, value; NaN where a metric fails.
+
+    Args:
+        columns: as `name_columns` gives them; all must have been measured.
     """
     tables = []
-    for seed, images in restored.images.items():
-        truths = to_bytes(faces.hq) if faces.hq is not None else []
-        values = measure_metrics(metrics, to_bytes(images), truths, device)
-        with torch.no_grad():
-            values |= {f"reward {name}": reward(images).double().cpu().numpy() for name, reward in rewards.items()}
-        if faces.hq is not None:
-            values |= judge(("saturation", "high_frequency"), images, faces.hq)
-        for metric, numbers in values.items():
-            rows = {"set": faces.name, "method": method, "image": list(faces.names), "seed": seed, "metric": metric}
-            tables.append(pd.DataFrame({**rows, "value": numbers}))
+    for one in restored:
+        for metric, kept in columns.items():
+            values = measured.known[kept]
+            rows = {"set": one.faces.name, "method": one.method, "image": one.faces.names, "seed": one.seed}
+            numbers = [values[key] for key in one.keys]
+            tables.append(pd.DataFrame({**rows, "metric": metric, "value": numbers}))
     return pd.concat(tables, ignore_index=True)[COLUMNS]
 
 
@@ -147,9 +185,16 @@ def _interval(values: pd.Series[float], seed: int) -> tuple[float, float, float]
     return bootstrap_mean(values.to_numpy(float), np.ones(len(values)), values.index.to_numpy(), seed)
 
 
-def write_grid(path: Path, faces: FaceSet, restored: Mapping[str, Restored]) -> None:
-    """A PNG of the first faces by name, unselected: a column a face; input, each method in order, ground truth."""
-    seed_images = [next(iter(made.images.values())) for made in restored.values()]
-    rows = [faces.lq, *seed_images, *([faces.hq] if faces.hq is not None else [])]
-    drawn = [torch.cat(list(images[:GRID_FACES].cpu()), dim=2) for images in rows]
-    PilImage.fromarray(to_bytes(torch.cat(drawn, dim=1)[None])[0]).save(path)
+def write_grid(path: Path, restored: Sequence[Restored]) -> None:
+    """A PNG of the first faces by name, unselected: a column a face; input, each method in order, ground truth.
+
+    Args:
+        restored: of one set; of each method the images of its first seed are shown.
+    """
+    faces = restored[0].faces
+    places = range(min(GRID_FACES, len(faces.faces)))
+    first = {one.method: one for one in reversed(restored)}
+    shown = [one for one in restored if first[one.method] is one]
+    rows = [to_bytes(faces.read_lq(places)), *(read_images(one.files[: len(places)]) for one in shown)]
+    rows += [to_bytes(faces.read_squares(places))] if faces.has_truth else []
+    PilImage.fromarray(np.vstack([np.hstack(row) for row in rows])).save(path)

@@ -16,7 +16,7 @@ def write_report(out: Path, summary: pd.DataFrame, record: dict[str, Any]) -> No
 
     Args:
         summary: as `evaluate.summarize` gives it.
-        record: base, left_out, seconds_an_image, faces, code_version, asked.
+        record: base, left_out, notes, seconds_an_image, faces, code_version, asked.
     """
     lines = [
         "# Restorers side by side",
@@ -25,11 +25,13 @@ def write_report(out: Path, summary: pd.DataFrame, record: dict[str, Any]) -> No
         "from resampling images; in parentheses the change over the base, paired by image, **bold** where its interval "
         "excludes 0.",
     ]
+    for note in record["notes"]:
+        lines += ["", f"Note: {note}"]
     for name, table in summary.groupby("set", sort=False):
         count = len(record["faces"][name])
         lines += ["", f"## {name}: {count} faces", "", *format_table(table), ""]
         for key, seconds in record["seconds_an_image"].items():
-            if key.startswith(f"{name} "):
+            if key.startswith(f"{name} ") and pd.notna(seconds):
                 lines.append(f"- {key.removeprefix(f'{name} ')}: {seconds:.3f} s an image")
         lines += ["", f"The first faces by name, unselected; rows: input, {', '.join(table['method'].unique())}"]
         lines[-1] += ", ground truth:" if (table["metric"] == "psnr").any() else ":"

@@ -84,7 +84,10 @@ def _is_within(path: Path, folder: Path) -> bool:
 
 def _check_out(session: Session, data: Path, run: Run, out: Path) -> None:
     out, root = out.resolve(), data.resolve()
-    shared = [root / name for name in ("images", "runs", "rewards", "restorers", "rounds", "weights", "uploads")]
+    shared = [
+        root / name
+        for name in ("images", "runs", "rewards", "restorers", "evaluations", "rounds", "weights", "uploads")
+    ]
     if root not in out.parents or out in shared or root / "images" in out.parents:
         raise UserError(f"{out} is no folder of this run alone inside the data folder; delete it by hand.")
     _check_no_reference(session, run, out)

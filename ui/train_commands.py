@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from pydantic import BaseModel
 
 import annotate.labeler_commands
+import refl.evaluate_command
 import refl.pretrain_command
 import refl.pretrain_config
 import refl.restore_command
@@ -118,12 +119,8 @@ def describe_restore(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe_evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    left_out = ("command", "data", "db", "run")
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in vars(args).items()
-        if name not in left_out
-    }
+    refl.evaluate_command.check_arguments(args)
+    return refl.evaluate_command.describe_run(args)
 
 
 def describe_reward(args: argparse.Namespace) -> dict[str, Any]:

@@ -120,3 +120,8 @@ class EvaluateOptions(BaseModel):
     image_size_px: int | None = Field(
         None, ge=16, le=4096, description="Side of the faces, pixels; empty for the first restorer's own"
     )
+    use_prompt: bool = Field(
+        False, description="Compare with the reward model's own prompt even where not one face has a caption"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Number format in the restorers")
+    batch_size: int = Field(4, ge=1, le=10_000, description="Faces that are restored and measured together")

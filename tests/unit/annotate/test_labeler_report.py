@@ -91,6 +91,13 @@ def test_boosting_is_odd(data: Training) -> None:
     assert np.allclose(predict_boosting(data, data, 0), -predict_boosting(data, swapped, 0))
 
 
+def test_an_interval_is_that_of_all_resamples_at_once() -> None:
+    values = np.random.default_rng(5).normal(size=301)
+    draws = np.random.default_rng(7).integers(0, 301, (1000, 301))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    assert bootstrap_mean(values, np.ones(301), np.arange(301), seed=7)[1:] == pytest.approx((low, high), rel=1e-12)
+
+
 def test_the_interval_resamples_sources_not_pairs() -> None:
     """Ten pairs of one source are one draw: the interval is that of 4 sources, not of 40 pairs."""
     values = np.repeat([1.0, 0.0, 1.0, 0.0], 10)

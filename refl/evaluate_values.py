@@ -1,0 +1,68 @@
+"""Values that were measured already, in a file that grows by a line a batch: a kill loses the batch in flight."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from runs import UserError
+
+
+@dataclass
+class Measured:
+    """Values by what measured them, with its version, and by the image's key: see `Restored.keys`."""
+
+    path: Path
+    known: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def find_missing(self, whats: Sequence[str], keys: Sequence[str]) -> list[str]:
+        """Those that lack a value of one of the images."""
+        return [what for what in whats if not all(key in self.known.get(what, {}) for key in keys)]
+
+    def add(self, keys: Sequence[str], values: Mapping[str, npt.ArrayLike]) -> None:
+        """Keep the values of a batch, on the disk first; later ones stand over earlier ones.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        numbers = {what: np.asarray(found, dtype=np.float64).tolist() for what, found in values.items()}
+        line = json.dumps({"keys": list(keys), "values": numbers})
+        try:
+            with open(self.path, "a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}); free some space.") from error
+        self._take(keys, numbers)
+
+    def _take(self, keys: Sequence[str], values: Mapping[str, Sequence[float]]) -> None:
+        for what, numbers in values.items():
+            self.known.setdefault(what, {}).update(zip(keys, numbers, strict=True))
+
+
+def open_measured(path: Path) -> Measured:
+    """What the file holds; a last line that a kill left half-written is cut off.
+
+    Raises:
+        UserError: the file is none of ours, or cannot be read.
+    """
+    measured = Measured(path)
+    if not path.exists():
+        return measured
+    try:
+        with open(path, "rb+") as stream:
+            whole = 0
+            for text in stream:
+                if not text.endswith(b"\n"):
+                    stream.truncate(whole)
+                    break
+                whole += len(text)
+                line = json.loads(text)
+                measured._take(line["keys"], line["values"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} holds no values of an evaluation ({error}); move it away.") from error
+    return measured

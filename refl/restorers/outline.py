@@ -1,0 +1,62 @@
+"""What a restorer will be, told by its name before it is loaded: its sizes, whether it draws noise, that it is here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from refl.restorers import lora
+from refl.restorers.diffbir import STABLE_DIFFUSION, VERSIONS
+from refl.restorers.feedforward import FeedForwardRestorer
+from refl.restorers.load import is_restorer_folder, method_name
+from refl.restorers.osediff import FACE_ADAPTERS, OSEDiff, OSEDiffSettings
+from refl.restorers.tiny import LEVELS, SHIPPED, read_tiny_config
+from refl.weights import find_any, find_file
+from runs import UserError
+
+STABLE_DIFFUSION_MULTIPLE_PX = 64
+"""Its autoencoder halves a side three times, its denoiser three times more."""
+TINY_MULTIPLE_PX = 2 ** (2 * (LEVELS - 1))
+
+
+@dataclass(frozen=True)
+class Outline:
+    """As a restorer's properties of these names; see `refl.restorers.surface`."""
+
+    image_size_px: int
+    multiple_px: int
+    is_random: bool
+
+
+def outline_restorer(asked: str, folder: Path) -> Outline:
+    """What `load_restorer` of the same will give; no weights are loaded, files that are missing are downloaded.
+
+    Args:
+        folder: of published files.
+    Raises:
+        UserError: there is no such restorer, or a file of it is missing or not the published one.
+    """
+    method_name(asked)  # refuses what nobody knows
+    path = Path(asked).expanduser()
+    if asked != "tiny" and is_restorer_folder(path):
+        if (path / "trained.json").is_file():
+            if not (path / "trained.safetensors").is_file():
+                raise UserError(f"{path}: has no trained.safetensors. Give a folder that a training wrote.")
+            return outline_restorer(str(lora.read_record(path)["restorer"]), folder)
+        return Outline(read_tiny_config(path).image_size_px, TINY_MULTIPLE_PX, True)
+    kind, _, file = asked.partition(":")
+    if kind in VERSIONS:
+        made = VERSIONS[kind]
+        find_any(made.base, folder)
+        for name in (file or made.control, made.stage1):
+            find_file(name, folder)
+        return Outline(made.use.image_size_px, STABLE_DIFFUSION_MULTIPLE_PX, True)
+    if kind == "osediff":
+        find_any(STABLE_DIFFUSION, folder)
+        find_file(file or FACE_ADAPTERS, folder)
+        return Outline(OSEDiffSettings().image_size_px, STABLE_DIFFUSION_MULTIPLE_PX, OSEDiff.is_random)
+    if kind == "feedforward":
+        find_file(file, folder)
+        one_pass = FeedForwardRestorer
+        return Outline(one_pass.image_size_px, one_pass.multiple_px, one_pass.is_random)
+    return Outline(read_tiny_config(SHIPPED).image_size_px, TINY_MULTIPLE_PX, True)
