@@ -151,7 +151,8 @@ def evaluate_variants(folders: list[Path], args: argparse.Namespace, out: Path) 
         what.append(f"--faces={args.test_faces}")
     degradation = read_degradation(folders[0], out)
     shared = [f"--data={args.data}", *([f"--db={args.db}"] if args.db else [])]
-    run_module(["refl", "evaluate", *what, f"--degradation={degradation}", *shared])
+    # after hours of training a report must come out; it says where the prompt stands in for captions
+    run_module(["refl", "evaluate", *what, f"--degradation={degradation}", "--use-prompt", *shared])
 
 
 def read_degradation(folder: Path, out: Path) -> Path:

@@ -73,10 +73,10 @@ def restore_set(
         for places in split_batches(len(files), batch_size):
             # whole batches, as they were before: another batch may round a pixel otherwise
             if not all(files[place].is_file() for place in places):
-                began = time.monotonic()
-                images = restore_batch(method, faces.read_lq(places), [_seed_of(seed, place) for place in places])
-                write_images([files[place] for place in places], images)
+                lq, began = faces.read_lq(places), time.monotonic()
+                images = restore_batch(method, lq, [_seed_of(seed, place) for place in places])
                 _add_seconds(folder, len(places), time.monotonic() - began)
+                write_images([files[place] for place in places], images)
             done(len(places))
         made.append(Restored(faces, method.name, seed, files, compute_keys(files, faces)))
     return made
@@ -193,7 +193,7 @@ def _add_seconds(folder: Path, images: int, seconds: float) -> None:
 
 
 def read_seconds(folder: Path) -> float:
-    """Seconds that an image took, reading, restoring and writing; NaN where that was not noted."""
+    """Seconds that a restorer took for an image; NaN where that was not noted."""
     images, seconds = 0, 0.0
     try:
         lines = (folder / "seconds.jsonl").read_text(encoding="utf-8").splitlines()

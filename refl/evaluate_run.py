@@ -6,10 +6,12 @@ ends with the same tables.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from refl.evaluate_values import Measured, open_measured
 from refl.fid import compare_by_fid
 from refl.restore_methods import AskedMethod, load_method
 from reward.scoring import load_scorer
+from runs import UserError
 from runs.store import RunStopped, code_version, without_nan
 
 log = logging.getLogger(__name__)
@@ -47,7 +50,7 @@ def evaluate(
         progress: told (images restored and measured, images in all) after each batch.
         stop_asked: asked after each batch for the number of the signal to end by; 0 for none.
     Raises:
-        UserError: a model cannot be loaded, or is too large for the memory.
+        UserError: a model cannot be loaded, or is too large for the memory, or another evaluation writes into `out`.
         RunStopped: a signal came; what is restored and measured is kept.
     """
     images = 0
@@ -60,13 +63,31 @@ def evaluate(
             log.info("stopped; all so far is in %s, and the same command goes on", out)
             raise RunStopped(128 + stop)
 
+    with hold_folder(out):
+        restored: dict[str, list[Restored]] = {faces.name: [] for faces in plan.sets}
+        for method in plan.methods:
+            for name, made in restore_by(method, plan, out, done).items():
+                restored[name] += made
+            free_memory()
+        return measure_and_report(plan, restored, out, asked, done)
+
+
+@contextmanager
+def hold_folder(out: Path) -> Iterator[None]:
+    """Keep other evaluations out of the folder for the block; one that was killed holds nothing.
+
+    Raises:
+        UserError: another one writes there.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    restored: dict[str, list[Restored]] = {faces.name: [] for faces in plan.sets}
-    for method in plan.methods:
-        for name, made in restore_by(method, plan, out, done).items():
-            restored[name] += made
-        free_memory()
-    return measure_and_report(plan, restored, out, asked, done)
+    with open(out / ".lock", "w", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"Another evaluation writes into {out}; wait for it, or name another --out.") from error
+        except OSError:
+            log.debug("%s is on a file system without locks", out)
+        yield
 
 
 def restore_by(asked: AskedMethod, plan: Plan, out: Path, done: Done) -> dict[str, list[Restored]]:

@@ -121,11 +121,12 @@ def compare_by_fid(
     if not is_wanted(faces):
         few = f"FID needs {MIN_FACES:,} faces or more, and {faces.name} has {len(faces.faces):,}."
         return pd.DataFrame(), few if faces.has_truth else None
+    first = {one.method: one for one in reversed(restored)}
     try:
         fid = load_fid().to(device)
     except MetricError as error:
+        done(len(faces.faces) * len(first))
         return pd.DataFrame(), str(error)
-    first = {one.method: one for one in reversed(restored)}
     kept, truths = f"fid {metric_version('fid')}", Moments()
     found = {}
     for method in dict.fromkeys(one.method for one in restored):

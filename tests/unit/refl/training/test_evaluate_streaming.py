@@ -24,11 +24,12 @@ import refl.restore_methods
 from db.models import Run, RunState
 from db.session import open_database
 from refl.__main__ import main
+from refl.ablate_command import evaluate_variants
 from refl.evaluate import measure_reward
 from refl.evaluate_command import add_evaluate_command, check_arguments
 from refl.evaluate_faces import FaceSet
 from refl.evaluate_plan import Plan, make_plan
-from refl.evaluate_run import evaluate
+from refl.evaluate_run import evaluate, hold_folder
 from refl.evaluate_values import open_measured
 from refl.restore_methods import load_method
 from refl.restorers.tiny import save_tiny
@@ -211,6 +212,13 @@ def test_a_folder_of_something_else_is_not_emptied(base: list[str], tmp_path: Pa
     assert mine.read_text() == "keep me"
 
 
+def test_two_evaluations_do_not_write_into_one_folder(base: list[str], tmp_path: Path) -> None:
+    with hold_folder(tmp_path / "out"), pytest.raises(UserError, match="Another evaluation writes into"):
+        evaluate_until(plan_of(base, tmp_path), tmp_path / "out", None)
+    with hold_folder(tmp_path / "out"):
+        pass
+
+
 def test_one_restorer_and_one_reward_model_at_a_time(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,6 +377,16 @@ def test_a_signal_ends_it_after_the_batch_and_the_same_command_goes_on(
     assert states == [RunState.stopped, RunState.finished]
     last = (data / "runs" / "2" / "progress.jsonl").read_text().splitlines()[-1]
     assert (json.loads(last)["done"], json.loads(last)["total"]) == (128, 128)
+
+
+def test_an_ablation_gets_its_report_without_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr("refl.ablate_command.run_module", ran.append)
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "training.json").write_text('{"config": {}}')
+    args = argparse.Namespace(restorer="tiny", reward="frm", test_faces=None, data="data", db=None)
+    evaluate_variants([tmp_path], args, tmp_path)
+    assert "--use-prompt" in ran[0]
 
 
 def test_a_reward_is_the_one_that_score_gives(base: list[str], tmp_path: Path) -> None:
