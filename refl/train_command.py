@@ -73,11 +73,6 @@ def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
         "--dataset", type=Path, metavar="DIR", help="labelled pairs to replay, and human ones to measure the reward on"
     )
     parser.add_argument(
-        "--use-prompt",
-        action="store_true",
-        help="compare faces without captions with the reward model's own prompt, even where not one has a caption",
-    )
-    parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
@@ -209,7 +204,7 @@ def tune(args: argparse.Namespace, config: ReflConfig, out: Path, progress: Any)
     pairs = load_dataset(args.dataset) if args.dataset else None
     if pairs:
         faces = leave_out_held_out(faces, pairs, out / "checked.json")
-    check_face_captions(found.config, faces, use_prompt=args.use_prompt)
+    check_face_captions(found.config, faces, use_prompt=config.loss.use_prompt)
     get_restorer_files([args.restorer], weights_dir)
     if torch.cuda.is_available() and os.environ.get("RANK", "0") == "0":
         log.info("%s", count_memory(args, config))
@@ -227,7 +222,6 @@ def tune(args: argparse.Namespace, config: ReflConfig, out: Path, progress: Any)
         pairs=pairs,
         names={"restorer": args.restorer, "reward": args.reward, "dataset": str(args.dataset or "")},
         reward_version=scorer.version,
-        use_prompt=args.use_prompt,
     )
     result = train(material, config, out, progress)
     leave_processes()

@@ -100,6 +100,10 @@ class LossConfig(BaseModel):
         "lpips",
         description="Perceptual distance: LPIPS-VGG, which needs its backbone's weights, or GMSD, which needs no file",
     )
+    use_prompt: bool = Field(
+        False,
+        description="Let the reward model's own prompt stand in where not one face has a caption, instead of refusing",
+    )
     color_fix: bool = Field(
         False,
         description="Apply the restorer's colour fix before all terms, so that training sees what inference shows",

@@ -67,8 +67,6 @@ class Material:
     """For the record: what was asked for as restorer, reward and dataset."""
     reward_version: str = ""
     """`compute_version` of the reward model, where it goes on learning: what it learns is saved beside it."""
-    use_prompt: bool = False
-    """Whether the reward model's prompt may stand in where not one face has a caption."""
 
 
 @dataclass
@@ -191,7 +189,7 @@ def check_material(material: Material, config: ReflConfig) -> None:
     if not material.faces:
         raise UserError("There is no face to train on. Give --faces DIR, or import sources with ground truth (hq).")
     if isinstance(material.reward, RewardModel):
-        check_face_captions(material.reward.config, material.faces, use_prompt=material.use_prompt)
+        check_face_captions(material.reward.config, material.faces, use_prompt=config.loss.use_prompt)
     pairs = material.pairs
     if config.live_reward.replay_pairs and not (pairs and pairs.select("train").rows):
         raise UserError("replay_pairs needs labelled pairs of the train split: give --dataset, or set it to 0.")
