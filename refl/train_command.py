@@ -33,6 +33,7 @@ from runs.store import open_database_run
 
 if TYPE_CHECKING:
     from refl.train_data import Face
+    from training.accounting import Phase
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ TABLES: dict[str, type[BaseModel]] = {
     "degradation": DegradationSettings,
 }
 HELD_OUT_SHARE = 0.1
+SMALL_PRESETS = ("paper-24gb", "lora-16gb")
+"""For cards that the asked settings do not fit, the larger first."""
 
 
 def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -148,7 +151,9 @@ def run_train(args: argparse.Namespace) -> None:
     """Train as a run; of several processes only the first has the run."""
     config = read_config(args)
     if args.memory:
-        print(count_memory(args, config))
+        from training.memory import describe_memory
+
+        print(describe_memory(count_memory(args, config)))
         return
     resolved = describe_run(args, config)
     out = Path(resolved["out"])
@@ -169,17 +174,34 @@ def run_train(args: argparse.Namespace) -> None:
             print(format_result(result, out))
 
 
-def count_memory(args: argparse.Namespace, config: ReflConfig) -> str:
-    """How much memory each process will need, by part, as a table."""
+def count_memory(args: argparse.Namespace, config: ReflConfig) -> dict[str, Phase]:
+    """How much memory each process will need, of each phase of its training by part."""
     from refl.train_memory import count_training
     from reward.checkpoint import read_shape
     from reward.scoring import split_name
-    from training.memory import describe_memory
 
     reward, architecture = read_shape(split_name(args.reward)[1], choose_weights_folder(args))
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    count = count_training(config, args.restorer, reward, architecture, processes)
-    return describe_memory(count.phases)
+    return count_training(config, args.restorer, reward, architecture, processes).phases
+
+
+def say_memory(args: argparse.Namespace, config: ReflConfig, card_gib: float) -> None:
+    """Log how much memory each process will need, and which preset fits where the card has less.
+
+    Args:
+        card_gib: memory of the card.
+    """
+    from training.memory import CUDA_GIB, describe_memory, find_peak
+
+    phases = count_memory(args, config)
+    log.info("memory of each process\n%s", describe_memory(phases))
+    needed = find_peak(phases) + CUDA_GIB
+    if needed <= card_gib:
+        return
+    names = ("osediff-24gb",) if args.restorer.startswith("osediff") else SMALL_PRESETS
+    fitting = [name for name in names if find_peak(count_memory(args, load_refl_config(name))) + CUDA_GIB <= card_gib]
+    advice = f"the preset {fitting[0]} fits" if fitting else "lower image_size_px or train a smaller reward model"
+    log.warning("this needs about %.1f GiB, and the card has %.1f: %s", needed, card_gib, advice)
 
 
 def tune(args: argparse.Namespace, config: ReflConfig, out: Path, progress: Any) -> dict[str, Any]:
@@ -207,7 +229,7 @@ def tune(args: argparse.Namespace, config: ReflConfig, out: Path, progress: Any)
     check_face_captions(found.config, faces, use_prompt=config.loss.use_prompt)
     get_restorer_files([args.restorer], weights_dir)
     if torch.cuda.is_available() and os.environ.get("RANK", "0") == "0":
-        log.info("%s", count_memory(args, config))
+        say_memory(args, config, torch.cuda.get_device_properties(0).total_memory / 2**30)
     dtype = DTYPES[config.train.mixed_precision]
     restorer = load_restorer(
         args.restorer, weights_dir=weights_dir, dtype=dtype, keep_float32=("control", "text", ADAPTERS)

@@ -139,8 +139,8 @@ def name_parts(count: MemoryCount, training: Training) -> None:
         count.name({"unet": "denoiser", "control": "ControlNet", "vae": "autoencoder"}.get(part, part), module)
     if training.frozen_control is not None:
         count.name("ControlNet before training", training.frozen_control)
-    if training.perceptual:
-        count.name("perceptual distance", training.perceptual.__self__.parameters())  # type: ignore[attr-defined]
+    if isinstance(perceptual := getattr(training.perceptual, "__self__", None), nn.Module):
+        count.name("perceptual distance", perceptual)
     count.name("reward model before training", training.frozen_reward)
     count.name("reward model", live.model)
     live.rest()

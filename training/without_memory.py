@@ -7,6 +7,7 @@ CUDA tensors are no third way: their backward wants a real card, and on torch 2.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -28,7 +29,14 @@ def count_without_memory(device: str = "cpu") -> Iterator[MemoryCount]:
     """
     # A TorchFunctionMode would do for attention, but rests while a backward pass recomputes a checkpoint.
     attention = patch.object(F, "scaled_dot_product_attention", _attend)
-    with attention, FakeTensorMode(allow_non_fake_inputs=True) as fake, MemoryCount(device, workspaces=True) as count:
+    quiet = warnings.catch_warnings()
+    with (
+        quiet,
+        attention,
+        FakeTensorMode(allow_non_fake_inputs=True) as fake,
+        MemoryCount(device, workspaces=True) as count,
+    ):
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # copy.deepcopy asks for it
         # It would keep a weak reference to every tensor, and Module.to refuses to exchange tensors that have some.
         fake.fake_tensor_converter.set_tensor_memo = lambda *_: None  # type: ignore[method-assign]
         yield count

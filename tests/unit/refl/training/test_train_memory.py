@@ -1,0 +1,47 @@
+"""`refl train --memory` says what a training needs; a card that is too small is told which preset fits."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch  # noqa: F401  # so that the folder's tests are left out together where it is not installed
+
+import refl.train_command
+from refl.__main__ import main
+from training.accounting import Phase
+
+WORDS = ["train", "--preset", "tiny-refl", "--restorer", "tiny", "--reward", "tiny"]
+
+
+def test_the_table_is_printed_and_nothing_is_started(
+    tmp_path: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--batch-size=2", "--gradient-norms", "--monitor-faces=2", "--memory", f"--data={tmp_path}"]
+    assert main([*WORDS, *flags]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0].split() == ["GiB", "trajectory", "step", "reward", "update", "look"]
+    assert rows[-1].startswith("in all")
+    assert list(tmp_path.iterdir()) == []  # type: ignore[attr-defined]
+
+
+def test_a_small_card_is_told_which_preset_fits(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    needs = {"no": 34, "bf16": 18}
+
+    def count(_args: object, config: refl.train_command.ReflConfig) -> dict[str, Phase]:
+        size = 13 if config.train.trainable == "lora" else needs[config.train.mixed_precision]
+        return {"step": Phase(size * 2**30, {"activations": size * 2**30})}
+
+    monkeypatch.setattr(refl.train_command, "count_memory", count)
+    args = type("Args", (), {"restorer": "diffbir-v1"})()
+    config = refl.train_command.load_refl_config("paper")
+    for card_gib, said in ((80, ""), (23.6, "the preset paper-24gb fits"), (15.8, "the preset lora-16gb fits")):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            refl.train_command.say_memory(args, config, card_gib)
+        assert (said in caplog.text) if said else not caplog.text
+    caplog.clear()
+    refl.train_command.say_memory(args, config, 8)
+    assert "lower image_size_px" in caplog.text
