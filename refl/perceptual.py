@@ -19,13 +19,11 @@ NAMES = {"lpips": "lpips-vgg", "gmsd": "gmsd"}
 """pyiqa's names."""
 
 
-def load_perceptual(
-    kind: Literal["lpips", "gmsd"], device: torch.device | str, dtype: torch.dtype = torch.float32
-) -> PerceptualLoss:
-    """The distance of that name, its parameters frozen.
+def load_perceptual(kind: Literal["lpips", "gmsd"], device: torch.device | str) -> PerceptualLoss:
+    """The distance of that name, its parameters frozen; it computes in float32.
 
-    Args:
-        dtype: what LPIPS's convolutions compute in, which hold nearly all of its memory; all else is float32.
+    In bfloat16 VGG's gradient is another: with random weights its cosine with float32's was 0.94 at 512 px.
+
     Raises:
         UserError: its weights cannot be had here.
     """
@@ -42,8 +40,7 @@ def load_perceptual(
     metric.requires_grad_(False)
 
     def compute(restored: Tensor, hq: Tensor) -> Tensor:
-        with torch.autocast(restored.device.type, dtype, enabled=kind == "lpips" and dtype != torch.float32):
-            distances: Tensor = metric(restored.float(), hq.float())
+        distances: Tensor = metric(restored.float(), hq.float())
         return distances.reshape(len(restored))
 
     return compute

@@ -36,7 +36,6 @@ from reward.config import ModelConfig
 from reward.model import RewardModel
 from training import precision as training_precision
 from training.accounting import MemoryCount
-from training.precision import DTYPES
 from training.without_memory import count_without_memory
 
 SD_SHAPE = UNetShape((320, 640, 1280, 1280), 2, (5, 10, 20, 20), (True, True, True, False), 1, 1024)
@@ -196,10 +195,9 @@ def make_part(count: int, size_px: int, device: torch.device) -> Part:
 
 def make_perceptual(config: ReflConfig, device: str) -> PerceptualLoss:
     """The perceptual distance; LPIPS as its backbone, whose file is not here."""
-    dtype = DTYPES[config.train.mixed_precision]
     if config.loss.perceptual == "gmsd":
         return load_perceptual("gmsd", device)
-    return _Lpips(dtype).to(device).compute
+    return _Lpips().to(device).compute
 
 
 def build_restorer(asked: str) -> DiffusionRestorer | OSEDiff:
@@ -241,18 +239,16 @@ class _Stage1(nn.Module):
 class _Lpips(nn.Module):
     """Stands for LPIPS: VGG16's convolutions, whose activations are its memory; five layers are compared."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.features = vgg16(weights=None).features[:30].requires_grad_(False)
-        self.dtype = dtype
 
     def compute(self, restored: Tensor, hq: Tensor) -> Tensor:
-        with torch.autocast(restored.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            distance, images = torch.zeros(len(restored), device=restored.device), (restored, hq)
-            for at, layer in enumerate(self.features):
-                images = tuple(layer(image) for image in images)
-                if at in COMPARED_LAYERS:
-                    distance = distance + (images[0].float() - images[1].float()).square().mean(dim=(1, 2, 3))
+        distance, images = torch.zeros(len(restored), device=restored.device), (restored, hq)
+        for at, layer in enumerate(self.features):
+            images = tuple(layer(image) for image in images)
+            if at in COMPARED_LAYERS:
+                distance = distance + (images[0] - images[1]).square().mean(dim=(1, 2, 3))
         return distance
 
 

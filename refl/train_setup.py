@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo.config
+import torch._functorch.config
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
@@ -47,6 +49,8 @@ log = logging.getLogger(__name__)
 
 MONITOR_DRAW = 2**40
 """The draw of the held-out faces' degradation, which no training step has."""
+MAX_COMPILED = 128
+"""Forms of one block that torch.compile may make; it gives up after eight otherwise."""
 REWARD_FOLDER = "reward"
 """Of a checkpoint: what the live reward model has learned."""
 
@@ -150,7 +154,7 @@ def start(material: Material, config: ReflConfig, out: Path) -> Training:
     last = find_checkpoint(accelerator, record, out)
     if accelerator.is_local_main_process:
         check_faces([*material.faces, *material.held_out], known=out / "checked.json")
-    restorer, device, dtype = material.restorer, accelerator.device, DTYPES[config.train.mixed_precision]
+    restorer, device = material.restorer, accelerator.device
     size_px = choose_size(restorer, config)
     frozen_control, weights = place_restorer(restorer, config, accelerator, last)
     live, frozen_reward = place_rewards(material, config, accelerator, out, last)
@@ -162,7 +166,7 @@ def start(material: Material, config: ReflConfig, out: Path) -> Training:
         frozen_control=frozen_control,
         live=live,
         frozen_reward=frozen_reward,
-        perceptual=load_perceptual(config.loss.perceptual, device, dtype) if config.loss.perceptual_weight else None,
+        perceptual=load_perceptual(config.loss.perceptual, device) if config.loss.perceptual_weight else None,
         faces=material.faces,
         images=DegradedFaces(material.faces, size_px, config.degradation, config.train.seed),
         embedding=restorer.encode_prompts([restorer.use.prompt]),
@@ -288,6 +292,9 @@ def checkpoint_residual_blocks(part: nn.Module) -> None:
 
 def compile_blocks(part: nn.Module) -> None:
     """Compile each residual and each transformer block: many alike, so that one is compiled for all of a shape."""
+    # each block of another width is compiled for itself, and gradient norms keep the graph
+    torch._dynamo.config.recompile_limit = MAX_COMPILED
+    torch._functorch.config.donated_buffer = False
     for module in part.modules():
         if type(module).__name__ in ("ResnetBlock2D", "BasicTransformerBlock"):
             module.compile()

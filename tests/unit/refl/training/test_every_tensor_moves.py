@@ -125,7 +125,7 @@ def test_a_term_has_the_gradient_of_float32_in_bfloat16_too(term: str) -> None:
         if term == "structure":
             values = compute_structure_loss(image, hq)
         elif term == "perceptual":
-            values = load_perceptual("gmsd", "cpu", dtype)(image, hq)
+            values = load_perceptual("gmsd", "cpu")(image, hq)
         else:
             values = compute_reward_loss(make_reward(dtype)(image, [None]))
         found.append(gradient_of(values, image))
