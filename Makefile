@@ -30,7 +30,7 @@ check: lint
 lint: .venv/dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy db runs metrics annotate reward refl ui app.py benchmarks
+	$(BIN)/mypy db runs metrics annotate reward refl ui app.py benchmarks experiments
 
 # Faces → candidates → pairs → simulated answers → SVM → reward model → ReFL → evaluation, on ../shared/faces.
 loop: .venv/installed

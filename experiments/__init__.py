@@ -1,0 +1,1 @@
+"""Evidence: scripts whose tables stand in benchmarks/README.md."""
