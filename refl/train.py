@@ -23,13 +23,13 @@ from torch.utils.data import DataLoader
 
 from refl.color_fix import fix_color
 from refl.losses import compute_change, compute_reward_loss, compute_structure_loss
-from refl.monitor import Verdict
 from refl.restorers.surface import make_generators
 from refl.sampling import Outcome, Rollout, Trajectory, iterate_outcomes, join, roll_out
 from refl.train_config import ReflConfig
 from refl.train_data import stack, use_one_thread
 from refl.train_save import first_hacking, keep_copy, rolls_back, save_last, save_tuned
 from refl.train_setup import Material, Training, list_terms, start
+from refl.verdict import Verdict
 from reward.batches import choose_batch, ignore_signals, split_batch
 from reward.model import RewardModel
 from reward.stopping import is_out_of_memory, stop_at_next_step
@@ -345,7 +345,9 @@ def look(training: Training, out: Path) -> tuple[dict[str, float], Verdict | Non
     if accuracy is not None:
         values["held_out/human_accuracy"] = accuracy
     if verdict and verdict.hacking:
-        log.warning("step %s: the reward rose while %s fell: hacking", step, ", ".join(verdict.fallen))
+        log.warning("step %s: the reward rose while %s fell, twice in a row: hacking", step, ", ".join(verdict.fallen))
+    elif verdict and verdict.suspicious:
+        log.warning("step %s: the reward rose while %s fell: suspicious", step, ", ".join(verdict.fallen))
     if rolls_back(training) and not (verdict and verdict.suspicious):
         save_tuned(training, out)
     return values, verdict

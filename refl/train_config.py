@@ -198,7 +198,12 @@ class TrainConfig(BaseModel):
     on_hacking: Literal["warn", "stop", "roll_back"] = Field(
         "warn", description="What the monitor does when the reward rises and independent judges fall"
     )
-    hacking_judges: int = Field(2, ge=1, description="How many independent judges must fall by more than their noise")
+    hacking_judges: int = Field(
+        2,
+        ge=1,
+        description="How many families of judges (fidelity, identity, naturalness, spectrum and colour, the rewards' "
+        "gap) must have fallen at two looks in a row",
+    )
     log_every_steps: int = Field(10, ge=1, description="Steps averaged in each progress line")
     gradient_norms: bool = Field(
         True, description="Log the length of each term's gradient at every progress line; costs a backward pass a term"

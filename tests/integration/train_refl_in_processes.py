@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def pretend_hacking(really: bool) -> Iterator[None]:
 
     def say(*arguments: Any, **more: Any) -> Any:
         verdict = compare(*arguments, **more)
-        return refl.monitor.replace(verdict, suspicious=True, hacking=True)
+        return replace(verdict, suspicious=True, hacking=True)
 
     if really:
         refl.monitor.compare = say

@@ -1,73 +1,74 @@
-"""The hacking monitor: its rule on hand-made numbers, its own judges, and a look."""
+"""The hacking monitor: its own judges, looks that compare with the first, processes that share them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image as PilImage
 from torch import Tensor
 
 from refl.monitor import (
-    Look,
     Monitor,
     choose_judges,
-    compare,
+    compute_contrast,
     compute_high_frequency,
     compute_saturation,
     judge,
     to_bytes,
 )
+from tests.conftest import ROOT, TWO_PROCESSES
+from tests.unit.refl.training.conftest import make_micro_restorer
+
+JUDGES = ["psnr", "saturation", "contrast"]
 
 
-def make_look(live: Sequence[float], **judges: Sequence[float]) -> Look:
-    return Look(0, {"live": np.array(live)}, {name: np.array(values) for name, values in judges.items()})
+def make_monitor(faces: int = 3, judges_needed: int = 2, batch_size: int = 2) -> Monitor:
+    generator = torch.Generator().manual_seed(0)
+    hq = torch.rand(faces, 3, 32, 32, generator=generator)
+    return Monitor(hq * 0.5, hq, list(range(faces)), JUDGES, judges_needed, batch_size)
 
 
-FIRST = make_look([0.0, 0.1, 0.2, 0.3], psnr=[20.0, 21.0, 22.0, 23.0], ssim=[0.5, 0.6, 0.7, 0.8])
+def mean_reward(images: Tensor, _places: Sequence[int]) -> Tensor:
+    return images.mean(dim=(1, 2, 3))
 
 
-def test_hacking_is_a_risen_reward_with_enough_fallen_judges() -> None:
-    # every face: reward +0.1, PSNR -1 and SSIM -0.1, the same within a tenth: far beyond two standard errors
-    now = make_look([0.1, 0.21, 0.29, 0.4], psnr=[19.0, 20.1, 20.9, 22.0], ssim=[0.4, 0.5, 0.61, 0.69])
-    verdict = compare(FIRST, now, judges_needed=2)
-    assert verdict.hacking
-    assert verdict.fallen == ["psnr", "ssim"]
-    mean, error = verdict.changes["psnr"]
-    assert mean == pytest.approx(-1.0)
-    # differences -1, -0.9, -1.1, -1: standard deviation sqrt(0.02 / 3), over the root of 4
-    assert error == pytest.approx((0.02 / 3) ** 0.5 / 2)
-    assert not compare(FIRST, now, judges_needed=3).hacking
+def inverse_reward(images: Tensor, _places: Sequence[int]) -> Tensor:
+    return -images.mean(dim=(1, 2, 3))
 
 
-def test_no_hacking_where_the_reward_did_not_rise_or_the_fall_is_noise() -> None:
-    fallen = {"psnr": [19.0, 20.0, 21.0, 22.1], "ssim": [0.4, 0.5, 0.6, 0.71]}
-    assert not compare(FIRST, make_look([0.0, 0.1, 0.2, 0.3], **fallen), judges_needed=1).hacking
-    noisy = {"psnr": [15.0, 26.0, 17.0, 27.0], "ssim": [0.5, 0.6, 0.7, 0.8]}
-    verdict = compare(FIRST, make_look([0.1, 0.2, 0.3, 0.41], **noisy), judges_needed=1)
-    assert verdict.reward_rose
-    assert verdict.fallen == []
+def make_restore(factor: float) -> Callable[[Tensor, Sequence[int]], Tensor]:
+    """A restorer that gives the ground truth times a factor."""
+
+    def restore(lq: Tensor, _seeds: Sequence[int]) -> Tensor:
+        return lq * 2 * factor
+
+    return restore
 
 
-def test_a_judge_that_measures_too_few_faces_never_falls() -> None:
-    now = make_look([0.1, 0.2, 0.3, 0.41], psnr=[1.0, np.nan, np.nan, np.nan], ssim=[0.5, 0.6, 0.7, 0.8])
-    assert compare(FIRST, now, judges_needed=1).fallen == []
-
-
-def test_own_judges_are_zero_for_the_ground_truth_and_fall_with_saturation_and_grids() -> None:
+def test_own_judges_are_zero_for_the_ground_truth_and_fall_with_saturation_contrast_and_grids() -> None:
     torch.manual_seed(0)
     hq = torch.rand(2, 3, 16, 16) * 0.5 + 0.25
-    names = ["saturation", "high_frequency"]
+    names = ["saturation", "contrast", "high_frequency"]
     assert all(np.allclose(values, 0, atol=1e-6) for values in judge(names, hq, hq).values())
     gray = hq.mean(dim=1, keepdim=True)
-    vivid = gray + 1.5 * (hq - gray)  # each pixel's largest minus smallest channel grows by one half
+    vivid = gray + 1.5 * (hq - gray)  # each pixel's largest minus smallest channel grows by one half, the luma stays
     assert judge(names, vivid, hq)["saturation"] == pytest.approx(-np.log(1.5), abs=1e-5)
+    assert judge(names, vivid, hq)["contrast"] == pytest.approx(0, abs=1e-5)
     assert compute_saturation(vivid) == pytest.approx(1.5 * compute_saturation(hq), rel=1e-5)
+    assert judge(names, 0.5 + 0.8 * (hq - 0.5), hq)["contrast"] == pytest.approx(np.log(0.8), abs=1e-5)
     checkerboard = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(8, 8)
     flat = torch.full((1, 3, 16, 16), 0.5)
+    assert compute_contrast(flat + 0.1 * checkerboard) == pytest.approx(0.1, rel=1e-4)
     # all its power, 0.01 a pixel, is at half a cycle a pixel
     assert compute_high_frequency(flat + 0.1 * checkerboard) == pytest.approx(0.01, rel=1e-3)
     assert compute_high_frequency(flat) < 1e-7
@@ -81,31 +82,123 @@ def test_the_optimised_perceptual_term_is_no_judge() -> None:
 
 
 def test_looks_compare_with_the_first_and_rescore_it_by_the_live_model(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    hq = torch.rand(3, 3, 32, 32)
-    monitor = Monitor(lq=hq * 0.5, hq=hq, seeds=[0, 1, 2], judges=["psnr", "saturation"], judges_needed=2)
-    factor = 1.0
+    monitor, accelerator = make_monitor(), Accelerator(cpu=True)
+    asked: list[list[int]] = []
+    drift = 0.0
 
-    def restore(lq: Tensor, seeds: Sequence[int]) -> Tensor:
-        assert seeds == [0, 1, 2]
-        return lq * 2 * factor
-
-    def live(images: Tensor) -> Tensor:  # a model whose scores drift upwards without any change of the images
+    def live(images: Tensor, places: Sequence[int]) -> Tensor:  # its scores drift without any change of the images
+        asked.append(list(places))
         return images.mean(dim=(1, 2, 3)) + drift
 
-    drift = 0.0
-    means, verdict, _ = monitor.look(0, restore, {"live": live, "frozen": live})
+    rewards = {"live": live, "frozen": mean_reward}
+    means, verdict, _ = monitor.look(0, make_restore(1.0), rewards, accelerator)
     assert verdict is None
-    assert set(means) == {"live", "frozen", "psnr", "saturation"}
+    assert set(means) == {"live", "frozen", *JUDGES}
+    assert asked == [[0, 1], [2]]  # at most batch_size at a time
     drift = 5.0
-    _, verdict, _ = monitor.look(10, restore, {"live": live, "frozen": live})
+    _, verdict, _ = monitor.look(10, make_restore(1.0), rewards, accelerator)
     assert verdict is not None
     assert verdict.changes["live"] == (0.0, 0.0)
-    factor = 0.8
-    _, verdict, restored = monitor.look(20, restore, {"live": live, "frozen": live})
+    _, verdict, restored = monitor.look(20, make_restore(0.8), rewards, accelerator)
     assert verdict is not None
     assert verdict.changes["live"][0] < 0
     assert [row["step"] for row in monitor.history] == [0, 10, 20]
+    assert restored.dtype == torch.uint8
     monitor.write_grid(tmp_path / "grids" / "20.png", restored)
     with PilImage.open(tmp_path / "grids" / "20.png") as grid:
         assert grid.size == (3 * 32, 4 * 32)  # a column a face; lq, first, now, hq
+        third = np.asarray(grid)[64:96, :32]
+    assert np.array_equal(third, to_bytes(monitor.hq[:1] * 0.8)[0])
+
+
+def test_the_second_suspicious_look_in_a_row_is_hacking_also_after_a_kill(tmp_path: Path) -> None:
+    rewards, accelerator = {"live": inverse_reward, "frozen": inverse_reward}, Accelerator(cpu=True)
+    monitor = make_monitor()
+    monitor.look(0, make_restore(1.0), rewards, accelerator)
+    # darker: the reward rises, PSNR, contrast and saturation fall
+    _, verdict, _ = monitor.look(1, make_restore(0.6), rewards, accelerator)
+    assert verdict is not None
+    assert verdict.suspicious
+    assert not verdict.hacking
+    torch.save(monitor.state_dict(), tmp_path / "monitor.pt")
+    continued = make_monitor()
+    continued.load_state_dict(torch.load(tmp_path / "monitor.pt", weights_only=True))
+    for one in (monitor, continued):
+        _, verdict, _ = one.look(2, make_restore(0.6), rewards, accelerator)
+        assert verdict is not None
+        assert verdict.hacking
+    assert continued.history == monitor.history
+    assert [bool(row["verdict"] and row["verdict"]["hacking"]) for row in monitor.history] == [False, False, True]
+    _, verdict, _ = monitor.look(3, make_restore(1.0), rewards, accelerator)
+    assert verdict is not None
+    assert not verdict.suspicious
+    _, verdict, _ = monitor.look(4, make_restore(0.6), rewards, accelerator)
+    assert verdict is not None
+    assert not verdict.hacking  # a good look between breaks the row
+
+
+def test_two_faces_are_enough_and_a_monitor_without_looks_has_no_state() -> None:
+    monitor, rewards = make_monitor(faces=2, batch_size=16), {"live": inverse_reward, "frozen": inverse_reward}
+    assert monitor.state_dict() is None
+    for step in range(3):
+        _, verdict, _ = monitor.look(step, make_restore(1 - 0.2 * step), rewards, Accelerator(cpu=True))
+    assert verdict is not None
+    assert set(verdict.changes) == {"live", "frozen", "reward_gap", *JUDGES}
+
+
+def test_noise_in_the_weights_is_not_called_hacking() -> None:
+    restorer, accelerator = make_micro_restorer(), Accelerator(cpu=True)
+    generator = torch.Generator().manual_seed(0)
+    hq = torch.rand(6, 3, 16, 16, generator=generator)
+    monitor = Monitor(hq * 0.9, hq, list(range(6)), JUDGES, judges_needed=2)
+    rewards = {"live": inverse_reward, "frozen": inverse_reward}
+    weights = list(restorer.control.parameters())
+    kept = [weight.clone() for weight in weights]
+    monitor.look(0, restorer.restore, rewards, accelerator)
+    for step in range(1, 25):
+        for weight, value in zip(weights, kept, strict=True):
+            weight.copy_(value + 1e-3 * value.abs().mean() * torch.randn(value.shape, generator=generator))
+        _, verdict, _ = monitor.look(step, restorer.restore, rewards, accelerator)
+        assert verdict is not None
+        assert not verdict.suspicious
+
+
+SHARED_LOOK = """
+import sys, torch
+from accelerate import Accelerator
+from tests.unit.refl.training.test_monitor import inverse_reward, make_monitor, make_restore, mean_reward
+accelerator, monitor = Accelerator(cpu=True), make_monitor(faces=3, batch_size=1)
+rewards = {"live": inverse_reward, "frozen": mean_reward}
+for step, factor in enumerate([1.0, 0.6, 0.6]):
+    restored = monitor.look(step, make_restore(factor), rewards, accelerator)[2]
+torch.save({"monitor": monitor.state_dict(), "restored": restored}, f"{sys.argv[1]}/{accelerator.process_index}.pt")
+"""
+
+
+def test_two_processes_share_a_look_and_both_hold_what_one_sees(tmp_path: Path) -> None:
+    (tmp_path / "look.py").write_text(SHARED_LOOK)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    words = [sys.executable, *TWO_PROCESSES, str(tmp_path / "look.py"), str(tmp_path)]
+    process = subprocess.Popen(
+        words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        _, err = process.communicate(timeout=120)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # a hang must not outlive the test
+    assert process.returncode == 0, err
+    monitor, rewards = make_monitor(faces=3), {"live": inverse_reward, "frozen": mean_reward}
+    for step, factor in enumerate([1.0, 0.6, 0.6]):
+        _, verdict, restored = monitor.look(step, make_restore(factor), rewards, Accelerator(cpu=True))
+    assert verdict is not None
+    assert verdict.hacking
+    alone = monitor.state_dict()
+    assert alone is not None
+    for process in range(2):
+        found = torch.load(tmp_path / f"{process}.pt", weights_only=True)
+        assert found["monitor"]["history"] == alone["history"]
+        assert torch.equal(found["restored"], restored)
+        assert torch.equal(found["monitor"]["first_restored"], alone["first_restored"])
+        for part in ("rewards", "judges"):
+            assert all(torch.equal(found["monitor"][part][name], values) for name, values in alone[part].items())
