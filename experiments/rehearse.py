@@ -77,7 +77,7 @@ def list_steps(folder: Path) -> list[Step]:
         f"reward score {folder / 'faces'} --scorer face-reward-model --batch-size 2 --out {folder / 'rewards.jsonl'}"
     )
     judge = f"reward evaluate {folder / 'dataset'} --scorer face-reward-model --scorer trained={reward} --no-metrics"
-    judge += f" --batch-size 2 --out {folder / 'reward-report'}"
+    judge += f" --robustness-pairs 0 --batch-size 2 --out {folder / 'reward-report'}"
 
     def make_restore(method: str, *more: str) -> Step:
         out = f"restored-{method}"

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import psutil
 
-SAMPLE_SECONDS = 0.1
+SAMPLE_SECONDS = 0.2
+LEAST_REST = 9
+"""Between two looks, in lengths of a look, which holds up the process that is looked at."""
 BLOCK_BYTES = 512
 """In which getrusage(2) counts what was written."""
 
@@ -22,7 +24,7 @@ class Watched:
 
     seconds: float
     peak_bytes: int
-    """Largest sum of the resident memory of it and its children; what they share counts for each."""
+    """Largest resident memory of it and its children; what several share, as forked workers do, counts once."""
     written_bytes: int
     """Given to the disk by it and the children it waited for."""
     exit_code: int
@@ -48,12 +50,14 @@ def watch(command: Sequence[str], log: Path, *, kill_at: str = "", limit_s: floa
             if pid:
                 break
             family = list_family(child.pid)
-            peak = max(peak, sum(resident_bytes(process) for process in family))
+            looked = time.monotonic()
+            peak = max(peak, measure_memory(family, peak))
+            costs = time.monotonic() - looked
             is_due = bool(kill_at) and kill_at.encode() in log.read_bytes()
             if is_due or time.monotonic() - began > limit_s:
                 was_killed = was_killed or is_due
                 kill(family)
-            time.sleep(SAMPLE_SECONDS)
+            time.sleep(max(SAMPLE_SECONDS, LEAST_REST * costs))
     child.returncode = os.waitstatus_to_exitcode(status)  # so that Popen does not wait for it again
     return Watched(
         time.monotonic() - began, peak, usage.ru_oublock * BLOCK_BYTES, os.waitstatus_to_exitcode(status), was_killed
@@ -69,12 +73,27 @@ def list_family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def resident_bytes(process: psutil.Process) -> int:
-    """0 for one that ended meanwhile."""
+def measure_memory(family: Sequence[psutil.Process], peak: int) -> int:
+    """Resident bytes of these processes together, exact where they are above `peak`."""
+    rough = sum(count_resident(process) for process in family)
+    return rough if len(family) == 1 or rough <= peak else sum(count_own(process) for process in family)
+
+
+def count_resident(process: psutil.Process) -> int:
+    """Bytes of a process with all that it shares with others (RSS), quick; 0 for one that ended meanwhile."""
     try:
         return int(process.memory_info().rss)
     except psutil.NoSuchProcess:
         return 0
+
+
+def count_own(process: psutil.Process) -> int:
+    """Bytes of a process with its share of what it shares (PSS): half a second for 10 GB; 0 for one that ended."""
+    try:
+        rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((1024 * int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")), 0)
 
 
 def kill(family: Sequence[psutil.Process]) -> None:

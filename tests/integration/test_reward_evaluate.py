@@ -184,7 +184,7 @@ def test_one_clear_line_each(
     architecture = json.loads((captioned / "architecture.json").read_text())
     architecture["vision_cfg"]["width"] = 64
     (captioned / "architecture.json").write_text(json.dumps(architecture))
-    assert "not the weights of this architecture" in fails("--scorer", str(captioned))
+    assert "not the weights of this architecture" in fails("--scorer", str(captioned), "--use-prompt")
     wrong = tmp_path / "wrong.csv"
     wrong.write_text("pair,better\nx,1\n")
     assert "it needs pair and p_a or machine_p_a" in fails("--pair-scores", str(wrong))
