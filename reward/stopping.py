@@ -57,19 +57,30 @@ def explain_out_of_memory(config: TrainConfig, processes: int) -> Iterator[None]
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        micro_batch_size = config.choose_micro_batch_size(processes)
-        hints = []
-        if micro_batch_size > 1:
-            hints.append(f"micro_batch_size to {micro_batch_size // 2} (the batch and the result stay)")
-        if not config.gradient_checkpointing:
-            hints.append("gradient_checkpointing to true")
-        if config.mixed_precision == "no" and torch.cuda.is_available():
-            hints.append("mixed_precision to bf16 in a new --out")
+        changes = list_savings(config, processes)
         raise UserError(
-            f"Out of memory with {micro_batch_size} pairs a forward pass. Set {', or '.join(hints)}."
-            if hints
+            f"Out of memory with {config.choose_micro_batch_size(processes)} pairs a forward pass. "
+            f"Set {', or '.join(changes)}."
+            if changes
             else "Out of memory with one pair a forward pass. Train fewer groups and blocks, or a smaller architecture."
         ) from error
+
+
+def list_savings(config: TrainConfig, processes: int) -> list[str]:
+    """Settings that need less memory, each as what follows "Set"; none where all of them are set so already.
+
+    Args:
+        processes: that share a batch.
+    """
+    micro_batch_size = config.choose_micro_batch_size(processes)
+    changes = []
+    if micro_batch_size > 1:
+        changes.append(f"micro_batch_size to {micro_batch_size // 2} (the batch and the result stay)")
+    if not config.gradient_checkpointing:
+        changes.append("gradient_checkpointing to true")
+    if config.mixed_precision == "no" and torch.cuda.is_available():
+        changes.append("mixed_precision to bf16 in a new --out")
+    return changes
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -41,6 +41,11 @@ def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
         metavar="DIR",
         help="folder of the checkpoints last/ and best/ (default: in DATA/rewards, named after settings and dataset)",
     )
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="print by part what each GPU will need, counted without data, weights or a GPU, and end",
+    )
     for table, fields in CONFIGS.items():
         group = parser.add_argument_group(f"settings: {table}")
         for name, field in fields.model_fields.items():
@@ -61,19 +66,27 @@ def add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, description: 
         group.add_argument(flag, metavar="X", help=words)
 
 
-def read_config(args: argparse.Namespace) -> tuple[Path, Path, ModelConfig, TrainConfig]:
-    """(dataset, out, model, training) of the preset or file with the flags over it.
+def read_tables(args: argparse.Namespace) -> tuple[dict[str, Any], ModelConfig, TrainConfig]:
+    """(all of the preset or file with the flags over it, its model, its training).
 
     Raises:
-        UserError: no dataset is named, or a value is not allowed.
+        UserError: there is no such preset or file, or a value is not allowed.
     """
     name = args.preset or args.config
     settings = read_settings(name)
     for table, fields in CONFIGS.items():
         given = {field: getattr(args, field) for field in fields.model_fields}
         settings[table] |= {field: value for field, value in given.items() if value is not None}
-    model = check_model_config(settings["model"], name)
-    config = check_train_config(settings["train"], name)
+    return settings, check_model_config(settings["model"], name), check_train_config(settings["train"], name)
+
+
+def read_config(args: argparse.Namespace) -> tuple[Path, Path, ModelConfig, TrainConfig]:
+    """(dataset, out, model, training) of the preset or file with the flags over it.
+
+    Raises:
+        UserError: no dataset is named, or a value is not allowed.
+    """
+    settings, model, config = read_tables(args)
     dataset = args.dataset or settings.get("dataset")
     if not dataset:
         raise UserError("No dataset is named. Give --dataset DIR, a folder that `python -m annotate export` wrote.")
@@ -81,7 +94,7 @@ def read_config(args: argparse.Namespace) -> tuple[Path, Path, ModelConfig, Trai
     out = (
         args.out
         or settings.get("out")
-        or args.data / "rewards" / name_training(Path(name).stem, dataset, model, config)
+        or args.data / "rewards" / name_training(Path(args.preset or args.config).stem, dataset, model, config)
     )
     return dataset, Path(out).expanduser().absolute(), model, config
 
@@ -103,15 +116,24 @@ def describe_run(dataset: Path, out: Path, model: ModelConfig, config: TrainConf
 
 
 def run_train(args: argparse.Namespace) -> None:
-    """Train as a run; of several processes only the first has the run."""
+    """Train as a run, or count its memory; of several processes only the first has the run."""
+    first = os.environ.get("RANK", "0") == "0"
+    if args.memory:
+        _, model, config = read_tables(args)
+        if first:
+            print_memory(model, config)
+        return
+    import torch  # here: these load torch, which --help and a wrong flag need not wait for
+
     from reward.card import write_card
-    from reward.data import load_dataset  # here: these load torch, which --help and a wrong flag need not wait for
+    from reward.data import load_dataset
     from reward.train import train
     from training.processes import leave_processes
 
     dataset, out, model, config = read_config(args)
     resolved = describe_run(dataset, out, model, config)
-    first = os.environ.get("RANK", "0") == "0"
+    if first and torch.cuda.is_available():
+        print_memory(model, config)
     opened = open_database_run(args.data, args.db, "reward train", resolved, args.run) if first else nullcontext()
     with opened as run:
 
@@ -128,6 +150,24 @@ def run_train(args: argparse.Namespace) -> None:
             write_card(out / "best")
             run.write_result({"out": str(out), **result})
             print(format_result(result, out))
+
+
+def print_memory(model: ModelConfig, config: TrainConfig) -> None:
+    """What training will need, by part; and, where there is a GPU that has less left, what to change."""
+    import torch  # here: these load torch, which --help and a wrong flag need not wait for
+
+    from reward.checkpoint import read_architecture
+    from reward.train_memory import count_training, describe_lack
+    from training.memory import describe_memory
+
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    count = count_training(model, read_architecture(model), config, processes)
+    print(describe_memory(count.phases), flush=True)
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        lack = describe_lack(count.peak_bytes, free, config, processes)
+        if lack:
+            print(lack, flush=True)
 
 
 def format_progress(done: int, total: int, values: dict[str, float]) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from refl.losses import compute_control_change, compute_reward_loss, compute_structure_loss
+from refl.losses import compute_change, compute_reward_loss, compute_structure_loss
 from refl.low_pass import compute_low_pass
 
 GOLDEN = Path(__file__).resolve().parents[5] / "shared" / "golden"
@@ -44,10 +44,10 @@ def test_control_change_sums_mean_squares_over_outputs_for_each_image() -> None:
     frozen = [torch.zeros(2, 1, 2, 2), torch.zeros(2, 3, 1, 1)]
     ours = [torch.tensor([1.0, 2.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2), torch.full((2, 3, 1, 1), 3.0)]
     # image 0: 1² + 3², image 1: 2² + 3²
-    assert compute_control_change(ours, frozen).tolist() == [10.0, 13.0]
-    assert compute_control_change(frozen, frozen).tolist() == [0.0, 0.0]
+    assert compute_change(ours, frozen).tolist() == [10.0, 13.0]
+    assert compute_change(frozen, frozen).tolist() == [0.0, 0.0]
     with pytest.raises(ValueError, match="argument"):
-        compute_control_change(ours, frozen[:1])
+        compute_change(ours, frozen[:1])
 
 
 def test_reward_loss_falls_with_the_cosine() -> None:
