@@ -23,9 +23,10 @@ from metrics.weights import MissingWeights, forbid_downloads, is_offline
 from refl.evaluate_faces import split_batches
 from refl.evaluate_restored import Restored, read_images
 from refl.evaluate_values import Measured
-from refl.monitor import Array, judge, measure_metrics, to_bytes
+from refl.monitor import judge, measure_metrics, to_bytes
 from refl.photo_files import RgbImage
 from refl.restore import to_tensor
+from refl.verdict import Array
 from reward.scoring import Scorer, score_batch
 
 WITH_TRUTH = ("psnr", "ssim", "gmsd", "fsim", "vif", "lpips-vgg", "identity", "landmark_distance")
