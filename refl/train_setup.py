@@ -18,6 +18,7 @@ import torch._dynamo.config
 import torch._functorch.config
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -291,13 +292,13 @@ def checkpoint_residual_blocks(part: nn.Module) -> None:
 
 
 def compile_blocks(part: nn.Module) -> None:
-    """Compile each residual and each transformer block: many alike, so that one is compiled for all of a shape."""
-    # each block of another width is compiled for itself, and gradient norms keep the graph
+    """Compile each transformer block: a few widths, many alike."""
+    # each width is compiled for itself, and gradient norms keep the graph
     torch._dynamo.config.recompile_limit = MAX_COMPILED
     torch._functorch.config.donated_buffer = False
     for module in part.modules():
-        if type(module).__name__ in ("ResnetBlock2D", "BasicTransformerBlock"):
-            module.compile()
+        if isinstance(module, BasicTransformerBlock):
+            module.compile(dynamic=False)
 
 
 def choose_size(restorer: DiffusionRestorer | OSEDiff, config: ReflConfig) -> int:
