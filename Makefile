@@ -48,7 +48,7 @@ bench: .venv/dev-installed
 
 # The unit tests on the oldest versions that requirements.txt allows: the app's, then those that train, with torch. In
 # the second two packages have no wheels, and opencv-python would lie over opencv-python-headless.
-TORCH_TESTS := tests/unit/training tests/unit/reward tests/unit/refl
+TORCH_TESTS := tests/unit/metrics tests/unit/training tests/unit/reward tests/unit/refl
 lower-bounds:
 	$(PYTHON) -m venv .venv-lower
 	.venv-lower/bin/python -m pip install --quiet uv

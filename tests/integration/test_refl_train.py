@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from db.models import Run, RunState  # noqa: E402
 from db.session import open_database  # noqa: E402
+from refl.__main__ import main  # noqa: E402
 from refl.restorers.tiny import save_tiny  # noqa: E402
 from refl.train_data import Face  # noqa: E402
 from reward.checkpoint import build_model, save_model  # noqa: E402
@@ -84,6 +85,15 @@ def command(data: Path, tmp_path: Path, faces: list[Face]) -> Callable[..., list
     return make
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As the processes have it, so that the same training gives the same bits here and there."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def start(words: list[str]) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
     pipe = subprocess.PIPE
@@ -117,17 +127,23 @@ def kill_in_the_middle(words: list[str], out: Path, rng: random.Random) -> None:
     process.communicate()
 
 
-def check_kills(command: Callable[..., list[str]], tmp_path: Path, rounds: int) -> None:
+def run_here(words: list[str]) -> int:
+    """The exit code of the command in this process, which has torch loaded."""
+    return main(words[2:])
+
+
+def check_kills(
+    command: Callable[..., list[str]], tmp_path: Path, rounds: int, caplog: pytest.LogCaptureFixture
+) -> None:
     """Every killed and continued training ends with the weights of the one that was not."""
-    code, _, err = run(command(tmp_path / "whole"))
-    assert code == 0, err
+    assert run_here(command(tmp_path / "whole")) == 0
     rng = random.Random(0)
     for number in range(rounds):
         out = tmp_path / f"killed{number}"
         kill_in_the_middle(command(out), out, rng)
-        code, _, err = run(command(out))
-        assert code == 0, err
-        assert "continuing after step" in err
+        caplog.clear()
+        assert run_here(command(out)) == 0
+        assert "continuing after step" in caplog.text
         for folder in ("last", "tuned"):
             for file in TRAINED:
                 whole, continued = (load_file(tmp_path / name / folder / file) for name in ("whole", f"killed{number}"))
@@ -135,9 +151,9 @@ def check_kills(command: Callable[..., list[str]], tmp_path: Path, rounds: int) 
 
 
 def test_a_killed_training_continues_to_the_same_weights_and_is_evaluated(
-    command: Callable[..., list[str]], data: Path, tmp_path: Path
+    command: Callable[..., list[str]], data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    check_kills(command, tmp_path, rounds=1)
+    check_kills(command, tmp_path, 1, caplog)
     assert (tmp_path / "whole" / "grids" / "000012.png").is_file()
     database = open_database(data)
     with database.read() as session:
@@ -147,8 +163,7 @@ def test_a_killed_training_continues_to_the_same_weights_and_is_evaluated(
     words = ["-m", "refl", "evaluate", "--method", str(tmp_path / "restorer"), "--data", str(data)]
     words += ["--method", str(tmp_path / "whole" / "tuned"), "--faces", str(tmp_path / "faces")]
     words += ["--reward", f"frozen={tmp_path / 'reward'}", "--degradation", str(tmp_path / "config.toml")]
-    code, _, err = run([*words, "--seeds", "0", "1", "--out", str(tmp_path / "report")])
-    assert code == 0, err
+    assert run_here([*words, "--seeds", "0", "1", "--out", str(tmp_path / "report")]) == 0
     with open(tmp_path / "report" / "summary.csv", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert {row["method"] for row in rows} == {row["method"] for row in rows if row["metric"] == "reward frozen"}
@@ -159,8 +174,10 @@ def test_a_killed_training_continues_to_the_same_weights_and_is_evaluated(
 
 
 @pytest.mark.slow
-def test_five_killed_trainings_continue_to_the_same_weights(command: Callable[..., list[str]], tmp_path: Path) -> None:
-    check_kills(command, tmp_path, rounds=5)
+def test_five_killed_trainings_continue_to_the_same_weights(
+    command: Callable[..., list[str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_kills(command, tmp_path, 5, caplog)
 
 
 @pytest.mark.slow
@@ -209,13 +226,14 @@ def test_an_ablation_trains_its_variants_and_compares_them(
     assert "There is no variant 'no nose'. Name one of full, no reward" in err
 
 
-def test_what_cannot_be_is_refused_in_one_line(command: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused_in_one_line(
+    command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for flags, said in (
         (("--reward-weight=-1",), "reward_weight"),
         (("--replay-pairs=4",), "replay_pairs needs labelled pairs"),
         (("--gradient-window", "2", "1"), "the low end comes first"),
     ):
-        code, _, err = run(command(tmp_path / "out", *flags))
-        assert code == 2, err
-        (line,) = (line for line in err.splitlines() if line.startswith("error:"))
+        assert run_here(command(tmp_path / "out", *flags)) == 2
+        (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error:"))
         assert said in line

@@ -128,10 +128,14 @@ def test_two_processes_equal_one_with_the_same_batch(
     """Losses and gradients of the first steps: of later weights AdamW makes what rounding leaves of small gradients."""
     changes = {"max_steps": 3, "validate_every_steps": 0, "batch_size": 7}
     found = []
-    for name, launcher in (("one", ()), ("two", TWO_PROCESSES)):
-        done = run(command(tmp_path / name, **changes), launcher=launcher)
-        assert done.returncode == 0, done.stderr
-        assert ("training on 2 processes" in done.stderr) == bool(launcher)
+    for name in ("one", "two"):
+        words = command(tmp_path / name, **changes)
+        if name == "one":  # here, where torch is loaded
+            assert main(words[2:]) == 0
+        else:
+            done = run(words, launcher=TWO_PROCESSES)
+            assert done.returncode == 0, done.stderr
+            assert "training on 2 processes" in done.stderr
         with open_database(data).read() as session:
             newest = max(session.scalars(select(Run)).all(), key=lambda one: one.id)
         found.append([json.loads(line) for line in (data / "runs" / str(newest.id) / "progress.jsonl").open()])

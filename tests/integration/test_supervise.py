@@ -349,7 +349,7 @@ database = open_database(data, url)
 print("ready", flush=True)
 sys.stdin.readline()
 started = []
-end = time.monotonic() + 4
+end = time.monotonic() + 2
 while time.monotonic() < end:
     started += start_due(database, data, url=url, cpu_slots=50)
 print(json.dumps(started))

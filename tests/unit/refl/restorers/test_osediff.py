@@ -28,7 +28,8 @@ from runs import UserError
 
 HALF_BOUNDS = {torch.bfloat16: 0.02, torch.float16: 0.004}
 """Largest mean difference of pixels in [0, 1] from float32."""
-ALIKE = 2e-5
+ALIKE = 2e-4
+"""Of a pixel in [0, 1] between an image restored alone and in a batch; 2.8e-5 was seen on torch 2.8."""
 
 
 @pytest.fixture(scope="module")
