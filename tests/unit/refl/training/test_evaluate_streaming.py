@@ -384,7 +384,7 @@ def test_an_ablation_gets_its_report_without_captions(tmp_path: Path, monkeypatc
     monkeypatch.setattr("refl.ablate_command.run_module", ran.append)
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / "training.json").write_text('{"config": {}}')
-    args = argparse.Namespace(restorer="tiny", reward="frm", test_faces=None, data="data", db=None)
+    args = argparse.Namespace(restorer="tiny", reward="frm", test_faces=None, data="data", db=None, weights=None)
     evaluate_variants([tmp_path], args, tmp_path)
     assert "--use-prompt" in ran[0]
 
