@@ -123,7 +123,7 @@ def test_once_round_by_clicks(
     assert (data / "runs" / reward.removeprefix("Run ") / "log.txt").read_text().count("continuing after step") == 1
 
     use(page, "best", "start ReFL")
-    page.locator('[data-input="restorer"] select').select_option("tiny")
+    page.locator('[data-input="restorer"] select').first.select_option("tiny")  # the next round's form is below
     fill(page, "train.max_steps", "2")
     fill(page, "train.warmup_steps", "0")
     fill(page, "train.monitor_every_steps", "1")
