@@ -70,6 +70,7 @@ def list_steps(folder: Path) -> list[Step]:
     tune += f" --held-out {folder / 'held-out'} --out {train} --max-steps 2 --batch-size 1 --steps 2 --perceptual gmsd"
     # a look restores by all of the restorer's steps, 50: ten minutes on two cores
     tune += " --monitor-every-steps 0 --reward-every-steps 1 --checkpoint-every-steps 1 --log-every-steps 1"
+    tune += " --workers 0"  # on a CPU a forked worker keeps a copy of every weight that training changes
     teach = f"reward train --preset vit-h-14 --dataset {folder / 'dataset'} --out {reward} --weights {face_reward}"
     teach += " --max-steps 2 --warmup-steps 0 --batch-size 2 --micro-batch-size 1 --log-every-steps 1 --workers 1"
     compare = f"refl evaluate --method diffbir-v1 --method {train / 'tuned'} --faces {folder / 'test'} --steps 2"
