@@ -31,7 +31,7 @@ def test_loss_and_gradient_are_those_of_the_published_loop(micro_batch_size: int
     part, size = make_part(training, "cpu"), training.micro_batch_size
     values = take_step(training, 0, iter([[select(part, at, size) for at in range(0, len(part.places), size)]]))
 
-    # measured: 2e-7 of the loss, 3e-5 of the gradient
+    # benchmarks.refl_step saw 6e-7 of the loss and 2e-5 of the gradient, at 64 px and 50 steps
     assert take_means(training)["loss"] == pytest.approx(loss, rel=1e-5)
     assert values["gradient_norm"] == pytest.approx(gradient, rel=3e-4)
     assert gradient > 0
