@@ -20,10 +20,11 @@ from torch import nn
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.train import compute_rewards, restore, take_step
 from refl.train_config import load_refl_config
-from refl.train_memory import NEVER, build_training, count_training, make_moments, make_part
+from refl.train_memory import NEVER, build_training, count_training, list_trained, make_part
 from refl.train_setup import Training, make_plan
 from reward.checkpoint import read_architecture
 from reward.config import load_model_config
+from training.without_memory import make_moments
 
 GIB = 2**30
 LOOK_FACES = 16
@@ -46,7 +47,8 @@ def main() -> None:
     training = build_training(config, args.restorer, reward, architecture, device)
     training.plan = make_plan(training.restorer, config)
     give_numbers(training)
-    make_moments(training)
+    for weights in list_trained(training):
+        make_moments(weights)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     print(f"{args.preset}, {args.restorer}, batch {config.train.batch_size}, {name}\n")
     print("| | seconds | allocated GiB | reserved GiB | counted GiB |\n|---|---|---|---|---|")

@@ -21,7 +21,8 @@ from refl.sampling import Outcome
 from refl.train import Part, compute_terms, draw_trajectory, noise_seed
 from refl.train_setup import Training
 from reward.loss import preference_loss
-from reward.model import clamp_logit_scale, parameter_groups, preprocess
+from reward.model import clamp_logit_scale, preprocess
+from training.precision import group_parameters
 
 
 @dataclass
@@ -43,7 +44,7 @@ class PublishedLoop:
         for parameter in self.learned:
             parameter.requires_grad_(True)
         rate, decay = config.live_reward.reward_learning_rate, config.live_reward.reward_weight_decay
-        self.reward_optimizer = torch.optim.AdamW(parameter_groups(model, decay), lr=rate)
+        self.reward_optimizer = torch.optim.AdamW(group_parameters(model.parameters(), decay), lr=rate)
         model.requires_grad_(False)
 
     def take_step(self, step: int, part: Part) -> tuple[float, list[Tensor]]:

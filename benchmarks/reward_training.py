@@ -42,9 +42,10 @@ from reward.config import ModelConfig, load_model_config
 from reward.data import Pairs, load_dataset
 from reward.images import read_image
 from reward.loss import preference_loss
-from reward.model import clamp_logit_scale, load_tokenizer, parameter_groups
+from reward.model import clamp_logit_scale, load_tokenizer
 from reward.train import compute_learning_rate, train
 from reward.train_config import TrainConfig
+from training.precision import group_parameters
 
 LOOPS = ("hpsv2", "plain", "cached")
 WARMUP_STEPS = 3
@@ -100,7 +101,7 @@ def train_as_hpsv2(pairs: Pairs, model_config: ModelConfig, config: TrainConfig)
     clip = model.clip
     if config.gradient_checkpointing:
         clip.set_grad_checkpointing()
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate)
+    optimizer = torch.optim.AdamW(group_parameters(model.parameters(), config.weight_decay), lr=config.learning_rate)
     batches = [choose_batch(step, len(pairs), config.batch_size, config.seed) for step in range(config.max_steps)]
     loader = DataLoader(
         HpsPairs(pairs, model_config), batch_sampler=[batch.tolist() for batch in batches], num_workers=config.workers

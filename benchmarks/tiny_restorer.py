@@ -34,8 +34,8 @@ from refl.pretrain_phases import to_pixels
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.tiny import SHIPPED, load_tiny, make_tiny
 from refl.restorers.tiny_config import TinyConfig
-from reward.averages import copy_into
 from runs import UserError
+from training.precision import copy_values
 
 METRICS = ("psnr", "ssim", "gmsd")
 GRID_FACES = 16
@@ -139,7 +139,7 @@ def load_regression(folder: Path) -> tuple[DiffusionRestorer, int]:
     restorer = make_tiny(TinyConfig.model_validate(json.loads(state["record"])["model"]))
     assert restorer.stage1 is not None
     parameters = list(restorer.stage1.parameters())
-    copy_into(parameters, state["averages"])
+    copy_values(parameters, state["averages"])
     return restorer, sum(parameter.numel() for parameter in parameters)
 
 

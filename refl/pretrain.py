@@ -23,11 +23,12 @@ from refl.pretrain_phases import Phase, Progress, Training, make_phases, prepare
 from refl.pretrain_state import load_phase, save_phase
 from refl.restorers.tiny import make_tiny, save_tiny
 from refl.restorers.tiny_config import TinyConfig
-from reward.averages import averaged_weights, copy_into
+from reward.averages import averaged_weights
 from reward.device import choose_device
 from reward.stopping import stop_at_next_step
 from runs import UserError
 from runs.store import RunStopped
+from training.precision import copy_values
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ def compute_learning_rate(step: int, steps: int, rate: float, config: PretrainCo
 
 def use_averages(phase: Phase) -> None:
     """Make the running averages the weights."""
-    copy_into(phase.parameters, phase.averages)
+    copy_values(phase.parameters, phase.averages)
 
 
 def save(training: Training, phase: Phase, optimizer: torch.optim.Optimizer, measured: dict[str, float] | None) -> None:

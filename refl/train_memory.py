@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
-from unittest.mock import patch
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
@@ -34,9 +31,9 @@ from refl.train_data import DegradedFaces, Face
 from refl.train_setup import Material, Training, list_terms, make_plan, place_restorer, place_rewards
 from reward.config import ModelConfig
 from reward.model import RewardModel
-from training import precision as training_precision
 from training.accounting import MemoryCount
-from training.without_memory import count_without_memory
+from training.precision import TrainedWeights
+from training.without_memory import count_fake_training, make_lone_accelerator, make_moments
 
 SD_SHAPE = UNetShape((320, 640, 1280, 1280), 2, (5, 10, 20, 20), (True, True, True, False), 1, 1024)
 """Stable Diffusion 2.1's denoiser."""
@@ -71,18 +68,11 @@ def count_training(
     share = math.ceil(config.train.batch_size / processes)
     settings = config.train.model_copy(update={"batch_size": share, "compile": False, "optimizer": "adamw"})
     config = config.model_copy(update={"train": settings})
-    collect = training_precision._collect
-
-    def collect_and_name(master: nn.Parameter, working: Tensor) -> None:
-        collect(master, working)
-        count.name("gradients", [master.grad] if master.grad is not None else [])
-
-    naming = patch.object(training_precision, "_collect", collect_and_name)
-    with naming, count_without_memory(device) as count:
+    with count_fake_training(device) as count:
         training = build_training(config, restorer, reward, architecture, device)
         name_parts(count, training)
-        if device == "cpu":
-            make_moments(training)
+        for weights in list_trained(training) if device == "cpu" else []:
+            make_moments(weights)
         run_phases(count, training)
     return count
 
@@ -91,10 +81,7 @@ def build_training(
     config: ReflConfig, restorer: str, reward: ModelConfig, architecture: dict[str, Any], device: str
 ) -> Training:
     """A training as `start` puts it into place, with nothing read."""
-    alone = SimpleNamespace(
-        device=torch.device(device), num_processes=1, process_index=0, is_main_process=True, wait_for_everyone=int
-    )
-    accelerator = cast(Accelerator, alone)
+    accelerator = make_lone_accelerator(device)
     faces = [Face(str(number), Path(), None) for number in range(config.train.batch_size)]
     with torch.device(device):
         material = Material(build_restorer(restorer), RewardModel(reward, architecture).eval(), faces, [])
@@ -152,14 +139,9 @@ def name_parts(count: MemoryCount, training: Training) -> None:
         count.name(f"{name} moments", weights.optimizer)
 
 
-def make_moments(training: Training) -> None:
-    """Let the optimizers have what they have from the second step on."""
-    for weights in (training.weights, training.live.weights):
-        if weights is not None:
-            for master in weights.masters:
-                master.grad = torch.zeros_like(master)
-            weights.optimizer.step()
-            weights.optimizer.zero_grad(set_to_none=True)
+def list_trained(training: Training) -> list[TrainedWeights]:
+    """What is trained: of the restorer, and of the reward model where it learns."""
+    return [weights for weights in (training.weights, training.live.weights) if weights is not None]
 
 
 def run_phases(count: MemoryCount, training: Training) -> None:

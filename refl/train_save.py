@@ -6,7 +6,6 @@ files are links to those of `last/`.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from refl.train_setup import REWARD_FOLDER, Training
 from reward.checkpoint import save_changes
-from reward.training_state import STEPS_FOLDER, keep_step, save_checkpoint
+from reward.training_state import STEPS_FOLDER, keep_step, read_record, save_checkpoint
 
 
 def first_hacking(training: Training) -> int | None:
@@ -88,16 +87,8 @@ def _write_reward(training: Training, folder: Path) -> None:
 def _choose_writer(training: Training, out: Path) -> Callable[[Path], None]:
     """How the used weights of this step are written: as links where files of this step hold the same numbers."""
     used = out / (f"{STEPS_FOLDER}/{training.step:06d}" if training.weights.averages else "last")
-    record = used / "training.json"
-    return (
-        partial(_link, used)
-        if record.exists() and _read_step(record) == training.step
-        else partial(_write_used, training)
-    )
-
-
-def _read_step(record: Path) -> int:
-    return int(json.loads(record.read_text(encoding="utf-8"))["step"])
+    is_written = used.exists() and read_record(used)["step"] == training.step
+    return partial(_link, used) if is_written else partial(_write_used, training)
 
 
 def _link(source: Path, folder: Path) -> None:

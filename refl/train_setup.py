@@ -1,4 +1,4 @@
-"""What ReFL works with: restorer and its frozen copy, reward models, faces, optimizer, monitor; and resuming."""
+"""Put into place what ReFL works with: restorer, reward models, faces, optimizer, monitor; or resume it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import torch
 import torch._dynamo.config
 import torch._functorch.config
 from accelerate import Accelerator
-from diffusers import AutoencoderKL
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ from reward.data import Pairs, check_pairs
 from reward.frozen_cache import cache_frozen
 from reward.model import RewardModel, unlock
 from reward.scoring import split_name
-from reward.training_state import find_last, load_state, read_record
+from reward.training_state import find_checkpoint, load_state
 from runs import UserError
 from runs.store import code_version
 from training.precision import DTYPES, TrainedWeights, place
@@ -152,7 +151,7 @@ def start(material: Material, config: ReflConfig, out: Path) -> Training:
     )
     check_material(material, config)
     record = describe(material, config)
-    last = find_checkpoint(accelerator, record, out)
+    last = find_checkpoint(accelerator, out, lambda found, folder: check_same(found, record, folder))
     if accelerator.is_local_main_process:
         check_faces([*material.faces, *material.held_out], known=out / "checked.json")
     restorer, device = material.restorer, accelerator.device
@@ -215,21 +214,6 @@ def check_face_captions(config: ModelConfig, faces: Sequence[Face], *, use_promp
         log.info(note)
 
 
-def find_checkpoint(accelerator: Accelerator, record: dict[str, Any], out: Path) -> Path | None:
-    """The `last/` to continue; None where training begins.
-
-    Raises:
-        UserError: it is of another training, or damaged.
-    """
-    if accelerator.is_main_process:
-        find_last(out)  # finish a rename that a kill interrupted, before other processes read
-    accelerator.wait_for_everyone()
-    last = find_last(out)
-    if last:
-        check_same(read_record(last), record, last)
-    return last
-
-
 def place_restorer(
     restorer: DiffusionRestorer | OSEDiff, config: ReflConfig, accelerator: Accelerator, last: Path | None
 ) -> tuple[ConditionControlNet | None, TrainedWeights]:
@@ -275,18 +259,20 @@ def place_restorer(
     for part in parts:
         if train.gradient_checkpointing:
             part.enable_gradient_checkpointing()
-            checkpoint_residual_blocks(part)
         if train.compile:
             compile_blocks(part)
+    if train.gradient_checkpointing:
+        checkpoint_residual_blocks(restorer.vae)
     return frozen_control, weights
 
 
-def checkpoint_residual_blocks(part: nn.Module) -> None:
-    """Keep activations of one residual block at a time: diffusers checkpoints several together, and at 512 px what the
-    autoencoder's last three compute again is most of a step's activations."""
-    if not isinstance(part, AutoencoderKL):
-        return
-    for module in part.modules():
+def checkpoint_residual_blocks(vae: nn.Module) -> None:
+    """Keep activations of one residual block of an autoencoder at a time.
+
+    diffusers checkpoints several together, and at 512 px what the last three compute again is most of a step's
+    activations.
+    """
+    for module in vae.modules():
         if isinstance(module, ResnetBlock2D):
             module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 

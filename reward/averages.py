@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
+
+from training.precision import copy_values
 
 
 @contextmanager
@@ -16,15 +17,8 @@ def averaged_weights(parameters: Sequence[Tensor], averages: Sequence[Tensor]) -
         yield
         return
     kept = [parameter.detach().clone() for parameter in parameters]
-    copy_into(parameters, averages)
+    copy_values(parameters, averages)
     try:
         yield
     finally:
-        copy_into(parameters, kept)
-
-
-@torch.no_grad()
-def copy_into(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Overwrite parameters."""
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
+        copy_values(parameters, kept)

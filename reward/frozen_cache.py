@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from reward.data import Images, Pairs, group_images
 from reward.model import RewardModel
 from runs import UserError
+from training.processes import tell_all
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def cache_frozen(
     place = {path: at for at, path in enumerate(paths)}
     cache = FrozenCache(folder / "activations.bin", place, tuple(example.shape[1:]), example.dtype)
     wanted = describe_cache(model, cache, sha256) if accelerator.is_main_process else {}
-    (there,) = broadcast_object_list([_read_record(folder) == wanted and cache.is_whole()])
+    there = tell_all(accelerator, _read_record(folder) == wanted and cache.is_whole())
     if there:
         log.info("%s holds what the frozen blocks make of the %s images", folder, f"{len(paths):,}")
         return cache

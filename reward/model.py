@@ -274,15 +274,6 @@ def unlock(model: RewardModel) -> ParameterCounts:
     return ParameterCounts(**counts, total=sum(parameter.numel() for parameter in model.parameters()))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The trained parameters as an optimizer takes them: matrices decay, all else (norms, biases, vectors) does not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
 @torch.no_grad()
 def clamp_logit_scale(model: RewardModel) -> None:
     """Keep the trained logit scale within 1 … MAX_LOGIT_SCALE: called after each optimizer step, as HPSv2 does."""

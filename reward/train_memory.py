@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
-from unittest.mock import patch
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from reward.config import ModelConfig
 from reward.data import LabelledPair, Pairs, to_pixels
@@ -23,10 +21,9 @@ from reward.stopping import list_savings
 from reward.train import take_step
 from reward.train_config import TrainConfig
 from reward.train_setup import N_SUMS, Training, place_model
-from training import precision as training_precision
 from training.accounting import MemoryCount
 from training.memory import CUDA_GIB, GIB
-from training.without_memory import count_without_memory
+from training.without_memory import count_fake_training, make_lone_accelerator, make_moments
 
 IMAGE_SIZE_PX = 512
 """Side of the images that are read; restorers make such faces."""
@@ -53,18 +50,11 @@ def count_training(
     Raises:
         UserError: more is to be trained than the towers have.
     """
-    collect = training_precision._collect
-
-    def collect_and_name(master: nn.Parameter, working: Tensor) -> None:
-        collect(master, working)
-        count.name("gradients", [master.grad] if master.grad is not None else [])
-
-    naming = patch.object(training_precision, "_collect", collect_and_name)
-    with naming, count_without_memory(device) as count:
+    with count_fake_training(device) as count:
         training = build_training(model_config, architecture, config, processes, device)
         name_parts(count, training)
         if device == "cpu":
-            make_moments(training)
+            make_moments(training.weights)
         run_phases(count, training)
     return count
 
@@ -74,8 +64,7 @@ def build_training(
 ) -> Training:
     """A training as `start` puts it into place, with nothing read; 8-bit moments, which need a GPU, as float32."""
     config = config.model_copy(update={"optimizer": "adamw"})
-    alone = SimpleNamespace(device=torch.device(device), num_processes=1, process_index=0, is_main_process=True)
-    accelerator = cast(Accelerator, alone)
+    accelerator = make_lone_accelerator(device)
     model = RewardModel(model_config, architecture).eval()
     model.gradient_checkpointing = config.gradient_checkpointing
     weights = place_model(model, config, accelerator)
@@ -154,14 +143,6 @@ def name_parts(count: MemoryCount, training: Training) -> None:
     count.name("trained weights, float32", [one for one in weights.masters if id(one) not in working])
     count.name("average", weights.averages)
     count.name("moments", weights.optimizer)
-
-
-def make_moments(training: Training) -> None:
-    """Let the optimizer have what it has from the second step on."""
-    for master in training.weights.masters:
-        master.grad = torch.zeros_like(master)
-    training.weights.optimizer.step()
-    training.weights.optimizer.zero_grad(set_to_none=True)
 
 
 def run_phases(count: MemoryCount, training: Training) -> None:

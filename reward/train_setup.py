@@ -22,7 +22,7 @@ from reward.frozen_cache import cache_frozen
 from reward.model import RewardModel
 from reward.pair_scorer import InputReader, PairScorer
 from reward.train_config import TrainConfig
-from reward.training_state import check_same, find_last, load_state, read_record, set_random_states
+from reward.training_state import check_same, find_checkpoint, load_state, set_random_states
 from runs import UserError
 from runs.store import code_version
 from training.precision import DTYPES, TrainedWeights, place
@@ -130,7 +130,7 @@ def start(pairs: Pairs, model_config: ModelConfig, config: TrainConfig, out: Pat
     accelerator = make_accelerator(
         config.mixed_precision, log_with=None if config.tracker == "none" else config.tracker, project_dir=out
     )
-    last = find_checkpoint(accelerator, record, out)
+    last = find_checkpoint(accelerator, out, lambda found, folder: check_same(found, record, folder))
     log.info("checking the images of %s", used.describe())
     sha256 = check_pairs(used, known=out / "checked.json") if accelerator.is_local_main_process else {}
     torch.manual_seed(config.seed)
@@ -179,21 +179,6 @@ def place_model(model: RewardModel, config: TrainConfig, accelerator: Accelerato
     weights.start_alike(accelerator)
     place(model, accelerator.device, dtype, keep=model.float32_parameters)
     return weights
-
-
-def find_checkpoint(accelerator: Accelerator, record: dict[str, Any], out: Path) -> Path | None:
-    """The `last/` to continue; None where training begins.
-
-    Raises:
-        UserError: it is of another training, or damaged.
-    """
-    if accelerator.is_main_process:
-        find_last(out)  # finish a rename that a kill interrupted, before other processes read
-    accelerator.wait_for_everyone()
-    last = find_last(out)
-    if last:
-        check_same(read_record(last), record, last)
-    return last
 
 
 def resume(training: Training, last: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
 from reward.train_config import UNCHANGING
 from runs import UserError
@@ -88,6 +89,23 @@ def find_last(out: Path) -> Path | None:
     if not folder.exists() and old.exists():  # killed between the two renames
         old.rename(folder)
     return folder if folder.exists() else None
+
+
+def find_checkpoint(accelerator: Accelerator, out: Path, check: Callable[[dict[str, Any], Path], None]) -> Path | None:
+    """The `last/` to continue; None where training begins. A collective.
+
+    Args:
+        check: called with its record and folder; raises where it is of another training.
+    Raises:
+        UserError: it is of another training, or damaged.
+    """
+    if accelerator.is_main_process:
+        find_last(out)  # finish a rename that a kill interrupted, before other processes read
+    accelerator.wait_for_everyone()
+    last = find_last(out)
+    if last:
+        check(read_record(last), last)
+    return last
 
 
 def read_record(folder: Path) -> dict[str, Any]:

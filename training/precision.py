@@ -1,4 +1,4 @@
-"""Where weights lie and in which numbers they are computed, without autocast.
+"""Hold weights on their device and in the numbers they are computed in, without autocast.
 
 Frozen weights are held in the number format of the forward pass. Trained weights are float32; forward and backward see
 a copy of them in that format (their working copy), whose gradients are added up in float32. Every kernel then runs in
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -215,20 +215,26 @@ def copy_values(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         tensor.copy_(value)
 
 
+def group_parameters(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """The trained ones of these as an optimizer takes them: matrices decay, norms, biases and vectors do not."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
 def make_optimizer(
     masters: Sequence[nn.Parameter], kind: OptimizerKind, learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW over the masters: matrices decay, all else (norms, biases, vectors) does not.
+    """AdamW over the masters, in the groups of `group_parameters`.
 
     Args:
         kind: adamw8bit keeps both moments in 8 bits, a quarter of the memory. Source: arXiv:2110.02861.
     Raises:
         UserError: 8 bits are asked for where bitsandbytes or a GPU is missing.
     """
-    groups = [
-        {"params": [master for master in masters if master.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [master for master in masters if master.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups = group_parameters(masters, weight_decay)
     on_gpu = all(master.device.type == "cuda" for master in masters)
     if kind == "adamw":
         return torch.optim.AdamW(groups, lr=learning_rate, fused=True if on_gpu else None)

@@ -1,4 +1,4 @@
-"""What the processes of a training agree on: decisions, starts, sums of gradients, shares of work.
+"""Let the processes of a training agree: on decisions, starts, sums of gradients, shares of work.
 
 Every function that takes an accelerator is a collective: all processes call it, in the same order, so none of them may
 stand in a branch that only some processes take.

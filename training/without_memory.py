@@ -10,14 +10,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import cast
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
+from training import precision
 from training.accounting import MemoryCount
+from training.precision import TrainedWeights
 
 
 @contextmanager
@@ -40,6 +45,36 @@ def count_without_memory(device: str = "cpu") -> Iterator[MemoryCount]:
         # It would keep a weak reference to every tensor, and Module.to refuses to exchange tensors that have some.
         fake.fake_tensor_converter.set_tensor_memo = lambda *_: None  # type: ignore[method-assign]
         yield count
+
+
+@contextmanager
+def count_fake_training(device: str = "cpu") -> Iterator[MemoryCount]:
+    """`count_without_memory` of a training: the gradients of its `TrainedWeights` have the part `gradients`."""
+    collect = precision._collect
+
+    def collect_and_name(master: nn.Parameter, working: Tensor) -> None:
+        collect(master, working)
+        count.name("gradients", [master.grad] if master.grad is not None else [])
+
+    naming = patch.object(precision, "_collect", collect_and_name)
+    with naming, count_without_memory(device) as count:
+        yield count
+
+
+def make_lone_accelerator(device: str) -> Accelerator:
+    """Stand in for the accelerator of a training of one process on this device."""
+    alone = SimpleNamespace(
+        device=torch.device(device), num_processes=1, process_index=0, is_main_process=True, wait_for_everyone=int
+    )
+    return cast(Accelerator, alone)
+
+
+def make_moments(weights: TrainedWeights) -> None:
+    """Let the optimizer have what it has from the second step on."""
+    for master in weights.masters:
+        master.grad = torch.zeros_like(master)
+    weights.optimizer.step()
+    weights.optimizer.zero_grad(set_to_none=True)
 
 
 _torch_attend = F.scaled_dot_product_attention

@@ -13,7 +13,7 @@ pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 from reward.checkpoint import build_model, load_model, save_model  # noqa: E402
 from reward.config import load_model_config  # noqa: E402
 from reward.loss import preference_loss  # noqa: E402
-from reward.model import parameter_groups  # noqa: E402
+from training.precision import group_parameters  # noqa: E402
 
 
 @pytest.mark.slow
@@ -36,9 +36,9 @@ def test_one_step_of_the_papers_model_in_bfloat16(tmp_path):
     lap("forward")
     loss.backward()
     lap("backward")
-    trained = [p for group in parameter_groups(model, 0.35) for p in group["params"]]
+    trained = [p for group in group_parameters(model.parameters(), 0.35) for p in group["params"]]
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in trained)
-    torch.optim.SGD(parameter_groups(model, 0.35), lr=1.0).step()
+    torch.optim.SGD(group_parameters(model.parameters(), 0.35), lr=1.0).step()
     lap("step")
     assert not torch.equal(model.clip.visual.proj, before)
     assert all(torch.equal(p, frozen[name]) for name, p in model.named_parameters() if name in frozen)

@@ -9,8 +9,9 @@ open_clip = pytest.importorskip("open_clip", reason="needs open_clip: `make inst
 
 from reward.checkpoint import allocate_model, read_architecture  # noqa: E402
 from reward.config import load_model_config  # noqa: E402
-from reward.model import MAX_LOGIT_SCALE, clamp_logit_scale, parameter_groups, preprocess, unlock  # noqa: E402
+from reward.model import MAX_LOGIT_SCALE, clamp_logit_scale, preprocess, unlock  # noqa: E402
 from runs import UserError  # noqa: E402
+from training.precision import group_parameters  # noqa: E402
 
 IMAGES = torch.rand(3, 3, 40, 40, generator=torch.Generator().manual_seed(1))
 CAPTIONS = ["an old man", "a child who laughs", "an old man"]
@@ -152,7 +153,7 @@ def test_the_paper_unlocks_as_its_fork_of_open_clip():
     assert trained_names(model) == {name for name in names if name.startswith(tuple(starts))}
     counts = unlock(model)
     assert (round(counts.image / 1e6, 1), round((counts.text + counts.other) / 1e6, 1)) == (375.2, 139.6)
-    decayed, undecayed = parameter_groups(model, 0.35)
+    decayed, undecayed = group_parameters(model.parameters(), 0.35)
     assert (len(decayed["params"]), len(undecayed["params"])) == (122, 245)
     assert (decayed["weight_decay"], undecayed["weight_decay"]) == (0.35, 0)
 

@@ -17,6 +17,7 @@ from reward.config import ModelConfig, load_model_config
 from reward.train_config import check_train_config, read_settings
 from reward.train_memory import count_training, describe_lack
 from tests.unit.reward.test_train import make_train_config
+from training import without_memory
 from training.accounting import MemoryCount
 from training.memory import CUDA_GIB, GIB
 
@@ -48,7 +49,7 @@ def test_real_tensors_give_the_same_count(
     model, config = make_config(), make_train_config(batch_size=8, micro_batch_size=2, **changes)
     monkeypatch.setattr(train_memory, "IMAGE_SIZE_PX", 64)
     fake = count_training(model, read_architecture(model), config)
-    monkeypatch.setattr(train_memory, "count_without_memory", lambda device: MemoryCount(device, workspaces=True))
+    monkeypatch.setattr(without_memory, "count_without_memory", lambda device: MemoryCount(device, workspaces=True))
     real = count_training(model, read_architecture(model), config)
     for name, phase in real.phases.items():
         assert (fake.phases[name].peak_bytes, fake.phases[name].at_peak) == (phase.peak_bytes, phase.at_peak), name
