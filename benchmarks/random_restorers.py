@@ -6,12 +6,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from spandrel.architectures.SwinIR import SwinIR, SwinIRArch
 from torch import Tensor, nn
 
 from refl.color_fix import fix_color_by_wavelet
-from refl.ldm_shapes import SCALING_FACTOR, UNetShape, make_control, make_unet
+from refl.ldm_shapes import (
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_VAE,
+    UNetShape,
+    make_autoencoder,
+    make_control,
+    make_unet,
+)
 from refl.restorers.diffusion import DiffusionRestorer, DiffusionSettings
 from refl.restorers.feedforward import FeedForwardRestorer
 from refl.restorers.osediff import OSEDiff, OSEDiffSettings
@@ -20,10 +26,10 @@ from refl.restorers.tiny_config import TinyConfig
 from refl.text_encoder import TextEncoder
 
 SHAPES = {
-    "full": UNetShape((320, 640, 1280, 1280), 2, (5, 10, 20, 20), (True, True, True, False), 1, 1024),
+    "full": STABLE_DIFFUSION,
     "small": UNetShape((64, 128, 256, 256), 1, (1, 2, 4, 4), (True, True, True, False), 1, 64),
 }
-VAE_WIDTHS = {"full": (128, 256, 512, 512), "small": (32, 64, 128, 128)}
+VAE_WIDTHS = {"full": STABLE_DIFFUSION_VAE, "small": (32, 64, 128, 128)}
 SWINIR = {"full": (180, [6] * 8, [6] * 8), "small": (60, [2, 2], [6, 6])}
 """Width, and a stage's blocks and heads."""
 
@@ -42,7 +48,7 @@ def make_restorer(
         if kind == "feedforward":
             return FeedForwardRestorer(swinir, "feedforward", {}, dtype).to(device), "random"
         unet, text = make_unet(SHAPES[size]).to(dtype), make_text(size).to(dtype)
-        vae = make_vae(size).to(dtype)
+        vae = make_autoencoder(VAE_WIDTHS[size]).to(dtype)
         if kind == "osediff":
             osediff = OSEDiff(unet, vae, text, OSEDiffSettings(image_size_px)).eval()
             return osediff.requires_grad_(False), "random"
@@ -70,18 +76,6 @@ def make_swinir(size: str) -> Any:
     descriptor = SwinIRArch().load(state)
     descriptor.model.eval()
     return descriptor
-
-
-def make_vae(size: str) -> AutoencoderKL:
-    """Stable Diffusion's autoencoder."""
-    return AutoencoderKL(
-        block_out_channels=VAE_WIDTHS[size],
-        layers_per_block=2,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        scaling_factor=SCALING_FACTOR,
-    )
 
 
 def make_text(size: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What a rehearsal works on: made-up faces with captions, and a dataset folder of labelled pairs of them."""
+"""Make what a rehearsal works on: faces with captions, and a dataset folder of labelled pairs of them."""
 
 from __future__ import annotations
 

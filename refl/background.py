@@ -14,8 +14,8 @@ import torch
 from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError, canonicalize_state_dict
 from torch import Tensor
 
-from refl.weights import read_checkpoint
 from reward.stopping import is_out_of_memory
+from reward.weights import read_checkpoint
 from runs import UserError
 
 RgbImage = npt.NDArray[np.uint8]

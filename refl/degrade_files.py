@@ -27,6 +27,7 @@ from refl.photo_files import (
     write_whole,
 )
 from runs import UserError
+from runs.store import iterate_lines
 
 PRESETS: Mapping[str, DegradationSettings] = {
     "published": PUBLISHED,
@@ -142,19 +143,12 @@ def read_lines(out: Path, asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]
         return {}
     lines: dict[str, dict[str, Any]] = {}
     try:
-        with open(file, "rb+") as stream:
-            whole = 0
-            for text in stream:
-                if not text.endswith(b"\n"):
-                    stream.truncate(whole)
-                    break
-                whole += len(text)
-                line = json.loads(text)
-                if {name: line[name] for name in asked} != asked:
-                    raise UserError(
-                        f"{out} was made with preset {line['preset']} and seed {line['seed']}; name another --out."
-                    )
-                lines[line["image"]] = line
+        for line in iterate_lines(file):
+            if {name: line[name] for name in asked} != asked:
+                raise UserError(
+                    f"{out} was made with preset {line['preset']} and seed {line['seed']}; name another --out."
+                )
+            lines[line["image"]] = line
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} cannot be read as what this command writes ({error}); name another --out.") from error
     return lines

@@ -1,4 +1,4 @@
-"""What an evaluation will do, with all that can be wrong found before a restorer or a reward model is loaded."""
+"""Plan an evaluation, and find all that can be wrong before a restorer or a reward model is loaded."""
 
 from __future__ import annotations
 

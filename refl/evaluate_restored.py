@@ -1,4 +1,4 @@
-"""Restored faces as PNG files, batch by batch, and what decides their pixels; a continued evaluation keeps them.
+"""Restore faces to PNG files batch by batch, and record what decides their pixels; a continued evaluation keeps them.
 
 The images of a method and set are `OUT/restored/SET/METHOD/SEED/00012-NAME.png`. Beside the folders of the seeds stand
 `record.json`, what the pixels depend on, and `seconds.jsonl`, how long each batch took. Where the record says something

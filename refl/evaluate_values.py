@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runs import UserError
+from runs.store import iterate_lines
 
 
 @dataclass
@@ -54,15 +55,8 @@ def open_measured(path: Path) -> Measured:
     if not path.exists():
         return measured
     try:
-        with open(path, "rb+") as stream:
-            whole = 0
-            for text in stream:
-                if not text.endswith(b"\n"):
-                    stream.truncate(whole)
-                    break
-                whole += len(text)
-                line = json.loads(text)
-                measured._take(line["keys"], line["values"])
+        for line in iterate_lines(path):
+            measured._take(line["keys"], line["values"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} holds no values of an evaluation ({error}); move it away.") from error
     return measured

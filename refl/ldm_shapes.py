@@ -43,6 +43,12 @@ class UNetShape:
     out_channels: int = 4
 
 
+STABLE_DIFFUSION = UNetShape((320, 640, 1280, 1280), 2, (5, 10, 20, 20), (True, True, True, False), 1, 1024)
+"""Stable Diffusion 2.1's denoiser."""
+STABLE_DIFFUSION_VAE = (128, 256, 512, 512)
+"""Channels of each level of its autoencoder."""
+
+
 def read_unet_shape(state: Mapping[str, Tensor], source: Path | str, head_width: int = HEAD_WIDTH) -> UNetShape:
     """The shape of a denoiser or ControlNet, its keys LDM's without prefix.
 
@@ -93,12 +99,17 @@ def make_vae(state: Mapping[str, Tensor], source: Path | str) -> AutoencoderKL:
         raise UserError(f"{source}: not the weights of a Stable Diffusion autoencoder: no levels.")
     widths = tuple(int(state[f"encoder.down.{level}.block.0.conv1.weight"].shape[0]) for level in levels)
     layers = len(_numbers(state, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight"))
+    return make_autoencoder(widths, layers, int(state["post_quant_conv.weight"].shape[0]))
+
+
+def make_autoencoder(widths: Sequence[int], layers: int = 2, latent_channels: int = 4) -> AutoencoderKL:
+    """Stable Diffusion's autoencoder, of these channels at each level."""
     return AutoencoderKL(
-        block_out_channels=widths,
+        block_out_channels=tuple(widths),
         layers_per_block=layers,
         down_block_types=("DownEncoderBlock2D",) * len(widths),
         up_block_types=("UpDecoderBlock2D",) * len(widths),
-        latent_channels=int(state["post_quant_conv.weight"].shape[0]),
+        latent_channels=latent_channels,
         scaling_factor=SCALING_FACTOR,
         sample_size=512,  # above it, tiling begins where it is switched on
     )

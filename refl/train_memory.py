@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torchvision.models import vgg16
 
-from refl.ldm_shapes import SCALING_FACTOR, UNetShape, make_control, make_unet
+from refl.ldm_shapes import STABLE_DIFFUSION, STABLE_DIFFUSION_VAE, make_autoencoder, make_control, make_unet
 from refl.perceptual import PerceptualLoss, load_perceptual
 from refl.restorers import lora
 from refl.restorers.diffbir import VERSIONS
@@ -35,9 +34,6 @@ from training.accounting import MemoryCount
 from training.precision import TrainedWeights
 from training.without_memory import count_fake_training, make_lone_accelerator, make_moments
 
-SD_SHAPE = UNetShape((320, 640, 1280, 1280), 2, (5, 10, 20, 20), (True, True, True, False), 1, 1024)
-"""Stable Diffusion 2.1's denoiser."""
-VAE_WIDTHS = (128, 256, 512, 512)
 PROMPT_SHAPE = (1, 77, 1024)
 SWINIR_PARAMETERS = 15_790_000
 COMPARED_LAYERS = (3, 8, 15, 22, 29)
@@ -190,12 +186,12 @@ def build_restorer(asked: str) -> DiffusionRestorer | OSEDiff:
         return build_restorer(str(lora.read_record(path)["restorer"]))
     if kind not in (*VERSIONS, "osediff"):
         return make_tiny(read_tiny_config(SHIPPED if asked == "tiny" else path))
-    unet, vae = make_unet(SD_SHAPE), make_sd_vae()
+    unet, vae = make_unet(STABLE_DIFFUSION), make_autoencoder(STABLE_DIFFUSION_VAE)
     prompt = HeldPrompt(torch.zeros(PROMPT_SHAPE))
     if kind == "osediff":
         return OSEDiff(unet, vae, prompt, OSEDiffSettings())
     return DiffusionRestorer(
-        unet, make_control(SD_SHAPE, 8), vae, VERSIONS[kind].use, text=prompt, stage1=_Stage1(), base=kind
+        unet, make_control(STABLE_DIFFUSION, 8), vae, VERSIONS[kind].use, text=prompt, stage1=_Stage1(), base=kind
     )
 
 
@@ -232,15 +228,3 @@ class _Lpips(nn.Module):
             if at in COMPARED_LAYERS:
                 distance = distance + (images[0] - images[1]).square().mean(dim=(1, 2, 3))
         return distance
-
-
-def make_sd_vae() -> AutoencoderKL:
-    """Stable Diffusion's autoencoder."""
-    return AutoencoderKL(
-        block_out_channels=VAE_WIDTHS,
-        layers_per_block=2,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        scaling_factor=SCALING_FACTOR,
-    )

@@ -21,8 +21,6 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from reward.weights import MANIFEST as REWARD_MANIFEST
 from reward.weights import WeightsEntry, check_file, fetch, read_entries, read_folder_manifest
-from reward.weights import read_checkpoint as read_checkpoint
-from reward.weights_folder import WEIGHTS_FOLDER as WEIGHTS_FOLDER
 from runs import UserError
 
 log = logging.getLogger(__name__)

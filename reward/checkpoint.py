@@ -106,19 +106,11 @@ def save_model(model: RewardModel, folder: Path, values: Mapping[nn.Parameter, T
     Args:
         values: of trained parameters, where they are kept elsewhere than in the model.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     state = {
         name.removeprefix("clip."): (values or {}).get(parameter, parameter).detach().contiguous()
         for name, parameter in model.named_parameters()
     }
-    texts = {"config": model.config.model_dump(mode="json"), "architecture": model.architecture}
-    for name, text in texts.items():
-        unfinished = folder / f"{name}.json.part"
-        unfinished.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(folder / f"{name}.json")
-    unfinished = folder / "model.safetensors.part"
-    save_file(state, unfinished)
-    unfinished.replace(folder / "model.safetensors")
+    _write_folder(folder, model, {}, "model.safetensors", state)
 
 
 def save_changes(model: RewardModel, values: Mapping[nn.Parameter, Tensor], base: dict[str, str], folder: Path) -> None:
@@ -128,17 +120,22 @@ def save_changes(model: RewardModel, values: Mapping[nn.Parameter, Tensor], base
         values: of the trained parameters, float32.
         base: `model`, what `load_named` takes, and `version`, its `compute_version`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     named = {name.removeprefix("clip."): parameter for name, parameter in model.named_parameters()}
     state = {name: values[one].detach().cpu().contiguous() for name, one in named.items() if one in values}
-    texts = {"config": model.config.model_dump(mode="json"), "architecture": model.architecture, "base": base}
+    _write_folder(folder, model, {"base": base}, "changes.safetensors", state)
+
+
+def _write_folder(folder: Path, model: RewardModel, more: dict[str, Any], file: str, state: State) -> None:
+    """Write a model's config and architecture, more JSON by name, and tensors; the tensors last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"config": model.config.model_dump(mode="json"), "architecture": model.architecture, **more}
     for name, text in texts.items():
         unfinished = folder / f"{name}.json.part"
         unfinished.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
         unfinished.replace(folder / f"{name}.json")
-    unfinished = folder / "changes.safetensors.part"
+    unfinished = folder / f"{file}.part"
     save_file(state, unfinished)
-    unfinished.replace(folder / "changes.safetensors")
+    unfinished.replace(folder / file)
 
 
 @torch.no_grad()

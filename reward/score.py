@@ -16,6 +16,7 @@ from reward.data import load_dataset
 from reward.scoring import FoundScorer, Scorer, check_scorer_captions, read_batches, score_batch
 from runs import UserError
 from runs.candidates import CandidateImage, Database, find_missing, store_values
+from runs.store import iterate_lines
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_NAMED = 20
@@ -151,16 +152,9 @@ def read_done(out: Path, version: str) -> set[tuple[str, str, str | None]]:
     if not out.exists():
         return done
     try:
-        with open(out, "rb+") as stream:
-            whole = 0
-            for text in stream:
-                if not text.endswith(b"\n"):
-                    stream.truncate(whole)
-                    break
-                whole += len(text)
-                line = json.loads(text)
-                if line["version"] == version:
-                    done.add((line["image"], line["sha256"], line["caption"]))
+        for line in iterate_lines(out):
+            if line["version"] == version:
+                done.add((line["image"], line["sha256"], line["caption"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{out} is there and is no file of rewards ({error}); move it away, or name another file with --out."

@@ -66,6 +66,22 @@ class RunLog:
         os.replace(unfinished, self.folder / "result.json")
 
 
+def iterate_lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a JSON Lines file that a command appends to; a last one that a kill left half-written is cut off.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or a line is no JSON.
+    """
+    with open(file, "rb+") as stream:
+        whole = 0
+        for text in stream:
+            if not text.endswith(b"\n"):
+                stream.truncate(whole)
+                return
+            whole += len(text)
+            yield json.loads(text)
+
+
 def without_nan(value: Any) -> Any:
     """NaN, which JSON does not have, as null; throughout."""
     if isinstance(value, dict):

@@ -21,7 +21,8 @@ from spandrel import (
 from torch import Tensor, nn
 
 from refl.restorers.surface import check_images
-from refl.weights import FoundFile, read_checkpoint
+from refl.weights import FoundFile
+from reward.weights import read_checkpoint
 from runs import UserError
 
 IMAGE_SIZE_PX = 512

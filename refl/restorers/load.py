@@ -21,7 +21,8 @@ from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.feedforward import FeedForwardRestorer, load_feedforward
 from refl.restorers.osediff import OSEDiff, list_osediff_files, load_osediff
 from refl.restorers.tiny import load_tiny
-from refl.weights import WEIGHTS_FOLDER, find_file, get_files
+from refl.weights import find_file, get_files
+from reward.weights_folder import WEIGHTS_FOLDER
 from runs import UserError
 
 NAMES = ("tiny", *VERSIONS, "osediff", "feedforward:FILE")

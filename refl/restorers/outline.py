@@ -1,4 +1,4 @@
-"""What a restorer will be, told by its name before it is loaded: its sizes, whether it draws noise, that it is here."""
+"""Tell a restorer's sizes, whether it draws noise and that its files are here, without loading it."""
 
 from __future__ import annotations
 

@@ -68,36 +68,15 @@ def make_generators(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
-def draw_from(
-    generators: Sequence[torch.Generator],
-    shape_of_one: Sequence[int],
-    device: torch.device | str,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """The next normal noise of each generator, (N, *shape_of_one)."""
-    noise = [torch.randn(*shape_of_one, generator=generator) for generator in generators]
-    return torch.stack(noise).to(device=device, dtype=dtype)
-
-
 def draw_ahead(
     generators: Sequence[torch.Generator], shape_of_one: Sequence[int], count: int, device: torch.device | str
 ) -> Iterator[Tensor]:
     """The next `count` normal noises of each generator, (N, *shape_of_one) each, sent to the device at once.
 
-    As many calls of `draw_from` give the same numbers, and a copy that is waited for each.
+    Image i's comes from generators[i] alone.
     """
     drawn = [torch.stack([torch.randn(*shape_of_one, generator=one) for one in generators]) for _ in range(count)]
     return iter(torch.stack(drawn).to(device)) if count else iter(())
-
-
-def draw_noise(
-    shape_of_one: Sequence[int],
-    seeds: Sequence[int],
-    device: torch.device | str,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Normal noise, (N, *shape_of_one), where image i's comes from seeds[i] alone."""
-    return draw_from(make_generators(seeds), shape_of_one, device, dtype)
 
 
 def check_images(lq: Tensor, seeds: Sequence[int], multiple_px: int) -> None:

@@ -27,7 +27,7 @@ from refl.restored_rows import (  # noqa: E402
     find_missing,
     find_sources,
 )
-from refl.restorers.surface import draw_noise  # noqa: E402
+from refl.restorers.surface import draw_ahead, make_generators  # noqa: E402
 from runs import UserError  # noqa: E402
 
 
@@ -46,7 +46,7 @@ class StandIn:
 
     def restore(self, lq: torch.Tensor, seeds: Sequence[int], steps: int | None = None) -> torch.Tensor:
         self.calls.append((tuple(lq.shape), list(seeds), steps))
-        noise = draw_noise(tuple(lq.shape[1:]), seeds, lq.device)
+        (noise,) = draw_ahead(make_generators(seeds), lq.shape[1:], 1, lq.device)
         return (lq + self.add + self.noise * noise).clamp(0, 1)
 
 

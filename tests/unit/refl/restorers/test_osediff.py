@@ -23,7 +23,7 @@ from refl.restorers.osediff_lora import (
     load_published_adapters,
     merge_lora,
 )
-from refl.weights import read_checkpoint
+from reward.weights import read_checkpoint
 from runs import UserError
 
 HALF_BOUNDS = {torch.bfloat16: 0.02, torch.float16: 0.004}

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from refl.restorers.diffusion import DiffusionRestorer, make_schedule
-from refl.restorers.surface import draw_noise
+from refl.restorers.surface import draw_ahead, make_generators
 
 
 def compute_alphas(zero_terminal_snr: bool) -> list[float]:
@@ -142,8 +142,9 @@ def test_what_cannot_be_restored_is_refused(make_micro, shape, seeds, message):
 
 
 def test_noise_comes_from_each_images_seed():
-    both = draw_noise((2, 3), [7, 8], "cpu", torch.float32)
-    assert torch.equal(both[1:], draw_noise((2, 3), [8], "cpu", torch.float32))
+    (both,) = draw_ahead(make_generators([7, 8]), (2, 3), 1, "cpu")
+    (second,) = draw_ahead(make_generators([8]), (2, 3), 1, "cpu")
+    assert torch.equal(both[1:], second)
     assert torch.equal(both[0], torch.randn(2, 3, generator=torch.Generator().manual_seed(7)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -239,6 +238,3 @@ def test_no_gpu_is_an_error_only_where_one_is_asked_for(faces_folder, tmp_path, 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="no GPU that torch can use"):
         train(faces_folder, tmp_path / "out", micro, make_config(device="cuda"))
-
-
-logging.getLogger("refl").setLevel(logging.ERROR)

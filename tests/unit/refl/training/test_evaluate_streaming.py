@@ -157,6 +157,7 @@ def test_killed_while_it_writes_a_batch_it_makes_that_batch_again(base: list[str
 def test_images_that_would_be_others_now_are_made_anew(
     base: list[str], faces: list[Face], tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING", logger="refl")
     words = [word for word in base if not word.startswith(("--reward", "--method=other"))]
     evaluate_until(plan_of(words, tmp_path), tmp_path / "out", None)
     if what == "weights":

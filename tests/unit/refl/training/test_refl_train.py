@@ -100,26 +100,32 @@ def run(
     return {name: value.clone() for name, value in material.restorer.control.state_dict().items()}, lines
 
 
-@pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_a_reward_for_brightness_brightens_and_one_for_darkness_darkens(
-    micro_restorer: DiffusionRestorer, faces: list[Face], tmp_path: Path, sign: float
+    micro_restorer: DiffusionRestorer, faces: list[Face], tmp_path: Path
 ) -> None:
     class Signed(Brightness):
+        def __init__(self, sign: float) -> None:
+            super().__init__()
+            self.sign = sign
+
         def forward(self, images: Tensor, captions: Sequence[str | None]) -> Tensor:
-            return sign * super().forward(images, captions)
+            return self.sign * super().forward(images, captions)
 
     config = make_config(
         trajectory={"start_fraction": 1.0, "gradient_window": (2, 2)},  # where the ControlNet can change most
         train={"max_steps": 40, "learning_rate": 1e-2, "batch_size": 6},
     )
-    _, lines = run(micro_restorer, Signed(), faces, config, tmp_path / "out")
-    first, last = (sum(line["reward"] for line in part) / 5 for part in (lines[:5], lines[-5:]))
-    # a random decoder is hardly moved; without training the difference is below a thousandth
-    assert last > first + 0.005
-    # nothing but the reward was asked for
-    assert set(lines[0]) == {
-        *("loss", "loss/reward", "reward", "gradient_norm", "gradient_norm/reward", "seconds_per_step")
-    }
+    brightness: dict[float, float] = {}
+    for sign in (1.0, -1.0):
+        _, lines = run(micro_restorer, Signed(sign), faces, config, tmp_path / f"out{sign}")
+        brightness[sign] = sign * sum(line["reward"] for line in lines[-5:]) / 5
+        # nothing but the reward was asked for
+        assert set(lines[0]) == {
+            *("loss", "loss/reward", "reward", "gradient_norm", "gradient_norm/reward", "seconds_per_step")
+        }
+    # both restored the same batches from the same noise, so training alone tells them apart: by 0.013 to 0.016 over
+    # ATEN_CPU_CAPABILITY unset, avx2 and default, for a random decoder is hardly moved
+    assert brightness[1.0] > brightness[-1.0] + 0.005
 
 
 @pytest.mark.parametrize("field", ["micro_batch_size", "rollout_batch_size"])
