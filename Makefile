@@ -36,7 +36,7 @@ lint: .venv/dev-installed
 loop: .venv/installed
 	$(BIN)/python -m benchmarks.loop $(ARGS)
 
-# The published method at full size with random weights: hours, 24 GiB of memory, 50 GB in FOLDER.
+# The published method at full size with random weights: half an hour, 24 GiB of memory, 50 GB in FOLDER.
 FOLDER ?= $(DATA)/rehearsal
 rehearse: .venv/installed
 	$(BIN)/python -m experiments.rehearse --folder $(FOLDER) $(ARGS)
