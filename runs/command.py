@@ -1,43 +1,21 @@
-"""What every package's command line shares: its common options, and errors as one line."""
+"""What the command lines of jobs share: their options, and errors as one line."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
-from sqlalchemy.exc import OperationalError
-
-from db.errors import UserError
+import db.command
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """--data, --db and --run, as every command takes them."""
-    parser.add_argument("--data", type=Path, default=Path("data"), help="data folder (default: ./data)")
-    parser.add_argument(
-        "--db",
-        default=os.environ.get("FACEREWARD_DB"),
-        help="database URL (default: SQLite in the data folder, or the environment's FACEREWARD_DB)",
-    )
+    db.command.add_database_options(parser)
     parser.add_argument("--run", type=int, help=argparse.SUPPRESS)  # given by runs.launch
 
 
 def run_command(action: Callable[[], None]) -> int:
-    """Exit code of a command: 0, or 2 with one line where a UserError, a full disk or a failing database ended it."""
+    """Exit code of a command, as `db.command.run_command` gives it."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # pyiqa brings it; it warns of an extra that we never use
-    try:
-        action()
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except OperationalError as error:
-        said = str(error.orig).partition("\n")[0]
-        sys.stderr.write(
-            f"error: The database failed: {said}. What was stored before stays; free disk space if it is full, then "
-            "run again.\n"
-        )
-        return 2
-    return 0
+    return db.command.run_command(action)

@@ -1,4 +1,4 @@
-"""Alembic's entry: migrates over the connection that db.session hands in, or over `-x url=` from a terminal."""
+"""Alembic's entry: migrates over the connection that db.engine hands in, or over `-x url=` from a terminal."""
 
 from alembic import context
 from sqlalchemy import create_engine

@@ -5,8 +5,9 @@ from __future__ import annotations
 from alembic import command
 from sqlalchemy import select, text
 
+from db.engine import alembic_config, default_url, make_engine
 from db.models import Judgment, Lease, Pair, Picked, Run, RunState, Shortlist
-from db.session import _alembic_config, _make_engine, default_url, open_database
+from db.session import open_database
 
 OLD_ROWS = """
 INSERT INTO image (id, sha256, suffix, width_px, height_px, size_bytes, created_at)
@@ -34,9 +35,9 @@ INSERT INTO label_judgment (label_id, judgment_id) VALUES (1, 1);
 
 def test_rows_of_the_first_version_were_picked_at_random_and_pairs_get_their_reserve(data, database_url):
     data.mkdir()
-    engine = _make_engine(database_url or default_url(data))
+    engine = make_engine(database_url or default_url(data))
     with engine.begin() as connection:
-        config = _alembic_config()
+        config = alembic_config()
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
         for statement in OLD_ROWS.format(sha256="0" * 64, key="f" * 31).split(";\n"):
@@ -59,8 +60,8 @@ def test_rows_of_the_first_version_were_picked_at_random_and_pairs_get_their_res
 
 def test_runs_of_before_the_queue_keep_what_they_were_and_none_is_started_by_surprise(data, database_url):
     data.mkdir()
-    engine = _make_engine(database_url or default_url(data))
-    config = _alembic_config()
+    engine = make_engine(database_url or default_url(data))
+    config = alembic_config()
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0002")

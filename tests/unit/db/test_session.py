@@ -8,10 +8,11 @@ from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from db.engine import default_url
 from db.errors import UserError
 from db.models import Base, Method, Source, Split
 from db.records import add_method, add_source
-from db.session import Database, default_url, open_database
+from db.session import Database, open_database
 
 
 def test_the_migrations_make_exactly_the_tables_of_the_models(database: Database) -> None:

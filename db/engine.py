@@ -1,0 +1,105 @@
+"""Engines and migrations of a database, SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from db.errors import UserError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_TIMEOUT_SECONDS = 30.0
+
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def default_url(data: Path) -> str:
+    """The URL of the SQLite database of a data folder."""
+    return f"sqlite:///{data.resolve() / 'facereward.db'}"
+
+
+def make_engine(url: str) -> Engine:
+    """An engine whose connections lose nothing that was committed.
+
+    Raises:
+        UserError: the URL is not understood.
+    """
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(parsed, pool_size=20, max_overflow=20, pool_pre_ping=True)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
+        # The URL itself is not repeated: it may hold a password.
+        raise UserError(
+            f"The URL given with --db does not work here: {error}. "
+            "Expected something like sqlite:////path/file.db or postgresql+psycopg://user:password@host/name."
+        ) from error
+    if parsed.database in (None, "", ":memory:"):
+        raise UserError(f"{url} would be forgotten when the program ends; name a file: sqlite:////path/file.db.")
+    # Our own BEGIN below replaces the driver's, hence isolation_level None.
+    engine = create_engine(
+        parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "isolation_level": None}, pool_size=20, max_overflow=20
+    )
+
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection: Any, _record: Any) -> None:
+        # FULL: a commit that was acknowledged is on the disk, also when the power goes.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+    return engine
+
+
+def alembic_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return config
+
+
+def read_revision(connection: Connection) -> str | None:
+    """The revision that a database is at; None where it has no tables of ours."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def needs_migration(engine: Engine) -> bool:
+    """Whether the database is not at the revision that this code makes and reads."""
+    with engine.connect() as connection:
+        return read_revision(connection) != ScriptDirectory.from_config(alembic_config()).get_current_head()
+
+
+def is_known(revision: str) -> bool:
+    """Whether this code has the revision."""
+    scripts = ScriptDirectory.from_config(alembic_config())
+    return revision in {script.revision for script in scripts.walk_revisions()}
+
+
+def migrate(engine: Engine, revision: str = "head") -> None:
+    """Bring the schema to a revision, in one transaction that other processes wait for.
+
+    Raises:
+        UserError: the database is newer than this code.
+    """
+    with engine.execution_options(sqlite_begin="BEGIN IMMEDIATE").begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7236521)")
+        current = read_revision(connection)
+        if current is not None and not is_known(current):
+            raise UserError(
+                f"The database is at revision {current!r}, which this version of FaceReward does not know. "
+                "Update FaceReward, or name another database with --data or --db."
+            )
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
