@@ -10,17 +10,19 @@ import hashlib
 import hmac
 import os
 import secrets
-import time
-from collections import defaultdict
+import unicodedata
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
+from math import ceil
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from itsdangerous import BadSignature, URLSafeSerializer
 from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,6 +31,7 @@ from annotate.project import load_settings
 from db.errors import UserError
 from db.models import Person, Picked, Role
 from ui.context import Context
+from ui.throttle import FAILURES_PER_ADDRESS, FAILURES_PER_NAME, Busy, Hashing, Throttle
 
 OPEN_PATHS = ("/sign-in", "/enter/", "/static/", "/api/sign-in-info", "/favicon.ico")
 PICKED_BY_LETTER = {
@@ -42,8 +45,20 @@ PICKED_BY_LETTER = {
 LETTER_OF_PICKED = {picked: letter for letter, picked in PICKED_BY_LETTER.items()}
 ADMIN_PATHS = ("/admin", "/api/runs", "/api/train", "/api/lineage")
 GRADIO_PATHS = ("/admin",)
-FAILURES_BEFORE_WAIT = 5
-WAIT_SECONDS = 60.0
+MAX_BODY_BYTES = {
+    "/sign-in": 16 * 2**10,
+    "/api/": 2 * 2**20,  # 500 answers
+    "/admin/gradio_api/upload": 4 * 2**30,
+    "/admin": 64 * 2**20,
+}
+"""By the beginning of the path, the first that fits; larger ones are for admins, whom the gate knows before a byte of
+the body is read."""
+MAX_OTHER_BODY_BYTES = 16 * 2**10
+DEVICE_COOKIE = "facereward-browser"
+"""Names a browser in which somebody signed in with a password."""
+DEVICE_SECONDS = 365 * 24 * 3600
+MAX_NAME_CHARACTERS = 64
+MAX_PASSWORD_CHARACTERS = 1024
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
@@ -83,6 +98,7 @@ class Tokens:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
         self._showings = URLSafeSerializer(secret, salt="showing")
+        self._devices = URLSafeSerializer(secret, salt="browser")
 
     def image(self, visitor: Visitor, sha256: str) -> str:
         """The token with which this visitor loads this image."""
@@ -110,6 +126,18 @@ class Tokens:
             )
         return pair_id, repeat_no, shown_left, PICKED_BY_LETTER["".join(letter) or "r"]
 
+    def device(self, name: str) -> str:
+        """What a browser keeps after a sign-in of this name, so that strangers' guesses do not lock it out."""
+        return str(self._devices.dumps([name, secrets.token_hex(8)]))
+
+    def read_device(self, token: str) -> tuple[str, str] | None:
+        """(name, the browser's own number) of `device`; None where it is not ours."""
+        try:
+            name, number = self._devices.loads(token)
+        except (BadSignature, ValueError):
+            return None
+        return str(name), str(number)
+
 
 class Gate:
     """ASGI middleware that lets a request through to what its visitor may see, and no other."""
@@ -131,8 +159,11 @@ class Gate:
             visitor = find_visitor(self.context, request)  # one look-up by key: a thread would cost more than it
             scope["visitor"] = visitor
             refusal = _refuse_visitor(request, visitor)
+        limit = _max_body_bytes(request.url.path)
+        if refusal is None and _announced_bytes(request) > limit:
+            refusal = _refusal(request, 413, f"At most {limit:,} bytes can be sent to {request.url.path}.")
         send = _with_headers(send, admin=request.url.path.startswith(GRADIO_PATHS))
-        await (refusal or self.app)(scope, receive, send)
+        await (refusal or self.app)(scope, _limit_body(receive, limit), send)
 
     def _refuse_foreign(self, request: Request) -> Response | None:
         """Requests that another site's page makes through the visitor's browser."""
@@ -144,6 +175,30 @@ class Gate:
         if unsafe and origin is not None and urlsplit(origin).netloc != host:
             return _refusal(request, 403, f"A page of {origin} may not send to {host}.")
         return None
+
+
+def _max_body_bytes(path: str) -> int:
+    return next((limit for prefix, limit in MAX_BODY_BYTES.items() if path.startswith(prefix)), MAX_OTHER_BODY_BYTES)
+
+
+def _announced_bytes(request: Request) -> int:
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdecimal() else 0
+
+
+def _limit_body(receive: Receive, limit: int) -> Receive:
+    """Count what really comes: a body without an announced length ends at the limit too."""
+    received = 0
+
+    async def receive_limited() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > limit:
+            raise HTTPException(413, f"At most {limit:,} bytes can be sent here.")
+        return message
+
+    return receive_limited
 
 
 def _with_headers(send: Send, *, admin: bool) -> Send:
@@ -207,10 +262,10 @@ def visitor_of(request: Request) -> Visitor:
     return visitor
 
 
-def sign_in_routes(context: Context, page: Path) -> APIRouter:
+def sign_in_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
     """Sign-in by name (by name and password with --auth), by personal link, and sign-out."""
     routes = APIRouter()
-    failures: dict[str, list[float]] = defaultdict(list)
+    throttle, hashing = Throttle(), Hashing()
 
     @routes.get("/sign-in")
     def sign_in_page() -> Response:
@@ -222,19 +277,34 @@ def sign_in_routes(context: Context, page: Path) -> APIRouter:
             return {"auth": context.auth, "title": load_settings(session).title}
 
     @routes.post("/sign-in")
-    def sign_in(
+    async def sign_in(
         request: Request, name: str = Form(""), password: str = Form(""), next: str = Form("/")
-    ) -> RedirectResponse:
-        recent = [moment for moment in failures[name] if time.monotonic() - moment < WAIT_SECONDS]
-        failures[name] = recent
+    ) -> Response:
+        if not context.auth:
+            try:
+                person = await run_in_threadpool(_person_by_name, context, name)
+            except UserError as error:
+                return _ask_again(str(error), next)
+            return _enter(request, person, next)
+        if len(name) > MAX_NAME_CHARACTERS or len(password) > MAX_PASSWORD_CHARACTERS:
+            return _ask_again("Name and password do not fit.", next)
+        budgets = _budgets(request, tokens, name)
+        if wait := throttle.begin(budgets):
+            return _ask_again(f"Too many attempts; wait {ceil(wait)} seconds, or use your personal link.", next)
         try:
-            if len(recent) >= FAILURES_BEFORE_WAIT:
-                raise UserError(f"Too many attempts for this name; wait {WAIT_SECONDS:.0f} seconds.")
-            person = _person_by_password(context, name, password) if context.auth else _person_by_name(context, name)
-        except UserError as error:
-            recent.append(time.monotonic())
-            return RedirectResponse(f"/sign-in?error={quote(str(error))}&next={quote(next)}", status_code=303)
-        return _enter(request, person, next)
+            known = await hashing.run(partial(_person_by_password, context, name, password))
+        except Busy:
+            throttle.take_back(budgets)
+            message = "Many people sign in at this moment; try again in some seconds."
+            return Response(message, 429, {"Retry-After": "5"}, "text/plain")
+        if known is None:
+            return _ask_again("Name and password do not fit.", next)
+        throttle.take_back(budgets)
+        answer = _enter(request, known, next)
+        answer.set_cookie(
+            DEVICE_COOKIE, tokens.device(known.name), max_age=DEVICE_SECONDS, httponly=True, samesite="lax"
+        )
+        return answer
 
     @routes.get("/enter/{token}")
     def enter(request: Request, token: str) -> RedirectResponse:
@@ -260,12 +330,31 @@ def _enter(request: Request, person: Person, next: str) -> RedirectResponse:
     return RedirectResponse(next if inside else "/", status_code=303)
 
 
-def _person_by_password(context: Context, name: str, password: str) -> Person:
+def _ask_again(error: str, next: str) -> RedirectResponse:
+    return RedirectResponse(f"/sign-in?error={quote(error)}&next={quote(next)}", status_code=303)
+
+
+def _budgets(request: Request, tokens: Tokens, name: str) -> dict[str, int]:
+    """What a password's try counts against: the address, and the name or, where it signed in before, the browser.
+
+    A stranger's guesses therefore never lock out who uses a browser that the name is known to.
+    """
+    address = request.client.host if request.client else ""
+    known = tokens.read_device(request.cookies.get(DEVICE_COOKIE, ""))
+    same = known is not None and make_name_key(known[0]) == make_name_key(name)
+    who = f"browser {known[1]}" if known is not None and same else f"name {make_name_key(name)}"
+    return {f"address {address}": FAILURES_PER_ADDRESS, who: FAILURES_PER_NAME}
+
+
+def make_name_key(name: str) -> str:
+    """What names that mean one person have in common, of a bounded length."""
+    plain = unicodedata.normalize("NFKC", name.strip()).casefold()
+    return hashlib.sha256(plain.encode("utf-8", "replace")).hexdigest()
+
+
+def _person_by_password(context: Context, name: str, password: str) -> Person | None:
     with context.database.read() as session:
-        person = check_password(session, name, password)
-    if person is None:
-        raise UserError("Name and password do not fit.")
-    return person
+        return check_password(session, name, password)
 
 
 def _person_by_name(context: Context, name: str) -> Person:

@@ -59,7 +59,7 @@ def make_app(context: Context) -> FastAPI:
     secret = load_secret(context.data)
     tokens = Tokens(secret)
     app = FastAPI(title="FaceReward", docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(sign_in_routes(context, STATIC / "sign_in.html"))
+    app.include_router(sign_in_routes(context, tokens, STATIC / "sign_in.html"))
     app.include_router(label_routes(context, tokens, STATIC / "label.html"))
     app.include_router(run_routes(context))
     app.include_router(train_routes(context))

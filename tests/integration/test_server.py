@@ -25,6 +25,7 @@ from db.session import Database
 from ui.access import Tokens, Visitor, check_someone_can_sign_in
 from ui.context import Context
 from ui.server import make_app
+from ui.throttle import FAILURES_PER_ADDRESS
 
 PASSWORD = "correct horse"
 METHODS = ("bicubic-secret", "gfpgan-secret", "codeformer-secret")
@@ -316,6 +317,55 @@ def test_wrong_password_is_refused_and_guessing_is_slowed(client: Callable[..., 
     location = guesser.post("/sign-in", data={"name": "ada", "password": PASSWORD}).headers["location"]
     assert "Too%20many%20attempts" in location
     assert guesser.get("/api/session").status_code == 401
+
+
+def test_a_name_has_one_budget_however_it_is_written(client: Callable[..., TestClient]) -> None:
+    for name in ("ada", "ada ", " ada", "Ada", "ａｄａ"):  # the last in full-width letters
+        client().post("/sign-in", data={"name": name, "password": "wrong"})
+    location = client().post("/sign-in", data={"name": "ADA", "password": "wrong"}).headers["location"]
+    assert "Too%20many%20attempts" in location
+
+
+def test_a_browser_that_a_name_is_known_to_is_not_locked_out_by_strangers(client: Callable[..., TestClient]) -> None:
+    own = client("ada")
+    own.post("/sign-out")
+    for _ in range(8):
+        client().post("/sign-in", data={"name": "ada", "password": "wrong"})
+    assert own.post("/sign-in", data={"name": "ada", "password": PASSWORD}).headers["location"] == "/"
+    for _ in range(5):
+        own.post("/sign-in", data={"name": "ada", "password": "wrong"})
+    location = own.post("/sign-in", data={"name": "ada", "password": PASSWORD}).headers["location"]
+    assert "Too%20many%20attempts" in location, "it has a budget of its own, no more"
+
+
+def test_one_address_cannot_try_many_names(client: Callable[..., TestClient]) -> None:
+    for number in range(FAILURES_PER_ADDRESS):
+        client().post("/sign-in", data={"name": f"name {number}", "password": "wrong"})
+    location = client().post("/sign-in", data={"name": "another", "password": "wrong"}).headers["location"]
+    assert "Too%20many%20attempts" in location
+
+
+@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize(
+    ("name", "path", "size_bytes"),
+    [(None, "/sign-in", 20_000), ("ben", "/api/label", 3_000_000), ("ben", "/sign-out", 20_000)],
+)
+def test_a_body_is_limited_by_its_path(
+    client: Callable[..., TestClient], name: str | None, path: str, size_bytes: int, *, announced: bool
+) -> None:
+    def stream() -> Iterator[bytes]:
+        yield from (b"x" * 10_000 for _ in range(size_bytes // 10_000))
+
+    headers = {"Content-Type": "application/json" if path.startswith("/api") else "multipart/form-data; boundary=b"}
+    body: bytes | Iterator[bytes] = b"x" * size_bytes if announced else stream()
+    answer = client(name).post(path, content=body, headers=headers)
+    assert answer.status_code == (413 if announced or path != "/sign-out" else 303), "what reads no body need not"
+
+
+def test_only_admins_can_send_large_bodies(client: Callable[..., TestClient]) -> None:
+    for name, status in ((None, 401), ("ben", 403)):
+        answer = client(name).post("/admin/gradio_api/upload", content=b"x" * 10, headers={"Content-Length": "9999999"})
+        assert answer.status_code == status
 
 
 def test_personal_link_signs_in_until_renewed_or_disabled(
