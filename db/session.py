@@ -62,7 +62,8 @@ def open_database(data: Path, url: str | None = None) -> Database:
         UserError: the URL is not understood, the database cannot be reached, or it is newer than this code.
     """
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        # photos of people, the hashes of passwords: for its owner alone, unless a person opens it to others
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot make the data folder {data}: {error.strerror}. Name another with --data.") from error
     engine = make_engine(url or default_url(data))

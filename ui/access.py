@@ -11,6 +11,7 @@ import hmac
 import os
 import secrets
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
@@ -33,6 +34,7 @@ from db.models import Person, Picked, Role
 from ui.context import Context
 from ui.throttle import FAILURES_PER_ADDRESS, FAILURES_PER_NAME, Busy, Hashing, Throttle
 
+SECRET_BYTES = 32
 OPEN_PATHS = ("/sign-in", "/enter/", "/static/", "/api/sign-in-info", "/favicon.ico")
 PICKED_BY_LETTER = {
     "r": Picked.random,
@@ -76,20 +78,34 @@ class Visitor:
 
 
 def load_secret(data: Path) -> bytes:
-    """The server's signing key, made on first use and readable by its owner only."""
+    """The server's signing key, SECRET_BYTES long, made on first use and readable by its owner only.
+
+    Raises:
+        UserError: the file holds anything else, such as a key that was cut by a full disk.
+    """
     path = data / "secret.key"
     if not path.exists():
         temporary = data / f".secret-{secrets.token_hex(4)}"
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as stream:
-            stream.write(secrets.token_hex(32))
         try:
-            os.link(temporary, path)  # fails where another process was first; its key counts then
-        except FileExistsError:
-            pass
+            with os.fdopen(handle, "w") as stream:
+                stream.write(secrets.token_hex(SECRET_BYTES))
+                stream.flush()
+                os.fsync(stream.fileno())
+            with suppress(FileExistsError):  # where another process was first, its key counts
+                os.link(temporary, path)
         finally:
             temporary.unlink()
-    return bytes.fromhex(path.read_text())
+    try:
+        secret = bytes.fromhex(path.read_text(encoding="ascii"))
+    except ValueError:
+        secret = b""
+    if len(secret) != SECRET_BYTES:
+        raise UserError(
+            f"{path} is not a key of {SECRET_BYTES} bytes in hex digits. Put a copy of the right one in its place, or "
+            "delete it: a new one is made, and everybody signs in again."
+        )
+    return secret
 
 
 class Tokens:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -293,6 +294,17 @@ def test_malformed_requests_are_refused_whole(
     assert client("ben").post("/api/label", json=body).status_code == 422
     with database.read() as session:
         assert session.scalars(select(Judgment)).all() == []
+
+
+@pytest.mark.parametrize("content", ["", "abc", "ab" * 31, "ab" * 33, "zz" * 32, "é" * 64])
+def test_a_damaged_key_is_one_line(database: Database, data: Path, content: str) -> None:
+    (data / "secret.key").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"secret\.key is not a key of 32 bytes"):
+        make_app(Context(database=database, data=data))
+    (data / "secret.key").unlink()
+    make_app(Context(database=database, data=data))
+    assert stat.S_IMODE((data / "secret.key").stat().st_mode) == 0o600
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
 
 
 def test_requests_from_another_site_are_refused(client: Callable[..., TestClient]) -> None:
