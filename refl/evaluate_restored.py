@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pixels.read import RgbImage, read_rgb
 from refl.evaluate_faces import FaceSet, split_batches
-from refl.photo_files import RgbImage, decode_plain, encode_png, map_in_threads, write_whole
+from refl.photo_files import encode_png, map_in_threads, write_whole
 from refl.restore import RestoreMethod, to_images
 from reward.stopping import is_out_of_memory
 from runs import UserError
@@ -172,7 +173,7 @@ def write_images(files: Sequence[Path], images: Sequence[RgbImage]) -> None:
 
 def read_images(files: Sequence[Path]) -> list[RgbImage]:
     """(S, S, 3) uint8 of each file."""
-    return list(map_in_threads(lambda file: decode_plain(file.read_bytes()), files))
+    return list(map_in_threads(read_rgb, files))
 
 
 def compute_keys(files: Sequence[Path], faces: FaceSet) -> list[str]:

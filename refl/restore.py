@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from db.session import Database
+from pixels.read import ImageFault, RgbImage, read_rgb
 from refl.color_fix import ColorFix, fix_color
 from refl.faces import as_square
-from refl.photo_files import RgbImage, decode_plain, map_in_threads
+from refl.photo_files import map_in_threads
 from refl.restored_rows import Slot, encode_faces, find_missing, store_candidates
 from refl.restorers.surface import Restorer
 from reward.stopping import is_out_of_memory
@@ -79,7 +80,8 @@ def restore_faces(method: RestoreMethod, faces: Sequence[RgbImage], seeds: Seque
             f"{advice}."
         ) from error
     return [
-        _fit(image[place], face, method.size_px) for image, (_, place), face in zip(images, squares, faces, strict=True)
+        _fit(image[place], face, method.size_px)
+        for image, (_, place), face in zip(images, squares, faces, strict=True)
     ]
 
 
@@ -157,6 +159,7 @@ def _read_batches(slots: Iterator[Slot], size: int) -> Iterator[list[tuple[Slot,
 
 def _read_stored(file: Path) -> RgbImage:
     try:
-        return decode_plain(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or error}); import its photo again.") from error
+        return read_rgb(file)
+    except (OSError, ImageFault) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{file}: cannot be read ({why}); import its photo again.") from error
