@@ -21,6 +21,7 @@ from db.session import Database
 from pixels.read import ImageFault, RgbImage, read_rgb
 from refl.color_fix import ColorFix, fix_color
 from refl.faces import as_square
+from refl.grey import keep_grey
 from refl.photo_files import map_in_threads
 from refl.restored_rows import Slot, encode_faces, find_missing, store_candidates
 from refl.restorers.surface import Restorer
@@ -52,7 +53,7 @@ class RestoreMethod:
 
 
 def restore_faces(method: RestoreMethod, faces: Sequence[RgbImage], seeds: Sequence[int]) -> list[RgbImage]:
-    """The restored faces, each of its own size (or of `method.size_px`).
+    """The restored faces, each of its own size (or of `method.size_px`), without colour where the face has none.
 
     Args:
         faces: (H, W, 3) uint8 RGB, aligned, of any sizes; what is not square is filled up and cut again.
@@ -80,7 +81,7 @@ def restore_faces(method: RestoreMethod, faces: Sequence[RgbImage], seeds: Seque
             f"{advice}."
         ) from error
     return [
-        _fit(image[place], face, method.size_px)
+        _fit(keep_grey(image[place], face), face, method.size_px)
         for image, (_, place), face in zip(images, squares, faces, strict=True)
     ]
 

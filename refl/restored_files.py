@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from db.session import Database
 from pixels.read import read_rgb
 from refl.faces import RgbImage, compute_alignment, paste_faces
+from refl.grey import keep_grey
 from refl.photo_files import encode_png, read_photo, write_whole
 from refl.restore_inputs import PhotoFaces
 from refl.restored_rows import find_candidates
@@ -97,7 +98,7 @@ def write_photo(
             face = read_rgb(image)
             faces.append((face, compute_alignment(photo.faces[source_id], face.shape[0])))
         file = out / PHOTOS / made.folder / f"{photo.file.stem}.png"
-        write_whole(file, encode_png(paste_faces(background, faces, enlarged)))
+        write_whole(file, encode_png(keep_grey(paste_faces(background, faces, enlarged), pixels)))
         files[made.folder] = str(file)
     return files
 
