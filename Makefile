@@ -30,7 +30,7 @@ check: lint
 lint: .venv/dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy db runs metrics annotate training reward refl ui app.py benchmarks experiments
+	$(BIN)/mypy pixels db runs metrics annotate training reward refl ui app.py benchmarks experiments
 
 # Faces → candidates → pairs → simulated answers → SVM → reward model → ReFL → evaluation, on ../shared/faces.
 loop: .venv/installed

@@ -18,6 +18,7 @@ from sqlalchemy import func, select
 from tqdm import tqdm
 
 from annotate.archive import unpacked
+from annotate.check_images_command import add_check_images_command
 from annotate.export import ExportOptions, export_dataset
 from annotate.gold import import_gold
 from annotate.ingest import ImportRefused, ImportReport, describe_counts, import_folder, shown
@@ -344,6 +345,7 @@ def main(argv: list[str] | None = None) -> int:
     add_people_command(commands)
     add_project_command(commands)
     add_measure_command(commands)
+    add_check_images_command(commands)
     add_fit_command(commands)
     add_label_command(commands)
     add_rank_command(commands)

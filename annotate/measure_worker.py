@@ -16,6 +16,7 @@ import numpy.typing as npt
 from annotate.image_files import start_worker
 from db.images import image_path
 from metrics.lists import Column
+from pixels.read import ImageFault, read_rgb
 
 
 class ImageFile(NamedTuple):
@@ -84,7 +85,7 @@ def measure_batch(data: Path, jobs: list[ImageJob], device: str) -> BatchResult:
     Raises:
         MetricError: a metric cannot be loaded, or the GPU's memory is too small.
     """
-    from metrics.compute import Request, compute_values, read_rgb
+    from metrics.compute import Request, compute_values
 
     result = BatchResult(images=len(jobs))
     images: list[npt.NDArray[np.uint8]] = []
@@ -93,7 +94,7 @@ def measure_batch(data: Path, jobs: list[ImageJob], device: str) -> BatchResult:
     def place_of(file: ImageFile) -> int | None:
         try:
             images.append(read_rgb(image_path(data, *file)))
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, ImageFault) as error:
             result.unreadable.append((image_path(data, *file).name, " ".join(str(error).split())[:200]))
             return None
         return len(images) - 1

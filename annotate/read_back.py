@@ -76,6 +76,12 @@ def import_dataset(database: Database, data: Path, path: Path) -> dict[str, int]
     files = check_images(path, wanted)
     for name, sha256 in wanted.items():
         probe = files[name]
+        if probe.conversion is not None and probe.original_sha256 == sha256:
+            raise UserError(
+                f"{path / name} is seen differently by browsers and metrics ({probe.conversion}): an earlier version "
+                "exported it. Mend the project that it came from with `python -m annotate check-images --mend`, "
+                "measure and export again."
+            )
         if probe.conversion is not None or (probe.sha256, probe.suffix) != (sha256, os.path.splitext(name)[1]):
             raise UserError(
                 f"{path / name} is not the file that the dataset names: its SHA-256 is "

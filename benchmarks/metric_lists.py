@@ -26,8 +26,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.votes import count_pairs, find_image, read_wins
-from metrics.compute import Request, compute_values, prepare, read_rgb, set_threads
+from metrics.compute import Request, compute_values, prepare, set_threads
 from metrics.lists import Column, columns, load_metric_list
+from pixels.read import read_rgb
 
 Array = npt.NDArray[np.float64]
 FACES = Path(__file__).resolve().parents[2] / "shared" / "faces"

@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image as PilImage
 from torch import Tensor
 
 from metrics.faces import FACE_MEASURES, FaceError
@@ -23,6 +22,7 @@ from metrics.lists import FACE_METRICS, Column, MetricError, load_metric_list, m
 from metrics.load import MetricFunction, is_lower_better, load_metric, needs_reference
 from metrics.natural import MEASURES, Planes, split_planes
 from metrics.weights import MissingWeights, is_offline
+from pixels.read import read_rgb
 
 Image = npt.NDArray[np.uint8]
 """(H, W, 3), RGB, 0 … 255."""
@@ -159,12 +159,6 @@ def measure_files(list_name: str, path: Path, references: Mapping[str, Path] | N
     requests = [Request(column.metric, 0, places[column.reference] if column.reference else None) for column in wanted]
     values = compute_values(requests, images)
     return {c.name: math.nan if v.value is None else v.value for c, v in zip(wanted, values, strict=True)}
-
-
-def read_rgb(path: Path) -> Image:
-    """(H, W, 3) pixels of an image file, RGB, writable as torch wants it."""
-    with PilImage.open(path) as opened:
-        return np.array(opened.convert("RGB"))
 
 
 def _to_value(name: str, result: float | str) -> Value:

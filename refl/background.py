@@ -14,6 +14,7 @@ import torch
 from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError, canonicalize_state_dict
 from torch import Tensor
 
+from refl.grey import keep_grey
 from reward.stopping import is_out_of_memory
 from reward.weights import read_checkpoint
 from runs import UserError
@@ -44,7 +45,7 @@ def load_enlarger(file: Path, device: str) -> Any:
 
 
 def enlarge(photo: RgbImage, model: Any) -> RgbImage:
-    """The photo `model.scale` times as large, (scale H, scale W, 3).
+    """The photo `model.scale` times as large, (scale H, scale W, 3), without colour where the photo has none.
 
     Raises:
         UserError: the result would be above MAX_OUTPUT_PIXELS, or a tile does not fit into the memory.
@@ -66,7 +67,7 @@ def enlarge(photo: RgbImage, model: Any) -> RgbImage:
             enlarged[top * scale : bottom * scale, left * scale : right * scale] = out[
                 : (bottom - top) * scale, : (right - left) * scale
             ]
-    return enlarged
+    return keep_grey(enlarged, photo)
 
 
 def _enlarge_tile(tile: RgbImage, model: Any) -> RgbImage:

@@ -20,11 +20,11 @@ from metrics.accuracy import bootstrap_mean
 from metrics.compute import prepare
 from metrics.lists import Column, MetricError, metric_version
 from metrics.weights import MissingWeights, forbid_downloads, is_offline
+from pixels.read import RgbImage
 from refl.evaluate_faces import split_batches
 from refl.evaluate_restored import Restored, read_images
 from refl.evaluate_values import Measured
 from refl.monitor import judge, measure_metrics, to_bytes
-from refl.photo_files import RgbImage
 from refl.restore import to_tensor
 from refl.verdict import Array
 from reward.scoring import Scorer, score_batch

@@ -23,8 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pixels.read import RgbImage, read_rgb
 from refl.evaluate_faces import FaceSet, split_batches
-from refl.photo_files import RgbImage, decode_plain, encode_png, map_in_threads, write_whole
+from refl.grey import keep_grey
+from refl.photo_files import encode_png, map_in_threads, write_whole
 from refl.restore import RestoreMethod, to_images
 from reward.stopping import is_out_of_memory
 from runs import UserError
@@ -83,7 +85,7 @@ def restore_set(
 
 
 def restore_batch(method: RestoreMethod, lq: Tensor, seeds: Sequence[int]) -> list[RgbImage]:
-    """(S, S, 3) uint8 of each of (N, 3, S, S).
+    """(S, S, 3) uint8 of each of (N, 3, S, S), without colour where that has none.
 
     Raises:
         UserError: the batch is too large for the memory, or the restorer gives values that are no numbers.
@@ -93,7 +95,7 @@ def restore_batch(method: RestoreMethod, lq: Tensor, seeds: Sequence[int]) -> li
             restored = method.restorer.restore(lq.to(method.device), seeds, method.steps)
         if not bool(torch.isfinite(restored).all()):
             raise UserError(f"{method.name} gives values that are no numbers; try --dtype float32.")
-        return to_images(restored)
+        return [keep_grey(*pair) for pair in zip(to_images(restored), to_images(lq), strict=True)]
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -172,7 +174,7 @@ def write_images(files: Sequence[Path], images: Sequence[RgbImage]) -> None:
 
 def read_images(files: Sequence[Path]) -> list[RgbImage]:
     """(S, S, 3) uint8 of each file."""
-    return list(map_in_threads(lambda file: decode_plain(file.read_bytes()), files))
+    return list(map_in_threads(read_rgb, files))
 
 
 def compute_keys(files: Sequence[Path], faces: FaceSet) -> list[str]:

@@ -12,14 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image as PilImage
 
 from db.images import Probe, probe_image
+from pixels.read import RgbImage, decode_rgb
 from runs import UserError
 
-RgbImage = npt.NDArray[np.uint8]
 T = TypeVar("T")
 R = TypeVar("R")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -119,13 +117,7 @@ def read_photo(file: Path) -> tuple[RgbImage, bytes]:
         content = probe.converted or file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    return decode_plain(content), content
-
-
-def decode_plain(content: bytes) -> RgbImage:
-    """(H, W, 3) uint8 RGB of bytes that were checked already."""
-    with PilImage.open(io.BytesIO(content)) as image:
-        return np.array(image.convert("RGB"))
+    return decode_rgb(content), content
 
 
 def encode_png(image: RgbImage) -> bytes:

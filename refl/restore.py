@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from db.session import Database
+from pixels.read import ImageFault, RgbImage, read_rgb
 from refl.color_fix import ColorFix, fix_color
 from refl.faces import as_square
-from refl.photo_files import RgbImage, decode_plain, map_in_threads
+from refl.grey import keep_grey
+from refl.photo_files import map_in_threads
 from refl.restored_rows import Slot, encode_faces, find_missing, store_candidates
 from refl.restorers.surface import Restorer
 from reward.stopping import is_out_of_memory
@@ -51,7 +53,7 @@ class RestoreMethod:
 
 
 def restore_faces(method: RestoreMethod, faces: Sequence[RgbImage], seeds: Sequence[int]) -> list[RgbImage]:
-    """The restored faces, each of its own size (or of `method.size_px`).
+    """The restored faces, each of its own size (or of `method.size_px`), without colour where the face has none.
 
     Args:
         faces: (H, W, 3) uint8 RGB, aligned, of any sizes; what is not square is filled up and cut again.
@@ -79,7 +81,8 @@ def restore_faces(method: RestoreMethod, faces: Sequence[RgbImage], seeds: Seque
             f"{advice}."
         ) from error
     return [
-        _fit(image[place], face, method.size_px) for image, (_, place), face in zip(images, squares, faces, strict=True)
+        _fit(keep_grey(image[place], face), face, method.size_px)
+        for image, (_, place), face in zip(images, squares, faces, strict=True)
     ]
 
 
@@ -157,6 +160,7 @@ def _read_batches(slots: Iterator[Slot], size: int) -> Iterator[list[tuple[Slot,
 
 def _read_stored(file: Path) -> RgbImage:
     try:
-        return decode_plain(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or error}); import its photo again.") from error
+        return read_rgb(file)
+    except (OSError, ImageFault) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{file}: cannot be read ({why}); import its photo again.") from error

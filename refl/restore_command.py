@@ -153,6 +153,9 @@ def restore(database: Database, args: argparse.Namespace, methods: Sequence[str]
         "sources_without_lq": without_lq,
         "without_face": inputs.without_face[:MAX_LISTED],
         "without_face_count": len(inputs.without_face),
+        "large_count": len(inputs.large),
+        "converted": inputs.converted[:MAX_LISTED],
+        "converted_count": len(inputs.converted),
         "refused": inputs.refused[:MAX_LISTED],
         "refused_count": len(inputs.refused),
         **files,
@@ -180,6 +183,7 @@ def take_photos(database: Database, args: argparse.Namespace, device: str, weigh
             args.data,
             args.inputs,
             None if args.aligned else make_finder(args.detector, device, weights),
+            detector=args.detector,
             skip_bad=args.skip_bad,
             progress=show,
         )
@@ -281,16 +285,28 @@ def show_progress(run: RunLog, stage: str, unit: str) -> Iterator[Callable[[int,
 
 def print_result(result: dict[str, Any], args: argparse.Namespace, seconds: float) -> None:
     """What was restored, what was left out, and what comes next."""
+    from refl.faces import MAX_PIXELS_ENLARGED
+    from refl.restore_inputs import NO_FACE
+
     rate = f" ({result['restored'] / seconds:.2f} faces/s)" if result["restored"] else ""
     print(
         f"{result['restored']:,} faces restored in {seconds:.0f} s{rate}, {result['already']:,} were there: "
         f"{result['source_count']:,} sources, by {', '.join(result['methods'])}"
     )
+    for name, done in result["converted"][:MAX_PRINTED]:
+        print(f"converted: {name}: {done}")
     for name in result["without_face"][:MAX_PRINTED]:
         print(f"no face found: {name}")
+    if result["without_face"]:
+        print(NO_FACE[args.detector])
+    if result["large_count"]:
+        print(
+            f"{result['large_count']:,} photos are above {MAX_PIXELS_ENLARGED // 10**6} megapixels: dlib sees no faces "
+            "below 80 pixels there; --detector facexlib does"
+        )
     for name, why in result["refused"][:MAX_PRINTED]:
         print(f"left out: {name}: {why}")
-    for kind in ("without_face", "refused"):
+    for kind in ("converted", "without_face", "refused"):
         if result[f"{kind}_count"] > MAX_PRINTED:
             print(f"and {result[f'{kind}_count'] - MAX_PRINTED:,} more of these")
     if result["sources_without_lq"]:

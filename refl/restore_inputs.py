@@ -7,12 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from db.session import Database
-from refl.faces import TEMPLATE_SIZE_PX, Points, RgbImage, align_face, compute_alignment
+from refl.faces import MAX_PIXELS_ENLARGED, TEMPLATE_SIZE_PX, Points, RgbImage, align_face, compute_alignment
 from refl.photo_files import PhotosRefused, check_photos, encode_png, find_photos, read_photo
 from refl.restored_rows import add_face
 from runs import UserError
 
 FaceFinder = Callable[[RgbImage], list[Points]]
+NO_FACE = {
+    "dlib": "dlib sees upright faces, turned by up to 30°, of 80 pixels or more (40 in photos of up to 4 megapixels). "
+    "Turn the photo upright, or try --detector facexlib, which sees smaller and more turned faces (pip install "
+    "facexlib); or crop the faces and give --aligned.",
+    "facexlib": "facexlib sees faces turned by up to some 45°, of 16 pixels or more. Turn the photo upright, or crop "
+    "the faces and give --aligned.",
+}
+"""By detector: what to do where it finds no face."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,10 @@ class Inputs:
     photos: list[PhotoFaces] = field(default_factory=list)
     """Whole photos, those without a face too."""
     without_face: list[str] = field(default_factory=list)
+    large: list[str] = field(default_factory=list)
+    """Photos above MAX_PIXELS_ENLARGED, where dlib may have passed over small faces."""
+    converted: list[tuple[str, str]] = field(default_factory=list)
+    """(file, what was done to it before anything was looked for): transparency, EXIF, colours, 16 bits."""
     refused: list[tuple[str, str]] = field(default_factory=list)
     """(file, why) of those left out."""
 
@@ -42,6 +54,7 @@ def add_photos(
     places: Sequence[Path],
     find: FaceFinder | None,
     *,
+    detector: str = "dlib",
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inputs:
@@ -51,6 +64,7 @@ def add_photos(
 
     Args:
         find: finds the faces of a whole photo; None where every photo is an aligned face.
+        detector: what `find` is, one of NO_FACE.
         skip_bad: leave unfit photos out instead of refusing all.
         progress: told (photos done, photos in all).
     Raises:
@@ -62,7 +76,11 @@ def add_photos(
     if unfit and (not skip_bad or not fit):
         advice = " or leave it out with --skip-bad" if fit else ""
         raise PhotosRefused(unfit, f"Nothing was restored; mend it{advice}.")
-    inputs = Inputs(refused=unfit)
+    converted = [(str(file), probe.conversion) for file, probe in fit.items() if probe.conversion]
+    inputs = Inputs(refused=unfit, converted=converted)
+    if find is not None and detector == "dlib":
+        large = (file for file, probe in fit.items() if probe.width_px * probe.height_px > MAX_PIXELS_ENLARGED)
+        inputs.large = [str(file) for file in large]
     for done, file in enumerate(fit, 1):
         if find is None:
             with database.write() as session:
@@ -73,8 +91,8 @@ def add_photos(
             progress(done, len(fit))
     if not inputs.source_ids:
         raise UserError(
-            f"No face was found in {', '.join(inputs.without_face[:5])}{' …' if len(fit) > 5 else ''}. If they are "
-            "cropped faces already, give --aligned."
+            f"No face was found in {', '.join(inputs.without_face[:5])}{' …' if len(fit) > 5 else ''}. "
+            f"{NO_FACE[detector]}"
         )
     return inputs
 

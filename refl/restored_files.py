@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from db.session import Database
+from pixels.read import read_rgb
 from refl.faces import RgbImage, compute_alignment, paste_faces
-from refl.photo_files import decode_plain, encode_png, read_photo, write_whole
+from refl.grey import keep_grey
+from refl.photo_files import encode_png, read_photo, write_whole
 from refl.restore_inputs import PhotoFaces
 from refl.restored_rows import find_candidates
 
@@ -84,18 +86,19 @@ def write_photo(
     Raises:
         UserError: the photo cannot be read or a file cannot be written.
     """
-    background, enlarged = read_photo(photo.file)[0], 1.0
+    pixels, _ = read_photo(photo.file)
+    background, enlarged = pixels, 1.0
     if enlarger is not None:
-        background, enlarged = _enlarge_once(out, photo.file, background, enlarger)
+        background, enlarged = _enlarge_once(out, photo.file, pixels, enlarger)
     files = {}
     for made in made_by:
         restored = find_candidates(database, data, list(photo.faces), made.method_id, [made.seed])
         faces = []
         for source_id, _, _, image in restored:
-            face = decode_plain(image.read_bytes())
+            face = read_rgb(image)
             faces.append((face, compute_alignment(photo.faces[source_id], face.shape[0])))
         file = out / PHOTOS / made.folder / f"{photo.file.stem}.png"
-        write_whole(file, encode_png(paste_faces(background, faces, enlarged)))
+        write_whole(file, encode_png(keep_grey(paste_faces(background, faces, enlarged), pixels)))
         files[made.folder] = str(file)
     return files
 
@@ -107,7 +110,7 @@ def _enlarge_once(out: Path, file: Path, photo: RgbImage, enlarger: Enlarger) ->
     name, model = enlarger
     kept = out / PHOTOS / f"enlarged-by-{name}" / f"{file.stem}.png"
     if kept.exists():
-        before = decode_plain(kept.read_bytes())
+        before = read_rgb(kept)
         if before.shape[:2] == (photo.shape[0] * model.scale, photo.shape[1] * model.scale):
             return before, float(model.scale)
     made = enlarge(photo, model)

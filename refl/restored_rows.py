@@ -21,7 +21,8 @@ from db.images import add_image, find_image, image_path, probe_bytes, write_imag
 from db.models import Candidate, Image, Method, Project, Source, Split
 from db.records import add_candidate, add_method, add_source, draw_split
 from db.session import Database
-from refl.photo_files import RgbImage, decode_plain, encode_png, map_in_threads
+from pixels.read import RgbImage, decode_rgb, read_rgb
+from refl.photo_files import encode_png, map_in_threads
 from runs import UserError
 
 PAGE_SOURCES = 512
@@ -105,7 +106,7 @@ def add_face(
 def _same_pixels(data: Path, image: Image, content: bytes) -> bool:
     """Whether a stored image looks as these bytes do: another version of a library may encode it otherwise."""
     path = image_path(data, image.sha256, image.suffix)
-    return path.exists() and np.array_equal(decode_plain(path.read_bytes()), decode_plain(content))
+    return path.exists() and np.array_equal(read_rgb(path), decode_rgb(content))
 
 
 def add_restorer_method(session: Session, name: str, settings: dict[str, Any], run_id: int | None) -> int:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit
 
+from pixels.read import RgbImage
 from reward.data import LabelledPair
-from reward.images import RgbImage
 from reward.scoring import Scorer, read_batches, score_batch, split_name
 from runs import UserError
 

@@ -1,40 +1,31 @@
-"""Image files of a dataset as 8-bit RGB, and the check of all of them before anything is trained on them."""
+"""Image files as 8-bit RGB (see `pixels`), and the check of all of them before anything is trained on them."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
 import time
-import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image as PilImage
-from PIL import UnidentifiedImageError
-
+from pixels.read import ImageFault, RgbImage, decode_rgb
 from runs import UserError
 
 log = logging.getLogger(__name__)
 
-RgbImage = npt.NDArray[np.uint8]
-FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_PIXELS = 64_000_000
 MAX_NAMED = 3
 SECONDS_BETWEEN_LINES = 10.0
 
 
 def read_image(path: Path) -> RgbImage:
-    """(H, W, 3) uint8 RGB, as the file has it: no rotation, no resizing.
+    """(H, W, 3) uint8 RGB, as a browser shows it and as the file would be stored as a candidate.
 
     Raises:
-        UserError: missing, not a PNG, JPEG or WebP image, damaged, or above MAX_PIXELS; names the file.
+        UserError: missing, or no image that can be used (see `pixels.read`); names the file.
     """
     return decode_image(_read_bytes(path), path)
 
@@ -42,18 +33,9 @@ def read_image(path: Path) -> RgbImage:
 def decode_image(content: bytes, path: Path) -> RgbImage:
     """As `read_image`, of bytes in memory; `path` stands in the errors."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large images; the limit below refuses them.
-            image = PilImage.open(io.BytesIO(content), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{path}: {image.width} x {image.height} pixels, above the limit of {MAX_PIXELS:,}.")
-            return np.array(image.convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path}: not a PNG, JPEG or WebP image. Export or download the dataset again.") from error
-    except PilImage.DecompressionBombError as error:  # Pillow's own limit, met before ours can be looked at
-        raise UserError(f"{path}: far more pixels than the limit of {MAX_PIXELS:,}.") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-        raise UserError(f"{path}: damaged image ({error}). Export or download the dataset again.") from error
+        return decode_rgb(content)
+    except ImageFault as fault:
+        raise UserError(f"{path}: {fault}. Mend it, or export or download the dataset again.") from fault
 
 
 def check_images(files: Mapping[Path, str | None], known: Path | None = None) -> dict[Path, str]:

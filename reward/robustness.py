@@ -11,9 +11,9 @@ import pandas as pd
 from PIL import Image as PilImage
 
 from metrics.accuracy import compute_credit
+from pixels.read import RgbImage
 from reward.answers import answer_by_model
 from reward.evaluate import Labels
-from reward.images import RgbImage
 from reward.scoring import Scorer
 
 AS_THEY_ARE, SWAPPED = "as they are", "swapped, in other batches"

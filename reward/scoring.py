@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pixels.read import RgbImage
 from reward.captions import check_captions
 from reward.checkpoint import compute_version, find_named, load_named
 from reward.config import ModelConfig
 from reward.data import group_images, to_pixels
-from reward.images import RgbImage, read_image
+from reward.images import read_image
 from reward.model import RewardModel, compute_cosine
 from reward.stopping import is_out_of_memory
 from runs import UserError

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from PIL import Image as PilImage
 
+from pixels.read import read_rgb
 from runs import UserError
 
 
@@ -44,7 +43,7 @@ def track_image(accelerator: Accelerator, tracker: str, name: str, path: Path, s
     found = accelerator.get_tracker(tracker)
     if not hasattr(found, "log_images"):
         return
-    image = np.array(PilImage.open(path))
+    image = read_rgb(path)
     if tracker == "tensorboard":
         found.log_images({name: image[None]}, step=step, dataformats="NHWC")
     else:

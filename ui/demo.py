@@ -26,6 +26,7 @@ from db.images import add_image, probe_bytes
 from db.models import Image, Source
 from db.records import add_candidate, add_method, add_source, draw_split
 from db.session import Database
+from pixels.read import read_rgb
 from refl.degrade import PUBLISHED, FloatImage, degrade, draw_degradation
 
 IMAGE_SIZE_PX = 512
@@ -131,7 +132,7 @@ def _open_photo(portrait: Portrait) -> PilImage.Image:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         file = Path(folder) / portrait.file
         if file.is_file():
-            return PilImage.open(file).convert("RGB")
+            return PilImage.fromarray(read_rgb(file))
     raise UserError(
         f"The demo's photo {portrait.file} is missing from the installed {portrait.package}; "
         "reinstall that package, or start without --demo."

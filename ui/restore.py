@@ -35,6 +35,9 @@ images, so that they can be judged."""
 PAIR_INTRO = (
     """Restored images of one photo are judged in pairs: two restorers, or one with two candidates, give some."""
 )
+NO_FACE = """Faces are found that are upright, turned by up to 30°, and not too small: turn or crop the photo, or mark
+“Cropped faces” for photos that are faces already. In a terminal <code>python -m refl restore --detector facexlib</code>
+finds smaller and more turned ones."""
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -253,6 +256,10 @@ def status_html(data: Path, run: Run | None) -> str:
     methods = escape(", ".join(result["methods"]))
     there = f", {result['already']:,} were there already" if result["already"] else ""
     html = ended_html(run, f"{result['restored']:,} faces restored by {methods}{there}")
+    for path, done in result.get("converted", []):
+        html += f'<p class="fr-note">{escape(Path(path).name)} was converted: {escape(done)}.</p>'
     for path in result["without_face"]:
         html += f'<p class="fr-note">No face was found in {escape(Path(path).name)}.</p>'
+    if result["without_face"]:
+        html += f'<p class="fr-note">{NO_FACE}</p>'
     return html

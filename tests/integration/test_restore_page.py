@@ -144,6 +144,7 @@ def finished(context: Context, data: Path, make_photo: Callable[..., Path], tmp_
             "made_by": made_by,
             "sources": [source_id],
             "without_face": ["/up/x/<i>.jpg"],
+            "converted": [["/up/x/<g>.png", "alpha laid over white"]],
             "photos": [{"photo": str(whole), "faces": 1, "files": {"m-seed0": str(pasted)}}],
         }
     )
@@ -156,6 +157,8 @@ def test_the_end_of_a_run_says_what_was_made_and_what_was_not(data: Path, finish
     html = status_html(data, finished)
     assert f"Run {finished.id}: 2 faces restored by m, 1 were there already." in html
     assert "No face was found in &lt;i&gt;.jpg." in html
+    assert "turned by up to 30°" in html
+    assert "&lt;g&gt;.png was converted: alpha laid over white." in html
 
 
 def test_whole_photos_and_faces_can_be_compared(context: Context, finished: Run, tmp_path: Path) -> None:

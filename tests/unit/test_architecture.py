@@ -12,23 +12,34 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MAY_IMPORT = {
-    "db": set(),
-    "metrics": set(),
-    "runs": {"db"},
-    "annotate": {"db", "runs", "metrics"},
-    "training": {"runs"},
-    "reward": {"runs", "metrics", "training"},
-    "refl": {"db", "runs", "metrics", "reward", "training"},
-    "ui": {"db", "runs", "metrics", "annotate", "reward", "refl", "training"},
-    "app": {"db", "runs", "metrics", "annotate", "reward", "refl", "training", "ui"},
+    "pixels": set(),
+    "db": {"pixels"},
+    "metrics": {"pixels"},
+    "runs": {"db", "pixels"},
+    "annotate": {"pixels", "db", "runs", "metrics"},
+    "training": {"pixels", "runs"},
+    "reward": {"pixels", "runs", "metrics", "training"},
+    "refl": {"pixels", "db", "runs", "metrics", "reward", "training"},
+    "ui": {"pixels", "db", "runs", "metrics", "annotate", "reward", "refl", "training"},
+    "app": {"pixels", "db", "runs", "metrics", "annotate", "reward", "refl", "training", "ui"},
 }
 """What each package may import of ours, from the design.
 
-db < runs < annotate, runs < training < reward < refl, all < ui < app.
+pixels < all, db < runs < annotate, runs < training < reward < refl, all < ui < app.
 """
 WEB = {"gradio", "fastapi", "starlette", "uvicorn"}
-LIGHT = ("db", "runs", "annotate", "ui", "app")
+LIGHT = ("pixels", "db", "runs", "annotate", "ui", "app")
 """Packages that the app's process loads: no torch in any of their files."""
+
+
+DECODERS = ("PilImage.open", "Image.open", "cv2.imread", "cv2.imdecode", "imageio.imread", "skimage.io.imread")
+"""Calls that decode an image file; `pixels.read` alone may make them, and these for the reason given."""
+DECODES = {
+    "pixels/read.py": "the reader",
+    "reward/robustness.py": "a JPEG that it has made itself, in memory",
+    "refl/degrade.py": "a JPEG that it has made itself, in memory",
+    "ui/restore_results.py": "the size of a photo, not its pixels",
+}
 
 
 def python_files(root: Path) -> list[Path]:
@@ -85,6 +96,16 @@ def find_faults(root: Path) -> list[str]:
 def test_imports_point_one_way():
     assert len(python_files(ROOT)) > 20
     assert find_faults(ROOT) == []
+
+
+def test_image_files_are_decoded_in_one_place():
+    decoding = {
+        file.as_posix()
+        for file in python_files(ROOT)
+        for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in DECODERS
+    }
+    assert decoding == DECODES.keys()
 
 
 @pytest.mark.parametrize(

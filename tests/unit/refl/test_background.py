@@ -37,6 +37,13 @@ def test_a_photo_in_tiles_is_the_photo_in_one(weights, monkeypatch) -> None:
     assert np.abs(whole - direct.numpy()).max() <= 0.51
 
 
+def test_a_photo_without_colour_is_enlarged_without(weights) -> None:
+    model = load_enlarger(weights, "cpu")
+    photo = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
+    assert np.ptp(enlarge(photo, model), axis=2).any()
+    assert not np.ptp(enlarge(np.repeat(photo[..., :1], 3, axis=2), model), axis=2).any()
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (33, 2)])
 def test_small_photos_pass(weights, height, width) -> None:
     assert enlarge(np.zeros((height, width, 3), np.uint8), load_enlarger(weights, "cpu")).shape == (

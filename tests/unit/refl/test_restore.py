@@ -16,8 +16,9 @@ from db.images import image_path  # noqa: E402
 from db.models import Candidate, Method, Source, Split  # noqa: E402
 from db.records import add_source, draw_split  # noqa: E402
 from refl.color_fix import fix_color  # noqa: E402
-from refl.photo_files import PhotosRefused, encode_png  # noqa: E402
-from refl.restore import RestoreMethod, count_missing, restore_faces, restore_missing  # noqa: E402
+from refl.evaluate_restored import restore_batch  # noqa: E402
+from refl.photo_files import PhotosRefused, encode_png, read_photo  # noqa: E402
+from refl.restore import RestoreMethod, count_missing, restore_faces, restore_missing, to_tensor  # noqa: E402
 from refl.restore_inputs import add_photos  # noqa: E402
 from refl.restored_files import MadeBy, list_made, write_faces, write_photo  # noqa: E402
 from refl.restored_rows import (  # noqa: E402
@@ -97,6 +98,49 @@ def test_a_fix_of_the_colours_follows_where_it_is_asked_for() -> None:
     lq = torch.from_numpy(face).permute(2, 0, 1)[None] / 255
     expected = fix_color(lq + 0.2, lq, "adain")[0].permute(1, 2, 0).numpy() * 255
     assert np.abs(fixed - expected).max() <= 1
+
+
+def test_a_face_without_colour_stays_without() -> None:
+    restorer = StandIn(noise=0.3)  # in each channel another
+    rng = np.random.default_rng(0)
+    lightness = np.repeat(rng.integers(0, 256, (32, 32, 1), dtype=np.uint8), 3, axis=2)
+    nearly = lightness.clip(0, 252) + rng.integers(0, 4, lightness.shape).astype(np.uint8)
+    coloured = lightness.copy()
+    coloured[0, 0] = (200, 100, 100)
+    for face, size_px in ((lightness, None), (nearly, None), (lightness[:20], 90), (lightness, 17)):
+        for fix in (None, "adain", "wavelet"):
+            method = RestoreMethod("m", restorer, size_px=size_px, color_fix=fix)
+            (restored,) = restore_faces(method, [face], [0])
+            assert not np.ptp(restored, axis=2).any()
+            assert restored.std() > 10
+    (restored,) = restore_faces(RestoreMethod("m", restorer), [coloured], [0])
+    assert np.ptp(restored, axis=2).any()
+    (evaluated,) = restore_batch(RestoreMethod("m", restorer), to_tensor([lightness]), [0])
+    assert not np.ptp(evaluated, axis=2).any()
+
+
+def test_a_photo_without_colour_gets_no_colour_back(database, data, crowd, tmp_path) -> None:
+    PilImage.open(crowd).convert("L").save(tmp_path / "old.png")
+    inputs = add_photos(database, data, [tmp_path / "old.png"], find_two)
+    method = RestoreMethod("m", StandIn(image_size_px=64, noise=0.3))
+    method_id = add_method_of(database, method)
+    restore_missing(method, method_id, database, data, inputs.source_ids, [0], 8)
+    (file,) = write_photo(
+        database, data, tmp_path / "out", inputs.photos[0], list_made(method, method_id, [0])
+    ).values()
+    assert not np.ptp(np.asarray(PilImage.open(file)), axis=2).any()
+    for candidate in (tmp_path / "out").rglob("*.png"):
+        assert not np.ptp(np.asarray(PilImage.open(candidate)), axis=2).any()
+
+
+def test_the_shared_black_and_white_photo_by_the_shipped_restorer() -> None:
+    file = Path(__file__).resolve().parents[4] / "shared" / "cases" / "photos" / "gray_l.png"
+    if not file.is_file():
+        pytest.skip("needs ../shared/cases, which is not beside this checkout")
+    from refl.restorers.tiny import load_tiny
+
+    (restored,) = restore_faces(RestoreMethod("tiny", load_tiny()), [read_photo(file)[0]], [0])
+    assert not np.ptp(restored, axis=2).any()
 
 
 def test_numbers_that_are_none_are_refused() -> None:
@@ -291,8 +335,25 @@ def test_photos_without_a_face_are_said_and_alone_refused(database, data, crowd,
     inputs = add_photos(database, data, [crowd, empty], find_two)
     assert inputs.without_face == [str(empty)]
     assert [len(photo.faces) for photo in inputs.photos] == [2, 0]
-    with pytest.raises(UserError, match=r"No face was found in .*empty.png.*--aligned"):
+    with pytest.raises(UserError, match=r"No face was found in .*empty.png.*upright.*--detector facexlib.*--aligned"):
         add_photos(database, data, [empty], find_two)
+    with pytest.raises(UserError, match=r"No face was found in .*empty.png.*upright.*--aligned") as caught:
+        add_photos(database, data, [empty], find_two, detector="facexlib")
+    assert "--detector" not in str(caught.value)
+
+
+def test_what_was_done_to_photos_and_where_small_faces_hide_is_told(
+    database, data, crowd, tmp_path, monkeypatch
+) -> None:
+    see_through = PilImage.open(crowd)
+    see_through.putalpha(100)
+    see_through.save(tmp_path / "glass.png")
+    monkeypatch.setattr("refl.restore_inputs.MAX_PIXELS_ENLARGED", 1000)
+    inputs = add_photos(database, data, [tmp_path / "glass.png"], find_two)
+    assert inputs.converted == [(str(tmp_path / "glass.png"), "alpha laid over white")]
+    assert inputs.large == [str(tmp_path / "glass.png")]
+    assert add_photos(database, data, [tmp_path / "glass.png"], find_two, detector="facexlib").large == []
+    assert add_photos(database, data, [crowd], None).large == []
 
 
 @pytest.mark.parametrize("size_px", [None, 128])

@@ -1,0 +1,219 @@
+"""Read an image file: 8-bit RGB as a browser shows it, and what had to be done for that.
+
+Turned as EXIF or XMP say, 16 bits reduced to 8, colours converted to sRGB (see `pixels.colour`), alpha laid over white.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PilImage
+from PIL import UnidentifiedImageError
+
+from pixels.colour import COLOUR_CHUNKS, convert_to_srgb
+
+RgbImage = npt.NDArray[np.uint8]
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PIXELS = 64_000_000
+ORIENTATION_TAG = 0x0112
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_BIT_DEPTH_OFFSET = 24
+TURNS = {
+    2: PilImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PilImage.Transpose.ROTATE_180,
+    4: PilImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PilImage.Transpose.TRANSPOSE,
+    6: PilImage.Transpose.ROTATE_270,
+    7: PilImage.Transpose.TRANSVERSE,
+    8: PilImage.Transpose.ROTATE_90,
+}
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
+"""What Pillow raises at files that are damaged in one way or another."""
+
+
+class ImageFault(ValueError):
+    """Why a file is no image that can be used; begins with a small letter, for whoever names the file."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    """An image as everybody sees it."""
+
+    image: PilImage.Image
+    """RGB, without anything that speaks of colours."""
+    format: str
+    """One of FORMATS."""
+    conversion: str
+    """What was done to the file's own pixels or tags; empty where every reader sees them alike."""
+    content: bytes
+    """A file of these pixels: the file's own bytes, without what had to go, or a new PNG."""
+
+
+def read_rgb(path: Path) -> RgbImage:
+    """(H, W, 3) uint8 RGB of a file, writable.
+
+    Raises:
+        OSError: it cannot be read.
+        ImageFault: see `decode`.
+    """
+    return decode_rgb(path.read_bytes())
+
+
+def decode_rgb(content: bytes) -> RgbImage:
+    """As `read_rgb`, of bytes in memory."""
+    return np.array(_decode(content)[0])
+
+
+def decode_plain(content: bytes) -> Plain:
+    """As `decode_rgb`, with what was done and a file that everybody reads alike.
+
+    Raises:
+        ImageFault: no PNG, JPEG or WebP, damaged, animated, empty, or above MAX_PIXELS.
+    """
+    image, image_format, done, changed = _decode(content)
+    if not done:
+        return Plain(image, image_format, "", content)
+    if image_format == "PNG" and not changed:
+        return Plain(image, "PNG", ", ".join(done), _without_colour_chunks(content))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return Plain(image, "PNG", ", ".join(done), buffer.getvalue())
+
+
+def _decode(content: bytes) -> tuple[PilImage.Image, str, list[str], bool]:
+    """(RGB image, format, what was done, whether more than taking tags away)."""
+    if not content:
+        raise ImageFault("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large images; the limit below refuses them.
+            image = PilImage.open(io.BytesIO(content), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageFault(
+                    f"{image.width} x {image.height} pixels, above the limit of {MAX_PIXELS:,}; "
+                    "scale it down or crop the face"
+                )
+            # MPO is a camera's JPEG with a depth map or second view behind it; every reader shows the first picture.
+            image_format = "JPEG" if image.format == "MPO" else str(image.format)
+            frames = getattr(image, "n_frames", 1)
+            if image.format != "MPO" and frames > 1:
+                raise ImageFault(f"animated ({frames} frames); only still images can be judged")
+            image.load()
+            depth = content[PNG_BIT_DEPTH_OFFSET] if image_format == "PNG" else 8
+            return _to_plain(image, image_format, depth, _read_colour_chunks(content))
+    except ImageFault:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageFault("not a PNG, JPEG or WebP image") from error
+    except PilImage.DecompressionBombError as error:  # Pillow's own limit, met before ours can be looked at
+        raise ImageFault(f"far more pixels than the limit of {MAX_PIXELS:,}; scale it down or crop the face") from error
+    except DAMAGED as error:
+        raise ImageFault(f"corrupt or truncated ({error})") from error
+
+
+def _to_plain(
+    image: PilImage.Image, image_format: str, depth: int, chunks: dict[str, bytes]
+) -> tuple[PilImage.Image, str, list[str], bool]:
+    """See `_decode`; `depth` is that of a PNG's samples."""
+    done = ["16 bits reduced to 8"] if depth == 16 else []
+    orientation = _read_orientation(image)
+    mode, profile, key = image.mode, image.info.get("icc_profile"), image.info.get("transparency")
+    turned = image
+    if orientation in TURNS:
+        turned = image.transpose(TURNS[orientation])
+        done.append(f"EXIF orientation {orientation} applied")
+    base, alpha = _split_alpha(turned, depth, key)
+    base.info = {"icc_profile": profile} if profile else {}
+    colours = convert_to_srgb(base, chunks)
+    rgb = colours.image.convert("RGB")
+    if colours.changed:
+        done.append(colours.done)
+    if alpha is not None:
+        see_through = np.asarray(alpha).min() < 255
+        if see_through:
+            white = PilImage.new("RGB", rgb.size, "white")
+            rgb = PilImage.composite(rgb, white, alpha)
+        done.append("alpha laid over white" if see_through else "opaque alpha removed")
+    if mode in ("CMYK", "P", "1"):
+        done.append(f"{mode} converted to RGB")
+    changed = bool(done)
+    if colours.done and not colours.changed:
+        done.append(colours.done)
+    rgb.info = {}  # else a profile that no longer applies would be saved with it
+    return rgb, image_format, done, changed
+
+
+def _read_orientation(image: PilImage.Image) -> int:
+    """1 … 8 as EXIF or XMP say; 1 where they cannot be read, which browsers pass over too."""
+    try:
+        found = image.getexif().get(ORIENTATION_TAG, 1)
+    except DAMAGED:
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _split_alpha(
+    image: PilImage.Image, depth: int, key: int | bytes | tuple[int, ...] | None
+) -> tuple[PilImage.Image, PilImage.Image | None]:
+    """(the image in L, RGB or CMYK; its alpha in L, None where it has none).
+
+    Args:
+        key: Pillow's `transparency`: the colour that is transparent, or the alpha of each colour of a palette.
+    """
+    if image.mode.startswith("I"):
+        values = np.asarray(image, dtype=np.float64)
+        # 0 … 65535 to 0 … 255, rounded: Pillow's own conversion clips at 255 instead.
+        grey = PilImage.fromarray(np.round(values / 257.0).astype(np.uint8))
+        opaque = (values != key).astype(np.uint8) * 255
+        return grey, PilImage.fromarray(opaque) if isinstance(key, int) else None
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.mode == "PA" or key is not None else "RGB")
+    elif image.mode == "1":
+        image = image.convert("L")
+        depth = 1
+    if image.mode in ("RGBA", "LA"):
+        return image.convert(image.mode[:-1]), image.getchannel("A")
+    if isinstance(key, int | tuple):
+        # Of samples of fewer or more bits than 8 the key has as many; Pillow has scaled the samples already.
+        keys = [value >> 8 if depth == 16 else value * 255 // (2**depth - 1) for value in np.atleast_1d(key).tolist()]
+        pixels = np.asarray(image).reshape(image.height, image.width, -1)
+        opaque = (pixels != np.array(keys, dtype=np.uint8)).any(axis=-1).astype(np.uint8) * 255
+        return image.convert(image.mode), PilImage.fromarray(opaque)
+    return image, None
+
+
+def _chunks(content: bytes) -> Iterator[tuple[str, int, int]]:
+    """(type, where it begins, where it ends) of each chunk of a PNG; nothing of another file."""
+    at, name = len(PNG_SIGNATURE), ""
+    while content.startswith(PNG_SIGNATURE) and at + 12 <= len(content) and name != "IEND":
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        name = content[at + 4 : at + 8].decode("latin-1")
+        yield name, at, end
+        at = end
+
+
+def _read_colour_chunks(content: bytes) -> dict[str, bytes]:
+    """Type to content of a PNG's COLOUR_CHUNKS and sRGB: of one type the first, empty where it stands too late.
+
+    What stands behind the palette or the pixels counts for no browser.
+    """
+    found: dict[str, bytes] = {}
+    late = False
+    for name, start, end in _chunks(content):
+        late = late or name in ("PLTE", "IDAT")
+        if name in COLOUR_CHUNKS or (name == "sRGB" and not late):
+            found.setdefault(name, b"" if late else content[start + 8 : end - 4])
+    return found
+
+
+def _without_colour_chunks(content: bytes) -> bytes:
+    """A PNG without COLOUR_CHUNKS, and without its profile, which is of no use then; its pixels are not touched."""
+    kept = [content[start:end] for name, start, end in _chunks(content) if name not in (*COLOUR_CHUNKS, "iCCP")]
+    return PNG_SIGNATURE + b"".join(kept)

@@ -1,0 +1,111 @@
+"""What people see is what is measured: colours read back from screenshots, by what the file says of its colours."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image as PilImage
+from playwright.sync_api import Locator, Page
+from sqlalchemy import select
+
+from annotate.ingest import import_folder
+from annotate.pairs import make_pairs
+from annotate.project import load_settings
+from db.images import image_path
+from db.models import Candidate, Image, Method
+from db.session import Database
+from metrics.natural import split_planes
+from pixels.read import decode_rgb, read_rgb
+from tests.colour_files import ADOBE, chrm, cicp, encode, gama, profile, tagged
+
+pytestmark = pytest.mark.browser
+BLOCKS = np.array([[(129, 129, 129), (200, 40, 60)], [(60, 150, 90), (70, 90, 190)]], np.uint8)
+PHOTO = BLOCKS.repeat(32, axis=0).repeat(32, axis=1)
+PLAIN = encode(PHOTO)
+KINDS = {
+    "gama": tagged(PLAIN, gama(0.7)),
+    "adobe": tagged(PLAIN, gama(0.45455), chrm(ADOBE)),
+    "p3": tagged(PLAIN, cicp(12, 13, 0, 1)),
+    "cicp": tagged(PLAIN, cicp(1, 8, 0, 1)),
+    "png_profile": encode(PHOTO, icc_profile=profile(1.2, "sRGB IEC61966-2.1")),
+    "jpeg_profile": encode(PHOTO, "JPEG", quality=100, subsampling=0, icc_profile=profile(1.8, "Camera")),
+    "webp_profile": encode(PHOTO, "WEBP", lossless=True, icc_profile=profile(1.4, "x")),
+    "cmyk": encode(PilImage.fromarray(PHOTO[::-1]).convert("CMYK"), "JPEG", quality=100),
+}
+SUFFIX = {"jpeg_profile": ".jpg", "cmyk": ".jpg", "webp_profile": ".webp"}
+
+
+def middles(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """(2, 2, 3): the middle of each of the four blocks, whatever size they are shown at."""
+    height, width = pixels.shape[:2]
+    return pixels[[height // 4, height * 3 // 4]][:, [width // 4, width * 3 // 4]].astype(np.int64)
+
+
+def take(place: Locator | Page) -> npt.NDArray[np.uint8]:
+    return np.asarray(PilImage.open(io.BytesIO(place.screenshot())).convert("RGB"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A photo a kind: lq, the tagged file and one of the same numbers without a tag."""
+    for name, content in KINDS.items():
+        files = {"lq": PLAIN, "tagged": content, "untagged": PLAIN}
+        for kind, what in files.items():
+            file = tmp_path / "colours" / kind / f"{name}{SUFFIX.get(name, '.png') if kind == 'tagged' else '.png'}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(what)
+    return tmp_path / "colours"
+
+
+def test_a_screenshot_has_the_colours_that_are_measured(
+    folder: Path, database: Database, data: Path, serve: Callable[[], Any], open_page: Callable[..., Page], sign_in: Any
+) -> None:
+    report = import_folder(database, data, folder)
+    assert {Path(name).stem for name, _ in report.converted} == KINDS.keys()
+    with database.write() as session:
+        make_pairs(session, load_settings(session))
+        rows = session.execute(
+            select(Image.sha256, Image.suffix, Method.name)
+            .join(Candidate, Candidate.image_id == Image.id)
+            .join(Method, Candidate.method_id == Method.id)
+        ).all()
+    measured = {row.sha256: read_rgb(image_path(data, row.sha256, row.suffix)) for row in rows}
+    assert all(split_planes(pixels) for pixels in measured.values())
+    page = open_page()
+    server = serve()
+    sign_in(page, server, "Ada")
+    seen = set()
+    for _ in KINDS:
+        page.locator("#stage[data-state=shown]").wait_for()
+        for side in ("left", "right"):
+            picture = page.locator(f"#{side} img")
+            sha256 = (picture.get_attribute("src") or "").partition("?")[0].removeprefix("/img/")
+            np.testing.assert_allclose(middles(take(picture)), middles(measured[sha256]), atol=2)
+            seen.add(sha256)
+        before = page.locator("#left img").get_attribute("src")
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_function(
+            "before => document.querySelector('#left img')?.getAttribute('src') !== before", arg=before
+        )
+        page.locator("#stage:not([data-state=loading])").wait_for()
+    assert seen == measured.keys()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_our_reader_sees_a_file_as_the_browser_does(name: str, open_page: Callable[..., Page]) -> None:
+    content, page = KINDS[name], open_page()
+    media = {".jpg": "image/jpeg", ".webp": "image/webp"}.get(SUFFIX.get(name, ""), "image/png")
+    address = f"data:{media};base64,{base64.b64encode(content).decode()}"
+    page.set_content(f'<img src="{address}" width="64" height="64">')
+    page.wait_for_function("document.images[0].complete && document.images[0].naturalWidth")
+    shown = middles(take(page.locator("img")))
+    np.testing.assert_allclose(middles(decode_rgb(content)), shown, atol=2)
+    if name != "cmyk":
+        assert np.abs(shown - middles(PHOTO)).max() > 2  # the browser does apply it
