@@ -46,7 +46,8 @@ bench: .venv/dev-installed
 	$(BIN)/python -m benchmarks.pair_queue
 	$(BIN)/python -m benchmarks.labeling
 
-# The unit tests on the oldest versions that requirements.txt allows: the app's, then those that train, with torch. In
+# The unit tests on the oldest versions that requirements.txt allows: the app's, and its exports read by the oldest
+# `datasets` named; then those that train, with torch. In
 # the second two packages have no wheels, and opencv-python would lie over opencv-python-headless.
 TORCH_TESTS := tests/unit/metrics tests/unit/training tests/unit/reward tests/unit/refl
 lower-bounds:
@@ -55,7 +56,7 @@ lower-bounds:
 	sed '/^# Measuring and training/,$$d' requirements.txt > .venv-lower/requirements-app.txt
 	.venv-lower/bin/uv pip install --quiet --python .venv-lower/bin/python --resolution lowest-direct \
 		--only-binary :all: -r .venv-lower/requirements-app.txt -r requirements-dev.txt
-	.venv-lower/bin/python -m pytest tests/unit
+	.venv-lower/bin/python -m pytest tests/unit tests/integration/test_formats.py
 	$(PYTHON) -m venv .venv-lower-torch
 	echo 'opencv-python ; sys_platform == "never"' > .venv-lower-torch/without.txt
 	.venv-lower/bin/uv pip install --quiet --python .venv-lower-torch/bin/python --resolution lowest-direct \

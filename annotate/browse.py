@@ -5,7 +5,6 @@ Nothing here loads scikit-learn: the pages call it.
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from db.models import (
     Source,
     Split,
 )
+from runs.tables import read_table
 
 VIEW_MODE = "review"
 
@@ -149,11 +149,7 @@ def read_disagreements(judged: Path) -> tuple[list[Disagreement], int]:
     Args:
         judged: `judged.csv` of a fit. Its machine answers are held-out ones: of no pair was the photo trained on.
     """
-    with open(judged, encoding="utf-8", newline="") as stream:
-        rows = [
-            Disagreement(row["pair"], float(row["human_p_a"]), float(row["machine_p_a"]))
-            for row in csv.DictReader(stream)
-        ]
+    rows = [Disagreement(row["pair"], float(row["human_p_a"]), float(row["machine_p_a"])) for row in read_table(judged)]
     decided = [row for row in rows if row.human_p_a != 0.5]
     found = [row for row in decided if (row.human_p_a > 0.5) != (row.machine_p_a > 0.5)]
     return sorted(found, key=lambda row: (-row.confidence, row.pair)), len(decided)

@@ -5,17 +5,42 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from annotate.card_configs import ALL_SPLITS, Config, write_front_matter
 from runs.store import code_version
 
 Row = dict[str, Any]
+NOTES = {
+    "jsonl": '`scores.parquet` holds metric values: `load_dataset("parquet", data_files="scores.parquet")`. '
+    "`python -m annotate import` reads the folder back, `python -m reward train --dataset` trains on it.",
+    "hpdv2": "HPSv2 trains on `train.json` (`--dataset-type HPD`) and evaluates on `test.json` (`ranking`), the folder "
+    "being that of the images. Its accuracy counts a tie as right whatever the model says, so `test.json` has none; in "
+    "`train.json` and `val.json` a tie is [0.5, 0.5], which its loss takes as it stands.",
+    "imagereward": "ImageReward's `rank_pair_dataset` reads it with `data_base` this folder and `image_base` too. It "
+    "passes over ties, and HPSv2's count of such files fails on them, so there are none.",
+    "pickapic": "PickScore's trainer reads it with `dataset.dataset_config_name=pairs`, "
+    "`dataset.valid_split_name=validation` and `dataset.test_split_name=test`. A tie has the labels 0.5 and 0.5: its "
+    "loss takes them as they stand, its accuracy counts half a hit.",
+    "diffusion-dpo": "diffusers' `train_diffusion_dpo.py` reads it. It would take a tie for a win, so there are none.",
+    "trl": "The DPOTrainer of TRL 0.29 to 1.16 (tried) reads it, with a vision-language model: `images` are those "
+    "of the prompt, which shows the two restorations, ordered by their SHA-256, and the chosen answer names the better "
+    "one. TRL's RewardTrainer reads text only. There are no ties.",
+}
+"""What reads a format, and what of the labels it cannot take."""
 
 
-def write_card(rows: list[Row], judgments: list[Row], counts: dict[str, Any], options: dict[str, Any]) -> str:
+def write_card(
+    rows: list[Row],
+    judgments: list[Row],
+    counts: dict[str, Any],
+    options: dict[str, Any],
+    configs: list[Config],
+) -> str:
     """The dataset card: YAML front matter, then what is in it, how it was made, and what was left out.
 
     Args:
         counts: as `export_dataset` returns them.
         options: of the export; people under their public ids.
+        configs: the tables of the folder.
     """
     name, licence = options["name"], options["licence"]
     lines = [
@@ -23,6 +48,7 @@ def write_card(rows: list[Row], judgments: list[Row], counts: dict[str, Any], op
         f"license: {json.dumps(licence)}",
         f"pretty_name: {json.dumps(name)}",
         "tags: [preference, face-restoration]",
+        *write_front_matter(configs),
         "---",
         "",
         f"# {name}",
@@ -32,6 +58,10 @@ def write_card(rows: list[Row], judgments: list[Row], counts: dict[str, Any], op
         "",
         *_contents(rows, judgments, counts, options["ties"]),
         f"- Licence: {licence}.",
+        "",
+        "## How to read it",
+        "",
+        *_reading(counts, options["format"], configs),
         "",
         "## How it was made",
         "",
@@ -83,6 +113,19 @@ def _contents(rows: list[Row], judgments: list[Row], counts: dict[str, Any], tie
             f"- **{simulated:,} of the {len(judgments):,} judgments were made by programs, not people** (`simulated` "
             "is true), and labels were made of them too."
         )
+    return lines
+
+
+def _reading(counts: dict[str, Any], form: str, configs: list[Config]) -> list[str]:
+    first = configs[0].name
+    others = "".join(f", `load_dataset(folder, {config.name!r})` its {config.name}" for config in configs[1:])
+    lines = [f"`datasets.load_dataset(folder)` of this folder gives its {first}{others}."]
+    if ALL_SPLITS in configs[0].files:
+        lines[0] += f" They come as one split, `{ALL_SPLITS}`: take the rows whose `split` is `train` to train on."
+    if form in NOTES:
+        lines += ["", NOTES[form]]
+    if counts.get("ties_left_out"):
+        lines += ["", f"{counts['ties_left_out']:,} ties are not in the files, since their readers cannot take them."]
     return lines
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from annotate.card import write_card
+from annotate.card_configs import Config
 from annotate.dataset_files import (
     HASH_FIELDS,
     IMAGE_FIELDS,
@@ -118,10 +119,34 @@ def export_dataset(
         judgments = load_judgments(session, rows, options)
         scores = load_scores(session, rows)
         shown_options = _without_names(session, options)
+    return write_dataset(out, rows, judgments, scores, data, options, dropped, shown_options, progress)
+
+
+def write_dataset(
+    out: Path,
+    rows: list[Row],
+    judgments: list[Row],
+    scores: list[tuple[Any, ...]],
+    data: Path,
+    options: ExportOptions,
+    dropped: dict[str, int],
+    shown_options: dict[str, Any],
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Write the files of `options.format`, the card and the checksums to `out`, whole or not at all.
+
+    Args:
+        dropped: labels left out, by filter.
+        shown_options: as the card may tell them.
+    Returns:
+        counts, as `export_dataset`.
+    Raises:
+        UserError: `out` cannot be written, the format can say none of the rows, or an image is missing or damaged.
+    """
     with _whole_folder(out) as folder:
-        extra = _write(folder, rows, judgments, scores, data, options, progress)
+        extra, configs = _write(folder, rows, judgments, scores, data, options, progress)
         counts = _count(rows, judgments, dropped) | extra
-        card = write_card(rows, judgments, counts, shown_options)
+        card = write_card(rows, judgments, counts, shown_options, configs)
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_checksums(folder)
     return counts
@@ -357,16 +382,16 @@ def _write(
     data: Path,
     options: ExportOptions,
     progress: Callable[[int, int], None] | None,
-) -> dict[str, Any]:
-    """Write the files of the format but the card; returns what the format counts."""
-    if options.format != "jsonl":
-        from annotate.formats import write_format  # it needs annotate.export
+) -> tuple[dict[str, int], list[Config]]:
+    """Write the files of the format but the card; returns what the format counts, and what the card tells of them."""
+    from annotate.formats import our_configs, write_format  # it needs annotate.export
 
+    if options.format != "jsonl":
         return write_format(folder, rows, judgments, data, options)
     write_jsonl(folder / "pairs.jsonl", rows)
     write_jsonl(folder / "judgments.jsonl", judgments)
     write_scores(folder / "scores.parquet", scores)
-    return {"images": copy_images(folder, rows, data, progress)}
+    return {"images": copy_images(folder, rows, data, progress)}, our_configs(".jsonl")
 
 
 def _count(rows: list[Row], judgments: list[Row], dropped: dict[str, int]) -> dict[str, Any]:

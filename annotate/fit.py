@@ -38,6 +38,7 @@ from metrics.accuracy import bootstrap_mean, compute_calibration, compute_credit
 from metrics.lists import Column, MetricError, MetricList, columns, load_metric_list
 from runs.pictures import mark_simulated, save_figure
 from runs.store import code_version, without_nan
+from runs.tables import write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -342,6 +343,6 @@ def write_report(folder: Path, tables: dict[str, pd.DataFrame], summary: dict[st
     for name, figure in draw(tables, summary).items():
         save_figure(figure, folder, name)
     for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+        write_table(folder / f"{name}.csv", table)
     text = json.dumps(without_nan(summary), indent=2, ensure_ascii=False)
     (folder / "summary.json").write_text(text + "\n", encoding="utf-8")

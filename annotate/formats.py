@@ -1,7 +1,8 @@
 """The rows of a dataset in everybody else's formats, with their field names.
 
-Each format is one function of the rows of `pairs.jsonl`. Where a format shows two images as first and second, their
-order is that of their SHA-256: it says nothing of the winner. Image bytes are the stored ones, never encoded anew.
+Each format is one function of the rows of `pairs.jsonl`, which also says what the dataset card tells `datasets` of its
+files. Where a format shows two images as first and second, their order is that of their SHA-256: it says nothing of the
+winner. Image bytes are the stored ones, never encoded anew.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from annotate.card_configs import ALL_SPLITS, Config
 from annotate.dataset_files import Row, copy_images, read_stored, write_jsonl
+from db.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +27,10 @@ BYTES_BATCH = 100
 """Rows whose image bytes are held at a time."""
 SPLIT_FILES = {"train": "train", "val": "validation", "test": "test"}
 """Our splits under the names that `datasets` knows."""
+
+
+TRL_QUESTION = "Two restorations of the same photo ({prompt}). Which one is better?"
+TRL_ANSWERS = ("The first image.", "The second image.")
 
 
 @dataclass(frozen=True)
@@ -38,13 +45,13 @@ class Content:
 
 def write_format(
     folder: Path, rows: list[Row], judgments: list[Row], data: Path, options: ExportOptions
-) -> dict[str, int]:
+) -> tuple[dict[str, int], list[Config]]:
     """Write the rows in `options.format` into a folder.
 
     Returns:
-        rows written, and ties left out because the format cannot say them.
+        (rows written, and ties left out because the format cannot say them; what the card tells of the files).
     """
-    writers: dict[str, Callable[[Path, Content], None]] = {
+    writers: dict[str, Callable[[Path, Content], list[Config]]] = {
         "parquet": write_parquet,
         "hpdv2": write_hpdv2,
         "imagereward": write_imagereward,
@@ -53,10 +60,17 @@ def write_format(
         "trl": write_trl,
         "imagefolder": write_imagefolder,
     }
-    decided_only = options.format in ("diffusion-dpo", "trl", "imagefolder")
-    kept = [row for row in rows if not (decided_only and row["tie"])]
-    writers[options.format](folder, Content(kept, judgments, data, options))
-    return {"written": len(kept), "ties_left_out": len(rows) - len(kept)}
+    kept = [row for row in rows if not (row["tie"] and _cannot_say_ties(row, options))]
+    if not kept:
+        raise UserError(f"All {len(rows):,} labels are ties, which {options.format} cannot say; take another format.")
+    configs = writers[options.format](folder, Content(kept, judgments, data, options))
+    return {"written": len(kept), "ties_left_out": len(rows) - len(kept)}, configs
+
+
+def _cannot_say_ties(row: Row, options: ExportOptions) -> bool:
+    """Whether the format's own software would take a tie in this row's file for a win, or fail on it."""
+    ranked = options.format == "hpdv2" and row["split"] == "test"
+    return ranked or options.format in ("imagereward", "diffusion-dpo", "trl", "imagefolder")
 
 
 def _by_split(rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
@@ -87,10 +101,15 @@ def _winner(row: Row) -> tuple[str, str]:
     return ("a", "b") if row["p_a"] > 0.5 else ("b", "a")
 
 
-def _write_json(path: Path, rows: list[Row]) -> None:
+def _write_json(path: Path, records: Iterable[Row]) -> None:
+    """A JSON list, as `json.dumps(…, indent=1)` writes it, with one record in memory at a time."""
     import json
 
-    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    # Other letters as escapes, since those who read it open it in the encoding of their machine.
+    with open(path, "w", encoding="ascii", newline="\n") as stream:
+        for place, record in enumerate(records):
+            stream.write((",\n " if place else "[\n ") + json.dumps(record, indent=1).replace("\n", "\n "))
+        stream.write("\n]\n")
 
 
 def _write_batches(path: Path, rows: list[Row], schema: pa.Schema, to_record: Callable[[Row], Row]) -> None:
@@ -105,8 +124,12 @@ def _write_batches(path: Path, rows: list[Row], schema: pa.Schema, to_record: Ca
             writer.write_table(pa.Table.from_pylist(records, schema=schema))
 
 
-def write_parquet(folder: Path, content: Content) -> None:
-    """`pairs.parquet` and `judgments.parquet` with the fields of our JSONL, and `images/`."""
+def our_configs(suffix: str) -> list[Config]:
+    """`pairs` and `judgments` with all their columns, for files of this suffix.
+
+    Times are text, as written, but from JSON they come as times in UTC: its reader takes text that looks like a time
+    for one, and turned back into text it would not be the same.
+    """
     import pyarrow as pa
 
     texts = ("pair", "source", "split", "group", "caption", "image_a", "image_b", "lq", "hq", "sha256_a", "sha256_b")
@@ -125,7 +148,6 @@ def write_parquet(folder: Path, content: Content) -> None:
             ("judgments", pa.list_(pa.string())),
         ]
     )
-    _write_batches(folder / "pairs.parquet", content.rows, pairs, lambda row: row)
     made = pa.schema(
         [
             ("uuid", pa.string()),
@@ -145,29 +167,57 @@ def write_parquet(folder: Path, content: Content) -> None:
             ("gold", pa.string()),
         ]
     )
-    _write_batches(folder / "judgments.parquet", content.judgments, made, lambda row: row)
+    for name in ("created_at", "superseded_at") if suffix == ".jsonl" else ():
+        made = made.set(made.get_field_index(name), pa.field(name, pa.timestamp("us", tz="UTC")))
+    tables = (("pairs", pairs), ("judgments", made))
+    return [Config(name, {ALL_SPLITS: f"{name}{suffix}"}, schema) for name, schema in tables]
+
+
+def write_parquet(folder: Path, content: Content) -> list[Config]:
+    """`pairs.parquet` and `judgments.parquet` with the fields of our JSONL, and `images/`."""
+    configs = our_configs(".parquet")
+    for config, rows in zip(configs, (content.rows, content.judgments), strict=True):
+        _write_batches(folder / f"{config.name}.parquet", rows, config.schema, lambda row: row)
     copy_images(folder, content.rows, content.data)
+    return configs
 
 
-def write_hpdv2(folder: Path, content: Content) -> None:
+def write_hpdv2(folder: Path, content: Content) -> list[Config]:
     """HPDv2: `train.json`, `val.json` as the first, `test.json` with every person's ranks, and `images/`.
 
     `human_preference` is [1, 0] or [0, 1], [0.5, 0.5] for a tie, and the two probabilities with `ties` soft; HPSv2's
-    loss weighs by it as it stands. In `test.json`, rank 1 is the best and equal ranks are a tie.
-    Source: huggingface.co/datasets/ymhao/HPDv2; HPSv2 src/training/data.py.
+    loss weighs by it as it stands. In `test.json`, rank 1 is the best. A tie is no item there: HPSv2's accuracy counts
+    it as right whatever the model says (`inversion_score` counts pairs in the wrong order); a person's may be.
+    Source: huggingface.co/datasets/ymhao/HPDv2; HPSv2 src/training/data.py, train.py.
     """
+    import pyarrow as pa
+
     votes: dict[str, list[Row]] = {}
     for judgment in content.judgments:
         votes.setdefault(judgment["pair"], []).append(judgment)
+    pairs: dict[str, str] = {}
+    rankings: dict[str, str] = {}
     for split, chosen in _by_split(content.rows):
-        records = [
+        records = (
             _hpdv2_test_record(row, votes.get(row["pair"], []), content.options)
             if split == "test"
             else _hpdv2_record(row, content.options)
             for row in sorted(chosen, key=lambda row: _hpdv2_order(row, content.options))
-        ]
+        )
         _write_json(folder / f"{split}.json", records)
+        (rankings if split == "test" else pairs)[SPLIT_FILES[split]] = f"{split}.json"
     copy_images(folder, content.rows, content.data)
+    texts, ranks = pa.list_(pa.string()), pa.list_(pa.int64())
+    annotations = pa.list_(pa.struct([("rank", ranks), ("user_hash", pa.string())]))
+    pair_columns = [("prompt", pa.string()), ("file_path", texts), ("human_preference", pa.list_(pa.float64()))]
+    ranking_columns = [
+        ("prompt", pa.string()),
+        ("image_path", texts),
+        ("rank", ranks),
+        ("raw_annotations", annotations),
+    ]
+    tables = (("pairs", pairs, pair_columns), ("rankings", rankings, ranking_columns))
+    return [Config(name, files, pa.schema(columns)) for name, files, columns in tables if files]
 
 
 def _hpdv2_order(row: Row, options: ExportOptions) -> tuple[str, str, str, float]:
@@ -192,7 +242,7 @@ def _hpdv2_test_record(row: Row, judgments: list[Row], options: ExportOptions) -
     return {
         "prompt": _prompt(row, options),
         "image_path": [row[f"image_{side}"] for side in sides],
-        "rank": _ranks(sides, "tie" if row["tie"] else _winner(row)[0]),
+        "rank": _ranks(sides, _winner(row)[0]),
         "raw_annotations": [{"rank": _ranks(sides, vote["choice"]), "user_hash": vote["person"]} for vote in counted],
     }
 
@@ -201,27 +251,33 @@ def _ranks(sides: tuple[str, str], choice: str) -> list[int]:
     return [1, 1] if choice == "tie" else [1 if side == choice else 2 for side in sides]
 
 
-def write_imagereward(folder: Path, content: Content) -> None:
-    """ImageReward: a JSON file a split of `id, prompt, generations, ranking`, and `images/`; an item a pair.
+def write_imagereward(folder: Path, content: Content) -> list[Config]:
+    """ImageReward: train.json, valid.json, test.json of `id, prompt, generations, ranking`, and `images/`.
 
-    Rank 1 is the best; equal ranks are a tie, which its loader passes over.
-    Source: THUDM/ImageReward train/src/rank_pair_dataset.py.
+    An item a pair; rank 1 is the best. No ties: its loader passes over them, and HPSv2's count of such a file divides
+    by zero at an item of nothing but ties. Source: THUDM/ImageReward train/src/rank_pair_dataset.py, make_dataset.py.
     """
+    import pyarrow as pa
+
+    files = {}
     for split, chosen in _by_split(content.rows):
-        records = [
+        records = (
             {
                 "id": row["pair"],
                 "prompt": _prompt(row, content.options),
                 "generations": [row[f"image_{side}"] for side in _in_order(row)],
-                "ranking": _ranks(_in_order(row), "tie" if row["tie"] else _winner(row)[0]),
+                "ranking": _ranks(_in_order(row), _winner(row)[0]),
             }
             for row in chosen
-        ]
-        _write_json(folder / f"{split}.json", records)
+        )
+        files[SPLIT_FILES[split]] = "valid.json" if split == "val" else f"{split}.json"
+        _write_json(folder / files[SPLIT_FILES[split]], records)
     copy_images(folder, content.rows, content.data)
+    lists = [("generations", pa.list_(pa.string())), ("ranking", pa.list_(pa.int64()))]
+    return [Config("pairs", files, pa.schema([("id", pa.string()), ("prompt", pa.string()), *lists]))]
 
 
-def write_pickapic(folder: Path, content: Content) -> None:
+def write_pickapic(folder: Path, content: Content) -> list[Config]:
     """Pick-a-Pic v2's columns, a Parquet file a split in `data/`; `jpg_*` hold the stored bytes, of whatever format.
 
     A row is a label, not one person's answer: `user_id` is null, `ranking_id` counts rows. `label_*` are 0.5 for a tie,
@@ -246,6 +302,7 @@ def write_pickapic(folder: Path, content: Content) -> None:
             ("num_example_per_prompt", pa.int64()),
         ]
     )
+    files = {}
     first_made: dict[str, str] = {}
     for judgment in content.judgments:  # oldest first
         first_made.setdefault(judgment["pair"], judgment["created_at"])
@@ -272,10 +329,12 @@ def write_pickapic(folder: Path, content: Content) -> None:
                 record[f"model_{place}"] = row[f"method_{side}"]
             return record
 
-        _write_batches(folder / "data" / f"{SPLIT_FILES[split]}.parquet", chosen, schema, to_record)
+        files[SPLIT_FILES[split]] = f"data/{SPLIT_FILES[split]}.parquet"
+        _write_batches(folder / files[SPLIT_FILES[split]], chosen, schema, to_record)
+    return [Config("pairs", files, schema)]
 
 
-def write_diffusion_dpo(folder: Path, content: Content) -> None:
+def write_diffusion_dpo(folder: Path, content: Content) -> list[Config]:
     """What diffusers' Diffusion-DPO script reads: `jpg_0, jpg_1, label_0, caption`, a Parquet file a split.
 
     No ties: the script swaps the images only where label_0 is 0, so a tie would train as a win of the first.
@@ -296,42 +355,73 @@ def write_diffusion_dpo(folder: Path, content: Content) -> None:
             "caption": _prompt(row, content.options),
         }
 
-    for split, chosen in _by_split(content.rows):
-        _write_batches(folder / "data" / f"{SPLIT_FILES[split]}.parquet", chosen, schema, to_record)
+    return [_write_splits(folder, content.rows, schema, to_record)]
 
 
-def write_trl(folder: Path, content: Content) -> None:
-    """TRL's preference columns `prompt, chosen, rejected, margin`, chosen and rejected being images.
+def _write_splits(folder: Path, rows: list[Row], schema: pa.Schema, to_record: Callable[[Row], Row]) -> Config:
+    """`data/train.parquet`, `data/validation.parquet` and `data/test.parquet`, as far as there are rows."""
+    files = {}
+    for split, chosen in _by_split(rows):
+        files[SPLIT_FILES[split]] = f"data/{SPLIT_FILES[split]}.parquet"
+        _write_batches(folder / files[SPLIT_FILES[split]], chosen, schema, to_record)
+    return Config("pairs", files, schema)
 
-    TRL's own `images` column is shared by chosen and rejected answers; here one image is preferred to another, so they
-    stand in the two columns themselves. `margin` is |2 p_a − 1|. No ties. Source: TRL docs, dataset formats.
+
+def write_trl(folder: Path, content: Content) -> list[Config]:
+    """What TRL's DPOTrainer trains a vision-language judge on: `prompt, chosen, rejected` of messages, and `images`.
+
+    TRL's images are those of the prompt, which chosen and rejected answers share, so a preference between two images is
+    put as a question about both: the prompt shows the first and the second, the chosen answer names the better one. No
+    ties. Source: TRL docs, dataset formats; `DataCollatorForVisionPreference`.
     """
-    from datasets import Features, Value
-    from datasets import Image as ImageFeature
+    import pyarrow as pa
 
-    features = Features(prompt=Value("string"), chosen=ImageFeature(), rejected=ImageFeature(), margin=Value("float64"))
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    part = pa.struct([("type", pa.string()), ("text", pa.string())])
+    messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(part))]))
+    names = ("prompt", "chosen", "rejected")
+    schema = pa.schema([*((name, messages) for name in names), ("images", pa.list_(image))])
 
     def to_record(row: Row) -> Row:
-        chosen, rejected = (row[f"image_{side}"] for side in _winner(row))
+        sides = _in_order(row)
+        question = TRL_QUESTION.format(prompt=_prompt(row, content.options))
+        shown = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": question}]
+        answers = [
+            [{"role": "assistant", "content": [{"type": "text", "text": TRL_ANSWERS[sides.index(side)]}]}]
+            for side in _winner(row)
+        ]
+        paths = [row[f"image_{side}"] for side in sides]
         return {
-            "prompt": _prompt(row, content.options),
-            "chosen": {"bytes": read_stored(content.data, chosen), "path": Path(chosen).name},
-            "rejected": {"bytes": read_stored(content.data, rejected), "path": Path(rejected).name},
-            "margin": abs(2.0 * row["p_a"] - 1.0),
+            "prompt": [{"role": "user", "content": shown}],
+            "chosen": answers[0],
+            "rejected": answers[1],
+            "images": [{"bytes": read_stored(content.data, path), "path": Path(path).name} for path in paths],
         }
 
-    for split, chosen in _by_split(content.rows):
-        path = folder / "data" / f"{SPLIT_FILES[split]}.parquet"
-        _write_batches(path, chosen, features.arrow_schema, to_record)
+    return [_write_splits(folder, content.rows, schema, to_record)]
 
 
-def write_imagefolder(folder: Path, content: Content) -> None:
-    """A folder that `datasets.load_dataset("imagefolder", data_dir=…)` reads: image columns chosen, rejected and lq.
+def write_imagefolder(folder: Path, content: Content) -> list[Config]:
+    """A folder that `datasets.load_dataset` reads as an "imagefolder": image columns chosen, rejected and lq.
 
     One folder a split with its images and `metadata.jsonl`, whose `*_file_name` columns become images. The lq column is
     there where every photo has an lq image. No ties.
     """
+    import pyarrow as pa
+
     with_lq = all(row["lq"] for row in content.rows)
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = ("chosen", "rejected", "lq") if with_lq else ("chosen", "rejected")
+    texts = ("pair", "source", "chosen_method", "rejected_method", "origin")
+    schema = pa.schema(
+        [
+            *((name, image) for name in images),
+            ("prompt", pa.string()),
+            ("p_chosen", pa.float64()),
+            *((name, pa.string()) for name in texts),
+        ]
+    )
+    files = {}
     for split, chosen in _by_split(content.rows):
         records = []
         for row in chosen:
@@ -354,3 +444,5 @@ def write_imagefolder(folder: Path, content: Content) -> None:
         write_jsonl(target / "metadata.jsonl", records)
         without_truth = [row | {"hq": None, "lq": row["lq"] if with_lq else None} for row in chosen]
         copy_images(target, without_truth, content.data)
+        files[SPLIT_FILES[split]] = f"{SPLIT_FILES[split]}/**"
+    return [Config("pairs", files, schema)]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from annotate.layout import Plan, PlannedSource, check_caption
 from db.errors import UserError
+from runs.tables import restore_cell
 
 COLUMNS = ("source", "lq", "hq", "method", "restored", "seed", "caption", "person")
 TABLE_SUFFIXES = (".csv", ".jsonl")
@@ -141,7 +142,8 @@ def _read_csv(path: Path, stream: Iterator[str]) -> Iterator[tuple[int, Row]]:
                     f"{path.name}, line {reader.line_num}: {len(values)} values for {len(header)} columns "
                     f"({', '.join(header)}); put a value that has a comma in quotes."
                 )
-            yield reader.line_num, {name: value.strip() for name, value in zip(header, values, strict=True)}
+            cells = (restore_cell(value.strip()) for value in values)  # names may come from a table of our reports
+            yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise UserError(f"{path.name}, line {reader.line_num}: not CSV ({error}).") from error
 

@@ -22,6 +22,7 @@ from db.models import Judgment, Person, Split, utc_now
 from metrics.votes import MIN_SOURCES, rank_methods
 from runs.pictures import save_figure
 from runs.store import without_nan
+from runs.tables import write_table
 
 MAX_METHODS_PLOTTED = 40
 """Methods beyond which the pictures show the best only; the CSV files always have all."""
@@ -115,7 +116,7 @@ def _write_files(out: Path, tables: dict[str, pd.DataFrame], summary: dict[str, 
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
-            table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
+            write_table(out / f"{name}.csv", table)
         save_figure(plot_ranking(best), out, "ranking")
         save_figure(plot_win_matrix(shares, counts), out, "win_matrix")
         save_figure(plot_over_time(judgments), out, "over_time")

@@ -30,6 +30,7 @@ from refl.restore_methods import AskedMethod, load_method
 from reward.scoring import load_scorer
 from runs import UserError
 from runs.store import RunStopped, code_version, without_nan
+from runs.tables import write_table
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def measure_and_report(
         tables += [summarize(values[-1], plan.base), *([by_fid] if len(by_fid) else [])]
         write_grid(out / f"{faces.name}.png", of_set)
     summary = pd.concat(tables, ignore_index=True)
-    pd.concat(values, ignore_index=True).to_csv(out / "values.csv", index=False, float_format="%.6g")
+    write_table(out / "values.csv", pd.concat(values, ignore_index=True))
     write_results(plan, summary, left_out, out, asked)
     return summary
 
@@ -145,7 +146,7 @@ def write_results(
     plan: Plan, summary: pd.DataFrame, left_out: dict[str, str], out: Path, asked: dict[str, Any]
 ) -> None:
     """summary.csv, report.md and summary.json."""
-    summary.to_csv(out / "summary.csv", index=False, float_format="%.6g")
+    write_table(out / "summary.csv", summary)
     record: dict[str, Any] = {"asked": asked, "base": plan.base, "left_out": left_out, "notes": list(plan.notes)}
     record["code_version"] = code_version()
     record["seconds_an_image"] = {

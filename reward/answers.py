@@ -16,6 +16,7 @@ from pixels.read import RgbImage
 from reward.data import LabelledPair
 from reward.scoring import Scorer, read_batches, score_batch, split_name
 from runs import UserError
+from runs.tables import restore_cell
 
 Array = npt.NDArray[Any]
 ANSWER_COLUMNS = ("p_a", "machine_p_a")
@@ -112,7 +113,7 @@ def answer_by_file(asked: str, pairs: Sequence[LabelledPair]) -> Answers:
     name, what = split_name(asked)
     path = Path(what).expanduser()
     try:
-        table = pd.read_csv(path, dtype={"pair": str})
+        table = pd.read_csv(path, dtype={"pair": str}, encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as CSV ({error}).") from error
     column = next((column for column in ANSWER_COLUMNS if column in table), None)
@@ -121,6 +122,7 @@ def answer_by_file(asked: str, pairs: Sequence[LabelledPair]) -> Answers:
             f"{path}: has the columns {', '.join(map(str, table.columns))}; it needs pair and "
             f"{' or '.join(ANSWER_COLUMNS)}."
         )
+    table["pair"] = table["pair"].map(restore_cell, na_action="ignore")
     if table["pair"].duplicated().any():
         raise UserError(f"{path}: pair {table.loc[table['pair'].duplicated(), 'pair'].iloc[0]} is there twice.")
     p_a = pd.to_numeric(table[column], errors="coerce").set_axis(table["pair"])

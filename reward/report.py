@@ -27,6 +27,7 @@ from reward.rankings import MIN_RANKED, compare_rankings
 from runs import UserError
 from runs.pictures import mark_simulated, save_figure
 from runs.store import without_nan
+from runs.tables import write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,7 +107,7 @@ def write_report(out: Path, tables: dict[str, pd.DataFrame], summary: dict[str, 
         for name, figure in figures.items():
             save_figure(figure, out, name)
         for name, table in tables.items():
-            table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
+            write_table(out / f"{name}.csv", table)
         (out / "report.md").write_text(write_markdown(tables, summary, list(figures)), encoding="utf-8")
         text = json.dumps(without_nan(summary), indent=2, ensure_ascii=False)
         (out / "summary.json").write_text(text + "\n", encoding="utf-8")

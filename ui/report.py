@@ -6,7 +6,6 @@ that what stands here is what the CSV files say.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from html import escape
@@ -21,6 +20,7 @@ from db.errors import UserError
 from db.models import Judgment, Person, Run, RunState, Split
 from runs.launch import launch
 from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost, run_folder
+from runs.tables import read_table
 from ui.context import Context
 from ui.parts import download_html, picture_html, table_html
 
@@ -296,10 +296,8 @@ def _agreement_html(agreement: dict[str, dict[str, Any]]) -> str:
 
 def _people_html(path: Path) -> str:
     """The table of people.csv, an empty cell there being 'not enough data'."""
-    with open(path, encoding="utf-8", newline="") as stream:
-        people = list(csv.DictReader(stream))
     rows = []
-    for person in people:
+    for person in read_table(path):
         flags = "<br>".join(escape(flag) for flag in person["flags"].split("; ") if flag)
         gold = f"{person['gold_right']} of {person['gold']}" if int(person["gold"]) else "none"
         rows.append(

@@ -5,7 +5,6 @@ All of it comes from the end of the progress lines and the few files of a result
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from db.models import Run
 from runs.kept_files import read_file, read_json
 from runs.series import PART_NAMES
 from runs.store import artifact_of, run_folder
+from runs.tables import read_table
 
 TAIL_BYTES = 65_536
 RATE_LINES = 20
@@ -123,8 +123,7 @@ def key_figure(data: Path, run: Run, tail: Tail) -> dict[str, str] | None:
 
 def _parse_change(path: Path) -> dict[str, str] | None:
     """The first metric's change by the last method that was held against the base."""
-    with open(path, encoding="utf-8", newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["change"]]
+    rows = [row for row in read_table(path) if row["change"]]
     return next((row for row in reversed(rows) if row["metric"] == rows[0]["metric"]), None)
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image as PilImage
 from sqlalchemy import select
 
-from annotate.export import ExportOptions, export_dataset
+from annotate.dataset_files import Row
+from annotate.export import ExportOptions, Format, export_dataset, write_dataset
+from annotate.formats import TRL_ANSWERS
 from annotate.judgments import Answer, record_judgment
 from annotate.pairs import make_pairs
 from annotate.people import add_person
@@ -99,14 +103,10 @@ def test_hpdv2(export: Callable[..., Any]) -> None:
         assert PilImage.open(first).size == PilImage.open(second).size
         assert first.name < second.name  # content-derived, so the place says nothing of the winner
     test = json.loads((out / "test.json").read_text(encoding="utf-8"))
-    assert len(test) == 3
+    assert len(test) == 2
     for item in test:
         row, a, b = find(rows, *item["image_path"])
-        expected = (
-            [1, 1]
-            if row["tie"]
-            else [1 if row["p_a"] == float(a == "a") else 2, 1 if row["p_a"] == float(b == "a") else 2]
-        )
+        expected = [1 if row["p_a"] == float(a == "a") else 2, 1 if row["p_a"] == float(b == "a") else 2]
         assert item["rank"] == expected
         assert [annotation["rank"] for annotation in item["raw_annotations"]] == [expected, expected]
         assert len({annotation["user_hash"] for annotation in item["raw_annotations"]}) == 2
@@ -118,22 +118,34 @@ def test_hpdv2_without_ties(export: Callable[..., Any]) -> None:
     assert all(sorted(preference) == [0, 1] for _, _, preference in hpdv2_items(out))
 
 
+def inversion_score(predicted: list[float], ranks: list[int]) -> float:
+    """As HPSv2 counts its accuracy on test.json (src/training/train.py): 1 less the share of pairs in wrong order."""
+    pairs = list(itertools.combinations(range(len(ranks)), 2))
+    wrong = [(predicted[i] - predicted[j]) * (ranks[i] - ranks[j]) < 0 for i, j in pairs]
+    return 1 - sum(wrong) / len(pairs)
+
+
+def test_a_model_that_is_always_wrong_gets_no_point_by_the_count_of_hpsv2(export: Callable[..., Any]) -> None:
+    out, _ = export("hpdv2")
+    items = json.loads((out / "test.json").read_text(encoding="ascii"))
+    assert [inversion_score([-rank for rank in item["rank"]], item["rank"]) for item in items] == [0.0, 0.0]
+    assert "counts a tie as right" in (out / "README.md").read_text(encoding="utf-8")
+
+
 def test_imagereward(export: Callable[..., Any]) -> None:
-    """As ImageReward's rank_pair_dataset makes pairs: the lower rank is better, equal ranks are passed over."""
+    """As ImageReward's make_dataset reads train, valid and test: the lower rank is better."""
     out, rows = export("imagereward")
-    items = json.loads((out / "train.json").read_text(encoding="utf-8"))
-    decided = 0
-    for item in items:
-        row = rows[item["id"]]
-        _, a, b = find(rows, *item["generations"])
-        first, second = item["ranking"]
-        if first == second:
-            assert row["tie"]
-            continue
-        decided += 1
-        better = a if first < second else b
-        assert row["p_a"] == float(better == "a")
-    assert (len(items), decided) == (6, 4)
+    decided = {}
+    for name in ("train", "valid", "test"):
+        items = json.loads((out / f"{name}.json").read_text(encoding="ascii"))
+        for item in items:
+            _, a, b = find(rows, *item["generations"])
+            first, second = item["ranking"]
+            assert first != second  # HPSv2's calc_ImageReward divides by the number of pairs that are no tie
+            assert rows[item["id"]]["p_a"] == float((a if first < second else b) == "a")
+        decided[name] = len(items)
+    assert decided == {"train": 4, "valid": 2, "test": 2}
+    assert sorted(path.name for path in out.glob("*.json")) == ["test.json", "train.json", "valid.json"]
 
 
 def test_pickapic(export: Callable[..., Any], tmp_path: Path) -> None:
@@ -176,28 +188,34 @@ def test_diffusion_dpo_has_no_ties(export: Callable[..., Any]) -> None:
 
 
 def test_trl(export: Callable[..., Any], tmp_path: Path) -> None:
-    from datasets import Image, load_dataset
+    """As TRL's DataCollatorForVisionPreference takes rows: a place for each image in the prompt, answers of text."""
+    from datasets import load_dataset
 
     out, rows = export("trl")
     loaded = load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
-    assert loaded.column_names == ["prompt", "chosen", "rejected", "margin"]
-    assert isinstance(loaded.features["chosen"], Image)
-    assert loaded[0]["chosen"].size == (24, 32)
+    assert loaded.column_names == ["prompt", "chosen", "rejected", "images"]
+    answers = [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in TRL_ANSWERS]
     raw = pq.read_table(out / "data" / "train.parquet").to_pylist()
-    assert len(raw) == 4
-    for item in raw:
-        row, chosen, rejected = find(rows, item["chosen"]["path"], item["rejected"]["path"])
-        assert row["p_a"] == float(chosen == "a")
-        assert item["chosen"]["bytes"] == stored(out, row, chosen)
-        assert item["rejected"]["bytes"] == stored(out, row, rejected)
-        assert item["margin"] == 1.0
+    assert len(raw) == len(loaded) == 4
+    for item, stored_item in zip(loaded, raw, strict=True):
+        row, *sides = find(rows, *(image["path"] for image in stored_item["images"]))
+        assert [image["bytes"] for image in stored_item["images"]] == [stored(out, row, side) for side in sides]
+        assert [image.size for image in item["images"]] == [(24, 32)] * 2
+        (message,) = item["prompt"]
+        assert (message["role"], [part["type"] for part in message["content"]]) == ("user", ["image", "image", "text"])
+        assert (row["caption"] or "a high-quality photo of a face") in message["content"][2]["text"]
+        chosen = sides.index("a" if row["p_a"] == 1 else "b")
+        assert (item["chosen"], item["rejected"]) == (answers[chosen], answers[1 - chosen])
+    assert {item["chosen"][0]["content"][0]["text"] for item in raw} == set(TRL_ANSWERS)
 
 
 def test_imagefolder(export: Callable[..., Any], tmp_path: Path) -> None:
     from datasets import load_dataset
 
     out, rows = export("imagefolder")
-    loaded = load_dataset("imagefolder", data_dir=str(out), cache_dir=str(tmp_path / "cache"))
+    loaded = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    by_name = load_dataset("imagefolder", data_dir=str(out), cache_dir=str(tmp_path / "cache-2"))
+    assert by_name["train"]["pair"][:] == loaded["train"]["pair"][:]
     assert {split: len(part) for split, part in loaded.items()} == {"train": 4, "validation": 2, "test": 2}
     for item in loaded["train"]:
         row = rows[item["pair"]]
@@ -219,3 +237,106 @@ def test_parquet_has_the_fields_of_our_jsonl(export: Callable[..., Any]) -> None
     assert judgments == [json.loads(line) for line in lines]
     for row in rows.values():
         assert (out / row["image_a"]).read_bytes() == stored(out, row, "a")
+
+
+LATE = 8
+"""Rows of `late_rows` that have what all rows before them lack."""
+
+
+def late_rows(names: list[str], filler: str, count: int) -> tuple[list[Row], list[Row]]:
+    """(pairs, judgments) whose optional columns are empty but in the last LATE of `count` rows, some in each split."""
+    rows: list[Row] = []
+    judgments: list[Row] = []
+    for number in range(count):
+        late = number >= count - LATE
+        key = f"{number:032x}"
+        a, b, lq, hq = names if late else (*names[:2], None, None)
+        files = {"image_a": a, "image_b": b, "lq": lq, "hq": hq}
+        hashes = {f"sha256_{field[-2:].lstrip('_')}": name and Path(name).stem for field, name in files.items()}
+        p_a = (0.5, 0.25, 1.0)[number // 3 % 3] if late else float(number % 2)
+        rows.append(
+            {
+                "pair": key,
+                "source": f"face {number}",
+                "split": ("train", "val", "test")[number % 3],
+                "group": filler,
+                "caption": f"z{filler}" if late else None,  # sorted after the others' prompt, as HPDv2's are
+                **files,
+                **hashes,
+                "method_a": filler,
+                "method_b": "b",
+                "seed_a": 0,
+                "seed_b": 0,
+                "p_a": p_a,
+                "tie": p_a == 0.5,
+                "origin": "human" if late else "svm",
+                "made_by": "majority",
+                "weight": 1.0,
+                "agreement": 0.75 if late else None,
+                "judgments": [key] if late else [],
+            }
+        )
+        judgments.append(
+            {
+                "uuid": key,
+                "pair": key,
+                "person": filler,
+                "simulated": False,
+                "choice": "tie" if late else "a",
+                "skip_reason": "bad" if late else None,
+                "reasons": ["eyes"] if late else [],
+                "shown_left": "a",
+                "picked": "random",
+                "view_mode": "fit",
+                "seconds": 1.0,
+                # Blocks of whole seconds, of microseconds, and of both.
+                "created_at": datetime(2026, 1, 1, 1, 2, 3, number // 600 * number, tzinfo=UTC).isoformat(),
+                "superseded_at": "2026-01-02T00:00:00+00:00" if late else None,
+                "repeat_no": 0,
+                "gold": "a" if late else None,
+            }
+        )
+    return rows, judgments
+
+
+@pytest.mark.parametrize("form", get_args(Format))
+def test_load_dataset_gives_the_labels_where_columns_are_empty_for_10_mb(
+    form: str,
+    database: Database,
+    data: Path,
+    make_photo: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every table of every format, with no more than `load_dataset(folder, table)`; README names its types."""
+    from datasets import get_dataset_config_names, load_dataset
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with database.write() as session:
+        paths = [make_photo(tmp_path / f"{number}.png", number) for number in range(4)]
+        images = [add_image(session, data, probe_image(path), path) for path in paths]
+        names = [f"images/{image.sha256}{image.suffix}" for image in images]
+    options = ExportOptions.model_validate({"format": form, "ties": "soft", "prompt": "p" * 20_000})
+    rows, judgments = late_rows(names, "g" * 20_000, 1_700)
+    counts = write_dataset(tmp_path / "out", rows, judgments, [], data, options, {}, options.model_dump(mode="json"))
+    tables = get_dataset_config_names(str(tmp_path / "out"))
+    loaded = {}
+    for table in tables:
+        parts = load_dataset(str(tmp_path / "out"), table, cache_dir=str(tmp_path / "cache"))
+        loaded |= {(table, split): part for split, part in parts.items()}
+        assert set(parts) == {"all_splits"} or set(parts) <= {"train", "validation", "test"}
+    first = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert {(tables[0], split) for split in first} == {key for key in loaded if key[0] == tables[0]}
+    labels = [part for (table, _), part in loaded.items() if table != "judgments"]
+    assert sum(len(part) for part in labels) == counts.get("written", len(rows))
+    if form in ("jsonl", "parquet"):
+        assert list(loaded["pairs", "all_splits"]) == rows
+        found = [
+            {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
+            for row in loaded["judgments", "all_splits"]
+        ]
+        assert found == judgments
+    if form == "hpdv2":
+        late = loaded["pairs", "train"][-3:]["human_preference"]
+        assert sorted(min(shares) for shares in late) == [0.0, 0.25, 0.5]
+        assert loaded["rankings", "test"][-1]["raw_annotations"] == [{"rank": [1, 1], "user_hash": "g" * 20_000}]

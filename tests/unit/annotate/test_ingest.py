@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image as PilImage
 from sqlalchemy import func, select
@@ -23,6 +24,7 @@ from db.images import image_path, probe_image
 from db.models import Base, Candidate, Image, Method, Pair, Source
 from db.records import candidate_key, draw_split
 from db.session import Database
+from runs.tables import write_table
 
 
 def dump(database: Database) -> dict[str, list[tuple[object, ...]]]:
@@ -382,6 +384,14 @@ def test_bad_manifest_names_the_line(tmp_path: Path, text: str, message: str) ->
 def test_bad_jsonl_names_the_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_manifest(write_manifest(tmp_path, text, "photos.jsonl"))
+
+
+def test_names_of_a_table_that_a_report_made_safe_are_read_as_they_were(restored_folder: Path) -> None:
+    names = ["-tiny", "=best", "gfpgan"]
+    rows = {"source": ["x"] * 3, "method": names, "restored": ["gfpgan/face0.png"] * 3, "seed": [0, 1, 2]}
+    write_table(restored_folder / "made.csv", pd.DataFrame(rows))
+    plan = read_manifest(restored_folder / "made.csv")
+    assert [method for method, _ in plan.sources["x"].candidates] == names
 
 
 def test_a_row_said_twice_and_an_absolute_path_inside_are_fine(restored_folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from reward.scoring import (
     split_name,
 )
 from runs import UserError
+from runs.tables import write_table
 
 
 def make_pair(number: int, p_a: float, **fields: object) -> LabelledPair:
@@ -237,6 +239,9 @@ def test_a_file_of_answers(tmp_path: Path) -> None:
     answers = answer_by_file(f"svm={file}", pairs)
     assert (answers.name, answer_by_file(str(file), pairs).name) == ("svm", "judged")
     np.testing.assert_allclose(answers.margin, [0.25, np.nan])
+    write_table(file, pd.DataFrame({"pair": ["-0", "pair1"], "p_a": [0.25, 1.0]}))
+    renamed = (replace(pairs[0], pair="-0"), pairs[1])
+    np.testing.assert_allclose(answer_by_file(str(file), renamed).margin, [-0.25, 0.5])
     for text, message in (
         ("pair,p_a\npair0,1.5\n", "p_a is a probability, 0 to 1; found 1.5"),
         ("pair,p_a\npair0,1\npair0,0\n", "pair pair0 is there twice"),
