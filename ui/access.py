@@ -15,7 +15,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
@@ -24,7 +24,14 @@ from sqlalchemy import select
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from annotate.people import add_person, check_link_token, check_password, find_person
+from annotate.people import (
+    add_person,
+    check_link_token,
+    check_password,
+    find_alike,
+    find_person,
+    name_key,
+)
 from annotate.project import load_settings
 from db.errors import UserError
 from db.models import Person, Picked, Role
@@ -223,10 +230,14 @@ def sign_in_routes(context: Context, page: Path) -> APIRouter:
 
     @routes.post("/sign-in")
     def sign_in(
-        request: Request, name: str = Form(""), password: str = Form(""), next: str = Form("/")
+        request: Request, name: str = Form(""), password: str = Form(""), next: str = Form("/"), new: str = Form("")
     ) -> RedirectResponse:
-        recent = [moment for moment in failures[name] if time.monotonic() - moment < WAIT_SECONDS]
-        failures[name] = recent
+        key = name_key(name[:100])
+        recent = [moment for moment in failures[key] if time.monotonic() - moment < WAIT_SECONDS]
+        failures[key] = recent
+        question = None if context.auth or new else _ask_who_is_meant(context, name, next)
+        if question is not None:
+            return question
         try:
             if len(recent) >= FAILURES_BEFORE_WAIT:
                 raise UserError(f"Too many attempts for this name; wait {WAIT_SECONDS:.0f} seconds.")
@@ -266,6 +277,21 @@ def _person_by_password(context: Context, name: str, password: str) -> Person:
     if person is None:
         raise UserError("Name and password do not fit.")
     return person
+
+
+def _ask_who_is_meant(context: Context, name: str, next: str) -> RedirectResponse | None:
+    """Back to the form with the names of those who may be meant by a name that nobody has exactly so.
+
+    Else "Ada" would begin anew beside "ada", and judge again what she has judged.
+    """
+    with context.database.read() as session:
+        alike = find_alike(session, name)
+    if not alike:
+        return None
+    asked = [("new", name.strip()[:64]), *(("alike", other) for other in alike), ("next", next)]
+    if all(name_key(other) != name_key(name) for other in alike):
+        asked.append(("free", "yes"))
+    return RedirectResponse(f"/sign-in?{urlencode(asked)}", status_code=303)
 
 
 def _person_by_name(context: Context, name: str) -> Person:
