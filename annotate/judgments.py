@@ -71,17 +71,20 @@ class Answer:
     reasons: list[str] = field(default_factory=list)
     view_mode: str = "fit"
     picked: Picked = Picked.random
+    replaces: str | None = None
+    """uuid of the own answer to this showing whose place this one takes, such as the same one with a reason more."""
 
 
 def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgment:
     """Append a judgment and release the person's lease on the pair.
 
     The same uuid again returns the row that is there. A second answer of this person to the same showing supersedes
-    the first.
+    the first where it says that it replaces it, and is refused elsewhere: it comes from another tab or device, whose
+    answer would be overwritten unseen.
 
     Raises:
-        UserError: the uuid is another judgment's or no UUID, there is no such pair, a skip has no reason, or the
-            seconds are no time.
+        UserError: the uuid is another judgment's or no UUID, there is no such pair, a skip has no reason, the seconds
+            are no time, or another answer stands than the one to be replaced.
     """
     lock_person(session, person_id)
     known = session.scalar(OF_UUID, {"uuid": answer.uuid})
@@ -95,6 +98,7 @@ def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgmen
     if pair_and_standing is None:
         raise UserError(f"There is no pair {answer.pair_id}; load the page anew.")
     standing = pair_and_standing[1]
+    _check_replaced(answer, standing)
     if standing is not None:
         standing.superseded_at = utc_now()
         session.flush()
@@ -126,6 +130,20 @@ def _check_answer(answer: Answer) -> None:
         raise UserError("A skip needs a reason; choose one or write it.")
     if answer.choice is not Choice.skip and answer.skip_reason is not None:
         raise UserError(f"The reason {answer.skip_reason!r} belongs to a skip, not to the choice {answer.choice}.")
+
+
+def _check_replaced(answer: Answer, standing: Judgment | None) -> None:
+    if answer.replaces == (None if standing is None else standing.uuid):
+        return
+    if answer.replaces is None:
+        raise UserError(
+            "You have answered this pair already, in another tab or window or on another device; that answer stands. "
+            "To change it, take it back in the history and answer again."
+        )
+    raise UserError(
+        "The answer that this one was to replace does not stand any more: it was taken back or changed in another tab "
+        "or window."
+    )
 
 
 def _count(session: Session, judgment: Judgment, change: int) -> None:

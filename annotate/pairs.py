@@ -39,6 +39,8 @@ from db.models import Candidate, Choice, Judgment, Lease, Method, Pair, Picked, 
 from db.records import candidate_key, pair_key
 
 SHUFFLE_RANGE = 2**31
+GIVEN_BACK_SECONDS = 10.0
+"""For so long a page that went may come back, as a reload does, and find its own pairs again."""
 INSERT_BATCH = 5_000
 RESERVED_LAST_DIGITS = "012"
 ACTIVE_ORDERS = (Picked.uncertain, Picked.disagreement, Picked.diverse)
@@ -192,6 +194,12 @@ PROLONG = (
 # A lease that its person is just prolonging is locked, and so passed over.
 EXPIRED = select(Lease.id).where(Lease.expires_at < bindparam("now")).with_for_update(skip_locked=True)
 DELETE_EXPIRED = delete(Lease).where(Lease.id.in_(EXPIRED)).execution_options(synchronize_session="fetch")
+GIVE_BACK = (
+    update(Lease)
+    .where(Lease.person_id == ASKER, Lease.pair_id.in_(BESIDES), Lease.expires_at > bindparam("until"))
+    .values(expires_at=bindparam("until"))
+    .execution_options(synchronize_session=False)
+)
 HELD_BESIDES = (
     select(Lease)
     .where(Lease.person_id == ASKER, Lease.pair_id.not_in(BESIDES))
@@ -220,6 +228,15 @@ LISTED = (
     .order_by(Shortlist.place)
     .limit(1)
     .with_for_update(skip_locked=True, key_share=True, of=Pair)
+)
+
+
+# From the leases, which are few: from the pairs it would walk over all that the asker has judged.
+_Theirs = aliased(Lease)
+WITH_OTHERS = (
+    select(func.count(_Theirs.pair_id.distinct()))
+    .join(Pair, Pair.id == _Theirs.pair_id)
+    .where(_Theirs.person_id != ASKER, _Theirs.repeat_no == 0, Pair.queue_level.is_not(None), *NOT_SEEN[:2])
 )
 
 
@@ -298,6 +315,18 @@ def lease_pairs(
             break
         leases.append(following)
     return leases
+
+
+def release_leases(session: Session, person_id: int, pair_ids: Sequence[int]) -> None:
+    """Give pairs back that a person's page does not show any more: others get them GIVEN_BACK_SECONDS later."""
+    lock_person(session, person_id)
+    until = utc_now() + timedelta(seconds=GIVEN_BACK_SECONDS)
+    session.execute(GIVE_BACK, {"asker": person_id, "besides": list(pair_ids), "until": until})
+
+
+def count_with_others(session: Session, person_id: int) -> int:
+    """Pairs that want this person's judgment but for the others who are looking at them just now."""
+    return int(session.scalar(WITH_OTHERS, {"asker": person_id}) or 0)
 
 
 def next_pair(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import unicodedata
 
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
@@ -23,13 +24,15 @@ def add_person(
     """A new person.
 
     Raises:
-        UserError: the name is taken, empty, over 64 characters or not printable, or the password is too short.
+        UserError: the name is taken, be it in other letter case, empty, over 64 characters or not printable, or the
+            password is too short.
     """
-    name = name.strip()
+    name = unicodedata.normalize("NFC", name).strip()
     if not name or len(name) > 64 or not name.isprintable():
-        raise UserError(f"{name!r} cannot be a name: use 1 to 64 printable characters.")
-    if find_person(session, name) is not None:
-        raise UserError(f"There is already a person called {name!r}; choose another name.")
+        raise UserError(f"{shorten(name)!r} cannot be a name: use 1 to 64 printable characters.")
+    taken = _people_of_key(session, name)
+    if taken:
+        raise UserError(f"There is already a person called {taken[0].name!r}; choose another name.")
     person = Person(name=name, role=role, public_id=secrets.token_hex(8), simulated=simulated)
     if password is not None:
         set_password(person, password)
@@ -38,22 +41,66 @@ def add_person(
     return person
 
 
+def name_key(name: str) -> str:
+    """What two names have in common that people take for one: letter case, width and composition do not count."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return " ".join(folded.split())
+
+
+def _loose_key(name: str) -> str:
+    """Letters and digits alone, without accents: "Zoë K." and "zoe k" may be one person."""
+    return "".join(letter for letter in unicodedata.normalize("NFKD", name_key(name)) if letter.isalnum())
+
+
+def _is_exactly(person: Person, name: str) -> bool:
+    return unicodedata.normalize("NFC", person.name) == unicodedata.normalize("NFC", name).strip()
+
+
+def _people_of_key(session: Session, name: str) -> list[Person]:
+    """Everybody whose name is taken for this one, by age. Compared here: no database folds case as Unicode does."""
+    key = name_key(name)
+    ids = [number for number, other in session.execute(select(Person.id, Person.name)) if name_key(other) == key]
+    return list(session.scalars(select(Person).where(Person.id.in_(ids)).order_by(Person.id)))
+
+
 def find_person(session: Session, name: str) -> Person | None:
-    """The person of that exact name."""
-    return session.scalar(select(Person).where(Person.name == name.strip()))
+    """The person of that name: exactly so, or else the only one whose name differs in case or composition only."""
+    alike = _people_of_key(session, name)
+    found = [person for person in alike if person.name == name.strip()]
+    found = found or [person for person in alike if _is_exactly(person, name)] or alike
+    return found[0] if len(found) == 1 else None
+
+
+def find_alike(session: Session, name: str) -> list[str]:
+    """Names of enabled people who may be meant by a name, oldest first; none where somebody has exactly that name."""
+    key = _loose_key(name)
+    people = session.scalars(
+        select(Person).where(Person.disabled_at.is_(None), Person.simulated.is_(False)).order_by(Person.id)
+    ).all()
+    if not key or any(_is_exactly(person, name) for person in people):
+        return []
+    return [person.name for person in people if _loose_key(person.name) == key]
 
 
 def get_person(session: Session, name: str) -> Person:
-    """The person of that exact name.
+    """The person of that name, as `find_person` finds it.
 
     Raises:
-        UserError: there is none; the message names those there are.
+        UserError: there is none, or several; the message names those there are.
     """
     person = find_person(session, name)
+    if person is None and (several := _people_of_key(session, name)):
+        names = " and ".join(repr(one.name) for one in several)
+        raise UserError(f"{shorten(name)!r} may be {names}; write the name exactly so.")
     if person is None:
         known = ", ".join(session.scalars(select(Person.name).order_by(Person.name).limit(20))) or "nobody yet"
-        raise UserError(f"There is no person called {name!r}. Known: {known}.")
+        raise UserError(f"There is no person called {shorten(name)!r}. Known: {known}.")
     return person
+
+
+def shorten(name: str) -> str:
+    """A name as far as a message shows it."""
+    return name if len(name) <= 80 else f"{name[:80]} …"
 
 
 def lock_person(session: Session, person_id: int) -> None:

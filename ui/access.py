@@ -10,14 +10,13 @@ import hashlib
 import hmac
 import os
 import secrets
-import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 from math import ceil
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
@@ -27,7 +26,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from annotate.people import add_person, check_link_token, check_password, find_person
+from annotate.people import (
+    add_person,
+    check_link_token,
+    check_password,
+    find_alike,
+    find_person,
+    name_key,
+)
 from annotate.project import load_settings
 from db.errors import UserError
 from db.models import Person, Picked, Role
@@ -294,14 +300,10 @@ def sign_in_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
 
     @routes.post("/sign-in")
     async def sign_in(
-        request: Request, name: str = Form(""), password: str = Form(""), next: str = Form("/")
+        request: Request, name: str = Form(""), password: str = Form(""), next: str = Form("/"), new: str = Form("")
     ) -> Response:
         if not context.auth:
-            try:
-                person = await run_in_threadpool(_person_by_name, context, name)
-            except UserError as error:
-                return _ask_again(str(error), next)
-            return _enter(request, person, next)
+            return await run_in_threadpool(_sign_in_by_name, context, request, name, next, is_new=bool(new))
         if len(name) > MAX_NAME_CHARACTERS or len(password) > MAX_PASSWORD_CHARACTERS:
             return _ask_again("Name and password do not fit.", next)
         budgets = _budgets(request, tokens, name)
@@ -357,20 +359,40 @@ def _budgets(request: Request, tokens: Tokens, name: str) -> dict[str, int]:
     """
     address = request.client.host if request.client else ""
     known = tokens.read_device(request.cookies.get(DEVICE_COOKIE, ""))
-    same = known is not None and make_name_key(known[0]) == make_name_key(name)
-    who = f"browser {known[1]}" if known is not None and same else f"name {make_name_key(name)}"
+    same = known is not None and name_key(known[0]) == name_key(name)
+    who = f"browser {known[1]}" if known is not None and same else f"name {name_key(name)}"
     return {f"address {address}": FAILURES_PER_ADDRESS, who: FAILURES_PER_NAME}
-
-
-def make_name_key(name: str) -> str:
-    """What names that mean one person have in common, of a bounded length."""
-    plain = unicodedata.normalize("NFKC", name.strip()).casefold()
-    return hashlib.sha256(plain.encode("utf-8", "replace")).hexdigest()
 
 
 def _person_by_password(context: Context, name: str, password: str) -> Person | None:
     with context.database.read() as session:
         return check_password(session, name, password)
+
+
+def _ask_who_is_meant(context: Context, name: str, next: str) -> RedirectResponse | None:
+    """Back to the form with the names of those who may be meant by a name that nobody has exactly so.
+
+    Else "Ada" would begin anew beside "ada", and judge again what she has judged.
+    """
+    with context.database.read() as session:
+        alike = find_alike(session, name)
+    if not alike:
+        return None
+    asked = [("new", name.strip()[:64]), *(("alike", other) for other in alike), ("next", next)]
+    if all(name_key(other) != name_key(name) for other in alike):
+        asked.append(("free", "yes"))
+    return RedirectResponse(f"/sign-in?{urlencode(asked)}", status_code=303)
+
+
+def _sign_in_by_name(context: Context, request: Request, name: str, next: str, *, is_new: bool) -> RedirectResponse:
+    """Without --auth: ask once who is meant where a new name is like one that is there."""
+    question = None if is_new else _ask_who_is_meant(context, name, next)
+    if question is not None:
+        return question
+    try:
+        return _enter(request, _person_by_name(context, name), next)
+    except UserError as error:
+        return _ask_again(str(error), next)
 
 
 def _person_by_name(context: Context, name: str) -> Person:

@@ -18,23 +18,37 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import Response
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from annotate.judgments import Answer, record_judgment, undo_judgment
-from annotate.pairs import lease_pairs
-from annotate.project import load_settings
+from annotate.pairs import count_with_others, lease_pairs, release_leases
+from annotate.project import ProjectSettings, load_settings
 from db.errors import UserError
 from db.models import Candidate, Choice, Image, Judgment, Lease, Pair, Person, Side, Source, utc_now
 from runs.store import VERSION
 from ui.access import Tokens, Visitor, visitor_of
 from ui.context import Context
+from ui.errors import describe_invalid
+from ui.open_pages import OpenPages
 
 MAX_EVENTS = 500
 TOTALS_LIFETIME_SECONDS = 2.0
 CONFLICT_TRIES = 3
+
+
+def _check_text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("holds a NUL character, which PostgreSQL cannot store")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("holds half a character (a lone surrogate), which no database can store")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_check_text)]
+"""What both databases can store."""
 
 
 class JudgeEvent(BaseModel):
@@ -43,13 +57,15 @@ class JudgeEvent(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["judge"]
-    id: str = Field(max_length=36)
-    showing: str = Field(max_length=500)
+    id: Text = Field(max_length=36)
+    showing: Text = Field(max_length=500)
     choice: Literal["left", "right", "tie", "skip"]
-    skip_reason: str | None = Field(None, max_length=500)
-    reasons: list[Annotated[str, Field(max_length=100)]] = Field([], max_length=9)
+    skip_reason: Text | None = Field(None, max_length=500)
+    reasons: list[Annotated[Text, Field(max_length=100)]] = Field([], max_length=9)
     seconds: float = Field(ge=0, le=86_400)
-    view_mode: str = Field("fit", max_length=100)
+    view_mode: Text = Field("fit", max_length=100)
+    replaces: Text | None = Field(None, max_length=36)
+    """Id of the own answer whose place this one takes, such as the same one with another reason."""
 
 
 class UndoEvent(BaseModel):
@@ -58,8 +74,11 @@ class UndoEvent(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["undo"]
-    id: str = Field(max_length=36)
-    judgment: str = Field(max_length=36)
+    id: Text = Field(max_length=36)
+    judgment: Text = Field(max_length=36)
+
+
+EVENT: TypeAdapter[JudgeEvent | UndoEvent] = TypeAdapter(Annotated[JudgeEvent | UndoEvent, Field(discriminator="type")])
 
 
 class LabelRequest(BaseModel):
@@ -69,9 +88,14 @@ class LabelRequest(BaseModel):
 
     person: str | None = Field(None, max_length=32)
     """Public id of the person whose page this is; another one may have signed in since, in another tab."""
-    events: list[Annotated[JudgeEvent | UndoEvent, Field(discriminator="type")]] = Field([], max_length=MAX_EVENTS)
+    page: str | None = Field(None, max_length=36)
+    """Random id of the open page, which keeps two tabs of one person apart."""
+    events: list[Any] = Field([], max_length=MAX_EVENTS)
+    """Each is read on its own as an `EVENT`, so that one that cannot be taken holds up no other."""
     want: int = Field(0, ge=0, le=8)
     holding: list[Annotated[str, Field(max_length=500)]] = Field([], max_length=32)
+    leaving: bool = False
+    """The page goes: nothing is wanted any more, and the pairs that it holds are given back."""
 
 
 @dataclass
@@ -88,6 +112,7 @@ def label_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
     routes = APIRouter()
     rng = random.Random()
     totals = _Totals()
+    pages = OpenPages()
 
     @routes.get("/")
     def label_page() -> Response:
@@ -129,7 +154,7 @@ def label_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
         for attempt in range(CONFLICT_TRIES):
             try:
                 with context.database.write() as session:
-                    return answer_label_request(session, tokens, visitor, body, rng)
+                    return answer_label_request(session, tokens, visitor, body, rng, pages)
             except IntegrityError:
                 # PostgreSQL: the same answer came twice at the same moment; the next try finds the first one stored.
                 if attempt == CONFLICT_TRIES - 1:
@@ -156,43 +181,76 @@ def label_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
 
 
 def answer_label_request(
-    session: Session, tokens: Tokens, visitor: Visitor, body: LabelRequest, rng: random.Random
+    session: Session, tokens: Tokens, visitor: Visitor, body: LabelRequest, rng: random.Random, pages: OpenPages
 ) -> dict[str, Any]:
-    """Store the events in their order, then lease and show new pairs; all in the caller's one transaction."""
+    """Store the events in their order, then lease and show new pairs; all in the caller's one transaction.
+
+    Returns:
+        results, one for each event in its place; pairs to show; `gone`, showings that the page holds and another page
+        of this person has too; `done`, whether fewer pairs were found than were wanted, and then how many are
+        `with_others` or `in_own_pages`; `own_pages`, how many others this person has open.
+    """
     settings = load_settings(session)
     results, again = [], {}
     for event in body.events:
-        result: dict[str, Any] = {"id": event.id, "status": "stored", "error": None, "pair": None}
-        try:
-            if isinstance(event, JudgeEvent):
-                record_judgment(session, visitor.person_id, _read_answer(tokens, visitor, event))
-            else:
-                lease = undo_judgment(session, visitor.person_id, event.judgment, settings)
-                lease = lease or _find_lease(session, visitor.person_id, event.judgment)
-                if lease is not None:
-                    again[event.id] = lease
-        except UserError as error:
-            result.update(status="refused", error=str(error))
+        result, lease = _store_event(session, tokens, visitor, event, settings)
         results.append(result)
-    holding = _read_holding(tokens, visitor, body.holding) + [lease.pair_id for lease in again.values()]
-    leases = lease_pairs(session, visitor.person_id, settings, rng, count=body.want, holding=holding)
+        if lease is not None:
+            again[len(results) - 1] = lease
+    held = _read_holding(tokens, visitor, body.holding)
+    elsewhere = pages.pairs_elsewhere(visitor.person_id, body.page)
+    if body.leaving:
+        release_leases(session, visitor.person_id, [*held.values(), *(lease.pair_id for lease in again.values())])
+        pages.close(visitor.person_id, body.page)
+        return {"results": results}
+    holding = [pair_id for pair_id in held.values() if pair_id not in elsewhere]
+    holding += [lease.pair_id for lease in again.values()]
+    leases = lease_pairs(session, visitor.person_id, settings, rng, count=body.want, holding=[*holding, *elsewhere])
+    pages.note(visitor.person_id, body.page, [*holding, *(lease.pair_id for lease in leases)])
     views = view_pairs(session, tokens, visitor, [*again.values(), *leases])
-    shown_again = dict(zip(again, views[: len(again)], strict=True))
-    for result in results:
-        result["pair"] = shown_again.get(result["id"])
+    for place, view in zip(again, views[: len(again)], strict=True):
+        results[place]["pair"] = view
+    done = len(leases) < body.want
     return {
         "results": results,
         "pairs": views[len(again) :],
-        "done": len(leases) < body.want,
+        "gone": [showing for showing, pair_id in held.items() if pair_id in elsewhere],
+        "done": done,
+        "with_others": count_with_others(session, visitor.person_id) if done else 0,
+        "in_own_pages": len(elsewhere),
+        "own_pages": pages.count_others(visitor.person_id, body.page),
     }
 
 
-def _read_holding(tokens: Tokens, visitor: Visitor, showings: list[str]) -> list[int]:
-    """Ids of the pairs that the page has; a token that cannot be read (the server's key changed) holds nothing."""
-    held = []
+def _store_event(
+    session: Session, tokens: Tokens, visitor: Visitor, raw: Any, settings: ProjectSettings
+) -> tuple[dict[str, Any], Lease | None]:
+    """What became of one event as it came, and the lease that an undo gave."""
+    # The id goes back only where it can be one: what else came in its place may be too long, or no text at all.
+    number = raw.get("id") if isinstance(raw, dict) else None
+    known = isinstance(number, str) and len(number) <= 36 and number.isprintable()
+    result: dict[str, Any] = {"id": number if known else None, "status": "stored", "error": None, "pair": None}
+    lease = None
+    try:
+        event = EVENT.validate_python(raw)
+        if isinstance(event, JudgeEvent):
+            record_judgment(session, visitor.person_id, _read_answer(tokens, visitor, event))
+        else:
+            lease = undo_judgment(session, visitor.person_id, event.judgment, settings)
+            lease = lease or _find_lease(session, visitor.person_id, event.judgment)
+    except ValidationError as error:
+        result.update(status="refused", error=describe_invalid(error.errors()))
+    except UserError as error:
+        result.update(status="refused", error=str(error))
+    return result, lease
+
+
+def _read_holding(tokens: Tokens, visitor: Visitor, showings: list[str]) -> dict[str, int]:
+    """Pair ids by showing of what the page has; a token that cannot be read (the server's key changed) has none."""
+    held = {}
     for showing in showings:
         with suppress(UserError):
-            held.append(tokens.read_showing(visitor, showing)[0])
+            held[showing] = tokens.read_showing(visitor, showing)[0]
     return held
 
 
@@ -211,6 +269,7 @@ def _read_answer(tokens: Tokens, visitor: Visitor, event: JudgeEvent) -> Answer:
         reasons=event.reasons,
         view_mode=event.view_mode,
         picked=picked,
+        replaces=event.replaces,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from gradio.components.navbar import Navbar
@@ -30,6 +31,7 @@ from db.images import MEDIA_TYPE_OF_SUFFIX, image_path
 from db.models import Image, Role
 from ui.access import Gate, Tokens, load_secret, sign_in_routes, visitor_of
 from ui.context import Context
+from ui.errors import refuse_invalid, refuse_text
 from ui.label import label_routes
 from ui.run_routes import run_routes
 from ui.train_round import round_routes
@@ -59,6 +61,8 @@ def make_app(context: Context) -> FastAPI:
     secret = load_secret(context.data)
     tokens = Tokens(secret)
     app = FastAPI(title="FaceReward", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(RequestValidationError, refuse_invalid)
+    app.add_exception_handler(UnicodeEncodeError, refuse_text)
     app.include_router(sign_in_routes(context, tokens, STATIC / "sign_in.html"))
     app.include_router(label_routes(context, tokens, STATIC / "label.html"))
     app.include_router(run_routes(context))

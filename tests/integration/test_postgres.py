@@ -150,8 +150,10 @@ def test_constraints_hold_whoever_writes(any_database, fill, break_it):
 def test_superseded_rows_do_not_count_for_uniqueness(any_database, fill):
     (ada,) = fill(1, 1)
     with any_database.write() as session:
+        before = None
         for _ in range(3):
-            record_judgment(session, ada, Answer(str(uuid4()), 1, 0, Side.a, Choice.a, 1.0))
+            answer = Answer(str(uuid4()), 1, 0, Side.a, Choice.a, 1.0, replaces=before)
+            before = record_judgment(session, ada, answer).uuid
     with any_database.read() as session:
         rows = session.scalars(select(Judgment).order_by(Judgment.id)).all()
         assert [row.superseded_at is None for row in rows] == [False, False, True]

@@ -1,7 +1,8 @@
 /** The help dialog with its changeable keys, and the theme button. */
 
 import { button, element } from "./elements.js";
-import { ACTIONS, nameKey } from "./keys.js";
+import { ACTIONS, keyToGive, nameKey } from "./keys.js";
+import { forget, keep } from "./storage.js";
 
 const $ = (id) => document.getElementById(id);
 const THEMES = { undefined: "light", light: "dark", dark: undefined };
@@ -36,10 +37,9 @@ export function setUpHelp(keys) {
       event.preventDefault();
       event.stopPropagation();
       if (["Shift", "Control", "Alt", "AltGraph", "Meta"].includes(event.key)) return; // on the way to "!" and the like
+      const key = keyToGive(event);
       // Digits stay with the reasons.
-      if (event.key !== "Escape" && event.key !== "Tab" && !/^[1-9]$/.test(event.key)) {
-        keys.change(action, event.key.length === 1 ? event.key.toLowerCase() : event.key);
-      }
+      if (key && key !== "Escape" && key !== "Tab" && !/^[1-9]$/.test(key)) keys.change(action, key);
       showKeys();
       open(); // rebuilds the table, and so this listener ends
     });
@@ -64,10 +64,10 @@ export function setUpTheme() {
     const next = THEMES[root.dataset.theme];
     if (next) {
       root.dataset.theme = next;
-      localStorage.setItem("facereward:theme", next);
+      keep("facereward:theme", next);
     } else {
       delete root.dataset.theme;
-      localStorage.removeItem("facereward:theme");
+      forget("facereward:theme");
     }
     show();
   });

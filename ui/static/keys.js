@@ -1,7 +1,12 @@
 /**
  * Which key does what. Single characters can be turned off or changed (WCAG 2.1.4), and the
  * choice is kept in this browser.
+ *
+ * A key counts by the character that it writes. Where that is none of ours, as with a Cyrillic or an Arabic layout, an
+ * input method that is on, or the digits of AZERTY, it counts by its place on the keyboard.
  */
+
+import { keep, recallJson } from "./storage.js";
 
 const STORAGE = "facereward:keys";
 
@@ -28,12 +33,49 @@ const NAMES = { ArrowLeft: "←", ArrowRight: "→", ArrowDown: "↓", ArrowUp: 
 /** Keys that work besides, unless they were given to another action. */
 const ALSO = { Backspace: "undo", ArrowUp: "skip", "=": "zoomIn", h: "help" };
 
+/** What the keys write on a US keyboard whose places are taken where a layout writes other letters there. */
+const PLACES = { Minus: "-", Equal: "=", Slash: "/", NumpadAdd: "+", NumpadSubtract: "-", Space: " " };
+const WITH_SHIFT = { Equal: "+", Slash: "?" };
+
+/** Keys that have the same name as their place, also where an input method hides the name. */
+const NAMED_PLACE = /^(Arrow\w+|Backspace|Enter|Tab|Escape)$/;
+
+/** Keys whose character is known only to an input method, or to the next key. */
+const NO_CHARACTER = ["Process", "Unidentified", "Dead", ""];
+
+/** Whether a key is one like Enter or F5, which writes nothing. */
+export const isNamed = ({ key }) => /^[ -~]{2,}$/.test(key) && !NO_CHARACTER.includes(key);
+
+/** The key that a key stands for by its place, null where its place says nothing. */
+function keyOfPlace({ key, code, shiftKey }) {
+  // A Latin letter or digit means what it says: AZERTY's w is not the z whose place it has.
+  if (isNamed({ key }) || /^[a-z0-9]$/i.test(key)) return null;
+  const hidden = NO_CHARACTER.includes(key);
+  const letter = /^Key([A-Z])$/.exec(code)?.[1];
+  if (letter) return hidden || key > "\x7f" ? letter.toLowerCase() : null;
+  const digit = /^(?:Digit|Numpad)([0-9])$/.exec(code)?.[1];
+  if (digit) return shiftKey ? null : digit;
+  const foreign = key > "\x7f" && !/\p{Script=Latin}/u.test(key);
+  if (key === "Dead" || !(hidden || foreign)) return null;
+  return (shiftKey && WITH_SHIFT[code]) || PLACES[code] || (hidden && NAMED_PLACE.test(code) ? code : null);
+}
+
+/** Which keys a keydown may be, the likeliest first: by its character, then by its place. */
+function readings(event) {
+  const key = event.key.normalize("NFKC"); // an input method writes letters and digits of full width
+  const { code, shiftKey } = event;
+  const placed = event.getModifierState("AltGraph") ? null : keyOfPlace({ key, code, shiftKey });
+  const written = key.length === 1 ? key.toLowerCase() : key;
+  return [NO_CHARACTER.includes(key) ? null : written, placed].filter(Boolean);
+}
+
+/** The key to be given to an action by pressing it, null where nothing says which it is. */
+export const keyToGive = (event) => readings(event).at(-1) ?? null;
+
 function readStored() {
-  try {
-    return JSON.parse(localStorage.getItem(STORAGE)) ?? {};
-  } catch {
-    return {}; // unreadable: the default keys work
-  }
+  const { letters, changed } = recallJson(STORAGE) ?? {}; // unreadable: the default keys work
+  const given = Object.entries(changed ?? {}).filter(([action, key]) => action in ACTIONS && typeof key === "string");
+  return { letters: letters !== false, changed: Object.fromEntries(given) };
 }
 
 /** A key as a person reads it. */
@@ -41,9 +83,8 @@ export const nameKey = (key) => NAMES[key] ?? (key.length === 1 ? key.toUpperCas
 
 /** The keys in use: action of a keydown, and ways to change them. */
 export function makeKeys() {
-  const stored = readStored();
-  const state = { letters: stored.letters ?? true, changed: stored.changed ?? {} };
-  const save = () => localStorage.setItem(STORAGE, JSON.stringify(state));
+  const state = readStored();
+  const save = () => keep(STORAGE, JSON.stringify(state));
   const keyOf = (action) => state.changed[action] ?? ACTIONS[action].key;
   return {
     keyOf,
@@ -64,11 +105,19 @@ export function makeKeys() {
       state.letters = true;
       save();
     },
-    /** The action of a pressed key, null where there is none or single characters are off. */
-    actionOf(key) {
-      const pressed = key.length === 1 ? key.toLowerCase() : key;
-      if (pressed.length === 1 && !state.letters) return null;
-      return Object.keys(ACTIONS).find((name) => keyOf(name) === pressed) ?? ALSO[pressed] ?? null;
+    /** The action of a keydown, null where there is none or single characters are off. */
+    actionOf(event) {
+      for (const key of readings(event)) {
+        if (key.length === 1 && !state.letters) continue;
+        const action = Object.keys(ACTIONS).find((name) => keyOf(name) === key) ?? ALSO[key];
+        if (action) return action;
+      }
+      return null;
+    },
+    /** The digit 1 … 9 of a keydown that is no action, as the place in a list from 0 on; null where it is none. */
+    placeOf(event) {
+      const digit = readings(event).find((key) => /^[1-9]$/.test(key));
+      return digit && state.letters ? Number(digit) - 1 : null;
     },
   };
 }

@@ -6,8 +6,9 @@
 
 import { button, element } from "./elements.js";
 import { setUpHelp, setUpTheme } from "./help.js";
-import { makeKeys } from "./keys.js";
+import { isNamed, makeKeys } from "./keys.js";
 import { makeId, makeOutbox } from "./outbox.js";
+import { forget, keep, recallJson } from "./storage.js";
 import { makeViewer } from "./viewer.js";
 
 const AHEAD = 4;
@@ -19,6 +20,8 @@ const TRY_AGAIN_MS = 500;
 const MOST_HELD = 32; // the server reads no more tokens, nor a longer time, than these
 const MOST_SECONDS = 86_400;
 const READING = ["help-dialog", "history-dialog", "guidelines-dialog"]; // dialogs that hide the pair while they are read
+
+const SIDES = { left: "left is better", right: "right is better", tie: "tie" };
 
 const $ = (id) => document.getElementById(id);
 const session = await fetchSession();
@@ -33,9 +36,15 @@ let last = null; // the answer that reasons may still be added to
 let progress = null;
 let since = 0; // judgments since `progress` was asked for
 let done = false;
+let busy = { others: 0, own: 0 }; // pairs that others, or this person's other pages, are looking at
+let ownPages = 0; // other pages that this person has open
+let kept = true; // whether this browser keeps what waits
+
+const setAsideName = `facereward:set-aside:${session.person.id}`;
+const setAside = readSetAside(); // events that the server did not take, each with its error
 
 const viewer = makeViewer($("left"), $("right"), (text) => ($("readout").textContent = text), noteMode);
-const outbox = makeOutbox(session.person.id, { need, onAnswer, onState: showState });
+const outbox = makeOutbox(session.person.id, { need, onAnswer, onState: showState, onRefused: setAsideEvent });
 
 async function fetchSession() {
   const response = await fetch("/api/session");
@@ -57,13 +66,28 @@ function need() {
 
 function onAnswer(answer) {
   for (const result of answer.results) {
-    if (result.status === "refused") alarm(`Not stored: ${result.error}`);
     if (wantedBack.delete(result.id) && result.pair) showBefore(makeEntry(result.pair));
   }
+  leaveToOtherPage(answer.gone ?? []);
   const known = new Set([current, ...ring].filter(Boolean).map((entry) => entry.view.showing));
   for (const view of answer.pairs) if (!known.has(view.showing)) ring.push(makeEntry(view));
   done = answer.done;
+  busy = { others: answer.with_others, own: answer.in_own_pages };
+  if (!ownPages && answer.own_pages) {
+    alarm("You have this page open elsewhere too, in another tab or window or on another device. Each shows other pairs.");
+  }
+  ownPages = answer.own_pages;
+  showStrip();
   if (!current) showNext();
+}
+
+/** Drop the pairs that another page of this person took over while this one was silent. */
+function leaveToOtherPage(showings) {
+  const gone = new Set(showings);
+  ring.splice(0, ring.length, ...ring.filter((entry) => !gone.has(entry.view.showing)));
+  if (!gone.has(current?.view.showing)) return;
+  notify("That pair is open in another of your pages now; here is the next one.");
+  showNext();
 }
 
 /** A pair with its images loading and decoding; `ready` settles when both candidates can be painted at once. */
@@ -148,7 +172,15 @@ function showEmpty() {
     ? "Loading the next pair …"
     : progress?.all.wanted === 0
       ? "There is nothing to judge yet. An admin imports photos on the page Data, restores them on Restore and makes pairs; this page looks again by itself."
-      : "All done for now. No pair waits for your judgment; this page looks again by itself.";
+      : `All done for now. ${describeBusy()} This page looks again by itself.`;
+}
+
+/** Why nothing is shown where some pairs still want this person's judgment. */
+function describeBusy() {
+  const pairs = (count) => (count === 1 ? "The last pair is" : `The last ${count} pairs are`);
+  if (busy.own) return `${pairs(busy.own)} open in another tab, window or device of yours.`;
+  if (busy.others) return `${pairs(busy.others)} with others just now, and come here if they leave them.`;
+  return "No pair waits for your judgment.";
 }
 
 function showReferences(entry) {
@@ -249,7 +281,7 @@ function toggleReason(reason) {
   if (!last) return;
   const { event } = last;
   const reasons = event.reasons.includes(reason) ? event.reasons.filter((r) => r !== reason) : [...event.reasons, reason];
-  last.event = { ...event, id: makeId(), reasons };
+  last.event = { ...event, id: makeId(), reasons, replaces: event.id };
   outbox.push(last.event);
   outbox.flush();
   showReasons();
@@ -287,20 +319,21 @@ function skipBecause(reason) {
     return;
   }
   $("skip-dialog").close();
-  answer("skip", null, reason.trim());
+  // Cut off in the middle of a character, as by the field's limit, it could not be stored.
+  answer("skip", null, reason.trim().toWellFormed?.() ?? reason.trim());
 }
 
 $("skip-send").addEventListener("click", () => skipBecause($("skip-text").value));
 $("skip-dialog").addEventListener("keydown", (event) => {
   if (event.target === $("skip-text")) {
-    if (event.key === "Enter") {
+    if (event.key === "Enter" && !event.isComposing) {
       event.preventDefault();
       skipBecause($("skip-text").value);
     }
     return;
   }
-  const reason = session.project.skip_reasons[Number(event.key) - 1];
-  if (reason && /^[1-9]$/.test(event.key)) skipBecause(reason);
+  const reason = session.project.skip_reasons[keys.placeOf(event)];
+  if (reason) skipBecause(reason);
 });
 
 /* ---- keys and buttons ---- */
@@ -321,22 +354,39 @@ const PRESSED = {
 };
 const HELD = { input: "lq", flicker: "flicker" };
 
+let heldBy = null; // what began the held view: a key's place, or a pointer
+
+function hold(what, by) {
+  heldBy = by;
+  viewer.hold(what);
+}
+
+function letGo(by = heldBy) {
+  if (by !== heldBy) return;
+  heldBy = null;
+  viewer.hold(null);
+}
+
+const placeOfKey = (event) => event.code || event.key;
+
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input:not([type=checkbox]), textarea, select, [contenteditable]");
-  const withOthers = event.ctrlKey || event.altKey || event.metaKey || (event.shiftKey && event.key.length > 1);
+  const withOthers = event.ctrlKey || event.altKey || event.metaKey || (event.shiftKey && isNamed(event));
   if (event.repeat || withOthers || typing || document.querySelector("dialog[open]")) return;
-  const action = keys.actionOf(event.key);
-  const reason = keys.letters() && /^[1-9]$/.test(event.key) ? session.project.reasons[Number(event.key) - 1] : null;
-  if (action && HELD[action]) viewer.hold(HELD[action]);
+  const action = keys.actionOf(event);
+  const reason = session.project.reasons[keys.placeOf(event)];
+  if (action && HELD[action]) hold(HELD[action], placeOfKey(event));
   else if (action) PRESSED[action](event.timeStamp);
   else if (reason) toggleReason(reason);
   else return;
   event.preventDefault();
 });
 document.addEventListener("keyup", (event) => {
-  if (HELD[keys.actionOf(event.key)]) viewer.hold(null);
+  letGo(placeOfKey(event));
+  if (event.key === "Meta") letGo(); // macOS tells of no other key's end while it is down
 });
-window.addEventListener("blur", () => viewer.hold(null));
+window.addEventListener("blur", () => letGo());
+window.addEventListener("pagehide", () => letGo());
 
 for (const control of document.querySelectorAll("[data-action]")) {
   control.addEventListener("click", () => PRESSED[control.dataset.action](null));
@@ -350,15 +400,19 @@ $("open-history").addEventListener("click", openHistory);
 function holdWhilePressed(control, what) {
   control.addEventListener("pointerdown", (event) => {
     control.setPointerCapture(event.pointerId);
-    viewer.hold(what);
+    hold(what, event.pointerId);
   });
-  control.addEventListener("keydown", (event) => (event.key === "Enter" || event.key === " ") && viewer.hold(what));
-  for (const end of ["pointerup", "pointercancel", "keyup", "blur"]) control.addEventListener(end, () => viewer.hold(null));
+  control.addEventListener("keydown", (event) => {
+    if ((event.key === "Enter" || event.key === " ") && !event.repeat) hold(what, placeOfKey(event));
+  });
+  for (const end of ["pointerup", "pointercancel"]) control.addEventListener(end, (event) => letGo(event.pointerId));
+  control.addEventListener("blur", () => letGo());
   control.addEventListener("contextmenu", (event) => event.preventDefault());
 }
 
 document.addEventListener("visibilitychange", () => {
   keepTime();
+  if (document.hidden) letGo();
   if (current && !document.hidden) outbox.renew();
 });
 for (const dialog of READING) {
@@ -421,20 +475,34 @@ async function openHistory() {
 
 /* ---- state of saving and progress ---- */
 
-function showState(state, waiting) {
-  const answers = `${waiting} ${waiting === 1 ? "answer" : "answers"}`;
-  $("saved").dataset.state = state;
+function showState(state) {
+  kept = state.kept;
+  const answers = `${state.waiting} ${state.waiting === 1 ? "answer" : "answers"}`;
+  const where = kept ? "kept here" : "in this page only";
+  $("saved").dataset.state = state.name;
   const text = {
     saved: "saved",
     saving: "saving …",
-    retrying: `not saved yet: ${answers} kept here, trying again`,
-    "signed-out": `signed out, or signed in as somebody else: ${answers} kept here. `,
-  }[state];
+    retrying: `not saved yet: ${answers} ${where}, trying again`,
+    "signed-out": `signed out, or signed in as somebody else: ${answers} ${where}. `,
+  }[state.name];
   $("saved").replaceChildren(text);
-  if (state !== "signed-out") return;
+  showStrip();
+  if (state.name !== "signed-out") return;
   const link = element("a", "Sign in again");
   link.href = "/sign-in";
+  if (!kept) link.target = "_blank"; // leaving this page would lose them
   $("saved").append(link);
+}
+
+/** What holds for as long as it stands below the question. */
+function showStrip() {
+  const lines = [];
+  if (!kept) lines.push("This browser keeps no answers (its storage is full or blocked): they are sent at once, and lost if this page closes before it says “saved”.");
+  if (setAside.length) lines.push(`${setAside.length === 1 ? "1 answer was" : `${setAside.length} answers were`} not stored.`);
+  if (ownPages) lines.push("Also open in another tab, window or device of yours.");
+  $("strip").hidden = !lines.length;
+  $("strip").textContent = lines.join(" ");
 }
 
 /** What the person must know, kept in view until they dismiss it. */
@@ -443,7 +511,54 @@ function alarm(text) {
   $("alert").hidden = false;
 }
 
-$("dismiss").addEventListener("click", () => ($("alert").hidden = true));
+/* ---- answers that the server did not take ---- */
+
+function readSetAside() {
+  const stored = recallJson(setAsideName);
+  return Array.isArray(stored) ? stored.filter((one) => one && typeof one.error === "string") : [];
+}
+
+/** The server will never take this event as it is: it is kept apart and shown, and what follows goes on. */
+function setAsideEvent(event, error) {
+  setAside.push({ event, error, at: Date.now() });
+  keep(setAsideName, JSON.stringify(setAside));
+  showSetAside();
+  if (event?.type !== "judge") return;
+  if (!event.replaces) since -= 1;
+  const place = past.findIndex((one) => one.event.id === event.id);
+  if (place >= 0) past.splice(place, 1);
+  if (last?.event.id !== event.id) return;
+  last = null;
+  showReasons();
+}
+
+function showSetAside() {
+  $("set-aside").replaceChildren(
+    ...setAside.map(({ event, error, at }) => {
+      const words = event?.type === "undo" ? "undo" : (SIDES[event?.choice] ?? "an answer");
+      const reason = typeof event?.skip_reason === "string" ? `skip, ${event.skip_reason.slice(0, 100)}` : words;
+      return element("li", `Not stored: ${error} (${reason}, ${new Date(at).toLocaleTimeString()})`);
+    }),
+  );
+  $("try-again").hidden = !setAside.length;
+  if (setAside.length) $("alert").hidden = false;
+  showStrip();
+}
+
+function clearSetAside() {
+  const events = setAside.splice(0).map((one) => one.event);
+  forget(setAsideName);
+  $("alert").hidden = true;
+  $("alert-text").textContent = "";
+  showSetAside();
+  return events;
+}
+
+$("dismiss").addEventListener("click", clearSetAside);
+$("try-again").addEventListener("click", () => {
+  clearSetAside().forEach(outbox.push);
+  outbox.flush();
+});
 
 /** A remark that the next answer may wipe away. */
 function notify(text) {
@@ -480,10 +595,13 @@ function start() {
   for (const place of document.querySelectorAll(".guidelines")) place.innerHTML = project.guidelines_html;
   $("admin").hidden = person.role !== "admin";
   $("sign-out").textContent = `Sign out ${person.name}`;
+  $("sign-out").form.addEventListener("submit", outbox.leave); // once signed out, nobody may give pairs back
   setUpTheme();
-  showState("saved", 0);
+  showState(outbox.state());
+  showSetAside();
   showEmpty();
   if (!session.guidelines_seen) {
+    $("first-time").textContent = `You begin here as “${person.name}”. If you have judged here under another name, close this, sign out, and sign in as before.`;
     $("guidelines-dialog").showModal();
     $("guidelines-dialog").addEventListener("close", closeGuidelines, { once: true });
   }

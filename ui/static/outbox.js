@@ -1,12 +1,15 @@
 /**
- * The way to the server: answers wait in localStorage until the server has acknowledged them, in their order, and the
- * same request brings the next pairs. A reload, a dead server or a lost network loses nothing; sending an answer twice
- * stores it once, since each has its own id.
+ * The way to the server: answers wait here until the server has acknowledged them, in their order, and the same request
+ * brings the next pairs. They are kept in the browser meanwhile, where it keeps anything: then a reload, a dead server
+ * or a lost network loses nothing. Sending an answer twice stores it once, since each has its own id.
  */
+
+import { forget, keep, namesOf, recallJson } from "./storage.js";
 
 const MAX_EVENTS = 100;
 const RETRY_MS = [500, 1000, 2000, 4000, 8000];
 const HEARTBEAT_MS = 2000;
+const TAKEN_APART = [400, 413, 414, 422]; // a request refused so may hold one bad event, which alone is to blame
 
 /** A random UUID; crypto.randomUUID is missing on plain http addresses. */
 export function makeId() {
@@ -21,39 +24,52 @@ export function makeId() {
  * Make the outbox of this tab.
  * @param {string} personId whose answers these are; another person's never mix in.
  * @param {{need: () => {want: number, holding: string[]}, onAnswer: (answer: object) => void,
- *   onState: (state: string, waiting: number) => void}} page what to ask for, and what to do with the answer.
- *   States: saved, saving, retrying, signed-out.
+ *   onState: (state: {name: string, waiting: number, kept: boolean}) => void,
+ *   onRefused: (event: object, error: string) => void}} page what to ask for, what to do with the answer, and what with
+ *   an event that the server does not take. States: saved, saving, retrying, signed-out; `waiting` answers are on their
+ *   way, and `kept` says whether this browser keeps them for a later page.
  */
-export function makeOutbox(personId, { need, onAnswer, onState }) {
+export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
   const prefix = `facereward:outbox:${personId}:`;
-  const ownKey = prefix + makeId();
+  const pageId = makeId();
+  const ownKey = prefix + pageId;
+  const adopted = new Set(); // boxes whose events are in `events`, still to be removed
   let events = [];
+  let kept = true;
   let inFlight = false;
   let failures = 0;
   let timer = 0;
   let again = false;
+  let most = MAX_EVENTS;
 
   /** Other tabs read `seen`: a tab that lives renews it, one that closes says so with 0. */
   function store(seen = Date.now()) {
-    if (events.length) localStorage.setItem(ownKey, JSON.stringify({ seen, events }));
-    else localStorage.removeItem(ownKey);
+    if (events.length) kept = keep(ownKey, JSON.stringify({ seen, events }));
+    else forget(ownKey);
+    if (events.length && !kept) return;
+    for (const key of adopted) forget(key);
+    adopted.clear();
   }
 
   /** Take over what closed tabs of this person left behind. Should one live after all, both send the same answers. */
   function adopt() {
-    for (const key of Object.keys(localStorage).filter((name) => name.startsWith(prefix) && name !== ownKey)) {
-      const box = readBox(key);
-      if (!box || Date.now() - box.seen < 3 * HEARTBEAT_MS) continue;
+    const before = events.length;
+    for (const key of namesOf(prefix)) {
+      const box = recallJson(key);
+      const closed = Array.isArray(box?.events) && !(Date.now() - box.seen < 3 * HEARTBEAT_MS);
+      if (key === ownKey || adopted.has(key) || !closed) continue;
       events.unshift(...box.events);
+      adopted.add(key);
       store();
-      localStorage.removeItem(key);
     }
+    if (events.length > before) report("saving");
   }
 
-  const makeBody = (sent, want, holding) => JSON.stringify({ person: personId, events: sent, want, holding });
+  const makeBody = (sent, want, holding, leaving) =>
+    JSON.stringify({ person: personId, page: pageId, events: sent, want, holding, leaving });
 
-  function report(state) {
-    onState(state, events.length);
+  function report(name) {
+    onState({ name, waiting: events.length, kept });
   }
 
   /** Queue an event; `flush` sends it. */
@@ -63,6 +79,12 @@ export function makeOutbox(personId, { need, onAnswer, onState }) {
     report(failures ? "retrying" : "saving");
   }
 
+  /** Take the events out that have an answer of the server, of whatever kind. */
+  function settle(sent) {
+    events = events.filter((event) => !sent.includes(event));
+    store();
+  }
+
   /** Send what waits and fetch what is needed; one request at a time. */
   async function flush() {
     if (inFlight) {
@@ -70,7 +92,7 @@ export function makeOutbox(personId, { need, onAnswer, onState }) {
       return;
     }
     const { want, holding } = need();
-    const sent = events.slice(0, MAX_EVENTS);
+    const sent = events.slice(0, most);
     if (!sent.length && want === 0 && !again) return;
     again = false;
     inFlight = true;
@@ -79,17 +101,24 @@ export function makeOutbox(personId, { need, onAnswer, onState }) {
       const response = await fetch("/api/label", {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: makeBody(sent, want, holding),
+        body: makeBody(sent, want, holding, false),
       });
       if (!response.ok) throw new ServerError(response.status, await response.text());
       const answer = await response.json();
-      const known = new Set(answer.results.map((result) => result.id));
-      events = events.filter((event) => !known.has(event.id));
-      store();
+      settle(sent);
       failures = 0;
+      if (sent.length < most) most = MAX_EVENTS; // what had to be sent singly is through
       report(events.length ? "saving" : "saved");
+      answer.results.forEach(({ status, error }, place) => status === "refused" && onRefused(sent[place], error));
       onAnswer(answer);
     } catch (error) {
+      if (error instanceof ServerError && TAKEN_APART.includes(error.status) && sent.length) {
+        if (sent.length === 1) {
+          settle(sent);
+          onRefused(sent[0], error.message);
+        }
+        most = 1;
+      }
       failures += 1;
       console.warn("not sent yet:", error);
       report(error instanceof ServerError && [401, 409].includes(error.status) ? "signed-out" : "retrying");
@@ -99,6 +128,21 @@ export function makeOutbox(personId, { need, onAnswer, onState }) {
     else if (events.length || again) flush();
   }
 
+  /**
+   * Say that the page goes. Its end cuts its requests off, but no beacon; what comes both ways is stored once. A
+   * beacon takes 64 KiB, so of many answers only the first go with it.
+   */
+  function leave() {
+    store(0);
+    const { holding } = need();
+    for (let count = Math.min(events.length, MAX_EVENTS); ; count = Math.floor(count / 2)) {
+      const body = makeBody(events.slice(0, count), 0, holding, true);
+      if (navigator.sendBeacon("/api/label", new Blob([body], { type: "application/json" })) || count === 0) return;
+    }
+  }
+
+  if (!keep(`${prefix}probe`, "")) kept = false;
+  forget(`${prefix}probe`);
   adopt();
   setInterval(() => {
     adopt();
@@ -106,24 +150,21 @@ export function makeOutbox(personId, { need, onAnswer, onState }) {
     if (events.length && !failures) flush();
   }, HEARTBEAT_MS);
   window.addEventListener("online", flush);
-  window.addEventListener("pagehide", () => {
-    store(0);
-    // The end of the page cuts its requests off, but no beacon; what comes both ways is stored once.
-    const body = makeBody(events.slice(0, MAX_EVENTS), 0, []);
-    if (events.length) navigator.sendBeacon("/api/label", new Blob([body], { type: "application/json" }));
+  window.addEventListener("pagehide", leave);
+  window.addEventListener("beforeunload", (event) => {
+    if (events.length && !kept) event.preventDefault(); // the browser asks whether to lose them
   });
-  window.addEventListener("pageshow", () => store());
-  return { push, flush, renew: () => ((again = true), flush()) };
-}
+  window.addEventListener("pageshow", (event) => {
+    store();
+    if (event.persisted) renew();
+  });
 
-/** Another tab's waiting answers; null where they were just taken, or are none of ours to understand. */
-function readBox(key) {
-  try {
-    const box = JSON.parse(localStorage.getItem(key));
-    return Array.isArray(box?.events) ? box : null;
-  } catch {
-    return null;
+  function renew() {
+    again = true;
+    flush();
   }
+
+  return { push, flush, leave, renew, state: () => ({ name: events.length ? "saving" : "saved", waiting: events.length, kept }) };
 }
 
 class ServerError extends Error {

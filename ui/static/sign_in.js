@@ -1,12 +1,50 @@
-// Fills the sign-in form: the password field only where the server asks for one, the error of the last try.
+/**
+ * Fills the sign-in form: the password field only where the server asks for one, the error of the last try, whether
+ * cookies are blocked, and the question whether a new name is meant for somebody who is there.
+ */
+
+import { button } from "./elements.js";
+
+const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
+$("cookies").hidden = cookiesWork();
+$("next").value = query.get("next") ?? "/";
+$("error").hidden = !query.get("error");
+$("error").textContent = query.get("error") ?? "";
+if (query.get("new")) askWhoIsMeant(query.get("new"), query.getAll("alike"), query.has("free"));
+
 const info = await (await fetch("/api/sign-in-info")).json();
-document.getElementById("title").textContent = info.title;
-document.getElementById("next").value = query.get("next") ?? "/";
-document.getElementById("password-label").hidden = !info.auth;
-document.getElementById("explain").textContent = info.auth
+$("title").textContent = info.title;
+$("password-label").hidden = !info.auth;
+$("explain").textContent = info.auth
   ? "Sign in with your name and password, or open your personal link."
   : "Who is judging? Your answers are kept under this name.";
-const error = document.getElementById("error");
-error.hidden = !query.get("error");
-error.textContent = query.get("error") ?? "";
+
+/** Whether this browser keeps a cookie for this address; one that says yes may still refuse them. */
+function cookiesWork() {
+  try {
+    const name = "facereward-cookie-check";
+    document.cookie = `${name}=1; SameSite=Lax; path=/sign-in`;
+    const works = navigator.cookieEnabled && document.cookie.includes(name);
+    document.cookie = `${name}=; SameSite=Lax; path=/sign-in; max-age=0`;
+    return works;
+  } catch {
+    return false;
+  }
+}
+
+/** A name that nobody has yet, but some have one like it: `free` says whether it may be taken all the same. */
+function askWhoIsMeant(name, alike, free) {
+  const enterAs = (chosen, isNew) => {
+    $("name").value = chosen;
+    $("is-new").value = isNew ? "yes" : "";
+    $("form").requestSubmit();
+  };
+  $("name").value = name;
+  $("alike-question").textContent = `Nobody is called “${name}” yet. Did you mean …`;
+  $("alike-names").replaceChildren(
+    ...alike.map((other) => button(other, () => enterAs(other, false))),
+    ...(free ? [button(`No, I am new: start as ${name}`, () => enterAs(name, true))] : []),
+  );
+  $("alike").hidden = false;
+}

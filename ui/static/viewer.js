@@ -1,8 +1,10 @@
 /**
  * The two frames: which images stand in them, at which scale, moved how far. Both always share one scale and position.
- * A scale is device pixels for each image pixel: 1 is pixel for pixel, whatever the screen's devicePixelRatio.
+ * A scale is device pixels for each pixel of the box, the smallest that holds both candidates: 1 is pixel for pixel,
+ * whatever the screen's devicePixelRatio. Each image is as large as the box allows without being stretched.
  */
 
+const RATIO_MS = 200;
 const LEVELS = [0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 16];
 
 /**
@@ -19,7 +21,7 @@ export function makeViewer(left, right, onReadout, onMode) {
 
   const ratio = () => window.devicePixelRatio || 1;
 
-  /** Size in image pixels at which both are shown: the larger of the two. */
+  /** Size in image pixels of the box in which both are shown: the larger width and the larger height of the two. */
   function boxSize() {
     const { left: a, right: b } = pair.view;
     return { width: Math.max(a.width, b.width), height: Math.max(a.height, b.height) };
@@ -32,25 +34,35 @@ export function makeViewer(left, right, onReadout, onMode) {
     return fit >= 1 ? Math.floor(fit + 1e-6) : fit;
   }
 
+  /** The images in the two frames, each with its size in its own pixels. */
   function contents() {
-    if (overlay === "lq" || overlay === "hq") return pair.images[overlay] ?? [pair.images.left, pair.images.right];
-    if (overlay === "flicker") return [pair.images.right, pair.images.left];
-    return [pair.images.left, pair.images.right];
+    const { images, view } = pair;
+    const [left, right] = ["left", "right"].map((side) => ({ ...view[side], image: images[side] }));
+    if (overlay === "flicker") return [right, left];
+    if (!overlay || !images[overlay]) return [left, right];
+    return images[overlay].map((image) => ({ ...view[overlay], image }));
+  }
+
+  /** Pixels of the box for each pixel of an image: 1 for the larger candidate, and for an input of its size. */
+  function enlargement({ width, height }) {
+    const box = boxSize();
+    return Math.min(box.width / width, box.height / height);
   }
 
   function layOut() {
     if (!pair || !left.clientWidth) return;
     const used = scale ?? fitScale();
-    const { width, height } = boxSize();
-    const w = (width * used) / ratio();
-    const h = (height * used) / ratio();
-    const limitX = Math.max(0, (w - left.clientWidth) / 2);
-    const limitY = Math.max(0, (h - left.clientHeight) / 2);
+    const box = boxSize();
+    const limitX = Math.max(0, ((box.width * used) / ratio() - left.clientWidth) / 2);
+    const limitY = Math.max(0, ((box.height * used) / ratio() - left.clientHeight) / 2);
     offset = { x: clamp(offset.x, limitX), y: clamp(offset.y, limitY) };
+    const shown = contents();
     [left, right].forEach((frame, place) => {
-      const image = contents()[place];
+      const { image, width, height } = shown[place];
       if (frame.firstChild !== image) frame.replaceChildren(image);
-      const own = (image.naturalWidth && w / image.naturalWidth) * ratio();
+      const own = used * enlargement(shown[place]);
+      const w = (width * own) / ratio();
+      const h = (height * own) / ratio();
       image.style.imageRendering = own > 1 ? "pixelated" : "auto";
       image.style.width = `${w}px`;
       image.style.height = `${h}px`;
@@ -59,17 +71,17 @@ export function makeViewer(left, right, onReadout, onMode) {
       image.style.top = `${snap((frame.clientHeight - h) / 2 + offset.y)}px`;
     });
     left.parentElement.classList.toggle("movable", limitX + limitY > 0);
-    onReadout(describe(used));
+    onReadout(describe(used, shown));
   }
 
   const snap = (value) => Math.round(value * ratio()) / ratio();
 
-  function describe(used) {
-    const percent = `${Math.round(used * 100)} %`;
-    const how = used < 1 ? `${percent} smoothed` : used === 1 ? "1:1 pixels" : `${percent} pixels`;
-    const { left: a, right: b } = pair.view;
-    const sizes = a.width === b.width ? "" : ` · left is ${a.width} px wide, right ${b.width} px, shown alike`;
-    return (scale === null ? `fit ${how}` : how) + sizes;
+  /** The scales of the two images in view, in words, and their sizes where these differ. */
+  function describe(used, [left, right]) {
+    const [a, b] = [left, right].map((one) => nameScale(used * enlargement(one)));
+    const scales = a === b ? a : `left ${a} · right ${b}`;
+    const sizes = nameSize(left) === nameSize(right) ? "" : ` · left ${nameSize(left)}, right ${nameSize(right)} px`;
+    return `${scale === null ? "fit " : ""}${scales}${sizes}`;
   }
 
   /** Zoom about a point of a frame, given in CSS pixels from its centre. */
@@ -106,6 +118,10 @@ export function makeViewer(left, right, onReadout, onMode) {
     },
   });
   new ResizeObserver(layOut).observe(left);
+  watchRatio((before) => {
+    offset = { x: (offset.x * before) / ratio(), y: (offset.y * before) / ratio() };
+    layOut();
+  });
 
   return {
     /** Put a pair into the frames, whole and at the scale in use; nothing of the last pair's holds on. */
@@ -137,6 +153,27 @@ export function makeViewer(left, right, onReadout, onMode) {
     /** The mode in which a new pair starts. */
     mode: () => (scale === null ? "fit" : scale === 1 ? "1:1" : "zoom"),
   };
+}
+
+/**
+ * Tell of every change of devicePixelRatio, as when the window moves to another screen, with the one before. Looked up,
+ * since neither `resize` nor the media query `resolution` tells of all of them.
+ */
+function watchRatio(onChange) {
+  let before = window.devicePixelRatio;
+  setInterval(() => {
+    if (window.devicePixelRatio === before) return;
+    onChange(before);
+    before = window.devicePixelRatio;
+  }, RATIO_MS);
+}
+
+const nameSize = ({ width, height }) => `${width} × ${height}`;
+
+/** "1:1 pixels" only of a scale that is exactly that. */
+function nameScale(scale) {
+  if (Math.abs(scale - 1) < 1e-9) return "1:1 pixels";
+  return `${Math.round(scale * 100)} % ${scale < 1 ? "smoothed" : "pixels"}`;
 }
 
 const clamp = (value, limit) => Math.min(limit, Math.max(-limit, value));

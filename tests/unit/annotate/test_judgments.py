@@ -100,10 +100,10 @@ def test_a_uuid_of_another_person_or_pair_is_refused(session, people, make_proje
     assert [count(session, pair) for pair in (first, second)] == [1, 0]
 
 
-def test_a_second_answer_supersedes_the_first_and_counts_once(session, ada, make_project, judge):
+def test_an_answer_supersedes_the_one_that_it_replaces_and_counts_once(session, ada, make_project, judge):
     (pair,) = make_project(1)
     first = judge(ada, pair, Choice.a)
-    second = judge(ada, pair, Choice.a, reasons=["teeth"])
+    second = judge(ada, pair, Choice.a, reasons=["teeth"], replaces=first.uuid)
     session.expire_all()
     assert first.superseded_at is not None
     assert [row.uuid for row in live(session, pair)] == [second.uuid]
@@ -114,10 +114,23 @@ def test_a_second_answer_supersedes_the_first_and_counts_once(session, ada, make
 def test_a_superseded_uuid_that_is_sent_again_changes_nothing(session, ada, make_project, judge):
     (pair,) = make_project(1)
     first = judge(ada, pair)
-    second = judge(ada, pair, reasons=["eyes"])
+    second = judge(ada, pair, reasons=["eyes"], replaces=first.uuid)
     judge(ada, pair, uuid=first.uuid)
     assert [row.uuid for row in live(session, pair)] == [second.uuid]
     assert count(session, pair) == 1
+
+
+def test_an_answer_of_another_tab_is_refused_and_the_first_one_stands(session, ada, make_project, judge, settings):
+    (pair,) = make_project(1)
+    first = judge(ada, pair, Choice.a)
+    for replaces in (None, str(uuid4())):
+        with pytest.raises(UserError, match="in another tab"):
+            judge(ada, pair, Choice.b, replaces=replaces)
+    undo_judgment(session, ada, first.uuid, settings)
+    with pytest.raises(UserError, match="does not stand any more"):
+        judge(ada, pair, Choice.a, reasons=["eyes"], replaces=first.uuid)
+    second = judge(ada, pair, Choice.b)
+    assert [row.uuid for row in live(session, pair)] == [second.uuid]
 
 
 def test_repeats_do_not_count(session, ada, settings, make_project, judge):
@@ -133,9 +146,9 @@ def test_repeats_do_not_count(session, ada, settings, make_project, judge):
 def test_an_answer_leaves_the_lease_of_another_showing(session, ada, settings, make_project, judge):
     """Reasons are added to the first showing while its repeat is already on the page."""
     (pair,) = make_project(1)
-    judge(ada, pair)
+    first = judge(ada, pair)
     repeat = undo_judgment(session, ada, judge(ada, pair, repeat_no=1).uuid, settings)
-    judge(ada, pair, reasons=["hair"])
+    judge(ada, pair, reasons=["hair"], replaces=first.uuid)
     assert session.scalars(select(Lease.id)).all() == [repeat.id]
 
 
@@ -210,7 +223,8 @@ def test_only_own_judgments_can_be_undone(session, people, settings, make_projec
 
 def test_undoing_an_answer_that_was_replaced_does_nothing(session, ada, settings, make_project, judge):
     (pair,) = make_project(1)
-    first, second = judge(ada, pair), judge(ada, pair, Choice.b)
+    first = judge(ada, pair)
+    second = judge(ada, pair, Choice.b, replaces=first.uuid)
     assert undo_judgment(session, ada, first.uuid, settings) is None
     assert [row.uuid for row in live(session, pair)] == [second.uuid]
 

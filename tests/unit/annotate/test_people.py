@@ -9,13 +9,14 @@ from annotate.people import (
     check_link_token,
     check_password,
     disable_person,
+    find_alike,
     find_person,
     get_person,
     make_link_token,
     set_password,
 )
 from db.errors import UserError
-from db.models import Role
+from db.models import Person, Role
 
 
 def test_names_are_trimmed_unique_and_printable(session):
@@ -28,6 +29,48 @@ def test_names_are_trimmed_unique_and_printable(session):
         with pytest.raises(UserError, match="cannot be a name"):
             add_person(session, name)
     assert add_person(session, "Łukasz Ńowak").role is Role.annotator
+
+
+@pytest.mark.parametrize(
+    ("stored", "written"),
+    [
+        ("ada", "Ada"),
+        ("Ada", "ＡＤＡ"),
+        ("Zoe\u0308", "ZO\u00cb"),
+        ("Straße", "STRASSE"),
+        ("Ada  Lovelace", " ada lovelace"),
+        ("\ufb01nn", "FINN"),
+        ("Ольга", "ОЛЬГА"),
+        ("ΟΔΥΣΣΕΥΣ", "οδυσσευς"),
+        ("가나", "\u1100\u1161\u1102\u1161"),
+    ],
+)
+def test_names_that_look_alike_are_one_person(session, stored, written):
+    person = add_person(session, stored, password="correct horse")
+    assert find_person(session, written) is get_person(session, written) is person
+    assert check_password(session, written, "correct horse") is person
+    with pytest.raises(UserError, match="already a person called"):
+        add_person(session, written)
+
+
+def test_two_people_of_an_older_version_whose_names_differ_in_case_are_told_apart(session):
+    upper, lower = (Person(name=name, role=Role.annotator, public_id=name) for name in ("Ada", "ada"))
+    session.add_all([upper, lower])
+    session.flush()
+    assert (find_person(session, "Ada"), find_person(session, "ada")) == (upper, lower)
+    assert find_person(session, "ADA") is None
+    with pytest.raises(UserError, match="'ADA' may be 'Ada' and 'ada'"):
+        get_person(session, "ADA")
+
+
+def test_those_who_may_be_meant_by_a_new_name(session):
+    for name in ("ada", "Zoë K.", "ben", "annotator1"):
+        add_person(session, name)
+    add_person(session, "robot", simulated=True)
+    assert find_alike(session, "Ada") == find_alike(session, "A.d.a") == ["ada"]
+    assert find_alike(session, "zoe k") == ["Zoë K."]
+    for name in ("ada", "Adam", "annotator2", "Robot", "", "\0", "…"):
+        assert find_alike(session, name) == []
 
 
 def test_public_ids_say_nothing_of_the_name(session):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 import pytest
@@ -73,9 +73,7 @@ def take(session: Session, page: Page, settings: ProjectSettings, rng: random.Ra
         old = page.sent[-1]
         row = session.scalars(select(Judgment).where(Judgment.uuid == old.uuid)).one()
         if row.superseded_at is None:  # a page adds reasons to what still stands
-            page.sent.append(
-                Answer(uuid, old.pair_id, old.repeat_no, old.shown_left, old.choice, 1.0, old.skip_reason, ["eyes"])
-            )
+            page.sent.append(replace(old, uuid=uuid, reasons=["eyes"], replaces=old.uuid))
             record_judgment(session, page.person_id, page.sent[-1])
     elif action == "undo" and page.sent:
         lease = undo_judgment(session, page.person_id, page.sent[what % len(page.sent)].uuid, settings)

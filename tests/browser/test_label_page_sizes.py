@@ -1,0 +1,215 @@
+"""Images of any shape, screens of any density, windows of a few lines: nothing stretched, nothing out of reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from annotate.archive import unpacked
+from annotate.ingest import import_folder
+from annotate.pairs import make_pairs
+from annotate.project import load_settings, save_settings
+from db.images import add_image, probe_image
+from db.models import Split
+from db.records import add_candidate, add_method, add_source
+from db.session import Database
+
+pytestmark = pytest.mark.browser
+
+ASPECT = Path(__file__).resolve().parents[3] / "shared" / "cases" / "import" / "aspect_512x512_against_512x640.zip"
+Size = tuple[int, int]
+
+
+@pytest.fixture
+def fill_sizes(database: Database, data: Path, make_photo: Callable[..., Path], tmp_path: Path) -> Callable[..., None]:
+    """`fill_sizes(lq, one, other)`: one pair of candidates of these sizes, and its input."""
+
+    def fill_sizes(*sizes: Size) -> None:
+        with database.write() as session:
+            save_settings(session, {"repeat_share": 0, "gold_share": 0})
+            paths = [make_photo(tmp_path / f"{place}.png", place, size) for place, size in enumerate(sizes)]
+            lq, *restored = [add_image(session, data, probe_image(path), path) for path in paths]
+            source = add_source(session, "face", Split.train, lq=lq)
+            for number, image in enumerate(restored):
+                add_candidate(session, source, add_method(session, f"m{number}"), image)
+            make_pairs(session, load_settings(session))
+
+    return fill_sizes
+
+
+def shown(page: Page) -> list[dict[str, float]]:
+    """The two images in view: their own pixels, the device pixels that they take, and their middle in the frame."""
+    found: list[dict[str, float]] = page.evaluate("""() => ["left", "right"].map((side) => {
+        const frame = document.getElementById(side).getBoundingClientRect();
+        const image = document.querySelector(`#${side} img`);
+        const box = image.getBoundingClientRect();
+        return {
+            own: [image.naturalWidth, image.naturalHeight],
+            taken: [box.width * devicePixelRatio, box.height * devicePixelRatio],
+            middle: [
+                box.x + box.width / 2 - frame.x - frame.width / 2,
+                box.y + box.height / 2 - frame.y - frame.height / 2,
+            ],
+            frame: [frame.width, frame.height],
+        };
+    })""")
+    return found
+
+
+def scales(page: Page) -> list[float]:
+    """Device pixels for each own pixel, of the left and the right image; the same in both directions."""
+    found = []
+    for image in shown(page):
+        (own_w, own_h), (w, h) = image["own"], image["taken"]  # type: ignore[misc]
+        assert w / own_w == pytest.approx(h / own_h, rel=0.003), "stretched"
+        assert [abs(at) <= 1 for at in image["middle"]] == [True, True]  # type: ignore[union-attr]
+        found.append(w / own_w)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("lq", "one", "other"),
+    [
+        ((512, 512), (512, 512), (512, 640)),
+        ((128, 128), (512, 640), (640, 512)),
+        ((128, 160), (500, 700), (512, 640)),
+        ((64, 256), (256, 512), (512, 512)),
+        ((300, 200), (96, 96), (96, 96)),
+    ],
+)
+def test_shapes_that_differ_share_one_scale(
+    fill_sizes: Any, serve: Any, open_page: Any, sign_in: Any, lq: Size, one: Size, other: Size
+) -> None:
+    fill_sizes(lq, one, other)
+    page = open_page()
+    sign_in(page, serve(), "ada")
+    at_left, at_right = scales(page)
+    if one[0] >= lq[0] and max(one) * 2 > max(other):
+        assert at_left == pytest.approx(at_right, rel=0.003)
+    for image in shown(page):
+        assert image["taken"][0] <= image["frame"][0] + 1  # type: ignore[index]
+        assert image["taken"][1] <= image["frame"][1] + 1  # type: ignore[index]
+    page.keyboard.press("x")
+    assert max(scales(page)) >= 1 - 1e-6
+    if at_left == pytest.approx(at_right, rel=0.003):
+        assert scales(page) == pytest.approx([1, 1], abs=0.003)
+        expect(page.locator("#readout")).to_contain_text("1:1 pixels")
+    expect(page.locator("#readout")).to_contain_text(" × ") if one != other else None
+    page.keyboard.down("i")
+    (scale, again) = scales(page)
+    assert scale == again
+    said = page.locator("#readout").text_content() or ""
+    assert ("1:1 pixels" in said) == (abs(scale - 1) < 0.003)
+    page.keyboard.up("i")
+
+
+def test_a_smaller_candidate_of_the_same_shape_is_enlarged_and_each_true_scale_is_said(
+    fill_sizes: Any, serve: Any, open_page: Any, sign_in: Any
+) -> None:
+    fill_sizes((128, 128), (256, 256), (512, 512))
+    page = open_page(viewport={"width": 1600, "height": 900})
+    sign_in(page, serve(), "ada")
+    page.keyboard.press("x")
+    assert sorted(scales(page)) == pytest.approx([1, 2])
+    small = "left" if shown(page)[0]["own"] == [256, 256] else "right"
+    first, second = ("200 % pixels", "1:1 pixels") if small == "left" else ("1:1 pixels", "200 % pixels")
+    expect(page.locator("#readout")).to_contain_text(f"left {first} · right {second}")
+    page.keyboard.down("f")
+    expect(page.locator("#readout")).to_contain_text(f"left {second} · right {first}")
+    page.keyboard.up("f")
+    page.keyboard.down("i")
+    expect(page.locator("#readout")).to_have_text("400 % pixels")
+
+
+def test_the_shared_case_is_imported_and_shown_unstretched(
+    database: Database, data: Path, serve: Any, open_page: Any, sign_in: Any, tmp_path: Path
+) -> None:
+    if not ASPECT.is_file():
+        pytest.skip("needs ../shared/cases/import/aspect_512x512_against_512x640.zip")
+    with unpacked(data, ASPECT) as folder:
+        import_folder(database, data, folder)
+    with database.write() as session:
+        make_pairs(session, load_settings(session))
+    page = open_page()
+    sign_in(page, serve(), "ada")
+    at_left, at_right = scales(page)
+    assert at_left == pytest.approx(at_right, rel=0.003)
+    expect(page.locator("#readout")).to_contain_text("512 × 640")
+    page.screenshot(path=tmp_path / "aspect.png")
+
+
+@pytest.mark.parametrize("after", [2, 1.5, 3])
+def test_another_density_at_runtime_is_taken(page: Page, after: float) -> None:
+    """As when the window moves to another screen: the size in CSS pixels stays, so that nothing else tells of it."""
+    page.keyboard.press("x")
+    assert scales(page) == pytest.approx([1, 1], abs=0.003)
+    device = page.context.new_cdp_session(page)
+    device.send(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 1280, "height": 720, "deviceScaleFactor": after, "mobile": False},
+    )
+    page.wait_for_function("after => devicePixelRatio === after", arg=after)
+    page.wait_for_timeout(500)
+    assert scales(page) == pytest.approx([1, 1], abs=0.003)
+    expect(page.locator("#readout")).to_have_text("1:1 pixels")
+
+
+@pytest.fixture
+def page(fill: Any, serve: Any, open_page: Any, sign_in: Any) -> Page:
+    fill(3)
+    opened: Page = open_page()
+    sign_in(opened, serve(), "ada")
+    return opened
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "zoom"),
+    [(320, 180, 4), (341, 192, 4), (480, 270, 4), (640, 360, 2), (427, 240, 3), (320, 256, 4), (853, 480, 1.5)],
+)
+def test_every_control_is_in_reach_when_zoomed(
+    fill: Any, serve: Any, open_page: Any, sign_in: Any, width: int, height: int, zoom: float
+) -> None:
+    """A 1280 × 720 window at 400 % has 320 × 180 CSS pixels, each of four by four on the screen."""
+    fill(3)
+    page = open_page(viewport={"width": width, "height": height}, device_scale_factor=zoom)
+    sign_in(page, serve(), "ada")
+    page.locator("#toggle-truth").click()
+    page.get_by_role("button", name="Tie").click()
+    page.locator("#reasons button").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    controls = page.locator("main button, header button, header a").all()
+    wanted = {"Flicker", "1:1", "Zoom in", "Zoom out", "Fit", "Skip", "Undo", "History", "Help", "eyes", "Sign out"}
+    names = " ".join(f"{one.inner_text()} {one.get_attribute('aria-label') or ''}" for one in controls)
+    assert {name for name in wanted if name not in names} == set()
+    for control in controls:
+        control.scroll_into_view_if_needed()
+        box = control.bounding_box()
+        assert box is not None
+        where = control.evaluate(
+            """(control) => {
+                const box = control.getBoundingClientRect();
+                const hit = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+                return hit !== null && (hit === control || control.contains(hit));
+            }"""
+        )
+        name = control.inner_text() or control.get_attribute("aria-label")
+        assert where, f"{name} is covered or out of the window"
+        assert box["x"] >= 0, name
+        assert box["x"] + box["width"] <= width + 1, name
+        assert min(box["width"], box["height"]) >= 20, name
+    left = page.locator("#left").bounding_box()
+    assert left is not None
+    assert min(left["width"], left["height"]) >= 100
+    for opener, dialog in (("#open-help", "#help-dialog"), ("#open-history", "#history-dialog")):
+        page.locator(opener).click()
+        for control in page.locator(f"{dialog} button").all():
+            control.scroll_into_view_if_needed()
+            box = control.bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+        page.locator(f"{dialog} .row button").click()

@@ -1,0 +1,39 @@
+"""What a request is told that is not what it has to be: in words, and in bytes whatever it held."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+
+SHOWN_CHARACTERS = 100
+
+
+def describe_invalid(errors: Sequence[Any]) -> str:
+    """What pydantic found first, in one printable line.
+
+    Everything that came with the request is shown cut and escaped: it may be of any length, and hold halves of
+    characters, NaN or NUL, none of which could be sent back as they came.
+    """
+    first = errors[0]
+    where = ".".join(str(part) for part in first["loc"])
+    said = f"{_show(where)}: {_show(first['msg'])}" if where else _show(first["msg"])
+    return f"{said}, got {_show(ascii(first.get('input')))}"
+
+
+def _show(text: str) -> str:
+    shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} … ({len(text)} characters)"
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in shown)
+
+
+async def refuse_invalid(request: Request, error: Any) -> JSONResponse:  # noqa: ARG001
+    """FastAPI's handler for a request that its types refuse: its own answer repeats the input, and fails on some."""
+    return JSONResponse({"error": f"This request cannot be read: {describe_invalid(error.errors())}"}, status_code=422)
+
+
+async def refuse_text(request: Request, error: Any) -> JSONResponse:  # noqa: ARG001
+    """The handler for text that nothing can encode: JSON may hold halves of characters (lone surrogates)."""
+    seen = _show(ascii(error.object))
+    return JSONResponse({"error": f"This text holds half a character (a lone surrogate): {seen}"}, status_code=422)

@@ -1,0 +1,59 @@
+"""Which labelling pages each person has open, and the pairs that each shows.
+
+Kept in memory, as it only keeps two tabs of one person from showing the same pair; after a restart of the server every
+open page is known again with its next request. What is stored never hangs on it: `annotate.judgments` refuses a second
+answer to a pair by itself.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+LIVE_SECONDS = 150.0
+"""A page that is looked at asks every minute; one that has been silent for longer keeps nothing from the others."""
+
+
+@dataclass(frozen=True)
+class _OpenPage:
+    heard_at: float
+    """Seconds of time.monotonic()."""
+    pair_ids: frozenset[int]
+
+
+class OpenPages:
+    """The pages that are open, by person; a page without an id is not counted."""
+
+    def __init__(self) -> None:
+        self._pages: defaultdict[int, dict[str, _OpenPage]] = defaultdict(dict)
+        self._turn = threading.Lock()
+
+    def _others(self, person_id: int, page: str | None) -> list[_OpenPage]:
+        earliest = time.monotonic() - LIVE_SECONDS
+        with self._turn:
+            live = {key: known for key, known in self._pages[person_id].items() if known.heard_at >= earliest}
+            self._pages[person_id] = live
+            return [known for key, known in live.items() if key != page]
+
+    def pairs_elsewhere(self, person_id: int, page: str | None) -> frozenset[int]:
+        """Ids of the pairs that this person's other pages show."""
+        return frozenset().union(*(known.pair_ids for known in self._others(person_id, page)))
+
+    def count_others(self, person_id: int, page: str | None) -> int:
+        """How many other pages this person has open."""
+        return len(self._others(person_id, page))
+
+    def note(self, person_id: int, page: str | None, pair_ids: Iterable[int]) -> None:
+        """Remember that a page is open and which pairs it has."""
+        if page is not None:
+            with self._turn:
+                self._pages[person_id][page] = _OpenPage(time.monotonic(), frozenset(pair_ids))
+
+    def close(self, person_id: int, page: str | None) -> None:
+        """Forget a page that says that it goes."""
+        if page is not None:
+            with self._turn:
+                self._pages[person_id].pop(page, None)
