@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from runs.store import code_version
@@ -10,10 +11,13 @@ from runs.store import code_version
 Row = dict[str, Any]
 
 
-def write_card(rows: list[Row], judgments: list[Row], counts: dict[str, Any], options: dict[str, Any]) -> str:
+def write_card(
+    rows: list[Row], judgments: list[Row], questions: list[Row], counts: dict[str, Any], options: dict[str, Any]
+) -> str:
     """The dataset card: YAML front matter, then what is in it, how it was made, and what was left out.
 
     Args:
+        questions: the versions of the question that the judgments answered, oldest first.
         counts: as `export_dataset` returns them.
         options: of the export; people under their public ids.
     """
@@ -46,6 +50,7 @@ def write_card(rows: list[Row], judgments: list[Row], counts: dict[str, Any], op
         "the known answer). A label's `judgments` names those that it was made of. `picked` says why a pair was shown; "
         "only pairs picked at random (`random`) are a fair sample to measure accuracy on.",
         "",
+        *_questions(judgments, questions),
         "Left out, by filter: " + ", ".join(f"{which} {count:,}" for which, count in counts["dropped"].items()) + ".",
         "",
         "The options of the export:",
@@ -84,6 +89,25 @@ def _contents(rows: list[Row], judgments: list[Row], counts: dict[str, Any], tie
             "is true), and labels were made of them too."
         )
     return lines
+
+
+def _questions(judgments: list[Row], questions: list[Row]) -> list[str]:
+    """What was asked, a line a version; judgments from before versions were kept have none."""
+    counts = Counter(row["question_version"] for row in judgments)
+    if not counts:
+        return []
+    lines = [
+        f"- `{row['question_version']}`, since {row['created_at'][:10]}, "
+        f"{counts[row['question_version']]:,} judgments: {row['question']}"
+        for row in questions
+    ]
+    lines += [f"- not recorded, {counts[None]:,} judgments"] if counts[None] else []
+    return [
+        "What was asked, by `question_version`; another version has another question, guidelines or reasons:",
+        "",
+        *lines,
+        "",
+    ]
 
 
 def _maker(resolve: str) -> str:

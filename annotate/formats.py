@@ -143,6 +143,7 @@ def write_parquet(folder: Path, content: Content) -> None:
             ("superseded_at", pa.string()),
             ("repeat_no", pa.int64()),
             ("gold", pa.string()),
+            ("question_version", pa.string()),
         ]
     )
     _write_batches(folder / "judgments.parquet", content.judgments, made, lambda row: row)

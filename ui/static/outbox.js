@@ -20,7 +20,7 @@ export function makeId() {
 /**
  * Make the outbox of this tab.
  * @param {string} personId whose answers these are; another person's never mix in.
- * @param {{need: () => {want: number, holding: string[]}, onAnswer: (answer: object) => void,
+ * @param {{need: () => {want: number, holding: string[], question: string}, onAnswer: (answer: object) => void,
  *   onState: (state: string, waiting: number) => void}} page what to ask for, and what to do with the answer.
  *   States: saved, saving, retrying, signed-out.
  */
@@ -50,7 +50,7 @@ export function makeOutbox(personId, { need, onAnswer, onState }) {
     }
   }
 
-  const makeBody = (sent, want, holding) => JSON.stringify({ person: personId, events: sent, want, holding });
+  const makeBody = (sent, asking) => JSON.stringify({ person: personId, events: sent, ...asking });
 
   function report(state) {
     onState(state, events.length);
@@ -69,9 +69,9 @@ export function makeOutbox(personId, { need, onAnswer, onState }) {
       again = true;
       return;
     }
-    const { want, holding } = need();
+    const asking = need();
     const sent = events.slice(0, MAX_EVENTS);
-    if (!sent.length && want === 0 && !again) return;
+    if (!sent.length && asking.want === 0 && !again) return;
     again = false;
     inFlight = true;
     clearTimeout(timer);
@@ -79,7 +79,7 @@ export function makeOutbox(personId, { need, onAnswer, onState }) {
       const response = await fetch("/api/label", {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: makeBody(sent, want, holding),
+        body: makeBody(sent, asking),
       });
       if (!response.ok) throw new ServerError(response.status, await response.text());
       const answer = await response.json();
@@ -109,7 +109,7 @@ export function makeOutbox(personId, { need, onAnswer, onState }) {
   window.addEventListener("pagehide", () => {
     store(0);
     // The end of the page cuts its requests off, but no beacon; what comes both ways is stored once.
-    const body = makeBody(events.slice(0, MAX_EVENTS), 0, []);
+    const body = makeBody(events.slice(0, MAX_EVENTS), {});
     if (events.length) navigator.sendBeacon("/api/label", new Blob([body], { type: "application/json" }));
   });
   window.addEventListener("pageshow", () => store());

@@ -254,9 +254,9 @@ def test_load_leaves_out_what_does_not_count(database: Database, pairs: list[int
     assert votes[["source", "method_a", "method_b", "choice", "shown_left", "person"]].values.tolist() == [
         ["face0", "crisp", "soft", "a", "a", "anna"]
     ]
-    assert select_votes(with_robot)["person"].tolist() == ["anna", "robot (simulated)"]
+    assert select_votes(with_robot)[["person", "simulated"]].values.tolist() == [["anna", False], ["robot", True]]
     assert in_test["choice"].tolist() == ["skip", "tie"]
-    assert robots["person"].tolist() == ["robot (simulated)"]
+    assert robots[["person", "simulated"]].values.tolist() == [["robot", True]]
 
 
 def test_load_of_an_empty_database_is_an_empty_table(database: Database) -> None:
