@@ -84,7 +84,9 @@ def _alpha(
     if n_resamples < 1:
         return name, float(evalica.alpha(shared, distance).alpha), nan, nan, n, unit
     result = evalica.alpha_bootstrap(shared, distance, n_resamples=n_resamples, random_state=seed)
-    return name, float(result.alpha), float(result.low), float(result.high), n, unit
+    # Perfect agreement, say, is the same in every resample, which is not to say that it is certain.
+    low, high = (float(result.low), float(result.high)) if result.high > result.low else (nan, nan)
+    return name, float(result.alpha), low, high, n, unit
 
 
 def compare_repeats(judgments: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from annotate.card_configs import ALL_SPLITS, Config, write_front_matter
@@ -31,6 +32,7 @@ NOTES = {
 def write_card(
     rows: list[Row],
     judgments: list[Row],
+    questions: list[Row],
     counts: dict[str, Any],
     options: dict[str, Any],
     configs: list[Config],
@@ -38,6 +40,7 @@ def write_card(
     """The dataset card: YAML front matter, then what is in it, how it was made, and what was left out.
 
     Args:
+        questions: the versions of the question that the judgments answered, oldest first.
         counts: as `export_dataset` returns them.
         options: of the export; people under their public ids.
         configs: the tables of the folder.
@@ -76,6 +79,7 @@ def write_card(
         "the known answer). A label's `judgments` names those that it was made of. `picked` says why a pair was shown; "
         "only pairs picked at random (`random`) are a fair sample to measure accuracy on.",
         "",
+        *_questions(judgments, questions),
         "Left out, by filter: " + ", ".join(f"{which} {count:,}" for which, count in counts["dropped"].items()) + ".",
         "",
         "The options of the export:",
@@ -127,6 +131,25 @@ def _reading(counts: dict[str, Any], form: str, configs: list[Config]) -> list[s
     if counts.get("ties_left_out"):
         lines += ["", f"{counts['ties_left_out']:,} ties are not in the files, since their readers cannot take them."]
     return lines
+
+
+def _questions(judgments: list[Row], questions: list[Row]) -> list[str]:
+    """What was asked, a line a version; judgments from before versions were kept have none."""
+    counts = Counter(row["question_version"] for row in judgments)
+    if not counts:
+        return []
+    lines = [
+        f"- `{row['question_version']}`, since {row['created_at'][:10]}, "
+        f"{counts[row['question_version']]:,} judgments: {row['question']}"
+        for row in questions
+    ]
+    lines += [f"- not recorded, {counts[None]:,} judgments"] if counts[None] else []
+    return [
+        "What was asked, by `question_version`; another version has another question, guidelines or reasons:",
+        "",
+        *lines,
+        "",
+    ]
 
 
 def _maker(resolve: str) -> str:

@@ -1,4 +1,5 @@
-"""Labels to a dataset folder: `pairs.jsonl`, `judgments.jsonl`, `scores.parquet`, `images/`, a card and checksums.
+"""Labels to a dataset folder: `pairs.jsonl`, `judgments.jsonl`, `questions.jsonl`, `scores.parquet`, `images/`, a card
+and checksums.
 
 Every foreign format (`annotate.formats`) is a function of the same rows. The same database and options give the same
 bytes: rows are sorted by keys that are the same in every database, and no clock is read.
@@ -46,6 +47,7 @@ from db.models import (
     Origin,
     Pair,
     Person,
+    Question,
     Source,
     Split,
 )
@@ -117,15 +119,17 @@ def export_dataset(
             raise UserError(f"No label to export ({told}). Judge some pairs first, or widen the filters.")
     with database.read() as session:
         judgments = load_judgments(session, rows, options)
+        questions = load_questions(session, judgments)
         scores = load_scores(session, rows)
         shown_options = _without_names(session, options)
-    return write_dataset(out, rows, judgments, scores, data, options, dropped, shown_options, progress)
+    return write_dataset(out, rows, judgments, questions, scores, data, options, dropped, shown_options, progress)
 
 
 def write_dataset(
     out: Path,
     rows: list[Row],
     judgments: list[Row],
+    questions: list[Row],
     scores: list[tuple[Any, ...]],
     data: Path,
     options: ExportOptions,
@@ -144,9 +148,9 @@ def write_dataset(
         UserError: `out` cannot be written, the format can say none of the rows, or an image is missing or damaged.
     """
     with _whole_folder(out) as folder:
-        extra, configs = _write(folder, rows, judgments, scores, data, options, progress)
+        extra, configs = _write(folder, rows, judgments, questions, scores, data, options, progress)
         counts = _count(rows, judgments, dropped) | extra
-        card = write_card(rows, judgments, counts, shown_options, configs)
+        card = write_card(rows, judgments, questions, counts, shown_options, configs)
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_checksums(folder)
     return counts
@@ -334,9 +338,10 @@ def load_judgments(session: Session, rows: list[Row], options: ExportOptions) ->
     found: list[Row] = []
     for keys in batches(row["pair"] for row in rows):
         statement = (
-            select(Judgment, Pair.key, Pair.gold_answer, Person.public_id, Person.simulated)
+            select(Judgment, Pair.key, Pair.gold_answer, Person.public_id, Person.simulated, Question.key)
             .join(Pair, Pair.id == Judgment.pair_id)
             .join(Person, Person.id == Judgment.person_id)
+            .outerjoin(Question, Question.id == Judgment.question_id)
             .where(Pair.key.in_(keys))
         )
         found += [
@@ -356,11 +361,31 @@ def load_judgments(session: Session, rows: list[Row], options: ExportOptions) ->
                 "superseded_at": judgment.superseded_at.isoformat() if judgment.superseded_at else None,
                 "repeat_no": judgment.repeat_no,
                 "gold": gold,
+                "question_version": question,
             }
-            for judgment, key, gold, public_id, simulated in session.execute(statement)
+            for judgment, key, gold, public_id, simulated, question in session.execute(statement)
             if judgment.person_id in counted
         ]
     return sorted(found, key=lambda row: (row["created_at"], row["uuid"]))
+
+
+def load_questions(session: Session, judgments: list[Row]) -> list[Row]:
+    """Rows of questions.jsonl, oldest first: the versions of the question that these judgments answered."""
+    keys = {row["question_version"] for row in judgments}
+    found = [
+        {
+            "question_version": question.key,
+            "title": question.title,
+            "question": question.question,
+            "guidelines": question.guidelines,
+            "reasons": question.reasons,
+            "skip_reasons": question.skip_reasons,
+            "created_at": question.created_at.isoformat(),
+        }
+        for question in session.scalars(select(Question))
+        if question.key in keys
+    ]
+    return sorted(found, key=lambda row: (row["created_at"], row["question_version"]))
 
 
 def load_scores(session: Session, rows: list[Row]) -> list[tuple[Any, ...]]:
@@ -378,6 +403,7 @@ def _write(
     folder: Path,
     rows: list[Row],
     judgments: list[Row],
+    questions: list[Row],
     scores: list[tuple[Any, ...]],
     data: Path,
     options: ExportOptions,
@@ -390,6 +416,7 @@ def _write(
         return write_format(folder, rows, judgments, data, options)
     write_jsonl(folder / "pairs.jsonl", rows)
     write_jsonl(folder / "judgments.jsonl", judgments)
+    write_jsonl(folder / "questions.jsonl", questions)
     write_scores(folder / "scores.parquet", scores)
     return {"images": copy_images(folder, rows, data, progress)}, our_configs(".jsonl")
 

@@ -165,6 +165,7 @@ def our_configs(suffix: str) -> list[Config]:
             ("superseded_at", pa.string()),
             ("repeat_no", pa.int64()),
             ("gold", pa.string()),
+            ("question_version", pa.string()),
         ]
     )
     for name in ("created_at", "superseded_at") if suffix == ".jsonl" else ():

@@ -17,7 +17,7 @@ from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from annotate.people import get_person, lock_person
-from annotate.project import ProjectSettings
+from annotate.project import OF_KEY, ProjectSettings, load_settings, store_question
 from db.errors import UserError
 from db.models import Choice, Judgment, Label, LabelJudgment, Lease, Origin, Pair, Person, Picked, Side, utc_now
 
@@ -73,6 +73,9 @@ class Answer:
     picked: Picked = Picked.random
     replaces: str | None = None
     """uuid of the own answer to this showing whose place this one takes, such as the same one with a reason more."""
+    question: str | None = None
+    """Key of the question's version that the page showed; None for the present one. One that nobody knows here, such
+    as '' of a page from before there were versions, is stored as not recorded."""
 
 
 def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgment:
@@ -105,6 +108,7 @@ def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgmen
     judgment = Judgment(
         **showing,
         uuid=answer.uuid,
+        question_id=_find_question(session, answer.question),
         choice=answer.choice,
         skip_reason=answer.skip_reason,
         reasons=answer.reasons,
@@ -119,6 +123,13 @@ def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgmen
         _count(session, judgment, +1)
     session.execute(DELETE_LEASE, showing)
     return judgment
+
+
+def _find_question(session: Session, key: str | None) -> int | None:
+    if key is None:
+        return store_question(session, load_settings(session)).id
+    question = session.scalar(OF_KEY, {"key": key})
+    return None if question is None else question.id
 
 
 def _check_answer(answer: Answer) -> None:

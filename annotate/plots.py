@@ -17,6 +17,11 @@ MAX_LINES = 7
 """People with a line of their own in the plot over time; all others are added up in one more."""
 
 
+def name_person(name: str, simulated: bool) -> str:
+    """A person's name for people to read, programs marked."""
+    return f"{name} (simulated)" if simulated else name
+
+
 def plot_ranking(ranking: pd.DataFrame) -> Figure:
     """Scores with their intervals, the best on top; a panel for each group of methods that met."""
     from matplotlib.figure import Figure
@@ -31,7 +36,7 @@ def plot_ranking(ranking: pd.DataFrame) -> Figure:
         for place, (axes, group) in enumerate(zip(panels, groups, strict=True)):
             title = "Methods by Bradley-Terry score"
             _draw_scores(axes, group, title if len(groups) == 1 else f"{title}, group {place + 1}")
-        hollow = "" if ranking["low"].notna().all() else "; hollow: no interval, too few sources"
+        hollow = "" if ranking["low"].notna().all() else "; hollow: no interval"
         panels[-1].set_xlabel(f"score in log odds, higher is better; bars: 95 % interval{hollow}")
     return figure
 
@@ -91,12 +96,13 @@ def plot_over_time(judgments: pd.DataFrame) -> Figure:
     """Judgments made so far, a step line a person (UTC).
 
     Args:
-        judgments: person and created_at, a row a judgment.
+        judgments: person, simulated and created_at, a row a judgment.
     """
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
 
     order = judgments["person"].value_counts().index.tolist()
+    programs = set(judgments.loc[judgments["simulated"], "person"])
     others = f"{len(order) - MAX_LINES} others together"
     lines = judgments["person"].where(judgments["person"].isin(order[:MAX_LINES]), others)
     with plot_style():
@@ -107,7 +113,8 @@ def plot_over_time(judgments: pd.DataFrame) -> Figure:
             made = np.arange(1, len(times) + 1)
             # A thousand steps are more than the picture has pixels for.
             kept = np.unique(np.linspace(0, len(times) - 1, 1000).astype(int))
-            axes.step(times[kept], made[kept], where="post", color=COLOURS[place], label=f"{name}: {len(times)}")
+            label = f"{name_person(name, name in programs)}: {len(times)}"
+            axes.step(times[kept], made[kept], where="post", color=COLOURS[place], label=label)
             axes.plot(times[-1:], made[-1:], "o", color=COLOURS[place], markersize=4)
         start, end = judgments["created_at"].min(), judgments["created_at"].max()
         room = pd.Timedelta(minutes=1)  # so that a few seconds of judging have an axis too
@@ -156,7 +163,7 @@ def plot_people(people: pd.DataFrame) -> Figure:
                 )
             axes.set_xlim(-2, 102)
             axes.set_ylim(-0.6, len(people) - 0.4)
-            axes.set_yticks(heights, people["person"])
+            axes.set_yticks(heights, map(name_person, people["person"], people["simulated"]))
             axes.tick_params(axis="y", length=0)
             axes.grid(axis="y", visible=False)
             axes.set_xlabel("percent; bars: 95 % interval")

@@ -1,15 +1,17 @@
-"""The project's settings: what is asked, how often, and how the sources were split."""
+"""The project's settings: what is asked and its versions, how often, and how the sources were split."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from db.errors import UserError
-from db.models import Pair, Project, Source, Split, utc_now
+from db.models import Pair, Project, Question, Source, Split, utc_now
 
 GUIDELINES = """\
 Both pictures are restorations of the same low-quality photo. **Choose the one you would rather keep as the portrait
@@ -84,7 +86,10 @@ class ProjectSettings(BaseModel):
 
 
 STORED = select(Project.settings).where(Project.id == 1)
+OF_KEY = select(Question).where(Question.key == bindparam("key"))
 FIXED_AFTER_IMPORT = ("val_share", "test_share", "seed")
+ASKED = ("title", "question", "guidelines", "reasons", "skip_reasons")
+"""What people read before they answer. Whenever one of these changes, the question has a new version."""
 
 
 def load_settings(session: Session) -> ProjectSettings:
@@ -93,8 +98,25 @@ def load_settings(session: Session) -> ProjectSettings:
     return ProjectSettings() if stored is None else ProjectSettings.model_validate(stored)
 
 
+def question_key(words_of: BaseModel) -> str:
+    """The version of what is asked: 16 hex digits, the same in every database where the words (ASKED) are the same."""
+    words = json.dumps({name: getattr(words_of, name) for name in ASKED}, sort_keys=True)
+    return hashlib.sha256(words.encode("ascii")).hexdigest()[:16]
+
+
+def store_question(session: Session, settings: ProjectSettings) -> Question:
+    """Keep the words of these settings as a version, and return it; what is there already stays as it is."""
+    key = question_key(settings)
+    question = session.scalar(OF_KEY, {"key": key})
+    if question is None:
+        question = Question(key=key, **settings.model_dump(include=set(ASKED)))
+        session.add(question)
+        session.flush()
+    return question
+
+
 def save_settings(session: Session, changes: dict[str, object]) -> ProjectSettings:
-    """Change some settings and return all.
+    """Change some settings and return all; what was asked before stays known to the judgments that answered it.
 
     Raises:
         UserError: an unknown field, a value out of range, or a change of the split when sources are stored.
@@ -118,6 +140,7 @@ def save_settings(session: Session, changes: dict[str, object]) -> ProjectSettin
     else:
         row.settings, row.updated_at = settings.model_dump(), utc_now()
     session.flush()
+    store_question(session, settings)
     for is_test, wanted in ((True, settings.judgments_per_test_pair), (False, settings.judgments_per_pair)):
         in_split = Source.split == Split.test if is_test else Source.split != Split.test
         session.execute(

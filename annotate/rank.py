@@ -26,6 +26,7 @@ JUDGMENT_COLUMNS = [
     "gold_answer",
     "person",
     "simulated",
+    "question",
     "seconds",
     "created_at",
 ]
@@ -36,10 +37,12 @@ def load_judgments(
 ) -> pd.DataFrame:
     """Every live judgment, a row each in the order of their making: JUDGMENT_COLUMNS.
 
+    `question` is the number of the question's version that was answered, <NA> where it was not recorded.
+
     Args:
         split: only pairs of this split; None takes all.
         people: names of those whose judgments are taken; empty takes all.
-        include_simulated: take simulated annotators too; their names gain ' (simulated)'.
+        include_simulated: take simulated annotators too, marked in the column `simulated`.
     Raises:
         UserError: there is no person of such a name.
     """
@@ -58,6 +61,7 @@ def load_judgments(
             Pair.gold_answer,
             Person.name,
             Person.simulated,
+            Judgment.question_id,
             Judgment.seconds,
             Judgment.created_at,
         )
@@ -81,7 +85,7 @@ def load_judgments(
     for column in ("choice", "shown_left"):
         table[column] = table[column].map(str)
     table["simulated"] = table["simulated"].astype(bool)
-    table.loc[table["simulated"], "person"] += " (simulated)"
+    table["question"] = table["question"].astype("Int64")
     return table
 
 

@@ -27,7 +27,7 @@ from annotate.image_files import (
 )
 from annotate.pairs import compute_shuffle_key, is_reserved, wanted_judgments
 from annotate.project import ProjectSettings, load_settings
-from annotate.read_dataset import Dataset, JudgmentRow, PairRow, ScoreRow, read_dataset
+from annotate.read_dataset import Dataset, JudgmentRow, PairRow, QuestionRow, ScoreRow, read_dataset
 from db.errors import UserError
 from db.images import image_path
 from db.models import (
@@ -39,6 +39,7 @@ from db.models import (
     MetricValue,
     Pair,
     Person,
+    Question,
     Role,
     Source,
 )
@@ -146,7 +147,8 @@ def _add_rows(session: Session, data: Path, root: Path, files: CheckedFiles, dat
     candidates = _add_candidates(session, dataset.pairs, sources, images)
     gold = {row.pair: row.gold for row in dataset.judgments}
     pairs = _add_pairs(session, dataset.pairs, candidates, gold, settings)
-    judgments = _add_judgments(session, dataset.judgments, pairs)
+    questions = _add_questions(session, dataset.questions)
+    judgments = _add_judgments(session, dataset.judgments, pairs, questions)
     _add_labels(session, dataset.pairs, pairs, judgments)
     _add_scores(session, dataset.scores, images)
     _recount(session, pairs.values())
@@ -285,7 +287,22 @@ def _add_pairs(
     return pairs
 
 
-def _add_judgments(session: Session, rows: Sequence[JudgmentRow], pairs: dict[str, Pair]) -> dict[str, Judgment]:
+def _add_questions(session: Session, rows: Sequence[QuestionRow]) -> dict[str, Question]:
+    """Key to version of the question; the present question of this database stays what it is."""
+    questions = {
+        item.key: item for item in _find(session, Question.key, (row.question_version for row in rows), Question)
+    }
+    for row in rows:
+        if row.question_version not in questions:
+            words = row.model_dump(exclude={"question_version"})
+            questions[row.question_version] = Question(key=row.question_version, **words)
+    _add_new(session, questions.values())
+    return questions
+
+
+def _add_judgments(
+    session: Session, rows: Sequence[JudgmentRow], pairs: dict[str, Pair], questions: dict[str, Question]
+) -> dict[str, Judgment]:
     """uuid to judgment."""
     people = _add_people(session, rows)
     judgments = {item.uuid: item for item in _find(session, Judgment.uuid, (row.uuid for row in rows), Judgment)}
@@ -297,12 +314,16 @@ def _add_judgments(session: Session, rows: Sequence[JudgmentRow], pairs: dict[st
     for row in rows:
         values = {name: getattr(row, name) for name in JUDGMENT_FIELDS}
         values |= {"pair_id": pairs[row.pair].id, "person_id": people[row.person].id}
+        question = questions[row.question_version].id if row.question_version else None
         stored = judgments.get(row.uuid)
         if stored is None:
             if row.superseded_at is None and (values["pair_id"], values["person_id"], row.repeat_no) in live:
                 raise UserError(f"{row.person} has judged pair {row.pair} anew here since judgment {row.uuid}.")
-            judgments[row.uuid] = Judgment(uuid=row.uuid, **values)
-        elif differing := [name for name, value in values.items() if getattr(stored, name) != value]:
+            judgments[row.uuid] = Judgment(uuid=row.uuid, question_id=question, **values)
+            continue
+        if None not in (question, stored.question_id):  # a folder or database of before there were versions has none
+            values |= {"question_id": question}
+        if differing := [name for name, value in values.items() if getattr(stored, name) != value]:
             raise UserError(f"Judgment {row.uuid} is stored already with another {', '.join(differing)}.")
     _add_new(session, judgments.values())
     return judgments

@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from annotate.dataset_files import SCORE_COLUMNS
 from annotate.manifest import MAX_SEED
+from annotate.project import question_key
 from db.errors import UserError
 from db.images import MEDIA_TYPE_OF_SUFFIX
 from db.models import Choice, Origin, Picked, Side, Split
@@ -23,6 +24,7 @@ Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]  # PostgreSQL st
 Name = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]+$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+QuestionKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Uuid = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Model = TypeVar("Model", bound=BaseModel)
@@ -99,6 +101,7 @@ class JudgmentRow(BaseModel):
     superseded_at: AwareDatetime | None
     repeat_no: int = Field(ge=0, le=MAX_SEED)
     gold: str | None = Field(pattern="^(a|b|tie)$")
+    question_version: QuestionKey | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -106,6 +109,26 @@ class JudgmentRow(BaseModel):
             raise ValueError(
                 f"choice is {self.choice}, skip_reason is {self.skip_reason!r}: a skip has one, others none"
             )
+        return self
+
+
+class QuestionRow(BaseModel):
+    """A line of `questions.jsonl`: one version of what people were asked."""
+
+    model_config = STRICT
+
+    question_version: QuestionKey
+    title: Name
+    question: Name
+    guidelines: Text
+    reasons: list[Name]
+    skip_reasons: list[Name]
+    created_at: AwareDatetime
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.question_version != question_key(self):
+            raise ValueError(f"{self.question_version} is not the version of these words")
         return self
 
 
@@ -129,6 +152,7 @@ class Dataset:
 
     pairs: list[PairRow]
     judgments: list[JudgmentRow]
+    questions: list[QuestionRow]
     scores: list[ScoreRow]
 
 
@@ -142,6 +166,7 @@ def read_dataset(path: Path) -> Dataset:
     dataset = Dataset(
         pairs=list(_read_lines(path / "pairs.jsonl", PairRow)),
         judgments=list(_read_lines(path / "judgments.jsonl", JudgmentRow)),
+        questions=_read_questions(path / "questions.jsonl"),
         scores=list(_read_scores(path / "scores.parquet")),
     )
     _check_pairs(path / "pairs.jsonl", dataset.pairs)
@@ -163,6 +188,11 @@ def _read_lines(path: Path, model: type[Model]) -> Iterator[Model]:
         raise UserError(f"{path} is missing; a dataset folder has {', '.join(DATA_FILES)} and images/.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _read_questions(path: Path) -> list[QuestionRow]:
+    """The versions of the question; none in a folder from before there were versions."""
+    return list(_read_lines(path, QuestionRow)) if path.exists() else []
 
 
 def _read_scores(path: Path) -> Iterator[ScoreRow]:
@@ -220,6 +250,7 @@ def _check_judgments(path: Path, dataset: Dataset) -> None:
     live: set[tuple[str, str, int]] = set()
     people: dict[str, bool] = {}
     gold: dict[str, str | None] = {}
+    questions = {row.question_version for row in dataset.questions} | {None}
     for number, row in enumerate(dataset.judgments, 1):
         showing = (row.pair, row.person, row.repeat_no)
         fault = ""
@@ -229,6 +260,8 @@ def _check_judgments(path: Path, dataset: Dataset) -> None:
             fault = "is there twice"
         elif row.superseded_at is None and showing in live:
             fault = "is the second live one of its person, pair and repeat_no"
+        elif row.question_version not in questions:
+            fault = f"answers the question {row.question_version}, which questions.jsonl lacks"
         elif people.setdefault(row.person, row.simulated) != row.simulated:
             fault = f"is of {row.person}, who is both simulated and not"
         elif gold.setdefault(row.pair, row.gold) != row.gold:
@@ -268,7 +301,7 @@ def _check_sums(path: Path) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{sums} cannot be read: {error}") from error
     listed = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
-    for name in DATA_FILES:
+    for name in (*DATA_FILES, *({"questions.jsonl"} & listed.keys())):
         with open(path / name, "rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         if listed.get(name) != found:

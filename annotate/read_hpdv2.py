@@ -57,7 +57,7 @@ def import_hpdv2(database: Database, data: Path, path: Path) -> dict[str, int]:
     with database.read() as session:
         settings = load_settings(session)
     rows = list(_pair_rows(items, files, settings, path.stem))
-    return add_dataset(database, data, path.parent, files, Dataset(pairs=rows, judgments=[], scores=[]))
+    return add_dataset(database, data, path.parent, files, Dataset(pairs=rows, judgments=[], questions=[], scores=[]))
 
 
 def _read_items(path: Path) -> list[Hpdv2Item]:

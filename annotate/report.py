@@ -18,8 +18,8 @@ from annotate.rank import compute_win_matrix, load_judgments, select_votes
 from annotate.rewards import compute_mean_rewards
 from annotate.side_bias import compute_side_bias
 from db.errors import UserError
-from db.models import Judgment, Person, Split, utc_now
-from metrics.votes import MIN_SOURCES, rank_methods
+from db.models import Judgment, Person, Question, Split, utc_now
+from metrics.votes import MIN_SOURCES, explain_connection, rank_methods
 from runs.pictures import save_figure
 from runs.store import without_nan
 from runs.tables import write_table
@@ -46,8 +46,8 @@ def write_report(
     """Rank the methods, describe the people, and write all of it to a folder.
 
     Writes ranking.csv, win_matrix.csv, win_counts.csv, people.csv, agreement.csv, side_bias.csv, over_time.csv,
-    rewards.csv (stored rewards by method), summary.json, and ranking, win_matrix, over_time and people as .png and
-    .svg.
+    questions.csv (the versions of the question that were answered), rewards.csv (stored rewards by method),
+    summary.json, and ranking, win_matrix, over_time and people as .png and .svg.
 
     Args:
         out: folder, made where it is missing; files of an earlier report in it are replaced.
@@ -76,6 +76,7 @@ def write_report(
     people = compute_people(judgments, votes)
     shares, counts = compute_win_matrix(votes, ranking["method"].tolist())
     rewards = compute_mean_rewards(session, options.split, options.seed)
+    questions = count_by_question(session, judgments)
     step(4, 5)
     summary: dict[str, Any] = {
         "written_at": utc_now().isoformat(timespec="seconds"),
@@ -90,8 +91,9 @@ def write_report(
         "side_bias": asdict(bias),
         "agreement": {row["measure"]: row for row in agreement.to_dict("records")},
         "rewards": rewards.to_dict("records"),
+        "questions": questions.to_dict("records"),
         "flagged": people.loc[people["flags"] != "", "person"].tolist(),
-        "notes": _notes(session, judgments, ranking, people, options),
+        "notes": _notes(session, judgments, ranking, people, questions, options),
     }
     tables = {
         "ranking": ranking,
@@ -102,6 +104,7 @@ def write_report(
         "side_bias": pd.DataFrame([asdict(bias)]),
         "over_time": count_by_hour(judgments),
         "rewards": rewards,
+        "questions": questions,
     }
     summary = {key: without_nan(value) for key, value in summary.items()}
     _write_files(out, tables, summary, judgments)
@@ -130,11 +133,29 @@ def _write_files(out: Path, tables: dict[str, pd.DataFrame], summary: dict[str, 
 
 
 def count_by_hour(judgments: pd.DataFrame) -> pd.DataFrame:
-    """All live judgments over time: hour (UTC), person, judgments, cumulative."""
+    """All live judgments over time: hour (UTC), person, simulated, judgments, cumulative."""
     hours = judgments["created_at"].dt.floor("h").dt.strftime("%Y-%m-%dT%H:%MZ")
-    table = judgments.groupby(["person", hours.rename("hour")]).size().rename("judgments").reset_index()
+    keys = ["person", "simulated", hours.rename("hour")]
+    table = judgments.groupby(keys).size().rename("judgments").reset_index()
     table["cumulative"] = table.groupby("person")["judgments"].cumsum()
-    return table[["hour", "person", "judgments", "cumulative"]].sort_values(["hour", "person"])
+    return table[["hour", "person", "simulated", "judgments", "cumulative"]].sort_values(["hour", "person"])
+
+
+def count_by_question(session: Session, judgments: pd.DataFrame) -> pd.DataFrame:
+    """The versions of the question that live judgments answered: version, key, since (UTC), judgments, title, question.
+
+    Those of which nobody recorded what was asked stand last, without a version.
+    """
+    counts = judgments["question"].value_counts(dropna=False)
+    rows: list[tuple[int | None, str, str, int, str, str]] = [
+        (row.id, row.key, f"{row.created_at:%Y-%m-%dT%H:%MZ}", int(counts[row.id]), row.title, row.question)
+        for row in session.scalars(select(Question).order_by(Question.id))
+        if row.id in counts.index
+    ]
+    if unknown := int(judgments["question"].isna().sum()):
+        rows.append((None, "", "", unknown, "", "not recorded"))
+    # As objects, so that a missing version is empty and the others stay whole numbers.
+    return pd.DataFrame(rows, columns=["version", "key", "since", "judgments", "title", "question"], dtype=object)
 
 
 def _nothing_to_rank(session: Session, judgments: pd.DataFrame, options: ReportOptions) -> str:
@@ -162,7 +183,12 @@ def _count_simulated(session: Session) -> int:
 
 
 def _notes(
-    session: Session, judgments: pd.DataFrame, ranking: pd.DataFrame, people: pd.DataFrame, options: ReportOptions
+    session: Session,
+    judgments: pd.DataFrame,
+    ranking: pd.DataFrame,
+    people: pd.DataFrame,
+    questions: pd.DataFrame,
+    options: ReportOptions,
 ) -> list[str]:
     """What a reader of the numbers has to know, one sentence each."""
     notes = []
@@ -173,19 +199,20 @@ def _notes(
         )
     elif not options.include_simulated and (left_out := _count_simulated(session)):
         notes.append(f"{left_out} judgments of simulated annotators are left out.")
-    n_groups = int(ranking["component"].max()) if len(ranking) else 0
-    if n_groups > 1:
-        notes.append(
-            f"The methods fall into {n_groups} groups that never met, not even through others: "
-            "scores and ranks hold within a group only."
-        )
-    for rate, words in ((1.0, "won"), (0.0, "lost")):
-        names = ranking.loc[ranking["win_rate"] == rate, "method"].tolist()
-        if names:
-            notes.append(f"{', '.join(names)} {words} every judgment: how far ahead or behind is not known, only that.")
-    few = ranking.loc[ranking["low"].isna(), "method"].tolist() if options.n_resamples else []
-    if few:
-        notes.append(f"No interval for {', '.join(few)}: judged on fewer than {MIN_SOURCES} sources.")
+    if len(questions) > 1:
+        asked = [
+            f"{row['judgments']} " + ("without a record" if row["version"] is None else f"of version {row['version']}")
+            for row in questions.to_dict("records")
+        ]
+        notes.append(f"What is asked has changed between these judgments: {', '.join(asked)}; see questions.csv.")
+    notes += explain_connection(select_votes(judgments))
+    bare = ranking[ranking["low"].isna()] if options.n_resamples else ranking[:0]
+    for names, why in (
+        (bare.loc[bare["n_sources"] < MIN_SOURCES, "method"], f"judged on fewer than {MIN_SOURCES} sources"),
+        (bare.loc[bare["n_sources"] >= MIN_SOURCES, "method"], "every resample of the sources gives the same score"),
+    ):
+        if len(names):
+            notes.append(f"No interval for {', '.join(names)}: {why}.")
     if len(ranking) > MAX_METHODS_PLOTTED:
         notes.append(
             f"The pictures show the first {MAX_METHODS_PLOTTED} of {len(ranking)} methods; the CSV files have all."

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from metrics.votes import MIN_SOURCES, Floats, count_by_source, resample_sources
+from metrics.votes import MIN_SOURCES, SAME_SCORE, Floats, count_by_source, resample_sources
 
 MIN_DECISIVE = 20
 """Answers for one side below which the side bias is not estimated."""
@@ -68,7 +68,9 @@ def compute_side_bias(votes: pd.DataFrame, *, n_resamples: int = 1000, seed: int
     interval = (nan, nan)
     if by_source.shape[0] >= MIN_SOURCES and n_resamples > 0:
         drawn = [_fit_left(features, answers, weights) for weights in resample_sources(by_source, n_resamples, seed)]
-        interval = tuple(np.nanpercentile(drawn, [2.5, 97.5]))
+        low_end, high_end = np.nanpercentile(drawn, [2.5, 97.5])
+        # Where every source says the same, a width of zero would say that the bias is known exactly.
+        interval = (low_end, high_end) if high_end - low_end > SAME_SCORE else (nan, nan)
     return SideBias(n, share, low, high, logit, float(interval[0]), float(interval[1]))
 
 

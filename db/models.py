@@ -149,6 +149,26 @@ class Project(Base):
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
+class Question(Base):
+    """One version of what people read before they answer; `id` is its number. A row is never changed.
+
+    Words that come back are their old version again: the key is made of them (`annotate.project.question_key`).
+    """
+
+    __tablename__ = "question"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(16), unique=True)
+    """The version's name outside this database."""
+    title: Mapped[str]
+    question: Mapped[str]
+    guidelines: Mapped[str]
+    reasons: Mapped[list[str]]
+    skip_reasons: Mapped[list[str]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    """When these words were first shown."""
+
+
 class Image(Base):
     """One image file of the data folder, stored once under its SHA-256."""
 
@@ -370,6 +390,8 @@ class Judgment(Base):
     """Made by the page: sending the same judgment twice stores it once."""
     pair_id: Mapped[int] = mapped_column(ForeignKey("pair.id"))
     person_id: Mapped[int] = mapped_column(ForeignKey("person.id"))
+    question_id: Mapped[int | None] = mapped_column(ForeignKey("question.id"))
+    """What the page asked when this was answered; None where nobody recorded it."""
     repeat_no: Mapped[int] = mapped_column(default=0)
     """0 for the first showing to this person, 1 for the marked repeat with sides swapped."""
     choice: Mapped[Choice] = mapped_column(_enum(Choice))
@@ -387,6 +409,7 @@ class Judgment(Base):
 
     pair: Mapped[Pair] = relationship()
     person: Mapped[Person] = relationship()
+    question: Mapped[Question | None] = relationship()
 
 
 class Label(Base):

@@ -20,6 +20,8 @@ MIN_SOURCES = 5
 """Sources below which a bootstrap over sources says nothing, so that no interval is given."""
 MIN_SHARED_PAIRS = 10
 """Pairs judged by two or more people, or answers with a majority of others, below which agreement is not given."""
+SAME_SCORE = 1e-6
+"""Difference of scores up to which it is rounding: they are fitted to some eight digits."""
 CHOICES = ["a", "tie", "b"]
 RANKING_COLUMNS = [
     "method",
@@ -34,6 +36,7 @@ RANKING_COLUMNS = [
     "losses",
     "win_rate",
     "component",
+    "strong_component",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -102,14 +105,25 @@ def _fit_scores(tally: _Tally, weights: Floats, prior_ties: float) -> Floats:
     return scores
 
 
-def _components(tally: _Tally) -> npt.NDArray[np.int64]:
-    """(n_methods,) numbers from 1, the largest group first: methods of one number met, directly or through others."""
+def _list_wins(tally: _Tally) -> npt.NDArray[np.int64]:
+    """(n, 2) who won over whom, a tie both ways."""
+    kinds = list(zip(tally.xs, tally.ys, tally.outcomes, strict=True))
+    wins = [(x, y) for x, y, outcome in kinds if outcome != "y"] + [(y, x) for x, y, outcome in kinds if outcome != "x"]
+    return np.array(wins, dtype=np.int64).reshape(-1, 2)
+
+
+def _components(tally: _Tally, *, strong: bool) -> npt.NDArray[np.int64]:
+    """(n_methods,) numbers from 1, the largest group first: methods of one number met, directly or through others.
+
+    Args:
+        strong: they have also won or tied against each other, directly or through others.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    n = len(tally.methods)
-    met = coo_array((np.ones(len(tally.xs)), (tally.xs, tally.ys)), shape=(n, n))
-    labels = connected_components(met, directed=False)[1]
+    n, wins = len(tally.methods), _list_wins(tally)
+    won = coo_array((np.ones(len(wins)), (wins[:, 0], wins[:, 1])), shape=(n, n))
+    labels = connected_components(won, directed=strong, connection="strong" if strong else "weak")[1]
     by_size = sorted(set(labels), key=lambda label: (-(labels == label).sum(), label))
     return np.array([by_size.index(label) + 1 for label in labels])
 
@@ -131,7 +145,9 @@ def rank_methods(
     1 / (1 + exp(-d)), ties counted as one half. So 0 is a coin, 1.1 is 3 to 1, 2.2 is 9 to 1.
 
     Methods that never met, not even through others, cannot be compared: they get different `component` numbers, and
-    mean zero and ranks hold within a component. Pairs of one method's own seeds are left out.
+    mean zero and ranks hold within a component. Between methods of two `strong_component` numbers every judgment went
+    one way, directly and through others: their likelihood has no finite maximum, and how far they lie apart is the
+    prior's doing alone (`explain_connection` says so in words). Pairs of one method's own seeds are left out.
 
     Args:
         votes: as `select_votes` gives them.
@@ -139,26 +155,69 @@ def rank_methods(
         prior_ties: each method's virtual ties with an average method, above 0; without them the score of a method
             that won or lost everything would be infinite.
     Returns:
-        method, score, low, high, rank, n_judgments, n_sources, wins, ties, losses, win_rate, component; low and high
-        are NaN with votes on fewer than MIN_SOURCES sources.
+        method, score, low, high, rank, n_judgments, n_sources, wins, ties, losses, win_rate, component,
+        strong_component; low and high are NaN with votes on fewer than MIN_SOURCES sources, and where every resample
+        gives the same score.
     Source: Bradley & Terry 1952, fitted by evalica (Newman's iteration, JMLR 24, 2023).
     """
     votes = votes[votes["method_a"] != votes["method_b"]]
     if votes.empty:
         return pd.DataFrame(columns=RANKING_COLUMNS)
     tally = _tally(votes)
-    components = _components(tally)
+    components = _components(tally, strong=False)
     scores = _center(_fit_scores(tally, tally.by_source.sum(axis=0), prior_ties), components)
     table = _count_outcomes(votes).reindex(tally.methods)
     table["score"], table["component"] = scores, components
+    table["strong_component"] = _components(tally, strong=True)
     table["low"], table["high"] = np.nan, np.nan
     enough = table["n_sources"].to_numpy() >= MIN_SOURCES
     if enough.any() and n_resamples > 0:
         drawn = _bootstrap_scores(tally, components, n_resamples, seed, prior_ties)
-        table.loc[enough, ["low", "high"]] = np.nanpercentile(drawn[:, enough], [2.5, 97.5], axis=0).T
+        ends = np.nanpercentile(drawn[:, enough], [2.5, 97.5], axis=0)
+        # Where every source says the same, a width of zero would say that the score is known exactly.
+        table.loc[enough, ["low", "high"]] = np.where(ends[1] - ends[0] > SAME_SCORE, ends, np.nan).T
     table["rank"] = table.groupby("component")["score"].rank(ascending=False, method="min").astype(int)
     table = table.rename_axis("method").reset_index().sort_values(["component", "rank", "method"])
     return table[RANKING_COLUMNS].reset_index(drop=True)
+
+
+def explain_connection(votes: pd.DataFrame) -> list[str]:
+    """What the graph of who met and who won leaves unknown of the scores, a sentence each; none where it is nothing.
+
+    Source: Ford, Solution of a Ranking Problem from Binary Comparisons, 1957: the likelihood has a finite maximum only
+    where every split of the methods into two sets was won over by each of them at least once.
+    """
+    votes = votes[votes["method_a"] != votes["method_b"]]
+    if votes.empty:
+        return []
+    tally = _tally(votes)
+    components, strong, wins = _components(tally, strong=False), _components(tally, strong=True), _list_wins(tally)
+    notes, n_groups = [], int(components.max())
+    if n_groups > 1:
+        notes.append(
+            f"The methods fall into {n_groups} groups that never met, not even through others: "
+            "scores and ranks hold within a group only."
+        )
+    between = wins[strong[wins[:, 0]] != strong[wins[:, 1]]]
+    won, lost = set(strong[between[:, 0]].tolist()), set(strong[between[:, 1]].tolist())
+    for component in range(1, n_groups + 1):
+        parts = list(dict.fromkeys(strong[components == component].tolist()))
+        if len(parts) == 1:
+            continue
+        parts.sort(key=lambda part: (part in lost, part not in won))  # who only won, who did both, who only lost
+        told = []
+        for part in parts:
+            names = [tally.methods[place] for place in np.flatnonzero(strong == part)]
+            words = "won every judgment" if part not in lost else "lost every judgment"
+            words = "won every judgment against some and lost every one to others" if part in won & lost else words
+            told.append(f"{', '.join(names)} {words}" + (" but those among themselves" if len(names) > 1 else ""))
+        where = f" in group {component}" if n_groups > 1 else ""
+        notes.append(
+            f"The comparisons are not strongly connected{where}, so that no finite scores are the likeliest: "
+            f"{'; '.join(told)}. How far these lie apart is not known, only which way: the {PRIOR_TIES:g} virtual ties "
+            "of each method set it."
+        )
+    return notes
 
 
 def _bootstrap_scores(

@@ -117,11 +117,13 @@ def evaluate(
     """
     import pandas as pd  # here: these load torch, which --help and a wrong flag need not wait for
 
+    from metrics.votes import explain_connection
     from reward.answers import answer_by_file, answer_by_metrics
     from reward.card import write_card
     from reward.data import load_dataset
     from reward.device import choose_device
     from reward.people import SIMULATED, choose_labels, read_judgments
+    from reward.rankings import join_votes
     from reward.report import measure, write_report
 
     check_numbers(args)
@@ -137,6 +139,7 @@ def evaluate(
     notes += [model.note for model in models if model.note]
     answers = [model.answers for model in models] + others
     tables, people = measure(answers, labels, votes, args.seed)
+    notes += explain_connection(join_votes(labels, votes))
     if args.robustness_pairs and models:
         tables["robustness"] = pd.concat([model.robustness for model in models], ignore_index=True)
     if args.split != "test":

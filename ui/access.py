@@ -127,26 +127,34 @@ class Tokens:
         message = f"image {visitor.public_id} {sha256}".encode()
         return hmac.new(self._secret, message, hashlib.sha256).hexdigest()[:32]
 
-    def showing(self, visitor: Visitor, pair_id: int, repeat_no: int, shown_left: str, picked: Picked) -> str:
+    def showing(
+        self, visitor: Visitor, pair_id: int, repeat_no: int, shown_left: str, picked: Picked, question: str
+    ) -> str:
         """What the page sends back with an answer: the pair as it was displayed, not as the server guesses."""
-        return self._showings.dumps([visitor.person_id, pair_id, repeat_no, shown_left, LETTER_OF_PICKED[picked]])
+        letter = LETTER_OF_PICKED[picked]
+        return self._showings.dumps([visitor.person_id, pair_id, repeat_no, shown_left, letter, question])
 
-    def read_showing(self, visitor: Visitor, token: str) -> tuple[int, int, str, Picked]:
-        """(pair id, repeat number, which candidate stood left, why it was picked) of a showing to this visitor.
+    def read_showing(self, visitor: Visitor, token: str) -> tuple[int, int, str, Picked, str]:
+        """What is known of a showing to this visitor.
+
+        Returns:
+            pair id, repeat number, which candidate stood left, why it was picked, and the key of the question that was
+            asked when it was given out ('' in the tokens of older versions).
 
         Raises:
             UserError: not a token of ours, or made for somebody else.
         """
         try:
-            # Showings of a page that is open since before there were other orders have no letter.
-            person_id, pair_id, repeat_no, shown_left, *letter = self._showings.loads(token)
+            # Showings of a page that is open since before there were other orders have no letter, nor a question.
+            person_id, pair_id, repeat_no, shown_left, *more = self._showings.loads(token)
         except (BadSignature, ValueError) as error:
             raise UserError("This answer does not belong to a pair that was shown; load the page anew.") from error
         if person_id != visitor.person_id:
             raise UserError(
                 "This answer belongs to a pair that was shown to somebody else; sign in as them to send it."
             )
-        return pair_id, repeat_no, shown_left, PICKED_BY_LETTER["".join(letter) or "r"]
+        letter, question = [*more, *["r", ""][len(more) :]]
+        return pair_id, repeat_no, shown_left, PICKED_BY_LETTER[letter], question
 
     def device(self, name: str) -> str:
         """What a browser keeps after a sign-in of this name, so that strangers' guesses do not lock it out."""
@@ -224,13 +232,18 @@ def _limit_body(receive: Receive, limit: int) -> Receive:
 
 
 def _with_headers(send: Send, *, admin: bool) -> Send:
-    """Add the security headers to a response; Gradio's pages (`admin`) bring scripts of their own, so no policy."""
+    """Keep JSON out of caches and add the security headers.
+
+    Gradio's pages (`admin`) bring scripts of their own, so they have no policy.
+    """
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers.setdefault("X-Content-Type-Options", "nosniff")
             headers.setdefault("Referrer-Policy", "same-origin")
+            if headers.get("content-type", "").startswith("application/json"):
+                headers["Cache-Control"] = "no-store"  # else Back shows what was true before
             if not admin:
                 headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         await send(message)

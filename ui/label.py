@@ -21,11 +21,11 @@ from markdown_it.token import Token
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session, aliased, joinedload
 
 from annotate.judgments import Answer, record_judgment, undo_judgment
 from annotate.pairs import count_with_others, lease_pairs, release_leases
-from annotate.project import ProjectSettings, load_settings
+from annotate.project import OF_KEY, ProjectSettings, load_settings, question_key
 from db.errors import UserError
 from db.models import Candidate, Choice, Image, Judgment, Lease, Pair, Person, Side, Source, utc_now
 from runs.store import VERSION
@@ -63,6 +63,8 @@ class JudgeEvent(BaseModel):
     skip_reason: Text | None = Field(None, max_length=500)
     reasons: list[Annotated[Text, Field(max_length=100)]] = Field([], max_length=9)
     seconds: float = Field(ge=0, le=86_400)
+    question: Text | None = Field(None, max_length=16)
+    """The version of the question that stood above the pair; without it, the one when the pair was given out."""
     view_mode: Text = Field("fit", max_length=100)
     replaces: Text | None = Field(None, max_length=36)
     """Id of the own answer whose place this one takes, such as the same one with another reason."""
@@ -96,6 +98,8 @@ class LabelRequest(BaseModel):
     holding: list[Annotated[str, Field(max_length=500)]] = Field([], max_length=32)
     leaving: bool = False
     """The page goes: nothing is wanted any more, and the pairs that it holds are given back."""
+    question: str | None = Field(None, max_length=16)
+    """The version of the question that the page shows now; where there is another, the answer brings it."""
 
 
 @dataclass
@@ -123,27 +127,20 @@ def label_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
         visitor = visitor_of(request)
         with context.database.read() as session:
             settings = load_settings(session)
-            person = session.get_one(Person, visitor.person_id)
-            seen = person.guidelines_seen_at is not None
+            seen_at = session.get_one(Person, visitor.person_id).guidelines_seen_at
+            asked = session.scalar(OF_KEY, {"key": question_key(settings)})
         return {
             "person": {"name": visitor.name, "role": visitor.role, "id": visitor.public_id},
             "auth": context.auth,
             "version": VERSION,
-            "project": {
-                "title": settings.title,
-                "question": settings.question,
-                "guidelines_html": render_guidelines(settings.guidelines, tokens, visitor),
-                "reasons": settings.reasons,
-                "skip_reasons": settings.skip_reasons,
-            },
-            "guidelines_seen": seen,
+            "project": view_project(settings, tokens, visitor),
+            "guidelines_seen": seen_at is not None and (asked is None or seen_at >= asked.created_at),
         }
 
     @routes.post("/api/guidelines-seen")
     def guidelines_seen(request: Request) -> dict[str, Any]:
         with context.database.write() as session:
-            person = session.get_one(Person, visitor_of(request).person_id)
-            person.guidelines_seen_at = person.guidelines_seen_at or utc_now()
+            session.get_one(Person, visitor_of(request).person_id).guidelines_seen_at = utc_now()
         return {}
 
     @routes.post("/api/label")
@@ -207,7 +204,8 @@ def answer_label_request(
     holding += [lease.pair_id for lease in again.values()]
     leases = lease_pairs(session, visitor.person_id, settings, rng, count=body.want, holding=[*holding, *elsewhere])
     pages.note(visitor.person_id, body.page, [*holding, *(lease.pair_id for lease in leases)])
-    views = view_pairs(session, tokens, visitor, [*again.values(), *leases])
+    asked = question_key(settings)
+    views = view_pairs(session, tokens, visitor, [*again.values(), *leases], asked)
     for place, view in zip(again, views[: len(again)], strict=True):
         results[place]["pair"] = view
     done = len(leases) < body.want
@@ -219,6 +217,19 @@ def answer_label_request(
         "with_others": count_with_others(session, visitor.person_id) if done else 0,
         "in_own_pages": len(elsewhere),
         "own_pages": pages.count_others(visitor.person_id, body.page),
+        "project": None if body.question in (None, asked) else view_project(settings, tokens, visitor),
+    }
+
+
+def view_project(settings: ProjectSettings, tokens: Tokens, visitor: Visitor) -> dict[str, Any]:
+    """What the page shows of the project: the words of `annotate.project.ASKED` and their version."""
+    return {
+        "version": question_key(settings),
+        "title": settings.title,
+        "question": settings.question,
+        "guidelines_html": render_guidelines(settings.guidelines, tokens, visitor),
+        "reasons": settings.reasons,
+        "skip_reasons": settings.skip_reasons,
     }
 
 
@@ -255,7 +266,7 @@ def _read_holding(tokens: Tokens, visitor: Visitor, showings: list[str]) -> dict
 
 
 def _read_answer(tokens: Tokens, visitor: Visitor, event: JudgeEvent) -> Answer:
-    pair_id, repeat_no, left, picked = tokens.read_showing(visitor, event.showing)
+    pair_id, repeat_no, left, picked, question = tokens.read_showing(visitor, event.showing)
     right = "b" if left == "a" else "a"
     choice = {"left": left, "right": right}.get(event.choice, event.choice)
     return Answer(
@@ -270,6 +281,7 @@ def _read_answer(tokens: Tokens, visitor: Visitor, event: JudgeEvent) -> Answer:
         view_mode=event.view_mode,
         picked=picked,
         replaces=event.replaces,
+        question=question if event.question is None else event.question,
     )
 
 
@@ -298,8 +310,14 @@ IMAGES_OF_PAIRS = (
 """Built once, for it is asked with every answer and takes longer to build than to run."""
 
 
-def view_pairs(session: Session, tokens: Tokens, visitor: Visitor, leases: list[Lease]) -> list[dict[str, Any]]:
-    """What the page is told of each leased pair: four image addresses, and nothing that names a method."""
+def view_pairs(
+    session: Session, tokens: Tokens, visitor: Visitor, leases: list[Lease], asked: str
+) -> list[dict[str, Any]]:
+    """What the page is told of each leased pair: four image addresses, and nothing that names a method.
+
+    Args:
+        asked: key of the present version of the question.
+    """
     if not leases:
         return []
     rows = session.execute(IMAGES_OF_PAIRS, {"pair_ids": [lease.pair_id for lease in leases]})
@@ -308,7 +326,7 @@ def view_pairs(session: Session, tokens: Tokens, visitor: Visitor, leases: list[
     for lease in leases:
         at_a, at_b, at_lq, at_hq = (_view_image(tokens, visitor, image) for image in images[lease.pair_id])
         left, right = (at_a, at_b) if lease.shown_left == Side.a else (at_b, at_a)
-        showing = tokens.showing(visitor, lease.pair_id, lease.repeat_no, lease.shown_left, lease.picked)
+        showing = tokens.showing(visitor, lease.pair_id, lease.repeat_no, lease.shown_left, lease.picked, asked)
         views.append({"showing": showing, "left": left, "right": right, "lq": at_lq, "hq": at_hq})
     return views
 
@@ -356,8 +374,10 @@ def hourly_rate(session: Session, person_id: int | None) -> int:
 
 def own_history(session: Session, tokens: Tokens, visitor: Visitor, limit: int) -> list[dict[str, Any]]:
     """A person's own live judgments, newest first, as they saw the pairs."""
+    asked = question_key(load_settings(session))
     judgments = session.scalars(
         select(Judgment)
+        .options(joinedload(Judgment.question))
         .where(Judgment.person_id == visitor.person_id, Judgment.superseded_at.is_(None))
         .order_by(Judgment.id.desc())
         .limit(limit)
@@ -373,7 +393,8 @@ def own_history(session: Session, tokens: Tokens, visitor: Visitor, limit: int) 
         for row in judgments
     ]
     entries = []
-    for judgment, view in zip(judgments, view_pairs(session, tokens, visitor, shown), strict=True):
+    for judgment, view in zip(judgments, view_pairs(session, tokens, visitor, shown, asked), strict=True):
+        question = judgment.question
         sides = {judgment.shown_left.value: "left"}
         choice = judgment.choice.value
         entries.append(
@@ -385,6 +406,7 @@ def own_history(session: Session, tokens: Tokens, visitor: Visitor, limit: int) 
                 "left": view["left"],
                 "right": view["right"],
                 "created_at": _iso(judgment.created_at),
+                "asked": question.question if question and question.key != asked else None,
                 "can_undo": True,
             }
         )

@@ -34,7 +34,17 @@ PICTURES = (
     ("people", "Consistency and agreement of each person, with 95 % intervals"),
     ("over_time", "Judgments made so far, by person"),
 )
-TABLES = ("ranking", "win_matrix", "win_counts", "people", "agreement", "side_bias", "over_time", "rewards")
+TABLES = (
+    "ranking",
+    "win_matrix",
+    "win_counts",
+    "people",
+    "agreement",
+    "side_bias",
+    "over_time",
+    "questions",
+    "rewards",
+)
 MEASURES = {
     "alpha nominal": "Krippendorff's alpha; 1 is perfect agreement, 0 what chance gives",
     "alpha ordinal": "the same, a tie lying between the two sides",
@@ -187,6 +197,7 @@ def report_html(session: Session, data: Path) -> str:
             _rewards_html(summary.get("rewards", []), [row["method"] for row in summary["ranking"]]),
             _bias_html(summary["side_bias"]),
             pictures["win_matrix"],
+            _questions_html(summary.get("questions", [])),
             "<h3>Agreement</h3>",
             _agreement_html(summary["agreement"]),
             "<h3>People</h3>",
@@ -265,6 +276,15 @@ def _rewards_html(rewards: list[dict[str, Any]], ranked: list[str]) -> str:
     )
 
 
+def _questions_html(questions: list[dict[str, Any]]) -> str:
+    """What was asked, a row a version; empty in the reports of before versions were kept."""
+    rows = [
+        [str(row["version"] or ""), escape(row["question"]), row["since"], f"{row['judgments']:,}"] for row in questions
+    ]
+    head = ["version", "question", "since (UTC)", "judgments"]
+    return "<h3>What was asked</h3>" + table_html(head, rows, numeric={0, 3}) if rows else ""
+
+
 def _reward_cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return NO_DATA
@@ -302,7 +322,7 @@ def _people_html(path: Path) -> str:
         gold = f"{person['gold_right']} of {person['gold']}" if int(person["gold"]) else "none"
         rows.append(
             [
-                escape(person["person"]),
+                _person(person["person"], person.get("simulated") == "True"),
                 person["judgments"],
                 person["skips"],
                 _percent(person, "tie_share"),

@@ -27,6 +27,7 @@ import ui.report
 import ui.restore
 import ui.runs
 import ui.train
+from annotate.project import load_settings, store_question
 from db.images import MEDIA_TYPE_OF_SUFFIX, image_path
 from db.models import Image, Role
 from ui.access import Gate, Tokens, load_secret, sign_in_routes, visitor_of
@@ -58,6 +59,8 @@ PAGES = (
 
 def make_app(context: Context) -> FastAPI:
     """All of the server for one open database."""
+    with context.database.write() as session:
+        store_question(session, load_settings(session))  # what pages show from now on
     secret = load_secret(context.data)
     tokens = Tokens(secret)
     app = FastAPI(title="FaceReward", docs_url=None, redoc_url=None, openapi_url=None)

@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
 from annotate.people import add_person, get_person, make_link_token
+from annotate.project import load_settings, save_settings
 from db.models import Judgment, Pair, Role
 from db.session import Database
 
@@ -67,6 +68,11 @@ def page(fill: Any, serve: Any, open_page: Any, sign_in: Any) -> Page:
     page.add_init_script(WATCH_PAINTS)
     sign_in(page, serve(), "ada")
     return page
+
+
+@pytest.fixture
+def context_offline(page: Page) -> Any:
+    return page.context.set_offline
 
 
 def test_answers_by_keyboard_are_stored_as_displayed(page: Page, database: Database) -> None:
@@ -326,6 +332,68 @@ def test_help_lists_keys_and_guidelines_and_keys_can_change(page: Page, database
     page.get_by_role("button", name="Close").click()
     press(page, "t")
     assert judgments(database)[0].choice.value == "tie"
+
+
+def asked(database: Database) -> list[str | None]:
+    with database.read() as session:
+        rows = session.scalars(select(Judgment).order_by(Judgment.id))
+        return [row.question.question if row.question else None for row in rows]
+
+
+def test_an_open_page_takes_a_changed_question_at_its_next_answer_and_says_so(page: Page, database: Database) -> None:
+    press(page, "ArrowLeft")
+    change = {"question": "Which is sharper?", "reasons": ["edges", "noise"], "skip_reasons": ["blurred"]}
+    with database.write() as session:
+        old = load_settings(session).question
+        save_settings(session, {**change, "guidelines": "Look at the **edges**."})
+    expect(page.locator("#question")).to_have_text(old)
+    press(page, "ArrowRight")
+    expect(page.locator("#question")).to_have_text("Which is sharper?")
+    told = page.get_by_role("alert").filter(has_text="has changed")
+    expect(told).to_contain_text("the question, the guidelines, the reasons, the reasons to skip")
+    expect(page.locator("#reasons")).to_contain_text("identity")  # still those of the answer just given
+    page.keyboard.press("1")
+    expect(page.locator("#reasons [aria-pressed=true]")).to_contain_text("identity")
+    press(page, "ArrowDown")
+    expect(page.locator("#reasons")).to_contain_text("edges")
+    page.keyboard.press("s")
+    page.get_by_role("button", name="blurred").click()
+    page.locator("#stage[data-state=shown]").wait_for()
+    expect(page.locator("#saved")).to_have_text("saved")
+    assert asked(database) == [old, old, old, "Which is sharper?", "Which is sharper?"]
+    assert [row.reasons for row in judgments(database)][1:3] == [[], ["identity"]]
+    told.get_by_role("button", name="Read it").click()
+    expect(page.locator("#guidelines-dialog strong")).to_have_text("edges")
+    expect(told).to_be_hidden()
+    page.get_by_role("button", name="Go on labelling").click()
+    page.keyboard.press("y")
+    expect(page.locator("#history li", has_text=f"asked: {old}")).to_have_count(2)
+
+
+def test_answers_kept_while_the_server_was_away_keep_their_question(
+    page: Page, database: Database, context_offline: Any
+) -> None:
+    context_offline(True)
+    for _ in range(2):
+        page.keyboard.press("ArrowLeft")
+        page.locator("#stage[data-state=shown]").wait_for()
+    with database.write() as session:
+        old = load_settings(session).question
+        save_settings(session, {"question": "Which is sharper?"})
+    context_offline(False)
+    expect(page.locator("#saved")).to_have_text("saved")
+    expect(page.locator("#question")).to_have_text("Which is sharper?")
+    press(page, "ArrowLeft")
+    assert asked(database) == [old, old, "Which is sharper?"]
+
+
+def test_back_shows_the_present(page: Page, database: Database) -> None:
+    press(page, "ArrowLeft")
+    page.goto(page.url + "static/icon.svg")
+    with database.write() as session:
+        save_settings(session, {"question": "Which is sharper?"})
+    page.go_back()
+    expect(page.locator("#question")).to_have_text("Which is sharper?")
 
 
 def test_history_takes_an_older_answer_back(page: Page, database: Database) -> None:

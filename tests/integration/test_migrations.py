@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from alembic import command
 from sqlalchemy import select, text
 
+from annotate.project import ProjectSettings, question_key, store_question
 from db.engine import alembic_config, default_url, make_engine
-from db.models import Judgment, Lease, Pair, Picked, Run, RunState, Shortlist
+from db.models import Judgment, Lease, Pair, Picked, Question, Run, RunState, Shortlist
 from db.session import open_database
 
 OLD_ROWS = """
@@ -54,6 +56,39 @@ def test_rows_of_the_first_version_were_picked_at_random_and_pairs_get_their_res
     with engine.begin() as connection:  # and back
         config.attributes["connection"] = connection
         command.downgrade(config, "0001")
+        assert connection.execute(text("SELECT uuid, choice FROM judgment")).all() == [("u1", "a")]
+    engine.dispose()
+
+
+@pytest.mark.parametrize("changed", [None, "2025-12-31 00:00:00", "2026-01-02 00:00:00"])
+def test_a_judgment_of_before_answered_the_present_question_where_that_is_known(data, database_url, changed):
+    """It is known where the settings were never stored, or last changed before the judgment."""
+    settings = ProjectSettings() if changed is None else ProjectSettings(question="¿Cuál es mejor?")
+    data.mkdir()
+    engine = make_engine(database_url or default_url(data))
+    config = alembic_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        for statement in OLD_ROWS.format(sha256="0" * 64, key="f" * 31).split(";\n"):
+            if statement.strip():
+                connection.execute(text(statement))
+        if changed is not None:
+            connection.execute(
+                text("INSERT INTO project (id, settings, updated_at) VALUES (1, :settings, :changed)"),
+                {"settings": settings.model_dump_json(), "changed": changed},
+            )
+    database = open_database(data, database_url)
+    with database.write() as session:
+        question, judgment = session.scalars(select(Question)).one(), session.scalars(select(Judgment)).one()
+        assert (question.id, question.key, question.reasons) == (1, question_key(settings), settings.reasons)
+        assert judgment.question_id == (None if changed == "2026-01-02 00:00:00" else 1)
+        assert store_question(session, settings) is question
+        assert store_question(session, ProjectSettings(question="Next?")).id == 2, "the numbers go on"
+    database.close()
+    with engine.begin() as connection:  # and back
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0003")
         assert connection.execute(text("SELECT uuid, choice FROM judgment")).all() == [("u1", "a")]
     engine.dispose()
 

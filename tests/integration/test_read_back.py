@@ -20,12 +20,12 @@ from annotate.export import ExportOptions, export_dataset
 from annotate.judgments import Answer, record_judgment, undo_judgment
 from annotate.pairs import make_pairs
 from annotate.people import add_person
-from annotate.project import ProjectSettings, load_settings
+from annotate.project import ProjectSettings, load_settings, save_settings
 from annotate.read_back import import_dataset
 from annotate.read_hpdv2 import import_hpdv2
 from db.errors import UserError
 from db.images import add_image, probe_image
-from db.models import Choice, Judgment, Label, MetricValue, Origin, Pair, Person, Picked, Side, Source, Split
+from db.models import Choice, Judgment, Label, MetricValue, Origin, Pair, Person, Picked, Question, Side, Source, Split
 from db.records import add_candidate, add_method, add_metric_value, add_source
 from db.session import Database, open_database
 
@@ -209,6 +209,38 @@ def test_why_a_pair_was_shown_comes_back_and_is_random_where_not_told(
     older.close()
 
 
+def test_the_question_comes_back_and_is_not_recorded_where_not_told(
+    judged: Database, data: Path, tmp_path: Path
+) -> None:
+    with judged.write() as session:
+        save_settings(session, {"question": "Which is sharper?"})
+        person, pair = add_person(session, "late"), session.scalars(select(Pair).order_by(Pair.key)).first()
+        assert pair is not None
+        judge(session, person, pair, "a")
+    export(judged, data, tmp_path / "out")
+    other = open_database(tmp_path / "other")
+    with other.write() as session:
+        save_settings(session, {"question": "Of this folder?"})
+    import_dataset(other, tmp_path / "other", tmp_path / "out")
+    export(other, tmp_path / "other", tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "out")
+    told = select(Judgment.uuid, Question.question).join(Question, Question.id == Judgment.question_id)
+    with judged.read() as session, other.read() as back:
+        here = dict(session.execute(told))
+        assert dict(back.execute(told)).items() <= here.items()
+        assert set(here.values()) == {ProjectSettings().question, "Which is sharper?"}
+        assert load_settings(back).question == "Of this folder?"
+    change_lines("judgments.jsonl", lambda rows: [row.pop("question_version") for row in rows])(tmp_path / "out")
+    (tmp_path / "out" / "questions.jsonl").unlink()
+    assert set(import_dataset(other, tmp_path / "other", tmp_path / "out").values()) == {0}, "what is known stays"
+    other.close()
+    older = open_database(tmp_path / "older")
+    import_dataset(older, tmp_path / "older", tmp_path / "out")
+    with older.read() as session:
+        assert set(session.scalars(select(Judgment.question_id))) == {None}
+    older.close()
+
+
 def write_scores(folder: Path, rows: list[dict[str, object]], columns: tuple[str, ...] = SCORE_COLUMNS) -> None:
     types = {"value": pa.float64(), "raw_value": pa.float64()}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
@@ -300,6 +332,8 @@ def make_live_twice(rows: list[dict[str, object]]) -> None:
         (judgments(seconds=-1.0), "line 2: seconds"),
         (judgments(uuid="one"), "line 2: uuid"),
         (change_lines("judgments.jsonl", double), "is there twice"),
+        (judgments(question_version="0" * 16), "answers the question 0000000000000000, which questions.jsonl lacks"),
+        (change_lines("questions.jsonl", lambda rows: rows[0].update(question="Else?")), "is not the version of these"),
         (change_lines("judgments.jsonl", make_live_twice), "second live one"),
     ],
 )

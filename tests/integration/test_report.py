@@ -15,14 +15,15 @@ import gradio as gr
 import pandas as pd
 import pytest
 from PIL import Image as PilImage
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 import ui.report
 from annotate.__main__ import main
+from annotate.fit import describe_people
 from annotate.judgments import Answer, record_judgment
 from annotate.pairs import make_pairs
 from annotate.people import add_person
-from annotate.project import ProjectSettings
+from annotate.project import ProjectSettings, save_settings
 from annotate.report import ReportOptions, write_report
 from db.errors import UserError
 from db.models import Candidate, Choice, Judgment, MetricValue, Pair, Person, Run, RunState, Side
@@ -32,7 +33,17 @@ from ui.context import Context
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ["worst", "middle", "best"]  # alphabetical order is not the right one
-TABLES = {"ranking", "win_matrix", "win_counts", "people", "agreement", "side_bias", "over_time", "rewards"}
+TABLES = {
+    "ranking",
+    "win_matrix",
+    "win_counts",
+    "people",
+    "agreement",
+    "side_bias",
+    "over_time",
+    "questions",
+    "rewards",
+}
 PICTURES = {"ranking", "win_matrix", "over_time", "people"}
 
 
@@ -100,10 +111,47 @@ def test_simulated_annotators_count_when_asked_and_are_named_so(judged: Database
     assert "72 answers" not in result.stdout
     assert "108 answers on 12 sources by 2 people and 1 simulated annotator" in result.stdout
     assert "note: Includes 44 judgments of simulated annotators, who are no people" in result.stdout
-    assert "robot (simulated)" in (tmp_path / "report" / "people.csv").read_text()
+    people = pd.read_csv(tmp_path / "report" / "people.csv", index_col="person")
+    assert people["simulated"].to_dict() == {"anna": False, "bert <b>": False, "robot": True}
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())
     assert summary["agreement"]["human ceiling"]["n"] == 72  # of the people alone
     assert summary["agreement"]["alpha nominal"]["n"] == 36
+
+
+def test_a_name_that_ends_as_a_program_is_marked_is_a_persons_all_the_same(
+    judged: Database, data: Path, tmp_path: Path
+) -> None:
+    judge_all(judged, "robot (simulated)")
+    result = rank(data, "--out", str(tmp_path / "report"), "--include-simulated")
+    assert "144 answers on 12 sources by 3 people and 1 simulated annotator" in result.stdout, result.stderr
+    for name, count in (("people", "judgments"), ("over_time", "cumulative")):
+        table = pd.read_csv(tmp_path / "report" / f"{name}.csv").groupby(["person", "simulated"])[count].max()
+        assert table["robot (simulated)", False] == table["robot", True] == 44
+    assert rank(data, "--include-simulated").returncode == 0
+    with judged.read() as session:
+        page = ui.report.report_html(session, data)
+    assert page.count("robot (simulated)") >= 2
+    with judged.read() as session:
+        told = describe_people(session, include_simulated=True)
+    assert (told["n_people"], told["n_simulated"]) == (3, 1)
+
+
+def test_answers_to_an_older_question_are_counted_apart(judged: Database, data: Path, tmp_path: Path) -> None:
+    with judged.write() as session:
+        save_settings(session, {"question": "Which is <sharper>?"})
+    judge_all(judged, "cora")
+    with judged.write() as session:
+        session.execute(update(Judgment).where(Judgment.person_id == 1).values(question_id=None))
+    result = rank(data, "--out", str(tmp_path / "report"))
+    assert "What is asked has changed between these judgments: 44 of version 1, 44 of version 2, 44 without a" in (
+        result.stdout
+    ), result.stderr
+    table = pd.read_csv(tmp_path / "report" / "questions.csv")
+    assert table["judgments"].tolist() == [44, 44, 44]
+    assert table["question"].tolist() == [ProjectSettings().question, "Which is <sharper>?", "not recorded"]
+    assert rank(data).returncode == 0  # into a run's folder, which the page shows
+    with judged.read() as session:
+        assert "Which is &lt;sharper&gt;?" in ui.report.report_html(session, data)
 
 
 def test_the_same_judgments_give_the_same_files(judged: Database, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from annotate.active import replace_shortlists
 from annotate.pairs import make_pairs
 from annotate.people import add_person, disable_person, get_person, make_link_token, set_password
-from annotate.project import load_settings, save_settings
+from annotate.project import ProjectSettings, load_settings, save_settings
 from db.errors import UserError
 from db.images import add_image, image_path, probe_image
 from db.models import Choice, Image, Judgment, Lease, Pair, Picked, Role, Side, Split, utc_now
@@ -70,6 +70,11 @@ def ask(client: TestClient, **body: Any) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     result: dict[str, Any] = answer.json()
     return result
+
+
+def load_settings_of(database: Database) -> ProjectSettings:
+    with database.read() as session:
+        return load_settings(session)
 
 
 def judge(pair: dict[str, Any], choice: str, **more: Any) -> dict[str, Any]:
@@ -234,9 +239,72 @@ def test_why_a_pair_was_shown_comes_back_with_the_answer_also_when_its_lease_is_
 def test_a_showing_of_a_page_that_was_open_across_the_update_is_read_as_random() -> None:
     tokens, ben = Tokens(b"secret"), Visitor(7, "ben", Role.annotator, "p7")
     old = tokens._showings.dumps([7, 12, 0, "b"])
-    assert tokens.read_showing(ben, old) == (12, 0, "b", Picked.random)
+    assert tokens.read_showing(ben, old) == (12, 0, "b", Picked.random, "")
+    lettered = tokens._showings.dumps([7, 12, 0, "b", "u"])
+    assert tokens.read_showing(ben, lettered) == (12, 0, "b", Picked.uncertain, ""), "of before there were versions"
     for picked in Picked:
-        assert tokens.read_showing(ben, tokens.showing(ben, 12, 1, Side.a, picked)) == (12, 1, "a", picked)
+        assert tokens.read_showing(ben, tokens.showing(ben, 12, 1, Side.a, picked, "v1")) == (12, 1, "a", picked, "v1")
+
+
+def asked_of(database: Database) -> list[str | None]:
+    """The question that each judgment answered, in their order."""
+    with database.read() as session:
+        return [
+            row.question.question if row.question else None for row in session.scalars(select(Judgment).order_by("id"))
+        ]
+
+
+def test_an_answer_is_stored_with_the_question_that_its_page_showed(
+    client: Callable[..., TestClient], database: Database
+) -> None:
+    ben, old = client("ben"), load_settings_of(database).question
+    project = ben.get("/api/session").json()["project"]
+    first, second, third, fourth = ask(ben, want=4, question=project["version"])["pairs"]
+    with database.write() as session:
+        save_settings(session, {"question": "Which is sharper?", "reasons": ["edges"], "guidelines": "**Look.**"})
+    answer = ask(ben, events=[judge(first, "left", question=project["version"])], question=project["version"])
+    new = answer["project"]
+    assert (new["question"], new["reasons"]) == ("Which is sharper?", ["edges"])
+    assert "<strong>Look.</strong>" in new["guidelines_html"]
+    assert new == ben.get("/api/session").json()["project"]
+    later = judge(second, "left", question=new["version"])
+    assert ask(ben, events=[later], question=new["version"])["project"] is None
+    ask(ben, events=[judge(third, "left"), judge(fourth, "left", question="never heard of")])
+    assert asked_of(database) == [old, "Which is sharper?", old, None], "without a version, the one it was given with"
+    history = ben.get("/api/history").json()
+    assert [entry["asked"] for entry in history] == [None, old, None, old]
+
+
+def test_guidelines_are_shown_again_once_they_have_changed(
+    client: Callable[..., TestClient], database: Database
+) -> None:
+    ben = client("ben")
+
+    def seen() -> bool:
+        return bool(ben.get("/api/session").json()["guidelines_seen"])
+
+    assert not seen()
+    ben.post("/api/guidelines-seen")
+    assert seen()
+    with database.write() as session:
+        save_settings(session, {"lease_seconds": 60})
+    assert seen()
+    with database.write() as session:
+        save_settings(session, {"guidelines": "Look at the eyes."})
+    assert not seen()
+    ben.post("/api/guidelines-seen")
+    assert seen()
+
+
+def test_no_json_is_ever_cached(client: Callable[..., TestClient]) -> None:
+    ada = client("ada")
+    paths = [path for path in paths_of(ada.app) if path.startswith("/api/") and "{" not in path]
+    for path in [*paths, "/api/sign-in-info", "/api/nothing", "/admin/config", "/admin/gradio_api/info"]:
+        answer = ada.get(path)
+        assert answer.headers["content-type"].startswith("application/json"), path
+        assert answer.headers["cache-control"] == "no-store", path
+    assert client().get("/api/session").headers["cache-control"] == "no-store", "a refusal"
+    assert ada.post("/api/label", json={"want": 99}).headers["cache-control"] == "no-store", "an unfit request"
 
 
 def test_sending_again_stores_once_and_undo_shows_the_pair_again(

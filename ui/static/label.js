@@ -61,10 +61,15 @@ function noteMode(mode) {
 
 function need() {
   const held = [current, ...ring].filter(Boolean);
-  return { want: Math.max(0, AHEAD + 1 - held.length), holding: held.slice(0, MOST_HELD).map((entry) => entry.view.showing) };
+  return {
+    want: Math.max(0, AHEAD + 1 - held.length),
+    holding: held.slice(0, MOST_HELD).map((entry) => entry.view.showing),
+    question: session.project.version,
+  };
 }
 
 function onAnswer(answer) {
+  if (answer.project) takeProject(answer.project);
   for (const result of answer.results) {
     if (wantedBack.delete(result.id) && result.pair) showBefore(makeEntry(result.pair));
   }
@@ -225,9 +230,10 @@ function answer(choice, keyTime = null, skipReason = null) {
     reasons: [],
     seconds: visibleSeconds(entry),
     view_mode: [...entry.modes].join("+"),
+    question: session.project.version,
   };
   outbox.push(event);
-  past.push({ entry, event });
+  past.push({ entry, event, offered: session.project.reasons });
   if (past.length > REMEMBERED) past.shift();
   last = choice === "skip" ? null : past.at(-1);
   since += 1;
@@ -288,11 +294,10 @@ function toggleReason(reason) {
 }
 
 function showReasons() {
-  const { reasons } = session.project;
   $("reasons").replaceChildren();
-  if (!last || reasons.length === 0) return;
+  if (!last || last.offered.length === 0) return;
   const word = { left: "left", right: "right", tie: "tie" }[last.event.choice];
-  const chips = reasons.map((reason, place) => {
+  const chips = last.offered.map((reason, place) => {
     const chip = button(reason, () => toggleReason(reason), String(place + 1));
     chip.setAttribute("aria-pressed", String(last.event.reasons.includes(reason)));
     return chip;
@@ -300,14 +305,61 @@ function showReasons() {
   $("reasons").replaceChildren(element("span", `Last answer: ${word}, because of …`), ...chips);
 }
 
+/* ---- what is asked ---- */
+
+const PARTS = {
+  title: "the title",
+  question: "the question",
+  guidelines_html: "the guidelines",
+  reasons: "the reasons",
+  skip_reasons: "the reasons to skip",
+};
+
+function showProject() {
+  const { project } = session;
+  document.title = `${project.title} · FaceReward`;
+  $("title").textContent = project.title;
+  $("question").textContent = $("guidelines-question").textContent = project.question;
+  for (const place of document.querySelectorAll(".guidelines")) place.innerHTML = project.guidelines_html;
+  showSkipReasons();
+}
+
+/** An admin changed what is asked. Answers of before keep their version; no other is given until this one is painted. */
+async function takeProject(project) {
+  const same = (part) => JSON.stringify(session.project[part]) === JSON.stringify(project[part]);
+  const changed = Object.keys(PARTS).filter((part) => !same(part));
+  session.project = project;
+  showProject();
+  const words = changed.map((part) => PARTS[part]).join(", ");
+  $("changed").firstElementChild.textContent = `An admin has changed ${words}. Your answers from now on are to what stands here now.`;
+  $("changed").hidden = false;
+  if (locked) return; // the next pair and this are painted together
+  const entry = current;
+  locked = true;
+  await painted();
+  if (current === entry) locked = false;
+}
+
+$("dismiss-changed").addEventListener("click", () => ($("changed").hidden = true));
+$("read-changed").addEventListener("click", () => {
+  $("changed").hidden = true;
+  $("guidelines-go").textContent = "Go on labelling";
+  $("guidelines-dialog").showModal();
+  $("guidelines-dialog").addEventListener("close", closeGuidelines, { once: true });
+});
+
 /* ---- skipping ---- */
 
-function openSkip() {
-  if (locked || !current) return;
+function showSkipReasons() {
   const { skip_reasons: reasons } = session.project;
   $("skip-reasons").replaceChildren(
     ...reasons.map((reason, place) => button(reason, () => skipBecause(reason), String(place + 1))),
   );
+}
+
+function openSkip() {
+  if (locked || !current) return;
+  showSkipReasons();
   $("skip-text").value = "";
   $("skip-dialog").showModal();
   ($("skip-reasons").firstChild ?? $("skip-text")).focus();
@@ -374,7 +426,7 @@ document.addEventListener("keydown", (event) => {
   const withOthers = event.ctrlKey || event.altKey || event.metaKey || (event.shiftKey && isNamed(event));
   if (event.repeat || withOthers || typing || document.querySelector("dialog[open]")) return;
   const action = keys.actionOf(event);
-  const reason = session.project.reasons[keys.placeOf(event)];
+  const reason = last?.offered[keys.placeOf(event)];
   if (action && HELD[action]) hold(HELD[action], placeOfKey(event));
   else if (action) PRESSED[action](event.timeStamp);
   else if (reason) toggleReason(reason);
@@ -455,6 +507,7 @@ async function openHistory() {
       }
       const text = words[entry.choice] ?? `skipped: ${entry.skip_reason}`;
       item.append(element("span", [text, ...entry.reasons].join(", ")));
+      if (entry.asked) item.append(element("span", `asked: ${entry.asked}`));
       item.append(element("time", new Date(entry.created_at).toLocaleTimeString()));
       item.append(
         button("Undo", () => {
@@ -588,11 +641,8 @@ function showProgress() {
 /* ---- start ---- */
 
 function start() {
-  const { project, person } = session;
-  document.title = `${project.title} · FaceReward`;
-  $("title").textContent = project.title;
-  $("question").textContent = $("guidelines-question").textContent = project.question;
-  for (const place of document.querySelectorAll(".guidelines")) place.innerHTML = project.guidelines_html;
+  const { person } = session;
+  showProject();
   $("admin").hidden = person.role !== "admin";
   $("sign-out").textContent = `Sign out ${person.name}`;
   $("sign-out").form.addEventListener("submit", outbox.leave); // once signed out, nobody may give pairs back
@@ -615,5 +665,12 @@ function start() {
 function closeGuidelines() {
   fetch("/api/guidelines-seen", { method: "POST" }).catch(() => {}); // then they are shown once more
 }
+
+// Back may bring the page as it was left: pairs, question and sign-in are looked at anew.
+window.addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  outbox.renew();
+  fetchProgress();
+});
 
 start();

@@ -23,7 +23,7 @@ export function makeId() {
 /**
  * Make the outbox of this tab.
  * @param {string} personId whose answers these are; another person's never mix in.
- * @param {{need: () => {want: number, holding: string[]}, onAnswer: (answer: object) => void,
+ * @param {{need: () => {want: number, holding: string[], question: string}, onAnswer: (answer: object) => void,
  *   onState: (state: {name: string, waiting: number, kept: boolean}) => void,
  *   onRefused: (event: object, error: string) => void}} page what to ask for, what to do with the answer, and what with
  *   an event that the server does not take. States: saved, saving, retrying, signed-out; `waiting` answers are on their
@@ -65,8 +65,7 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
     if (events.length > before) report("saving");
   }
 
-  const makeBody = (sent, want, holding, leaving) =>
-    JSON.stringify({ person: personId, page: pageId, events: sent, want, holding, leaving });
+  const makeBody = (sent, asking) => JSON.stringify({ person: personId, page: pageId, events: sent, ...asking });
 
   function report(name) {
     onState({ name, waiting: events.length, kept });
@@ -91,9 +90,9 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
       again = true;
       return;
     }
-    const { want, holding } = need();
+    const asking = need();
     const sent = events.slice(0, most);
-    if (!sent.length && want === 0 && !again) return;
+    if (!sent.length && asking.want === 0 && !again) return;
     again = false;
     inFlight = true;
     clearTimeout(timer);
@@ -101,7 +100,7 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
       const response = await fetch("/api/label", {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: makeBody(sent, want, holding, false),
+        body: makeBody(sent, asking),
       });
       if (!response.ok) throw new ServerError(response.status, await response.text());
       const answer = await response.json();
@@ -136,7 +135,7 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
     store(0);
     const { holding } = need();
     for (let count = Math.min(events.length, MAX_EVENTS); ; count = Math.floor(count / 2)) {
-      const body = makeBody(events.slice(0, count), 0, holding, true);
+      const body = makeBody(events.slice(0, count), { holding, leaving: true });
       if (navigator.sendBeacon("/api/label", new Blob([body], { type: "application/json" })) || count === 0) return;
     }
   }

@@ -16,7 +16,7 @@ from annotate.export import ExportOptions, export_dataset, load_judgments, load_
 from annotate.judgments import Answer, record_judgment, resolve_labels, undo_judgment
 from annotate.pairs import make_pairs
 from annotate.people import add_person
-from annotate.project import ProjectSettings
+from annotate.project import ProjectSettings, question_key, save_settings
 from db.errors import UserError
 from db.images import add_image, image_path, probe_image
 from db.models import Choice, Label, Origin, Pair, Person, Side, Split
@@ -214,6 +214,7 @@ def test_a_judgment_row(session: Session, pairs: dict[str, Pair], judge: Callabl
         "superseded_at": None,
         "repeat_no": 0,
         "gold": None,
+        "question_version": question_key(ProjectSettings()),
     }
     assert row["created_at"].endswith("+00:00")
 
@@ -264,10 +265,31 @@ def test_no_name_of_a_person_is_in_the_dataset(exportable: Database, data: Path,
     with exportable.read() as session:
         ada, robot = session.scalars(select(Person.public_id).order_by(Person.name)).all()
     texts = {path.name: path.read_text() for path in (tmp_path / "out").glob("*[!t]") if path.is_file()}
-    assert set(texts) == {"README.md", "SHA256SUMS", "judgments.jsonl", "pairs.jsonl"}
+    assert set(texts) == {"README.md", "SHA256SUMS", "judgments.jsonl", "pairs.jsonl", "questions.jsonl"}
     assert not any(word in text for text in texts.values() for word in ("Ada", "Lovelace", "Daneel"))
     shown = json.loads(texts["README.md"].partition("```json\n")[2].partition("```")[0])
     assert (shown["people"], shown["exclude_people"]) == (sorted([ada, robot]), [robot])
+
+
+def test_every_judgment_names_the_question_that_it_answered(exportable: Database, data: Path, tmp_path: Path) -> None:
+    with exportable.write() as session:
+        save_settings(session, {"question": "أيهما أفضل؟", "reasons": ["eyes"]})
+        ben = add_person(session, "ben")
+        pair = session.scalars(select(Pair)).one()
+        record_judgment(session, ben.id, Answer(str(UUID(int=7)), pair.id, 0, Side.a, Choice.b, 1.0))
+        record_judgment(session, ben.id, Answer(str(UUID(int=8)), pair.id, 1, Side.a, Choice.b, 1.0, question=""))
+    export_dataset(exportable, data, tmp_path / "out", ExportOptions())
+    lines = [(tmp_path / "out" / f"{name}.jsonl").read_text().splitlines() for name in ("judgments", "questions")]
+    judgments, questions = [[json.loads(line) for line in some] for some in lines]
+    old, new = question_key(ProjectSettings()), question_key(ProjectSettings(question="أيهما أفضل؟", reasons=["eyes"]))
+    assert [row["question_version"] for row in judgments] == [old, new, None]
+    assert [row["question_version"] for row in questions] == [old, new]
+    assert (questions[1]["question"], questions[1]["reasons"]) == ("أيهما أفضل؟", ["eyes"])
+    assert questions[0]["guidelines"] == ProjectSettings().guidelines
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"- `{new}`" in card
+    assert "1 judgments: أيهما أفضل؟" in card
+    assert "- not recorded, 1 judgments" in card
 
 
 def test_the_card_says_what_is_in_it(exportable: Database, data: Path, tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import select
 
 from annotate.pairs import make_pairs
-from annotate.project import ProjectSettings, load_settings, save_settings
+from annotate.project import ProjectSettings, load_settings, question_key, save_settings, store_question
 from db.errors import UserError
-from db.models import Pair, Split
+from db.models import Pair, Question, Split
 
 
 def test_defaults_before_anything_is_stored(session):
@@ -23,6 +23,27 @@ def test_changes_are_stored_and_the_rest_stays(session):
     stored = load_settings(session)
     assert (stored.title, stored.reasons, stored.repeat_share) == ("Faces", ["eyes"], 0.1)
     assert stored.question == ProjectSettings().question
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"title": "Other faces"},
+        {"question": "Which is sharper?"},
+        {"guidelines": ""},
+        {"reasons": ["eyes", "identity"]},
+        {"skip_reasons": []},
+    ],
+)
+def test_what_people_read_has_a_version_that_comes_back_with_the_words(session, change):
+    before = save_settings(session, {"reasons": ["identity", "eyes"]})
+    first = store_question(session, before)
+    assert store_question(session, save_settings(session, {"lease_seconds": 60, "order": "mixed"})) is first
+    second = store_question(session, save_settings(session, change))
+    assert (second.id, second.key) == (first.id + 1, question_key(load_settings(session)))
+    assert second.key != first.key
+    assert store_question(session, save_settings(session, before.model_dump())) is first
+    assert session.scalars(select(Question.id).order_by(Question.id)).all() == [first.id, second.id]
 
 
 @pytest.mark.parametrize(

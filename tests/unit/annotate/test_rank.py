@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import uuid
 
 import numpy as np
@@ -18,7 +19,7 @@ from annotate.side_bias import compute_side_bias, compute_wilson
 from db.errors import UserError
 from db.models import Choice, Pair, Person, Side, Split
 from db.session import Database
-from metrics.votes import rank_methods
+from metrics.votes import explain_connection, rank_methods
 
 
 def make_votes(*rows: tuple[str, str, str, str]) -> pd.DataFrame:
@@ -81,6 +82,49 @@ def test_methods_that_never_met_are_ranked_apart() -> None:
     ]
     assert table.groupby("component")["score"].sum().abs().max() < 1e-9
     assert table.set_index("method").loc["b1", "n_judgments"] == 1  # a method against itself says nothing
+
+
+CYCLE = (("s", "x", "y", "a"), ("s", "y", "z", "a"), ("s", "z", "x", "a"))
+
+
+@pytest.mark.parametrize(
+    ("votes", "told"),
+    [
+        (CYCLE, []),
+        ([("s", "x", "y", "tie"), ("s", "y", "z", "tie")], []),
+        ([*CYCLE, ("s", "w", "x", "a")], ["w won every judgment; x, y, z lost every judgment but those among them"]),
+        ([*CYCLE, ("s", "w", "x", "a"), ("s", "w", "z", "tie")], []),
+        ([*CYCLE, ("s", "x", "x", "a"), ("s", "x", "w", "a")], ["x, y, z won every judgment but those among them"]),
+        (
+            [("s", "x", "y", "a"), ("s", "y", "z", "a")],
+            ["x won every judgment; y won every judgment against some and lost every one to others; z lost every"],
+        ),
+        (
+            [*CYCLE, ("t", "v", "w", "a")],
+            ["2 groups that never met", "not strongly connected in group 2, .*: v won every judgment; w lost every"],
+        ),
+    ],
+)
+def test_what_has_no_likeliest_score_is_said(votes: list[tuple[str, str, str, str]], told: list[str]) -> None:
+    table = make_votes(*votes)
+    notes = explain_connection(table)
+    assert len(notes) == len(told)
+    for note, words in zip(notes, told, strict=True):
+        assert re.search(words, note), note
+    ranking = rank_methods(table, n_resamples=0)
+    parts = ranking.groupby("component")["strong_component"].nunique()
+    assert (parts > 1).any() == any("not strongly connected" in note for note in notes)
+
+
+@pytest.mark.parametrize("n_sources", [5, 30])
+@pytest.mark.parametrize("choice", ["a", "tie"])
+def test_no_interval_where_every_source_says_the_same(n_sources: int, choice: str) -> None:
+    """All resamples are equal then: a width of zero would say that the score is known exactly."""
+    votes = make_votes(*[(f"s{n}", "x", "y", choice) for n in range(n_sources)])
+    ranking = rank_methods(votes, n_resamples=50)
+    assert ranking[["low", "high"]].isna().all(axis=None)
+    one_otherwise = rank_methods(pd.concat([votes, make_votes(("t", "x", "y", "b"))]), n_resamples=50)
+    assert (one_otherwise["low"] < one_otherwise["high"]).all()
 
 
 def test_no_votes_give_an_empty_table() -> None:
@@ -210,9 +254,9 @@ def test_load_leaves_out_what_does_not_count(database: Database, pairs: list[int
     assert votes[["source", "method_a", "method_b", "choice", "shown_left", "person"]].values.tolist() == [
         ["face0", "crisp", "soft", "a", "a", "anna"]
     ]
-    assert select_votes(with_robot)["person"].tolist() == ["anna", "robot (simulated)"]
+    assert select_votes(with_robot)[["person", "simulated"]].values.tolist() == [["anna", False], ["robot", True]]
     assert in_test["choice"].tolist() == ["skip", "tie"]
-    assert robots["person"].tolist() == ["robot (simulated)"]
+    assert robots[["person", "simulated"]].values.tolist() == [["robot", True]]
 
 
 def test_load_of_an_empty_database_is_an_empty_table(database: Database) -> None:
