@@ -153,7 +153,7 @@ class Tokens:
             raise UserError(
                 "This answer belongs to a pair that was shown to somebody else; sign in as them to send it."
             )
-        letter, question = [*more, *["r", ""][len(more) :]]
+        letter, question = more + ["r", ""][len(more) :]
         return pair_id, repeat_no, shown_left, PICKED_BY_LETTER[letter], question
 
     def device(self, name: str) -> str:
