@@ -7,8 +7,8 @@ bytes: rows are sorted by keys that are the same in every database, and no clock
 
 from __future__ import annotations
 
+import secrets
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -161,9 +161,9 @@ def _whole_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its place when the block ends, and is removed where it raises."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.partial-"))
+        partial = out.parent / f".{out.name}.partial-{secrets.token_hex(8)}"
         try:
-            partial.chmod(0o755)
+            partial.mkdir()  # not mkdtemp, whose folders nobody else may read, whatever the umask
             yield partial
             partial.rename(out)  # onto nothing, or onto an empty folder
         except BaseException:
@@ -410,7 +410,7 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, int], list[Config]]:
     """Write the files of the format but the card; returns what the format counts, and what the card tells of them."""
-    from annotate.formats import our_configs, write_format  # it needs annotate.export
+    from annotate.formats import our_configs, with_rows, write_format  # it needs annotate.export
 
     if options.format != "jsonl":
         return write_format(folder, rows, judgments, data, options)
@@ -418,7 +418,7 @@ def _write(
     write_jsonl(folder / "judgments.jsonl", judgments)
     write_jsonl(folder / "questions.jsonl", questions)
     write_scores(folder / "scores.parquet", scores)
-    return {"images": copy_images(folder, rows, data, progress)}, our_configs(".jsonl")
+    return {"images": copy_images(folder, rows, data, progress)}, with_rows(our_configs(".jsonl"), judgments)
 
 
 def _count(rows: list[Row], judgments: list[Row], dropped: dict[str, int]) -> dict[str, Any]:

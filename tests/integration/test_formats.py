@@ -299,6 +299,23 @@ def late_rows(names: list[str], filler: str, count: int) -> tuple[list[Row], lis
     return rows, judgments
 
 
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_dataset_without_judgments_is_loaded(
+    form: str, database: Database, data: Path, make_photo: Callable[..., Path], tmp_path: Path
+) -> None:
+    from datasets import get_dataset_config_names, load_dataset
+
+    with database.write() as session:
+        paths = [make_photo(tmp_path / f"{number}.png", number) for number in range(4)]
+        images = [add_image(session, data, probe_image(path), path) for path in paths]
+        names = [f"images/{image.sha256}{image.suffix}" for image in images]
+    options = ExportOptions.model_validate({"format": form})
+    rows, _ = late_rows(names, "g", 12)
+    write_dataset(tmp_path / "out", rows, [], [], data, options, {}, options.model_dump(mode="json"))
+    assert get_dataset_config_names(str(tmp_path / "out")) == ["pairs"]
+    assert list(load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["all_splits"]) == rows
+
+
 @pytest.mark.parametrize("form", get_args(Format))
 def test_load_dataset_gives_the_labels_where_columns_are_empty_for_10_mb(
     form: str,

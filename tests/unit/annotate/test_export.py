@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
@@ -314,6 +315,16 @@ def test_progress_reaches_its_end(exportable: Database, data: Path, tmp_path: Pa
     steps: list[tuple[int, int]] = []
     export_dataset(exportable, data, tmp_path / "out", ExportOptions(), lambda done, total: steps.append((done, total)))
     assert steps == [(1, 2), (2, 2)]
+
+
+def test_the_folder_obeys_the_umask(exportable: Database, data: Path, tmp_path: Path) -> None:
+    for mask, mode in ((0o077, 0o700), (0o002, 0o775)):
+        before = os.umask(mask)
+        try:
+            export_dataset(exportable, data, tmp_path / f"{mask}", ExportOptions())
+        finally:
+            os.umask(before)
+        assert (tmp_path / f"{mask}").stat().st_mode & 0o777 == mode
 
 
 def test_an_empty_folder_is_filled_and_anything_else_refused(exportable: Database, data: Path, tmp_path: Path) -> None:
