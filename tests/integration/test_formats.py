@@ -289,6 +289,7 @@ def late_rows(names: list[str], filler: str, count: int) -> tuple[list[Row], lis
                 "picked": "random",
                 "view_mode": "fit",
                 "seconds": 1.0,
+                "question_version": "f" * 16 if late else None,
                 # Blocks of whole seconds, of microseconds, and of both.
                 "created_at": datetime(2026, 1, 1, 1, 2, 3, number // 600 * number, tzinfo=UTC).isoformat(),
                 "superseded_at": "2026-01-02T00:00:00+00:00" if late else None,
@@ -311,7 +312,7 @@ def test_a_dataset_without_judgments_is_loaded(
         names = [f"images/{image.sha256}{image.suffix}" for image in images]
     options = ExportOptions.model_validate({"format": form})
     rows, _ = late_rows(names, "g", 12)
-    write_dataset(tmp_path / "out", rows, [], [], data, options, {}, options.model_dump(mode="json"))
+    write_dataset(tmp_path / "out", rows, [], [], [], data, options, {}, options.model_dump(mode="json"))
     assert get_dataset_config_names(str(tmp_path / "out")) == ["pairs"]
     assert list(load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["all_splits"]) == rows
 
@@ -335,7 +336,9 @@ def test_load_dataset_gives_the_labels_where_columns_are_empty_for_10_mb(
         names = [f"images/{image.sha256}{image.suffix}" for image in images]
     options = ExportOptions.model_validate({"format": form, "ties": "soft", "prompt": "p" * 20_000})
     rows, judgments = late_rows(names, "g" * 20_000, 1_700)
-    counts = write_dataset(tmp_path / "out", rows, judgments, [], data, options, {}, options.model_dump(mode="json"))
+    counts = write_dataset(
+        tmp_path / "out", rows, judgments, [], [], data, options, {}, options.model_dump(mode="json")
+    )
     tables = get_dataset_config_names(str(tmp_path / "out"))
     loaded = {}
     for table in tables:

@@ -532,7 +532,7 @@ def test_a_new_name_like_somebody_elses_is_asked_for_once(project: None, databas
     # "Ada" cannot be begun beside "ada", even when it is said to be new.
     assert local.post("/sign-in", data={"name": "Ada", "new": "yes"}).headers["location"] == "/"
     assert local.get("/api/session").json()["person"]["name"] == "ada"
-    for name in ("\0", "x" * 100_000):
+    for name in ("\0", "x" * 10_000):
         assert "cannot%20be%20a%20name" in local.post("/sign-in", data={"name": name}).headers["location"]
 
 
