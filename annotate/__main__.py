@@ -1,4 +1,4 @@
-"""The command line of annotate: `python -m annotate import | pair | people | project | rank | export`."""
+"""The command line of annotate: `python -m annotate import | pair | mend | people | project | …`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from pydantic import ValidationError
 from sqlalchemy import func, select
 from tqdm import tqdm
 
-from annotate.archive import unpacked
+from annotate.archive import list_outside, unpacked
 from annotate.check_images_command import add_check_images_command
+from annotate.equal_pixels import EqualPair, hash_candidates, set_aside_equal_pairs
 from annotate.export import ExportOptions, export_dataset
 from annotate.gold import import_gold
+from annotate.groups import input_images, join_groups
 from annotate.ingest import ImportRefused, ImportReport, describe_counts, import_folder, shown
 from annotate.labeler_commands import add_fit_command, add_label_command
 from annotate.manifest import TABLE_SUFFIXES, read_columns
@@ -30,8 +32,10 @@ from annotate.people import add_person, disable_person, get_person, make_link_to
 from annotate.project import ProjectSettings, load_settings, save_settings
 from db.errors import UserError
 from db.models import Judgment, Person, Role, Split
+from db.pixel_hashes import hash_pixels
 from db.session import Database, open_database
 from runs.command import add_common_options, run_command
+from runs.image_folders import clean_path
 from runs.store import RunLog, open_run
 
 PROGRESS_SECONDS = 1.0
@@ -45,11 +49,19 @@ def add_import_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
         help="import photos and restored images",
         description="PATH is a folder with lq/, optionally hq/, and one folder a method; a CSV or JSONL manifest; "
         "a CSV or JSONL file of gold pairs (columns source, method_a, method_b, answer); a dataset folder as `export` "
-        "writes it; an HPDv2 train.json; or a zip of one of these.",
+        "writes it; an HPDv2 train.json or test.json; or a zip of one of these.",
     )
-    parser.add_argument("path", type=Path, metavar="PATH")
+    parser.add_argument("path", type=clean_path, metavar="PATH")
     parser.add_argument("--skip-bad", action="store_true", help="leave unfit files out instead of refusing the import")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that check files (default: one a core)")
+    parser.add_argument(
+        "--strip-suffix",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="take this ending off the names of outputs, such as _out; may be given several times",
+    )
+    parser.add_argument("--ignore-case", action="store_true", help="names that differ only in case are one")
     parser.set_defaults(command=run_import)
 
 
@@ -57,8 +69,10 @@ def run_import(database: Database, args: argparse.Namespace) -> None:
     """Import and say what came in."""
     path: Path = args.path.expanduser().absolute()
     config = {"path": str(path), "skip_bad": args.skip_bad, "workers": args.workers}
+    config |= {"strip_suffix": args.strip_suffix, "ignore_case": args.ignore_case}
     with open_run(database, args.data, "annotate import", config, args.run) as run:
-        with unpacked(args.data, path) if path.suffix.lower() == ".zip" else nullcontext(path) as found:
+        is_zip = path.suffix.lower() == ".zip" and not path.is_dir()
+        with unpacked(args.data, path) if is_zip else nullcontext(path) as found:
             values = import_path(database, args, found, run)
         run.write_result(values)
     print_import(values)
@@ -66,17 +80,20 @@ def run_import(database: Database, args: argparse.Namespace) -> None:
 
 def import_path(database: Database, args: argparse.Namespace, path: Path, run: RunLog) -> dict[str, Any]:
     """Import whatever the path is; returns what was done, as JSON values."""
-    if (path / "pairs.jsonl").exists() or path.suffix.lower() == ".json":
+    suffix = "" if path.is_dir() else path.suffix.lower()
+    if (path / "pairs.jsonl").exists() or suffix == ".json":
         from annotate.read_back import import_dataset  # here: the other imports read no datasets
         from annotate.read_hpdv2 import import_hpdv2
 
         read_back = import_dataset if path.is_dir() else import_hpdv2
-        return {f"{name}_added": count for name, count in read_back(database, args.data, path).items()}
-    if path.suffix.lower() in TABLE_SUFFIXES and "answer" in read_columns(path):
+        values = {f"{name}_added": count for name, count in read_back(database, args.data, path).items()}
+        return values | {"pairs_set_aside": len(set_aside(database, args.data))}
+    if suffix in TABLE_SUFFIXES and "answer" in read_columns(path):
+        pixels = hash_candidates(database, args.data)
         with database.write() as session:
-            return {f"gold_pairs_{name}": count for name, count in asdict(import_gold(session, path)).items()}
-    if path.is_file() and path.suffix.lower() not in TABLE_SUFFIXES:
-        raise UserError(f"{path} is no folder, no .csv or .jsonl file, and no zip.")
+            return {f"gold_pairs_{name}": count for name, count in asdict(import_gold(session, path, pixels)).items()}
+    if path.is_file() and suffix not in TABLE_SUFFIXES:
+        raise UserError(describe_other_file(path))
     with tqdm(desc="checking and storing", unit=" steps", disable=not sys.stderr.isatty()) as bar:
         last = 0.0
 
@@ -96,21 +113,44 @@ def import_path(database: Database, args: argparse.Namespace, path: Path, run: R
                 on_bad="skip" if args.skip_bad else "refuse",
                 progress=progress,
                 workers=args.workers,
+                strip_suffixes=args.strip_suffix,
+                ignore_case=args.ignore_case,
             )
         except ImportRefused as error:
-            run.write_result(ImportReport(refused=error.refused).to_result())  # all of them, for the page
+            # All of them, for the page.
+            run.write_result(ImportReport(refused=error.refused, advice=error.advice).to_result())
             raise
+    report.ignored += [(name, "outside of the folder that is imported") for name in list_outside(path)]
     return report.to_result()
 
 
+def describe_other_file(path: Path) -> str:
+    """What to do with a file that is none of those that are imported."""
+    if path.suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers", ".parquet"):
+        return f"{path} is a spreadsheet; save it as CSV (in Excel: CSV UTF-8) and import that."
+    if path.suffix.lower() in (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst"):
+        return f"{path} is an archive, but no zip; unpack it and import the folder."
+    return f"{path} is no folder, no .csv, .tsv or .jsonl file, and no zip."
+
+
+def set_aside(database: Database, data: Path) -> list[EqualPair]:
+    """Take the pairs whose images have the same pixels out of the queue."""
+    pixels = hash_candidates(database, data)
+    with database.write() as session:
+        return set_aside_equal_pairs(session, pixels)
+
+
 def print_import(values: dict[str, Any]) -> None:
-    """The counts in one line, then what was converted, refused and ignored."""
+    """The counts in one line, then what was converted, refused, ignored by kind, and what else there is to know."""
     print(describe_counts(values))
-    for kind in ("converted", "refused", "ignored"):
+    for suffix, why, count in values.get("ignored_kinds", []):
+        print(f"ignored: {count:,} {suffix}: {why}")
+    for kind in ("converted", "refused", "ignored", "differ_in_aspect", "share_a_picture"):
+        words = kind.replace("_", " ")
         for name, why in values.get(kind, [])[:MAX_PRINTED]:
-            print(f"{kind}: {shown(name)}: {why}")
+            print(f"{words}: {shown(name)}: {why}")
         if len(values.get(kind, [])) > MAX_PRINTED:
-            print(f"{kind}: {values[f'{kind}_count'] - MAX_PRINTED:,} more; see the run's result.json")
+            print(f"{words}: {values[f'{kind}_count'] - MAX_PRINTED:,} more; see the run's result.json")
 
 
 def add_pair_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -126,14 +166,57 @@ def run_pair(database: Database, args: argparse.Namespace) -> None:
     """Make pairs and say how many."""
     config = {"per_source": args.per_source, "against": args.against, "seed": args.seed}
     with open_run(database, args.data, "annotate pair", config, args.run) as run:
+        pixels = hash_candidates(database, args.data)
         with database.write() as session:
-            report = make_pairs(session, load_settings(session), **config)
+            report = make_pairs(session, load_settings(session), **config, pixels=pixels)
+            report.set_aside = len(set_aside_equal_pairs(session, pixels))
         run.write_result(vars(report))
     print(
         f"{report.added} pairs added, {report.existing} were there; {report.sources_with_pairs} sources have pairs, "
         f"{report.sources_without_pairs} have no two candidates to compare"
-        + (f"; {report.identical} pairs of identical files left out" if report.identical else "")
+        + (f"; {report.identical} pairs of the same pixels left out" if report.identical else "")
+        + (f"; {report.set_aside} that were there not asked any more" if report.set_aside else "")
     )
+
+
+def add_mend_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`mend`: what older versions let into the database: a photo in two splits, pairs of the same picture."""
+    parser = commands.add_parser(
+        "mend",
+        help="put photos that share a picture into one split, and ask no pair of equal pictures any more",
+        description="Photos imported under several names by older versions can lie in several splits: they are put "
+        "into that of the training where any of them is in it, else into val. Judgments and labels stay.",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
+    parser.set_defaults(command=run_mend)
+
+
+def run_mend(database: Database, args: argparse.Namespace) -> None:
+    """Mend the database, or say what would be mended."""
+    config = {"dry_run": args.dry_run}
+    with open_run(database, args.data, "annotate mend", config, args.run) as run:
+        with database.read() as session:
+            inputs = input_images(session)
+        pixels, candidates = hash_pixels(args.data, inputs), hash_candidates(database, args.data)
+        with database.write() as session:
+            joined = join_groups(session, load_settings(session), pixels)
+            aside = set_aside_equal_pairs(session, candidates)
+            if args.dry_run:
+                session.rollback()
+        moved = sum(source.split is not source.split_before for source in joined)
+        lines = [f"{shown(source.key)}: {source.describe()}" for source in joined]
+        lines += [f"{shown(pair.source)}: {pair.describe()}" for pair in aside]
+        counts = {"sources_joined": len(joined), "sources_moved": moved, "pairs_set_aside": len(aside)}
+        run.write_result({**counts, "dry_run": args.dry_run, "changes": lines})
+    for line in lines:
+        print(line)
+    would = "would be " if args.dry_run else ""
+    print(
+        f"{len(joined):,} photos {would}joined to the group of another, {moved:,} of them moved to another split; "
+        f"{len(aside):,} pairs of equal pictures {would}asked no more"
+    )
+    if moved and not args.dry_run:
+        print("what was trained and evaluated before saw the old splits: evaluate it again")
 
 
 def add_people_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -342,6 +425,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_import_command(commands)
     add_pair_command(commands)
+    add_mend_command(commands)
     add_people_command(commands)
     add_project_command(commands)
     add_measure_command(commands)

@@ -2,26 +2,66 @@
 
 from __future__ import annotations
 
+import lzma
+import re
 import shutil
 import stat
+import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
 
-from annotate.layout import MAC_ARCHIVE_FOLDER
 from annotate.manifest import TABLE_SUFFIXES
 from db.errors import UserError
 from db.images import MAX_FILE_BYTES
+from runs.image_folders import is_system_entry
 
 MAX_ENTRIES = 500_000
 MAX_TOTAL_BYTES = 50 * 2**30
 LEFTOVER_SECONDS = 24 * 3600
 PREFIX = "unpacked-"
+HPDV2_FILES = ("train.json", "val.json", "test.json")
 COPY_BYTES = 2**20
+ENCRYPTED, NAME_IS_UTF8 = 0x1, 0x800
+DOS_FOLDER = 0x10
+UNICODE_PATH = 0x7075
+READABLE_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+METHOD_NAMES = {
+    1: "Shrink",
+    6: "Implode",
+    9: "Deflate64, as Windows packs files above 2 GB",
+    93: "Zstandard",
+    95: "XZ",
+    96: "a JPEG method",
+    97: "WavPack",
+    98: "PPMd",
+}
+"""APPNOTE.TXT 4.4.5."""
+CODE_PAGES = {
+    "cp936": "Chinese",
+    "cp932": "Japanese",
+    "cp949": "Korean",
+    "cp950": "Chinese, traditional",
+    "cp866": "Cyrillic",
+    "cp1251": "Cyrillic, Windows",
+    "cp850": "Western European",
+    "cp1252": "Western European, Windows",
+}
+OTHER_ARCHIVES = {
+    b"Rar!": "a RAR archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"PK\x07\x08": "the first part of a split zip",
+    b"<": "a web page",
+}
+UNPACK = "unpack it, keep the one that you mean, and import the folder"
+REPACK = "unpack it and import the folder, or pack it anew with Deflate (zip -r, or 7z a -tzip -mm=Deflate)"
+
+Entry = zipfile.ZipInfo
 
 
 @contextmanager
@@ -50,44 +90,114 @@ def unpacked(data: Path, archive: Path) -> Iterator[Path]:
 def extract_zip(
     archive: Path, folder: Path, *, max_entries: int = MAX_ENTRIES, max_total_bytes: int = MAX_TOTAL_BYTES
 ) -> None:
-    """Unpack a zip file into an empty folder.
+    """Unpack a zip file into an empty folder; every name in it is checked before anything is written.
 
     Raises:
         UserError: as `unpacked`; the sizes that count are those that come out, not those that the zip declares.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
-            entries = [entry for entry in opened.infolist() if not entry.is_dir()]
-            if len(entries) > max_entries:
-                raise UserError(f"{archive.name} holds {len(entries):,} files, above the limit of {max_entries:,}.")
+            entries = _plan_entries(archive, opened.infolist(), max_entries)
             left = max_total_bytes
-            for entry in entries:
-                target = folder / _checked_path(archive, entry)
+            for path, entry in entries.items():
+                target = folder / path
+                if not target.is_relative_to(folder):  # a drive's letter, on Windows
+                    raise UserError(f"{archive.name} holds {entry.filename!r}, which leads out of its folder.")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 left -= _extract_entry(opened, entry, target, min(left, MAX_FILE_BYTES))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise UserError(f"{archive.name} is not a whole zip file ({error}); make it anew.") from error
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeError) as error:
+        raise UserError(
+            f"{archive.name} is not a whole zip file ({error}{_look_inside(archive)}); {REPACK}."
+        ) from error
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise UserError(
+            f"{archive.name} holds {Path(str(error.filename)).name!r} twice, as a file and a folder or in another "
+            f"case; {UNPACK}."
+        ) from error
     except OSError as error:
         raise UserError(f"{archive.name} cannot be unpacked: {error.strerror or error}.") from error
 
 
-def _checked_path(archive: Path, entry: zipfile.ZipInfo) -> PurePosixPath:
-    path = PurePosixPath(entry.filename.replace("\\", "/"))
+def _plan_entries(archive: Path, found: Sequence[zipfile.ZipInfo], max_entries: int) -> dict[PurePosixPath, Entry]:
+    """Path to entry of all files in a zip; a file that is in it twice with the same content counts once."""
+    if len(found) > max_entries:
+        raise UserError(f"{archive.name} holds {len(found):,} files, above the limit of {max_entries:,}.")
+    entries: dict[PurePosixPath, Entry] = {}
+    for entry in found:
+        path = _checked_path(archive, entry)
+        if path is None:
+            continue
+        other = entries.setdefault(path, entry)
+        if (other.CRC, other.file_size) != (entry.CRC, entry.file_size):
+            raise UserError(f"{archive.name} holds {str(path)!r} twice, with different content; {UNPACK}.")
+    return entries
+
+
+def _checked_path(archive: Path, entry: Entry) -> PurePosixPath | None:
+    """Where an entry belongs, below the folder; None for a folder."""
+    name = _read_name(archive, entry).replace("\\", "/")
+    path = PurePosixPath(name)
     kind = stat.S_IFMT(entry.external_attr >> 16)
-    if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise UserError(
-            f"{archive.name} holds {entry.filename!r}, which leads out of its folder; nothing was unpacked."
-        )
+    is_folder = name.endswith("/") or kind == stat.S_IFDIR or (entry.external_attr & DOS_FOLDER and not entry.file_size)
+    if is_folder:
+        return None
+    if not path.parts or path.is_absolute() or ".." in path.parts or re.fullmatch("[A-Za-z]:", path.parts[0]):
+        raise UserError(f"{archive.name} holds {name!r}, which leads out of its folder; nothing was unpacked.")
     if kind not in (0, stat.S_IFREG):
-        raise UserError(
-            f"{archive.name} holds {entry.filename!r}, which is a link and no file; pack the files themselves."
-        )
-    if entry.flag_bits & 1:
+        raise UserError(f"{archive.name} holds {name!r}, which is a link and no file; pack the files themselves.")
+    if entry.flag_bits & ENCRYPTED:
         raise UserError(f"{archive.name} is encrypted; make it without a password.")
+    if entry.compress_type not in READABLE_METHODS:
+        method = METHOD_NAMES.get(entry.compress_type, f"method {entry.compress_type}")
+        raise UserError(f"{archive.name} holds {name!r} packed with {method}, which cannot be read here; {REPACK}.")
     return path
 
 
-def _extract_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, limit: int) -> int:
+def _read_name(archive: Path, entry: Entry) -> str:
+    """An entry's name: as the zip marks its encoding, else as UTF-8.
+
+    Raises:
+        UserError: it is neither; what it says in the usual code pages is named, since which one it is stands nowhere.
+    """
+    if entry.flag_bits & NAME_IS_UTF8 or entry.orig_filename.isascii():
+        return entry.filename
+    raw = entry.orig_filename.encode("cp437")  # zipfile reads an unmarked name so, which loses nothing
+    with suppress(UnicodeDecodeError):
+        return (_find_unicode_path(entry.extra, raw) or raw).decode("utf-8").partition("\0")[0]
+    readings = []
+    for page, where in CODE_PAGES.items():
+        with suppress(UnicodeDecodeError):
+            text = raw.decode(page)
+            if text.isprintable():
+                readings.append(f"{text!r} in {page} ({where})")
+    said = ", ".join(readings) or ascii(raw)
+    raise UserError(
+        f"{archive.name} holds a name in an old code page that it does not tell, not in UTF-8: {said}. Unpack it on "
+        "the computer that made it and import the folder, or pack it anew with names in UTF-8 (7z a -tzip -mcu=on)."
+    )
+
+
+def _find_unicode_path(extra: bytes, raw: bytes) -> bytes | None:
+    """The UTF-8 name that Info-ZIP keeps beside an old one (extra field 0x7075 of APPNOTE.TXT 4.6.9)."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack("<HH", extra[:4])
+        body, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == UNICODE_PATH and len(body) > 5 and struct.unpack("<L", body[1:5])[0] == zlib.crc32(raw):
+            return body[5:]
+    return None
+
+
+def _look_inside(archive: Path) -> str:
+    """What the file is instead of a zip, for the message; empty where nobody knows."""
+    try:
+        with open(archive, "rb") as stream:
+            start = stream.read(8)
+    except OSError:
+        return ""
+    return next((f"; it looks like {name}" for magic, name in OTHER_ARCHIVES.items() if start.startswith(magic)), "")
+
+
+def _extract_entry(opened: zipfile.ZipFile, entry: Entry, target: Path, limit: int) -> int:
     """Write one entry and return its size."""
     size = 0
     with opened.open(entry) as packed, open(target, "xb") as stream:
@@ -100,14 +210,32 @@ def _extract_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path
 
 
 def find_import(folder: Path) -> Path:
-    """The folder or manifest to import of what was unpacked: down through folders that hold only one folder."""
-    entries = [path for path in folder.iterdir() if not path.name.startswith(".") and path.name != MAC_ARCHIVE_FOLDER]
+    """The folder or manifest to import of what was unpacked: down through folders that hold only one folder.
+
+    Raises:
+        UserError: it holds several of HPDv2's files, of which one is imported at a time.
+    """
+    entries = [path for path in folder.iterdir() if not is_system_entry(path.name)]
     folders = [path for path in entries if path.is_dir()]
     manifests = [path for path in entries if path.suffix.lower() in TABLE_SUFFIXES]
     if any(path.name.lower() == "lq" for path in folders) or (folder / "pairs.jsonl").exists():
         return folder
-    if (folder / "train.json").exists():
-        return folder / "train.json"
+    hpdv2 = [folder / name for name in HPDV2_FILES if (folder / name).is_file()]
+    if len(hpdv2) > 1:
+        names = " and ".join(path.name for path in hpdv2)
+        raise UserError(f"The zip holds {names}; unpack it and import one after the other.")
+    if hpdv2:
+        return hpdv2[0]
     if len(manifests) == 1:
         return manifests[0]
     return find_import(folders[0]) if len(folders) == 1 else folder
+
+
+def list_outside(found: Path) -> list[str]:
+    """The files of an unpacked zip that lie outside what `find_import` found, such as those beside the only folder."""
+    top = next((parent for parent in found.parents if parent.name.startswith(PREFIX)), None)
+    inside = found if found.is_dir() else found.parent
+    if top is None:
+        return []
+    files = (path for path in top.rglob("*") if path.is_file() and not path.is_relative_to(inside))
+    return sorted(path.relative_to(top).as_posix() for path in files)

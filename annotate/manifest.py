@@ -1,31 +1,53 @@
-"""Manifests: a CSV or JSONL file with one row a candidate, read into a plan; and the reading of such tables.
+"""Manifests: a table with one row a candidate, read into a plan; and the reading of such tables.
 
 Columns: `source` (its name), `lq`, `hq`, `method`, `restored`, `seed`, `caption`, `person`. Only `source` is needed in
 every row; `method` and `restored` come together. Paths are relative to the manifest's folder and stay inside it.
 `person` names who is in the photo: all photos of one person get the same split.
+
+Tables are read as people's programs write them: CSV with commas, semicolons, tabs or bars, in UTF-8 or UTF-16, with
+capitals in the header, empty rows, empty columns at the end, and pandas' column of row numbers; or JSON lines.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from annotate.layout import Plan, PlannedSource, check_caption
 from db.errors import UserError
+from runs.image_folders import (
+    describe_fault,
+    find_encoding,
+    is_image_name,
+    is_system_entry,
+    name_forms,
+    normalize_name,
+)
 from runs.tables import restore_cell
 
 COLUMNS = ("source", "lq", "hq", "method", "restored", "seed", "caption", "person")
-TABLE_SUFFIXES = (".csv", ".jsonl")
+JSON_SUFFIXES = (".jsonl", ".ndjson")
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab", *JSON_SUFFIXES)
+DELIMITERS = ",;\t|"
 MAX_SEED = 2**31 - 1
+SEED = re.compile(r"([0-9]+)(?:[.,]0*)?")
+"""A whole number, also as spreadsheets write a column that has empty cells: 1.0, or 1,0."""
+NO_VALUE = ("nan", "<na>")
+"""What pandas can write for an empty number."""
+ROW_NUMBERS = ("", "unnamed: 0", "index")
+"""What pandas calls its column of row numbers."""
 
 Row = dict[str, str]
 
 
 def read_manifest(path: Path) -> Plan:
-    """The plan of a manifest.
+    """The plan of a manifest; images that lie beside those that it names are its ignored ones.
 
     Raises:
         UserError: unreadable, an unknown or missing column, a value that cannot be, a path that leaves the manifest's
@@ -39,7 +61,78 @@ def read_manifest(path: Path) -> Plan:
             raise UserError(f"{path.name}, line {line}: {error}") from error
     if not plan.sources:
         raise UserError(f"{path} has no rows.")
+    _note_others(plan)
     return plan
+
+
+def _note_others(plan: Plan) -> None:
+    """Count the images that lie in the folders of the manifest's files and that it does not name."""
+    named = {os.path.normpath(name) for source in plan.sources.values() for name in source.files()}
+    for folder in sorted({os.path.dirname(name) for name in named}):
+        try:
+            entries = sorted(os.listdir(plan.root / folder))
+        except OSError:
+            continue  # its files are missing then, which is said of each
+        for entry in entries:
+            name = os.path.join(folder, entry)
+            if name not in named and is_image_name(entry) and not is_system_entry(entry):
+                plan.ignored.append((name, "not named in the manifest"))
+
+
+def find_manifest(folder: Path) -> Path | None:
+    """The manifest that lies beside the folders lq/ and so on: the table with a column `source`, but no gold pairs.
+
+    Raises:
+        UserError: there are several, or one cannot be read.
+    """
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in TABLE_SUFFIXES and path.is_file() and not is_system_entry(path.name):
+            columns = read_columns(path)
+            if "source" in columns and "answer" not in columns:
+                found.append(path)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UserError(f"{folder} has several tables that could be its manifest: {names}. Keep one beside lq/.")
+    return found[0] if found else None
+
+
+def add_manifest(plan: Plan, path: Path) -> None:
+    """Let the manifest beside lq/ say what it knows of the folder's photos; where both speak, they must agree.
+
+    A file that the manifest gives to a source, a method or a seed is no longer what its own name says.
+
+    Raises:
+        UserError: as `read_manifest`, or the manifest contradicts the folder.
+    """
+    told = read_manifest(path)
+    plan.ignored = [entry for entry in plan.ignored if entry[0] != path.name]
+    named = {os.path.normpath(name): key for key, source in told.sources.items() for name in source.files()}
+    for key, source in list(plan.sources.items()):
+        # A photo that the manifest calls otherwise takes its images along.
+        if source.lq in named and named[source.lq] != key and key not in told.sources:
+            del plan.sources[key]
+            other = plan.sources.setdefault(named[source.lq], PlannedSource(named[source.lq]))
+            other.lq, other.hq, other.caption = source.lq, source.hq, source.caption
+            other.candidates |= source.candidates
+    for key, source in list(plan.sources.items()):
+        source.candidates = {slot: name for slot, name in source.candidates.items() if name not in named}
+        if not any(source.files()) and key not in told.sources:
+            del plan.sources[key]
+    for key, source in told.sources.items():
+        stem = os.path.splitext(key)[0]
+        if key not in plan.sources and is_image_name(key) and stem in plan.sources:
+            key = stem  # a photo called by its file's name
+        there = plan.sources.setdefault(key, PlannedSource(key))
+        for name in ("lq", "hq", "caption", "group"):
+            value, known = getattr(source, name), getattr(there, name)
+            if value is not None and known not in (None, value):
+                raise UserError(
+                    f"{path.name}: source {key!r} has {name} {value!r} there, but {known!r} in the folder. Mend one "
+                    "of them, or move the manifest away."
+                )
+            setattr(there, name, known if value is None else value)
+        there.candidates |= source.candidates
 
 
 def _plan_row(plan: Plan, row: Row) -> None:
@@ -70,21 +163,31 @@ def _plan_row(plan: Plan, row: Row) -> None:
 
 
 def _inside(root: Path, value: str) -> str:
-    """A path relative to the root, whichever way it was written."""
+    """A path relative to the root, whichever way it was written: absolute, in quotes, with backslashes."""
     top = os.path.abspath(root)
-    relative = os.path.relpath(os.path.join(top, value), top)
-    if relative == os.pardir or relative.startswith(os.pardir + os.sep):
-        raise UserError(f"{value!r} leaves the manifest's folder; move the file, or the manifest above it.")
-    return relative
+    for text in dict.fromkeys((value, value.strip("\"'"), value.strip("\"'").replace("\\", "/"))):
+        for form in name_forms(text):
+            relative = os.path.relpath(os.path.join(top, form), top)
+            if relative == os.pardir or relative.startswith(os.pardir + os.sep):
+                raise UserError(f"{value!r} leaves the manifest's folder; move the file, or the manifest above it.")
+            if os.path.lexists(os.path.join(top, relative)):
+                return relative
+    if re.match(r"[A-Za-z]:[\\/]", value.strip("\"'")):
+        short = "/".join(re.split(r"[\\/]", value)[-2:])
+        raise UserError(
+            f"{value!r} is a path of another computer; name the file from the manifest's folder on, such as {short!r}."
+        )
+    return os.path.relpath(os.path.join(top, value), top)
 
 
 def parse_seed(text: str) -> int:
     """A seed column's value, 0 where it is empty."""
-    if not text:
+    if not text or text.lower() in NO_VALUE:
         return 0
-    if not text.isascii() or not text.isdigit() or int(text) > MAX_SEED:
+    found = SEED.fullmatch(text)
+    if found is None or int(found[1]) > MAX_SEED:
         raise UserError(f"seed {text!r} is not a whole number from 0 to {MAX_SEED}.")
-    return int(text)
+    return int(found[1])
 
 
 def read_columns(path: Path) -> list[str]:
@@ -94,6 +197,8 @@ def read_columns(path: Path) -> list[str]:
 
 def read_table(path: Path, columns: tuple[str, ...], required: tuple[str, ...]) -> Iterator[tuple[int, Row]]:
     """(line number, row) of a CSV or JSONL file; values without space around them, empty ones as ''.
+
+    Names are in the normal form NFC, as `runs.image_folders.normalize_name` makes them.
 
     Args:
         columns: all that a row may have.
@@ -112,56 +217,110 @@ def read_table(path: Path, columns: tuple[str, ...], required: tuple[str, ...]) 
             if not row[name]:
                 raise UserError(f"{where}: {name} is empty.")
         for name, value in row.items():
+            if any("\ud800" <= character <= "\udfff" for character in value):
+                raise UserError(
+                    f"{where}: {name} {value!r} has half a character (a lone surrogate); write the text anew, in UTF-8."
+                )
             if name != "caption" and not value.isprintable():
                 raise UserError(f"{where}: {name} {value!r} has characters that cannot be shown.")
-        yield line, row
+        yield line, {name: value if name == "caption" else normalize_name(value) for name, value in row.items()}
 
 
 def _read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    read = _read_jsonl if path.suffix.lower() == ".jsonl" else _read_csv
+    read = _read_jsonl if path.suffix.lower() in JSON_SUFFIXES else _read_csv
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
+        with open(path, "rb") as start:
+            encoding = find_encoding(start.read(4))
+        with open(path, encoding=encoding, newline="") as stream:
             yield from read(path, stream)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text; save it as UTF-8.") from error
+    except UnicodeError as error:
+        raise UserError(
+            f"{path}: not UTF-8 text ({describe_fault(error)}); save it as UTF-8 (Excel: CSV UTF-8)."
+        ) from error
 
 
-def _read_csv(path: Path, stream: Iterator[str]) -> Iterator[tuple[int, Row]]:
-    reader = csv.reader(stream, strict=True)
+def _read_csv(path: Path, stream: TextIO) -> Iterator[tuple[int, Row]]:
+    start, line = 0, ""
+    while not line.strip(DELIMITERS + '" \r\n'):  # empty rows before the header
+        start, line = start + 1, stream.readline()
+        if not line:
+            return
+        if re.fullmatch(r"sep=.", line.strip()):  # Excel's own first line
+            line = ""
+    reader = csv.reader(_chain(line, stream), delimiter=_find_delimiter(line), strict=True)
     try:
-        header = [name.strip() for name in next(reader, [])]
-        if len(set(header)) < len(header):
-            raise UserError(f"{path.name}, line 1: a column is named twice: {', '.join(header)}.")
+        header = [name.strip().lower() for name in next(reader)]
+        named = [name for name in header if name]
+        if len(set(named)) < len(named):
+            raise UserError(f"{path.name}, line {start}: a column is named twice: {', '.join(named)}.")
         for values in reader:
-            if not values:
+            if not any(value.strip() for value in values):
                 continue
+            number = start - 1 + reader.line_num
+            while len(values) > len(header) and not values[-1].strip():
+                values.pop()
             if len(values) != len(header):
                 raise UserError(
-                    f"{path.name}, line {reader.line_num}: {len(values)} values for {len(header)} columns "
-                    f"({', '.join(header)}); put a value that has a comma in quotes."
+                    f"{path.name}, line {number}: {len(values)} values for {len(header)} columns "
+                    f"({', '.join(header)}); put a value that has a {_find_delimiter(line)!r} in quotes."
                 )
-            cells = (restore_cell(value.strip()) for value in values)  # names may come from a table of our reports
-            yield reader.line_num, dict(zip(header, cells, strict=True))
+            # names may come from a table of our reports
+            row = {name: restore_cell(value.strip()) for name, value in zip(header, values, strict=True) if name}
+            _drop_row_number(row, header, values)
+            nameless = [value for name, value in zip(header, values, strict=True) if not name and value.strip()]
+            if nameless and not (header[0] == "" and nameless == [values[0]] and values[0].strip().isdecimal()):
+                raise UserError(f"{path.name}, line {number}: {nameless[0]!r} stands in a column without a name.")
+            yield number, row
     except csv.Error as error:
-        raise UserError(f"{path.name}, line {reader.line_num}: not CSV ({error}).") from error
+        raise UserError(f"{path.name}, line {start - 1 + reader.line_num}: not CSV ({error}).") from error
 
 
-def _read_jsonl(path: Path, stream: Iterator[str]) -> Iterator[tuple[int, Row]]:
+def _chain(line: str, stream: TextIO) -> Iterator[str]:
+    yield line
+    yield from stream
+
+
+def _drop_row_number(row: Row, header: list[str], values: list[str]) -> None:
+    """Leave out pandas' row numbers, the first column."""
+    if header[0] in ROW_NUMBERS and values[0].strip().isdecimal():
+        row.pop(header[0], None)
+
+
+def _find_delimiter(header: str) -> str:
+    """What parts the columns: of the usual characters the one that the header has most of, outside quotes."""
+    bare = re.sub(r'"[^"]*"', "", header)
+    return max(DELIMITERS, key=bare.count)
+
+
+def _read_jsonl(path: Path, stream: TextIO) -> Iterator[tuple[int, Row]]:
     for line, text in enumerate(stream, start=1):
         if not text.strip():
             continue
         where = f"{path.name}, line {line}"
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not JSON ({error}).") from error
         if not isinstance(values, dict):
             raise UserError(f"{where}: expected an object with the columns as keys.")
-        row = {}
+        row: Row = {}
         for name, value in values.items():
-            if isinstance(value, bool) or not isinstance(value, str | int | None):
-                raise UserError(f"{where}: {name} is {value!r}; expected text or a whole number.")
-            row[name] = "" if value is None else str(value).strip()
+            column = name.strip().lower()
+            if column in row:
+                raise UserError(f"{where}: a column is named twice: {column}.")
+            row[column] = _as_text(value, f"{where}: {name}")
         yield line, row
+
+
+def _as_text(value: object, where: str) -> str:
+    """A JSON value as a CSV cell would have it; pandas writes whole numbers of a column with gaps as 1.0."""
+    if isinstance(value, float):
+        if math.isnan(value):
+            return ""
+        if value.is_integer():
+            return str(int(value))
+    if isinstance(value, bool) or not isinstance(value, str | int | None):
+        raise UserError(f"{where} is {value!r}; expected text or a whole number.")
+    return "" if value is None else str(value).strip()

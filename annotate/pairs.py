@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -53,7 +53,9 @@ class PairReport:
     added: int = 0
     existing: int = 0
     identical: int = 0
-    """Left out: both candidates are the same file, so there is nothing to judge."""
+    """Left out: both candidates show the same pixels, so there is nothing to judge."""
+    set_aside: int = 0
+    """Pairs of the same pixels that were there, and are not asked any more."""
     sources_with_pairs: int = 0
     sources_without_pairs: int = 0
     """Sources with fewer than two candidates (or without the named method)."""
@@ -75,12 +77,14 @@ def make_pairs(
     per_source: int | None = None,
     against: str | None = None,
     seed: int = 0,
+    pixels: Mapping[int, str] | None = None,
 ) -> PairReport:
     """Pair the candidates of each source; pairs that are there already stay as they are.
 
     Args:
         per_source: at most this many pairs of a source, drawn with `seed`; None takes all.
         against: only pairs in which one candidate is of this method; None takes all.
+        pixels: `annotate.equal_pixels.hash_candidates`; without it only the same file is known to look the same.
     Raises:
         UserError: no such method, or `per_source` below 1.
     """
@@ -96,7 +100,7 @@ def make_pairs(
         for first, second in itertools.combinations(rows, 2):
             if against is not None and against not in (first.method, second.method):
                 continue
-            if first.image_id == second.image_id:
+            if same_picture(first.image_id, second.image_id, pixels or {}):
                 report.identical += 1
                 continue
             combinations.append((first, second))
@@ -112,6 +116,11 @@ def make_pairs(
             batch = []
     _insert_new(session, batch, report)
     return report
+
+
+def same_picture(first: int, second: int, pixels: Mapping[int, str]) -> bool:
+    """Whether two images, by id, are one file or have the same pixels."""
+    return first == second or (first in pixels and pixels[first] == pixels.get(second))
 
 
 def _candidates_by_source(session: Session) -> Iterator[tuple[int, str, list[_Row]]]:
@@ -250,7 +259,8 @@ def _walk(*conditions: ColumnElement[bool]) -> Walk:
 
 QUEUE = _walk(*QUEUED)
 QUEUE_OF = _walk(OF_RESERVE, *QUEUED)
-GOLD = _walk(Pair.gold_answer.in_(["a", "b", "tie"]), *NOT_SEEN)
+# A pair that wants no judgments at all was set aside: its images are equal (annotate.equal_pixels).
+GOLD = _walk(Pair.gold_answer.in_(["a", "b", "tie"]), Pair.judgments_wanted > 0, *NOT_SEEN)
 SIDES_SHOWN = union_all(
     select(Judgment.shown_left).where(
         Judgment.pair_id == bindparam("pair_id"), Judgment.repeat_no == 0, Judgment.superseded_at.is_(None)
@@ -267,6 +277,7 @@ REPEATABLE = (
         *FIRST_LOOK,
         Judgment.choice != Choice.skip,
         Pair.gold_answer.is_(None),
+        Pair.judgments_wanted > 0,
         Judgment.pair_id.not_in(BESIDES),
         Judgment.id.between(bindparam("lower"), bindparam("upper")),
         ~exists().where(

@@ -145,7 +145,11 @@ def save_settings(session: Session, changes: dict[str, object]) -> ProjectSettin
         in_split = Source.split == Split.test if is_test else Source.split != Split.test
         session.execute(
             update(Pair)
-            .where(Pair.source_id.in_(select(Source.id).where(in_split)), Pair.judgments_wanted != wanted)
+            .where(
+                Pair.source_id.in_(select(Source.id).where(in_split)),
+                Pair.judgments_wanted > 0,  # none are wanted of a pair that was set aside (see annotate.equal_pixels)
+                Pair.judgments_wanted != wanted,
+            )
             .values(judgments_wanted=wanted)
         )
     return settings

@@ -11,6 +11,9 @@ from sqlalchemy.orm import Session
 from db.errors import UserError
 from db.models import Candidate, Image, Method, MetricValue, Source, Split
 
+GROUP_JOINT = " & "
+"""Between the persons' names of a group that several were joined to, since they share a photo."""
+
 
 def candidate_key(source_key: str, method_name: str, seed: int) -> str:
     """A candidate's name that is the same in every database: 32 hex digits."""
@@ -29,6 +32,11 @@ def draw_split(group: str, seed: int, val_share: float, test_share: float) -> Sp
     if draw < test_share:
         return Split.test
     return Split.val if draw < test_share + val_share else Split.train
+
+
+def is_in_group(person: str, group: str) -> bool:
+    """Whether the photos of this person are in the group: it is named after them, alone or with others."""
+    return person == group or person in group.split(GROUP_JOINT)
 
 
 def add_method(
@@ -71,7 +79,7 @@ def add_source(
         session.add(source)
         session.flush()
         return source
-    if group is not None and group != source.group:
+    if group is not None and not is_in_group(group, source.group):
         raise UserError(
             f"source {key!r} is already stored with group {source.group!r}, not {group!r}; rename one of them"
         )

@@ -17,10 +17,10 @@ from PIL import Image as PilImage
 from db.images import Probe, probe_image
 from pixels.read import RgbImage, decode_rgb
 from runs import UserError
+from runs.image_folders import IMAGE_SUFFIXES, is_system_entry, list_images, normalize_name
 
 T = TypeVar("T")
 R = TypeVar("R")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_NAMED = 10
 AHEAD = 2
 """Items under way for each thread, so that memory does not grow with their number."""
@@ -46,14 +46,17 @@ def shown(name: str) -> str:
 def find_photos(places: Iterable[Path]) -> list[Path]:
     """The photos of files and folders, by name; folders inside a folder are not looked into.
 
+    Hidden files are passed over, and files of other types named in a warning.
+
     Raises:
         UserError: a place is not there, a folder has no photo, or two photos would have one name.
     """
     found: dict[str, Path] = {}
     for place in places:
         for file in _list_photos(place):
-            if found.setdefault(file.stem, file) != file:
-                raise UserError(f"Two photos of one name: {found[file.stem]} and {file}. Rename one of them.")
+            name = normalize_name(file.stem)
+            if found.setdefault(name, file) != file:
+                raise UserError(f"Two photos of one name: {found[name]} and {file}. Rename one of them.")
     return list(found.values())
 
 
@@ -62,14 +65,13 @@ def _list_photos(place: Path) -> list[Path]:
         if not place.is_dir():
             place.stat()
             return [place]
-        entries = sorted(entry for entry in place.iterdir() if not entry.name.startswith("."))
+        photos = list_images(place, recursive=False)
+        inside = ", ".join(sorted(p.name for p in place.iterdir() if p.is_dir() and not is_system_entry(p.name)))
     except OSError as error:
         raise UserError(f"{place}: cannot be read ({error.strerror}). Give photos or folders of them.") from error
-    photos = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]
     if not photos:
-        inside = ", ".join(entry.name for entry in entries if entry.is_dir())
         hint = f" Folders inside it are not looked into; name one of them: {inside:.200}." if inside else ""
-        raise UserError(f"No photo in {place}: no file ends in {', '.join(SUFFIXES)}.{hint}")
+        raise UserError(f"No photo in {place}: no file ends in {', '.join(IMAGE_SUFFIXES)}.{hint}")
     return photos
 
 

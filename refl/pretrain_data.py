@@ -17,9 +17,9 @@ from refl.degrade import DegradationSettings, degrade, draw_degradation
 from refl.pretrain_config import PretrainConfig
 from reward.images import check_images, read_image
 from runs import UserError
+from runs.image_folders import list_images
 
 Images = npt.NDArray[np.uint8]
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 LARGE = 2
 """The large size is this often the small one."""
 
@@ -62,7 +62,8 @@ def load_faces(folders: Sequence[Path], size_px: int, config: PretrainConfig) ->
 def read_faces(folders: Sequence[Path], size_px: int, config: PretrainConfig) -> tuple[Faces, str]:
     """All images of the folders and those below, by name, and a SHA-256 over their names and contents.
 
-    A face is cut to its middle square and resized, so that images of any size will do.
+    A face is cut to its middle square and resized, so that images of any size will do. Hidden files and folders are
+    passed over, and files of other types named in a warning.
 
     Raises:
         UserError: no folder, no images, or an image is damaged.
@@ -71,7 +72,7 @@ def read_faces(folders: Sequence[Path], size_px: int, config: PretrainConfig) ->
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder. Give --faces DIR, a folder of face images.")
-        files |= {path: path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES}
+        files |= {path: path.relative_to(folder) for path in list_images(folder, recursive=True)}
     paths = sorted(files, key=lambda path: (str(files[path]), str(path)))
     if not paths:
         raise UserError(f"{', '.join(map(str, folders))}: no PNG, JPEG or WebP images in there.")

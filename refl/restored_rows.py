@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -24,6 +24,7 @@ from db.session import Database
 from pixels.read import RgbImage, decode_rgb, read_rgb
 from refl.photo_files import encode_png, map_in_threads
 from runs import UserError
+from runs.image_folders import name_forms, normalize_name
 
 PAGE_SOURCES = 512
 SPLIT_DEFAULTS: dict[str, Any] = {"seed": 0, "val_share": 0.1, "test_share": 0.1}
@@ -83,7 +84,7 @@ def _with_lq() -> Any:
 def add_face(
     session: Session, data: Path, key: str, content: bytes, *, group: str | None = None, name: str | None = None
 ) -> int:
-    """The id of the source of that key with this lq image, added where it is new.
+    """The id of the source of that key with this lq image, added where it is new; accents may be written either way.
 
     Args:
         content: an image file that was checked.
@@ -92,6 +93,8 @@ def add_face(
     Raises:
         UserError: there is a source of that key with another lq image.
     """
+    key = session.scalar(select(Source.key).where(Source.key.in_(name_forms(key)))) or normalize_name(key)
+    group = group and normalize_name(group)
     probe = probe_bytes(content, name or key)
     stored = session.scalar(select(Image).join(Source, Source.lq_image_id == Image.id).where(Source.key == key))
     if stored is not None and _same_pixels(data, stored, probe.converted or content):
@@ -100,6 +103,11 @@ def add_face(
         image = find_image(session, probe.original_sha256 or probe.sha256) or add_image(session, data, probe, content)
     settings = {**SPLIT_DEFAULTS, **(session.scalar(select(Project.settings).where(Project.id == 1)) or {})}
     split = draw_split(group or key, settings["seed"], settings["val_share"], settings["test_share"])
+    # The same face under another name has its split; so has whatever else there is of the group.
+    of_one = or_(Source.lq_image_id == image.id, Source.hq_image_id == image.id, Source.group == (group or key))
+    shared = session.scalars(select(Source).where(of_one).order_by(Source.id)).first()
+    if shared is not None and session.scalar(select(Source.id).where(Source.key == key)) is None:
+        split, group = shared.split, group or shared.group
     return add_source(session, key, split, group=group, lq=image).id
 
 

@@ -19,17 +19,17 @@ from torch.utils.data import Dataset
 
 from db.images import image_path
 from db.models import Image, Source, Split
-from db.records import draw_split
+from db.records import GROUP_JOINT, draw_split
 from db.session import Database
 from refl.degrade import DegradationSettings, degrade, draw_degradation
 from refl.faces import as_square
 from reward.data import Pairs
 from reward.images import check_images, read_image
 from runs import UserError
+from runs.image_folders import list_images, read_caption
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FloatImage = npt.NDArray[np.float32]
 
 
@@ -47,18 +47,16 @@ class Face:
 def find_faces(folder: Path) -> list[Face]:
     """The images of a folder and all below it, by name, each with the text of NAME.txt beside it as its caption.
 
+    Hidden files and folders are passed over, and files of other types named in a warning.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none, or a caption is no Unicode text; named.
     """
-    paths = sorted(path for path in folder.expanduser().rglob("*") if path.suffix.lower() in SUFFIXES)
+    folder = folder.expanduser()
+    paths = list_images(folder, recursive=True)
     if not paths:
         raise UserError(f"{folder} holds no PNG, JPEG or WebP image. Give a folder of sharp, aligned faces.")
-    return [Face(path.relative_to(folder).as_posix(), path, _read_caption(path)) for path in paths]
-
-
-def _read_caption(path: Path) -> str | None:
-    beside = path.with_suffix(".txt")
-    return (beside.read_text(encoding="utf-8").strip() or None) if beside.is_file() else None
+    return [Face(path.relative_to(folder).as_posix(), path, read_caption(path)) for path in paths]
 
 
 def load_faces(database: Database, data: Path, split: Split) -> list[Face]:
@@ -108,7 +106,8 @@ def leave_out_held_out(faces: Sequence[Face], pairs: Pairs, known: Path) -> list
         UserError: an image is missing or damaged, or no face is left.
     """
     rows = [row for row in pairs.rows if row.split != "train"]
-    names = {name for row in rows for name in (row.source, row.group)}
+    # A group of several persons, who share a photo, is named after all of them.
+    names = {name for row in rows for name in (row.source, row.group, *row.group.split(GROUP_JOINT))}
     files = {path: None for row in rows for path in (row.hq, row.lq) if path is not None}
     held_out = set(check_images(files, known).values())
     sha256 = check_faces(faces, known)

@@ -31,7 +31,7 @@ from refl.restorers.osediff import TIMESTEP, OSEDiff
 from refl.sampling import Plan
 from refl.train_config import MAY_CHANGE, ReflConfig
 from refl.train_data import DegradedFaces, Face, check_faces, stack
-from reward.captions import check_captions
+from reward.captions import check_captions, describe_long_captions
 from reward.checkpoint import load_changes
 from reward.config import ModelConfig
 from reward.data import Pairs, check_pairs
@@ -200,7 +200,7 @@ def check_material(material: Material, config: ReflConfig) -> None:
 
 
 def check_face_captions(config: ModelConfig, faces: Sequence[Face], *, use_prompt: bool) -> None:
-    """That a reward model which compares faces with captions gets some, and log where its prompt stands in.
+    """That a reward model which compares faces with captions gets some, and log what else there is to know of them.
 
     Raises:
         UserError: not one face has a caption, and the prompt may not stand in.
@@ -210,8 +210,10 @@ def check_face_captions(config: ModelConfig, faces: Sequence[Face], *, use_promp
         "Put NAME.txt beside each face, give --use-prompt to compare all with the model's prompt, or train a reward "
         "model with text_mode fixed or learned."
     )
-    if note := check_captions(config, missing, len(faces), "faces", instead=instead, use_prompt=use_prompt):
-        log.info(note)
+    note = check_captions(config, missing, len(faces), "faces", instead=instead, use_prompt=use_prompt)
+    for said in (note, describe_long_captions(config, (face.caption for face in faces))):
+        if said:
+            log.info(said)
 
 
 def place_restorer(

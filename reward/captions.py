@@ -1,6 +1,8 @@
-"""What happens where captions are missing: one rule, of training, evaluating and scoring alike."""
+"""What happens where captions are missing or too long: one rule, of training, evaluating and scoring alike."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from reward.config import ModelConfig
 from runs import UserError
@@ -26,3 +28,34 @@ def check_captions(
     if missing == total and not use_prompt:
         raise UserError(f"None of the {total:,} {things} has a caption, but text_mode is caption. {instead}")
     return f"{missing:,} of {total:,} {things} have no caption; the prompt {config.prompt!r} stands in."
+
+
+CONTEXT_TOKENS = 77
+"""What CLIP reads of a text, its begin and end counted: all that comes after it is cut off."""
+
+
+def describe_long_captions(
+    config: ModelConfig, captions: Iterable[str | None], context_tokens: int = CONTEXT_TOKENS
+) -> str | None:
+    """How many different captions are longer than the model reads, to be said; None where none is, or none is read.
+
+    Args:
+        context_tokens: how many tokens the model's text half takes.
+    """
+    if config.text_mode != "caption":
+        return None
+    # A token is at least a byte of the text, so that most captions need no counting.
+    places = context_tokens - 2
+    long = [text for text in {text for text in captions if text} if len(text.encode()) > places]
+    if not long:
+        return None
+    from reward.model import load_tokenizer  # here: it loads torch, and most captions are short
+
+    encode = load_tokenizer().encode
+    cut = sorted((text for text in long if len(encode(text)) > places), key=len)
+    if not cut:
+        return None
+    return (
+        f"{len(cut):,} captions are longer than the {context_tokens} tokens that the model reads; what follows is cut "
+        f"off, as of {cut[0][:60]!r}…"
+    )

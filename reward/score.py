@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reward.captions import describe_long_captions
 from reward.data import load_dataset
 from reward.scoring import FoundScorer, Scorer, check_scorer_captions, read_batches, score_batch
 from runs import UserError
 from runs.candidates import CandidateImage, Database, find_missing, store_values
+from runs.image_folders import IMAGE_SUFFIXES, list_images, read_caption
 from runs.store import iterate_lines
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_NAMED = 20
 
 
@@ -33,7 +34,7 @@ class ScoreReport:
     """Why, the first MAX_NAMED; nothing is stored of these."""
     unreadable_count: int = 0
     note: str | None = None
-    """Where the prompt stood in for captions."""
+    """Where the prompt stood in for captions, and how many were too long."""
 
     def note_unreadable(self, error: UserError) -> None:
         """Count an image that cannot be read."""
@@ -53,10 +54,11 @@ class ImageItem:
 def find_images(places: Iterable[Path]) -> list[ImageItem]:
     """The images of files, folders (with all below) and dataset folders, each once for each of its captions.
 
-    A caption is the dataset's, or what stands in a .txt file beside the image.
+    A caption is the dataset's, or what stands in a .txt file beside the image. Hidden files and folders are passed
+    over, and files of other types named in a warning.
 
     Raises:
-        UserError: a place is not there, or there is no image.
+        UserError: a place is not there, there is no image, or a caption is no Unicode text.
     """
     items: dict[ImageItem, None] = {}
     for place in places:
@@ -64,23 +66,14 @@ def find_images(places: Iterable[Path]) -> list[ImageItem]:
             for row in load_dataset(place).rows:
                 items |= {ImageItem(path, row.caption): None for path in (row.image_a, row.image_b)}
         elif place.is_dir():
-            files = sorted(file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-            items |= {ImageItem(file, _read_caption(file)): None for file in files}
+            items |= {ImageItem(file, read_caption(file)): None for file in list_images(place, recursive=True)}
         elif place.is_file():
-            items[ImageItem(place, _read_caption(place))] = None
+            items[ImageItem(place, read_caption(place))] = None
         else:
             raise UserError(f"{place} is not there. Give images, a folder of them, a dataset folder or a data folder.")
     if not items:
-        raise UserError(f"No image in {', '.join(map(str, places))}: none ends in {', '.join(SUFFIXES)}.")
+        raise UserError(f"No image in {', '.join(map(str, places))}: none ends in {', '.join(IMAGE_SUFFIXES)}.")
     return list(items)
-
-
-def _read_caption(image: Path) -> str | None:
-    beside = image.with_suffix(".txt")
-    try:
-        return beside.read_text(encoding="utf-8").strip() or None if beside.is_file() else None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{beside}: is no text in UTF-8 ({error}).") from error
 
 
 def score_files(
@@ -104,7 +97,8 @@ def score_files(
             the memory does not suffice.
     """
     without = sum(not item.caption for item in items)
-    report = ScoreReport(note=check_scorer_captions(scorer, without, len(items), "images", use_prompt=use_prompt))
+    note = check_scorer_captions(scorer, without, len(items), "images", use_prompt=use_prompt)
+    report = ScoreReport(note=_add_note(note, scorer, (item.caption for item in items)))
     done = read_done(out, scorer.version)
 
     try:
@@ -123,6 +117,11 @@ def score_files(
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); name another file with --out.") from error
     return report
+
+
+def _add_note(note: str | None, scorer: Scorer, captions: Iterable[str | None]) -> str | None:
+    long = describe_long_captions(scorer.model.config, captions, scorer.model.clip.context_length)
+    return " ".join(said for said in (note, long) if said) or None
 
 
 def find_unscored(
@@ -182,11 +181,13 @@ def score_candidates(
     """
     candidates, captioned = count_candidates(scorer, database, data)
     total = without = 0
+    captions: set[str | None] = set()
     for image in find_missing(database, data, scorer.metric, scorer.version):
         total, without = total + 1, without + (not image.caption)
+        captions.add(image.caption)
     # where those that are left to score have no caption, those that are scored already may have had one
     note = check_scorer_captions(scorer, without, total, "images", use_prompt=use_prompt or captioned > 0)
-    report = ScoreReport(already=candidates - total, note=note)
+    report = ScoreReport(already=candidates - total, note=_add_note(note, scorer, captions))
     wanted = ((image, image.path) for image in find_missing(database, data, scorer.metric, scorer.version))
     for batch in read_batches(wanted, batch_size, report.note_unreadable):
         values = score_batch(scorer, [image for _, image in batch], [image.caption for image, _ in batch])

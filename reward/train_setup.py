@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from reward.captions import check_captions
+from reward.captions import check_captions, describe_long_captions
 from reward.checkpoint import build_model, load_model
 from reward.config import ModelConfig
 from reward.data import LabelledPair, Pairs, check_pairs
@@ -93,7 +93,7 @@ def draw_share(source: str, seed: int) -> float:
 
 
 def say_captions(rows: Sequence[LabelledPair], things: str, config: ModelConfig, *, use_prompt: bool = False) -> None:
-    """`check_captions` of pairs, and log where the prompt stands in.
+    """`check_captions` of pairs, and log where the prompt stands in and how many captions are too long.
 
     Raises:
         UserError: not one has a caption, and the prompt may not stand in for all.
@@ -101,8 +101,9 @@ def say_captions(rows: Sequence[LabelledPair], things: str, config: ModelConfig,
     without = sum(not row.caption for row in rows)
     instead = "Set it to fixed or learned, or import the photos with captions."
     note = check_captions(config, without, len(rows), things, instead=instead, use_prompt=use_prompt)
-    if note:
-        log.info(note)
+    for said in (note, describe_long_captions(config, (row.caption for row in rows))):
+        if said:
+            log.info(said)
 
 
 def describe(used: Pairs, model_config: ModelConfig, config: TrainConfig) -> dict[str, Any]:

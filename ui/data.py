@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from annotate.ingest import describe_counts
 from db.errors import UserError
 from db.models import Candidate, Image, Method, Pair, Run, RunState, Source, Split
+from runs.image_folders import clean_path
 from runs.launch import launch, stop
 from runs.store import LIVE_STATES, latest_run, reap_lost
 from ui.context import Context
@@ -29,15 +30,20 @@ TICK_SECONDS = 1.0
 MAX_ROWS = 200
 THUMBNAILS = 24
 SKIP_BAD = "Leave unfit files out instead of refusing the import"
+ENDINGS = "Endings of names"
+ANY_CASE = "Any case"
 ALL, RANDOM, AGAINST = "All", "Some, at random", "Only with one method"
 LAYOUT = """A folder has `lq/` with the photos, optionally `hq/` with their ground truth, and a folder for each method,
 with the same file names in each; `lq/<name>.txt` is a photo's caption. Or name a manifest (`.csv` or `.jsonl`, a row a
 restored image) with the columns `source`, `lq`, `hq`, `method`, `restored`, `seed`, `caption`, `person`, or a zip of
-either. Importing the same files again adds nothing. Where there are no restored images yet, `lq/` alone will do: the
-[Restore page](/admin/restore) makes them."""
+either; a manifest may lie beside `lq/` too. Photos that share a picture share the split. Importing the same files again
+adds nothing. Where there are no restored images yet, `lq/` alone will do: the [Restore page](/admin/restore) makes
+them."""
 LISTS = {
     "refused": "Refused",
     "converted": "Stored converted, so that every program sees the same picture",
+    "differ_in_aspect": "Photos whose images differ in aspect",
+    "share_a_picture": "Photos that share a picture, and so the split",
     "ignored": "Not part of the layout",
 }
 
@@ -51,6 +57,10 @@ def build(context: Context) -> None:
     with gr.Row(equal_height=True):
         upload = gr.UploadButton("Upload a zip", file_types=[".zip"])
         skip_bad = gr.Checkbox(label=SKIP_BAD)
+        endings = gr.Textbox(
+            label=ENDINGS, placeholder="_out _restored", info="Taken off the names of outputs; a space between two"
+        )
+        any_case = gr.Checkbox(label=ANY_CASE, info="Names that differ only in case are one")
         start = gr.Button("Import", variant="primary")
     import_status = gr.HTML()
     halt = gr.Button("Stop", variant="stop", size="sm", visible=False)
@@ -92,8 +102,11 @@ def build(context: Context) -> None:
             return [import_html(context.data, runs[0]), pair_html(context.data, runs[1]), *[gr.skip()] * len(rest)]
         return show()
 
-    def on_import(path: str, skip_bad: bool) -> list[Any]:
-        _refuse_in_page(lambda: start_import(context, path, skip_bad=skip_bad))
+    def on_import(path: str, skip_bad: bool, endings: str, any_case: bool) -> list[Any]:
+        strip = endings.split()
+        _refuse_in_page(
+            lambda: start_import(context, path, skip_bad=skip_bad, strip_suffixes=strip, ignore_case=any_case)
+        )
         return show()
 
     def on_pair(which: str, per_source: float | None, against: str | None) -> list[Any]:
@@ -112,7 +125,7 @@ def build(context: Context) -> None:
     gr.on(None, show, None, shown, **quiet)
     timer.tick(tick, None, shown, **quiet)
     upload.upload(lambda file: file, [upload], [path], api_visibility="private")
-    start.click(on_import, [path, skip_bad], shown, **quiet)
+    start.click(on_import, [path, skip_bad, endings, any_case], shown, **quiet)
     make.click(on_pair, [which, per_source, against], shown, **quiet)
     halt.click(on_stop, None, shown, **quiet)
     which.change(on_which, [which], [per_source, against], **quiet)
@@ -125,20 +138,28 @@ def _refuse_in_page(action: Any) -> None:
         raise gr.Error(str(error)) from error
 
 
-def start_import(context: Context, path: str, *, skip_bad: bool) -> int:
+def start_import(
+    context: Context, path: str, *, skip_bad: bool, strip_suffixes: Sequence[str] = (), ignore_case: bool = False
+) -> int:
     """Start `annotate import` of a path on this machine as a run and return its id.
 
+    Args:
+        path: as a person pastes it, also in quotes.
+        strip_suffixes, ignore_case: see `annotate.layout.read_folder`.
     Raises:
         UserError: no path, nothing there, or a run is going on.
     """
     if not path.strip():
         raise UserError("Name a folder, a manifest or a zip on the server, or upload a zip.")
-    found = Path(path.strip()).expanduser().absolute()
+    found = clean_path(path).expanduser().absolute()
     if not found.exists():
         raise UserError(f"There is nothing at {found} on the server.")
     _refuse_second_run(context)
     config = {"path": str(found), "skip_bad": skip_bad, "workers": None}
+    config |= {"strip_suffix": list(strip_suffixes), "ignore_case": ignore_case}
     arguments = [str(found), *(["--skip-bad"] if skip_bad else [])]
+    # In one piece: an ending may begin with a dash.
+    arguments += [f"--strip-suffix={ending}" for ending in strip_suffixes] + (["--ignore-case"] if ignore_case else [])
     return launch(context.database, context.data, IMPORT, arguments, config, url=context.url)
 
 
@@ -190,6 +211,7 @@ def counts_html(session: Session) -> str:
         select(Method.name, made.c.n).join(made, made.c.method_id == Method.id).order_by(made.c.n.desc(), Method.name)
     ).all()
     state = case(
+        (Pair.judgments_wanted == 0, "not asked (equal pictures)"),
         (Pair.gold_answer.is_not(None), "gold (answer known)"),
         (Pair.queue_level.is_(None), "judged"),
         (Pair.queue_level > 0, "judged in part"),
@@ -233,10 +255,12 @@ def import_html(data: Path, run: Run | None) -> str:
         count = f"{result['refused_count']:,}"
         parts = [
             f'<div role="alert"><p class="fr-error">Run {run.id}: {count} of the files of {name} are unfit and nothing '
-            f"was imported. Mend them, or tick “{SKIP_BAD}”.</p></div>"
+            f"was imported. Mend them, or tick “{SKIP_BAD}”. {escape(' '.join(result.get('advice', [])))}</p></div>"
         ]
     else:
         parts = [ended_html(run, f"{name} imported: {escape(describe_counts(result))}")]
+    if result.get("ignored_kinds"):
+        parts.append(_table(["ignored", "why", "files"], result["ignored_kinds"], total=False))
     for key, words in LISTS.items():
         rows = result.get(key) or []
         if rows:
@@ -261,7 +285,8 @@ def pair_html(data: Path, run: Run | None) -> str:
         run,
         f"{result['added']:,} pairs added, {result['existing']:,} were there. {result['sources_with_pairs']:,} photos "
         f"have pairs, {result['sources_without_pairs']:,} have no two restored images to compare"
-        + (f"; {result['identical']:,} pairs of identical files were left out" if result["identical"] else ""),
+        + (f"; {result['identical']:,} pairs of the same pixels were left out" if result["identical"] else "")
+        + (f"; {result['set_aside']:,} that were there are not asked any more" if result.get("set_aside") else ""),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
@@ -70,6 +71,29 @@ def test_refused_files_are_listed_and_escaped(context: Context, restored_folder:
     assert "<summary>Refused: 2</summary>" in html
     with context.database.read() as session:
         assert "<b>" not in ui.data.counts_html(session)
+
+
+def test_endings_case_and_quotes(context: Context, tmp_path: Path, make_photo: Callable[..., Path]) -> None:
+    folder = tmp_path / "a set"
+    for seed, name in enumerate(("lq/Face.png", "m/face_out.png", "m/notes.md", "m/._face.png")):
+        make_photo(folder / "x.png", seed)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / "x.png").rename(folder / name)
+    run = wait_for(context, start_import(context, f'"{folder}"', skip_bad=False))
+    assert run.state is RunState.failed
+    html = ui.data.import_html(context.data, run)
+    assert "1 of the files of a set are unfit" in html
+    assert "on the Data page: Endings of names, _out" in html
+    assert "on the Data page: Any case" in html
+    assert "_out" in html.partition("--strip-suffix=")[2]
+    run = wait_for(
+        context, start_import(context, str(folder), skip_bad=False, strip_suffixes=["_out"], ignore_case=True)
+    )
+    assert run.state is RunState.finished, run.error
+    html = ui.data.import_html(context.data, run)
+    assert '<td>hidden</td><td>hidden, or left by a system</td><td class="n">1</td>' in html
+    assert '<td>.md</td><td>not an image</td><td class="n">1</td>' in html
+    assert "1 candidates added" in html
 
 
 def test_import_that_fails_otherwise_says_why(context: Context, tmp_path: Path) -> None:

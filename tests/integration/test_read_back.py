@@ -459,6 +459,57 @@ def test_hpdv2_with_the_same_two_images_twice(tmp_path: Path, make_photo: Callab
     opened.close()
 
 
+def test_hpdv2s_own_test_json(tmp_path: Path, make_photo: Callable[..., Path]) -> None:
+    """A ranking of four images, two of them equally good, is six pairs; the images lie in test/ as HPDv2 has them."""
+    names = [f"{number}.png" for number in range(4)]
+    for number, name in enumerate(names):
+        make_photo(tmp_path / "in" / "test" / name, number)
+    ranking = {
+        "prompt": "a face",
+        "image_path": names,
+        "rank": [2, 0, 1, 1],
+        "raw_annotations": [{"rank": [2, 0, 1, 1], "user_hash": "x"}, {"rank": [0, 1, 2, 3], "user_hash": "y"}],
+        "user_hash": "z",
+    }
+    (tmp_path / "in" / "test.json").write_text(json.dumps([ranking]), encoding="utf-8-sig")
+    opened = open_database(tmp_path / "data")
+    added = import_hpdv2(opened, tmp_path / "data", tmp_path / "in" / "test.json")
+    assert (added["sources"], added["candidates"], added["pairs"], added["labels"]) == (1, 4, 6, 6)
+    of_hash = {probe_image(tmp_path / "in" / "test" / name).sha256: number for number, name in enumerate(names)}
+    with opened.read() as session:
+        assert session.scalars(select(Source.split)).one() is Split.test
+        found = {}
+        for label in session.scalars(select(Label)):
+            a, b = (of_hash[side.image.sha256] for side in (label.pair.a, label.pair.b))
+            found[min(a, b), max(a, b)] = (label.p_a if a < b else 1 - label.p_a, label.agreement)
+    assert found == {
+        (0, 1): (0.0, 0.5),
+        (0, 2): (0.0, 0.5),
+        (0, 3): (0.0, 0.5),
+        (1, 2): (1.0, 1.0),
+        (1, 3): (1.0, 1.0),
+        (2, 3): (0.5, 0.5),
+    }
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"prompt": "p", "image_path": ["a.png", "b.png"], "rank": [0, 1, 2]}, "a rank of 3 for 2 images"),
+        ({"prompt": "p", "image_path": ["a.png"], "rank": [0]}, "item 0: .*image_path"),
+        ({"prompt": "\ud83d", "file_path": ["a.png", "b.png"], "human_preference": [1, 0]}, "item 0: prompt"),
+        ({"source": "x", "lq": "a.png"}, "a manifest has a row a line"),
+    ],
+)
+def test_bad_json_lists(tmp_path: Path, item: dict[str, object], message: str) -> None:
+    (tmp_path / "test.json").write_text(json.dumps([item]))
+    opened = open_database(tmp_path / "data")
+    with pytest.raises(UserError, match=message):
+        import_hpdv2(opened, tmp_path / "data", tmp_path / "test.json")
+    opened.close()
+
+
 def test_hpdv2_of_another_name_is_split_as_photos_are(tmp_path: Path, make_photo: Callable[..., Path]) -> None:
     rows = []
     for number in range(0, 60, 2):

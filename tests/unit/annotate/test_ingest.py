@@ -14,7 +14,7 @@ from PIL import Image as PilImage
 from sqlalchemy import func, select
 
 from annotate.gold import import_gold
-from annotate.ingest import ImportRefused, ImportReport, describe_counts, import_folder
+from annotate.ingest import ImportRefused, ImportReport, count_ignored, describe_counts, import_folder
 from annotate.layout import read_folder
 from annotate.manifest import parse_seed, read_columns, read_manifest, read_table
 from annotate.pairs import make_pairs
@@ -117,9 +117,18 @@ def test_hidden_and_nested_entries_are_not_read(restored_folder: Path, make_phot
         "codeformer",
     }
     assert sorted(plan.ignored) == [
+        (".cache/face0.png", "hidden, or left by a system"),
         ("README.md", "lies beside the folders"),
-        ("gfpgan/faces/", "a folder inside a folder is not read"),
+        ("__MACOSX/face0.png", "hidden, or left by a system"),
+        ("gfpgan/faces/face0.png", "a folder inside a folder is not read"),
         ("gfpgan/log.csv", "not an image"),
+        ("lq/.face9.png", "hidden, or left by a system"),
+    ]
+    assert count_ignored(plan.ignored) == [
+        ("hidden", "hidden, or left by a system", 3),
+        (".md", "lies beside the folders", 1),
+        (".png", "a folder inside a folder is not read", 1),
+        (".csv", "not an image", 1),
     ]
     assert plan.refused == []
 
@@ -204,12 +213,12 @@ def test_two_files_of_one_name_are_both_refused(restored_folder: Path, make_phot
 
 def test_other_formats_and_captions_that_are_no_text_are_refused(restored_folder: Path) -> None:
     (restored_folder / "gfpgan" / "face0.tiff").write_bytes(b"II*")
-    (restored_folder / "lq" / "face1.txt").write_bytes(b"\xff\xfe")
+    (restored_folder / "lq" / "face1.txt").write_bytes("ein Gesicht, fröhlich".encode("latin-1"))
     (restored_folder / "lq" / "face2.txt").write_text("x" * 10_001)
     plan = read_folder(restored_folder)
     assert sorted(plan.refused) == [
         ("gfpgan/face0.tiff", "not a PNG, JPEG or WebP image"),
-        ("lq/face1.txt", "not UTF-8 text"),
+        ("lq/face1.txt", "not UTF-8 text (byte 0xf6, 'ö' in Windows-1252); save it as UTF-8"),
         ("lq/face2.txt", "a caption above 10,000 characters"),
     ]
 
@@ -346,7 +355,6 @@ def test_manifest_completes_a_stored_source(database: Database, data: Path, rest
         ("source,lq,quality\nx,lq/a.png,3\n", "photos.csv, line 2: unknown column 'quality'. Known: source, lq"),
         ("lq\nlq/a.png\n", "line 2: no column 'source'"),
         ("source,lq\n,lq/a.png\n", "line 2: source is empty"),
-        ("source;lq\nx;lq/a.png\n", "line 2: unknown column 'source;lq'"),
         ("source,lq\nx,lq/a.png,more\n", r"line 2: 3 values for 2 columns \(source, lq\)"),
         ("source,source\nx,y\n", "line 1: a column is named twice"),
         ("source,lq\nx,../secret.png\n", "line 2: '../secret.png' leaves the manifest's folder"),

@@ -16,7 +16,7 @@ from db.images import add_image, probe_image
 from db.models import MetricValue, Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
-from reward.captions import check_captions
+from reward.captions import check_captions, describe_long_captions
 from reward.checkpoint import compute_version
 from reward.config import ModelConfig
 from reward.data import load_dataset
@@ -32,6 +32,27 @@ from tests.unit.reward.test_train import make_train_config
 def scorer(make_model: Callable[..., RewardModel]) -> Scorer:
     model = make_model(text_mode="caption", prompt="a face")
     return Scorer("tiny", None, model, compute_version(model))
+
+
+def test_captions_beyond_what_clip_reads_are_counted(make_config: Callable[..., ModelConfig]) -> None:
+    config = make_config(text_mode="caption", prompt="a face")
+    just = " ".join(["face"] * 75)  # with begin and end 77 tokens
+    assert describe_long_captions(config, ["a face", None, "", just, "a" * 400]) is None, "one long word is one token"
+    said = describe_long_captions(config, [just + " face", just + " face", just + " smiles", "short"])
+    assert said is not None
+    assert said.startswith("2 captions are longer than the 77 tokens that the model reads")
+    assert describe_long_captions(make_config(text_mode="fixed", prompt="a face"), [just + " face"]) is None
+    assert describe_long_captions(config, ["one two three"], 4) is not None
+
+
+def test_scoring_says_how_many_captions_are_cut(
+    tmp_path: Path, make_photo: Callable[..., Path], scorer: Scorer
+) -> None:
+    items = [ImageItem(make_photo(tmp_path / "0.png", 0), "a face " * 80), ImageItem(tmp_path / "0.png", None)]
+    note = score_files(scorer, items, tmp_path / "rewards.jsonl", 2).note
+    assert note is not None
+    assert "1 of 2 images have no caption" in note
+    assert "1 captions are longer than the 77 tokens" in note
 
 
 def test_the_rule(make_config: Callable[..., ModelConfig]) -> None:
