@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy.exc import OperationalError
 
 from db.errors import UserError
+from runs.space import is_disk_full, say_room
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +33,12 @@ def run_command(action: Callable[[], None]) -> int:
         action()
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
+        return 2
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        where = Path(error.filename if isinstance(error.filename, str) else ".").absolute()
+        sys.stderr.write(f"error: {where}: the disk is full: {say_room(where)}, then run again.\n")
         return 2
     except OperationalError as error:
         said = str(error.orig).partition("\n")[0]
