@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image as PilImage
 
 from db.images import Probe, probe_image
-from runs import UserError
+from runs import UserError, files
 
 RgbImage = npt.NDArray[np.uint8]
 T = TypeVar("T")
@@ -141,15 +141,11 @@ def write_whole(file: Path, content: bytes) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    unfinished = file.with_name(f".{file.name}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content)
-        os.replace(unfinished, file)
+        files.write_whole(file, content)
     except OSError as error:
-        raise UserError(
-            f"{file}: cannot be written ({error.strerror}); free some space or name another place"
-        ) from error
+        raise UserError(f"{file}: cannot be written ({error.strerror}); name another place") from error
 
 
 def map_in_threads(work: Callable[[T], R], items: Iterable[T], threads: int | None = None) -> Iterator[R]:
