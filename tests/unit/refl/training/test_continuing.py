@@ -22,6 +22,7 @@ from torch import nn
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.train import train
 from refl.train_data import Face
+from reward.checkpoint import load_model, save_model
 from runs import UserError
 from runs.store import RunStopped
 from tests.unit.refl.training.test_refl_train import clip, make_config, make_material  # noqa: F401
@@ -124,6 +125,27 @@ def test_a_folder_whose_record_names_the_checkpoint_that_was_loaded_goes_on(
             del record["dataset_sha256"], record["reward_base"]
 
     change_record(parts, spoil)
+    begin(parts)
+    check_same_weights(tmp_path / "whole", parts)
+
+
+def test_a_state_as_earlier_versions_wrote_it_is_read(begin: Callable[..., None], tmp_path: Path) -> None:
+    begin(tmp_path / "whole")
+    parts = tmp_path / "parts"
+    stop_after_three(begin, parts)
+    state = torch.load(parts / "last" / "state.pt", weights_only=True)
+    for part in (state, state["live"]):
+        part |= part.pop("weights")
+    del state["live"]["first_margins"], state["live"]["averages"], state["live"]["scaler"]
+    state["sums"] = {"reward": 1.0, "images": 4.0}
+    state["monitor"]["first_restored"] = state["monitor"]["first_restored"].float() / 255
+    for row in state["monitor"]["history"]:
+        (row["verdict"] or {}).pop("suspicious", None)
+    torch.save(state, parts / "last" / "state.pt")
+    reward = parts / "last" / "reward"
+    whole = load_model(reward)
+    shutil.rmtree(reward)
+    save_model(whole, reward)
     begin(parts)
     check_same_weights(tmp_path / "whole", parts)
 
