@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -28,6 +27,7 @@ from db.errors import UserError
 from db.images import Probe, image_path, probe_image, write_image
 from db.models import Image
 from db.session import Database
+from runs.signals import ignore_signals
 
 CHUNK_FILES = 32
 FILES_PER_WORKER = 200
@@ -68,8 +68,7 @@ def open_pool(workers: int | None, n_files: int) -> Iterator[Executor | None]:
 
 def start_worker() -> None:
     """A worker ends with the import and not before it: signals to the process group are the parent's to answer."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_signals()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

@@ -20,7 +20,10 @@ from annotate.side_bias import compute_side_bias
 from db.errors import UserError
 from db.models import Judgment, Person, Question, Split, utc_now
 from metrics.votes import MIN_SOURCES, explain_connection, rank_methods
+from runs.files import write_text_whole
+from runs.hold import hold_folder
 from runs.pictures import save_figure
+from runs.space import explain_full_disk
 from runs.store import without_nan
 from runs.tables import write_table
 
@@ -117,15 +120,15 @@ def _write_files(out: Path, tables: dict[str, pd.DataFrame], summary: dict[str, 
     names = best["method"].tolist()
     shares, counts = (tables[name].set_index("method").loc[names, names] for name in ("win_matrix", "win_counts"))
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, table in tables.items():
-            write_table(out / f"{name}.csv", table)
-        save_figure(plot_ranking(best), out, "ranking")
-        save_figure(plot_win_matrix(shares, counts), out, "win_matrix")
-        save_figure(plot_over_time(judgments), out, "over_time")
-        save_figure(plot_people(tables["people"].head(MAX_METHODS_PLOTTED)), out, "people")
-        # Last, so that a folder with a summary is a whole report.
-        (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        with hold_folder(out), explain_full_disk(out, "run the same command again"):
+            for name, table in tables.items():
+                write_table(out / f"{name}.csv", table)
+            save_figure(plot_ranking(best), out, "ranking")
+            save_figure(plot_win_matrix(shares, counts), out, "win_matrix")
+            save_figure(plot_over_time(judgments), out, "over_time")
+            save_figure(plot_people(tables["people"].head(MAX_METHODS_PLOTTED)), out, "people")
+            # Last, so that a folder with a summary is a whole report.
+            write_text_whole(out / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise UserError(
             f"Cannot write the report to {out}: {error.strerror}. Name another folder with --out."

@@ -20,6 +20,7 @@ from torch import Tensor
 from metrics.faces import FACE_MEASURES, FaceError
 from metrics.lists import FACE_METRICS, Column, MetricError, load_metric_list, measured_columns
 from metrics.load import MetricFunction, is_lower_better, load_metric, needs_reference
+from metrics.memory import is_out_of_memory
 from metrics.natural import MEASURES, Planes, split_planes
 from metrics.weights import MissingWeights, is_offline
 from pixels.read import read_rgb
@@ -268,16 +269,22 @@ def _call_metric(
         if len(found) == len(inputs):
             return list(found)
         reason = f"{len(found)} values for {len(inputs)} images"
-    except torch.OutOfMemoryError as error:
-        if len(inputs) == 1:
-            height, width = images.shape[-2:]
-            raise MetricError(
-                f"The GPU has too little memory for {name} of one image of {width} x {height} pixels; "
-                "measure with --device cpu, or leave the metric out."
-            ) from error
-        torch.cuda.empty_cache()
-    except FAILURES as error:
+    except (MemoryError, *FAILURES) as error:
         reason = _reason(error)
+        if is_out_of_memory(error):
+            if len(inputs) == 1:
+                raise _lacks_memory(name, images) from error
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
     if len(inputs) == 1:
         return [reason]
     return [result for single in inputs for result in _call_metric(name, function, [single])]
+
+
+def _lacks_memory(name: str, images: Tensor) -> MetricError:
+    (height, width), device = images.shape[-2:], images.device.type
+    instead = "leave the metric out" if device == "cpu" else "measure with --device cpu, or leave the metric out"
+    where = "This machine" if device == "cpu" else "The GPU"
+    return MetricError(
+        f"{where} has too little memory for {name} of one image of {width} x {height} pixels; {instead}."
+    )

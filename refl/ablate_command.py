@@ -18,6 +18,7 @@ from pathlib import Path
 from refl.train_config import ReflConfig, load_refl_config, preset_names
 from reward.weights_folder import add_weights_flag
 from runs import UserError
+from runs.hold import hold_folder
 from runs.store import open_database_run
 
 log = logging.getLogger(__name__)
@@ -105,14 +106,13 @@ def run_ablate(args: argparse.Namespace) -> None:
         raise UserError(f"There is no variant {unknown[0]!r}. Name one of {', '.join(names)}.")
     chosen = [variant for variant in variants if not args.only or variant.name in (*args.only, "full")]
     out = args.out.expanduser().absolute()
-    out.mkdir(parents=True, exist_ok=True)
     config = {
         "preset": args.preset,
         "variants": [variant.name for variant in chosen],
         "flags": args.flags,
         "out": str(out),
     }
-    with open_database_run(args.data, args.db, "refl ablate", config, args.run) as run:
+    with open_database_run(args.data, args.db, "refl ablate", config, args.run) as run, hold_folder(out):
         for done, variant in enumerate(chosen):
             run.progress(done, len(chosen) + 1)
             train_variant(variant, args, out)

@@ -15,7 +15,7 @@ from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError, c
 from torch import Tensor
 
 from refl.grey import keep_grey
-from reward.stopping import is_out_of_memory
+from reward.stopping import advise_out_of_memory
 from reward.weights import read_checkpoint
 from runs import UserError
 
@@ -72,12 +72,8 @@ def enlarge(photo: RgbImage, model: Any) -> RgbImage:
 
 def _enlarge_tile(tile: RgbImage, model: Any) -> RgbImage:
     pixels = torch.from_numpy(np.ascontiguousarray(tile)).permute(2, 0, 1)[None].float() / 255.0
-    try:
-        with torch.inference_mode():
-            out: Tensor = model(pixels.to(model.device))
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(f"The memory of {model.device} is too small for --background; give --device cpu.") from error
+    said = f"The memory of {model.device} is too small for --background; give --device cpu."
+    with advise_out_of_memory(lambda: said), torch.inference_mode():
+        out: Tensor = model(pixels.to(model.device))
     rounded = (out[0].float().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
     return np.asarray(rounded.permute(1, 2, 0).cpu().numpy())

@@ -37,6 +37,7 @@ def run_degrade(args: argparse.Namespace) -> None:
     """Degrade the folder and say what was done."""
     from refl.degrade_files import degrade_folder  # here: --help needs no OpenCV
     from runs import UserError
+    from runs.hold import hold_file
 
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers is {args.workers}; give 1 or more.")
@@ -47,7 +48,9 @@ def run_degrade(args: argparse.Namespace) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        report = degrade_folder(args.folder, args.out, args.preset, args.seed, threads=args.workers, progress=show)
+        # beside the folder, which must be empty or this command's
+        with hold_file(args.out.with_name(f".{args.out.name}.lock"), args.out):
+            report = degrade_folder(args.folder, args.out, args.preset, args.seed, threads=args.workers, progress=show)
     seconds = time.monotonic() - start
     rate = f" ({report.degraded / seconds:.1f} photos/s)" if report.degraded else ""
     print(f"{report.degraded:,} photos degraded in {seconds:.0f} s{rate}, {report.already:,} were there")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image as PilImage
 from torch import Tensor
 
 from metrics.accuracy import bootstrap_mean
@@ -25,6 +24,7 @@ from refl.evaluate_faces import split_batches
 from refl.evaluate_restored import Restored, read_images
 from refl.evaluate_values import Measured
 from refl.monitor import judge, measure_metrics, to_bytes
+from refl.photo_files import encode_png, write_whole
 from refl.restore import to_tensor
 from refl.verdict import Array
 from reward.scoring import Scorer, score_batch
@@ -198,4 +198,4 @@ def write_grid(path: Path, restored: Sequence[Restored]) -> None:
     shown = [one for one in restored if first[one.method] is one]
     rows = [to_bytes(faces.read_lq(places)), *(read_images(one.files[: len(places)]) for one in shown)]
     rows += [to_bytes(faces.read_squares(places))] if faces.has_truth else []
-    PilImage.fromarray(np.vstack([np.hstack(row) for row in rows])).save(path)
+    write_whole(path, encode_png(np.vstack([np.hstack(row) for row in rows])))

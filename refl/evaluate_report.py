@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from runs.files import write_text_whole
+
 DIGITS = 4
 NO_VALUE = "–"
 
@@ -40,7 +42,7 @@ def write_report(out: Path, summary: pd.DataFrame, record: dict[str, Any]) -> No
         lines += ["", "## Left out", ""]
         lines += [f"- {metric}: {reason}" for metric, reason in record["left_out"].items()]
     lines += ["", f"Code {record['code_version']}; every value is in values.csv, the means in summary.csv."]
-    (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text_whole(out / "report.md", "\n".join(lines) + "\n")
 
 
 def format_table(table: pd.DataFrame) -> list[str]:

@@ -27,9 +27,10 @@ from pixels.read import RgbImage, read_rgb
 from refl.evaluate_faces import FaceSet, split_batches
 from refl.grey import keep_grey
 from refl.photo_files import encode_png, map_in_threads, write_whole
-from refl.restore import RestoreMethod, to_images
-from reward.stopping import is_out_of_memory
+from refl.restore import RestoreMethod, explain_small_memory, to_images
+from refl.restorer_content import name_changes
 from runs import UserError
+from runs.files import append_line
 from runs.kept_files import read_json
 
 log = logging.getLogger(__name__)
@@ -90,19 +91,11 @@ def restore_batch(method: RestoreMethod, lq: Tensor, seeds: Sequence[int]) -> li
     Raises:
         UserError: the batch is too large for the memory, or the restorer gives values that are no numbers.
     """
-    try:
-        with torch.inference_mode():
-            restored = method.restorer.restore(lq.to(method.device), seeds, method.steps)
+    with explain_small_memory(method, len(lq), "--dtype bfloat16 or --device cpu"), torch.inference_mode():
+        restored = method.restorer.restore(lq.to(method.device), seeds, method.steps)
         if not bool(torch.isfinite(restored).all()):
             raise UserError(f"{method.name} gives values that are no numbers; try --dtype float32.")
         return [keep_grey(*pair) for pair in zip(to_images(restored), to_images(lq), strict=True)]
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        advice = f"--batch-size {len(lq) // 2}" if len(lq) > 1 else "--dtype bfloat16 or --device cpu"
-        raise UserError(
-            f"The memory of {method.device} is too small for {len(lq)} faces at a time by {method.name}: give {advice}."
-        ) from error
 
 
 def _seed_of(seed: int, place: int) -> int:
@@ -142,7 +135,8 @@ def find_changes(before: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """What of two records differs, in words; of faces only those that both have."""
     known = before.get("faces") if isinstance(before.get("faces"), list) else []
     count = min(len(known or []), len(wanted["faces"]))
-    changed = [name for name in ("settings", "size_px", "degradation") if before.get(name) != wanted[name]]
+    changed = ["settings"] if name_changes(before.get("settings") or {}, wanted["settings"]) else []
+    changed += [name for name in ("size_px", "degradation") if before.get(name) != wanted[name]]
     if not known or known[:count] != wanted["faces"][:count]:
         changed.append("faces")
     return changed
@@ -190,8 +184,7 @@ def compute_keys(files: Sequence[Path], faces: FaceSet) -> list[str]:
 
 
 def _add_seconds(folder: Path, images: int, seconds: float) -> None:
-    with open(folder / "seconds.jsonl", "a", encoding="utf-8") as stream:
-        stream.write(json.dumps({"images": images, "seconds": seconds}) + "\n")
+    append_line(folder / "seconds.jsonl", json.dumps({"images": images, "seconds": seconds}))
 
 
 def read_seconds(folder: Path) -> float:

@@ -6,12 +6,10 @@ ends with the same tables.
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,9 @@ from refl.evaluate_values import Measured, open_measured
 from refl.fid import compare_by_fid
 from refl.restore_methods import AskedMethod, load_method
 from reward.scoring import load_scorer
-from runs import UserError
+from runs.files import write_text_whole
+from runs.hold import hold_folder
+from runs.space import explain_full_disk
 from runs.store import RunStopped, code_version, without_nan
 from runs.tables import write_table
 
@@ -64,31 +64,13 @@ def evaluate(
             log.info("stopped; all so far is in %s, and the same command goes on", out)
             raise RunStopped(128 + stop)
 
-    with hold_folder(out):
+    with hold_folder(out), explain_full_disk(out, "run the same command again; what is measured is kept"):
         restored: dict[str, list[Restored]] = {faces.name: [] for faces in plan.sets}
         for method in plan.methods:
             for name, made in restore_by(method, plan, out, done).items():
                 restored[name] += made
             free_memory()
         return measure_and_report(plan, restored, out, asked, done)
-
-
-@contextmanager
-def hold_folder(out: Path) -> Iterator[None]:
-    """Keep other evaluations out of the folder for the block; one that was killed holds nothing.
-
-    Raises:
-        UserError: another one writes there.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"Another evaluation writes into {out}; wait for it, or name another --out.") from error
-        except OSError:
-            log.debug("%s is on a file system without locks", out)
-        yield
 
 
 def restore_by(asked: AskedMethod, plan: Plan, out: Path, done: Done) -> dict[str, list[Restored]]:
@@ -155,7 +137,7 @@ def write_results(
     record["faces"] = {faces.name: faces.names for faces in plan.sets}
     write_report(out, summary, record)
     text = json.dumps(without_nan(record), indent=2, ensure_ascii=False)
-    (out / "summary.json").write_text(text + "\n", encoding="utf-8")
+    write_text_whole(out / "summary.json", text + "\n")
 
 
 def seconds_of(faces: FaceSet, method: AskedMethod, out: Path) -> float:

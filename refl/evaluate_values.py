@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runs import UserError
+from runs.files import append_line
 from runs.store import iterate_lines
 
 
@@ -34,10 +35,9 @@ class Measured:
         numbers = {what: np.asarray(found, dtype=np.float64).tolist() for what, found in values.items()}
         line = json.dumps({"keys": list(keys), "values": numbers})
         try:
-            with open(self.path, "a", encoding="utf-8") as stream:
-                stream.write(line + "\n")
+            append_line(self.path, line)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}); free some space.") from error
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}).") from error
         self._take(keys, numbers)
 
     def _take(self, keys: Sequence[str], values: Mapping[str, Sequence[float]]) -> None:

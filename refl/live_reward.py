@@ -146,7 +146,8 @@ class LiveReward:
         """Take over what `state_dict` gave."""
         if self.weights:
             self.weights.load_state_dict(state["weights"])
-        self.first_margins = None if state["first_margins"] is None else state["first_margins"].numpy()
+        margins = state.get("first_margins")  # earlier versions kept none: what they began with is no longer guarded
+        self.first_margins = None if margins is None else margins.numpy()
         self.n_updates = state["n_updates"]
 
     def _learn(self, losses: Tensor, right: Tensor) -> Tensor:

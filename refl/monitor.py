@@ -7,6 +7,7 @@ faces and seeds do not add noise; `refl.verdict` has the rule. The faces of a lo
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +18,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
-from PIL import Image as PilImage
 from torch import Tensor
 
 from metrics.compute import Request, compute_values
 from metrics.lists import Metric, MetricList, skipped_metrics
 from metrics.load import needs_reference
+from refl.photo_files import encode_png, write_whole
 from refl.verdict import Array, Look, Verdict, compare
 from training.processes import gather_places, share_places
+
+log = logging.getLogger(__name__)
 
 RewardFunction = Callable[[Tensor], Tensor]
 """(N, 3, H, W) in [0, 1] -> (N,) rewards of the held-out faces, in their order."""
@@ -58,10 +61,12 @@ def judge(names: Sequence[str], restored: Tensor, hq: Tensor) -> dict[str, Array
         restored, hq: (N, 3, H, W) in [0, 1].
     """
     metrics = [name for name in names if name not in OWN_JUDGES]
-    found = measure_metrics(metrics, to_bytes(restored), to_bytes(hq))
-    for name in set(names) & set(OWN_JUDGES):
-        measure = OWN_JUDGES[name]
-        found[name] = -(measure(restored) / measure(hq)).log().abs().double().cpu().numpy()
+    # whoever trains by autocast is judged in float32 all the same
+    with torch.autocast("cpu", enabled=False), torch.autocast(restored.device.type, enabled=False):
+        found = measure_metrics(metrics, to_bytes(restored), to_bytes(hq))
+        for name in set(names) & set(OWN_JUDGES):
+            measure = OWN_JUDGES[name]
+            found[name] = -(measure(restored.float()) / measure(hq.float())).log().abs().double().cpu().numpy()
     return {name: found[name] for name in names}
 
 
@@ -176,14 +181,17 @@ class Monitor:
             # what is now the live model scores the first outputs anew: its own drift is no gain
             rescored = Look(self.first.step, _collect(row.first_rewards for row in seen), self.first.judges)
             verdict = compare(rescored, now, self.judges_needed, self.is_suspicious())
-        means = {name: float(np.nanmean(values)) for name, values in (now.rewards | now.judges).items()}
+        numbers = {name: values[~np.isnan(values)] for name, values in (now.rewards | now.judges).items()}
+        means = {name: float(values.mean()) for name, values in numbers.items() if len(values)}
+        if accelerator.is_main_process:
+            say_missing({name: len(self.lq) - len(values) for name, values in numbers.items()}, len(self.lq), step)
         self.history.append({"step": step, "means": means, "verdict": verdict.as_json() if verdict else None})
         return means, verdict, restored[:GRID_FACES]
 
     def is_suspicious(self) -> bool:
         """Whether the last look was."""
         verdict = self.history[-1]["verdict"] if self.history else None
-        return bool(verdict and verdict["suspicious"])
+        return bool(verdict and verdict.get("suspicious", verdict["hacking"]))  # earlier versions told hacking alone
 
     @torch.no_grad()
     def _see(
@@ -227,8 +235,7 @@ class Monitor:
                 to_uint8(self.hq[:GRID_FACES]),
             )
         ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        PilImage.fromarray(torch.cat(rows, dim=1).permute(1, 2, 0).contiguous().numpy()).save(path)
+        write_whole(path, encode_png(torch.cat(rows, dim=1).permute(1, 2, 0).contiguous().numpy()))
 
     def state_dict(self) -> dict[str, Any] | None:
         """What a continuation needs: the first look, and the history; None before the first look."""
@@ -243,11 +250,29 @@ class Monitor:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Take over what `state_dict` gave; a judge that was not to be had then judges the first look now."""
         rewards, judges = ({name: v.cpu().numpy() for name, v in state[part].items()} for part in ("rewards", "judges"))
-        self.first = Look(state["step"], rewards, judges)
-        self.first_restored = state["first_restored"].cpu()
+        first_restored = state["first_restored"].cpu()
+        if first_restored.is_floating_point():  # as earlier versions kept it
+            first_restored = to_uint8(first_restored)
+        new = [name for name in self.judges if name not in judges]
+        judges |= judge(new, first_restored.float() / 255, self.hq) if new else {}
+        self.first = Look(state["step"], rewards, {name: judges[name] for name in self.judges})
+        self.first_restored = first_restored
         self.history = state["history"]
+
+
+def say_missing(missing: Mapping[str, int], faces: int, step: int) -> None:
+    """Warn of every reward and judge that gave no number, so that nobody takes its silence for its consent.
+
+    Args:
+        missing: of how many of so many faces each gave none.
+    """
+    for name, count in missing.items():
+        if count:
+            log.warning(
+                "step %s: %s gave no number for %s of %s held-out faces; they do not count", step, name, count, faces
+            )
 
 
 def _collect(rows: Iterable[dict[str, float]]) -> dict[str, Array]:

@@ -16,7 +16,7 @@ from PIL import Image as PilImage
 
 from db.images import Probe, probe_image
 from pixels.read import RgbImage, decode_rgb
-from runs import UserError
+from runs import UserError, files
 from runs.image_folders import IMAGE_SUFFIXES, is_system_entry, list_images, normalize_name
 
 T = TypeVar("T")
@@ -135,15 +135,11 @@ def write_whole(file: Path, content: bytes) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    unfinished = file.with_name(f".{file.name}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content)
-        os.replace(unfinished, file)
+        files.write_whole(file, content)
     except OSError as error:
-        raise UserError(
-            f"{file}: cannot be written ({error.strerror}); free some space or name another place"
-        ) from error
+        raise UserError(f"{file}: cannot be written ({error.strerror}); name another place") from error
 
 
 def map_in_threads(work: Callable[[T], R], items: Iterable[T], threads: int | None = None) -> Iterator[R]:

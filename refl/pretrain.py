@@ -25,8 +25,9 @@ from refl.restorers.tiny import make_tiny, save_tiny
 from refl.restorers.tiny_config import TinyConfig
 from reward.averages import averaged_weights
 from reward.device import choose_device
-from reward.stopping import stop_at_next_step
+from reward.stopping import advise_out_of_memory, stop_at_next_step
 from runs import UserError
+from runs.space import explain_full_disk
 from runs.store import RunStopped
 from training.precision import copy_values
 
@@ -60,7 +61,8 @@ def pretrain(
     record = {"model": model.model_dump(mode="json"), "train": config.model_dump(mode="json"), "dataset_sha256": digest}
     training = Training(restorer, model, config, faces, held_out, record, out, device, progress)
     measured = {}
-    with stop_at_next_step() as stop_asked:
+    smaller = "a lower batch_size or diffusion_batch_size in a new --out, or device to cpu"
+    with advise_out_of_memory(lambda: f"Out of memory. Set {smaller}."), stop_at_next_step() as stop_asked:
         for phase in make_phases(training):
             if only not in (None, "diffusion", phase.name):
                 continue  # the first two need no other
@@ -162,7 +164,8 @@ def save(training: Training, phase: Phase, optimizer: torch.optim.Optimizer, mea
     """Write the phase's checkpoint; of the third phase the restorer as well, as good as it is."""
     save_phase(training.out / phase.name, phase, training.record, optimizer)
     if phase.name == "diffusion":
-        with averaged_weights(phase.parameters, phase.averages):
+        then = "run the same command again; it continues from this step"
+        with averaged_weights(phase.parameters, phase.averages), explain_full_disk(training.out, then):
             save_tiny(training.restorer, training.model, training.out)
         counts = {"trained": len(training.faces.names), "held_out": len(training.held_out.names)}
         write_record(training.out, {**training.record, "faces": counts, "step": phase.step, "measured": measured})

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from runs import UserError
+from runs.files import write_text_whole
 
 MEASURES = {"psnr": "PSNR (dB, higher is better)", "ssim": "SSIM (higher)", "gmsd": "GMSD (lower)"}
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write training.json: the settings, the data's hash and counts, the step, what was measured."""
-    (folder / "training.json.part").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (folder / "training.json.part").replace(folder / "training.json")
+    write_text_whole(folder / "training.json", json.dumps(record, indent=2) + "\n")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def write_card(folder: Path) -> None:
             "|---|---|---|",
             *rows,
         ]
-    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text_whole(folder / "README.md", "\n".join(lines) + "\n")
 
 
 def say_range(limits: list[float]) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ from refl.pretrain_config import (
     read_settings,
 )
 from refl.restorers.tiny_config import TinyConfig
-from reward.train_command import add_flag
+from reward.train_command import add_flag, choose_folder
 from runs import UserError
+from runs.hold import hold_folder
 from runs.store import open_database_run
 
 log = logging.getLogger(__name__)
@@ -70,13 +70,12 @@ def read_config(args: argparse.Namespace) -> tuple[list[Path], Path, TinyConfig,
     if not named:
         raise UserError("No faces are named. Give --faces DIR, a folder of face images.")
     faces = [Path(folder).expanduser().absolute() for folder in ([named] if isinstance(named, str) else named)]
-    decisive = [
-        *map(str, faces),
-        model.model_dump(mode="json"),
-        config.model_dump(mode="json", exclude=MAY_CHANGE),
-    ]
-    short = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
-    out = args.out or settings.get("out") or args.data / "restorers" / f"{Path(name).stem}-{short}"
+
+    def list_deciding(short: bool) -> list[Any]:
+        trained = config.model_dump(mode="json", exclude=MAY_CHANGE, exclude_defaults=short)
+        return [*map(str, faces), model.model_dump(mode="json", exclude_defaults=short), trained]
+
+    out = args.out or settings.get("out") or choose_folder(args.data / "restorers", Path(name).stem, list_deciding)
     return faces, Path(out).expanduser().absolute(), model, config
 
 
@@ -97,7 +96,7 @@ def run_pretrain(args: argparse.Namespace) -> None:
 
     folders, out, model, config = read_config(args)
     resolved = {**describe_run(folders, out, model, config), "phase": args.phase}
-    with open_database_run(args.data, args.db, "refl pretrain", resolved, args.run) as run:
+    with open_database_run(args.data, args.db, "refl pretrain", resolved, args.run) as run, ExitStack() as held:
 
         def progress(phase: str, done: int, total: int, values: dict[str, float]) -> None:
             run.progress(done, total, phase=phase, **values)
@@ -105,6 +104,8 @@ def run_pretrain(args: argparse.Namespace) -> None:
             log.info("%s: step %s of %s: %s", phase, f"{done:,}", f"{total:,}", shown)
 
         log.info("training in %s", out)
+        for phase in [args.phase] if args.phase else PHASES:  # the first two may be trained by two runs at once
+            held.enter_context(hold_folder(out / phase))
         trained, held_out, digest = load_faces(folders, model.image_size_px, config)
         out.mkdir(parents=True, exist_ok=True)
         measured = pretrain(trained, held_out, digest, model, config, out, progress, args.phase)

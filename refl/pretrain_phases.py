@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from refl.pretrain_config import PHASES, PretrainConfig
 from refl.pretrain_data import LARGE, Batch, Faces, Images, make_pairs, make_sample, scale_degradation
 from refl.pretrain_loss import compute_gmsd, compute_psnr, compute_ssim, pixel_loss
+from refl.pretrain_state import save_tensors
 from refl.restorers.diffusion import TRAIN_TIMESTEPS, DiffusionRestorer
 from refl.restorers.tiny_config import TinyConfig
 from runs import UserError
@@ -169,8 +170,7 @@ def prepare_diffusion(training: Training, stop_asked: Callable[[], int]) -> None
     training.latents = {scale: (kept.float() * factor).half() for scale, kept in unscaled.items()}
     set_scaling_factor(training, factor)
     named = {"small": training.latents[1], "large": training.latents[LARGE]}
-    torch.save({"made_of": made_of, "scaling_factor": factor, **named}, folder / "latents.pt.part")
-    (folder / "latents.pt.part").replace(folder / "latents.pt")
+    save_tensors(folder / "latents.pt", {"made_of": made_of, "scaling_factor": factor, **named})
 
 
 @torch.no_grad()

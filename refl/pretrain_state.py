@@ -10,8 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from refl.pretrain_config import MAY_CHANGE, THIRD_PHASE
+from refl.pretrain_config import MAY_CHANGE, THIRD_PHASE, PretrainConfig
+from refl.restorers.tiny_config import TinyConfig
+from reward.training_state import check_settings, count_bytes
 from runs import UserError
+from runs.space import explain_full_disk
 
 
 class Stands(Protocol):
@@ -36,15 +39,27 @@ def save_phase(folder: Path, phase: Stands, record: dict[str, Any], optimizer: t
         "optimizer": optimizer.state_dict(),
         "record": json.dumps(record),
     }
+    save_tensors(folder / "state.pt", state)
+
+
+def save_tensors(file: Path, state: dict[str, Any]) -> None:
+    """Write nested tensors by torch.save, whole or not at all.
+
+    Raises:
+        UserError: they cannot be written; the file before is still there.
+    """
+    unfinished = file.with_name(f"{file.name}.part")
+    then = "run the same command again; it continues from the checkpoint before"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save(state, folder / "state.pt.part")
-        (folder / "state.pt.part").replace(folder / "state.pt")
-    except (OSError, RuntimeError) as error:  # torch.save says a full disk as RuntimeError
-        raise UserError(
-            f"{folder}: the checkpoint cannot be written ({error}). Free some disk space, then run the same command "
-            "again; it continues from the checkpoint before."
-        ) from error
+        with explain_full_disk(file.parent, then, lambda: count_bytes(state)):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, unfinished)
+            unfinished.replace(file)
+    except BaseException as error:
+        unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(f"{file}: cannot be written ({error}); mend that, then {then}.") from error
+        raise
 
 
 @torch.no_grad()
@@ -83,11 +98,6 @@ def check_same(before: dict[str, Any], now: dict[str, Any], path: Path, may_chan
     """
     if before["dataset_sha256"] != now["dataset_sha256"]:
         raise UserError(f"{path} was trained on other faces. Name another --out to train on these.")
-    for table in ("model", "train"):
-        for name in sorted(set(before[table]) | set(now[table])):
-            was, will = before[table].get(name), now[table].get(name)
-            if was != will and name not in may_change:
-                raise UserError(
-                    f"{path} was trained with {name} {was!r}, not {will!r}. Give the same settings to continue it, or "
-                    "another --out."
-                )
+    for table, config in (("model", TinyConfig), ("train", PretrainConfig)):
+        deciding = sorted(set(config.model_fields) - may_change)
+        check_settings(before[table], config.model_validate(now[table]), deciding, path)

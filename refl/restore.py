@@ -7,6 +7,7 @@ a source are of one size and lie over each other; another size has to be asked f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,7 @@ from refl.grey import keep_grey
 from refl.photo_files import map_in_threads
 from refl.restored_rows import Slot, encode_faces, find_missing, store_candidates
 from refl.restorers.surface import Restorer
-from reward.stopping import is_out_of_memory
+from reward.stopping import advise_out_of_memory
 from runs import UserError
 
 
@@ -63,27 +64,30 @@ def restore_faces(method: RestoreMethod, faces: Sequence[RgbImage], seeds: Seque
     """
     work_px = method.work_size_px or method.restorer.image_size_px
     squares = [as_square(face, work_px) for face in faces]
-    lq = to_tensor([square for square, _ in squares]).to(method.device)
-    try:
-        with torch.inference_mode():
-            restored = method.restorer.restore(lq, list(seeds), method.steps)
-            if method.color_fix:
-                restored = fix_color(restored, lq, method.color_fix)
+    lq = to_tensor([square for square, _ in squares])
+    with explain_small_memory(method, len(faces), "--small-memory"), torch.inference_mode():
+        lq = lq.to(method.device)
+        restored = method.restorer.restore(lq, list(seeds), method.steps)
+        if method.color_fix:
+            restored = fix_color(restored, lq, method.color_fix)
         if not bool(torch.isfinite(restored).all()):
             raise UserError(f"{method.name} gives values that are no numbers; try --dtype float32.")
         images = to_images(restored)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        advice = f"--batch-size {len(faces) // 2}" if len(faces) > 1 else "--small-memory"
-        raise UserError(
-            f"The memory of {method.device} is too small for {len(faces)} faces at a time by {method.name}: give "
-            f"{advice}."
-        ) from error
     return [
         _fit(keep_grey(image[place], face), face, method.size_px)
         for image, (_, place), face in zip(images, squares, faces, strict=True)
     ]
+
+
+def explain_small_memory(method: RestoreMethod, faces: int, of_one: str) -> AbstractContextManager[None]:
+    """Say how many faces at a time were too many.
+
+    Args:
+        of_one: the option that helps where it was one.
+    """
+    advice = f"--batch-size {faces // 2}" if faces > 1 else of_one
+    where = f"The memory of {method.device} is too small for {faces} faces at a time by {method.name}"
+    return advise_out_of_memory(lambda: f"{where}: give {advice}.")
 
 
 def to_tensor(images: Sequence[RgbImage]) -> Tensor:

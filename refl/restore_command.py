@@ -7,7 +7,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from reward.weights_folder import add_weights_flag, choose_weights_folder
 from runs import UserError
+from runs.hold import hold_folder
 from runs.store import RunLog, open_run
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from db.session import Database
     from refl.restore_inputs import FaceFinder, Inputs
     from refl.restore_methods import AskedMethod, RestoreOptions
-    from refl.restored_files import MadeBy
+    from refl.restored_files import Enlarger, MadeBy
 
 PROGRESS_SECONDS = 1.0
 DETECTION = "facexlib-detection"
@@ -144,8 +145,9 @@ def restore(database: Database, args: argparse.Namespace, methods: Sequence[str]
             ids, without_lq = find_sources(session, args.source, args.split)
         inputs = Inputs(source_ids=ids)
     enlarger = load_background(args.background, weights, device)
-    counts, made_by = restore_all(database, args, named, options, inputs, run)
-    files = write_files(database, args, inputs, made_by, enlarger, run) if args.out else {}
+    with hold_folder(args.out) if args.out else nullcontext():
+        counts, made_by = restore_all(database, args, named, options, inputs, run)
+        files = write_files(database, args, inputs, made_by, enlarger, run) if args.out else {}
     return {
         **counts,
         "sources": inputs.source_ids[:MAX_LISTED],
@@ -162,15 +164,15 @@ def restore(database: Database, args: argparse.Namespace, methods: Sequence[str]
     }
 
 
-def load_background(asked: str | None, weights: Path, device: str) -> tuple[str, Any] | None:
-    """The model that enlarges backgrounds, and its name."""
+def load_background(asked: str | None, weights: Path, device: str) -> Enlarger | None:
+    """The model that enlarges backgrounds, its name and its file's SHA-256."""
     if asked is None:
         return None
     from refl.background import load_enlarger
     from refl.weights import find_file
 
-    file = find_file(asked, weights).path
-    return file.stem, load_enlarger(file, device)
+    found = find_file(asked, weights)
+    return found.path.stem, found.sha256, load_enlarger(found.path, device)
 
 
 def take_photos(database: Database, args: argparse.Namespace, device: str, weights: Path, run: RunLog) -> Inputs:
@@ -250,7 +252,7 @@ def write_files(
     args: argparse.Namespace,
     inputs: Inputs,
     made_by: Sequence[MadeBy],
-    enlarger: tuple[str, Any] | None,
+    enlarger: Enlarger | None,
     run: RunLog,
 ) -> dict[str, Any]:
     """Write the faces, and the whole photos with them."""

@@ -14,6 +14,7 @@ from refl.restore import RestoreMethod
 from refl.restorers import lora
 from refl.restorers.feedforward import FeedForwardRestorer
 from refl.restorers.load import AnyRestorer, get_restorer_files, load_restorer, method_name
+from reward.stopping import advise_out_of_memory
 from runs import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -94,15 +95,10 @@ def load_method(asked: AskedMethod, options: RestoreOptions) -> RestoreMethod:
         UserError: there is no such restorer, or it cannot be used with these options.
     """
     what = asked.what
-    try:
+    said = f"{what} does not fit into the memory of {options.device}; give --dtype bfloat16 or --device cpu."
+    with advise_out_of_memory(lambda: said):
         restorer = load_restorer(what, device=options.device, dtype=DTYPES[options.dtype], weights_dir=options.weights)
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"{what} does not fit into the memory of {options.device}; give --dtype bfloat16 or --device cpu."
-        ) from error
     changes = dict(_change(restorer, what, options))
-    if options.small_memory and not isinstance(restorer, FeedForwardRestorer):
-        restorer.enable_small_memory()
     own_fix = "none" if isinstance(restorer, FeedForwardRestorer) else options.color_fix
     return RestoreMethod(
         name=asked.name if asked.is_given else "-".join([asked.name, *(words for words, _ in changes.values())]),
@@ -136,6 +132,9 @@ def _change(restorer: AnyRestorer, what: str, options: RestoreOptions) -> Iterat
         yield "size_px", (f"{options.size_px}px", options.size_px)
     if options.dtype != "float32":
         yield "dtype", (options.dtype, options.dtype)
+    if options.small_memory and not isinstance(restorer, FeedForwardRestorer):
+        restorer.enable_small_memory()
+        yield "small_memory", ("small-memory", True)  # tiles blend at their borders, and slices round otherwise
 
 
 def _set_strength(restorer: AnyRestorer, what: str, strength: float) -> Iterator[tuple[str, tuple[str, Any]]]:

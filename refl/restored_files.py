@@ -7,6 +7,7 @@ draws noise has a folder for each seed.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from refl.restore import RestoreMethod
 
 PHOTOS = "photos"
-Enlarger = tuple[str, Any]
-"""(name of its weight file, model) as `refl.background.load_enlarger` gives it."""
+Enlarger = tuple[str, str, Any]
+"""(name of its weight file, the file's SHA-256, model) as `refl.background.load_enlarger` gives it."""
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,15 @@ def write_photo(
 
 
 def _enlarge_once(out: Path, file: Path, photo: RgbImage, enlarger: Enlarger) -> tuple[RgbImage, float]:
-    """(the enlarged photo, how many times): of an earlier call where that left one of the right size."""
+    """(the enlarged photo, how many times): of an earlier call where that left one of the same pixels."""
     from refl.background import enlarge  # here: it loads torch
 
-    name, model = enlarger
-    kept = out / PHOTOS / f"enlarged-by-{name}" / f"{file.stem}.png"
+    name, sha256, model = enlarger
+    # another photo of the same name has another file, and so has the same photo by another model of the same name
+    content = hashlib.sha256(f"{sha256} {photo.shape}".encode() + photo.tobytes()).hexdigest()
+    kept = out / PHOTOS / f"enlarged-by-{name}" / f"{file.stem}-{content[:16]}.png"
     if kept.exists():
-        before = read_rgb(kept)
-        if before.shape[:2] == (photo.shape[0] * model.scale, photo.shape[1] * model.scale):
-            return before, float(model.scale)
+        return read_rgb(kept), float(model.scale)
     made = enlarge(photo, model)
     write_whole(kept, encode_png(made))
     return made, float(model.scale)

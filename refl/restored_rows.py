@@ -23,6 +23,7 @@ from db.records import add_candidate, add_method, add_source, draw_split
 from db.session import Database
 from pixels.read import RgbImage, decode_rgb, read_rgb
 from refl.photo_files import encode_png, map_in_threads
+from refl.restorer_content import name_changes
 from runs import UserError
 from runs.image_folders import name_forms, normalize_name
 
@@ -121,13 +122,12 @@ def add_restorer_method(session: Session, name: str, settings: dict[str, Any], r
     """The id of the method of that name, added where it is new.
 
     Raises:
-        UserError: there is a method of that name with other settings.
+        UserError: there is a method of that name with other settings; another path of the same files is none.
     """
     settings = json.loads(json.dumps(settings))
     method = add_method(session, name, settings, run_id)
-    if method.settings != settings:
-        names = sorted(settings.keys() | method.settings.keys())
-        key = next(key for key in names if method.settings.get(key) != settings.get(key))
+    if changes := name_changes(method.settings, settings):
+        key = changes[0]
         raise UserError(
             f"There is a method {name!r} already, with {key} {method.settings.get(key)!s:.80} and not "
             f"{settings.get(key)!s:.80}. Give this one a name of its own: --method NAME=…"

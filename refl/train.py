@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,10 +30,11 @@ from refl.train_data import stack, use_one_thread
 from refl.train_save import first_hacking, keep_copy, rolls_back, save_last, save_tuned
 from refl.train_setup import Material, Training, list_terms, start
 from refl.verdict import Verdict
-from reward.batches import choose_batch, ignore_signals, split_batch
+from reward.batches import choose_batch, split_batch
 from reward.model import RewardModel
-from reward.stopping import is_out_of_memory, stop_at_next_step
+from reward.stopping import advise_out_of_memory, stop_at_next_step
 from runs import UserError
+from runs.signals import ignore_signals
 from runs.store import RunStopped
 from training.processes import agree_on_largest, sum_tensors
 from training.tracking import end_tracker, start_tracker, track_image
@@ -60,8 +61,8 @@ class Part:
 def train(material: Material, config: ReflConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Train, or continue what `out/last` holds, until `max_steps`; leaves `out/last` and `out/tuned`.
 
-    Under `accelerate launch` every process calls this, and `out` is a folder that all of them see. The first SIGTERM or
-    SIGINT ends training after the step with a checkpoint, the second at once.
+    Under `accelerate launch` every process calls this, and `out` is a folder that all of them see. A signal to
+    any of them ends training after the step with a checkpoint, a second SIGTERM or SIGINT at once.
 
     Returns:
         step; seconds of this call after the preparation; hacking, the step at which the monitor first saw it or None.
@@ -135,7 +136,7 @@ def read_parts(training: Training, steps: range) -> Iterator[list[Part]]:
     ]
 
     def prepare_worker(worker: int) -> None:
-        ignore_signals(worker)
+        ignore_signals()
         use_one_thread(worker)
 
     loader: Any = DataLoader(
@@ -372,18 +373,10 @@ def compute_rewards(
     return rewards
 
 
-@contextmanager
-def explain_out_of_memory(config: ReflConfig) -> Iterator[None]:
-    """Turn an allocator's error into what can be done about it.
+def explain_out_of_memory(config: ReflConfig) -> AbstractContextManager[None]:
+    """`advise_out_of_memory` for a training."""
 
-    Raises:
-        UserError: the memory did not suffice.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
+    def advise() -> str:
         train = config.train
         hints = []
         if train.micro_batch_size != 1:
@@ -394,4 +387,6 @@ def explain_out_of_memory(config: ReflConfig) -> Iterator[None]:
             hints.append("mixed_precision to bf16 in a new --out")
         if train.trainable == "control":
             hints.append("trainable to lora in a new --out")
-        raise UserError(f"Out of memory. Set {', or '.join(hints or ['image_size_px lower'])}.") from error
+        return f"Out of memory. Set {', or '.join(hints or ['image_size_px lower'])}."
+
+    return advise_out_of_memory(advise)

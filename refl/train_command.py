@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import logging
 import os
 from contextlib import nullcontext
@@ -26,9 +24,10 @@ from refl.train_config import (
     load_refl_config,
     preset_names,
 )
-from reward.train_command import add_flag, format_progress
+from reward.train_command import add_flag, choose_folder, format_progress
 from reward.weights_folder import add_weights_flag, choose_weights_folder
 from runs import UserError
+from runs.hold import hold_folder
 from runs.store import open_database_run
 
 if TYPE_CHECKING:
@@ -107,19 +106,25 @@ def read_config(args: argparse.Namespace) -> ReflConfig:
     return load_refl_config(args.preset or args.config, changes)
 
 
-def name_training(args: argparse.Namespace, config: ReflConfig) -> str:
-    """'tiny-paper-3f2a9c1b': the same for the same command, so that it finds its checkpoints again."""
-    settings = config.model_dump(mode="json")
-    settings["train"] = {name: value for name, value in settings["train"].items() if name not in MAY_CHANGE}
+def choose_out(args: argparse.Namespace, config: ReflConfig) -> Path:
+    """The folder of a training that names none, such as 'data/restorers/tiny-paper-3f2a9c1b'."""
     asked = [str(value) for value in (args.restorer, args.reward, args.faces, args.held_out, args.dataset)]
-    digest = hashlib.sha256(json.dumps([asked, settings], sort_keys=True).encode()).hexdigest()[:8]
-    return f"{Path(args.restorer).name}-{Path(args.preset or args.config).stem}-{digest}"
+
+    def list_deciding(short: bool) -> list[Any]:
+        settings = {
+            table: getattr(config, table).model_dump(mode="json", exclude=MAY_CHANGE, exclude_defaults=short)
+            for table in TABLES
+        }
+        return [asked, settings]
+
+    stem = f"{Path(args.restorer).name}-{Path(args.preset or args.config).stem}"
+    return choose_folder(args.data / "restorers", stem, list_deciding)
 
 
 def describe_run(args: argparse.Namespace, config: ReflConfig) -> dict[str, Any]:
     """What the run is of, as JSON values: its settings, from what it learns, and the folder that it writes."""
     asked = {name: getattr(args, name) for name in ("restorer", "reward", "faces", "held_out", "dataset")}
-    out = args.out or args.data / "restorers" / name_training(args, config)
+    out = args.out or choose_out(args, config)
     return {
         **config.model_dump(mode="json"),
         **{name: None if value is None else str(value) for name, value in asked.items()},
@@ -167,8 +172,8 @@ def run_train(args: argparse.Namespace) -> None:
             log.info(format_progress(done, total, values))
 
         log.info("training in %s", out)
-        out.mkdir(parents=True, exist_ok=True)
-        result = tune(args, config, out, progress)
+        with hold_folder(out) if first else nullcontext():  # of several processes the first one holds it for all
+            result = tune(args, config, out, progress)
         if run:
             run.write_result({"out": str(out), **result})
             print(format_result(result, out))

@@ -19,29 +19,32 @@ import torch._functorch.config
 from accelerate import Accelerator
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from refl.live_reward import LiveReward, copy_for_learning
 from refl.monitor import Monitor, choose_judges, to_bytes
 from refl.perceptual import PerceptualLoss, load_perceptual
+from refl.restorer_content import name_changes
 from refl.restorers.control import ConditionControlNet
 from refl.restorers.diffusion import DiffusionRestorer
+from refl.restorers.lora import TRAINED_FILE
 from refl.restorers.osediff import TIMESTEP, OSEDiff
 from refl.sampling import Plan
 from refl.train_config import MAY_CHANGE, ReflConfig
 from refl.train_data import DegradedFaces, Face, check_faces, stack
 from reward.captions import check_captions, describe_long_captions
-from reward.checkpoint import load_changes
+from reward.checkpoint import load_changes, load_model
 from reward.config import ModelConfig
 from reward.data import Pairs, check_pairs
 from reward.frozen_cache import cache_frozen
 from reward.model import RewardModel, unlock
 from reward.scoring import split_name
-from reward.training_state import find_checkpoint, load_state
+from reward.training_state import check_settings, find_checkpoint, is_same_file, load_state
 from runs import UserError
 from runs.store import code_version
-from training.precision import DTYPES, TrainedWeights, place
+from training.precision import DTYPES, TrainedWeights, copy_values, place
 from training.processes import make_accelerator
 from training.tracking import check_tracker
 
@@ -110,10 +113,11 @@ def describe(material: Material, config: ReflConfig) -> dict[str, Any]:
     return {
         "config": config.model_dump(mode="json"),
         "names": material.names,
-        "restorer": material.restorer.settings,
+        "restorer": deepcopy(material.restorer.settings),  # as it is now: loading a checkpoint adds to them
         "reward_base": {"model": _locate(material.names.get("reward", "")), "version": material.reward_version},
         "faces": len(material.faces),
         "faces_sha256": digest.hexdigest(),
+        "dataset_sha256": material.pairs.fingerprint if material.pairs else "",
         "perceptual": config.loss.perceptual if config.loss.perceptual_weight else None,
         "code_version": code_version(),
     }
@@ -151,7 +155,7 @@ def start(material: Material, config: ReflConfig, out: Path) -> Training:
     )
     check_material(material, config)
     record = describe(material, config)
-    last = find_checkpoint(accelerator, out, lambda found, folder: check_same(found, record, folder))
+    last = find_checkpoint(accelerator, out, lambda found, folder: check_same(found, record, config, folder))
     if accelerator.is_local_main_process:
         check_faces([*material.faces, *material.held_out], known=out / "checked.json")
     restorer, device = material.restorer, accelerator.device
@@ -336,7 +340,7 @@ def place_rewards(
         unlock(frozen)
         model = copy_for_learning(frozen, [parameter for parameter in frozen.parameters() if parameter.requires_grad])
         if last:
-            load_changes(model, last / REWARD_FOLDER)
+            load_learned(model, last / REWARD_FOLDER)
     pairs = material.pairs
     live = LiveReward(
         model,
@@ -360,6 +364,16 @@ def place_rewards(
             model, live.held_out, sha256, out / "frozen", accelerator, batch_images=16, workers=config.train.workers
         )
     return live, frozen
+
+
+def load_learned(model: RewardModel, folder: Path) -> None:
+    """Overwrite the trained parameters by a checkpoint's; earlier versions wrote the whole model."""
+    if (folder / "model.safetensors").exists():
+        learned = dict(load_model(folder).named_parameters())
+        trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        copy_values([parameter for _, parameter in trained], [learned[name] for name, _ in trained])
+    else:
+        load_changes(model, folder)
 
 
 def make_monitor(material: Material, config: ReflConfig, size_px: int, accelerator: Accelerator) -> Monitor | None:
@@ -389,26 +403,61 @@ def make_monitor(material: Material, config: ReflConfig, size_px: int, accelerat
     )
 
 
-def check_same(record: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """That a checkpoint is of this restorer, these faces and this way of training.
+def check_same(record: dict[str, Any], now: dict[str, Any], config: ReflConfig, folder: Path) -> None:
+    """That a checkpoint is of this restorer, this reward model, these faces and pairs and this way of training.
 
+    All are told by their content, wherever it lies.
+
+    Args:
+        record: its `training.json`.
+        now: the same of the training that is to continue it.
     Raises:
         UserError: something that decides the weights differs; named.
     """
-    for what in ("names", "restorer", "faces_sha256"):
-        if record[what] != now[what]:
-            raise UserError(
-                f"{folder} was trained with another {what.removesuffix('_sha256')} ({record[what]}). Give the same to "
-                "continue it, or another --out."
-            )
-    for table, fields in now["config"].items():
-        for name, after in fields.items():
-            before = record["config"][table].get(name)
-            if before != after and name not in MAY_CHANGE:
-                raise UserError(
-                    f"{folder} was trained with {name} {before!r}, not {after!r}. Give the same settings to continue "
-                    "it, or another --out."
-                )
+    same = {
+        "restorer": _is_same_restorer(record, now),
+        "reward": _is_same_reward(record, now),
+        "faces": record["faces_sha256"] == now["faces_sha256"],
+        "dataset": record["dataset_sha256"] == now["dataset_sha256"]
+        if "dataset_sha256" in record
+        else _is_same_name(record, now, "dataset"),
+    }
+    for what in (name for name, is_same in same.items() if not is_same):
+        was = f"{record['faces']:,} of them" if what == "faces" else record["names"].get(what) or "none"
+        raise UserError(
+            f"{folder} was trained with another {what} ({was}). Give the same to continue it, or another --out."
+        )
+    for table in ReflConfig.model_fields:
+        fields: BaseModel = getattr(config, table)
+        deciding = [name for name in type(fields).model_fields if name not in MAY_CHANGE]
+        check_settings(record["config"].get(table, {}), fields, deciding, folder)
+
+
+def _is_same_restorer(record: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether both began with the same restorer. A setting that one of the two versions does not know says nothing.
+
+    Versions that noted no `dataset_sha256` took the checkpoint that they continued for a file of the restorer: in their
+    records it is passed over, so that their folders can be continued.
+    """
+    before, after = deepcopy(record["restorer"]), deepcopy(now["restorer"])
+    may_be_checkpoint = "dataset_sha256" not in record or TRAINED_FILE not in after["weights"]
+    if may_be_checkpoint and _is_same_name(record, now, "restorer"):
+        for settings in (before, after):
+            settings["weights"].pop(TRAINED_FILE, None)
+    known = (before.keys() & after.keys()) | {"weights"}
+    return not known.intersection(name_changes(before, after))
+
+
+def _is_same_reward(record: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether both began with the same reward model; by its name where one has no version of it."""
+    before, after = record.get("reward_base", {}).get("version"), now["reward_base"]["version"]
+    return before == after if before and after else _is_same_name(record, now, "reward")
+
+
+def _is_same_name(record: dict[str, Any], now: dict[str, Any], what: str) -> bool:
+    """Whether the same was asked for, by the same words or by another path of the same file."""
+    before, after = (one["names"].get(what, "") for one in (record, now))
+    return bool(before == after or is_same_file(before, after))
 
 
 def resume(training: Training, last: Path) -> None:
@@ -418,7 +467,10 @@ def resume(training: Training, last: Path) -> None:
     training.weights.load_state_dict(state["weights"])
     training.live.load_state_dict(state["live"])
     if training.accelerator.is_main_process:
-        training.sums.copy_(state["sums"])
+        sums = state["sums"]
+        if isinstance(sums, dict):  # as earlier versions had them
+            sums = torch.tensor([sums.get(name, 0.0) for name in (*list_terms(training.config), "images")])
+        training.sums.copy_(sums)
     if training.monitor and state["monitor"]:
         training.monitor.load_state_dict(state["monitor"])
     log.info("continuing after step %s of %s", training.step, training.config.train.max_steps)

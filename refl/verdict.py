@@ -82,7 +82,8 @@ def compare(first: Look, now: Look, families_needed: int, before_suspicious: boo
 
     Args:
         first: with the rewards that the models give now to what was restored first.
-        families_needed: of the reward's gap and the judges' families; never more than the judges have.
+        families_needed: of the reward's gap and the judges' families; never more than the judges have that gave numbers
+            at both looks.
         before_suspicious: what the look before was.
     """
     differences = {
@@ -97,7 +98,8 @@ def compare(first: Look, now: Look, families_needed: int, before_suspicious: boo
         judges.append("reward_gap")
     fallen = [name for name in judges if is_above(-differences[name], LEAST_EFFECTS.get(name, 0.0))]
     families = [family for family, members in FAMILIES.items() if set(members) & set(fallen)]
-    there = sum(bool(set(members) & set(now.judges)) for members in FAMILIES.values())
+    measured = {name for name in now.judges if np.isfinite(differences[name]).any()}
+    there = max(1, sum(bool(set(members) & measured) for members in FAMILIES.values()))
     rose = is_above(rises["live"], LEAST_RISE)
     suspicious = rose and len(families) >= min(families_needed, there)
     changes = {name: mean_and_error(values) for name, values in differences.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import DataLoader, Dataset
+
+from runs.signals import ignore_signals
 
 Indices = npt.NDArray[np.int64]
 
@@ -50,13 +51,12 @@ def make_loader(
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=start_worker,
         pin_memory=pinned,
     )
     return iter(loader)
 
 
-def ignore_signals(_worker: int) -> None:
-    """Let a signal to the whole process group end the training process alone, which then ends its workers."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+def start_worker(_worker: int) -> None:
+    """What a decoding process does first."""
+    ignore_signals()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from reward.weights_folder import add_weights_flag, choose_weights_folder
 from runs import UserError
+from runs.hold import hold_folder
 from runs.store import code_version, open_database_run
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ def evaluate(
         "notes": notes,
         "made_by": {**config, "labels_sha256": pairs.fingerprint, "code_version": code_version()},
     }
-    write_report(out, tables, summary)
+    with hold_folder(out):
+        write_report(out, tables, summary)
     for model in models:
         if model.checkpoint:
             write_card(model.checkpoint, summarize_for_card(summary, model.answers.name))

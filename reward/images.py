@@ -14,6 +14,7 @@ from typing import Any
 
 from pixels.read import ImageFault, RgbImage, decode_rgb
 from runs import UserError
+from runs.files import write_text_whole
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +85,9 @@ def check_images(files: Mapping[Path, str | None], known: Path | None = None) ->
     if known:
         before |= {str(path): [*_stamp(path), sha256] for path, sha256 in found.items()}
         known.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = known.with_name(f"{known.name}.{os.getpid()}.part")  # of several processes each writes its own
-        unfinished.write_text(json.dumps(before), encoding="utf-8")
+        # of several processes each writes its own
+        unfinished = known.with_name(f"{known.name}.{os.getpid()}")
+        write_text_whole(unfinished, json.dumps(before))
         unfinished.replace(known)
     return found
 

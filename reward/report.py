@@ -25,7 +25,9 @@ from reward.evaluate import (
 )
 from reward.rankings import MIN_RANKED, compare_rankings
 from runs import UserError
+from runs.files import write_text_whole
 from runs.pictures import mark_simulated, save_figure
+from runs.space import explain_full_disk
 from runs.store import without_nan
 from runs.tables import write_table
 
@@ -101,16 +103,17 @@ def write_report(out: Path, tables: dict[str, pd.DataFrame], summary: dict[str, 
         UserError: the folder cannot be written.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "summary.json").unlink(missing_ok=True)
-        figures = draw(tables, summary)
-        for name, figure in figures.items():
-            save_figure(figure, out, name)
-        for name, table in tables.items():
-            write_table(out / f"{name}.csv", table)
-        (out / "report.md").write_text(write_markdown(tables, summary, list(figures)), encoding="utf-8")
-        text = json.dumps(without_nan(summary), indent=2, ensure_ascii=False)
-        (out / "summary.json").write_text(text + "\n", encoding="utf-8")
+        with explain_full_disk(out, "run the same command again"):
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "summary.json").unlink(missing_ok=True)
+            figures = draw(tables, summary)
+            for name, figure in figures.items():
+                save_figure(figure, out, name)
+            for name, table in tables.items():
+                write_table(out / f"{name}.csv", table)
+            write_text_whole(out / "report.md", write_markdown(tables, summary, list(figures)))
+            text = json.dumps(without_nan(summary), indent=2, ensure_ascii=False)
+            write_text_whole(out / "summary.json", text + "\n")
     except OSError as error:
         raise UserError(
             f"Cannot write the report to {out}: {error.strerror}. Name another folder with --out."

@@ -17,7 +17,9 @@ from reward.data import load_dataset
 from reward.scoring import FoundScorer, Scorer, check_scorer_captions, read_batches, score_batch
 from runs import UserError
 from runs.candidates import CandidateImage, Database, find_missing, store_values
+from runs.hold import hold_file
 from runs.image_folders import IMAGE_SUFFIXES, list_images, read_caption
+from runs.space import explain_full_disk
 from runs.store import iterate_lines
 
 MAX_NAMED = 20
@@ -99,11 +101,10 @@ def score_files(
     without = sum(not item.caption for item in items)
     note = check_scorer_captions(scorer, without, len(items), "images", use_prompt=use_prompt)
     report = ScoreReport(note=_add_note(note, scorer, (item.caption for item in items)))
-    done = read_done(out, scorer.version)
-
+    full = explain_full_disk(out.parent, "run the same command again; it goes on after the whole lines")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with open(out, "a", encoding="utf-8") as stream:
+        with full, hold_file(out.with_name(f".{out.name}.lock"), out), open(out, "a", encoding="utf-8") as stream:
+            done = read_done(out, scorer.version)
             for batch in read_batches(find_unscored(items, done, report), batch_size, report.note_unreadable):
                 values = score_batch(scorer, [image for _, image in batch], [item.caption for (item, _), _ in batch])
                 for ((item, sha256), _), value in zip(batch, values.tolist(), strict=True):

@@ -24,7 +24,7 @@ from reward.config import ModelConfig
 from reward.data import group_images, to_pixels
 from reward.images import read_image
 from reward.model import RewardModel, compute_cosine
-from reward.stopping import is_out_of_memory
+from reward.stopping import advise_out_of_memory
 from runs import UserError
 from runs.candidates import REWARD_PREFIX
 
@@ -96,12 +96,9 @@ def load_scorer(asked: str, device: str, dtype: torch.dtype = torch.float32, wei
     """
     found = find_scorer(asked, weights_dir)
     model = load_named(split_name(asked)[1], dtype, weights_dir)
-    try:
+    said = f"{split_name(asked)[1]} does not fit into the memory of {device}; give --device cpu."
+    with advise_out_of_memory(lambda: said):
         model = model.requires_grad_(False).eval().to(device)
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"{split_name(asked)[1]} does not fit into the memory of {device}; give --device cpu."
-        ) from error
     return Scorer(found.name, found.path, model, compute_version(model))
 
 
@@ -138,19 +135,12 @@ def score_batch(scorer: Scorer, images: Sequence[RgbImage], captions: Sequence[s
     """
     model = scorer.model
     tensors = [torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))) for image in images]
-    try:
-        with torch.inference_mode():
-            pixels = to_pixels(group_images(tensors), model.config, model.logit_scale.device)
-            rewards = compute_cosine(model.encode_pixels(pixels), model.encode_prompts(captions))
+    advice = f"lower --batch-size to {len(images) // 2}" if len(images) > 1 else "give --device cpu"
+    where = f"The memory of {model.logit_scale.device} is too small for a batch of {len(images)} images by"
+    with advise_out_of_memory(lambda: f"{where} {scorer.name}: {advice}."), torch.inference_mode():
+        pixels = to_pixels(group_images(tensors), model.config, model.logit_scale.device)
+        rewards = compute_cosine(model.encode_pixels(pixels), model.encode_prompts(captions))
         return np.asarray(rewards.double().cpu().numpy())
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        advice = f"lower --batch-size to {len(images) // 2}" if len(images) > 1 else "give --device cpu"
-        raise UserError(
-            f"The memory of {model.logit_scale.device} is too small for a batch of {len(images)} images by "
-            f"{scorer.name}: {advice}."
-        ) from error
 
 
 def read_batches(

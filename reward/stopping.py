@@ -2,68 +2,80 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 import torch
 
+from metrics.memory import is_of_workers, is_out_of_memory
 from reward.train_config import TrainConfig
 from runs import UserError
+from runs.signals import INSISTING, give_back, listen
 from runs.store import RunStopped
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
 def stop_at_next_step() -> Iterator[Callable[[], int]]:
-    """Note the first SIGTERM or SIGINT instead of dying of it; the second ends the block at once by RunStopped.
+    """Note the first signal that asks to end instead of dying of it; see `runs.signals`.
 
-    Gives a function that returns the number of the signal that came, 0 before. Off the main thread, where Python lets
-    nobody listen to signals, it stays 0.
+    The second SIGTERM or SIGINT ends the block at once by RunStopped. Gives a function that returns the number of the
+    first signal that came, 0 before. Off the main thread, where Python lets nobody listen to signals, it stays 0.
     """
-    came = 0
+    came: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
-        nonlocal came
-        if came:
+        insists = number in INSISTING and any(before in INSISTING for before in came)
+        came.append(number)
+        if insists:
             raise RunStopped(128 + number)
-        came = number
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    before = listen(note)
     try:
-        yield lambda: came
+        yield lambda: came[0] if came else 0
     finally:
-        for number, action in before.items():
-            signal.signal(number, signal.SIG_DFL if action is None else action)
+        give_back(before)
 
 
 @contextmanager
-def explain_out_of_memory(config: TrainConfig, processes: int) -> Iterator[None]:
-    """Turn an allocator's error into what can be done about it.
+def advise_out_of_memory(advise: Callable[[], str]) -> Iterator[None]:
+    """Turn whatever says that the memory did not suffice into what can be done about it.
 
     Args:
-        processes: that share a batch.
+        advise: gives the message; not asked where the processes that decode images ran out of memory.
     Raises:
         UserError: the memory did not suffice.
     """
     try:
         yield
-    except RuntimeError as error:
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
-        changes = list_savings(config, processes)
+        if not is_of_workers(error):
+            raise UserError(advise()) from error
         raise UserError(
-            f"Out of memory with {config.choose_micro_batch_size(processes)} pairs a forward pass. "
-            f"Set {', or '.join(changes)}."
-            if changes
-            else "Out of memory with one pair a forward pass. Train fewer groups and blocks, or a smaller architecture."
+            "Out of memory in the processes that decode images. Set workers lower (0 decodes in the training itself), "
+            "or give them more shared memory where this is a container: docker run --shm-size=8g."
         ) from error
+
+
+def explain_out_of_memory(config: TrainConfig, processes: int) -> AbstractContextManager[None]:
+    """`advise_out_of_memory` for a training.
+
+    Args:
+        processes: that share a batch.
+    """
+
+    def advise() -> str:
+        changes = list_savings(config, processes)
+        if not changes:
+            return (
+                "Out of memory with one pair a forward pass. Train fewer groups and blocks, or a smaller architecture."
+            )
+        pairs = config.choose_micro_batch_size(processes)
+        return f"Out of memory with {pairs} pairs a forward pass. Set {', or '.join(changes)}."
+
+    return advise_out_of_memory(advise)
 
 
 def list_savings(config: TrainConfig, processes: int) -> list[str]:
@@ -81,8 +93,3 @@ def list_savings(config: TrainConfig, processes: int) -> list[str]:
     if config.mixed_precision == "no" and torch.cuda.is_available():
         changes.append("mixed_precision to bf16 in a new --out")
     return changes
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an allocator says that the memory did not suffice; the CPU's has no class of its own for it."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

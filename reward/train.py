@@ -45,8 +45,8 @@ def train(
 ) -> dict[str, Any]:
     """Train, or continue what `out/last` holds, until `max_steps`; leaves `out/last` and `out/best`.
 
-    Under `accelerate launch` every process calls this, and `out` is a folder that all of them see. The first SIGTERM or
-    SIGINT ends training after the step with a checkpoint, the second at once.
+    Under `accelerate launch` every process calls this, and `out` is a folder that all of them see. A signal to
+    any of them ends training after the step with a checkpoint, a second SIGTERM or SIGINT at once.
 
     Args:
         pairs: the whole dataset; its train split is trained on, people's labels of its val split are measured on.

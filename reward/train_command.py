@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 from reward.config import ModelConfig, check_model_config, preset_names
 from reward.train_config import UNCHANGING, TrainConfig, check_train_config, read_settings
 from runs import UserError
+from runs.hold import hold_folder
 from runs.store import open_database_run
 
 log = logging.getLogger(__name__)
@@ -91,18 +93,27 @@ def read_config(args: argparse.Namespace) -> tuple[Path, Path, ModelConfig, Trai
     if not dataset:
         raise UserError("No dataset is named. Give --dataset DIR, a folder that `python -m annotate export` wrote.")
     dataset = Path(dataset).expanduser().absolute()
-    out = (
-        args.out
-        or settings.get("out")
-        or args.data / "rewards" / name_training(Path(args.preset or args.config).stem, dataset, model, config)
-    )
+
+    def list_deciding(short: bool) -> list[Any]:
+        trained = config.model_dump(mode="json", include=UNCHANGING, exclude_defaults=short)
+        return [str(dataset), model.model_dump(mode="json", exclude_defaults=short), trained]
+
+    out = args.out or settings.get("out")
+    out = out or choose_folder(args.data / "rewards", Path(args.preset or args.config).stem, list_deciding)
     return dataset, Path(out).expanduser().absolute(), model, config
 
 
-def name_training(stem: str, dataset: Path, model: ModelConfig, config: TrainConfig) -> str:
-    """'tiny-3f2a9c1b': the same for the same command, so that it finds its checkpoints again."""
-    decisive = [str(dataset), model.model_dump(mode="json"), config.model_dump(mode="json", include=UNCHANGING)]
-    return f"{stem}-{hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]}"
+def choose_folder(parent: Path, stem: str, list_deciding: Callable[[bool], list[Any]]) -> Path:
+    """'parent/tiny-3f2a9c1b': the same for the same command, so that it finds its checkpoints again.
+
+    Args:
+        list_deciding: all that decides the training, as JSON values, told whether to leave out what is as by default:
+            then a setting that a newer version adds changes no name. Older versions left out nothing; a folder of
+            theirs is taken where there is one.
+    """
+    texts = [json.dumps(list_deciding(short), sort_keys=True) for short in (False, True)]
+    older, folder = (parent / f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}" for text in texts)
+    return older if older.is_dir() else folder
 
 
 def describe_run(dataset: Path, out: Path, model: ModelConfig, config: TrainConfig) -> dict[str, Any]:
@@ -144,10 +155,12 @@ def run_train(args: argparse.Namespace) -> None:
 
         pairs = load_dataset(dataset)
         log.info("training in %s", out)
-        result = train(pairs, model, config, out, progress)
-        leave_processes()
+        with hold_folder(out) if first else nullcontext():  # of several processes the first one holds it for all
+            result = train(pairs, model, config, out, progress)
+            leave_processes()
+            if first:
+                write_card(out / "best")
         if run:
-            write_card(out / "best")
             run.write_result({"out": str(out), **result})
             print(format_result(result, out))
 

@@ -131,7 +131,11 @@ def start(pairs: Pairs, model_config: ModelConfig, config: TrainConfig, out: Pat
     accelerator = make_accelerator(
         config.mixed_precision, log_with=None if config.tracker == "none" else config.tracker, project_dir=out
     )
-    last = find_checkpoint(accelerator, out, lambda found, folder: check_same(found, record, folder))
+
+    def check(found: dict[str, Any], folder: Path) -> None:
+        check_same(found, record, model_config, config, folder)
+
+    last = find_checkpoint(accelerator, out, check)
     log.info("checking the images of %s", used.describe())
     sha256 = check_pairs(used, known=out / "checked.json") if accelerator.is_local_main_process else {}
     torch.manual_seed(config.seed)

@@ -13,16 +13,20 @@ import os
 import pickle
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
-from reward.train_config import UNCHANGING
+from reward.config import ModelConfig
+from reward.train_config import UNCHANGING, TrainConfig
 from runs import UserError
+from runs.space import explain_full_disk
 
 STEPS_FOLDER = "steps"
 """Of a training's folder: the copies that stay."""
@@ -38,25 +42,45 @@ def save_checkpoint(
         record: JSON values for `training.json`.
         state: tensors, numbers and text in dicts, lists and tuples, for `state.pt`.
     Raises:
-        UserError: it cannot be written; the one before is still there.
+        UserError: it cannot be written; the one before is still there, and nothing of this one.
     """
     beside = folder.with_name(f"{folder.name}.part")
+    then = "run the same command again; it continues from the checkpoint before"
     try:
+        with explain_full_disk(folder, then, lambda: count_needed(folder, beside, state)):
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            write(beside)
+            if state is not None:
+                torch.save(state, beside / "state.pt")
+            (beside / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            for file in (path for path in beside.rglob("*") if path.is_file()):
+                with open(file, "rb") as stream:
+                    os.fsync(stream.fileno())
+            _take_place(beside, folder)
+    except BaseException as error:
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        write(beside)
-        if state is not None:
-            torch.save(state, beside / "state.pt")
-        (beside / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        for file in (path for path in beside.rglob("*") if path.is_file()):
-            with open(file, "rb") as stream:
-                os.fsync(stream.fileno())
-        _take_place(beside, folder)
-    except (OSError, RuntimeError) as error:  # torch.save says a full disk as RuntimeError
-        raise UserError(
-            f"{folder}: the checkpoint cannot be written ({error}). Free some disk space, then run the same command "
-            "again; it continues from the checkpoint before."
-        ) from error
+        if isinstance(error, OSError):
+            raise UserError(f"{folder}: the checkpoint cannot be written ({error}); mend that, then {then}.") from error
+        raise
+
+
+def count_needed(folder: Path, beside: Path, state: Any) -> int:
+    """Bytes that a checkpoint takes: of the one before, or of what is written of this one and its state."""
+    return max(measure_folder(folder), measure_folder(beside) + count_bytes(state))
+
+
+def measure_folder(folder: Path) -> int:
+    """Bytes of all files below a folder; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def count_bytes(state: Any) -> int:
+    """Bytes of the tensors of a nested state."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    values = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return sum(count_bytes(value) for value in values)
 
 
 def _take_place(beside: Path, folder: Path) -> None:
@@ -64,7 +88,12 @@ def _take_place(beside: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
-    beside.rename(folder)
+    try:
+        beside.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -136,15 +165,27 @@ def load_state(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file}: holds Python objects that could run code, so it is not loaded; {why}.") from error
     except (OSError, RuntimeError, EOFError) as error:
         raise UserError(f"{file}: cannot be read ({str(error).partition(chr(10))[0]}); {why}.") from error
+    for part in (state, state.get("live", {})):
+        if "weights" not in part and "optimizer" in part:
+            part["weights"] = _read_older(part)
     return state
 
 
-def check_same(record: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+def _read_older(part: dict[str, Any]) -> dict[str, Any] | None:
+    """What `TrainedWeights.load_state_dict` takes, of a state of earlier versions, which had it beside the rest."""
+    optimizer = part["optimizer"]
+    others = {"averages": part.get("averages", []), "scaler": part.get("scaler")}
+    return optimizer and {"optimizer": optimizer, **others}
+
+
+def check_same(
+    record: dict[str, Any], now: dict[str, Any], model: ModelConfig, config: TrainConfig, folder: Path
+) -> None:
     """That a checkpoint is of this model, dataset and way of training.
 
     Args:
         record: its `training.json`.
-        now: the same of the training that is to continue it: `model`, `train` and `dataset_sha256`.
+        now: the same of the training that is to continue it: `dataset` and `dataset_sha256`.
     Raises:
         UserError: something that decides the weights differs; named.
     """
@@ -153,14 +194,36 @@ def check_same(record: dict[str, Any], now: dict[str, Any], folder: Path) -> Non
             f"{folder} was trained on {record['dataset']}, with other labels than {now['dataset']} has now. Name "
             "another --out to train on these."
         )
-    for table, names in (("model", sorted(now["model"])), ("train", sorted(UNCHANGING))):
-        for name in names:
-            before, after = record[table].get(name), now[table][name]
-            if before != after:
-                raise UserError(
-                    f"{folder} was trained with {name} {before!r}, not {after!r}. Give the same settings to continue "
-                    "it, or another --out."
-                )
+    check_settings(record["model"], model, sorted(type(model).model_fields), folder)
+    check_settings(record["train"], config, sorted(UNCHANGING), folder)
+
+
+def check_settings(before: dict[str, Any], now: BaseModel, names: Iterable[str], where: Path) -> None:
+    """That a checkpoint's settings are those of the training that is to continue it.
+
+    A setting that an older version did not know was trained as its default is; one that is known no more says nothing.
+
+    Args:
+        before: the checkpoint's, as JSON values.
+        names: of the fields that decide the weights.
+    Raises:
+        UserError: one differs; named.
+    """
+    fields, values = type(now).model_fields, now.model_dump(mode="json")
+    for name in names:
+        default = None if fields[name].is_required() else fields[name].get_default(call_default_factory=True)
+        was = before[name] if name in before else to_jsonable_python(default)
+        if was != values[name] and not is_same_file(was, values[name]):
+            raise UserError(
+                f"{where} was trained with {name} {was!r}, not {values[name]!r}. Give the same settings to continue "
+                "it, or another --out."
+            )
+
+
+def is_same_file(one: object, other: object) -> bool:
+    """Whether two settings are names of one file or folder, such as a relative and an absolute path of it."""
+    paths = [Path(value).expanduser() for value in (one, other) if isinstance(value, str) and value]
+    return len(paths) == 2 and all(path.exists() for path in paths) and paths[0].samefile(paths[1])
 
 
 def get_random_states() -> dict[str, Any]:

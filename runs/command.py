@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import db.command
+from runs.space import is_disk_full, say_room
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -18,4 +21,11 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 def run_command(action: Callable[[], None]) -> int:
     """Exit code of a command, as `db.command.run_command` gives it."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # pyiqa brings it; it warns of an extra that we never use
-    return db.command.run_command(action)
+    try:
+        return db.command.run_command(action)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        where = Path(error.filename if isinstance(error.filename, str) else ".").absolute()
+        sys.stderr.write(f"error: {where}: the disk is full: {say_room(where)}, then run again.\n")
+        return 2

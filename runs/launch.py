@@ -24,7 +24,7 @@ from db.models import Run, RunState, utc_now
 from db.session import Database
 from runs import slurm
 from runs.delete import delete_run
-from runs.devices import CPU, is_device, list_devices, visible_devices
+from runs.devices import CPU, TRAINING_KINDS, is_device, list_devices, visible_devices
 from runs.space import say_if_full
 from runs.stop import stop
 from runs.store import insert_run, reap_lost, run_folder
@@ -58,6 +58,8 @@ ACCELERATE_CPU = {"ACCELERATE_USE_CPU": "true"}
 """Without it, each process that `accelerate launch` starts on a CPU trains for itself."""
 START_LOCK = 7236522
 """PostgreSQL's number of the lock that who starts runs holds."""
+ELASTIC_SIGNALS = {"TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"}
+"""What `accelerate launch` passes on to its processes; it would die of the last two, which Slurm sends."""
 CONTINUABLE = (RunState.stopped, RunState.failed, RunState.lost)
 
 
@@ -241,6 +243,8 @@ def _environment(run: Run, url: str | None) -> dict[str, str]:
         environment["CUDA_VISIBLE_DEVICES"] = visible_devices(run.device)
     if _shares_cpu(run):
         environment |= ACCELERATE_CPU
+    if len(_module_words(run)) > 1:
+        environment |= ELASTIC_SIGNALS
     if url:
         environment["FACEREWARD_DB"] = url
     return environment
@@ -271,7 +275,15 @@ def continue_run(database: Database, data: Path, run_id: int, *, url: str | None
         run.state, run.error, run.host, run.pid, run.pid_started = RunState.queued, None, None, None, None
         run.started_at = run.ended_at = None
         run.launcher = _unstarted(run.launcher)
+        run.arguments = _name_folder(run)
     _start_soon(database, data, run_id, url)
+
+
+def _name_folder(run: Run) -> list[str]:
+    """A training's arguments with the folder that it chose itself: another version of the code may choose another."""
+    arguments, out = list(run.arguments), run.config.get("out")
+    is_named = any(word == "--out" or word.startswith("--out=") for word in arguments)
+    return arguments if run.kind not in TRAINING_KINDS or not out or is_named else [f"--out={out}", *arguments]
 
 
 def _unstarted(launcher: dict[str, Any]) -> dict[str, Any]:

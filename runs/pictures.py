@@ -6,6 +6,7 @@ with any colour vision tell apart.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from runs.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,9 +59,12 @@ def plot_style() -> Iterator[None]:
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Write `name`.png and `name`.svg; the same figure gives the same bytes."""
+    png, svg = io.BytesIO(), io.BytesIO()
     with plot_style():
-        figure.savefig(folder / f"{name}.png", dpi=PNG_DPI, metadata={"Software": None})
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    for kind, drawn in (("png", png), ("svg", svg)):
+        write_whole(folder / f"{name}.{kind}", drawn.getvalue())
 
 
 def mark_simulated(figure: Figure) -> None:

@@ -7,14 +7,14 @@ A run's folder is `DATA/runs/<id>/`: `config.json`, `progress.jsonl` (one JSON o
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import signal
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -23,14 +23,19 @@ from typing import Any
 
 import psutil
 from sqlalchemy import String, and_, cast, or_, select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from db.errors import UserError
 from db.models import Run, RunState, utc_now
 from db.session import Database, open_database
+from runs.files import append_line, write_text_whole
 from runs.kept_files import read_json
 from runs.own_command import own_command
+from runs.signals import SIGNALS, give_back, listen
 from runs.slurm import is_done
+
+log = logging.getLogger(__name__)
 
 LIVE_STATES = (RunState.queued, RunState.running, RunState.stopping)
 VERSION = "0.1.0"
@@ -40,7 +45,7 @@ CLOCK_STEP_SECONDS = 2.0
 
 
 class RunStopped(SystemExit):
-    """Somebody asked this process to stop; raised in it by SIGTERM, so that open work is rolled back.
+    """Somebody asked this process to stop; raised in it by a signal, so that open work is rolled back.
 
     An exit, as KeyboardInterrupt is one: no `except Exception` on the way swallows it, and no traceback is printed.
     """
@@ -54,16 +59,17 @@ class RunLog:
         self.folder = folder
 
     def progress(self, done: int, total: int | None = None, **values: Any) -> None:
-        """Append one progress line: steps done, of how many where known, and any JSON values."""
+        """Append one progress line: steps done, of how many where known, and any JSON values.
+
+        Raises:
+            UserError: the disk is full; the lines before stay whole.
+        """
         line = {"time": time.time(), "done": done, "total": total, **values}
-        with open(self.folder / "progress.jsonl", "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append_line(self.folder / "progress.jsonl", json.dumps(line))
 
     def write_result(self, values: dict[str, Any]) -> None:
         """What the run found, for the page that started it: `result.json`, there whole or not at all."""
-        unfinished = self.folder / "result.json.part"
-        unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, self.folder / "result.json")
+        write_text_whole(self.folder / "result.json", json.dumps(values, indent=2) + "\n")
 
 
 def iterate_lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -134,7 +140,8 @@ def open_run(
 ) -> Iterator[RunLog]:
     """Run the block as a run: running while it lasts, then finished, stopped or failed with the reason.
 
-    SIGTERM ends the block by RunStopped, where the block runs on the main thread; signals reach no other one.
+    A signal that asks to end ends the block by RunStopped, where it runs on the main thread: no other one is reached by
+    signals. See `runs.signals`.
 
     Args:
         config: what was asked, as JSON values.
@@ -146,7 +153,7 @@ def open_run(
         run_id = add_run(database, data, kind, config, **own_command(kind), **_of_this_process())
     else:
         _claim(database, data, run_id, config)
-    previous = _on_sigterm(_raise_stopped)
+    previous = listen(_raise_stopped, _STOPPING)
     state, reason = RunState.failed, None
     try:
         yield RunLog(run_id, run_folder(data, run_id))
@@ -158,11 +165,15 @@ def open_run(
         reason = error_line(error)
         raise
     finally:
-        _on_sigterm(signal.SIG_IGN)  # being asked once more must not keep the last state from being written
+        listen(signal.SIG_IGN, _STOPPING)  # being asked once more must not keep the last state from being written
         try:
             end_run(database, run_id, state, reason)
+        except OperationalError as error:
+            if reason is None:
+                raise
+            log.warning("the end of run %s cannot be stored: %s", run_id, error.orig)  # the reason is what to tell
         finally:
-            _on_sigterm(previous)
+            give_back(previous)
 
 
 @contextmanager
@@ -199,8 +210,7 @@ def _claim(database: Database, data: Path, run_id: int, config: dict[str, Any]) 
 
 
 def _write_config(data: Path, run: Run) -> None:
-    file = run_folder(data, run.id) / "config.json"
-    file.write_text(json.dumps(run.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text_whole(run_folder(data, run.id) / "config.json", json.dumps(run.config, indent=2, sort_keys=True) + "\n")
 
 
 def _of_this_process() -> dict[str, Any]:
@@ -215,18 +225,12 @@ def _of_this_process() -> dict[str, Any]:
     }
 
 
-_SignalAction = Callable[[int, FrameType | None], Any] | int | None
+_STOPPING = tuple(number for number in SIGNALS if number != signal.SIGINT)
+"""SIGINT is Python's KeyboardInterrupt already."""
 
 
-def _on_sigterm(action: _SignalAction) -> _SignalAction:
-    """Set what SIGTERM does and return what it did; nothing off the main thread, where Python forbids it."""
-    if threading.current_thread() is not threading.main_thread():
-        return None
-    return signal.signal(signal.SIGTERM, signal.SIG_DFL if action is None else action)
-
-
-def _raise_stopped(_signal: int, _frame: FrameType | None) -> None:
-    raise RunStopped(128 + signal.SIGTERM)
+def _raise_stopped(number: int, _frame: FrameType | None) -> None:
+    raise RunStopped(128 + number)
 
 
 def error_line(error: BaseException) -> str:

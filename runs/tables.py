@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runs.files import write_whole
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -20,20 +22,19 @@ FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV, without its index, numbers to six digits."""
+    """Write a table as CSV, whole or not at all, without its index, numbers to six digits.
+
+    Raises:
+        UserError: the disk is full.
+    """
     import pandas as pd
 
     columns = [_defuse_column(table.iloc[:, place]) for place in range(table.shape[1])]
     safe = pd.concat(columns, axis=1) if columns else table
     # CRLF, as the format wants it (RFC 4180): with it a lone carriage return in a cell is quoted too.
-    safe.to_csv(
-        path,
-        index=False,
-        header=[defuse_cell(name) for name in table.columns],
-        float_format="%.6g",
-        encoding="utf-8-sig",
-        lineterminator="\r\n",
-    )
+    header = [defuse_cell(name) for name in table.columns]
+    text = safe.to_csv(index=False, header=header, float_format="%.6g", lineterminator="\r\n")
+    write_whole(path, text.encode("utf-8-sig"))
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

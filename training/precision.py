@@ -180,7 +180,7 @@ class TrainedWeights:
         """Take over what `state_dict` gave."""
         self.optimizer.load_state_dict(state["optimizer"])
         copy_values(self.averages, state["averages"])
-        if self.scaler is not None:
+        if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 
     def _both(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:

@@ -25,7 +25,7 @@ def export_trained_control(folder: Path, file: Path) -> int:
     Raises:
         UserError: the folder cannot be read, or holds adapters.
     """
-    read = lora.read_trained(folder, str(lora.read_record(folder)["restorer"]))
+    read = lora.read_trained(folder, lora.read_record(folder))
     if read.trained.kind != "control":
         raise UserError(f"{folder}: holds LoRA adapters, and DiffBIR takes whole ControlNets; train with kind control.")
     firsts = [key for key in read.state if key.startswith(f"{PREFIX}down_blocks.0.resnets.")]

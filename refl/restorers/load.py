@@ -53,7 +53,7 @@ def load_restorer(
     Raises:
         UserError: there is no such restorer, a file cannot be got or is not what it should be, or it takes one step.
     """
-    restorer = _load(asked, weights_dir or Path("data") / WEIGHTS_FOLDER, dtype, keep_float32)
+    restorer = _load(locate(asked), weights_dir or Path("data") / WEIGHTS_FOLDER, dtype, keep_float32)
     if steps is not None and isinstance(restorer, DiffusionRestorer):
         try:
             set_steps(restorer, steps)
@@ -69,6 +69,15 @@ def load_restorer(
         if name != "stage1" and name not in keep_float32:  # SwinIR makes masks in float32 at sizes it was not made for
             cast(part, dtype, with_adapters=ADAPTERS not in keep_float32)
     return restorer
+
+
+def locate(asked: str) -> str:
+    """The same restorer with its path, where it has one, as every folder understands it."""
+    kind, colon, file = asked.partition(":")
+    if colon and Path(file).expanduser().is_file():
+        return f"{kind}:{Path(file).expanduser().resolve()}"
+    path = Path(asked).expanduser()
+    return str(path.resolve()) if asked not in NAMES and is_restorer_folder(path) else asked
 
 
 def cast(part: nn.Module, dtype: torch.dtype, *, with_adapters: bool) -> None:
@@ -154,7 +163,7 @@ def _load(asked: str, folder: Path, dtype: torch.dtype, keep_float32: Collection
 
 def _load_tuned(path: Path, folder: Path, dtype: torch.dtype, keep_float32: Collection[str]) -> AnyRestorer:
     record = lora.read_record(path)
-    base = str(record["restorer"])
+    base = locate(str(record["restorer"]))
     restorer = _load(base, folder, dtype, keep_float32)
     if isinstance(restorer, FeedForwardRestorer):
         raise UserError(f"{path}: says that it was trained on {base!r}, which cannot be trained.")

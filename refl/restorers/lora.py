@@ -36,6 +36,7 @@ TARGETS = (
 )
 """Layers that get an adapter: of attention, of its feed-forward, and the residual blocks' convolutions."""
 ADAPTER = "default"
+TRAINED_FILE = "trained.safetensors"
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,9 @@ def save_trained(
     folder.mkdir(parents=True, exist_ok=True)
     named = trained_state(parts, trained)
     state = {name: (values or {}).get(p, p).detach().cpu().contiguous() for name, p in named.items()}
-    save_file(state, folder / "trained.safetensors.part")
-    (folder / "trained.safetensors.part").replace(folder / "trained.safetensors")
+    unfinished = folder / f"{TRAINED_FILE}.part"
+    save_file(state, unfinished)
+    unfinished.replace(folder / TRAINED_FILE)
     record = {
         "restorer": settings["restorer"],
         "kind": trained.kind,
@@ -185,16 +187,22 @@ def read_record(folder: Path) -> dict[str, Any]:
     return dict(record)
 
 
-def read_trained(folder: Path, base: str) -> Read:
+def read_trained(folder: Path, settings: Mapping[str, Any]) -> Read:
     """What a folder holds.
 
+    Args:
+        settings: of the restorer that is to take it.
     Raises:
-        UserError: it is missing, damaged, or of another restorer than `base`.
+        UserError: it is missing, damaged, or of another restorer, told by the files of both rather than their paths.
     """
     record = read_record(folder)
-    if record["restorer"] != base:
-        raise UserError(f"{folder} was trained on the restorer {record['restorer']!r}, not on {base!r}.")
-    path = folder / "trained.safetensors"
+    weights = [one.get("weights", {}) for one in (record.get("settings", {}), settings)]
+    before, now = (sorted(sha for name, sha in files.items() if name != TRAINED_FILE) for files in weights)
+    if record["restorer"] != settings["restorer"] and not (before and before == now):
+        raise UserError(
+            f"{folder} was trained on the restorer {record['restorer']!r}, not on {settings['restorer']!r}."
+        )
+    path = folder / TRAINED_FILE
     try:
         state = load_file(path)
         with open(path, "rb") as stream:

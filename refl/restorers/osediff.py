@@ -177,11 +177,11 @@ class OSEDiff(nn.Module):
 
     def load_trained(self, folder: Path) -> None:
         """Take what `save_trained` wrote from a restorer of this base."""
-        read = lora.read_trained(folder, self.base)
+        read = lora.read_trained(folder, self.settings)
         if self.trained != read.trained:
             self.set_trainable(read.trained.kind, read.trained.rank)
         lora.load_trained(read, self._parts())
-        self.weights[read.path.name] = read.sha256
+        self.weights = {**self.weights, read.path.name: read.sha256}  # settings that were given away stay
 
     def set_lora_strength(self, strength: float) -> None:
         """How much the trained adapters count: 0 is OSEDiff as published, 1 as trained."""

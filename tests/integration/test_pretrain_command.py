@@ -12,8 +12,11 @@ from PIL import Image as PilImage
 pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
 
+import torch
+
 from refl.__main__ import main
 from refl.restorers.tiny import load_tiny
+from runs.hold import hold_folder
 
 MICRO = """
 [model]
@@ -125,3 +128,29 @@ def test_every_setting_has_a_flag_and_a_unit(capsys):
     said = capsys.readouterr().out
     for flag in ("--diffusion-steps", "--blur-sigma-px", "--checkpoint-every-seconds", "--latent-channels", "--phase"):
         assert flag in said
+
+
+def test_two_runs_never_share_a_phase(data, faces, tmp_path, capsys):
+    config, out = tmp_path / "micro.toml", tmp_path / "out"
+    config.write_text(MICRO)
+    command = ["--config", str(config), "--faces", str(faces), "--out", str(out)]
+    with hold_folder(out / "stage1"):
+        assert run(data, *command) == 2
+        assert f"error: Another run writes into {out / 'stage1'} (process " in capsys.readouterr().err
+        assert run(data, *command, "--phase", "vae") == 0  # may be trained beside the first
+    assert not (out / "stage1" / "state.pt").exists()
+
+
+def test_a_setting_that_a_newer_version_adds_or_drops_strands_no_training(data, faces, tmp_path, capsys):
+    config, out = tmp_path / "micro.toml", tmp_path / "out"
+    config.write_text(MICRO)
+    command = ["--config", str(config), "--faces", str(faces), "--out", str(out), "--phase", "stage1"]
+    assert run(data, *command) == 0
+    state = torch.load(out / "stage1" / "state.pt", weights_only=True)
+    record = json.loads(state["record"])
+    del record["train"]["weight_decay"], record["model"]["layers"]
+    record["train"]["of_long_ago"] = 3
+    torch.save({**state, "record": json.dumps(record)}, out / "stage1" / "state.pt")
+    assert run(data, *command, "--stage1-steps", "3") == 0
+    assert run(data, *command, "--stage1-steps", "3", "--weight-decay", "0.5") == 2
+    assert "was trained with weight_decay" in capsys.readouterr().err

@@ -60,7 +60,19 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-SCENARIOS = ["periods", "dataset", "nine faces", "stop", "roll back", "lora", "osediff", "bf16", "signal", "killed"]
+SCENARIOS = [
+    "periods",
+    "dataset",
+    "nine faces",
+    "stop",
+    "roll back",
+    "lora",
+    "osediff",
+    "bf16",
+    "signal",
+    "SIGUSR1",
+    "killed",
+]
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -78,7 +90,7 @@ def test_they_end_as_they_should(results: dict[str, Any]) -> None:
     ended = {name: found["ended"] for name, found in results["two"].items()}
     assert ended["periods"] == ended["dataset"] == ended["nine faces"] == ["step 5"]
     assert ended["stop"] == ended["roll back"] == ["step 2"]
-    assert ended["signal"] == ["stopped", "step 5"]
+    assert ended["signal"] == ended["SIGUSR1"] == ["stopped", "step 5"]
     assert ended["killed"] == ["killed", "step 5"]
     out = results["folder"] / "two"
     grids = sorted(path.name for path in (out / "periods" / "grids").iterdir())
@@ -91,8 +103,10 @@ def test_they_end_as_they_should(results: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("processes", ["one", "two"])
 def test_stopped_and_killed_trainings_continue_to_the_same_weights(results: dict[str, Any], processes: str) -> None:
-    """`signal` and `killed` are the same training, ended differently."""
+    """`signal`, `SIGUSR1` and `killed` are the same training, ended differently."""
     out = results["folder"] / processes
     for file in ("trained.safetensors", "reward/changes.safetensors"):
-        stopped, killed = (load_file(out / name / "last" / file) for name in ("signal", "killed"))
-        assert all(torch.equal(value, killed[key]) for key, value in stopped.items()), file
+        killed = load_file(out / "killed" / "last" / file)
+        for name in ("signal", "SIGUSR1"):
+            stopped = load_file(out / name / "last" / file)
+            assert all(torch.equal(value, killed[key]) for key, value in stopped.items()), (name, file)

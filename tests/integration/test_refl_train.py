@@ -6,9 +6,11 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +30,7 @@ from refl.restorers.tiny import save_tiny  # noqa: E402
 from refl.train_data import Face  # noqa: E402
 from reward.checkpoint import build_model, save_model  # noqa: E402
 from reward.config import ModelConfig  # noqa: E402
+from runs.store import RunStopped  # noqa: E402
 from tests.conftest import ROOT, TWO_PROCESSES  # noqa: E402
 from tests.unit.refl.training.conftest import MICRO, faces, make_micro_restorer  # noqa: E402, F401
 from tests.unit.refl.training.test_refl_train import CLIP  # noqa: E402
@@ -237,3 +240,54 @@ def test_what_cannot_be_is_refused_in_one_line(
         assert run_here(command(tmp_path / "out", *flags)) == 2
         (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error:"))
         assert said in line
+
+
+def test_two_trainings_never_share_a_folder(
+    command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = command(out, "--max-steps=100000", "--checkpoint-every-steps=1")
+    first = start(words)
+    try:
+        deadline = time.monotonic() + 200
+        while not (out / "last").exists() and first.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert first.poll() is None, first.communicate()
+        assert run_here(words) == 2
+        said = capsys.readouterr().err
+        assert f"error: Another run writes into {out} (process {first.pid} on " in said
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+    step = json.loads((out / "last" / "training.json").read_text())["step"]
+    changed = command(out, "--max-steps=100000", f"--checkpoint-every-steps={step + 1}")
+    assert run_here([*changed, "--monitor-every-steps=0"]) == 2  # refused for its settings, no more for the lock
+    assert "was trained with monitor_every_steps" in capsys.readouterr().err
+
+
+def test_relative_and_absolute_paths_are_one_training(
+    command: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun by relative paths, continued by absolute ones from elsewhere, and by those of a copy."""
+    out = tmp_path / "out"
+    flags = ["--max-steps=4", "--monitor-every-steps=0", "--checkpoint-every-steps=1"]
+    monkeypatch.chdir(tmp_path)
+    relative = [word.replace(f"{tmp_path}/", "") for word in command(out, *flags)]
+    assert "restorer" in relative
+    ended = threading.Event()
+
+    def end(*_: object) -> None:
+        if not ended.is_set():
+            ended.set()
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    monkeypatch.setattr("refl.train_command.format_progress", end)
+    with pytest.raises(RunStopped):
+        run_here(relative)
+    assert json.loads((out / "last" / "training.json").read_text())["step"] == 2
+    assert json.loads((out / "last" / "trained.json").read_text())["restorer"] == str(tmp_path / "restorer")
+    shutil.copytree(tmp_path / "restorer", tmp_path / "copy")
+    monkeypatch.chdir("/")
+    words = [str(tmp_path / "copy") if word == str(tmp_path / "restorer") else word for word in command(out, *flags)]
+    assert run_here(words) == 0
+    assert json.loads((out / "last" / "training.json").read_text())["step"] == 4

@@ -27,6 +27,7 @@ from refl.__main__ import main  # noqa: E402
 from refl.restored_rows import add_face  # noqa: E402
 from refl.restorers.tiny import make_tiny, save_tiny  # noqa: E402
 from refl.restorers.tiny_config import TinyConfig  # noqa: E402
+from runs.hold import hold_folder  # noqa: E402
 from runs.store import latest_run, read_progress, run_folder  # noqa: E402
 from ui.parts import read_result  # noqa: E402
 
@@ -186,7 +187,7 @@ def test_names_say_what_is_not_the_restorers_own_way(
         method=micro,
     )
     assert code == 0, said
-    other = f"{own}-3steps-at48px-adain-64px-bfloat16"
+    other = f"{own}-3steps-at48px-adain-64px-bfloat16-small-memory"
     assert candidates(database) == {("face0", own, 0), ("face0", other, 0)}
     assert pixels_of(database, data, "face0", own, 0).shape == (32, 24, 3)
     assert pixels_of(database, data, "face0", other, 0).shape == (64, 48, 3)
@@ -195,6 +196,7 @@ def test_names_say_what_is_not_the_restorers_own_way(
     assert {"steps": 3, "image_size_px": 48, "color_fix": "adain", "size_px": 64, "dtype": "bfloat16"}.items() <= (
         settings.items()
     )
+    assert settings["small_memory"] is True  # it decides pixels
 
 
 def test_lora_counts_as_much_as_is_asked(
@@ -346,9 +348,9 @@ def test_a_whole_photo(restore: Restore, database: Database, data: Path, tmp_pat
     assert face.shape == (512, 512, 3)
     scale = 2 if background else 1
     assert pasted.shape == (512 * scale, 512 * scale, 3)
-    around = np.asarray(PilImage.open(tmp_path / "out" / "photos" / "enlarged-by-twice" / "space.png")) if (
-        background
-    ) else photo  # fmt: skip
+    enlarged = list((tmp_path / "out" / "photos").glob("enlarged-by-twice/space-*.png"))
+    assert len(enlarged) == bool(background)
+    around = np.asarray(PilImage.open(enlarged[0])) if background else photo
     changed = (pasted != around).any(axis=2)
     down, across = np.nonzero(changed)
     assert abs(across.mean() / scale - 224) < 25  # her face
@@ -409,3 +411,15 @@ def test_every_wild_image_is_restored(restore: Restore, shared_faces: Path, data
         if kind == "aligned512":
             assert f"{count} faces restored" in said
     assert len(list((tmp_path / "out" / "photos" / "tiny-seed0").iterdir())) == count
+
+
+def test_two_runs_never_share_a_folder_of_files(
+    restore: Restore, faces: list[int], database: Database, tmp_path: Path
+) -> None:
+    with hold_folder(tmp_path / "out"):
+        code, said = restore("--source=face0", "--out", tmp_path / "out")
+        assert code == 2
+        assert f"error: Another run writes into {tmp_path / 'out'} (process " in said
+        assert not candidates(database)
+        assert restore("--source=face0")[0] == 0  # without files nothing is shared
+    assert restore("--source=face0", "--out", tmp_path / "out")[0] == 0

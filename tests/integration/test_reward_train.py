@@ -21,6 +21,7 @@ pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 from db.models import Run, RunState
 from db.session import open_database
 from reward.__main__ import main
+from runs.hold import hold_folder
 from tests.conftest import ROOT, TWO_PROCESSES
 from tests.unit.reward.conftest import architecture_file, make_dataset  # noqa: F401
 from tests.unit.reward.test_train import weights_of
@@ -103,8 +104,9 @@ def test_ten_killed_trainings_continue_to_the_same_weights(command: Callable[...
     check_kills(command, tmp_path, rounds=10)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_ends_it_with_a_checkpoint_and_its_run_is_stopped(
-    command: Callable[..., list[str]], data: Path, tmp_path: Path
+    command: Callable[..., list[str]], data: Path, tmp_path: Path, number: int
 ) -> None:
     out = tmp_path / "out"
     words = command(out, max_steps=100_000, checkpoint_every_steps=50_000, validate_every_steps=0)
@@ -113,9 +115,9 @@ def test_a_signal_ends_it_with_a_checkpoint_and_its_run_is_stopped(
     for line in process.stderr:
         if line.startswith("step 3 "):
             break
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     said = process.stderr.read()
-    process.wait(60)
+    assert process.wait(60) == 128 + number
     assert "the same command continues" in said
     assert (out / "last").is_dir()
     with open_database(data).read() as session:
@@ -143,6 +145,15 @@ def test_two_processes_equal_one_with_the_same_batch(
         for value in ("loss", "gradient_norm", "rewards/margins"):
             # ten times what was measured over ATEN_CPU_CAPABILITY unset, avx2 and default
             assert together[value] == pytest.approx(alone[value], rel=1e-3, abs=1e-6), value
+
+
+def test_two_trainings_never_share_a_folder(
+    command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with hold_folder(tmp_path / "out"):
+        assert main(command(tmp_path / "out")[2:]) == 2
+    assert f"error: Another run writes into {tmp_path / 'out'} (process " in capsys.readouterr().err
+    assert not (tmp_path / "out" / "last").exists()
 
 
 def test_what_is_wrong_is_one_line(

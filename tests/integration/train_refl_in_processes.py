@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ SCENARIOS: dict[str, dict[str, dict[str, Any]]] = {
     "osediff": {"trajectory": OSEDIFF, "train": {**LORA, "image_size_px": 32}},
     "bf16": {"train": {"mixed_precision": "bf16", "gradient_checkpointing": True}},
     "signal": {},
+    "SIGUSR1": {},
     "killed": {},
 }
 
@@ -80,7 +82,8 @@ def run_scenario(name: str, folder: Path, out: Path) -> dict[str, Any]:
         if len(seen["gradients"]) < 2:  # of the restorer and the reward model at the first step
             seen["gradients"].append(gradients)
 
-    act = {"signal": send_signal, "killed": die}.get(name)
+    signals = {"signal": signal.SIGTERM, "SIGUSR1": signal.SIGUSR1}
+    act = die if name == "killed" else partial(send_signal, signals[name]) if name in signals else None
     with record_gradients(keep), watch_steps(seen["hashes"], act), pretend_hacking(name in ("stop", "roll back")):
         ended = run_once(name, folder, out, config)
     result = {"gradients": seen["gradients"], "ended": [ended], "same": all_same(seen["hashes"])}
@@ -152,11 +155,11 @@ def watch_steps(hashes: list[str], act: Callable[[int], None] | None) -> Iterato
         TrainedWeights.step = step  # type: ignore[method-assign]
 
 
-def send_signal(count: int) -> None:
-    """SIGTERM to the last process alone, in its fourth optimizer step: the second training step."""
+def send_signal(number: int, count: int) -> None:
+    """To the last process alone, in its fourth optimizer step: the second training step."""
     last = int(os.environ.get("WORLD_SIZE", "1")) - 1
     if count == 4 and int(os.environ.get("RANK", "0")) == last:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
 
 def die(count: int) -> None:

@@ -20,7 +20,13 @@ from refl.evaluate_restored import restore_batch  # noqa: E402
 from refl.photo_files import PhotosRefused, encode_png, read_photo  # noqa: E402
 from refl.restore import RestoreMethod, count_missing, restore_faces, restore_missing, to_tensor  # noqa: E402
 from refl.restore_inputs import add_photos  # noqa: E402
-from refl.restored_files import MadeBy, list_made, write_faces, write_photo  # noqa: E402
+from refl.restored_files import (  # noqa: E402
+    MadeBy,
+    _enlarge_once,
+    list_made,
+    write_faces,
+    write_photo,
+)
 from refl.restored_rows import (  # noqa: E402
     SPLIT_DEFAULTS,
     add_face,
@@ -229,6 +235,16 @@ def test_a_method_of_that_name_with_other_settings_is_refused(database) -> None:
             add_restorer_method(session, "m", {"weights": "def", "size": [1, 2]}, None)
 
 
+def test_another_path_of_the_same_files_is_the_same_method(database) -> None:
+    with database.write() as session:
+        relative = {"restorer": "run/tuned", "eta": 0.0, "weights": {"model.safetensors": "ab"}}
+        first = add_restorer_method(session, "m", relative, None)
+        absolute = {**relative, "restorer": "/work/run/tuned", "weights": {"renamed.safetensors": "ab"}}
+        assert add_restorer_method(session, "m", absolute, None) == first
+        with pytest.raises(UserError, match=r"with weights .*ab.* and not .*cd"):
+            add_restorer_method(session, "m", {**relative, "weights": {"model.safetensors": "cd"}}, None)
+
+
 def test_sources_are_found_by_name_by_split_or_all(database, data, faces) -> None:
     with database.write() as session:
         add_source(session, "no-lq", Split.test)
@@ -397,3 +413,26 @@ def test_faces_are_written_as_they_are_stored(database, data, faces, tmp_path) -
 def test_a_method_without_noise_has_one_folder() -> None:
     for name, folder in (("gfpgan", "gfpgan"), (".hidden", "_hidden")):
         assert list_made(RestoreMethod(name, StandIn(is_random=False)), 3, [4, 5]) == [MadeBy(3, name, 0, folder)]
+
+
+def test_an_enlarged_background_is_kept_by_what_the_photo_shows(tmp_path) -> None:
+    calls = []
+
+    class Twice:
+        scale = 2
+        device = "cpu"
+
+        def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+            calls.append(tuple(pixels.shape))
+            return pixels.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+    def enlarge(place: str, level: int, sha256: str = "1") -> int:
+        photo = np.full((6, 5, 3), level, np.uint8)
+        made, scale = _enlarge_once(tmp_path / "out", tmp_path / place / "photo.png", photo, ("twice", sha256, Twice()))
+        assert (made.shape, scale) == ((12, 10, 3), 2.0)
+        assert abs(int(made.mean()) - level) <= 1
+        return len(calls)
+
+    assert [enlarge("a", 10), enlarge("a", 10), enlarge("b", 10)] == [1, 1, 1]
+    assert [enlarge("a", 200), enlarge("b", 200)] == [2, 2]  # another photo under the same name
+    assert enlarge("a", 10, "2") == 3  # another model under the same name

@@ -69,3 +69,15 @@ def test_the_first_signal_is_noted_and_the_second_ends() -> None:
         be_asked_twice()
     assert noted == [0, signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("first", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
+def test_a_signal_that_only_asks_is_followed_by_one_that_insists_without_harm(first: int) -> None:
+    """Slurm sends USR1 to a launcher and its processes, the launcher passes it on, and TERM comes at the limit."""
+    with stop_at_next_step() as asked:
+        for number in (first, first, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert asked() == first
+        with pytest.raises(RunStopped) as stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped.value.code == 128 + signal.SIGTERM

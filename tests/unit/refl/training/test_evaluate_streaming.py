@@ -29,7 +29,7 @@ from refl.evaluate import measure_reward
 from refl.evaluate_command import add_evaluate_command, check_arguments
 from refl.evaluate_faces import FaceSet
 from refl.evaluate_plan import Plan, make_plan
-from refl.evaluate_run import evaluate, hold_folder
+from refl.evaluate_run import evaluate
 from refl.evaluate_values import open_measured
 from refl.restore_methods import load_method
 from refl.restorers.tiny import save_tiny
@@ -39,6 +39,7 @@ from reward.config import ModelConfig
 from reward.model import RewardModel
 from reward.scoring import load_scorer
 from runs import UserError
+from runs.hold import hold_folder
 from tests.unit.refl.training.conftest import MICRO, make_micro_restorer
 from tests.unit.refl.training.test_refl_train import CLIP
 
@@ -214,7 +215,7 @@ def test_a_folder_of_something_else_is_not_emptied(base: list[str], tmp_path: Pa
 
 
 def test_two_evaluations_do_not_write_into_one_folder(base: list[str], tmp_path: Path) -> None:
-    with hold_folder(tmp_path / "out"), pytest.raises(UserError, match="Another evaluation writes into"):
+    with hold_folder(tmp_path / "out"), pytest.raises(UserError, match="Another run writes into"):
         evaluate_until(plan_of(base, tmp_path), tmp_path / "out", None)
     with hold_folder(tmp_path / "out"):
         pass

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from PIL import Image as PilImage
 from torch import Tensor
 
+import refl.monitor
 from refl.monitor import (
     Monitor,
     choose_judges,
@@ -202,3 +203,51 @@ def test_two_processes_share_a_look_and_both_hold_what_one_sees(tmp_path: Path) 
         assert torch.equal(found["monitor"]["first_restored"], alone["first_restored"])
         for part in ("rewards", "judges"):
             assert all(torch.equal(found["monitor"][part][name], values) for name, values in alone[part].items())
+
+
+def test_judges_compute_in_float32_whatever_surrounds_them() -> None:
+    torch.manual_seed(0)
+    hq, restored = torch.rand(2, 2, 3, 64, 64)
+    names = ["psnr", "ssim", "gmsd", "saturation", "contrast", "high_frequency"]
+    plain = judge(names, restored, hq)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(np.array_equal(values, plain[name]) for name, values in judge(names, restored, hq).items())
+        half = judge(["saturation", "contrast"], restored.bfloat16(), hq.bfloat16())
+    assert all(values.dtype == np.float64 for values in half.values())
+
+
+def test_a_judge_without_a_number_is_said_and_has_no_vote(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rewards, accelerator = {"live": inverse_reward, "frozen": inverse_reward}, Accelerator(cpu=True)
+    monitor = make_monitor(judges_needed=2)
+    real = refl.monitor.judge
+
+    def judge_some(names: Sequence[str], restored: Tensor, hq: Tensor) -> dict[str, np.ndarray]:
+        found = real(names, restored, hq)
+        return {**found, "psnr": np.full(len(restored), np.nan)}
+
+    monkeypatch.setattr(refl.monitor, "judge", judge_some)
+    means, _, _ = monitor.look(0, make_restore(1.0), rewards, accelerator)
+    assert "psnr" not in means
+    assert "step 0: psnr gave no number for 3 of 3 held-out faces" in caplog.text
+    assert "saturation gave" not in caplog.text
+    _, verdict, _ = monitor.look(1, make_restore(0.6), rewards, accelerator)
+    assert verdict is not None
+    assert verdict.families == ["spectrum_and_colour"]
+    assert verdict.suspicious  # of two families one has no number: the other is enough
+
+
+def test_a_judge_that_could_not_be_had_at_the_first_look_is_asked_when_it_can() -> None:
+    rewards, accelerator = {"live": mean_reward, "frozen": mean_reward}, Accelerator(cpu=True)
+    monitor = make_monitor()
+    monitor.look(0, make_restore(0.9), rewards, accelerator)
+    state = monitor.state_dict()
+    assert state is not None
+    wanted = state["judges"].pop("contrast")
+    state["judges"]["gone"] = wanted
+    again = make_monitor()
+    again.load_state_dict(state)
+    assert again.first is not None
+    assert list(again.first.judges) == JUDGES
+    assert np.array_equal(again.first.judges["contrast"], wanted.numpy())
