@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pixels.read import READING
 from reward.data import load_dataset
@@ -115,7 +116,7 @@ def score_files(
             for batch in read_batches(find_unscored(items, done, report), batch_size, report.note_unreadable):
                 values = score_batch(scorer, [image for _, image in batch], [item.caption for (item, _), _ in batch])
                 for ((item, sha256), _), value in zip(batch, values.tolist(), strict=True):
-                    line = {"image": str(item.path), "sha256": sha256, "caption": item.caption}
+                    line: dict[str, Any] = {"image": str(item.path), "sha256": sha256, "caption": item.caption}
                     line |= {"metric": scorer.metric, "version": scorer.version, "value": value, "reading": READING}
                     stream.write(json.dumps(line, ensure_ascii=False) + "\n")
                 stream.flush()
