@@ -296,10 +296,12 @@ def _add_images(
     stored = find_images(session, list(files.values()))
     missing: dict[str, Probe] = {}
     for name, probe in files.items():
-        if stored_id(stored, probe) is None and probe.sha256 not in missing:
-            missing[probe.sha256] = probe
+        if stored_id(stored, probe) is None:
             if probe.conversion is not None:
                 report.converted.append((name, probe.conversion))
+            if probe.sha256 in missing:
+                continue
+            missing[probe.sha256] = probe
             if probe.sha256 not in new:
                 # Its file was there without a row: of a killed import, or of one that may have failed and removed it.
                 store_file(data, root / name, probe)

@@ -20,6 +20,8 @@ from PIL import UnidentifiedImageError
 from pixels.colour import COLOUR_CHUNKS, convert_to_srgb
 
 RgbImage = npt.NDArray[np.uint8]
+READING = 2
+"""Raised where the same file is read as other pixels than before, so that what was computed from it is not trusted."""
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 64_000_000
 ORIENTATION_TAG = 0x0112

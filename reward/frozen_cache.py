@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from pixels.read import READING
 from reward.data import Images, Pairs, group_images
 from reward.model import RewardModel
 from runs import UserError
@@ -135,6 +136,7 @@ def describe_cache(model: RewardModel, cache: FrozenCache, sha256: dict[Path, st
         "weights": hash_frozen(model),
         "dtype": str(cache.dtype),
         "shape": list(cache.shape),
+        "reading": READING,
     }
 
 

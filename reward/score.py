@@ -11,7 +11,9 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from pixels.read import READING
 from reward.captions import describe_long_captions
 from reward.data import load_dataset
 from reward.scoring import FoundScorer, Scorer, check_scorer_captions, read_batches, score_batch
@@ -89,7 +91,8 @@ def score_files(
 ) -> ScoreReport:
     """Append a line to `out` for each image that it has none of: image, sha256, caption, metric, version, value.
 
-    An image that changed since, another caption or another version of the scorer is a line of its own.
+    An image that changed since, another caption or another version of the scorer is a line of its own; `reading` is
+    `pixels.read.READING`.
 
     Args:
         use_prompt: whether the scorer's prompt may stand in where not one image has a caption.
@@ -108,8 +111,8 @@ def score_files(
             for batch in read_batches(find_unscored(items, done, report), batch_size, report.note_unreadable):
                 values = score_batch(scorer, [image for _, image in batch], [item.caption for (item, _), _ in batch])
                 for ((item, sha256), _), value in zip(batch, values.tolist(), strict=True):
-                    line = {"image": str(item.path), "sha256": sha256, "caption": item.caption}
-                    line |= {"metric": scorer.metric, "version": scorer.version, "value": value}
+                    line: dict[str, Any] = {"image": str(item.path), "sha256": sha256, "caption": item.caption}
+                    line |= {"metric": scorer.metric, "version": scorer.version, "value": value, "reading": READING}
                     stream.write(json.dumps(line, ensure_ascii=False) + "\n")
                 stream.flush()
                 report.scored += len(batch)
@@ -145,6 +148,8 @@ def find_unscored(
 def read_done(out: Path, version: str) -> set[tuple[str, str, str | None]]:
     """(image, sha256, caption) of the lines of this version; a last line that a kill left half-written is cut off.
 
+    Lines of another `pixels.read.READING` do not count: some files were other pixels then.
+
     Raises:
         UserError: the file is there and is none of ours.
     """
@@ -153,7 +158,7 @@ def read_done(out: Path, version: str) -> set[tuple[str, str, str | None]]:
         return done
     try:
         for line in iterate_lines(out):
-            if line["version"] == version:
+            if line["version"] == version and line.get("reading") == READING:
                 done.add((line["image"], line["sha256"], line["caption"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -14,7 +14,10 @@ import pytest
 from PIL import Image as PilImage
 from PIL import ImageCms
 
+from annotate.archive import unpacked
+from annotate.ingest import import_folder
 from db.images import probe_bytes
+from db.session import Database
 from metrics.natural import MEASURES, split_planes
 from pixels.colour import COLOUR_CHUNKS
 from pixels.read import ImageFault, decode_plain, decode_rgb, read_rgb
@@ -279,3 +282,16 @@ def test_the_shared_cases_are_read_once_and_said(name: str, middle: tuple[int, .
         assert len(np.unique(pixels)) > 100
     if name.endswith("exif6.jpg"):
         assert pixels.shape == (512, 400, 3)
+
+
+def test_the_shared_zip_is_stored_without_colour_chunks_and_every_file_is_said(database: Database, data: Path) -> None:
+    packed = CASES / "import" / "colour_tags_same_pixels.zip"
+    if not packed.is_file():
+        pytest.skip("needs ../shared/cases, which is not beside this checkout")
+    with unpacked(data, packed) as folder:
+        report = import_folder(database, data, folder)
+    tags = ("cicp", "gama", "icc_linear", "mac18")
+    assert sorted(name for name, _ in report.converted) == [f"tagged/{tag}.png" for tag in tags]
+    for file in (data / "images").rglob("*.png"):
+        assert decode_plain(file.read_bytes()).conversion == ""
+        assert not [name for name in (*COLOUR_CHUNKS, "iCCP") if name.encode() in file.read_bytes()]

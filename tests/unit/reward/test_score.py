@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image as PilImage
 from sqlalchemy import select
 
 from db.images import add_image, probe_image
@@ -21,6 +23,7 @@ from reward.score import ImageItem, find_images, read_done, score_candidates, sc
 from reward.scoring import Scorer, load_scorer, score_batch
 from runs import UserError
 from runs.candidates import find_missing
+from tests.colour_files import encode, gama, tagged
 
 
 @pytest.fixture
@@ -39,6 +42,38 @@ def test_images_of_folders_and_files(tmp_path: Path, make_photo: Callable[..., P
         find_images([tmp_path / "absent"])
     with pytest.raises(UserError, match="No image in"):
         find_images([tmp_path / "empty"])
+
+
+def test_a_photo_has_one_reward_as_a_file_and_as_a_candidate(tmp_path: Path, scorer: Scorer) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    exif = PilImage.Exif()
+    exif[0x0112] = 6
+    kinds = {"turned": encode(pixels, exif=exif), "linear": tagged(encode(pixels), gama(1.0))}
+    kinds["grey16"] = encode(pixels[..., 0].astype(np.uint16) * 200)
+    kinds["glass"] = encode(PilImage.fromarray(np.concatenate([pixels, pixels[..., :1]], axis=2)))
+    for name, content in kinds.items():
+        (tmp_path / f"{name}.png").write_bytes(content)
+        stored = probe_image(tmp_path / f"{name}.png").converted
+        assert stored is not None
+        (tmp_path / f"{name}-stored.png").write_bytes(stored)
+        items = [ImageItem(tmp_path / f"{name}{end}.png", "a face") for end in ("", "-stored")]
+        score_files(scorer, items, tmp_path / f"{name}.jsonl", 2)
+        lines = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        assert lines[0]["value"] == pytest.approx(lines[1]["value"], abs=1e-6)
+        plain = np.asarray(PilImage.open(tmp_path / f"{name}-stored.png").convert("RGB"))
+        assert lines[0]["value"] == pytest.approx(score_batch(scorer, [plain], ["a face"])[0], abs=1e-5)
+
+
+def test_rewards_of_an_older_way_of_reading_are_computed_anew(
+    tmp_path: Path, make_photo: Callable[..., Path], scorer: Scorer
+) -> None:
+    items, out = [ImageItem(make_photo(tmp_path / "a.png", 0), "a face")], tmp_path / "rewards.jsonl"
+    score_files(scorer, items, out, 2)
+    line = json.loads(out.read_text())
+    del line["reading"]  # as earlier versions wrote it
+    out.write_text(json.dumps(line) + "\n")
+    assert score_files(scorer, items, out, 2).scored == 1
+    assert score_files(scorer, items, out, 2).already == 1
 
 
 def test_a_kill_loses_one_batch(
