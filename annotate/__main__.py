@@ -28,7 +28,7 @@ from annotate.labeler_commands import add_fit_command, add_label_command
 from annotate.manifest import TABLE_SUFFIXES, read_columns
 from annotate.measure_command import add_measure_command
 from annotate.pairs import make_pairs
-from annotate.people import add_person, disable_person, get_person, make_link_token, set_password
+from annotate.people import add_person, disable_person, find_doubles, get_person, make_link_token, set_password
 from annotate.project import ProjectSettings, load_settings, save_settings
 from db.errors import UserError
 from db.models import Judgment, Person, Role, Split
@@ -281,6 +281,8 @@ def print_people(database: Database) -> None:
             state = "disabled" if person.disabled_at else "simulated" if person.simulated else "active"
             signs_in = " and ".join(ways) or "no password or link"
             print("\t".join([person.name, person.role.value, f"{judgments or 0} judgments", signs_in, state]))
+        for line in find_doubles(session):
+            print(line, file=sys.stderr)
 
 
 def add_project_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

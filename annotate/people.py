@@ -82,6 +82,19 @@ def find_alike(session: Session, name: str) -> list[str]:
     return [person.name for person in people if _loose_key(person.name) == key]
 
 
+def find_doubles(session: Session) -> list[str]:
+    """A line for each group of people of an older version whose names differ in case or composition only."""
+    groups: dict[str, list[str]] = {}
+    for name in session.scalars(select(Person.name).order_by(Person.id)):
+        groups.setdefault(name_key(name), []).append(name)
+    return [
+        f"{' and '.join(map(repr, names))} are {len(names)} people whose names sign-in takes for one: if they are one "
+        "person, disable all but one; their judgments count as several people's."
+        for names in groups.values()
+        if len(names) > 1
+    ]
+
+
 def get_person(session: Session, name: str) -> Person:
     """The person of that name, as `find_person` finds it.
 

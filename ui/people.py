@@ -10,7 +10,7 @@ import gradio as gr
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from annotate.people import add_person, disable_person, get_person, make_link_token, set_password
+from annotate.people import add_person, disable_person, find_doubles, get_person, make_link_token, set_password
 from db.errors import UserError
 from db.models import Judgment, Person, Role
 from ui.context import Context
@@ -33,6 +33,7 @@ def people_html(context: Context) -> str:
             .outerjoin(made, made.c.person_id == Person.id)
             .order_by(Person.name)
         ).all()
+        doubles = find_doubles(session)
     rows = []
     for person, judgments, last in people:
         ways = [way for way, has in (("password", person.password_hash), ("link", person.link_hash)) if has]
@@ -47,7 +48,8 @@ def people_html(context: Context) -> str:
         rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
     head = "".join(f"<th>{column}</th>" for column in COLUMNS)
     body = "".join(f"<tr>{row}</tr>" for row in rows) or '<tr><td colspan="6">Nobody yet.</td></tr>'
-    return f'<table class="fr"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    notes = "".join(f'<p class="fr-note">{escape(line)}</p>' for line in doubles)
+    return f'<table class="fr"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}'
 
 
 def build(context: Context) -> None:

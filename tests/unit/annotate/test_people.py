@@ -10,6 +10,7 @@ from annotate.people import (
     check_password,
     disable_person,
     find_alike,
+    find_doubles,
     find_person,
     get_person,
     make_link_token,
@@ -57,6 +58,9 @@ def test_two_people_of_an_older_version_whose_names_differ_in_case_are_told_apar
     upper, lower = (Person(name=name, role=Role.annotator, public_id=name) for name in ("Ada", "ada"))
     session.add_all([upper, lower])
     session.flush()
+    add_person(session, "Ben")
+    (line,) = find_doubles(session)
+    assert line.startswith("'Ada' and 'ada' are 2 people whose names sign-in takes for one")
     assert (find_person(session, "Ada"), find_person(session, "ada")) == (upper, lower)
     assert find_person(session, "ADA") is None
     with pytest.raises(UserError, match="'ADA' may be 'Ada' and 'ada'"):
