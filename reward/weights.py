@@ -1,31 +1,22 @@
-"""Where published weights are, and reading a weight file without running what is in it.
-
-A file is read a tensor at a time: what is in memory is what was read so far and a little of the file, not the file
-beside it.
-"""
+"""Where published weights are: the manifest, the Hugging Face cache, and what is downloaded to it."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
 import tomllib
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from reward.config import ModelConfig
 from runs import UserError
+from training.weights import SUFFIXES
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +25,6 @@ FOLDER_MANIFEST = "weights.toml"
 """In a folder of weight files: a manifest of one's own, which adds names and replaces shipped entries."""
 TAG_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """What a repository of an open_clip tag may hold, the better one first."""
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
-MAPPED_BYTES = 2**28
-"""How much of a file may lie in memory beside what was read from it."""
-State = dict[str, Tensor]
 
 
 class WeightsEntry(BaseModel):
@@ -124,7 +111,7 @@ def locate_weights(config: ModelConfig, quick_gelu: bool = False, folder: Path |
         repository, _, file = tag.get("hf_hub", "").rpartition("/")
         places = [f"{repository}/{name}" for name in ([file] if file else TAG_FILES)] if repository else []
         return fetch(places, f"{' or '.join(places) or tag.get('url')} from the Hugging Face hub or open_clip's page")
-    if config.weights.count("/") >= 2 and path.suffix in SUFFIXES and not path.is_absolute():
+    if config.weights.count("/") >= 2 and path.suffix.lower() in SUFFIXES and not path.is_absolute():
         return fetch([config.weights], f"{config.weights} from the Hugging Face hub")
     tags = open_clip.list_pretrained_tags_by_model(config.architecture)
     raise UserError(
@@ -186,69 +173,3 @@ def check_tag(config: ModelConfig, tag: Mapping[str, Any], quick_gelu: bool) -> 
             raise UserError(
                 f"The weights {config.weights} were trained with {name} {trained}, not {ours}; set {name} so."
             )
-
-
-def read_checkpoint(path: Path) -> Any:
-    """What a safetensors file or a torch checkpoint holds: tensors, and plain lists, tables, numbers and text of them.
-
-    Tensors are mapped where the format allows it: their numbers stay in the file until they are used, and what outlives
-    the file must be copied. Nothing that could run code is ever unpickled.
-
-    Raises:
-        UserError: the file is damaged, or holds other objects.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: holds Python objects besides tensors, which are not loaded since they could run code. Have "
-            "whoever made it save the tensors as safetensors."
-        ) from error
-    except (OSError, EOFError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as weights ({str(error).partition(chr(10))[0]}).") from error
-
-
-def map_weights(path: Path) -> State:
-    """Tensors by name of a file of tensors alone, there under `state_dict` where it has one, as `read_checkpoint`.
-
-    Raises:
-        UserError: the file is damaged, or holds other things.
-    """
-    found = read_checkpoint(path)
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise UserError(f"{path}: is no table of tensors, nor has it one under `state_dict`.")
-    return dict(found)
-
-
-def read_weights(
-    path: Path, dtype: torch.dtype = torch.float32, choose: Callable[[State], State] | None = None
-) -> State:
-    """Tensors by name from a file of tensors, in memory of their own.
-
-    Args:
-        dtype: what floating tensors become, one after another.
-        choose: from what `map_weights` gives to what is wanted, by the names that are wanted; nothing else is read.
-    Raises:
-        UserError: the file is damaged, or holds other things.
-    """
-    is_mapped = path.suffix == ".safetensors" or zipfile.is_zipfile(path)
-
-    def open_file() -> State:
-        return choose(map_weights(path)) if choose else map_weights(path)
-
-    waiting = open_file()
-    state: State = {}
-    in_memory = 0  # of the file
-    for name in list(waiting):
-        value = waiting.pop(name)
-        state[name] = value.to(dtype, copy=True) if value.is_floating_point() else value.clone()
-        in_memory += value.nbytes
-        if is_mapped and in_memory > MAPPED_BYTES:
-            del value
-            waiting.clear()  # the last tensor of a mapping takes its pages out of memory
-            waiting, in_memory = open_file(), 0
-    return state

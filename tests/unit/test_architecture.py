@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "metrics": set(),
     "runs": {"db"},
     "annotate": {"db", "runs", "metrics"},
-    "training": {"runs"},
+    "training": {"runs", "metrics"},
     "reward": {"runs", "metrics", "training"},
     "refl": {"db", "runs", "metrics", "reward", "training"},
     "ui": {"db", "runs", "metrics", "annotate", "reward", "refl", "training"},
@@ -24,7 +24,7 @@ MAY_IMPORT = {
 }
 """What each package may import of ours, from the design.
 
-db < runs < annotate, runs < training < reward < refl, all < ui < app.
+db, metrics < runs < annotate, runs < training < reward < refl, all < ui < app.
 """
 WEB = {"gradio", "fastapi", "starlette", "uvicorn"}
 LIGHT = ("db", "runs", "annotate", "ui", "app")
