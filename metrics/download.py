@@ -248,7 +248,7 @@ def _fetch_rest(url: str, part: Path) -> bool:
             raise DownloadError(f"{url}: the server sends bytes from {start:,} on where {here:,} were asked for")
         _note_version(version, answer.headers)
         with open(part, "ab" if goes_on else "wb") as stream:
-            while block := answer.read(BLOCK_BYTES):
+            while block := answer.read1(BLOCK_BYTES):  # what has come, so that a break loses none of it
                 stream.write(block)
     return whole is None or _size(part) == whole
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import tomllib
 from collections.abc import Mapping
@@ -12,8 +11,18 @@ from typing import Any
 import open_clip
 from huggingface_hub import hf_hub_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever client it uses
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from metrics.download import (
+    DownloadError,
+    check_content,
+    compute_sha256,
+    describe_break,
+    describe_refusal,
+    find_fault,
+    forget_cached,
+)
 from reward.config import ModelConfig
 from runs import UserError
 from training.weights import SUFFIXES
@@ -104,7 +113,7 @@ def locate_weights(config: ModelConfig, quick_gelu: bool = False, folder: Path |
         entry = manifest[config.weights]
         if folder and (folder / entry.file).is_file():
             return folder / entry.file
-        return fetch(entry.hub, f"{entry.file} ({entry.licence}) from {entry.page}", folder)
+        return fetch(entry.hub, f"{entry.file} ({entry.licence}) from {entry.page}", folder, entry)
     tag = open_clip.get_pretrained_cfg(config.architecture, config.weights)
     if tag:
         check_tag(config, tag, quick_gelu)
@@ -121,15 +130,21 @@ def locate_weights(config: ModelConfig, quick_gelu: bool = False, folder: Path |
     )
 
 
-def fetch(places: list[str], what: str, folder: Path | None = None) -> Path:
+def fetch(places: list[str], what: str, folder: Path | None = None, entry: WeightsEntry | None = None) -> Path:
     """The first of these hub files that is in the cache, else the first that can be downloaded.
+
+    What the hub's own library resumes, it resumes. A file that came and is another one, or a part of one, leaves the
+    cache, and the next place is tried.
 
     Args:
         places: ORG/REPOSITORY/FILE or spaces/ORG/SPACE/FILE.
         what: for the message: which file and where a person gets it.
         folder: for the message: where it may be put to be found by its name.
+        entry: what is known of the file; None for nothing.
+    Raises:
+        UserError: no place gives it; the message says why each did not.
     """
-    why = "no hub has it"
+    faults: dict[str, None] = {}
     for cached_only in [True] if HF_HUB_OFFLINE else [True, False]:
         for place in places:
             kind = "space" if place.startswith("spaces/") else "model"
@@ -137,25 +152,64 @@ def fetch(places: list[str], what: str, folder: Path | None = None) -> Path:
             if not cached_only:
                 log.info("downloading %s of %s/%s to the Hugging Face cache", file, owner, name)
             try:
-                return Path(hf_hub_download(f"{owner}/{name}", file, repo_type=kind, local_files_only=cached_only))
-            except (OSError, ValueError) as error:  # the hub's own errors are of both kinds
-                why = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+                path = Path(hf_hub_download(f"{owner}/{name}", file, repo_type=kind, local_files_only=cached_only))
+                check_cached(path, entry, thoroughly=not cached_only)
+                return path
+            except (OSError, ValueError, RuntimeError, HTTPError) as error:  # the hub's own errors are of all kinds
+                if not cached_only or isinstance(error, DownloadError):
+                    faults[f"{place}: {describe_hub_error(error)}"] = None
+    why = "; ".join(faults) or "no hub has it"
     if HF_HUB_OFFLINE:
-        why = "HF_HUB_OFFLINE is set and the Hugging Face cache has none"
+        why = "; ".join(["HF_HUB_OFFLINE is set and the Hugging Face cache has none", *faults])
     where = f"put it into {folder}, or " if folder else "put it "
     raise UserError(f"Weights are missing ({why}). Get {what}, {where}anywhere and give its path in place of the name.")
 
 
+def check_cached(path: Path, entry: WeightsEntry | None, *, thoroughly: bool) -> None:
+    """Check a file of the hub's cache, and take it out of the cache where it is another one or a part of one.
+
+    Args:
+        thoroughly: by its checksum too, for which the whole file is read.
+    Raises:
+        DownloadError: it is not the file that was meant.
+        OSError: it is not, and belongs to somebody else.
+    """
+    sha256, size_bytes = (entry.sha256, entry.size_bytes) if entry else ("", 0)
+    try:
+        check_content(path, sha256=sha256 if thoroughly else "", size_bytes=size_bytes)
+    except DownloadError as error:
+        if not HF_HUB_OFFLINE and forget_cached(path):
+            log.warning("%s: %s; taken out of the Hugging Face cache", path, error)
+            raise
+        raise DownloadError(f"{path}: {error}; delete it and {path.resolve()}") from error
+
+
+def describe_hub_error(error: Exception) -> str:
+    """Why the hub did not give a file, and what to do, in one line."""
+    answer = getattr(error, "response", None)
+    if (code := getattr(answer, "status_code", None)) is not None:
+        return describe_refusal(str(getattr(answer, "url", "")), int(code))
+    cause: BaseException | None = error.__cause__ if isinstance(error, FileNotFoundError) else None
+    if cause is not None and getattr(cause, "response", None) is None and not isinstance(cause, FileNotFoundError):
+        return f"the hub cannot be reached ({describe_break(cause)}); the same command goes on where it stopped"
+    if isinstance(cause, Exception):
+        return describe_hub_error(cause)
+    if isinstance(error, HTTPError):
+        return f"the transfer broke ({describe_break(error)}); the same command goes on where it stopped"
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
 def check_file(path: Path, entry: WeightsEntry) -> None:
-    """Size and checksum, as far as the manifest knows them."""
+    """Check that it may hold weights, and its size and checksum as far as the manifest knows them."""
+    if fault := find_fault(path):
+        raise UserError(f"{path}: {fault}.")
     size = path.stat().st_size
     if entry.size_bytes and size != entry.size_bytes:
         raise UserError(
             f"{path}: {size:,} bytes, not the {entry.size_bytes:,} of {entry.file}. Delete it and try again."
         )
     if entry.sha256:
-        with open(path, "rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        sha256 = compute_sha256(path)
         if sha256 != entry.sha256:
             raise UserError(
                 f"{path}: SHA-256 is {sha256}, not {entry.sha256} of {entry.file}. Delete it and try again."

@@ -60,7 +60,7 @@ def test_the_published_files_become_a_restorer(v1, faces):
 
 
 def test_its_settings_name_every_file_by_checksum(v1, weights_dir):
-    from refl.weights import compute_sha256
+    from metrics.download import compute_sha256
 
     files = ("v2-1_512-ema-pruned.ckpt", "v1_face.pth", "face_swinir_v1.ckpt")
     assert v1.settings["weights"] == {name: compute_sha256(weights_dir / name) for name in files}
