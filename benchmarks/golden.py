@@ -30,11 +30,11 @@ from benchmarks.golden_restorers import (
     check_text,
     check_vae,
 )
-from reward.checkpoint import load_strictly
 from reward.config import ModelConfig
 from reward.loss import preference_loss
 from reward.model import RewardModel, compute_cosine, load_tokenizer, preprocess
 from runs import UserError
+from training.weights import load_strictly
 
 README_TOLERANCES = {"exact": 0.0, "color": 1e-4}
 """What the golden folder's README allows where its config.json says nothing."""
@@ -66,7 +66,7 @@ def check_reward(folder: Path, config: dict[str, Any]) -> Errors:
     )
     model = RewardModel(ours, architecture)
     weights = config["files"]["reward"]
-    load_strictly(model.clip, load_golden(folder, *weights), folder / weights[0])
+    load_strictly(model.clip, load_golden(folder, *weights), folder / weights[0], "the golden CLIP")
     golden = load_golden(folder, "io_reward.safetensors")
     images = (golden["image_pm1"] + 1) / 2
     antialiased = preprocess(images, ours.model_copy(update={"antialias": True}))

@@ -26,7 +26,7 @@ def load_restorer(folder: Path, config: dict[str, Any]) -> DiffusionRestorer:
     files, heads = config["files"], config["diffusers"]["attention_head_dim_as_heads"]
     merged = load_golden(folder, *files["unet"], *files["vae"], *files["text"])
     parts = split_checkpoint(merged, folder)
-    control_state = select_control(load_golden(folder, *files["control"]))
+    control_state = select_control(load_golden(folder, *files["control"]), folder)
     shape = replace(read_unet_shape(parts.unet, folder), heads=tuple(heads))
     with torch.device("meta"):
         unet, vae = make_unet(shape), make_vae(parts.vae, folder)

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from spandrel.architectures.SwinIR import SwinIR
 from torch import Tensor
 
+from metrics.download import compute_sha256
 from refl.convert import UNET, VAE, select
 from refl.ldm_shapes import make_unet, make_vae, read_unet_shape
 from refl.restorers.osediff_lora import (
@@ -30,7 +31,7 @@ from refl.restorers.osediff_lora import (
     group_layers,
     list_encoder_layers,
 )
-from refl.weights import compute_sha256, read_manifest
+from refl.weights import read_manifest
 from reward.weights import FOLDER_MANIFEST, WeightsEntry
 from runs import UserError
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError, canonicalize_state_dict
+from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from refl.grey import keep_grey
+from refl.restorers.feedforward import load_architecture
 from reward.stopping import advise_out_of_memory
-from reward.weights import read_checkpoint
 from runs import UserError
+from training.weights import map_weights
 
 RgbImage = npt.NDArray[np.uint8]
 TILE_PX = 512
@@ -32,12 +33,7 @@ def load_enlarger(file: Path, device: str) -> Any:
     Raises:
         UserError: the file is damaged, no model that spandrel knows, or one of another purpose.
     """
-    state = canonicalize_state_dict(read_checkpoint(file))
-    try:
-        model = ModelLoader(device=torch.device(device)).load_from_state_dict(state)
-    except (UnsupportedModelError, RuntimeError, KeyError) as error:
-        said = str(error).strip().partition("\n")[0]
-        raise UserError(f"{file} is no model that spandrel reads ({said or type(error).__name__}).") from error
+    model = load_architecture(map_weights(file), file, device)
     if not isinstance(model, ImageModelDescriptor) or (model.input_channels, model.output_channels) != (3, 3):
         what = f"{model.architecture.name}, of purpose {model.purpose}"
         raise UserError(f"{file} is a model of the architecture {what}; it does not enlarge photos.")

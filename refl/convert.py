@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from refl.text_encoder import TextEncoder
 from runs import UserError
+from training.weights import State, check_strictly, name_some, strip_prefix
 
-State = dict[str, Tensor]
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.model."
 """What the keys of a Stable Diffusion 2 checkpoint begin with."""
-CONTROL_PREFIXES = ("control_model.", "controlnet.", "module.")
-"""What a ControlNet's keys may begin with: DiffBIR's first release, a whole model saved, a model saved in parallel."""
+CONTROL_KEY, UNET_KEY = "zero_convs.0.0.weight", f"{UNET}input_blocks.0.0.weight"
+"""Names by which a ControlNet and a whole Stable Diffusion are found among others."""
 EXTRA = re.compile(
     r"(betas|(sqrt_|log_)?(one_minus_)?alphas_cumprod(_prev)?|sqrt_recipm?1?_alphas_cumprod|posterior_\w+|logvar|"
     r"lvlb_weights|scale_factor|model_ema\..+|cond_stage_model\.(model\.attn_mask|model\.visual\..+|logit_scale)|"
@@ -42,7 +42,6 @@ RESNET = {
     "conv_shortcut": "skip_connection",
 }
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ def split_checkpoint(state: Mapping[str, Tensor], source: Path | str) -> StableD
     Raises:
         UserError: a key is of none of these, or one of the three models is absent.
     """
+    state = strip_prefix(dict(state), {UNET_KEY}, source)
     parts = {prefix: select(state, prefix) for prefix in (UNET, VAE, TEXT)}
     extra = {key for key in state if EXTRA.fullmatch(key)}
     for key in extra:
@@ -79,12 +79,9 @@ def select(state: Mapping[str, Tensor], prefix: str) -> State:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-def select_control(state: Mapping[str, Tensor]) -> State:
+def select_control(state: Mapping[str, Tensor], source: Path | str) -> State:
     """A ControlNet's entries by DiffBIR's names, out of a file of it alone or of a whole older DiffBIR model."""
-    for prefix in CONTROL_PREFIXES:
-        if found := select(state, prefix):
-            return found
-    return dict(state)
+    return strip_prefix(dict(state), {CONTROL_KEY}, source)
 
 
 def name_unet_key(key: str, layers_per_block: int, attended: frozenset[str]) -> str:
@@ -172,23 +169,13 @@ def check_published(model: nn.Module, state: Mapping[str, Tensor], source: Path 
         UserError: a key is unknown, missing or of another shape.
     """
     table = make_key_table(model)
-    expected = {table[key]: value.shape for key, value in model.state_dict().items()}
+    expected = {table[key]: value for key, value in model.state_dict().items()}
     attention = {table[key] for key in table if isinstance(model, AutoencoderKL) and ".attentions." in key}
     found = {
-        key: value.reshape(expected[key]) if key in attention and value.shape[2:] == (1, 1) else value
+        key: value.reshape(expected[key].shape) if key in attention and value.shape[2:] == (1, 1) else value
         for key, value in state.items()  # a 1 x 1 convolution there is a linear layer here
     }
-    faults = [
-        *(f"{key} is unknown" for key in found if key not in expected),
-        *(f"{key} is missing" for key in expected if key not in found),
-        *(
-            f"{key} is {list(found[key].shape)}, not {list(shape)}"
-            for key, shape in expected.items()
-            if key in found and found[key].shape != shape
-        ),
-    ]
-    if faults:
-        raise UserError(f"{source}: not the weights of {type(model).__name__}: {name_some(faults)}.")
+    check_strictly(expected, found, source, type(model).__name__)
     return found
 
 
@@ -196,12 +183,6 @@ def export_control(control: ControlNetModel) -> State:
     """A ControlNet's state as DiffBIR's own code loads it strictly; the tensors are the model's, bit for bit."""
     table = make_key_table(control)
     return {table[key]: value for key, value in control.state_dict().items()}
-
-
-def name_some(faults: list[str]) -> str:
-    """The first few of them, and how many more."""
-    more = f", and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
-    return "; ".join(faults[:MAX_NAMED]) + more
 
 
 def _rule(model: nn.Module) -> Callable[[str], str]:

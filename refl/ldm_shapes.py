@@ -58,7 +58,7 @@ def read_unet_shape(state: Mapping[str, Tensor], source: Path | str, head_width:
     downs = sorted(int(number) for number in _numbers(state, r"input_blocks\.(\d+)\.0\.op\.weight"))
     blocks = [int(number) for number in _numbers(state, r"input_blocks\.(\d+)\.0\.in_layers\.2\.weight")]
     contexts = [value.shape[1] for key, value in state.items() if key.endswith("attn2.to_k.weight")]
-    if not blocks or not contexts:
+    if not blocks or not contexts or "input_blocks.0.0.weight" not in state:
         raise UserError(f"{source}: not the weights of a Stable Diffusion denoiser: no residual or attention blocks.")
     step = downs[0] if downs else max(blocks) + 1  # residual blocks of a level and its downsampling
     firsts = [1 + level * step for level in range(len(downs) + 1)]

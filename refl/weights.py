@@ -7,11 +7,7 @@ and replaces shipped entries.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +15,8 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
+from metrics.download import compute_sha256, forget_cached
+from metrics.download import download as download_url
 from reward.weights import MANIFEST as REWARD_MANIFEST
 from reward.weights import WeightsEntry, check_file, fetch, read_entries, read_folder_manifest
 from runs import UserError
@@ -26,7 +24,6 @@ from runs import UserError
 log = logging.getLogger(__name__)
 
 MANIFESTS = (Path(__file__).parent / "weights.toml", REWARD_MANIFEST)
-TIMEOUT_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,15 @@ def find_file(asked: str | Path, folder: Path) -> FoundFile:
     path = get_file(asked, folder)
     if str(asked) in read_folder_manifest(folder):
         log.info("%s is %s by the manifest in %s, not by FaceReward's", path.name, asked, folder)
-    return identify(path, entry) if entry else FoundFile(path, compute_sha256(path))
+    if entry is None:
+        return FoundFile(path, compute_sha256(path))
+    try:
+        return identify(path, entry)
+    except UserError as error:
+        if HF_HUB_OFFLINE or not forget_cached(path):
+            raise
+        log.warning("%s It was taken out of the Hugging Face cache.", error)
+    return identify(download(entry, folder), entry)  # of the next mirror, or of the same one anew
 
 
 def find_any(names: Sequence[str], folder: Path) -> FoundFile:
@@ -129,38 +134,22 @@ def download(entry: WeightsEntry, folder: Path) -> Path:
     Raises:
         UserError: no mirror gives it; the message says where a person gets it and where it belongs.
     """
-    why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "it is on no mirror that a program can read"
+    faults = ["HF_HUB_OFFLINE is set"] if HF_HUB_OFFLINE else []
     if entry.hub and not HF_HUB_OFFLINE:
         try:
-            return fetch(entry.hub, entry.file)
+            return fetch(entry.hub, entry.file, entry=entry)
         except UserError as error:
-            why = str(error).partition(". Get ")[0]
+            faults.append(str(error).partition("(")[2].rpartition("). Get ")[0])
     for url in [] if HF_HUB_OFFLINE else entry.url:
         try:
-            return download_url(url, folder / entry.file)
-        except (OSError, urllib.error.URLError) as error:
-            why = f"{url}: {error}"
+            return download_url(url, folder / entry.file, sha256=entry.sha256, size_bytes=entry.size_bytes)
+        except OSError as error:
+            faults.append(str(error))
+    why = "; ".join(faults) or "it is on no mirror that a program can read"
     raise UserError(
         f"{entry.file} is not here ({why}). Get it from {entry.page} and put it into {folder}, or name the folder that "
         f"has it with --weights. Licence: {entry.licence}."
     )
-
-
-def download_url(url: str, path: Path) -> Path:
-    """Download to this path; a file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    log.info("downloading %s", url)
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer, open(unfinished, "wb") as stream:
-            shutil.copyfileobj(answer, stream, 2**20)
-            expected = int(answer.headers.get("Content-Length", 0))
-        if expected and unfinished.stat().st_size != expected:
-            raise OSError(f"{unfinished.stat().st_size:,} of {expected:,} bytes came")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
 
 
 def identify(path: Path, entry: WeightsEntry) -> FoundFile:
@@ -171,9 +160,3 @@ def identify(path: Path, entry: WeightsEntry) -> FoundFile:
     """
     check_file(path, entry)
     return FoundFile(path, entry.sha256 or compute_sha256(path))
-
-
-def compute_sha256(path: Path) -> str:
-    """Of the file's bytes, in hex."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

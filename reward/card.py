@@ -13,9 +13,10 @@ from typing import Any
 
 from reward.config import ModelConfig, check_model_config
 from reward.people import SIMULATED
-from reward.weights import SUFFIXES, read_manifest
+from reward.weights import read_manifest
 from runs import UserError
 from runs.store import without_nan
+from training.weights import SUFFIXES
 
 EVALUATION = "evaluation.json"
 TAG_LICENCES = {"openai": "MIT", "laion": "MIT", "datacomp": "MIT"}
@@ -178,7 +179,7 @@ def describe_licence(config: ModelConfig) -> str:
     if config.weights in manifest:
         entry = manifest[config.weights]
         return f"{config.weights} ({entry.page}), licence: {entry.licence}."
-    is_tag = "/" not in config.weights and Path(config.weights).suffix not in SUFFIXES
+    is_tag = "/" not in config.weights and Path(config.weights).suffix.lower() not in SUFFIXES
     for start, licence in TAG_LICENCES.items():
         if is_tag and config.weights.startswith(start):
             return f"open_clip's {config.architecture}, {config.weights}, licence: {licence}."

@@ -16,13 +16,13 @@ from typing import Any
 
 import open_clip
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reward.config import FOLDER, ModelConfig, check_model_config, load_model_config, preset_names
 from reward.model import RewardModel
-from reward.weights import SUFFIXES, State, find_weights, locate_weights, map_weights, read_manifest, read_weights
+from reward.weights import find_weights, locate_weights, read_manifest
 from runs import UserError
+from training.weights import State, check_strictly, load_strictly, map_weights, read_weights, save_tensors, strip_prefix
 
 KNOWN_KEYS: dict[str, set[str]] = {
     "embed_dim": set(),
@@ -31,7 +31,6 @@ KNOWN_KEYS: dict[str, set[str]] = {
     "text_cfg": {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"},
 }
 """What an architecture may say: a plain CLIP, whose towers are run block by block."""
-MAX_NAMED = 5
 PROMPT_VECTOR = "prompt_vector"
 VERSION_PREFIX = "reward "
 """How the version of every stored reward begins."""
@@ -74,7 +73,7 @@ def load_model(path: Path, dtype: torch.dtype = torch.float32, weights_dir: Path
     Raises:
         UserError: there is none, a file of it is damaged, or a key is unknown, missing or of another shape.
     """
-    if path.is_file() and path.suffix in SUFFIXES:
+    if path.is_file():
         return build_model(load_model_config("vit-h-14", weights=str(path)), dtype)
     if (path / "base.json").is_file():
         return _load_changed(path, weights_dir).to(dtype)
@@ -133,9 +132,7 @@ def _write_folder(folder: Path, model: RewardModel, more: dict[str, Any], file: 
         unfinished = folder / f"{name}.json.part"
         unfinished.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
         unfinished.replace(folder / f"{name}.json")
-    unfinished = folder / f"{file}.part"
-    save_file(state, unfinished)
-    unfinished.replace(folder / file)
+    save_tensors(state, folder / file)
 
 
 @torch.no_grad()
@@ -148,9 +145,7 @@ def load_changes(model: RewardModel, folder: Path) -> None:
     path = folder / "changes.safetensors"
     state = add_prefix(read_weights(path))
     ours = dict(model.named_parameters())
-    wrong = [name for name, value in state.items() if name not in ours or ours[name].shape != value.shape]
-    if wrong:
-        raise UserError(f"{path}: not of this model: {wrong[0].removeprefix('clip.')} is unknown or of another shape.")
+    check_strictly({name: value for name, value in ours.items() if name in state}, state, path, "this model")
     for name, value in state.items():
         ours[name].copy_(value)
 
@@ -182,7 +177,7 @@ def find_named(what: str, weights_dir: Path | None = None) -> tuple[Path | None,
     if path.is_dir():
         path = path / "best" if (path / "best").is_dir() and not (path / "config.json").exists() else path
         return path, read_model_config(path)[0]
-    if path.is_file() and path.suffix in SUFFIXES:
+    if path.is_file() and path.suffix.lower() != ".toml":
         config = load_model_config("vit-h-14", weights=str(path))
     elif what in names:
         config = load_model_config("vit-h-14", weights=what)
@@ -283,50 +278,21 @@ def allocate_model(config: ModelConfig, architecture: dict[str, Any]) -> RewardM
 
 
 def fill_strictly(
-    module: nn.Module, source: Path, dtype: torch.dtype, choose: Callable[[State], State] = lambda state: state
+    module: nn.Module, source: Path, dtype: torch.dtype, choose: Callable[[State], State] | None = None
 ) -> None:
-    """`load_strictly` from a file, whose keys and shapes are checked before its numbers are read.
+    """`load_strictly` from a file, whose names and shapes are checked before its numbers are read.
 
     Args:
-        dtype, choose: as of `read_weights`.
-    """
-    check_keys(module, choose(map_weights(source)), source)
-    load_strictly(module, read_weights(source, dtype, choose), source)
-
-
-def load_strictly(module: nn.Module, state: dict[str, Tensor], source: Path) -> None:
-    """Make these tensors the module's parameters.
-
+        dtype: as of `read_weights`.
+        choose: from the file's names to the module's; where not given, what other code put before them is taken off.
     Raises:
-        UserError: a key is unknown, missing or of another shape; the first few are named.
+        UserError: a tensor is unknown, missing, of another shape or kind of number; the first few are named.
     """
-    check_keys(module, state, source)
-    module.load_state_dict(state, strict=True, assign=True)
-
-
-def check_keys(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    """That these are the module's tensors, by keys and shapes.
-
-    Raises:
-        UserError: they are not; the first few faults are named.
-    """
-    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    faults = [
-        *(f"{name} is unknown" for name in found if name not in expected),
-        *(f"{name} is missing" for name in expected if name not in found),
-        *(
-            f"{name} is {list(found[name])}, not {list(shape)}"
-            for name, shape in expected.items()
-            if found.get(name, shape) != shape
-        ),
-    ]
-    if faults:
-        named = "; ".join(fault.removeprefix("clip.") for fault in faults[:MAX_NAMED])
-        more = f", and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
-        raise UserError(
-            f"{source}: not the weights of this architecture: {named}{more}. Check `architecture` and `image_size_px`."
-        )
+    expected = module.state_dict()
+    choose = choose or (lambda state: strip_prefix(state, expected, source))
+    what, hint = "this architecture", " Check `architecture` and `image_size_px`."
+    check_strictly(expected, choose(map_weights(source)), source, what, hint)
+    load_strictly(module, read_weights(source, dtype, choose), source, what, hint)
 
 
 def _read_json(path: Path) -> Any:

@@ -1,31 +1,31 @@
-"""Where published weights are, and reading a weight file without running what is in it.
-
-A file is read a tensor at a time: what is in memory is what was read so far and a little of the file, not the file
-beside it.
-"""
+"""Where published weights are: the manifest, the Hugging Face cache, and what is downloaded to it."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import pickle
 import tomllib
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever client it uses
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
+from metrics.download import (
+    DownloadError,
+    check_content,
+    compute_sha256,
+    describe_break,
+    describe_refusal,
+    find_fault,
+    forget_cached,
+)
 from reward.config import ModelConfig
 from runs import UserError
+from training.weights import SUFFIXES
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +34,6 @@ FOLDER_MANIFEST = "weights.toml"
 """In a folder of weight files: a manifest of one's own, which adds names and replaces shipped entries."""
 TAG_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """What a repository of an open_clip tag may hold, the better one first."""
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
-MAPPED_BYTES = 2**28
-"""How much of a file may lie in memory beside what was read from it."""
-State = dict[str, Tensor]
 
 
 class WeightsEntry(BaseModel):
@@ -117,14 +113,14 @@ def locate_weights(config: ModelConfig, quick_gelu: bool = False, folder: Path |
         entry = manifest[config.weights]
         if folder and (folder / entry.file).is_file():
             return folder / entry.file
-        return fetch(entry.hub, f"{entry.file} ({entry.licence}) from {entry.page}", folder)
+        return fetch(entry.hub, f"{entry.file} ({entry.licence}) from {entry.page}", folder, entry)
     tag = open_clip.get_pretrained_cfg(config.architecture, config.weights)
     if tag:
         check_tag(config, tag, quick_gelu)
         repository, _, file = tag.get("hf_hub", "").rpartition("/")
         places = [f"{repository}/{name}" for name in ([file] if file else TAG_FILES)] if repository else []
         return fetch(places, f"{' or '.join(places) or tag.get('url')} from the Hugging Face hub or open_clip's page")
-    if config.weights.count("/") >= 2 and path.suffix in SUFFIXES and not path.is_absolute():
+    if config.weights.count("/") >= 2 and path.suffix.lower() in SUFFIXES and not path.is_absolute():
         return fetch([config.weights], f"{config.weights} from the Hugging Face hub")
     tags = open_clip.list_pretrained_tags_by_model(config.architecture)
     raise UserError(
@@ -134,15 +130,21 @@ def locate_weights(config: ModelConfig, quick_gelu: bool = False, folder: Path |
     )
 
 
-def fetch(places: list[str], what: str, folder: Path | None = None) -> Path:
+def fetch(places: list[str], what: str, folder: Path | None = None, entry: WeightsEntry | None = None) -> Path:
     """The first of these hub files that is in the cache, else the first that can be downloaded.
+
+    What the hub's own library resumes, it resumes. A file that came and is another one, or a part of one, leaves the
+    cache, and the next place is tried.
 
     Args:
         places: ORG/REPOSITORY/FILE or spaces/ORG/SPACE/FILE.
         what: for the message: which file and where a person gets it.
         folder: for the message: where it may be put to be found by its name.
+        entry: what is known of the file; None for nothing.
+    Raises:
+        UserError: no place gives it; the message says why each did not.
     """
-    why = "no hub has it"
+    faults: dict[str, None] = {}
     for cached_only in [True] if HF_HUB_OFFLINE else [True, False]:
         for place in places:
             kind = "space" if place.startswith("spaces/") else "model"
@@ -150,25 +152,64 @@ def fetch(places: list[str], what: str, folder: Path | None = None) -> Path:
             if not cached_only:
                 log.info("downloading %s of %s/%s to the Hugging Face cache", file, owner, name)
             try:
-                return Path(hf_hub_download(f"{owner}/{name}", file, repo_type=kind, local_files_only=cached_only))
-            except (OSError, ValueError) as error:  # the hub's own errors are of both kinds
-                why = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+                path = Path(hf_hub_download(f"{owner}/{name}", file, repo_type=kind, local_files_only=cached_only))
+                check_cached(path, entry, thoroughly=not cached_only)
+                return path
+            except (OSError, ValueError, RuntimeError, HTTPError) as error:  # the hub's own errors are of all kinds
+                if not cached_only or isinstance(error, DownloadError):
+                    faults[f"{place}: {describe_hub_error(error)}"] = None
+    why = "; ".join(faults) or "no hub has it"
     if HF_HUB_OFFLINE:
-        why = "HF_HUB_OFFLINE is set and the Hugging Face cache has none"
+        why = "; ".join(["HF_HUB_OFFLINE is set and the Hugging Face cache has none", *faults])
     where = f"put it into {folder}, or " if folder else "put it "
     raise UserError(f"Weights are missing ({why}). Get {what}, {where}anywhere and give its path in place of the name.")
 
 
+def check_cached(path: Path, entry: WeightsEntry | None, *, thoroughly: bool) -> None:
+    """Check a file of the hub's cache, and take it out of the cache where it is another one or a part of one.
+
+    Args:
+        thoroughly: by its checksum too, for which the whole file is read.
+    Raises:
+        DownloadError: it is not the file that was meant.
+        OSError: it is not, and belongs to somebody else.
+    """
+    sha256, size_bytes = (entry.sha256, entry.size_bytes) if entry else ("", 0)
+    try:
+        check_content(path, sha256=sha256 if thoroughly else "", size_bytes=size_bytes)
+    except DownloadError as error:
+        if not HF_HUB_OFFLINE and forget_cached(path):
+            log.warning("%s: %s; taken out of the Hugging Face cache", path, error)
+            raise
+        raise DownloadError(f"{path}: {error}; delete it and {path.resolve()}") from error
+
+
+def describe_hub_error(error: Exception) -> str:
+    """Why the hub did not give a file, and what to do, in one line."""
+    answer = getattr(error, "response", None)
+    if (code := getattr(answer, "status_code", None)) is not None:
+        return describe_refusal(str(getattr(answer, "url", "")), int(code))
+    cause: BaseException | None = error.__cause__ if isinstance(error, FileNotFoundError) else None
+    if cause is not None and getattr(cause, "response", None) is None and not isinstance(cause, FileNotFoundError):
+        return f"the hub cannot be reached ({describe_break(cause)}); the same command goes on where it stopped"
+    if isinstance(cause, Exception):
+        return describe_hub_error(cause)
+    if isinstance(error, HTTPError):
+        return f"the transfer broke ({describe_break(error)}); the same command goes on where it stopped"
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
 def check_file(path: Path, entry: WeightsEntry) -> None:
-    """Size and checksum, as far as the manifest knows them."""
+    """Check that it may hold weights, and its size and checksum as far as the manifest knows them."""
+    if fault := find_fault(path):
+        raise UserError(f"{path}: {fault}.")
     size = path.stat().st_size
     if entry.size_bytes and size != entry.size_bytes:
         raise UserError(
             f"{path}: {size:,} bytes, not the {entry.size_bytes:,} of {entry.file}. Delete it and try again."
         )
     if entry.sha256:
-        with open(path, "rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        sha256 = compute_sha256(path)
         if sha256 != entry.sha256:
             raise UserError(
                 f"{path}: SHA-256 is {sha256}, not {entry.sha256} of {entry.file}. Delete it and try again."
@@ -186,69 +227,3 @@ def check_tag(config: ModelConfig, tag: Mapping[str, Any], quick_gelu: bool) -> 
             raise UserError(
                 f"The weights {config.weights} were trained with {name} {trained}, not {ours}; set {name} so."
             )
-
-
-def read_checkpoint(path: Path) -> Any:
-    """What a safetensors file or a torch checkpoint holds: tensors, and plain lists, tables, numbers and text of them.
-
-    Tensors are mapped where the format allows it: their numbers stay in the file until they are used, and what outlives
-    the file must be copied. Nothing that could run code is ever unpickled.
-
-    Raises:
-        UserError: the file is damaged, or holds other objects.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: holds Python objects besides tensors, which are not loaded since they could run code. Have "
-            "whoever made it save the tensors as safetensors."
-        ) from error
-    except (OSError, EOFError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as weights ({str(error).partition(chr(10))[0]}).") from error
-
-
-def map_weights(path: Path) -> State:
-    """Tensors by name of a file of tensors alone, there under `state_dict` where it has one, as `read_checkpoint`.
-
-    Raises:
-        UserError: the file is damaged, or holds other things.
-    """
-    found = read_checkpoint(path)
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise UserError(f"{path}: is no table of tensors, nor has it one under `state_dict`.")
-    return dict(found)
-
-
-def read_weights(
-    path: Path, dtype: torch.dtype = torch.float32, choose: Callable[[State], State] | None = None
-) -> State:
-    """Tensors by name from a file of tensors, in memory of their own.
-
-    Args:
-        dtype: what floating tensors become, one after another.
-        choose: from what `map_weights` gives to what is wanted, by the names that are wanted; nothing else is read.
-    Raises:
-        UserError: the file is damaged, or holds other things.
-    """
-    is_mapped = path.suffix == ".safetensors" or zipfile.is_zipfile(path)
-
-    def open_file() -> State:
-        return choose(map_weights(path)) if choose else map_weights(path)
-
-    waiting = open_file()
-    state: State = {}
-    in_memory = 0  # of the file
-    for name in list(waiting):
-        value = waiting.pop(name)
-        state[name] = value.to(dtype, copy=True) if value.is_floating_point() else value.clone()
-        in_memory += value.nbytes
-        if is_mapped and in_memory > MAPPED_BYTES:
-            del value
-            waiting.clear()  # the last tensor of a mapping takes its pages out of memory
-            waiting, in_memory = open_file(), 0
-    return state

@@ -25,7 +25,6 @@ from runs.store import artifact_of, run_folder
 from ui.parts import read_result
 
 MAX_RUNS = 200
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".bin", ".pth", ".ckpt")
 PUBLISHED_REWARDS = tuple(tomllib.loads((reward.config.FOLDER.parent / "weights.toml").read_text(encoding="utf-8")))
 LATEST = "latest"
 
@@ -147,9 +146,7 @@ def check_reward(value: str, _data: Path) -> str | None:
     if path.is_dir():
         known = any((folder / "config.json").is_file() for folder in (path, path / "best"))
         return None if known else "This folder is no reward model: it has no config.json, nor a best/ with one."
-    if path.is_file():
-        return None if path.suffix in (*WEIGHT_SUFFIXES, ".toml") else "This file is no weights and no TOML file."
-    if what in PUBLISHED_REWARDS or what in reward.config.preset_names():
+    if path.is_file() or what in PUBLISHED_REWARDS or what in reward.config.preset_names():
         return None
     return f"There is no file or folder {what}, and no model of that name."
 

@@ -13,17 +13,18 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
+from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
 from refl.convert import StableDiffusionState, check_published, load_published, select_control, split_checkpoint
 from refl.ldm_shapes import UNetShape, make_control, make_text_encoder, make_unet, make_vae, read_unet_shape
 from refl.restorers.control import ConditionControlNet
 from refl.restorers.diffusion import DiffusionRestorer, DiffusionSettings
+from refl.restorers.feedforward import load_architecture
 from refl.text_encoder import TextEncoder
 from refl.weights import FoundFile, find_any, find_file, get_files
-from reward.weights import State, map_weights, read_weights
 from runs import UserError
+from training.weights import State, map_weights, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,8 @@ def load_diffbir(
     dtypes = choose_dtypes(dtype, keep_float32)
     control_dtype = dtypes.pop("control")
     fill_stable_diffusion(parts, base, dtypes)
-    load_published(net, read_weights(control_file.path, control_dtype, select_control), control_file.path)
+    choose_control = partial(select_control, source=control_file.path)
+    load_published(net, read_weights(control_file.path, control_dtype, choose_control), control_file.path)
     stage1 = load_stage1(read_weights(stage1_file.path), stage1_file.path)
     name = f"{version}:{control}" if control else version
     weights = {found.path.name: found.sha256 for found in (base, control_file, stage1_file)}
@@ -155,7 +157,7 @@ def make_control_of(parts: StableDiffusion, base: FoundFile, file: FoundFile) ->
     Raises:
         UserError: it cannot be read, or is of another one.
     """
-    state = select_control(map_weights(file.path))
+    state = select_control(map_weights(file.path), file.path)
     shape = read_unet_shape(state, file.path)
     if replace(shape, in_channels=parts.shape.in_channels) != parts.shape:
         raise UserError(f"{file.path}: not a ControlNet of {base.path.name}: their widths or depths differ.")
@@ -187,12 +189,10 @@ def load_stage1(state: Mapping[str, Tensor], source: Path | str) -> nn.Module:
     Raises:
         UserError: it is no SwinIR.
     """
-    plain = {key.removeprefix("module."): value for key, value in state.items()}
     try:
-        descriptor = ModelLoader().load_from_state_dict(plain)
-    except (UnsupportedModelError, RuntimeError, KeyError) as error:
-        line = str(error).replace("\n", " ")[:200]
-        raise UserError(f"{source}: not the weights of DiffBIR's SwinIR: {line}") from error
+        descriptor = load_architecture(state, source)
+    except UserError as error:
+        raise UserError(f"{error} DiffBIR's SwinIR is wanted here.") from error
     if (
         descriptor.architecture.id != "SwinIR"
         or not isinstance(descriptor, ImageModelDescriptor)

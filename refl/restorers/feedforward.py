@@ -7,28 +7,30 @@ over in training mode, with parts dropped at random.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from spandrel import (
     MAIN_REGISTRY,
     ImageModelDescriptor,
+    ModelDescriptor,
     ModelLoader,
     UnsupportedModelError,
-    canonicalize_state_dict,
 )
 from torch import Tensor, nn
 
 from refl.restorers.surface import check_images
 from refl.weights import FoundFile
-from reward.weights import read_checkpoint
 from runs import UserError
+from training.weights import list_candidates, list_faults, map_weights, name_some
 
 IMAGE_SIZE_PX = 512
 """Side of the aligned faces that the published ones were trained on."""
 EXTRA_ARCHITECTURES = "spandrel_extra_arches"
 """The package with architectures under licences of their own, such as CodeFormer's."""
+MISFITS = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError)
+"""What spandrel ends in where names look like an architecture's and their tensors are not."""
 
 
 class FeedForwardRestorer(nn.Module):
@@ -96,21 +98,42 @@ def read_descriptor(path: Path) -> ImageModelDescriptor[nn.Module]:
     Raises:
         UserError: spandrel does not know it, or it is no restorer of RGB images at their own size.
     """
-    has_extra = importlib.util.find_spec(EXTRA_ARCHITECTURES) is not None
-    if has_extra:
-        MAIN_REGISTRY.add(*importlib.import_module(EXTRA_ARCHITECTURES).EXTRA_REGISTRY, ignore_duplicates=True)
-    state = canonicalize_state_dict(read_checkpoint(path))
-    try:
-        descriptor = ModelLoader().load_from_state_dict(state)
-    except UnsupportedModelError as error:
-        more = "" if has_extra else f" If it is CodeFormer, pip install {EXTRA_ARCHITECTURES}; mind its licence."
-        raise UserError(f"{path}: of no architecture that spandrel knows.{more}") from error
-    except (RuntimeError, KeyError) as error:
-        line = str(error).replace("\n", " ")[:200]
-        raise UserError(f"{path}: looks like a known architecture, but its weights do not fit it: {line}") from error
+    descriptor = load_architecture(map_weights(path), path)
     if not isinstance(descriptor, ImageModelDescriptor) or descriptor.input_channels != 3 or descriptor.scale != 1:
         raise UserError(
             f"{path}: a {descriptor.architecture.name} that takes {descriptor.input_channels} channels and enlarges "
             f"×{descriptor.scale}; a restorer takes RGB images and gives them at their own size."
         )
     return descriptor
+
+
+def load_architecture(
+    state: Mapping[str, Tensor], source: Path | str, device: torch.device | str = "cpu"
+) -> ModelDescriptor[nn.Module]:
+    """The model that spandrel finds in these tensors' names, as they are or below a prefix that other code put there.
+
+    Raises:
+        UserError: it knows none of such names, or they do not fit what it found.
+    """
+    has_extra = importlib.util.find_spec(EXTRA_ARCHITECTURES) is not None
+    if has_extra:
+        MAIN_REGISTRY.add(*importlib.import_module(EXTRA_ARCHITECTURES).EXTRA_REGISTRY, ignore_duplicates=True)
+    fault: Exception | None = None
+    for candidate in list_candidates(dict(state)):
+        try:
+            descriptor = ModelLoader().load_from_state_dict(dict(candidate))
+        except UnsupportedModelError:
+            continue
+        except MISFITS as error:
+            fault = fault or error
+            continue
+        ours = {name: value for name, value in descriptor.model.state_dict().items() if name in candidate}
+        faults = list_faults(ours, {name: candidate[name] for name in ours})  # it would copy integers into floats
+        if faults:
+            raise UserError(f"{source}: not the weights of {descriptor.architecture.name}: {name_some(faults)}.")
+        return descriptor.to(torch.device(device))
+    if fault is not None:
+        line = " ".join(str(fault).split())[:200]
+        raise UserError(f"{source}: looks like a known architecture, but its weights do not fit it: {line}") from fault
+    more = "" if has_extra else f" If it is CodeFormer, pip install {EXTRA_ARCHITECTURES}; mind its licence."
+    raise UserError(f"{source}: of no architecture that spandrel knows (it holds {name_some(list(state))}).{more}")

@@ -24,6 +24,7 @@ from refl.restorers.tiny import load_tiny
 from refl.weights import find_file, get_files
 from reward.weights_folder import WEIGHTS_FOLDER
 from runs import UserError
+from training.weights import SUFFIXES
 
 NAMES = ("tiny", *VERSIONS, "osediff", "feedforward:FILE")
 ADAPTERS = "adapters"
@@ -131,7 +132,7 @@ def method_name(asked: str) -> str:
         return asked
     if not file or kind not in (*VERSIONS, "osediff", "feedforward"):
         raise _unknown(asked)
-    is_path = "/" in file or Path(file).suffix in (".pth", ".pt", ".ckpt", ".pkl", ".safetensors", ".bin")
+    is_path = "/" in file or Path(file).suffix.lower() in SUFFIXES
     name = re.sub(r"[^\w.+-]+", "-", Path(file).stem if is_path else file)
     return name if kind == "feedforward" else f"{kind}-{name}"
 

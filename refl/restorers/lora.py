@@ -6,7 +6,6 @@ belongs to, the kind, the rank. Source of LoRA: arXiv:2106.09685.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from metrics.download import compute_sha256
 from runs import UserError
+from training.weights import check_strictly, map_weights, save_tensors
 
 Kind = Literal["control", "lora"]
 TARGETS = (
@@ -153,9 +152,7 @@ def save_trained(
     folder.mkdir(parents=True, exist_ok=True)
     named = trained_state(parts, trained)
     state = {name: (values or {}).get(p, p).detach().cpu().contiguous() for name, p in named.items()}
-    unfinished = folder / f"{TRAINED_FILE}.part"
-    save_file(state, unfinished)
-    unfinished.replace(folder / TRAINED_FILE)
+    save_tensors(state, folder / TRAINED_FILE)
     record = {
         "restorer": settings["restorer"],
         "kind": trained.kind,
@@ -203,13 +200,8 @@ def read_trained(folder: Path, settings: Mapping[str, Any]) -> Read:
             f"{folder} was trained on the restorer {record['restorer']!r}, not on {settings['restorer']!r}."
         )
     path = folder / TRAINED_FILE
-    try:
-        state = load_file(path)
-        with open(path, "rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read ({error}).") from error
-    return Read(path, Trained(record["kind"], record["rank"]), state, sha256)
+    state = map_weights(path)
+    return Read(path, Trained(record["kind"], record["rank"]), state, compute_sha256(path))
 
 
 @torch.no_grad()
@@ -220,17 +212,6 @@ def load_trained(read: Read, parts: Mapping[str, nn.Module]) -> None:
         UserError: a key is unknown, missing or of another shape; nothing was changed then.
     """
     expected = trained_state(parts, read.trained)
-    faults = [
-        *(f"{name} is unknown" for name in read.state if name not in expected),
-        *(f"{name} is missing" for name in expected if name not in read.state),
-        *(
-            f"{name} is {list(value.shape)}, not {list(expected[name].shape)}"
-            for name, value in read.state.items()
-            if name in expected and value.shape != expected[name].shape
-        ),
-    ]
-    if faults:
-        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
-        raise UserError(f"{read.path}: not of this restorer: {faults[0]}{more}.")
+    check_strictly(expected, read.state, read.path, "this restorer")
     for name, value in read.state.items():
         expected[name].copy_(value)

@@ -31,7 +31,7 @@ from refl.restorers.osediff_lora import (
 )
 from refl.restorers.surface import HeldPrompt, check_images
 from refl.weights import find_any, find_file, get_files
-from reward.weights import read_checkpoint
+from training.weights import read_checkpoint
 
 TIMESTEP = 999
 FACE_ADAPTERS = "osediff-face"

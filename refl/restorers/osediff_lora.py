@@ -14,9 +14,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from refl.convert import name_some
 from refl.restorers.lora import lora_layers
 from runs import UserError
+from training.weights import check_strictly, name_some
 
 PUBLISHED_ALPHA = 8
 """peft's default, with which OSEDiff was trained: adapters count alpha / rank, so twice at its rank 4."""
@@ -117,16 +117,6 @@ def copy_strictly(part: nn.Module, state: Mapping[str, Tensor], marks: tuple[str
         UserError: one is missing, unknown or of another shape.
     """
     ours = {name: value for name, value in part.named_parameters() if any(mark in name for mark in marks)}
-    faults = [
-        *(f"{name} is unknown" for name in state if name not in ours),
-        *(f"{name} is missing" for name in ours if name not in state),
-        *(
-            f"{name} is {list(state[name].shape)}, not {list(value.shape)}"
-            for name, value in ours.items()
-            if name in state and state[name].shape != value.shape
-        ),
-    ]
-    if faults:
-        raise UserError(f"{source}: not OSEDiff's adapters: {name_some(faults)}.")
+    check_strictly(ours, state, source, "OSEDiff's adapters")
     for name, value in ours.items():
         value.copy_(state[name])

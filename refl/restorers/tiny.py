@@ -5,7 +5,6 @@ A folder of it holds `model.safetensors` (float16) and `config.json` (a TinyConf
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from metrics.download import compute_sha256
 from refl.restorers.control import ConditionControlNet
 from refl.restorers.diffusion import DiffusionRestorer, DiffusionSettings
 from refl.restorers.tiny_config import TinyConfig
 from runs import UserError
+from training.weights import check_strictly, read_weights, save_tensors
 
 SHIPPED = Path(__file__).parent / "tiny_weights"
 LEVELS = 3
@@ -111,19 +110,11 @@ def load_tiny(folder: Path = SHIPPED) -> DiffusionRestorer:
     """
     config = read_tiny_config(folder)
     path = folder / "model.safetensors"
-    try:
-        state = load_file(path)
-        with open(path, "rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Export it again, or restore it from git.") from error
+    state, sha256 = read_weights(path), compute_sha256(path)
     base = "tiny" if folder == SHIPPED else str(folder)
     restorer = make_tiny(config, base, {path.name: sha256})
-    try:
-        restorer.load_state_dict({name: value.float() for name, value in state.items()}, strict=True)
-    except RuntimeError as error:
-        line = str(error).splitlines()[1].strip()
-        raise UserError(f"{path}: not the weights of {folder / 'config.json'}: {line}") from error
+    check_strictly(restorer.state_dict(), state, path, str(folder / "config.json"))
+    restorer.load_state_dict(state, strict=True)
     return restorer.requires_grad_(False)
 
 
@@ -150,8 +141,7 @@ def save_tiny(restorer: DiffusionRestorer, config: TinyConfig, folder: Path) -> 
     """Write `model.safetensors` in float16 and `config.json`; a file is there whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().half().contiguous() for name, value in restorer.state_dict().items()}
-    save_file(state, folder / "model.safetensors.part")
-    (folder / "model.safetensors.part").replace(folder / "model.safetensors")
+    save_tensors(state, folder / "model.safetensors")
     text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
     (folder / "config.json.part").write_text(text, encoding="utf-8")
     (folder / "config.json.part").replace(folder / "config.json")

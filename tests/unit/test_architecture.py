@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "metrics": {"pixels"},
     "runs": {"db", "pixels"},
     "annotate": {"pixels", "db", "runs", "metrics"},
-    "training": {"pixels", "runs"},
+    "training": {"pixels", "runs", "metrics"},
     "reward": {"pixels", "runs", "metrics", "training"},
     "refl": {"pixels", "db", "runs", "metrics", "reward", "training"},
     "ui": {"pixels", "db", "runs", "metrics", "annotate", "reward", "refl", "training"},

@@ -43,8 +43,8 @@ from reward.checkpoint import read_architecture
 from reward.config import load_model_config
 from reward.data import load_dataset
 from reward.model import RewardModel
-from reward.weights import map_weights
 from runs import UserError
+from training.weights import map_weights
 
 SMALL = UNetShape((64, 128), 1, (1, 2), (True, False), 1, 32)
 

@@ -153,10 +153,46 @@ def test_weights_are_named_with_their_size_where_downloads_are_forbidden(monkeyp
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # as it comes from a worker process
 
 
+def test_a_kept_file_that_is_damaged_is_downloaded_anew(monkeypatch, tmp_path):
+    monkeypatch.setattr(weights.torch.hub, "get_dir", lambda: str(tmp_path))
+    kept = tmp_path / "pyiqa" / "w.pth"
+    kept.parent.mkdir()
+    tries = []
+
+    def build():
+        tries.append(kept.exists())
+        if kept.exists():
+            raise pickle.UnpicklingError("invalid load key, '<'.")
+        return "metric"
+
+    for offline in ("1", ""):
+        monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+        kept.write_text("<html><title>Quota exceeded</title>")
+        if offline:
+            with pytest.raises(MetricError, match=r"HF_HUB_OFFLINE is set: \S+w\.pth is a web page .Quota exceeded"):
+                weights.load_with_weights("niqe", build)
+        else:
+            assert weights.load_with_weights("niqe", build) == "metric"
+    assert tries == [True, True, False]
+    kept.write_bytes(b"\x80of another kind")
+    with pytest.raises(pickle.UnpicklingError):  # what is not told from the file is no download's fault
+        weights.load_with_weights("niqe", build)
+    assert kept.exists()
+
+
+def test_what_a_metric_needs_is_told_with_address_and_folder():
+    said = weights.describe_weights("topiq_nr-face")
+    assert "by `hf download timm/resnet50.a1_in1k`" in said
+    assert (
+        "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/topiq_nr_cgfiqa_res50-0a8b8e4f.pth to"
+        in said
+    )
+
+
 def test_a_download_is_announced(monkeypatch, caplog):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(weights, "_remote_size", lambda _url: "109 MB")
-    monkeypatch.setattr(weights.torch.hub, "download_url_to_file", lambda *_args, **_options: None)
+    monkeypatch.setattr(weights, "download", lambda *_args, **_options: None)
 
     def build():
         weights.torch.hub.download_url_to_file("https://example.org/a/file.pth?x=1", "/cache/file.pth")

@@ -125,7 +125,7 @@ def make_small_control():
 def test_a_control_net_goes_out_and_back_bit_for_bit(prefix):
     control, other = make_small_control(), make_control(SMALL, 8)
     exported = {f"{prefix}{key}": value for key, value in export_control(control).items()}
-    load_published(other, select_control(exported), "tuned.pth")
+    load_published(other, select_control(exported, "tuned.pth"), "tuned.pth")
     state = control.state_dict()
     assert list(other.state_dict()) == list(state)
     assert all(torch.equal(value, state[key]) for key, value in other.state_dict().items())
@@ -135,7 +135,7 @@ def test_an_older_diffbir_checkpoint_gives_its_control_net():
     exported = export_control(make_small_control())
     whole = {f"control_model.{key}": value for key, value in exported.items()}
     whole |= {"model.diffusion_model.out.2.bias": torch.zeros(4), "preprocess_model.conv_last.bias": torch.zeros(3)}
-    assert set(select_control(whole)) == set(exported)
+    assert set(select_control(whole, "whole.ckpt")) == set(exported)
 
 
 def test_the_control_net_of_a_denoiser_has_its_layout():

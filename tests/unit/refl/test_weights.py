@@ -11,12 +11,12 @@ import pytest
 pytest.importorskip("torch", reason="needs torch: `make install`")
 
 import refl.weights
-from refl.weights import download_url, find_any, find_file, read_manifest
+from refl.weights import find_any, find_file, read_manifest
 from refl.weights_command import add_weights_command
 from reward.weights import WeightsEntry
 from runs import UserError
 
-CONTENT = b"weights"
+CONTENT = b"\x80weight"
 ENTRY = WeightsEntry(
     file="w.pth",
     description="test weights",
@@ -65,8 +65,8 @@ def test_a_file_in_the_folder_is_found_and_known_by_its_checksum(entries, tmp_pa
 
 
 def test_an_unknown_checksum_is_computed(entries, tmp_path):
-    (tmp_path / "other.pth").write_bytes(b"whatever")
-    assert find_file("other", tmp_path).sha256 == hashlib.sha256(b"whatever").hexdigest()
+    (tmp_path / "other.pth").write_bytes(b"\x80whatever")
+    assert find_file("other", tmp_path).sha256 == hashlib.sha256(b"\x80whatever").hexdigest()
 
 
 def test_a_path_needs_no_manifest(entries, tmp_path):
@@ -76,7 +76,7 @@ def test_a_path_needs_no_manifest(entries, tmp_path):
 
 
 def test_the_first_that_is_here_is_taken(entries, tmp_path):
-    (tmp_path / "other.pth").write_bytes(b"whatever")
+    (tmp_path / "other.pth").write_bytes(b"\x80whatever")
     assert find_any(["w", "other"], tmp_path).path.name == "other.pth"
 
 
@@ -85,7 +85,7 @@ def test_of_files_that_are_not_here_one_of_known_checksum_is_got(entries, tmp_pa
         find_any(["other", "w"], tmp_path)
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"weightz", "SHA-256 is"), (b"weigh", "5 bytes, not the 7")])
+@pytest.mark.parametrize(("content", "said"), [(b"\x80weighs", "SHA-256 is"), (b"\x80weig", "5 bytes, not the 7")])
 def test_another_content_is_refused(entries, tmp_path, content, said):
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(UserError, match=said):
@@ -118,37 +118,37 @@ def test_the_next_mirror_is_tried_and_the_last_failure_is_told(entries, tmp_path
     monkeypatch.setattr(refl.weights, "HF_HUB_OFFLINE", False)
     gone, mirror = (tmp_path / "gone").as_uri(), tmp_path / "mirror"
     entries["w"] = ENTRY.model_copy(update={"hub": [], "url": [gone]})
-    with pytest.raises(UserError, match=r"w\.pth is not here .*gone.*No such file"):
+    with pytest.raises(UserError, match=r"w\.pth is not here .*gone.*[Nn]o such file"):
         find_file("w", tmp_path / "weights")
     mirror.write_bytes(CONTENT)
     entries["w"] = ENTRY.model_copy(update={"hub": [], "url": [gone, mirror.as_uri()]})
     assert find_file("w", tmp_path / "weights").path.is_file()
 
 
-def test_a_download_cut_short_leaves_nothing(tmp_path, monkeypatch):
-    class Answer:
-        headers = {"Content-Length": "100"}  # noqa: RUF012
-
-        def __init__(self) -> None:
-            self.parts = [b"only this", b""]
-
-        def read(self, _size: int) -> bytes:
-            return self.parts.pop(0)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *args: object) -> None:
-            pass
-
-    monkeypatch.setattr(refl.weights.urllib.request, "urlopen", lambda *_, **__: Answer())
-    with pytest.raises(OSError, match="9 of 100 bytes came"):
-        download_url("https://example.org/w.pth", tmp_path / "w.pth")
-    assert not list(tmp_path.iterdir())
+def test_a_bad_file_of_the_cache_is_removed_and_got_anew(entries, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    monkeypatch.setattr("metrics.download.constants.HF_HUB_CACHE", str(cache))
+    cached = cache / "models--a--b" / "w.pth"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"\x80other!")
+    monkeypatch.setattr(
+        refl.weights, "try_to_load_from_cache", lambda *_, **__: str(cached) if cached.exists() else None
+    )
+    with pytest.raises(UserError, match="SHA-256 is"):  # offline it stays
+        find_file("w", tmp_path / "weights")
+    assert cached.exists()
+    monkeypatch.setattr(refl.weights, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        refl.weights, "fetch", lambda *_, **__: (_ for _ in ()).throw(UserError("Missing (gone). Get it"))
+    )
+    (tmp_path / "mirror").write_bytes(CONTENT)
+    entries["w"] = ENTRY.model_copy(update={"url": [(tmp_path / "mirror").as_uri()]})
+    assert find_file("w", tmp_path / "weights").path == tmp_path / "weights" / "w.pth"
+    assert not cached.exists()
 
 
 def test_list_says_what_is_here(entries, tmp_path, capsys):
-    (tmp_path / "other.pth").write_bytes(b"whatever")
+    (tmp_path / "other.pth").write_bytes(b"\x80whatever")
     run("list", "--weights", str(tmp_path))
     said = capsys.readouterr().out
     assert "w  w.pth  0 MB  not here" in said
@@ -163,7 +163,7 @@ def test_check_tells_good_from_wrong_from_absent(entries, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "(as published)" in said
     assert "other: not here" in said
-    (tmp_path / "w.pth").write_bytes(b"weightz")
+    (tmp_path / "w.pth").write_bytes(b"\x80weighs")
     with pytest.raises(UserError, match="SHA-256 is"):
         run("check", "--weights", str(tmp_path))
     assert "w: WRONG" in capsys.readouterr().out
@@ -201,6 +201,6 @@ def test_a_folder_has_a_manifest_of_its_own(tmp_path, monkeypatch, caplog, capsy
     assert "lab" not in read_manifest()
     run("list", "--weights", str(tmp_path))
     assert "lab  mirror.ckpt" in capsys.readouterr().out
-    (tmp_path / "mirror.ckpt").write_bytes(b"weightz")
+    (tmp_path / "mirror.ckpt").write_bytes(b"\x80weighs")
     with pytest.raises(UserError, match="SHA-256 is"):
         find_file("lab", tmp_path)

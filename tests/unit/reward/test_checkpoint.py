@@ -112,7 +112,7 @@ def test_code_in_a_checkpoint_is_not_run(make_config, tmp_path, capsys):
     torch.save({"state_dict": {}, "extra": Harmful()}, tmp_path / "w.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Harmful(), protocol=2))
     for name in ("w.pth", "plain.pth"):
-        with pytest.raises(UserError, match=r"not loaded since they could run code"):
+        with pytest.raises(UserError, match=r"not loaded since (they|it) could run code"):
             build_model(make_config(weights=str(tmp_path / name)))
     assert "harm" not in capsys.readouterr().out
 
@@ -129,7 +129,7 @@ def test_a_damaged_file_is_named(make_config, tmp_path, name, content):
 
 def test_a_table_of_something_else_is_refused(make_config, tmp_path):
     torch.save({"state_dict": {"a": 3}}, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="no table of tensors"):
+    with pytest.raises(UserError, match="holds no tensors by name, but a table of state_dict"):
         build_model(make_config(weights=str(tmp_path / "w.pth")))
 
 

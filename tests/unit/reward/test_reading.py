@@ -13,12 +13,14 @@ from safetensors.torch import save_file  # noqa: E402
 
 import reward.checkpoint  # noqa: E402
 import reward.weights  # noqa: E402
+import training.weights  # noqa: E402
 from reward.checkpoint import build_model, load_model, save_model  # noqa: E402
 from reward.config import load_model_config  # noqa: E402
 from reward.scoring import find_scorer, load_scorer  # noqa: E402
-from reward.weights import map_weights, read_manifest, read_weights  # noqa: E402
+from reward.weights import read_manifest  # noqa: E402
 from reward.weights_folder import WEIGHTS_FOLDER  # noqa: E402
 from runs import UserError  # noqa: E402
+from training.weights import map_weights, read_weights  # noqa: E402
 
 ENTRY = """
 [{name}]
@@ -54,7 +56,7 @@ def forget_peak() -> None:
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_file_is_not_in_memory_beside_what_is_read(tmp_path, monkeypatch, name, dtype):
-    monkeypatch.setattr(reward.weights, "MAPPED_BYTES", 8 * MIB)
+    monkeypatch.setattr(training.weights, "MAPPED_BYTES", 8 * MIB)
     # tensors so large that each has memory of its own, which goes back to the system with it
     path = write(tmp_path / name, {f"w{number}": torch.ones(10 * MIB) for number in range(4)})  # 160 MiB
     forget_peak()
@@ -70,7 +72,7 @@ def test_numbers_are_the_files_however_often_it_is_opened(tmp_path, monkeypatch,
     options = {"_use_new_zipfile_serialization": False} if save else {}
     state = {f"w{number}": torch.randn(50) for number in range(9)} | {"n": torch.arange(3)}
     path = write(tmp_path / name, state, **options)
-    monkeypatch.setattr(reward.weights, "MAPPED_BYTES", 300)
+    monkeypatch.setattr(training.weights, "MAPPED_BYTES", 300)
     for dtype in (torch.float32, torch.bfloat16):
         read = read_weights(path, dtype)
         assert list(read) == list(map_weights(path))

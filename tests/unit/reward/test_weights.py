@@ -32,7 +32,7 @@ class Hub:
         if place not in self.cached:
             self.downloaded.append(place)
         path = self.folder / Path(filename).name
-        path.write_bytes(place.encode())
+        path.write_bytes(b"\x80" + place.encode())
         return str(path)
 
 
@@ -66,7 +66,7 @@ def test_a_file_is_itself(hub, tmp_path):
 def test_the_cache_comes_before_a_download(hub):
     hub.cached = {"spaces/xswu/HPSv2/HPS_v2_compressed.pt"}
     hub.online = {"xswu/HPSv2/HPS_v2_compressed.pt"}
-    assert find_weights(config("hps-v2")).read_text() == "spaces/xswu/HPSv2/HPS_v2_compressed.pt"
+    assert find_weights(config("hps-v2")).read_bytes() == b"\x80spaces/xswu/HPSv2/HPS_v2_compressed.pt"
     assert hub.downloaded == []
 
 
@@ -92,6 +92,26 @@ def test_a_failed_download_says_why_in_one_line(hub):
         UserError, match=r"no wubin1928/BFR_RL/FaceRewardModel\.pth\)\. Get FaceRewardModel\.pth.*drive"
     ):
         find_weights(config("face-reward-model"))
+
+
+def test_a_bad_file_leaves_the_cache_and_the_next_mirror_is_tried(hub, monkeypatch, caplog):
+    monkeypatch.setattr("metrics.download.constants.HF_HUB_CACHE", str(hub.folder))
+    entry = read_manifest()["hps-v2"].model_copy(
+        update={"size_bytes": 1 + len("spaces/xswu/HPSv2/HPS_v2_compressed.pt")}
+    )
+    monkeypatch.setattr(reward.weights, "read_manifest", lambda *_: {"hps-v2": entry})
+    hub.online = set(entry.hub)
+    with caplog.at_level("WARNING"):
+        assert find_weights(config("hps-v2")).read_bytes().endswith(b"spaces/xswu/HPSv2/HPS_v2_compressed.pt")
+    assert hub.downloaded == entry.hub
+    assert "taken out of the Hugging Face cache" in caplog.text
+    entry = entry.model_copy(update={"size_bytes": 7})
+    monkeypatch.setattr(reward.weights, "read_manifest", lambda *_: {"hps-v2": entry})
+    with pytest.raises(
+        UserError, match=r"xswu/HPSv2/HPS\S+: 32 bytes came, not the 7 .*; spaces/xswu.*: 39 bytes came"
+    ):
+        find_weights(config("hps-v2"))
+    assert not (hub.folder / "HPS_v2_compressed.pt").exists()
 
 
 def test_a_hub_file_is_named_by_its_place(hub):
@@ -125,8 +145,8 @@ def test_a_tag_trained_with_another_normalisation_is_refused(hub):
 
 def test_another_files_checksum_or_size_is_refused(tmp_path):
     path = tmp_path / "w.pth"
-    path.write_bytes(b"abc")
-    right = hashlib.sha256(b"abc").hexdigest()
+    path.write_bytes(b"\x80bc")
+    right = hashlib.sha256(b"\x80bc").hexdigest()
     known = {"file": "w.pth", "description": "", "hub": [], "page": "", "licence": ""}
     check_file(path, WeightsEntry(**known, sha256=right, size_bytes=3))
     check_file(path, WeightsEntry(**known))

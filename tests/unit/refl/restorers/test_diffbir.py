@@ -60,7 +60,7 @@ def test_the_published_files_become_a_restorer(v1, faces):
 
 
 def test_its_settings_name_every_file_by_checksum(v1, weights_dir):
-    from refl.weights import compute_sha256
+    from metrics.download import compute_sha256
 
     files = ("v2-1_512-ema-pruned.ckpt", "v1_face.pth", "face_swinir_v1.ckpt")
     assert v1.settings["weights"] == {name: compute_sha256(weights_dir / name) for name in files}
@@ -220,7 +220,7 @@ def test_a_control_net_of_another_denoiser_is_refused(weights_dir, tmp_path):
 def test_a_file_of_another_kind_is_refused(weights_dir, small_swinir):
     with pytest.raises(UserError, match=r"face_swinir_v1\.ckpt"):
         load_restorer(f"diffbir-v1:{weights_dir / 'face_swinir_v1.ckpt'}", weights_dir=weights_dir)
-    with pytest.raises(UserError, match=r"x\.ckpt: not the weights of DiffBIR's SwinIR"):
+    with pytest.raises(UserError, match=r"x\.ckpt: of no architecture.* DiffBIR's SwinIR is wanted here"):
         load_stage1({"out.2.weight": torch.zeros(1)}, "x.ckpt")
     with pytest.raises(UserError, match="not DiffBIR's SwinIR, which keeps an image's size"):
         load_stage1(small_swinir(start_unshuffle=4), "x.ckpt")

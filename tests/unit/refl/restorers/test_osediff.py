@@ -23,8 +23,8 @@ from refl.restorers.osediff_lora import (
     load_published_adapters,
     merge_lora,
 )
-from reward.weights import read_checkpoint
 from runs import UserError
+from training.weights import read_checkpoint
 
 HALF_BOUNDS = {torch.bfloat16: 0.02, torch.float16: 0.004}
 """Largest mean difference of pixels in [0, 1] from float32."""
@@ -55,7 +55,7 @@ def unmerged(weights_dir, published, content):
     """The same restorer with its adapters beside the weights."""
     from refl.convert import load_published, split_checkpoint
     from refl.ldm_shapes import make_unet, make_vae, read_unet_shape
-    from reward.weights import read_weights
+    from training.weights import read_weights
 
     path = weights_dir / "v2-1_512-ema-pruned.ckpt"
     parts = split_checkpoint(read_weights(path), path)
