@@ -24,7 +24,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from db.errors import UserError
-from db.images import Probe, image_path, probe_image, write_image
+from db.images import Probe, has_hash, image_path, probe_image, write_image
 from db.models import Image
 from db.session import Database
 from runs.signals import ignore_signals
@@ -122,13 +122,14 @@ def _check_chunk(root: Path, names: list[str]) -> list[tuple[str, Probe | str]]:
 
 
 def select_new(database: Database, data: Path, files: CheckedFiles) -> NewImages:
-    """The images that are neither in the database nor in the data folder, each once."""
+    """The images whose files are not in the data folder, or damaged there, each once."""
     new: NewImages = {}
     with database.read() as session:
         for batch in batches(files.items()):
             stored = find_images(session, [probe for _, probe in batch])
             for name, probe in batch:
-                if stored_id(stored, probe) is None and not image_path(data, probe.sha256, probe.suffix).exists():
+                known = stored_id(stored, probe) is not None and probe.sha256 not in stored  # as other bytes
+                if not known and not has_hash(image_path(data, probe.sha256, probe.suffix), probe.sha256):
                     new.setdefault(probe.sha256, (name, probe))
     return new
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,33 +90,42 @@ def image_path(data: Path, sha256: str, suffix: str) -> Path:
 def write_image(data: Path, probe: Probe, file: Path | bytes) -> bool:
     """Put the probed file's bytes in place, whole or not at all; returns False where they already were.
 
+    A file there whose bytes are others, damaged or cut, is replaced.
+
     Raises:
         UserError: the file changed since it was probed, or the disk is full.
     """
     target = image_path(data, probe.sha256, probe.suffix)
-    if target.exists():
+    if has_hash(target, probe.sha256):
         return False
     content = probe.converted
     if content is None:
         content = file if isinstance(file, bytes) else file.read_bytes()
         if hashlib.sha256(content).hexdigest() != probe.sha256:
             raise UserError(f"{file!s:.200}: changed while it was being imported; import again")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".adding-{secrets.token_hex(8)}")
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".adding-")
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with os.fdopen(handle, "wb") as stream:
+            with open(temporary, "xb") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}); free some disk space") from error
     return True
+
+
+def has_hash(path: Path, sha256: str) -> bool:
+    """Whether a file is there with the bytes that its name promises."""
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+    except OSError:  # it is not there, or cannot be read
+        return False
 
 
 def add_image(session: Session, data: Path, probe: Probe, file: Path | bytes) -> Image:

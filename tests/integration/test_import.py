@@ -30,6 +30,7 @@ from db.images import image_path, open_rgb
 from db.models import Base, Candidate, Image, Method, Pair, Run, RunState, Source
 from db.session import Database, open_database
 from runs.store import reap_lost
+from tests.conftest import write_photo
 from ui.data import counts_html
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -406,3 +407,21 @@ def test_imports_at_once_on_both_databases(any_database: Database, data: Path, r
         images = session.scalars(select(Image)).all()
         assert len(images) == 19
         assert all(image_path(data, image.sha256, image.suffix).exists() for image in images)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "one bit"])
+def test_importing_again_puts_damaged_files_right(
+    annotate_here: Callable[..., Ended], data: Path, tmp_path: Path, damage: str
+) -> None:
+    for method in ("lq", "a", "b"):
+        write_photo(tmp_path / "set" / method / "face.png", len(method) + ord(method[0]))
+    assert annotate_here("import", tmp_path / "set").returncode == 0
+    before, files = dump(data), {path: path.read_bytes() for path in (data / "images").rglob("*.png")}
+    for path, content in files.items():
+        if damage == "missing":
+            path.unlink()
+        else:
+            path.write_bytes(content[:50] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    assert annotate_here("import", tmp_path / "set").returncode == 0
+    assert {path: path.read_bytes() for path in (data / "images").rglob("*.png")} == files
+    assert dump(data) == before

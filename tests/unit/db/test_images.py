@@ -27,6 +27,7 @@ from db.images import (
 from db.models import Image
 from db.session import Database
 from tests.colour_files import profile
+from tests.conftest import write_photo
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 PHOTO = PilImage.fromarray(PIXELS)
@@ -239,7 +240,35 @@ def test_writing_is_whole_or_not_at_all(data: Path, monkeypatch: pytest.MonkeyPa
     files = [file for file in (data / "images").rglob("*") if file.is_file()]
     assert files == [data / "images" / probe.sha256[:2] / f"{probe.sha256}.png"]
     assert files[0].read_bytes() == content
-    assert files[0].stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_stored_file_obeys_the_umask(data: Path, tmp_path: Path, umask: int, mode: int) -> None:
+    path = write_photo(tmp_path / "face.png", 1)
+    before = os.umask(umask)
+    try:
+        probe = probe_image(path)
+        write_image(data, probe, path)
+    finally:
+        os.umask(before)
+    assert image_path(data, probe.sha256, probe.suffix).stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("damage", [b"", b"cut", None])
+def test_a_damaged_or_missing_file_is_put_right_by_adding_it_again(
+    database: Database, data: Path, tmp_path: Path, damage: bytes | None
+) -> None:
+    path = write_photo(tmp_path / "face.png", 1)
+    with database.write() as session:
+        image = add_image(session, data, probe_image(path), path)
+        stored = image_path(data, image.sha256, image.suffix)
+    if damage is None:
+        stored.unlink()
+    else:
+        stored.write_bytes(damage)
+    with database.write() as session:
+        assert add_image(session, data, probe_image(path), path).id == image.id
+    assert stored.read_bytes() == path.read_bytes()
 
 
 def test_a_file_that_changed_since_it_was_probed_is_refused(
