@@ -209,11 +209,14 @@ GIVE_BACK = (
     .values(expires_at=bindparam("until"))
     .execution_options(synchronize_session=False)
 )
+# Locked, so that none is deleted as expired by another person's request while it is prolonged. Before DELETE_EXPIRED:
+# who waits here holds no lease of others yet, so that no two requests wait for each other.
 HELD_BESIDES = (
     select(Lease)
-    .where(Lease.person_id == ASKER, Lease.pair_id.not_in(BESIDES))
+    .where(Lease.person_id == ASKER, Lease.pair_id.not_in(BESIDES), Lease.expires_at >= bindparam("now"))
     .order_by(Lease.id)
     .limit(bindparam("count"))
+    .with_for_update()
     .execution_options(populate_existing=True)
 )
 NOT_SEEN = (
@@ -316,10 +319,11 @@ def lease_pairs(
     expires_at = now + timedelta(seconds=settings.lease_seconds)
     asking = {"asker": person_id, "besides": list(holding)}
     session.execute(PROLONG, {**asking, "until": expires_at})
-    session.execute(DELETE_EXPIRED, {"now": now})
-    leases = list(session.scalars(HELD_BESIDES, {**asking, "count": count}))
+    leases = list(session.scalars(HELD_BESIDES, {**asking, "now": now, "count": count}))
     for lease in leases:
         lease.expires_at = expires_at
+    session.flush()
+    session.execute(DELETE_EXPIRED, {"now": now})
     while len(leases) < count:
         following = next_pair(session, person_id, settings, rng, expires_at, besides=holding)
         if following is None:

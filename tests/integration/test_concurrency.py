@@ -12,7 +12,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import exists, func, select
+from sqlalchemy import exists, func, select, update
 
 import annotate.pairs
 from annotate.judgments import Answer, record_judgment
@@ -111,6 +111,36 @@ def test_a_killed_clients_pairs_go_to_another_when_its_leases_expire(any_databas
     assert len(held) == 3
     assert given == [held, set(), set(), held]
     assert ask(gone) == set()
+
+
+@pytest.mark.parametrize("holds", ["nothing", "its pairs"])
+def test_people_come_back_together_after_their_leases_ran_out(any_database, fill, holds):
+    """As after a night: each finds the others' leases run out, and its own deleted by them in the same moment."""
+    people = fill(12, 12, pairs=120)
+    held = {}
+    for person_id in people:
+        with any_database.write() as session:
+            settings = load_settings(session)
+            leases = lease_pairs(session, person_id, settings, random.Random(person_id), count=4, holding=[])
+            held[person_id] = [lease.pair_id for lease in leases] if holds == "its pairs" else []
+    for again in range(4):
+        with any_database.write() as session:
+            session.execute(update(Lease).values(expires_at=utc_now() - timedelta(hours=8)))
+        start = threading.Barrier(len(people))
+
+        def come_back(person_id, start=start, again=again):
+            start.wait()
+            with any_database.write() as session:
+                rng = random.Random(f"{person_id} {again}")
+                held_now = held[person_id]
+                return len(
+                    lease_pairs(
+                        session, person_id, load_settings(session), rng, count=4 - len(held_now), holding=held_now
+                    )
+                ) + len(held_now)
+
+        with ThreadPoolExecutor(len(people)) as pool:
+            assert list(pool.map(come_back, people)) == [4] * len(people)
 
 
 def test_two_tabs_of_one_person(any_database, fill):
