@@ -4,7 +4,7 @@
  * pair that they have not seen.
  */
 
-import { button, element } from "./elements.js";
+import { at, button, element } from "./elements.js";
 import { setUpHelp, setUpTheme } from "./help.js";
 import { makeKeys } from "./keys.js";
 import { makeId, makeOutbox } from "./outbox.js";
@@ -38,9 +38,9 @@ const viewer = makeViewer($("left"), $("right"), (text) => ($("readout").textCon
 const outbox = makeOutbox(session.person.id, { need, onAnswer, onState: showState });
 
 async function fetchSession() {
-  const response = await fetch("/api/session");
+  const response = await fetch(at("/api/session"));
   if (response.ok) return response.json();
-  location.assign("/sign-in");
+  location.assign(at("/sign-in"));
   return new Promise(() => {}); // nothing more happens on this page
 }
 
@@ -433,7 +433,7 @@ function keepTime() {
 /* ---- own answers so far ---- */
 
 async function fetchHistory(limit) {
-  const response = await fetch(`/api/history?limit=${limit}`);
+  const response = await fetch(at(`/api/history?limit=${limit}`));
   if (response.ok) return response.json();
   notify("Your last answers cannot be loaded now.");
   return [];
@@ -486,7 +486,7 @@ function showState(state, waiting) {
   $("saved").replaceChildren(text);
   if (state !== "signed-out") return;
   const link = element("a", "Sign in again");
-  link.href = "/sign-in";
+  link.href = at("/sign-in");
   $("saved").append(link);
 }
 
@@ -504,7 +504,7 @@ function notify(text) {
 }
 
 async function fetchProgress() {
-  const response = await fetch("/api/progress").catch(() => null);
+  const response = await fetch(at("/api/progress")).catch(() => null);
   if (!response?.ok) return;
   progress = await response.json();
   since = 0;
@@ -545,7 +545,7 @@ function start() {
 }
 
 function closeGuidelines() {
-  fetch("/api/guidelines-seen", { method: "POST" }).catch(() => {}); // then they are shown once more
+  fetch(at("/api/guidelines-seen"), { method: "POST" }).catch(() => {}); // then they are shown once more
 }
 
 // Back may bring the page as it was left: pairs, question and sign-in are looked at anew.

@@ -4,6 +4,8 @@
  * stores it once, since each has its own id.
  */
 
+import { at } from "./elements.js";
+
 const MAX_EVENTS = 100;
 const RETRY_MS = [500, 1000, 2000, 4000, 8000];
 const HEARTBEAT_MS = 2000;
@@ -76,7 +78,7 @@ export function makeOutbox(personId, { need, onAnswer, onState }) {
     inFlight = true;
     clearTimeout(timer);
     try {
-      const response = await fetch("/api/label", {
+      const response = await fetch(at("/api/label"), {
         method: "POST",
         headers: { "Content-Type": "application/json" },
         body: makeBody(sent, asking),
@@ -110,7 +112,7 @@ export function makeOutbox(personId, { need, onAnswer, onState }) {
     store(0);
     // The end of the page cuts its requests off, but no beacon; what comes both ways is stored once.
     const body = makeBody(events.slice(0, MAX_EVENTS), {});
-    if (events.length) navigator.sendBeacon("/api/label", new Blob([body], { type: "application/json" }));
+    if (events.length) navigator.sendBeacon(at("/api/label"), new Blob([body], { type: "application/json" }));
   });
   window.addEventListener("pageshow", () => store());
   return { push, flush, renew: () => ((again = true), flush()) };
