@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -33,6 +34,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
     parser.add_argument("--auth", action="store_true", help="sign-in with password or personal link")
     parser.add_argument("--demo", action="store_true", help="fill an empty database with the demo project")
+    parser.add_argument(
+        "--root-path", default="", metavar="/PATH", help="path that a proxy serves this app below, such as /label"
+    )
     parser.add_argument("--cpu-slots", type=int, default=1, metavar="N", help="queued CPU runs at a time (default: 1)")
     return parser.parse_args(argv)
 
@@ -59,10 +63,16 @@ def serve(args: argparse.Namespace) -> None:
         raise UserError(f"--host {args.host} would let everyone in the network in; add --auth, or leave --host out.")
     if args.cpu_slots < 1:
         raise UserError(f"--cpu-slots is {args.cpu_slots}; give 1 or more.")
+    root_path = check_root_path(args.root_path)
     listener = open_listener(args.host, args.port)
     database = open_database(args.data, args.db)
     context = Context(
-        database=database, data=args.data.resolve(), url=args.db, auth=args.auth, cpu_slots=args.cpu_slots
+        database=database,
+        data=args.data.resolve(),
+        url=args.db,
+        auth=args.auth,
+        root_path=root_path,
+        cpu_slots=args.cpu_slots,
     )
     if args.auth:
         check_someone_can_sign_in(context)
@@ -84,8 +94,24 @@ def serve(args: argparse.Namespace) -> None:
     start_refits(context)
     start_supervisor(database, context.data, url=args.db, cpu_slots=args.cpu_slots)
     host = f"[{args.host}]" if ":" in args.host else args.host
-    print(f"FaceReward is ready at http://{host}:{listener.getsockname()[1]}  (stop it with Ctrl+C)", flush=True)
+    address = f"http://{host}:{listener.getsockname()[1]}{root_path}"
+    print(f"FaceReward is ready at {address}  (stop it with Ctrl+C)", flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[listener])
+
+
+def check_root_path(root_path: str) -> str:
+    """A path such as '/label', without a slash at its end; empty for none.
+
+    Raises:
+        UserError: it is no plain path, or begins as one of the app's own, so that the two could not be told apart.
+    """
+    path = root_path.rstrip("/")
+    if path and not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", path):
+        raise UserError(f"--root-path {root_path!r} is no path of plain letters and digits; give one such as /label.")
+    own = ("admin", "api", "enter", "favicon.ico", "img", "sign-in", "sign-out", "static")
+    if path and path.split("/")[1] in own:
+        raise UserError(f"--root-path {root_path} begins as a path of the app's own; give another, such as /label.")
+    return path
 
 
 def open_listener(host: str, port: int) -> socket.socket:

@@ -117,8 +117,9 @@ def load_secret(data: Path) -> bytes:
 class Tokens:
     """Signed texts: which image an annotator may load, and which pair was shown to whom, which way round."""
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, root_path: str = "") -> None:
         self._secret = secret
+        self._root_path = root_path
         self._showings = URLSafeSerializer(secret, salt="showing")
         self._devices = URLSafeSerializer(secret, salt="browser")
 
@@ -126,6 +127,10 @@ class Tokens:
         """The token with which this visitor loads this image."""
         message = f"image {visitor.public_id} {sha256}".encode()
         return hmac.new(self._secret, message, hashlib.sha256).hexdigest()[:32]
+
+    def image_address(self, visitor: Visitor, sha256: str) -> str:
+        """Where this visitor's browser finds this image."""
+        return f"{self._root_path}/img/{sha256}?t={self.image(visitor, sha256)}"
 
     def showing(
         self, visitor: Visitor, pair_id: int, repeat_no: int, shown_left: str, picked: Picked, question: str
@@ -153,7 +158,8 @@ class Tokens:
             raise UserError(
                 "This answer belongs to a pair that was shown to somebody else; sign in as them to send it."
             )
-        letter, question = more + ["r", ""][len(more) :]
+        letter = more[0] if more else "r"
+        question = more[1] if len(more) > 1 else ""
         return pair_id, repeat_no, shown_left, PICKED_BY_LETTER[letter], question
 
     def device(self, name: str) -> str:
@@ -185,24 +191,27 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})  # nothing of ours speaks it
             return
         refusal = self._refuse_foreign(request)
-        if refusal is None and not request.url.path.startswith(OPEN_PATHS):
+        if refusal is None and not path_of(request).startswith(OPEN_PATHS):
             visitor = find_visitor(self.context, request)  # one look-up by key: a thread would cost more than it
             scope["visitor"] = visitor
             refusal = _refuse_visitor(request, visitor)
-        limit = _max_body_bytes(request.url.path)
+        limit = _max_body_bytes(path_of(request))
         if refusal is None and _announced_bytes(request) > limit:
-            refusal = _refusal(request, 413, f"At most {limit:,} bytes can be sent to {request.url.path}.")
-        send = _with_headers(send, admin=request.url.path.startswith(GRADIO_PATHS))
+            refusal = _refusal(request, 413, f"At most {limit:,} bytes can be sent to {path_of(request)}.")
+        send = _with_headers(send, admin=path_of(request).startswith(GRADIO_PATHS))
         await (refusal or self.app)(scope, _limit_body(receive, limit), send)
 
     def _refuse_foreign(self, request: Request) -> Response | None:
         """Requests that another site's page makes through the visitor's browser."""
         host = request.headers.get("host", "")
+        # Only a proxy, or a page that the browser counts as ours, can set this one.
+        forwarded = request.headers.get("x-forwarded-host", host).split(",")[0].strip()
         origin = request.headers.get("origin")
-        if not self.context.auth and not is_loopback(urlsplit(f"//{host}").hostname or ""):
-            return _refusal(request, 403, f"This server answers on localhost only, not as {host!r}.")
+        for name in (host, forwarded):
+            if not self.context.auth and not is_loopback(urlsplit(f"//{name}").hostname or ""):
+                return _refusal(request, 403, f"This server answers on localhost only, not as {name!r}.")
         unsafe = request.method not in ("GET", "HEAD", "OPTIONS")
-        if unsafe and origin is not None and urlsplit(origin).netloc != host:
+        if unsafe and origin is not None and urlsplit(origin).netloc not in (host, forwarded):
             return _refusal(request, 403, f"A page of {origin} may not send to {host}.")
         return None
 
@@ -229,6 +238,47 @@ def _limit_body(receive: Receive, limit: int) -> Receive:
         return message
 
     return receive_limited
+
+
+class BelowRootPath:
+    """ASGI middleware for a server below a proxy's path, whether the proxy takes that path off or leaves it."""
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self.app = app
+        self.root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.root_path:
+            path, raw = scope["path"], scope.get("raw_path") or scope["path"].encode()
+            if path == self.root_path:
+                path, raw = path + "/", raw + b"/"
+            elif not path.startswith(self.root_path + "/"):
+                path, raw = self.root_path + path, self.root_path.encode() + raw
+            scope = {**scope, "path": path, "raw_path": raw, "root_path": self.root_path}
+        await self.app(scope, receive, send)
+
+
+def path_of(request: Request) -> str:
+    """The request's path in this app, without the path that a proxy serves it below."""
+    path: str = request.scope["path"]
+    return path.removeprefix(request.scope.get("root_path", ""))
+
+
+def public_address(request: Request) -> str:
+    """Scheme and host with which the visitor's browser reaches this server, as a proxy tells them."""
+
+    def told(header: str, otherwise: str) -> str:
+        return request.headers.get(header, otherwise).split(",")[0].strip()
+
+    scheme = told("x-forwarded-proto", request.url.scheme)
+    host = told("x-forwarded-host", request.headers.get("host", request.url.netloc))
+    return f"{scheme}://{host}"
+
+
+def send_page(page: Path, root_path: str) -> Response:
+    """A page's HTML, its addresses ('="/…"') put below the root path."""
+    content = page.read_text(encoding="utf-8").replace('="/', f'="{root_path}/')
+    return Response(content, media_type="text/html", headers={"Cache-Control": "no-cache"})
 
 
 def _with_headers(send: Send, *, admin: bool) -> Send:
@@ -262,10 +312,10 @@ def is_loopback(host: str) -> bool:
 
 
 def _refuse_visitor(request: Request, visitor: Visitor | None) -> Response | None:
-    path = request.url.path
+    path, root = path_of(request), request.scope.get("root_path", "")
     if visitor is None:
         if request.method == "GET" and not path.startswith(("/api/", "/img/", "/admin/gradio_api")):
-            return RedirectResponse(f"/sign-in?next={quote(path)}", status_code=303)
+            return RedirectResponse(f"{root}/sign-in?next={quote(root + path)}", status_code=303)
         return _refusal(request, 401, "Signed out. Sign in again.")
     if path.startswith(ADMIN_PATHS) and visitor.role is not Role.admin:
         return _refusal(request, 403, "Only admins see this page.")
@@ -304,7 +354,7 @@ def sign_in_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
 
     @routes.get("/sign-in")
     def sign_in_page() -> Response:
-        return Response(page.read_bytes(), media_type="text/html", headers={"Cache-Control": "no-cache"})
+        return send_page(page, context.root_path)
 
     @routes.get("/api/sign-in-info")
     def sign_in_info() -> dict[str, object]:
@@ -313,15 +363,17 @@ def sign_in_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
 
     @routes.post("/sign-in")
     async def sign_in(
-        request: Request, name: str = Form(""), password: str = Form(""), next: str = Form("/"), new: str = Form("")
+        request: Request, name: str = Form(""), password: str = Form(""), next: str = Form(""), new: str = Form("")
     ) -> Response:
         if not context.auth:
             return await run_in_threadpool(_sign_in_by_name, context, request, name, next, is_new=bool(new))
         if len(name) > MAX_NAME_CHARACTERS or len(password) > MAX_PASSWORD_CHARACTERS:
-            return _ask_again("Name and password do not fit.", next)
+            return _ask_again(context, "Name and password do not fit.", next)
         budgets = _budgets(request, tokens, name)
         if wait := throttle.begin(budgets):
-            return _ask_again(f"Too many attempts; wait {ceil(wait)} seconds, or use your personal link.", next)
+            return _ask_again(
+                context, f"Too many attempts; wait {ceil(wait)} seconds, or use your personal link.", next
+            )
         try:
             known = await hashing.run(partial(_person_by_password, context, name, password))
         except Busy:
@@ -329,11 +381,16 @@ def sign_in_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
             message = "Many people sign in at this moment; try again in some seconds."
             return Response(message, 429, {"Retry-After": "5"}, "text/plain")
         if known is None:
-            return _ask_again("Name and password do not fit.", next)
+            return _ask_again(context, "Name and password do not fit.", next)
         throttle.take_back(budgets)
-        answer = _enter(request, known, next)
+        answer = _enter(request, known, context.root_path, next)
         answer.set_cookie(
-            DEVICE_COOKIE, tokens.device(known.name), max_age=DEVICE_SECONDS, httponly=True, samesite="lax"
+            DEVICE_COOKIE,
+            tokens.device(known.name),
+            max_age=DEVICE_SECONDS,
+            path=context.root_path or "/",
+            httponly=True,
+            samesite="lax",
         )
         return answer
 
@@ -342,27 +399,29 @@ def sign_in_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
         with context.database.read() as session:
             person = check_link_token(session, token)
         if person is None:
-            return RedirectResponse(f"/sign-in?error={quote('This link is not valid any more.')}", status_code=303)
-        return _enter(request, person, "/")
+            return RedirectResponse(
+                f"{context.root_path}/sign-in?error={quote('This link is not valid any more.')}", status_code=303
+            )
+        return _enter(request, person, context.root_path)
 
     @routes.post("/sign-out")
     def sign_out(request: Request) -> RedirectResponse:
         request.session.clear()
-        return RedirectResponse("/sign-in", status_code=303)
+        return RedirectResponse(f"{context.root_path}/sign-in", status_code=303)
 
     return routes
 
 
-def _enter(request: Request, person: Person, next: str) -> RedirectResponse:
+def _enter(request: Request, person: Person, root_path: str, next: str = "") -> RedirectResponse:
     request.session.clear()
     request.session.update(person_id=person.id, public_id=person.public_id)
     # Only a path of ours: '//host' and 'https://host' would lead away.
-    inside = next.startswith("/") and not next.startswith(("//", "/\\"))
-    return RedirectResponse(next if inside else "/", status_code=303)
+    inside = next.startswith(f"{root_path}/") and not next.startswith(("//", "/\\"))
+    return RedirectResponse(next if inside else f"{root_path}/", status_code=303)
 
 
-def _ask_again(error: str, next: str) -> RedirectResponse:
-    return RedirectResponse(f"/sign-in?error={quote(error)}&next={quote(next)}", status_code=303)
+def _ask_again(context: Context, error: str, next: str) -> RedirectResponse:
+    return RedirectResponse(f"{context.root_path}/sign-in?error={quote(error)}&next={quote(next)}", status_code=303)
 
 
 def _budgets(request: Request, tokens: Tokens, name: str) -> dict[str, int]:
@@ -394,7 +453,7 @@ def _ask_who_is_meant(context: Context, name: str, next: str) -> RedirectRespons
     asked = [("new", name.strip()[:64]), *(("alike", other) for other in alike), ("next", next)]
     if all(name_key(other) != name_key(name) for other in alike):
         asked.append(("free", "yes"))
-    return RedirectResponse(f"/sign-in?{urlencode(asked)}", status_code=303)
+    return RedirectResponse(f"{context.root_path}/sign-in?{urlencode(asked)}", status_code=303)
 
 
 def _sign_in_by_name(context: Context, request: Request, name: str, next: str, *, is_new: bool) -> RedirectResponse:
@@ -403,9 +462,9 @@ def _sign_in_by_name(context: Context, request: Request, name: str, next: str, *
     if question is not None:
         return question
     try:
-        return _enter(request, _person_by_name(context, name), next)
+        return _enter(request, _person_by_name(context, name), context.root_path, next)
     except UserError as error:
-        return _ask_again(str(error), next)
+        return _ask_again(context, str(error), next)
 
 
 def _person_by_name(context: Context, name: str) -> Person:

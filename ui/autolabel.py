@@ -45,8 +45,8 @@ QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 def build(context: Context) -> None:
     """The page, inside the caller's Blocks or route."""
     gr.Markdown(f"## Auto-annotate\n{INTRO}")
-    # The whole path: Gradio's pages have a base address, to which a lone '#report' would lead.
-    links = " · ".join(f'<a href="/admin/auto-annotate#{name}">{words}</a>' for name, words in SECTIONS.items())
+    # With the page's name: Gradio's pages have a base address, to which a lone '#report' would lead.
+    links = " · ".join(f'<a href="auto-annotate#{name}">{words}</a>' for name, words in SECTIONS.items())
     gr.HTML(f"<p>Further down: {links}</p>")
     trained = _build_train(context)
     gr.Markdown("### Report", elem_id="report")

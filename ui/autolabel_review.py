@@ -196,7 +196,7 @@ def _card(pair: PairDetails, left: Side, notes: Notes, closed: str | None) -> st
             f'<button type="button" data-choice="{choice}">{choice.capitalize()} is better</button>'
             '<button type="button" data-choice="tie">Tie</button>'
         )
-    line = f'<span class="fr-note">{escape(closed)}</span>' if closed else ""
+    line = f'<span class="fr-note" dir="auto">{escape(closed)}</span>' if closed else ""
     photo = _picture(pair.lq, f"photo {pair.source}") if pair.lq else ""
     return (
         f'<div class="fr-pair" {data}><div class="fr-images">{photo}'
@@ -211,9 +211,9 @@ def _picture(sha256: str, name: str, note: tuple[str, str] | None = None) -> str
     frame, words = note or ("", "")
     said = f"<br><strong>{escape(words)}</strong>" if words else ""
     return (
-        f'<figure class="{frame}"><a href="/img/{sha256}" target="_blank" rel="noopener">'
-        f'<img src="/img/{sha256}" loading="lazy" alt="{escape(name)}"></a>'
-        f"<figcaption>{escape(name)}{said}</figcaption></figure>"
+        f'<figure class="{frame}"><a href="../img/{sha256}" target="_blank" rel="noopener">'
+        f'<img src="../img/{sha256}" loading="lazy" alt="{escape(name)}"></a>'
+        f'<figcaption dir="auto">{escape(name)}{said}</figcaption></figure>'
     )
 
 

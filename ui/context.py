@@ -18,5 +18,7 @@ class Context:
     """Database URL where it is not the data folder's own; handed to launched runs."""
     auth: bool = False
     """Whether people sign in with a password or personal link."""
+    root_path: str = ""
+    """Path below which a proxy serves all this, such as '/label'; what pages link to begins with it."""
     cpu_slots: int = 1
     """How many queued runs of the device 'cpu' run at a time."""

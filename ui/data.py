@@ -37,7 +37,7 @@ LAYOUT = """A folder has `lq/` with the photos, optionally `hq/` with their grou
 with the same file names in each; `lq/<name>.txt` is a photo's caption. Or name a manifest (`.csv` or `.jsonl`, a row a
 restored image) with the columns `source`, `lq`, `hq`, `method`, `restored`, `seed`, `caption`, `person`, or a zip of
 either; a manifest may lie beside `lq/` too. Photos that share a picture share the split. Importing the same files again
-adds nothing. Where there are no restored images yet, `lq/` alone will do: the [Restore page](/admin/restore) makes
+adds nothing. Where there are no restored images yet, `lq/` alone will do: the [Restore page](restore) makes
 them."""
 LISTS = {
     "refused": "Refused",
@@ -237,7 +237,7 @@ def _strip(session: Session) -> str:
     ).all()
     style = "width:96px;height:96px;object-fit:cover;border-radius:4px;display:block"
     pictures = "".join(
-        f'<img src="/img/{sha256}" loading="lazy" alt="{escape(key)}" title="{escape(key)}" style="{style}">'
+        f'<img src="../img/{sha256}" loading="lazy" alt="{escape(key)}" title="{escape(key)}" style="{style}">'
         for key, sha256 in last
     )
     return f'<div style="display:flex;flex-wrap:wrap;gap:6px;margin-top:1rem">{pictures}</div>'

@@ -29,7 +29,7 @@ from annotate.project import OF_KEY, ProjectSettings, load_settings, question_ke
 from db.errors import UserError
 from db.models import Candidate, Choice, Image, Judgment, Lease, Pair, Person, Side, Source, utc_now
 from runs.store import VERSION
-from ui.access import Tokens, Visitor, visitor_of
+from ui.access import Tokens, Visitor, send_page, visitor_of
 from ui.context import Context
 from ui.errors import describe_invalid
 from ui.open_pages import OpenPages
@@ -120,7 +120,7 @@ def label_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
 
     @routes.get("/")
     def label_page() -> Response:
-        return Response(page.read_bytes(), media_type="text/html", headers={"Cache-Control": "no-cache"})
+        return send_page(page, context.root_path)
 
     @routes.get("/api/session")
     def session_info(request: Request) -> dict[str, Any]:
@@ -334,7 +334,7 @@ def view_pairs(
 def _view_image(tokens: Tokens, visitor: Visitor, image: Image | None) -> dict[str, Any] | None:
     if image is None:
         return None
-    url = f"/img/{image.sha256}?t={tokens.image(visitor, image.sha256)}"
+    url = tokens.image_address(visitor, image.sha256)
     return {"url": url, "width": image.width_px, "height": image.height_px}
 
 
@@ -422,6 +422,8 @@ def render_guidelines(text: str, tokens: Tokens, visitor: Visitor) -> str:
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     parsed = markdown.parse(text)
     for token in parsed:
+        if token.nesting == 1:
+            token.attrSet("dir", "auto")  # each paragraph, heading and list in the direction of its own script
         for child in token.children or []:
             _sign_picture(child, tokens, visitor)
     rendered: str = markdown.renderer.render(parsed, markdown.options, {})
@@ -432,4 +434,4 @@ def _sign_picture(token: Token, tokens: Tokens, visitor: Visitor) -> None:
     address = str(token.attrs.get("src", "")) if token.type == "image" else ""
     sha256 = address.removeprefix("/img/")
     if sha256 != address and len(sha256) == 64:
-        token.attrs["src"] = f"{address}?t={tokens.image(visitor, sha256)}"
+        token.attrs["src"] = tokens.image_address(visitor, sha256)

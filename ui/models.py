@@ -9,9 +9,10 @@ import gradio as gr
 
 from ui.context import Context
 
-MOUNT = "import('/static/models.js').then((page) => page.mount(element.querySelector('#fr-models')));"
+MOUNT = "import('ROOT/static/models.js').then((page) => page.mount(element.querySelector('#fr-models')));"
 
 
-def build(context: Context) -> None:  # noqa: ARG001
+def build(context: Context) -> None:
     """The page, inside the caller's Blocks or route."""
-    gr.HTML('<div id="fr-models"><h2>Models</h2><p class="fr-note">Loading …</p></div>', js_on_load=MOUNT)
+    content = '<div id="fr-models"><h2>Models</h2><p class="fr-note">Loading …</p></div>'
+    gr.HTML(content, js_on_load=MOUNT.replace("ROOT", context.root_path))

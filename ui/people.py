@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from annotate.people import add_person, disable_person, find_doubles, get_person, make_link_token, set_password
 from db.errors import UserError
 from db.models import Judgment, Person, Role
+from ui.access import public_address
 from ui.context import Context
 
 Result = TypeVar("Result")
@@ -45,7 +46,7 @@ def people_html(context: Context) -> str:
             (" and ".join(ways) or "nothing yet") if context.auth else "name",
             "disabled" if person.disabled_at else "active",
         ]
-        rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
+        rows.append("".join(f'<td dir="auto">{escape(cell)}</td>' for cell in cells))
     head = "".join(f"<th>{column}</th>" for column in COLUMNS)
     body = "".join(f"<tr>{row}</tr>" for row in rows) or '<tr><td colspan="6">Nobody yet.</td></tr>'
     notes = "".join(f'<p class="fr-note">{escape(line)}</p>' for line in doubles)
@@ -80,8 +81,8 @@ def build(context: Context) -> None:
 
     def on_link(name: str, request: gr.Request) -> tuple[str, object]:
         token = _act(context, lambda session: make_link_token(get_person(session, name)))
-        scheme = request.request.url.scheme if request.request else "http"
-        address = f"{scheme}://{request.headers['host']}/enter/{token}"
+        assert request.request is not None
+        address = f"{public_address(request.request)}{context.root_path}/enter/{token}"
         return people_html(context), gr.Textbox(value=address, visible=True)
 
     def on_password(name: str, password: str) -> tuple[str, str]:

@@ -224,7 +224,7 @@ def _heading(run: Run, summary: dict[str, Any], since: int) -> str:
     limits += [f"only {', '.join(options['people'])}"] if options["people"] else []
     raters = f"{summary['n_people']} {'person' if summary['n_people'] == 1 else 'people'}"
     raters += f" and {summary['n_simulated']} simulated" if summary["n_simulated"] else ""
-    notes = "".join(f"<li>{escape(note)}</li>" for note in summary["notes"])
+    notes = "".join(f'<li dir="auto">{escape(note)}</li>' for note in summary["notes"])
     return (
         f"<p><strong>Report of {when}</strong> (run {run.id}"
         f"{', ' + escape('; '.join(limits)) if limits else ''}): {summary['n_votes']:,} answers on "

@@ -57,7 +57,7 @@ def build(context: Context) -> None:
     gr.Markdown(f"### Judge\n{PAIR_INTRO}")
     pair = gr.Button("Make pairs of the restored images", interactive=False)
     paired = gr.HTML()
-    gr.HTML('<p><a href="/" style="padding:0">Judge them on the Label page</a></p>')
+    gr.HTML('<p><a href=".." style="padding:0">Judge them on the Label page</a></p>')
     timer = gr.Timer(TICK_SECONDS, active=False)
     statuses, rest = [status, paired], [start, pair, halt, item, left, right, compare, timer]
 

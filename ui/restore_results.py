@@ -83,7 +83,8 @@ def slider_html(left: Picture, right: Picture, left_name: str, right_name: str) 
         f'aspect-ratio:{ratio:.4f}">'
         f'<img src="{escape(right.address)}" alt="{escape(right_name)}">'
         f'<img src="{escape(left.address)}" alt="{escape(left_name)}" class="fr-over">'
-        f'<span class="fr-left">{escape(left_name)}</span><span class="fr-right">{escape(right_name)}</span>'
+        f'<span class="fr-left" dir="auto">{escape(left_name)}</span>'
+        f'<span class="fr-right" dir="auto">{escape(right_name)}</span>'
         f'<input type="range" min="0" max="100" value="50" step="0.5" aria-label="{escape(words)}"></div>'
         f"<p>In full: {_link(left, left_name)} · {_link(right, right_name)}</p>"
     )
@@ -127,7 +128,7 @@ def _pictures_of(session: Session, result: dict[str, Any], item: str) -> Picture
 
 
 def _picture(image: Image) -> Picture:
-    return Picture(f"/img/{image.sha256}", image.width_px, image.height_px)
+    return Picture(f"../img/{image.sha256}", image.width_px, image.height_px)
 
 
 def _measure(file: Path) -> Picture:
@@ -136,4 +137,4 @@ def _measure(file: Path) -> Picture:
         width, height = image.size
         if image.getexif().get(0x0112, 1) >= 5:  # lies on its side; the browser turns it
             width, height = height, width
-    return Picture(f"/admin/gradio_api/file={quote(str(file))}", width, height)
+    return Picture(f"gradio_api/file={quote(str(file))}", width, height)

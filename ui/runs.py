@@ -9,9 +9,10 @@ import gradio as gr
 
 from ui.context import Context
 
-MOUNT = "import('/static/runs.js').then((page) => page.mount(element.querySelector('#fr-runs')));"
+MOUNT = "import('ROOT/static/runs.js').then((page) => page.mount(element.querySelector('#fr-runs')));"
 
 
-def build(context: Context) -> None:  # noqa: ARG001
+def build(context: Context) -> None:
     """The page, inside the caller's Blocks or route."""
-    gr.HTML('<div id="fr-runs"><h2>Runs</h2><p class="fr-note">Loading …</p></div>', js_on_load=MOUNT)
+    content = '<div id="fr-runs"><h2>Runs</h2><p class="fr-note">Loading …</p></div>'
+    gr.HTML(content, js_on_load=MOUNT.replace("ROOT", context.root_path))

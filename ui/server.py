@@ -30,7 +30,7 @@ import ui.train
 from annotate.project import load_settings, store_question
 from db.images import MEDIA_TYPE_OF_SUFFIX, image_path
 from db.models import Image, Role
-from ui.access import Gate, Tokens, load_secret, sign_in_routes, visitor_of
+from ui.access import BelowRootPath, Gate, Tokens, load_secret, sign_in_routes, visitor_of
 from ui.context import Context
 from ui.errors import refuse_invalid, refuse_text
 from ui.label import label_routes
@@ -62,7 +62,7 @@ def make_app(context: Context) -> FastAPI:
     with context.database.write() as session:
         store_question(session, load_settings(session))  # what pages show from now on
     secret = load_secret(context.data)
-    tokens = Tokens(secret)
+    tokens = Tokens(secret, context.root_path)
     app = FastAPI(title="FaceReward", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(RequestValidationError, refuse_invalid)
     app.add_exception_handler(UnicodeEncodeError, refuse_text)
@@ -76,11 +76,11 @@ def make_app(context: Context) -> FastAPI:
 
     @app.get("/favicon.ico")
     def favicon() -> RedirectResponse:
-        return RedirectResponse("/static/icon.svg")
+        return RedirectResponse(f"{context.root_path}/static/icon.svg")
 
     @app.get("/admin")
     def admin() -> RedirectResponse:
-        return RedirectResponse("/admin/")
+        return RedirectResponse(f"{context.root_path}/admin/")
 
     warnings.filterwarnings("ignore", message="SSR mode is not supported")  # nobody asked for it
     # Gradio's own folder for uploads lies inside the data folder, so that no request reaches a file outside it.
@@ -88,6 +88,7 @@ def make_app(context: Context) -> FastAPI:
         app,
         build_pages(context),
         path="/admin",
+        root_path=f"{context.root_path}/admin",
         auth_dependency=lambda request: visitor_of(request).name,
         allowed_paths=[str(context.data.resolve() / folder) for folder in ("runs", "restored")],
         show_error=True,
@@ -105,8 +106,10 @@ def make_app(context: Context) -> FastAPI:
         secret_key=secret.hex(),
         session_cookie="facereward",
         max_age=SESSION_SECONDS,
+        path=context.root_path or "/",
         same_site="lax",
     )
+    app.add_middleware(BelowRootPath, root_path=context.root_path)
     return app
 
 

@@ -10,12 +10,13 @@ import gradio as gr
 
 from ui.context import Context
 
-MOUNT = "import('/static/train.js').then((page) => page.mount(element.querySelector('.fr-train')));"
-CONTENT = """<link rel="stylesheet" href="/static/train.css">
+MOUNT = "import('ROOT/static/train.js').then((page) => page.mount(element.querySelector('.fr-train')));"
+CONTENT = """<link rel="stylesheet" href="ROOT/static/train.css">
 <div class="fr-train"><p class="fr-note">Loading …</p></div>"""
 
 
-def build(context: Context) -> None:  # noqa: ARG001
+def build(context: Context) -> None:
     """The page, inside the caller's Blocks or route."""
     gr.Markdown("## Train")
-    gr.HTML(CONTENT, js_on_load=MOUNT, apply_default_css=False)
+    content, mount = (text.replace("ROOT", context.root_path) for text in (CONTENT, MOUNT))
+    gr.HTML(content, js_on_load=mount, apply_default_css=False)

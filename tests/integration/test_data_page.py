@@ -49,7 +49,7 @@ def test_import_then_pairs(context: Context, restored_folder: Path) -> None:
         shown = session.query(Source).first()
         assert shown is not None
         assert shown.lq is not None
-        assert f'<img src="/img/{shown.lq.sha256}" loading="lazy" alt="{shown.key}"' in html
+        assert f'<img src="../img/{shown.lq.sha256}" loading="lazy" alt="{shown.key}"' in html
     for cell in ("gfpgan", "codeformer", "waiting"):
         assert f"<td>{cell}</td>" in html
     assert '<td>waiting</td><td class="n">10</td>' in html

@@ -526,7 +526,7 @@ def test_a_new_name_like_somebody_elses_is_asked_for_once(project: None, databas
     assert asked == "/sign-in?new=Ada&alike=ada&next=%2Fx"
     assert local.get("/api/session").status_code == 401
     asked = local.post("/sign-in", data={"name": "A-da"}).headers["location"]
-    assert asked == "/sign-in?new=A-da&alike=ada&next=%2F&free=yes"
+    assert asked == "/sign-in?new=A-da&alike=ada&next=&free=yes"
     assert local.post("/sign-in", data={"name": "A-da", "new": "yes"}).headers["location"] == "/"
     assert local.get("/api/session").json()["person"]["name"] == "A-da"
     # "Ada" cannot be begun beside "ada", even when it is said to be new.

@@ -4,7 +4,7 @@
  * pair that they have not seen.
  */
 
-import { button, element } from "./elements.js";
+import { at, button, element } from "./elements.js";
 import { setUpHelp, setUpTheme } from "./help.js";
 import { isNamed, makeKeys } from "./keys.js";
 import { makeId, makeOutbox } from "./outbox.js";
@@ -47,9 +47,9 @@ const viewer = makeViewer($("left"), $("right"), (text) => ($("readout").textCon
 const outbox = makeOutbox(session.person.id, { need, onAnswer, onState: showState, onRefused: setAsideEvent });
 
 async function fetchSession() {
-  const response = await fetch("/api/session");
+  const response = await fetch(at("/api/session"));
   if (response.ok) return response.json();
-  location.assign("/sign-in");
+  location.assign(at("/sign-in"));
   return new Promise(() => {}); // nothing more happens on this page
 }
 
@@ -487,7 +487,7 @@ function keepTime() {
 /* ---- own answers so far ---- */
 
 async function fetchHistory(limit) {
-  const response = await fetch(`/api/history?limit=${limit}`);
+  const response = await fetch(at(`/api/history?limit=${limit}`));
   if (response.ok) return response.json();
   notify("Your last answers cannot be loaded now.");
   return [];
@@ -543,7 +543,7 @@ function showState(state) {
   showStrip();
   if (state.name !== "signed-out") return;
   const link = element("a", "Sign in again");
-  link.href = "/sign-in";
+  link.href = at("/sign-in");
   if (!kept) link.target = "_blank"; // leaving this page would lose them
   $("saved").append(link);
 }
@@ -619,7 +619,7 @@ function notify(text) {
 }
 
 async function fetchProgress() {
-  const response = await fetch("/api/progress").catch(() => null);
+  const response = await fetch(at("/api/progress")).catch(() => null);
   if (!response?.ok) return;
   progress = await response.json();
   since = 0;
@@ -663,7 +663,7 @@ function start() {
 }
 
 function closeGuidelines() {
-  fetch("/api/guidelines-seen", { method: "POST" }).catch(() => {}); // then they are shown once more
+  fetch(at("/api/guidelines-seen"), { method: "POST" }).catch(() => {}); // then they are shown once more
 }
 
 // Back may bring the page as it was left: pairs, question and sign-in are looked at anew.

@@ -1,5 +1,6 @@
 /** The Models page: what was made, back to the judgments it came from and forward to what was made with it. */
 
+import { at } from "./elements.js";
 import { LATER_MS, addStyle, ask, here, make, readHash, useAs, watch } from "./watch.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -162,7 +163,7 @@ const groupName = (node) => ({ labeler: "labeler", dataset: "dataset", reward: "
 
 function linkTo(node) {
   if (node.id === "judgments") return make("span", {}, "judgments");
-  const href = node.group === "use" ? `/admin/runs#run=${node.run}` : here(`model=${encodeURIComponent(node.id)}`);
+  const href = node.group === "use" ? at(`/admin/runs#run=${node.run}`) : here(`model=${encodeURIComponent(node.id)}`);
   return make("a", { href }, node.group === "use" ? `run ${node.run}` : node.title);
 }
 
@@ -172,8 +173,8 @@ function describe(graph, node) {
   const facts = [groupName(node), node.figure && `${node.figure.name} ${node.figure.value}`, node.note, judgmentWords(node) && `${judgmentWords(node)} judgments behind it`, labelWords(node) && `labels: ${labelWords(node)}`];
   rows.push(make("p", {}, facts.filter(Boolean).join(" · ")));
   const links = [];
-  if (node.run && node.group !== "method") links.push(make("a", { href: `/admin/runs#run=${node.run}` }, `Run ${node.run}: curves, checkpoints, use as …`));
-  if (node.run && node.group === "method") links.push(make("a", { href: `/admin/runs#run=${node.run}` }, `First restored by run ${node.run}`));
+  if (node.run && node.group !== "method") links.push(make("a", { href: at(`/admin/runs#run=${node.run}`) }, `Run ${node.run}: curves, checkpoints, use as …`));
+  if (node.run && node.group === "method") links.push(make("a", { href: at(`/admin/runs#run=${node.run}`) }, `First restored by run ${node.run}`));
   rows.push(make("p", {}, ...links));
   if (node.path) rows.push(make("p", {}, make("code", {}, node.path)));
   if (node.run && node.group !== "method") rows.push(usesOf(node.run));

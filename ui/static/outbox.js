@@ -4,6 +4,7 @@
  * or a lost network loses nothing. Sending an answer twice stores it once, since each has its own id.
  */
 
+import { at } from "./elements.js";
 import { forget, keep, namesOf, recallJson } from "./storage.js";
 
 const MAX_EVENTS = 100;
@@ -97,7 +98,7 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
     inFlight = true;
     clearTimeout(timer);
     try {
-      const response = await fetch("/api/label", {
+      const response = await fetch(at("/api/label"), {
         method: "POST",
         headers: { "Content-Type": "application/json" },
         body: makeBody(sent, asking),
@@ -136,7 +137,7 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
     const { holding } = need();
     for (let count = Math.min(events.length, MAX_EVENTS); ; count = Math.floor(count / 2)) {
       const body = makeBody(events.slice(0, count), { holding, leaving: true });
-      if (navigator.sendBeacon("/api/label", new Blob([body], { type: "application/json" })) || count === 0) return;
+      if (navigator.sendBeacon(at("/api/label"), new Blob([body], { type: "application/json" })) || count === 0) return;
     }
   }
 

@@ -1,6 +1,7 @@
 /** One run's page: how it goes, its curves as they grow, samples, checkpoints, log and config, and its buttons. */
 
 import { arrange, legendNames, makeChart } from "./charts.js";
+import { at } from "./elements.js";
 import { makeSeries } from "./series.js";
 import { LATER_MS, LIVE, SOON_MS, ask, backLink, bar, flatten, make, moment, post, size, stateMark, table, timeOf, useAs, watch } from "./watch.js";
 
@@ -78,7 +79,7 @@ export function runView(root, id) {
     const made = [];
     if (run.can.stop) made.push(action("Stop", () => post(`/api/runs/${id}/stop`), run.state === "stopping" ? "Stopping …" : ""));
     if (run.can.continue) made.push(action("Continue", () => post(`/api/runs/${id}/continue`)));
-    if (run.can.clone) made.push(make("a", { className: "fr-button", href: `/admin/train#from=${id}` }, "Clone"));
+    if (run.can.clone) made.push(make("a", { className: "fr-button", href: at(`/admin/train#from=${id}`) }, "Clone"));
     if (run.can.delete) made.push(make("button", { type: "button", on: { click: askToDelete } }, "Delete …"));
     buttons.replaceChildren(...made);
     if (!run.can.delete) confirm.hidden = true;
@@ -267,7 +268,7 @@ function definitions(rows, className = "") {
 }
 
 function image(id, name, words) {
-  return make("img", { src: `/api/runs/${id}/samples/${encodeURIComponent(name)}`, alt: words, loading: "lazy" });
+  return make("img", { src: at(`/api/runs/${id}/samples/${encodeURIComponent(name)}`), alt: words, loading: "lazy" });
 }
 
 /** A sample grid with a slider over the steps; it stays at the newest while it is there. */
@@ -288,7 +289,7 @@ function gridView(body, id) {
     if (!name) return;
     const step = Number(name.replace(".png", "")).toLocaleString("en");
     words.textContent = `step ${step}`;
-    picture.src = `/api/runs/${id}/samples/${name}`;
+    picture.src = at(`/api/runs/${id}/samples/${name}`);
     picture.alt = `Samples of step ${step}`;
   }
   slider.addEventListener("input", show);

@@ -1,6 +1,7 @@
 /** The Runs page: the table of runs; a run's own page is run.js, several side by side compare.js. */
 
 import { compareView } from "./compare.js";
+import { at } from "./elements.js";
 import { runView } from "./run.js";
 import { LATER_MS, SOON_MS, addStyle, ask, bar, here, make, moment, readHash, stateMark, table, timeOf, watch, writeHash } from "./watch.js";
 
@@ -94,7 +95,7 @@ function tableView(root, firstHash) {
     empty.replaceChildren(
       ...(asked.state || asked.kind || asked.before
         ? ["No run fits."]
-        : ["No runs yet. Start one on the ", make("a", { href: "/admin/train" }, "Train page"), ", or in a terminal: it shows here just the same."]),
+        : ["No runs yet. Start one on the ", make("a", { href: at("/admin/train") }, "Train page"), ", or in a terminal: it shows here just the same."]),
     );
     newest.hidden = !asked.before;
     older.hidden = !answer.more;

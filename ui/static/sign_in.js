@@ -3,17 +3,17 @@
  * cookies are blocked, and the question whether a new name is meant for somebody who is there.
  */
 
-import { button } from "./elements.js";
+import { at, button } from "./elements.js";
 
 const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
 $("cookies").hidden = cookiesWork();
-$("next").value = query.get("next") ?? "/";
+$("next").value = query.get("next") ?? at("/");
 $("error").hidden = !query.get("error");
 $("error").textContent = query.get("error") ?? "";
 if (query.get("new")) askWhoIsMeant(query.get("new"), query.getAll("alike"), query.has("free"));
 
-const info = await (await fetch("/api/sign-in-info")).json();
+const info = await (await fetch(at("/api/sign-in-info"))).json();
 $("title").textContent = info.title;
 $("password-label").hidden = !info.auth;
 $("explain").textContent = info.auth
@@ -24,9 +24,9 @@ $("explain").textContent = info.auth
 function cookiesWork() {
   try {
     const name = "facereward-cookie-check";
-    document.cookie = `${name}=1; SameSite=Lax; path=/sign-in`;
+    document.cookie = `${name}=1; SameSite=Lax; path=${at("/sign-in")}`;
     const works = navigator.cookieEnabled && document.cookie.includes(name);
-    document.cookie = `${name}=; SameSite=Lax; path=/sign-in; max-age=0`;
+    document.cookie = `${name}=; SameSite=Lax; path=${at("/sign-in")}; max-age=0`;
     return works;
   } catch {
     return false;

@@ -3,7 +3,7 @@
  * What is filled in stands in the address, so that a reload or a link shows the same. All texts are set as text.
  */
 
-import { button, element } from "./elements.js";
+import { at, button, element } from "./elements.js";
 import { makeField, makeInput, showCommand } from "./train_fields.js";
 import { mountRound } from "./train_round.js";
 
@@ -39,11 +39,11 @@ export async function mount(root) {
 
 async function load(page) {
   const from = new URLSearchParams(location.hash.slice(1)).get("from");
-  let response = await fetch(`/api/train/kinds${from ? `?from=${encodeURIComponent(from)}` : ""}`);
+  let response = await fetch(at(`/api/train/kinds${from ? `?from=${encodeURIComponent(from)}` : ""}`));
   let fault = "";
   if (response.status === 404) {
     fault = (await response.json()).detail;
-    response = await fetch("/api/train/kinds");
+    response = await fetch(at("/api/train/kinds"));
   }
   if (!response.ok) {
     page.root.replaceChildren(alert("The forms could not be loaded. Load the page anew."));
@@ -403,7 +403,7 @@ function changed(page, wait = CHECK_AFTER_MS) {
 }
 
 async function post(address, asked) {
-  const response = await fetch(address, {
+  const response = await fetch(at(address), {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(asked),
@@ -494,7 +494,7 @@ async function start(page) {
   }
   if (!answer.ok) return showErrors(page, answer.errors);
   const link = element("a", `Run ${answer.run}`);
-  link.href = `/admin/runs#run=${answer.run}`;
+  link.href = at(`/admin/runs#run=${answer.run}`);
   const said = element("p", "");
   said.className = "tr-done";
   said.append(link, answer.waits ? ` is asked for; it ${answer.waits}.` : " was started.");

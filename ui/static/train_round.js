@@ -1,6 +1,6 @@
 /** The next round: its settings, all that it will do as a list, and the button that starts it. */
 
-import { button, element } from "./elements.js";
+import { at, button, element } from "./elements.js";
 import { makeField, makeInput, showCommand } from "./train_fields.js";
 
 const PLAN_AFTER_MS = 250;
@@ -36,7 +36,7 @@ async function plan(round, values) {
   const number = ++round.asked;
   let answer;
   try {
-    const response = await fetch(`/api/train/round?${new URLSearchParams(values)}`);
+    const response = await fetch(at(`/api/train/round?${new URLSearchParams(values)}`));
     if (!response.ok) throw new Error();
     answer = await response.json();
   } catch {
@@ -113,7 +113,7 @@ async function begin(round) {
   round.done.replaceChildren();
   let answer;
   try {
-    const response = await fetch("/api/train/round", {
+    const response = await fetch(at("/api/train/round"), {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ round: round.number, values: collect(round) }),
@@ -127,7 +127,7 @@ async function begin(round) {
   said.className = "tr-done";
   answer.runs.forEach((id, place) => {
     const link = element("a", `run ${id}`);
-    link.href = `/admin/runs#run=${id}`;
+    link.href = at(`/admin/runs#run=${id}`);
     said.append(...(place ? [", ", link] : [link]));
   });
   said.append(".");

@@ -1,5 +1,7 @@
 /** What the pages that watch runs share: small elements, asking the server again and again, words for numbers. */
 
+import { at } from "./elements.js";
+
 /** An element with properties and children; texts are texts, never HTML. */
 export function make(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
@@ -9,13 +11,14 @@ export function make(tag, properties = {}, ...children) {
     else made.setAttribute(name, value);
   }
   made.append(...children.filter((child) => child != null));
+  if (typeof children[0] === "string") made.dir = "auto"; // people's names and captions in the direction of their script
   return made;
 }
 
 /** Put the style sheet of these pages into the document, once. */
 export function addStyle() {
   if (document.getElementById("fr-watch-style")) return;
-  document.head.append(make("link", { id: "fr-watch-style", rel: "stylesheet", href: "/static/watch.css" }));
+  document.head.append(make("link", { id: "fr-watch-style", rel: "stylesheet", href: at("/static/watch.css") }));
 }
 
 /** The page's state, kept behind the # of its address: a reload or a link shows the same. */
@@ -37,9 +40,9 @@ export function writeHash(values) {
 /** The JSON of an address; null where it is as it was when it was last asked for with the same `memory`. */
 export async function ask(address, memory) {
   const known = memory?.get(address);
-  const response = await fetch(address, { cache: "no-store", headers: known ? { "If-None-Match": known } : {} });
+  const response = await fetch(at(address), { cache: "no-store", headers: known ? { "If-None-Match": known } : {} });
   if (response.status === 304) return null;
-  if (response.status === 401) location.assign(`/sign-in?next=${encodeURIComponent(location.pathname)}`);
+  if (response.status === 401) location.assign(at(`/sign-in?next=${encodeURIComponent(location.pathname)}`));
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw Object.assign(new Error(body.error ?? body.detail ?? `The server said ${response.status}.`), { status: response.status });
   memory?.set(address, response.headers.get("ETag"));
@@ -48,7 +51,7 @@ export async function ask(address, memory) {
 
 /** Ask for something to be done; what is refused is thrown as an Error of one line. */
 export async function post(address, body = {}) {
-  const response = await fetch(address, {
+  const response = await fetch(at(address), {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
@@ -158,5 +161,5 @@ export function timeOf(run) {
 
 /** What a checkpoint can be used for, each a link into the Train page. */
 export function useAs(checkpoint) {
-  return ["use to ", ...checkpoint.uses.flatMap(({ words, href }, place) => [place ? " · " : "", make("a", { href }, words)])];
+  return ["use to ", ...checkpoint.uses.flatMap(({ words, href }, place) => [place ? " · " : "", make("a", { href: at(href) }, words)])];
 }
