@@ -22,7 +22,7 @@ from annotate.check_images_command import add_check_images_command
 from annotate.equal_pixels import EqualPair, hash_candidates, set_aside_equal_pairs
 from annotate.export import ExportOptions, export_dataset
 from annotate.gold import import_gold
-from annotate.groups import input_images, join_groups
+from annotate.groups import Joined, input_images, join_groups
 from annotate.ingest import ImportRefused, ImportReport, describe_counts, import_folder, shown
 from annotate.labeler_commands import add_fit_command, add_label_command
 from annotate.manifest import TABLE_SUFFIXES, read_columns
@@ -87,7 +87,9 @@ def import_path(database: Database, args: argparse.Namespace, path: Path, run: R
 
         read_back = import_dataset if path.is_dir() else import_hpdv2
         values = {f"{name}_added": count for name, count in read_back(database, args.data, path).items()}
-        return values | {"pairs_set_aside": len(set_aside(database, args.data))}
+        # A dataset's splits hold as they are written; that they part a photo is said.
+        apart, equal = mend(database, args.data, dry_run=True)
+        return values | {"photos_to_mend": len(apart), "pairs_to_mend": len(equal)}
     if suffix in TABLE_SUFFIXES and "answer" in read_columns(path):
         pixels = hash_candidates(database, args.data)
         with database.write() as session:
@@ -133,16 +135,11 @@ def describe_other_file(path: Path) -> str:
     return f"{path} is no folder, no .csv, .tsv or .jsonl file, and no zip."
 
 
-def set_aside(database: Database, data: Path) -> list[EqualPair]:
-    """Take the pairs whose images have the same pixels out of the queue."""
-    pixels = hash_candidates(database, data)
-    with database.write() as session:
-        return set_aside_equal_pairs(session, pixels)
-
-
 def print_import(values: dict[str, Any]) -> None:
     """The counts in one line, then what was converted, refused, ignored by kind, and what else there is to know."""
     print(describe_counts(values))
+    if values.get("photos_to_mend") or values.get("pairs_to_mend"):
+        print("photos that share a picture are in several groups, or pairs are of equal pictures: see annotate mend")
     for suffix, why, count in values.get("ignored_kinds", []):
         print(f"ignored: {count:,} {suffix}: {why}")
     for kind in ("converted", "refused", "ignored", "differ_in_aspect", "share_a_picture"):
@@ -191,18 +188,24 @@ def add_mend_command(commands: argparse._SubParsersAction[argparse.ArgumentParse
     parser.set_defaults(command=run_mend)
 
 
+def mend(database: Database, data: Path, *, dry_run: bool) -> tuple[list[Joined], list[EqualPair]]:
+    """Join the groups of photos that share a picture and ask no pair of equal pictures any more; or find which."""
+    with database.read() as session:
+        inputs = input_images(session)
+    pixels, candidates = hash_pixels(data, inputs), hash_candidates(database, data)
+    with database.write() as session:
+        joined = join_groups(session, load_settings(session), pixels)
+        aside = set_aside_equal_pairs(session, candidates)
+        if dry_run:
+            session.rollback()
+    return joined, aside
+
+
 def run_mend(database: Database, args: argparse.Namespace) -> None:
     """Mend the database, or say what would be mended."""
     config = {"dry_run": args.dry_run}
     with open_run(database, args.data, "annotate mend", config, args.run) as run:
-        with database.read() as session:
-            inputs = input_images(session)
-        pixels, candidates = hash_pixels(args.data, inputs), hash_candidates(database, args.data)
-        with database.write() as session:
-            joined = join_groups(session, load_settings(session), pixels)
-            aside = set_aside_equal_pairs(session, candidates)
-            if args.dry_run:
-                session.rollback()
+        joined, aside = mend(database, args.data, dry_run=args.dry_run)
         moved = sum(source.split is not source.split_before for source in joined)
         lines = [f"{shown(source.key)}: {source.describe()}" for source in joined]
         lines += [f"{shown(pair.source)}: {pair.describe()}" for pair in aside]

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from annotate.image_files import CheckedFiles
 from annotate.project import ProjectSettings, load_settings
 from annotate.read_back import add_dataset, check_images
-from annotate.read_dataset import Dataset, PairRow, Text, first_fault
+from annotate.read_dataset import STRICT, Dataset, PairRow, Text, first_fault
 from db.errors import UserError
 from db.models import Origin, Split
 from db.records import candidate_key, draw_split, pair_key
@@ -29,17 +29,19 @@ from db.session import Database
 from runs.image_folders import read_text
 
 FIELDS = ConfigDict(strict=True, allow_inf_nan=False)
-"""HPDv2's own files have further fields, such as user_hash; they are passed over."""
+"""HPDv2's own rankings have further fields, such as user_hash; they are passed over."""
 
 
 class Hpdv2Item(BaseModel):
     """An item of HPDv2's `train.json` or `val.json`."""
 
-    model_config = FIELDS
+    model_config = STRICT
 
     prompt: Text
     file_path: list[Text] = Field(min_length=2, max_length=2)
     human_preference: list[float] = Field(min_length=2, max_length=2)
+    user_hash: object = None
+    """Who judged, in HPDv2's own file; not kept."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

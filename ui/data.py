@@ -54,13 +54,14 @@ def build(context: Context) -> None:
     counts = gr.HTML()
     gr.Markdown(f"### Import\n{LAYOUT}")
     path = gr.Textbox(label="Folder, manifest or zip on the server", placeholder="/path/to/restored")
-    with gr.Row(equal_height=True):
-        upload = gr.UploadButton("Upload a zip", file_types=[".zip"])
+    with gr.Row():
         skip_bad = gr.Checkbox(label=SKIP_BAD)
+        any_case = gr.Checkbox(label=ANY_CASE, info="Names that differ only in case are one")
         endings = gr.Textbox(
             label=ENDINGS, placeholder="_out _restored", info="Taken off the names of outputs; a space between two"
         )
-        any_case = gr.Checkbox(label=ANY_CASE, info="Names that differ only in case are one")
+    with gr.Row(equal_height=True):
+        upload = gr.UploadButton("Upload a zip", file_types=[".zip"])
         start = gr.Button("Import", variant="primary")
     import_status = gr.HTML()
     halt = gr.Button("Stop", variant="stop", size="sm", visible=False)

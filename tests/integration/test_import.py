@@ -20,14 +20,16 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image as PilImage
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
-from annotate.__main__ import main
+from annotate.__main__ import main, mend
 from annotate.gold import import_gold
 from annotate.ingest import ImportReport, import_folder
+from annotate.pairs import make_pairs
+from annotate.project import load_settings
 from db.errors import UserError
 from db.images import image_path, open_rgb
-from db.models import Base, Candidate, Image, Method, Pair, Run, RunState, Source
+from db.models import Base, Candidate, Image, Method, Pair, Run, RunState, Source, Split
 from db.session import Database, open_database
 from runs.store import reap_lost
 from tests.conftest import write_photo
@@ -386,6 +388,25 @@ def test_import_again_conflict_and_gold_on_both_databases(
     with any_database.read() as session:
         assert session.scalar(select(func.count()).select_from(Source)) == 4
     assert sorted(stored_files(data)) == sorted(files)
+
+
+def test_groups_and_equal_pixels_on_both_databases(any_database: Database, data: Path, restored_folder: Path) -> None:
+    """A photo under two names is in one group, and two methods' equal outputs leave the queue."""
+    with PilImage.open(restored_folder / "lq" / "face0.png") as photo:
+        photo.save(restored_folder / "lq" / "face1.png", compress_level=0)
+    with PilImage.open(restored_folder / "gfpgan" / "face2.png") as photo:
+        photo.save(restored_folder / "bicubic" / "face2.png", compress_level=0)
+    report = import_folder(any_database, data, restored_folder)
+    assert [key for key, _ in report.share_a_picture] == ["face1"]
+    with any_database.write() as session:
+        make_pairs(session, load_settings(session))
+        session.execute(update(Source).where(Source.key == "face1").values(split=Split.test, group="face1"))
+    joined, aside = mend(any_database, data, dry_run=True)
+    assert ([source.key for source in joined], [pair.source for pair in aside]) == (["face1"], ["face2"])
+    assert mend(any_database, data, dry_run=False) == (joined, aside)
+    assert mend(any_database, data, dry_run=False) == ([], [])
+    with any_database.read() as session:
+        assert session.scalar(select(func.count()).where(Pair.queue_level.is_not(None))) == 9
 
 
 def test_imports_at_once_on_both_databases(any_database: Database, data: Path, restored_folder: Path) -> None:

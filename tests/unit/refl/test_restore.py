@@ -266,14 +266,25 @@ def test_splits_are_drawn_as_an_import_draws_them(database, data, make_photo, tm
     assert SPLIT_DEFAULTS.keys() < ProjectSettings.model_fields.keys()
     with database.write() as session:
         save_settings(session, {"seed": 5, "val_share": 0.3, "test_share": 0.4})
-        content = make_photo(tmp_path / "face.png", 0).read_bytes()
         for number in range(30):
+            content = make_photo(tmp_path / "face.png", number).read_bytes()
             source_id = add_face(session, data, f"face{number}", content)
             assert session.get_one(Source, source_id).split is draw_split(f"face{number}", 5, 0.3, 0.4)
-        of_photo = {
-            session.get_one(Source, add_face(session, data, f"p#{n}", content, group="p")).split for n in (0, 1)
-        }
+        of_photo = set()
+        for number in (0, 1):
+            content = make_photo(tmp_path / "face.png", 100 + number).read_bytes()
+            of_photo.add(session.get_one(Source, add_face(session, data, f"p#{number}", content, group="p")).split)
         assert of_photo == {draw_split("p", 5, 0.3, 0.4)}
+
+
+def test_a_face_under_another_name_has_its_group_and_split(database, data, make_photo, tmp_path) -> None:
+    content = make_photo(tmp_path / "face.png", 0).read_bytes()
+    with database.write() as session:
+        for key in ("face0", "face1", "face2", "e\u0301", "\xe9"):
+            add_face(session, data, key, content)
+        sources = session.scalars(select(Source).order_by(Source.id)).all()
+        assert [source.key for source in sources] == ["face0", "face1", "face2", "\xe9"]
+        assert {(source.group, source.split) for source in sources} == {("face0", draw_split("face0", 0, 0.1, 0.1))}
 
 
 def test_aligned_photos_become_sources_once(database, data, make_photo, tmp_path) -> None:
