@@ -502,9 +502,12 @@ def save_tensors(state: State, path: Path) -> None:
     unfinished.unlink(missing_ok=True)
     unfinished.touch()
     mode = unfinished.stat().st_mode & 0o777
-    save_file(state, unfinished)
-    unfinished.chmod(mode)
-    unfinished.replace(path)
+    try:
+        save_file(state, unfinished)
+        unfinished.chmod(mode)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def name_some(names: list[str], separator: str = "; ") -> str:

@@ -226,8 +226,8 @@ def test_the_question_comes_back_and_is_not_recorded_where_not_told(
     assert contents(tmp_path / "again") == contents(tmp_path / "out")
     told = select(Judgment.uuid, Question.question).join(Question, Question.id == Judgment.question_id)
     with judged.read() as session, other.read() as back:
-        here = dict(session.execute(told))
-        assert dict(back.execute(told)).items() <= here.items()
+        here = dict(session.execute(told).all())
+        assert dict(back.execute(told).all()).items() <= here.items()
         assert set(here.values()) == {ProjectSettings().question, "Which is sharper?"}
         assert load_settings(back).question == "Of this folder?"
     change_lines("judgments.jsonl", lambda rows: [row.pop("question_version") for row in rows])(tmp_path / "out")

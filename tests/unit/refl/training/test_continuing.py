@@ -243,7 +243,7 @@ def test_a_write_that_fails_anywhere_in_a_checkpoint_leaves_the_one_before(
 
     where = {
         "torch.save": "reward.training_state.torch.save",
-        "safetensors": "refl.restorers.lora.save_file",
+        "safetensors": "training.weights.save_file",
         "fsync": "reward.training_state.os.fsync",
         "rename": "reward.training_state._take_place",
     }[place]
