@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from annotate.pairs import make_pairs
 from annotate.project import load_settings, save_settings
@@ -31,6 +31,7 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+expect.set_options(timeout=30_000)  # ms; five seconds are not enough on a busy machine
 METHODS = ("bicubic-secret", "gfpgan-secret", "codeformer-secret")
 
 
