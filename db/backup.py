@@ -97,12 +97,13 @@ def _copy_rows_out(engine: Engine, target: Path) -> None:
         _require_space(target, int(read.scalar(text("SELECT pg_database_size(current_database())")) or 0))
         found = MetaData()
         found.reflect(read)  # not the models: it may be of an earlier revision
-        tables = [table for table in found.sorted_tables if table.name != "alembic_version"]
         with _sqlite_file(target) as copy:
             migrate(copy, read_revision(read) or "head")
             with copy.begin() as write:
                 there = MetaData()
                 there.reflect(write)
+                ours = there.tables.keys() - {"alembic_version"}  # others may keep their tables in the database too
+                tables = [table for table in found.sorted_tables if table.name in ours]
                 for table in tables:
                     _copy_table(read, table, write, there.tables[table.name])
                 _compare(read, tables, write, [there.tables[table.name] for table in tables])

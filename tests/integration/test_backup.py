@@ -106,6 +106,8 @@ def test_a_backup_has_every_answer_that_was_acknowledged_before_it_began(filled:
 
 
 def test_what_is_restored_has_the_same_rows(filled: Database, tmp_path: Path) -> None:
+    with filled.engine.begin() as connection:  # somebody else's
+        connection.execute(text("CREATE TABLE of_others (x INTEGER)"))
     path = tmp_path / "backup.db"
     made = back_up(filled.engine, path)
     assert (made.rows["judgment"], made.rows["person"], made.rows["metric_value"]) == (1, WRITERS, 4)
