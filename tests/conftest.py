@@ -32,6 +32,12 @@ SHARED_FACES = ROOT.parent / "shared" / "faces"
 READY_SECONDS = 60
 
 
+def pytest_configure() -> None:
+    """Let the tests send themselves SIGHUP also where `nohup make test` has it ignored."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """An empty data folder."""
