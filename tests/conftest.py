@@ -33,9 +33,10 @@ READY_SECONDS = 60
 
 
 def pytest_configure() -> None:
-    """Let the tests send themselves SIGHUP also where `nohup make test` has it ignored."""
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    """Let tests signal themselves and what they start, also where `nohup make test &` has these ignored."""
+    for number, action in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, action)
 
 
 @pytest.fixture
