@@ -9,10 +9,10 @@ import re
 import socket
 import sys
 import tempfile
-from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
+from db.command import add_database_options
 from db.errors import UserError
 from db.session import open_database
 from runs.store import reap_lost
@@ -24,12 +24,7 @@ from ui.context import Context
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The app's options."""
     parser = argparse.ArgumentParser(description="Label pairs of restored faces in the browser.")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="data folder (default: ./data)")
-    parser.add_argument(
-        "--db",
-        default=os.environ.get("FACEREWARD_DB"),
-        help="database URL (default: SQLite in the data folder, or the environment's FACEREWARD_DB)",
-    )
+    add_database_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; another than 127.0.0.1 needs --auth")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
     parser.add_argument("--auth", action="store_true", help="sign-in with password or personal link")

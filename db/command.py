@@ -1,4 +1,4 @@
-"""What every command line shares: which database, and errors as one line."""
+"""Give every command line its --data and --db, and its errors one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines and migrations of a database, SQLite or PostgreSQL."""
+"""Make engines of SQLite and PostgreSQL, and migrate what they open."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def make_engine(url: str) -> Engine:
 
 
 def alembic_config() -> Config:
+    """Alembic's settings: where the migrations lie."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     return config

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from sqlalchemy import select
 
 from annotate.pairs import make_pairs
 from annotate.project import load_settings, save_settings
 from app import open_listener
 from db.images import add_image, probe_image
-from db.models import Split
+from db.models import Judgment, Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from ui.context import Context
@@ -53,6 +54,17 @@ class ThreadedServer:
     def stop(self) -> None:
         self.server.should_exit = True
         self.thread.join(timeout=20)
+
+
+@pytest.fixture
+def rows(database: Database) -> Callable[[], list[Judgment]]:
+    """Reads all judgments, oldest first."""
+
+    def rows() -> list[Judgment]:
+        with database.read() as session:
+            return list(session.scalars(select(Judgment).order_by(Judgment.id)))
+
+    return rows
 
 
 @pytest.fixture

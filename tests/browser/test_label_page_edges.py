@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from sqlalchemy import select
 
 from db.models import Judgment
-from db.session import Database
 
 pytestmark = pytest.mark.browser
 
@@ -23,17 +21,6 @@ def page(fill: Any, serve: Any, open_page: Any, sign_in: Any) -> Page:
     sign_in(opened, serve(), "ada")
     opened.wait_for_timeout(500)
     return opened
-
-
-@pytest.fixture
-def rows(database: Database) -> Callable[[], list[Judgment]]:
-    """Reads all judgments, oldest first."""
-
-    def rows() -> list[Judgment]:
-        with database.read() as session:
-            return list(session.scalars(select(Judgment).order_by(Judgment.id)))
-
-    return rows
 
 
 def answer(page: Page, key: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import select
 
-from db.models import Judgment, Lease, Person, utc_now
+from db.models import Lease, Person, utc_now
 from db.session import Database
 
 pytestmark = pytest.mark.browser
@@ -28,17 +28,6 @@ REFUSED = """
 """
 ABSENT = "Object.defineProperty(window, 'localStorage', { value: null });"
 FORGETFUL = "Storage.prototype.setItem = function () {};"
-
-
-@pytest.fixture
-def rows(database: Database) -> Callable[[], list[Judgment]]:
-    """Reads all judgments, oldest first."""
-
-    def rows() -> list[Judgment]:
-        with database.read() as session:
-            return list(session.scalars(select(Judgment).order_by(Judgment.id)))
-
-    return rows
 
 
 def answer(page: Page, key: str) -> None:
