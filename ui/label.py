@@ -7,13 +7,15 @@ the next pair is already shown. An annotator's browser therefore never loads Gra
 from __future__ import annotations
 
 import random
+import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
+import orjson
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import Response
 from markdown_it import MarkdownIt
@@ -21,7 +23,7 @@ from markdown_it.token import Token
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, aliased, joinedload
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, joinedload
 
 from annotate.judgments import Answer, record_judgment, undo_judgment
 from annotate.pairs import count_with_others, lease_pairs, release_leases
@@ -37,12 +39,13 @@ from ui.open_pages import OpenPages
 MAX_EVENTS = 500
 TOTALS_LIFETIME_SECONDS = 2.0
 CONFLICT_TRIES = 3
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 def _check_text(text: str) -> str:
     if "\0" in text:
         raise ValueError("holds a NUL character, which PostgreSQL cannot store")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if HALF_CHARACTER.search(text):
         raise ValueError("holds half a character (a lone surrogate), which no database can store")
     return text
 
@@ -144,14 +147,16 @@ def label_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
         return {}
 
     @routes.post("/api/label")
-    def label(request: Request, body: LabelRequest) -> dict[str, Any]:
+    def label(request: Request, body: LabelRequest) -> Response:
         visitor = visitor_of(request)
         if body.person not in (None, visitor.public_id):
             raise HTTPException(409, "Somebody else has signed in since; sign in as before to send these answers.")
         for attempt in range(CONFLICT_TRIES):
             try:
                 with context.database.write() as session:
-                    return answer_label_request(session, tokens, visitor, body, rng, pages)
+                    answer = answer_label_request(session, tokens, visitor, body, rng, pages)
+                # Written here: FastAPI's own way would copy it twice first.
+                return Response(orjson.dumps(answer), media_type="application/json")
             except IntegrityError:
                 # PostgreSQL: the same answer came twice at the same moment; the next try finds the first one stored.
                 if attempt == CONFLICT_TRIES - 1:
@@ -294,10 +299,22 @@ def _find_lease(session: Session, person_id: int, judgment_uuid: str) -> Lease |
     )
 
 
+class ImagePart(NamedTuple):
+    """What a page is told of an image, and what its address is made of."""
+
+    sha256: str
+    width_px: int
+    height_px: int
+
+
+def _parts_of(image: type[Image]) -> list[InstrumentedAttribute[Any]]:
+    return [getattr(image, name) for name in ImagePart._fields]
+
+
 _A, _B = aliased(Candidate), aliased(Candidate)
 _IMAGE_A, _IMAGE_B, _LQ, _HQ = (aliased(Image) for _ in range(4))
 IMAGES_OF_PAIRS = (
-    select(Pair.id, _IMAGE_A, _IMAGE_B, _LQ, _HQ)
+    select(Pair.id, *(part for image in (_IMAGE_A, _IMAGE_B, _LQ, _HQ) for part in _parts_of(image)))
     .join(_A, _A.id == Pair.a_id)
     .join(_B, _B.id == Pair.b_id)
     .join(_IMAGE_A, _IMAGE_A.id == _A.image_id)
@@ -310,6 +327,12 @@ IMAGES_OF_PAIRS = (
 """Built once, for it is asked with every answer and takes longer to build than to run."""
 
 
+def _read_parts(row: list[Any]) -> list[ImagePart | None]:
+    size = len(ImagePart._fields)
+    cuts = [row[start : start + size] for start in range(0, len(row), size)]
+    return [None if cut[0] is None else ImagePart(*cut) for cut in cuts]
+
+
 def view_pairs(
     session: Session, tokens: Tokens, visitor: Visitor, leases: list[Lease], asked: str
 ) -> list[dict[str, Any]]:
@@ -320,8 +343,8 @@ def view_pairs(
     """
     if not leases:
         return []
-    rows = session.execute(IMAGES_OF_PAIRS, {"pair_ids": [lease.pair_id for lease in leases]})
-    images = {pair_id: files for pair_id, *files in rows}
+    rows = session.connection().execute(IMAGES_OF_PAIRS, {"pair_ids": [lease.pair_id for lease in leases]})
+    images = {pair_id: _read_parts(parts) for pair_id, *parts in rows}
     views = []
     for lease in leases:
         at_a, at_b, at_lq, at_hq = (_view_image(tokens, visitor, image) for image in images[lease.pair_id])
@@ -331,7 +354,7 @@ def view_pairs(
     return views
 
 
-def _view_image(tokens: Tokens, visitor: Visitor, image: Image | None) -> dict[str, Any] | None:
+def _view_image(tokens: Tokens, visitor: Visitor, image: ImagePart | None) -> dict[str, Any] | None:
     if image is None:
         return None
     url = tokens.image_address(visitor, image.sha256)

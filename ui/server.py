@@ -110,7 +110,8 @@ def make_app(context: Context) -> FastAPI:
         path=context.root_path or "/",
         same_site="lax",
     )
-    app.add_middleware(BelowRootPath, root_path=context.root_path)
+    if context.root_path:
+        app.add_middleware(BelowRootPath, root_path=context.root_path)
     app.add_middleware(BoundWaits)
     return app
 
