@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy import select
 
+import ui.server
 from annotate.pairs import make_pairs
 from annotate.project import load_settings, save_settings
 from app import open_listener
@@ -21,7 +24,6 @@ from db.models import Judgment, Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from ui.context import Context
-from ui.server import make_app
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -37,14 +39,12 @@ METHODS = ("bicubic-secret", "gfpgan-secret", "codeformer-secret")
 
 
 class ThreadedServer:
-    """The app behind a real port, in a thread of the tests: ready in half a second, where a process takes three."""
+    """The app behind a real port, in a thread of the tests: ready in a second, where a process takes four."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, app: FastAPI) -> None:
         listener = open_listener("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self.server = uvicorn.Server(
-            uvicorn.Config(make_app(context), log_level="warning", timeout_graceful_shutdown=1)
-        )
+        self.server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]}, daemon=True)
         self.thread.start()
         while not self.server.started:  # until then nobody listens
@@ -86,17 +86,31 @@ def fill(database: Database, data: Path, make_photo: Callable[..., Path], tmp_pa
 
 
 @pytest.fixture
-def serve(database: Database, data: Path) -> Iterator[Callable[[], ThreadedServer]]:
-    """Starts a server of the test's database and stops it at the end."""
+def serve(database: Database, data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ThreadedServer]]:
+    """Starts a server of the test's database and stops it at the end.
+
+    Without `admin_pages` the Gradio pages are left out: they take a second of the processor to build, and the tests of
+    the labelling page open none of them.
+    """
     servers: list[ThreadedServer] = []
 
-    def start() -> ThreadedServer:
-        servers.append(ThreadedServer(Context(database=database, data=data)))
+    def start(*, admin_pages: bool = False) -> ThreadedServer:
+        with monkeypatch.context() as patch:
+            if not admin_pages:
+                patch.setattr(ui.server, "build_pages", build_no_pages)
+            app = ui.server.make_app(Context(database=database, data=data))
+        servers.append(ThreadedServer(app))
         return servers[-1]
 
     yield start
     for server in servers:
         server.stop()
+
+
+def build_no_pages(context: Context) -> gr.Blocks:
+    with gr.Blocks(analytics_enabled=False) as pages:
+        pass
+    return pages
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,7 @@ def choose(page: Page, label: str, value: str) -> None:
 def test_from_missing_metrics_to_a_corrected_label_by_clicks(
     photos: None, metric_list: str, serve: Any, open_page: Callable[..., Page], sign_in: Any, database: Database
 ) -> None:
-    server = serve()
+    server = serve(admin_pages=True)
     page = open_page(viewport={"width": 1280, "height": 900})
     sign_in(page, server, "ada")
 

@@ -67,7 +67,7 @@ def test_from_a_dropped_photo_to_pairs_by_clicks(
     micro: Path,
 ) -> None:
     fill(1)
-    server = serve()
+    server = serve(admin_pages=True)
     page = open_page(viewport={"width": 1280, "height": 1000})
     sign_in(page, server, "ada")
     page.goto(f"{server.url}/admin/restore")

@@ -84,7 +84,7 @@ def visit(serve: Any, open_page: Callable[..., Page], database: Database) -> Cal
     """Opens an admin page in a browser of its own."""
     with database.write() as session:
         add_person(session, "ada", Role.admin)
-    server = serve()
+    server = serve(admin_pages=True)
 
     def visit(path: str) -> Page:
         page = open_page(viewport={"width": 1280, "height": 1000})

@@ -22,6 +22,7 @@ from db.models import Judgment, Role
 from db.session import Database
 from tests.browser.conftest import ThreadedServer
 from ui.context import Context
+from ui.server import make_app
 
 pytestmark = pytest.mark.browser
 
@@ -77,7 +78,7 @@ def below(database: Database, data: Path) -> Iterator[Callable[..., Proxy]]:
 
     def start(*, auth: bool = False, **options: Any) -> Proxy:
         context = Context(database=database, data=data, root_path=check_root_path("/label/"), auth=auth)
-        server = ThreadedServer(context)
+        server = ThreadedServer(make_app(context))
         proxy = Proxy(server.url, **options)
         started.extend((proxy.server.shutdown, server.stop))
         return proxy
@@ -179,7 +180,7 @@ def test_text_from_the_right_is_laid_out_from_the_right(
     fill: Any, serve: Any, open_page: Any, sign_in: Any, database: Database
 ) -> None:
     fill(3, question=QUESTION, title="وجوه", reasons=["عيون", "skin"], guidelines="انظر إلى **العيون**.\n\n- then left")
-    server, page = serve(), open_page()
+    server, page = serve(admin_pages=True), open_page()
     with database.write() as session:
         add_person(session, "דנה", Role.annotator)
     sign_in(page, server, "ada")

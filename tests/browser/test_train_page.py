@@ -31,7 +31,7 @@ def train_page(
 ) -> Callable[..., Page]:
     """Opens the Train page, signed in as an admin; `train_page("#kind=…")`."""
     fill(1)
-    server = serve()
+    server = serve(admin_pages=True)
 
     def open_train(address: str = "", **options: object) -> Page:
         page = open_page(viewport={"width": 1280, "height": 1000}, **options)

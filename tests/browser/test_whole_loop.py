@@ -93,7 +93,7 @@ def fill(page: Page, key: str, value: str) -> None:
 def test_once_round_by_clicks(
     serve: Any, open_page: Callable[..., Page], sign_in: Any, database: Database, data: Path
 ) -> None:
-    server = serve()
+    server = serve(admin_pages=True)
     page = open_page(viewport={"width": 1280, "height": 1000})
     sign_in(page, server, "ada")
     for _ in range(16):
