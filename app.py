@@ -14,7 +14,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 from db.command import add_database_options
 from db.errors import UserError
-from db.session import open_database
+from db.session import check_writable, open_database
 from runs.store import reap_lost
 from runs.supervise import start_supervisor
 from ui.access import check_someone_can_sign_in, is_loopback
@@ -52,7 +52,8 @@ def serve(args: argparse.Namespace) -> None:
     """Serve until a signal ends it.
 
     Raises:
-        UserError: the address is taken or needs --auth, the database cannot be opened, nobody could sign in.
+        UserError: the address is taken or needs --auth, the database cannot be opened, it or the data folder cannot be
+            written, nobody could sign in.
     """
     if not args.auth and not is_loopback(args.host):
         raise UserError(f"--host {args.host} would let everyone in the network in; add --auth, or leave --host out.")
@@ -61,6 +62,7 @@ def serve(args: argparse.Namespace) -> None:
     root_path = check_root_path(args.root_path)
     listener = open_listener(args.host, args.port)
     database = open_database(args.data, args.db)
+    check_writable(database, args.data.resolve())
     context = Context(
         database=database,
         data=args.data.resolve(),
@@ -91,7 +93,9 @@ def serve(args: argparse.Namespace) -> None:
     host = f"[{args.host}]" if ":" in args.host else args.host
     address = f"http://{host}:{listener.getsockname()[1]}{root_path}"
     print(f"FaceReward is ready at {address}  (stop it with Ctrl+C)", flush=True)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[listener])
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)).run(
+        sockets=[listener]
+    )
 
 
 def check_root_path(root_path: str) -> str:

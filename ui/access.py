@@ -18,6 +18,8 @@ from math import ceil
 from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
+import anyio
+import anyio.to_thread
 from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from itsdangerous import BadSignature, URLSafeSerializer
@@ -39,6 +41,7 @@ from db.errors import UserError
 from db.models import Person, Picked, Role
 from ui.context import Context
 from ui.throttle import FAILURES_PER_ADDRESS, FAILURES_PER_NAME, Busy, Hashing, Throttle
+from ui.turns import Turns
 
 SECRET_BYTES = 32
 OPEN_PATHS = ("/sign-in", "/enter/", "/static/", "/api/sign-in-info", "/favicon.ico")
@@ -62,6 +65,8 @@ MAX_BODY_BYTES = {
 """By the beginning of the path, the first that fits; larger ones are for admins, whom the gate knows before a byte of
 the body is read."""
 MAX_OTHER_BODY_BYTES = 16 * 2**10
+LOOK_UPS = 8
+"""Sessions that are looked up at a time in a database that may hang."""
 DEVICE_COOKIE = "facereward-browser"
 """Names a browser in which somebody signed in with a password."""
 DEVICE_SECONDS = 365 * 24 * 3600
@@ -181,6 +186,8 @@ class Gate:
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self.app = app
         self.context = context
+        self.look_ups = Turns(LOOK_UPS, LOOK_UPS)
+        self.threads: anyio.CapacityLimiter | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -192,7 +199,7 @@ class Gate:
             return
         refusal = self._refuse_foreign(request)
         if refusal is None and not path_of(request).startswith(OPEN_PATHS):
-            visitor = find_visitor(self.context, request)  # one look-up by key: a thread would cost more than it
+            visitor = await self._find_visitor(request)
             scope["visitor"] = visitor
             refusal = _refuse_visitor(request, visitor)
         limit = _max_body_bytes(path_of(request))
@@ -200,6 +207,14 @@ class Gate:
             refusal = _refusal(request, 413, f"At most {limit:,} bytes can be sent to {path_of(request)}.")
         send = _with_headers(send, admin=path_of(request).startswith(GRADIO_PATHS))
         await (refusal or self.app)(scope, _limit_body(receive, limit), send)
+
+    async def _find_visitor(self, request: Request) -> Visitor | None:
+        """The look-up in SQLite is one by key that waits for nobody: a thread would cost more than it."""
+        if self.context.database.engine.dialect.name == "sqlite":
+            return find_visitor(self.context, request)
+        self.threads = self.threads or anyio.CapacityLimiter(LOOK_UPS)  # made where the event loop runs
+        async with self.look_ups.take(None):
+            return await anyio.to_thread.run_sync(find_visitor, self.context, request, limiter=self.threads)
 
     def _refuse_foreign(self, request: Request) -> Response | None:
         """Requests that another site's page makes through the visitor's browser."""

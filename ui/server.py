@@ -32,11 +32,12 @@ from db.images import MEDIA_TYPE_OF_SUFFIX, image_path
 from db.models import Image, Role
 from ui.access import BelowRootPath, Gate, Tokens, load_secret, sign_in_routes, visitor_of
 from ui.context import Context
-from ui.errors import refuse_invalid, refuse_text
+from ui.errors import refuse_invalid
 from ui.label import label_routes
 from ui.run_routes import run_routes
 from ui.train_round import round_routes
 from ui.train_routes import train_routes
+from ui.turns import BoundWaits, TakeTurns
 
 STATIC = Path(__file__).parent / "static"
 SESSION_SECONDS = 30 * 24 * 3600
@@ -65,7 +66,6 @@ def make_app(context: Context) -> FastAPI:
     tokens = Tokens(secret, context.root_path)
     app = FastAPI(title="FaceReward", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(RequestValidationError, refuse_invalid)
-    app.add_exception_handler(UnicodeEncodeError, refuse_text)
     app.include_router(sign_in_routes(context, tokens, STATIC / "sign_in.html"))
     app.include_router(label_routes(context, tokens, STATIC / "label.html"))
     app.include_router(run_routes(context))
@@ -100,6 +100,7 @@ def make_app(context: Context) -> FastAPI:
         theme=gr.themes.Default(primary_hue="slate", neutral_hue="gray", font="system-ui"),
         css=(STATIC / "admin.css").read_text(encoding="utf-8"),
     )
+    app.add_middleware(TakeTurns, auth=context.auth)
     app.add_middleware(Gate, context=context)
     app.add_middleware(
         SessionMiddleware,
@@ -110,6 +111,7 @@ def make_app(context: Context) -> FastAPI:
         same_site="lax",
     )
     app.add_middleware(BelowRootPath, root_path=context.root_path)
+    app.add_middleware(BoundWaits)
     return app
 
 
