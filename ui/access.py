@@ -13,13 +13,12 @@ import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
 from math import ceil
 from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
 from fastapi import APIRouter, Form, HTTPException, Request
-from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.responses import RedirectResponse, Response
 from itsdangerous import BadSignature, URLSafeSerializer
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
@@ -37,7 +36,10 @@ from annotate.people import (
 from annotate.project import load_settings
 from db.errors import UserError
 from db.models import Person, Picked, Role
+from ui.address import is_loopback, path_of
+from ui.address_token import AddressToken
 from ui.context import Context
+from ui.errors import refusal
 from ui.throttle import FAILURES_PER_ADDRESS, FAILURES_PER_NAME, Busy, Hashing, Throttle
 
 SECRET_BYTES = 32
@@ -178,9 +180,10 @@ class Tokens:
 class Gate:
     """ASGI middleware that lets a request through to what its visitor may see, and no other."""
 
-    def __init__(self, app: ASGIApp, context: Context) -> None:
+    def __init__(self, app: ASGIApp, context: Context, address_token: AddressToken) -> None:
         self.app = app
         self.context = context
+        self.address_token = address_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -190,16 +193,18 @@ class Gate:
         if request is None:
             await send({"type": "websocket.close", "code": 1008})  # nothing of ours speaks it
             return
-        refusal = self._refuse_foreign(request)
-        if refusal is None and not path_of(request).startswith(OPEN_PATHS):
+        answer = self._refuse_foreign(request)
+        if answer is None and not self.context.auth:
+            answer = self.address_token.answer(request)
+        if answer is None and not path_of(request).startswith(OPEN_PATHS):
             visitor = find_visitor(self.context, request)  # one look-up by key: a thread would cost more than it
             scope["visitor"] = visitor
-            refusal = _refuse_visitor(request, visitor)
+            answer = _refuse_visitor(request, visitor)
         limit = _max_body_bytes(path_of(request))
-        if refusal is None and _announced_bytes(request) > limit:
-            refusal = _refusal(request, 413, f"At most {limit:,} bytes can be sent to {path_of(request)}.")
+        if answer is None and _announced_bytes(request) > limit:
+            answer = refusal(request, 413, f"At most {limit:,} bytes can be sent to {path_of(request)}.")
         send = _with_headers(send, admin=path_of(request).startswith(GRADIO_PATHS))
-        await (refusal or self.app)(scope, _limit_body(receive, limit), send)
+        await (answer or self.app)(scope, _limit_body(receive, limit), send)
 
     def _refuse_foreign(self, request: Request) -> Response | None:
         """Requests that another site's page makes through the visitor's browser."""
@@ -207,12 +212,16 @@ class Gate:
         # Only a proxy, or a page that the browser counts as ours, can set this one.
         forwarded = request.headers.get("x-forwarded-host", host).split(",")[0].strip()
         origin = request.headers.get("origin")
-        for name in (host, forwarded):
-            if not self.context.auth and not is_loopback(urlsplit(f"//{name}").hostname or ""):
-                return _refusal(request, 403, f"This server answers on localhost only, not as {name!r}.")
+        if not self.context.auth and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+            return refusal(
+                request,
+                403,
+                f"Without --auth this app answers on localhost only, not as {host!r}. Start it with --auth to let "
+                "others in.",
+            )
         unsafe = request.method not in ("GET", "HEAD", "OPTIONS")
         if unsafe and origin is not None and urlsplit(origin).netloc not in (host, forwarded):
-            return _refusal(request, 403, f"A page of {origin} may not send to {host}.")
+            return refusal(request, 403, f"A page of {origin} may not send to {host}.")
         return None
 
 
@@ -238,41 +247,6 @@ def _limit_body(receive: Receive, limit: int) -> Receive:
         return message
 
     return receive_limited
-
-
-class BelowRootPath:
-    """ASGI middleware for a server below a proxy's path, whether the proxy takes that path off or leaves it."""
-
-    def __init__(self, app: ASGIApp, root_path: str) -> None:
-        self.app = app
-        self.root_path = root_path
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.root_path:
-            path, raw = scope["path"], scope.get("raw_path") or scope["path"].encode()
-            if path == self.root_path:
-                path, raw = path + "/", raw + b"/"
-            elif not path.startswith(self.root_path + "/"):
-                path, raw = self.root_path + path, self.root_path.encode() + raw
-            scope = {**scope, "path": path, "raw_path": raw, "root_path": self.root_path}
-        await self.app(scope, receive, send)
-
-
-def path_of(request: Request) -> str:
-    """The request's path in this app, without the path that a proxy serves it below."""
-    path: str = request.scope["path"]
-    return path.removeprefix(request.scope.get("root_path", ""))
-
-
-def public_address(request: Request) -> str:
-    """Scheme and host with which the visitor's browser reaches this server, as a proxy tells them."""
-
-    def told(header: str, otherwise: str) -> str:
-        return request.headers.get(header, otherwise).split(",")[0].strip()
-
-    scheme = told("x-forwarded-proto", request.url.scheme)
-    host = told("x-forwarded-host", request.headers.get("host", request.url.netloc))
-    return f"{scheme}://{host}"
 
 
 def send_page(page: Path, root_path: str) -> Response:
@@ -301,31 +275,15 @@ def _with_headers(send: Send, *, admin: bool) -> Send:
     return send_with_headers
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _refuse_visitor(request: Request, visitor: Visitor | None) -> Response | None:
     path, root = path_of(request), request.scope.get("root_path", "")
     if visitor is None:
         if request.method == "GET" and not path.startswith(("/api/", "/img/", "/admin/gradio_api")):
             return RedirectResponse(f"{root}/sign-in?next={quote(root + path)}", status_code=303)
-        return _refusal(request, 401, "Signed out. Sign in again.")
+        return refusal(request, 401, "Signed out. Sign in again.")
     if path.startswith(ADMIN_PATHS) and visitor.role is not Role.admin:
-        return _refusal(request, 403, "Only admins see this page.")
+        return refusal(request, 403, "Only admins see this page.")
     return None
-
-
-def _refusal(request: Request, status: int, message: str) -> Response:
-    if "text/html" in request.headers.get("accept", ""):
-        return Response(message, status_code=status, media_type="text/plain")
-    return JSONResponse({"error": message}, status_code=status)
 
 
 def find_visitor(context: Context, request: Request) -> Visitor | None:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from annotate.people import add_person, disable_person, find_doubles, get_person, make_link_token, set_password
 from db.errors import UserError
 from db.models import Judgment, Person, Role
-from ui.access import public_address
+from ui.address import public_address
 from ui.context import Context
 
 Result = TypeVar("Result")

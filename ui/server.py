@@ -30,7 +30,9 @@ import ui.train
 from annotate.project import load_settings, store_question
 from db.images import MEDIA_TYPE_OF_SUFFIX, image_path
 from db.models import Image, Role
-from ui.access import BelowRootPath, Gate, Tokens, load_secret, sign_in_routes, visitor_of
+from ui.access import Gate, Tokens, load_secret, sign_in_routes, visitor_of
+from ui.address import BelowRootPath
+from ui.address_token import AddressToken
 from ui.context import Context
 from ui.errors import refuse_invalid, refuse_text
 from ui.label import label_routes
@@ -100,7 +102,7 @@ def make_app(context: Context) -> FastAPI:
         theme=gr.themes.Default(primary_hue="slate", neutral_hue="gray", font="system-ui"),
         css=(STATIC / "admin.css").read_text(encoding="utf-8"),
     )
-    app.add_middleware(Gate, context=context)
+    app.add_middleware(Gate, context=context, address_token=AddressToken(secret, context.root_path))
     app.add_middleware(
         SessionMiddleware,
         secret_key=secret.hex(),

@@ -20,6 +20,7 @@ from db.images import add_image, probe_image
 from db.models import Judgment, Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
+from tests.conftest import address_of
 from ui.context import Context
 from ui.server import make_app
 
@@ -42,6 +43,7 @@ class ThreadedServer:
     def __init__(self, context: Context) -> None:
         listener = open_listener("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self.address = self.url if context.auth else address_of(context.data, self.url)
         self.server = uvicorn.Server(
             uvicorn.Config(make_app(context), log_level="warning", timeout_graceful_shutdown=1)
         )
@@ -135,7 +137,7 @@ def sign_in() -> Callable[[Page, Any, str], None]:
     """Signs a page in by name, passes the guidelines, waits for the first pair."""
 
     def sign_in(page: Page, server: Any, name: str) -> None:
-        page.goto(server.url)
+        page.goto(server.address)
         page.get_by_label("Name").fill(name)
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("button", name="Start labelling").click()

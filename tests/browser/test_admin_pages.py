@@ -22,7 +22,7 @@ def admin(serve_process: Any, open_page: Any, database: Database) -> Page:
     """A signed-in admin's page on a server with an empty database."""
     server = serve_process()
     page: Page = open_page(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    page.goto(server.url)
+    page.goto(server.address)
     page.get_by_label("Name").fill("ada")
     page.get_by_role("button", name="Sign in").click()
     page.get_by_role("button", name="Start labelling").click()

@@ -25,6 +25,7 @@ from db.images import add_image, image_path, probe_image
 from db.models import Choice, Image, Judgment, Lease, Pair, Picked, Role, Side, Split, utc_now
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
+from tests.conftest import address_of
 from ui.access import Tokens, Visitor, check_someone_can_sign_in
 from ui.context import Context
 from ui.server import make_app
@@ -513,8 +514,9 @@ def test_requests_from_another_site_are_refused(client: Callable[..., TestClient
 
 def test_without_auth_only_localhost_names_are_answered(project: None, database: Database, data: Path) -> None:
     app = make_app(Context(database=database, data=data))
-    assert TestClient(app, base_url="http://rebound.example").get("/sign-in").status_code == 403
+    assert TestClient(app, base_url="http://rebound.example").get(address_of(data, "")).status_code == 403
     local = TestClient(app, base_url="http://127.0.0.1:7860", follow_redirects=False)
+    local.get(address_of(data, ""))
     assert local.post("/sign-in", data={"name": "new person"}).headers["location"] == "/"
     assert local.get("/api/session").json()["person"] | {"id": ""} == {"name": "new person", "role": "admin", "id": ""}
 
@@ -522,6 +524,7 @@ def test_without_auth_only_localhost_names_are_answered(project: None, database:
 def test_a_new_name_like_somebody_elses_is_asked_for_once(project: None, database: Database, data: Path) -> None:
     app = make_app(Context(database=database, data=data))
     local = TestClient(app, base_url="http://127.0.0.1:7860", follow_redirects=False)
+    local.get(address_of(data, ""))
     asked = local.post("/sign-in", data={"name": "Ada", "next": "/x"}).headers["location"]
     assert asked == "/sign-in?new=Ada&alike=ada&next=%2Fx"
     assert local.get("/api/session").status_code == 401
