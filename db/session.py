@@ -13,7 +13,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import Session
 
 from db.backup import back_up
-from db.engine import default_url, is_known, make_engine, migrate, needs_migration, read_revision
+from db.engine import default_url, is_known, make_engine, migrate, needs_migration, read_revision, show_url
 from db.errors import UserError
 from db.models import utc_now
 
@@ -67,7 +67,7 @@ def open_database(data: Path, url: str | None = None) -> Database:
     except OSError as error:
         raise UserError(f"Cannot make the data folder {data}: {error.strerror}. Name another with --data.") from error
     engine = make_engine(url or default_url(data))
-    shown = engine.url.render_as_string(hide_password=True)
+    shown = show_url(engine.url)
     try:
         if needs_migration(engine):
             _back_up_before_migrating(engine, data)

@@ -104,6 +104,11 @@ def load_secret(data: Path) -> bytes:
                 os.link(temporary, path)
         finally:
             temporary.unlink()
+        folder = os.open(data, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # else the file may be gone after a power cut, and with it everybody's session
+        finally:
+            os.close(folder)
     try:
         secret = bytes.fromhex(path.read_text(encoding="ascii"))
     except ValueError:

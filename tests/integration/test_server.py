@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import stat
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from db.models import Choice, Image, Judgment, Lease, Pair, Picked, Role, Side, 
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from tests.conftest import address_of
-from ui.access import Tokens, Visitor, check_someone_can_sign_in
+from ui.access import Tokens, Visitor, check_someone_can_sign_in, load_secret
 from ui.context import Context
 from ui.server import make_app
 from ui.throttle import FAILURES_PER_ADDRESS
@@ -504,6 +505,22 @@ def test_a_damaged_key_is_one_line(database: Database, data: Path, content: str)
     make_app(Context(database=database, data=data))
     assert stat.S_IMODE((data / "secret.key").stat().st_mode) == 0o600
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
+
+
+def test_a_new_key_is_on_the_disk_before_it_signs_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    really = os.fsync
+
+    def fsync(handle: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        really(handle)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    key = load_secret(tmp_path)
+    assert [Path(name).parent == tmp_path or Path(name) == tmp_path for name in synced] == [True, True]
+    assert synced[-1] == str(tmp_path), "the folder, in which the name is"
+    assert load_secret(tmp_path) == key
+    assert len(synced) == 2
 
 
 def test_requests_from_another_site_are_refused(client: Callable[..., TestClient]) -> None:
