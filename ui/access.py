@@ -201,10 +201,8 @@ class Gate:
         answer = self._refuse_foreign(request)
         if answer is None and not self.context.auth:
             answer = self.address_token.answer(request)
-        if answer is None and not path_of(request).startswith(OPEN_PATHS):
-            visitor = find_visitor(self.context, request)  # one look-up by key: a thread would cost more than it
-            scope["visitor"] = visitor
-            answer = _refuse_visitor(request, visitor)
+        if answer is None:
+            answer = self._refuse_visitor(request, scope)
         limit = _max_body_bytes(path_of(request))
         if answer is None and _announced_bytes(request) > limit:
             answer = refusal(request, 413, f"At most {limit:,} bytes can be sent to {path_of(request)}.")
@@ -227,6 +225,26 @@ class Gate:
         unsafe = request.method not in ("GET", "HEAD", "OPTIONS")
         if unsafe and origin is not None and urlsplit(origin).netloc not in (host, forwarded):
             return refusal(request, 403, f"A page of {origin} may not send to {host}.")
+        return None
+
+    def _refuse_visitor(self, request: Request, scope: Scope) -> Response | None:
+        """Look up who it is, unless everybody may see the path, and refuse who may not."""
+        path, root = path_of(request), request.scope.get("root_path", "")
+        visitor = None
+        if not path.startswith(OPEN_PATHS):
+            visitor = find_visitor(self.context, request)  # one look-up by key: a thread would cost more than it
+            scope["visitor"] = visitor
+        # A session was begun with the token, or by a personal link.
+        if not self.context.auth and visitor is None and self.address_token.is_missing(request):
+            return self.address_token.ask(request)
+        if path.startswith(OPEN_PATHS):
+            return None
+        if visitor is None:
+            if request.method == "GET" and not path.startswith(("/api/", "/img/", "/admin/gradio_api")):
+                return RedirectResponse(f"{root}/sign-in?next={quote(root + path)}", status_code=303)
+            return refusal(request, 401, "Signed out. Sign in again.")
+        if path.startswith(ADMIN_PATHS) and visitor.role is not Role.admin:
+            return refusal(request, 403, "Only admins see this page.")
         return None
 
 
@@ -278,17 +296,6 @@ def _with_headers(send: Send, *, admin: bool) -> Send:
         await send(message)
 
     return send_with_headers
-
-
-def _refuse_visitor(request: Request, visitor: Visitor | None) -> Response | None:
-    path, root = path_of(request), request.scope.get("root_path", "")
-    if visitor is None:
-        if request.method == "GET" and not path.startswith(("/api/", "/img/", "/admin/gradio_api")):
-            return RedirectResponse(f"{root}/sign-in?next={quote(root + path)}", status_code=303)
-        return refusal(request, 401, "Signed out. Sign in again.")
-    if path.startswith(ADMIN_PATHS) and visitor.role is not Role.admin:
-        return refusal(request, 403, "Only admins see this page.")
-    return None
 
 
 def find_visitor(context: Context, request: Request) -> Visitor | None:

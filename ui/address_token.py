@@ -20,8 +20,8 @@ from ui.errors import refusal
 
 PARAMETER = "token"
 COOKIE_SECONDS = 365 * 24 * 3600
-OPEN_PATHS = ("/static/", "/favicon.ico")
-"""What the page looks like that is shown to whoever has no token: nothing of the project."""
+OPEN_PATHS = ("/static/", "/favicon.ico", "/enter/")
+"""What the page looks like that is shown to whoever has no token, and personal links, which are secrets themselves."""
 CLOSED_PAGE = Path(__file__).parent / "static" / "closed.html"
 FORWARDED = (
     *("forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip"),
@@ -49,7 +49,7 @@ class AddressToken:
         return f"{address}/?{PARAMETER}={self.token}"
 
     def answer(self, request: Request) -> Response | None:
-        """What the app answers in its pages' stead: the exchange, or a refusal; None where the request may pass."""
+        """The exchange of the token for the cookie, or the refusal of a proxy; None for all other requests."""
         if through := _forwarded_by(request):
             return refusal(
                 request,
@@ -57,13 +57,27 @@ class AddressToken:
                 f"This request came through a proxy ({through}). Without --auth this app serves the person at this "
                 "machine only, whom it makes an admin. Start it with --auth to let others in through a proxy.",
             )
-        if path_of(request).startswith(OPEN_PATHS):
-            return None
         given = request.query_params.get(PARAMETER)
-        known = _equal(request.cookies.get(self._cookie_name, ""), self._cookie)
-        if given is not None and request.method in ("GET", "HEAD") and (known or _equal(given, self.token)):
-            return self._exchange(request)
-        return None if known else self._ask(request, wrong=given is not None)
+        if given is None or request.method not in ("GET", "HEAD"):
+            return None
+        return self._exchange(request) if self._is_known(request) or _equal(given, self.token) else None
+
+    def is_missing(self, request: Request) -> bool:
+        """Whether this browser never had the address with the token, and asks for more than everybody may see."""
+        return not path_of(request).startswith(OPEN_PATHS) and not self._is_known(request)
+
+    def ask(self, request: Request) -> Response:
+        """The page that says where the address is found."""
+        message = "Open this app by the address with a token that app.py prints in the terminal where it runs."
+        if PARAMETER in request.query_params:
+            message = f"The token in this address is not this app's. {message}"
+        if "text/html" not in request.headers.get("accept", ""):
+            return refusal(request, 401, message)
+        page = CLOSED_PAGE.read_text(encoding="utf-8").replace('="/', f'="{self._root_path}/')
+        return HTMLResponse(page.replace("MESSAGE", message), 401, {"Cache-Control": "no-store"})
+
+    def _is_known(self, request: Request) -> bool:
+        return _equal(request.cookies.get(self._cookie_name, ""), self._cookie)
 
     def _exchange(self, request: Request) -> Response:
         """The cookie, and the same address without the token, which thus stays out of what people copy and share."""
@@ -80,15 +94,6 @@ class AddressToken:
             samesite="lax",
         )
         return answer
-
-    def _ask(self, request: Request, *, wrong: bool) -> Response:
-        message = "Open this app by the address with a token that app.py prints in the terminal where it runs."
-        if wrong:
-            message = f"The token in this address is not this app's. {message}"
-        if "text/html" not in request.headers.get("accept", ""):
-            return refusal(request, 401, message)
-        page = CLOSED_PAGE.read_text(encoding="utf-8").replace('="/', f'="{self._root_path}/')
-        return HTMLResponse(page.replace("MESSAGE", message), 401, {"Cache-Control": "no-store"})
 
 
 def _forwarded_by(request: Request) -> str:

@@ -12,7 +12,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from db.session import open_database
+from annotate.people import add_person, make_link_token
+from db.session import Database, open_database
 from tests.conftest import address_of
 from ui.context import Context
 from ui.server import make_app
@@ -37,11 +38,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def app(folder: Path) -> Iterator[FastAPI]:
-    """The app without --auth; nobody's judgment is in it, so that its tests may share it."""
+def database_of_app(folder: Path) -> Iterator[Database]:
     database = open_database(folder)
-    yield make_app(Context(database=database, data=folder))
+    yield database
     database.close()
+
+
+@pytest.fixture(scope="module")
+def app(folder: Path, database_of_app: Database) -> FastAPI:
+    """The app without --auth; nobody's judgment is in it, so that its tests may share it."""
+    return make_app(Context(database=database_of_app, data=folder))
 
 
 @pytest.fixture
@@ -65,7 +71,7 @@ def opened(make_client: Callable[..., TestClient], folder: Path) -> TestClient:
 def test_whoever_lacks_the_token_reaches_nothing(make_client: Callable[..., TestClient], folder: Path) -> None:
     other = make_client()
     token = address_of(folder, "").partition("token=")[2]
-    for path in ("/", "/sign-in", "/api/sign-in-info", "/api/session", "/enter/x", "/admin/", "/img/x", "/nothing"):
+    for path in ("/", "/sign-in", "/api/sign-in-info", "/api/session", "/admin/", "/img/x", "/nothing"):
         for query in ("", "?token=", f"?token={token[:-1]}", f"?token={token}x", "?token=%ff", "?t=" + token):
             answer = other.get(path + query)
             assert (answer.status_code, "terminal" in answer.text) == (401, True), path + query
@@ -78,6 +84,20 @@ def test_whoever_lacks_the_token_reaches_nothing(make_client: Callable[..., Test
     assert "MESSAGE" not in page.text
     assert other.get("/static/style.css").status_code == 200
     assert other.cookies == {}
+
+
+def test_a_personal_link_needs_no_token_and_gives_no_more_than_its_person_may(
+    make_client: Callable[..., TestClient], database_of_app: Database
+) -> None:
+    with database_of_app.write() as session:
+        link = make_link_token(add_person(session, "ben"))
+    ben = make_client()
+    assert ben.get(f"/enter/{link}").headers["location"] == "/"
+    assert ben.get("/api/session").json()["person"]["role"] == "annotator"
+    assert ben.get("/admin/").status_code == 403
+    assert ben.post("/sign-in", data={"name": "mallory"}).status_code == 401, "a name of one's choice is an admin's"
+    ben.post("/sign-out")
+    assert ben.get("/").status_code == 401
 
 
 def test_the_token_becomes_a_cookie_and_leaves_the_address(
