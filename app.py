@@ -17,10 +17,11 @@ from db.errors import UserError
 from db.session import open_database
 from runs.store import reap_lost
 from runs.supervise import start_supervisor
-from ui.access import check_someone_can_sign_in, load_secret
+from ui.access import load_secret
 from ui.address import is_loopback
 from ui.address_token import AddressToken
 from ui.context import Context
+from ui.sign_in import check_someone_can_sign_in
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

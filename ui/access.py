@@ -1,4 +1,4 @@
-"""Who may see what: one gate in front of every route, sign-in, and the tokens that tie images and pairs to a person.
+"""Who may see what: one gate in front of every route, and the tokens that tie images and pairs to a person.
 
 An anonymous visitor reaches the sign-in page and the static files. An annotator reaches the labelling page, its API
 and the images that this API named to them. An admin reaches everything.
@@ -12,35 +12,21 @@ import os
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from math import ceil
 from pathlib import Path
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
-from fastapi import APIRouter, Form, HTTPException, Request
+from fastapi import HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 from itsdangerous import BadSignature, URLSafeSerializer
-from sqlalchemy import select
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from annotate.people import (
-    add_person,
-    check_link_token,
-    check_password,
-    find_alike,
-    find_person,
-    name_key,
-)
-from annotate.project import load_settings
 from db.errors import UserError
 from db.models import Person, Picked, Role
 from ui.address import is_loopback, path_of
 from ui.address_token import AddressToken
 from ui.context import Context
 from ui.errors import refusal
-from ui.throttle import FAILURES_PER_ADDRESS, FAILURES_PER_NAME, Busy, Hashing, Throttle
 
 SECRET_BYTES = 32
 OPEN_PATHS = ("/sign-in", "/enter/", "/static/", "/api/sign-in-info", "/favicon.ico")
@@ -64,11 +50,6 @@ MAX_BODY_BYTES = {
 """By the beginning of the path, the first that fits; larger ones are for admins, whom the gate knows before a byte of
 the body is read."""
 MAX_OTHER_BODY_BYTES = 16 * 2**10
-DEVICE_COOKIE = "facereward-browser"
-"""Names a browser in which somebody signed in with a password."""
-DEVICE_SECONDS = 365 * 24 * 3600
-MAX_NAME_CHARACTERS = 64
-MAX_PASSWORD_CHARACTERS = 1024
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
@@ -234,8 +215,10 @@ class Gate:
         if not path.startswith(OPEN_PATHS):
             visitor = find_visitor(self.context, request)  # one look-up by key: a thread would cost more than it
             scope["visitor"] = visitor
-        # A session was begun with the token, or by a personal link.
-        if not self.context.auth and visitor is None and self.address_token.is_missing(request):
+        # A session was begun with the token or by a personal link; but of an older version's, which had no version,
+        # by anybody.
+        trusted = visitor is not None and "version" in request.session
+        if not self.context.auth and not trusted and self.address_token.is_missing(request):
             return self.address_token.ask(request)
         if path.startswith(OPEN_PATHS):
             return None
@@ -308,6 +291,8 @@ def find_visitor(context: Context, request: Request) -> Visitor | None:
     # The public id too: a cookie of another data folder's database would name a stranger here.
     if person is None or person.disabled_at is not None or person.public_id != request.session.get("public_id"):
         return None
+    if request.session.get("version", 0) != person.session_version:
+        return None  # signed out everywhere
     return Visitor(person.id, person.name, person.role, person.public_id)
 
 
@@ -315,154 +300,3 @@ def visitor_of(request: Request) -> Visitor:
     """The visitor that the gate let through."""
     visitor: Visitor = request.scope["visitor"]
     return visitor
-
-
-def sign_in_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
-    """Sign-in by name (by name and password with --auth), by personal link, and sign-out."""
-    routes = APIRouter()
-    throttle, hashing = Throttle(), Hashing()
-
-    @routes.get("/sign-in")
-    def sign_in_page() -> Response:
-        return send_page(page, context.root_path)
-
-    @routes.get("/api/sign-in-info")
-    def sign_in_info() -> dict[str, object]:
-        with context.database.read() as session:
-            return {"auth": context.auth, "title": load_settings(session).title}
-
-    @routes.post("/sign-in")
-    async def sign_in(
-        request: Request, name: str = Form(""), password: str = Form(""), next: str = Form(""), new: str = Form("")
-    ) -> Response:
-        if not context.auth:
-            return await run_in_threadpool(_sign_in_by_name, context, request, name, next, is_new=bool(new))
-        if len(name) > MAX_NAME_CHARACTERS or len(password) > MAX_PASSWORD_CHARACTERS:
-            return _ask_again(context, "Name and password do not fit.", next)
-        budgets = _budgets(request, tokens, name)
-        if wait := throttle.begin(budgets):
-            return _ask_again(
-                context, f"Too many attempts; wait {ceil(wait)} seconds, or use your personal link.", next
-            )
-        try:
-            known = await hashing.run(partial(_person_by_password, context, name, password))
-        except Busy:
-            throttle.take_back(budgets)
-            message = "Many people sign in at this moment; try again in some seconds."
-            return Response(message, 429, {"Retry-After": "5"}, "text/plain")
-        if known is None:
-            return _ask_again(context, "Name and password do not fit.", next)
-        throttle.take_back(budgets)
-        answer = _enter(request, known, context.root_path, next)
-        answer.set_cookie(
-            DEVICE_COOKIE,
-            tokens.device(known.name),
-            max_age=DEVICE_SECONDS,
-            path=context.root_path or "/",
-            httponly=True,
-            samesite="lax",
-        )
-        return answer
-
-    @routes.get("/enter/{token}")
-    def enter(request: Request, token: str) -> RedirectResponse:
-        with context.database.read() as session:
-            person = check_link_token(session, token)
-        if person is None:
-            return RedirectResponse(
-                f"{context.root_path}/sign-in?error={quote('This link is not valid any more.')}", status_code=303
-            )
-        return _enter(request, person, context.root_path)
-
-    @routes.post("/sign-out")
-    def sign_out(request: Request) -> RedirectResponse:
-        request.session.clear()
-        return RedirectResponse(f"{context.root_path}/sign-in", status_code=303)
-
-    return routes
-
-
-def _enter(request: Request, person: Person, root_path: str, next: str = "") -> RedirectResponse:
-    request.session.clear()
-    request.session.update(person_id=person.id, public_id=person.public_id)
-    # Only a path of ours: '//host' and 'https://host' would lead away.
-    inside = next.startswith(f"{root_path}/") and not next.startswith(("//", "/\\"))
-    return RedirectResponse(next if inside else f"{root_path}/", status_code=303)
-
-
-def _ask_again(context: Context, error: str, next: str) -> RedirectResponse:
-    return RedirectResponse(f"{context.root_path}/sign-in?error={quote(error)}&next={quote(next)}", status_code=303)
-
-
-def _budgets(request: Request, tokens: Tokens, name: str) -> dict[str, int]:
-    """What a password's try counts against: the address, and the name or, where it signed in before, the browser.
-
-    A stranger's guesses therefore never lock out who uses a browser that the name is known to.
-    """
-    address = request.client.host if request.client else ""
-    known = tokens.read_device(request.cookies.get(DEVICE_COOKIE, ""))
-    same = known is not None and name_key(known[0]) == name_key(name)
-    who = f"browser {known[1]}" if known is not None and same else f"name {name_key(name)}"
-    return {f"address {address}": FAILURES_PER_ADDRESS, who: FAILURES_PER_NAME}
-
-
-def _person_by_password(context: Context, name: str, password: str) -> Person | None:
-    with context.database.read() as session:
-        return check_password(session, name, password)
-
-
-def _ask_who_is_meant(context: Context, name: str, next: str) -> RedirectResponse | None:
-    """Back to the form with the names of those who may be meant by a name that nobody has exactly so.
-
-    Else "Ada" would begin anew beside "ada", and judge again what she has judged.
-    """
-    with context.database.read() as session:
-        alike = find_alike(session, name)
-    if not alike:
-        return None
-    asked = [("new", name.strip()[:64]), *(("alike", other) for other in alike), ("next", next)]
-    if all(name_key(other) != name_key(name) for other in alike):
-        asked.append(("free", "yes"))
-    return RedirectResponse(f"{context.root_path}/sign-in?{urlencode(asked)}", status_code=303)
-
-
-def _sign_in_by_name(context: Context, request: Request, name: str, next: str, *, is_new: bool) -> RedirectResponse:
-    """Without --auth: ask once who is meant where a new name is like one that is there."""
-    question = None if is_new else _ask_who_is_meant(context, name, next)
-    if question is not None:
-        return question
-    try:
-        return _enter(request, _person_by_name(context, name), context.root_path, next)
-    except UserError as error:
-        return _ask_again(context, str(error), next)
-
-
-def _person_by_name(context: Context, name: str) -> Person:
-    """Without --auth whoever sits at this machine owns it: a new name becomes an admin."""
-    with context.database.write() as session:
-        person = find_person(session, name) or add_person(session, name, Role.admin)
-        if person.disabled_at is not None:
-            raise UserError(f"{person.name!r} was disabled by an admin; choose another name.")
-        if person.simulated:
-            raise UserError(f"{person.name!r} is a simulated annotator; choose another name.")
-        return person
-
-
-def check_someone_can_sign_in(context: Context) -> None:
-    """With --auth there must be an admin who can enter.
-
-    Raises:
-        UserError: there is none; the message has the commands that make one.
-    """
-    with context.database.read() as session:
-        admin = session.scalar(
-            select(Person.id)
-            .where(Person.role == Role.admin, Person.disabled_at.is_(None))
-            .where(Person.password_hash.is_not(None) | Person.link_hash.is_not(None))
-            .limit(1)
-        )
-    if admin is None:
-        raise UserError(
-            "--auth needs an admin with a password or a personal link, and there is none. Make one: "
-            "python -m annotate people add NAME --role admin, then python -m annotate people link NAME."
-        )

@@ -27,9 +27,10 @@ from db.models import Choice, Image, Judgment, Lease, Pair, Picked, Role, Side, 
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from tests.conftest import address_of
-from ui.access import Tokens, Visitor, check_someone_can_sign_in, load_secret
+from ui.access import Tokens, Visitor, load_secret
 from ui.context import Context
 from ui.server import make_app
+from ui.sign_in import check_someone_can_sign_in
 from ui.throttle import FAILURES_PER_ADDRESS
 
 PASSWORD = "correct horse"
