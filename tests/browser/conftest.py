@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
@@ -113,9 +114,17 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
+def is_foreign(url: str) -> bool:
+    """Whether an address leads to another machine."""
+    return urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).hostname != "127.0.0.1"
+
+
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages in browser contexts of their own; a page's uncaught errors fail the test."""
+    """Opens pages in browser contexts of their own.
+
+    A page's uncaught errors fail the test, and what its content policy refused, and requests to other machines.
+    """
     contexts = []
     errors: list[str] = []
 
@@ -124,6 +133,8 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.append(said.text) if "Content Security Policy" in said.text else None)
+        page.on("request", lambda request: errors.append(request.url) if is_foreign(request.url) else None)
         return page
 
     yield open_page
