@@ -17,8 +17,11 @@ from db.errors import UserError
 from db.session import check_writable, open_database
 from runs.store import reap_lost
 from runs.supervise import start_supervisor
-from ui.access import check_someone_can_sign_in, is_loopback
+from ui.access import load_secret
+from ui.address import is_loopback
+from ui.address_token import AddressToken
 from ui.context import Context
+from ui.sign_in import check_someone_can_sign_in
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -92,6 +95,8 @@ def serve(args: argparse.Namespace) -> None:
     start_supervisor(database, context.data, url=args.db, cpu_slots=args.cpu_slots)
     host = f"[{args.host}]" if ":" in args.host else args.host
     address = f"http://{host}:{listener.getsockname()[1]}{root_path}"
+    if not args.auth:
+        address = AddressToken(load_secret(context.data), root_path).put_into(address)
     print(f"FaceReward is ready at {address}  (stop it with Ctrl+C)", flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)).run(
         sockets=[listener]

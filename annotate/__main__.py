@@ -28,7 +28,17 @@ from annotate.labeler_commands import add_fit_command, add_label_command
 from annotate.manifest import TABLE_SUFFIXES, read_columns
 from annotate.measure_command import add_measure_command
 from annotate.pairs import make_pairs
-from annotate.people import add_person, disable_person, find_doubles, get_person, make_link_token, set_password
+from annotate.people import (
+    add_person,
+    describe_ways,
+    disable_person,
+    end_sessions,
+    find_doubles,
+    get_person,
+    make_link_token,
+    read_lifetime,
+    set_password,
+)
 from annotate.project import ProjectSettings, load_settings, save_settings
 from db.errors import UserError
 from db.models import Judgment, Person, Role, Split
@@ -224,8 +234,8 @@ def run_mend(database: Database, args: argparse.Namespace) -> None:
 
 def add_people_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`people`: who may judge and who administers."""
-    parser = commands.add_parser("people", help="who judges: add, list, link, password, disable")
-    parser.add_argument("action", choices=["add", "list", "link", "password", "disable"])
+    parser = commands.add_parser("people", help="who judges: add, list, link, password, sign-out, disable")
+    parser.add_argument("action", choices=["add", "list", "link", "password", "sign-out", "disable"])
     parser.add_argument("name", nargs="?", metavar="NAME", help="the person; not for list")
     parser.add_argument("--role", choices=[role.value for role in Role], default="annotator", help="of a new person")
     parser.add_argument("--simulated", action="store_true", help="the new annotator is a program")
@@ -235,6 +245,8 @@ def add_people_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
         metavar="URL",
         help="the server's address as that person reaches it, put before the link (default: %(default)s)",
     )
+    parser.add_argument("--expires", default="", metavar="TIME", help="of a link: 30m, 12h, 7d, 2w (default: never)")
+    parser.add_argument("--once", action="store_true", help="the link is gone once somebody has entered by it")
     parser.set_defaults(command=run_people)
 
 
@@ -242,20 +254,30 @@ def run_people(database: Database, args: argparse.Namespace) -> None:
     """One change to the people, or the list of them. A password is asked for, or read from standard input."""
     if (args.name is None) != (args.action == "list"):
         raise UserError("people list takes no name." if args.name else f"people {args.action} needs a name.")
+    if args.action != "link" and (args.once or args.expires):
+        raise UserError(f"--once and --expires are of people link, not of people {args.action}.")
     if args.action == "list":
         print_people(database)
         return
+    lifetime = read_lifetime(args.expires)
     password = read_password() if args.action == "password" else None
     with database.write() as session:
         if args.action == "add":
             add_person(session, args.name, Role(args.role), simulated=args.simulated)
         elif args.action == "link":
-            token = make_link_token(get_person(session, args.name))
+            token = make_link_token(get_person(session, args.name), lifetime, once=args.once)
         elif args.action == "password":
             set_password(get_person(session, args.name), str(password))
+        elif args.action == "sign-out":
+            end_sessions(get_person(session, args.name))
         else:
             disable_person(session, args.name)
-    done = {"add": f"{args.name} added as {args.role}", "password": "password set", "disable": f"{args.name} disabled"}
+    done = {
+        "add": f"{args.name} added as {args.role}",
+        "password": "password set",
+        "sign-out": f"{args.name} signed out everywhere",
+        "disable": f"{args.name} disabled",
+    }
     print(f"{args.base_url.rstrip('/')}/enter/{token}" if args.action == "link" else done[args.action])
 
 
@@ -280,7 +302,7 @@ def print_people(database: Database) -> None:
     rows = select(Person, made.c.n).outerjoin(made, made.c.person_id == Person.id).order_by(Person.name)
     with database.read() as session:
         for person, judgments in session.execute(rows):
-            ways = [way for way, has in (("password", person.password_hash), ("link", person.link_hash)) if has]
+            ways = describe_ways(person)
             state = "disabled" if person.disabled_at else "simulated" if person.simulated else "active"
             signs_in = " and ".join(ways) or "no password or link"
             print("\t".join([person.name, person.role.value, f"{judgments or 0} judgments", signs_in, state]))

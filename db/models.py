@@ -24,6 +24,7 @@ from sqlalchemy import (
     String,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
     true,
 )
@@ -325,6 +326,12 @@ class Person(Base):
     password_hash: Mapped[str | None]
     link_hash: Mapped[str | None] = mapped_column(unique=True)
     """SHA-256 of the personal link's token."""
+    link_expires_at: Mapped[datetime | None]
+    """From when on the link lets nobody in; None for never."""
+    link_once: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether the link is gone once somebody has entered by it."""
+    session_version: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Counts up when all sessions of this person end; a session's cookie holds the number that it was begun with."""
     guidelines_seen_at: Mapped[datetime | None]
     disabled_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

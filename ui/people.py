@@ -10,10 +10,20 @@ import gradio as gr
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from annotate.people import add_person, disable_person, find_doubles, get_person, make_link_token, set_password
+from annotate.people import (
+    add_person,
+    describe_ways,
+    disable_person,
+    end_sessions,
+    find_doubles,
+    get_person,
+    make_link_token,
+    read_lifetime,
+    set_password,
+)
 from db.errors import UserError
 from db.models import Judgment, Person, Role
-from ui.access import public_address
+from ui.address import public_address
 from ui.context import Context
 
 Result = TypeVar("Result")
@@ -37,7 +47,7 @@ def people_html(context: Context) -> str:
         doubles = find_doubles(session)
     rows = []
     for person, judgments, last in people:
-        ways = [way for way, has in (("password", person.password_hash), ("link", person.link_hash)) if has]
+        ways = describe_ways(person)
         cells = [
             person.name + (" (simulated)" if person.simulated else ""),
             person.role.value,
@@ -72,15 +82,22 @@ def build(context: Context) -> None:
         add = gr.Button("Add person", variant="primary")
         link = gr.Button("Make a new personal link")
         change = gr.Button("Set password")
+        sign_out = gr.Button("Sign out everywhere")
         disable = gr.Button("Disable", variant="stop")
+    with gr.Row():
+        expires = gr.Textbox(label="A new link expires after", placeholder="30m, 12h, 7d, 2w; never where empty")
+        once = gr.Checkbox(label="A new link lets in once only")
+    gr.Markdown("A new link or password signs the person out everywhere.", elem_classes="fr-note")
     link_shown = gr.Textbox(label="Personal link, shown once", visible=False, interactive=False, buttons=["copy"])
 
     def on_add(name: str, role: str, password: str) -> tuple[str, str]:
         _act(context, lambda session: add_person(session, name, Role(role), password or None))
         return people_html(context), ""
 
-    def on_link(name: str, request: gr.Request) -> tuple[str, object]:
-        token = _act(context, lambda session: make_link_token(get_person(session, name)))
+    def on_link(name: str, expires: str, once: bool, request: gr.Request) -> tuple[str, object]:
+        token = _act(
+            context, lambda session: make_link_token(get_person(session, name), read_lifetime(expires), once=once)
+        )
         assert request.request is not None
         address = f"{public_address(request.request)}{context.root_path}/enter/{token}"
         return people_html(context), gr.Textbox(value=address, visible=True)
@@ -89,14 +106,19 @@ def build(context: Context) -> None:
         _act(context, lambda session: set_password(get_person(session, name), password))
         return people_html(context), ""
 
+    def on_sign_out(name: str) -> None:
+        _act(context, lambda session: end_sessions(get_person(session, name)))
+        gr.Info(f"{name} is signed out everywhere.")
+
     def on_disable(name: str) -> str:
         _act(context, lambda session: disable_person(session, name))
         return people_html(context)
 
     gr.on(None, lambda: people_html(context), None, [table], api_visibility="private", show_progress="hidden")
     add.click(on_add, [name, role, password], [table, password], api_visibility="private")
-    link.click(on_link, [name], [table, link_shown], api_visibility="private")
+    link.click(on_link, [name, expires, once], [table, link_shown], api_visibility="private")
     change.click(on_password, [name, password], [table, password], api_visibility="private")
+    sign_out.click(on_sign_out, [name], None, api_visibility="private")
     disable.click(on_disable, [name], [table], api_visibility="private")
 
 

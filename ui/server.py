@@ -30,11 +30,14 @@ import ui.train
 from annotate.project import load_settings, store_question
 from db.images import MEDIA_TYPE_OF_SUFFIX, image_path
 from db.models import Image, Role
-from ui.access import BelowRootPath, Gate, Tokens, load_secret, sign_in_routes, visitor_of
+from ui.access import Gate, Tokens, load_secret, visitor_of
+from ui.address import BelowRootPath
+from ui.address_token import AddressToken
 from ui.context import Context
 from ui.errors import refuse_invalid
 from ui.label import label_routes
 from ui.run_routes import run_routes
+from ui.sign_in import sign_in_routes
 from ui.train_round import round_routes
 from ui.train_routes import train_routes
 from ui.turns import BoundWaits, TakeTurns
@@ -101,7 +104,7 @@ def make_app(context: Context) -> FastAPI:
         css=(STATIC / "admin.css").read_text(encoding="utf-8"),
     )
     app.add_middleware(TakeTurns, auth=context.auth)
-    app.add_middleware(Gate, context=context)
+    app.add_middleware(Gate, context=context, address_token=AddressToken(secret, context.root_path))
     app.add_middleware(
         SessionMiddleware,
         secret_key=secret.hex(),

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr
 import pytest
@@ -23,6 +24,7 @@ from db.images import add_image, probe_image
 from db.models import Judgment, Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
+from tests.conftest import address_of
 from ui.context import Context
 
 CHROMIUM_FLAGS = [
@@ -41,9 +43,10 @@ METHODS = ("bicubic-secret", "gfpgan-secret", "codeformer-secret")
 class ThreadedServer:
     """The app behind a real port, in a thread of the tests: ready in a second, where a process takes four."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, context: Context) -> None:
         listener = open_listener("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self.address = self.url if context.auth else address_of(context.data, self.url)
         self.server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]}, daemon=True)
         self.thread.start()
@@ -98,8 +101,9 @@ def serve(database: Database, data: Path, monkeypatch: pytest.MonkeyPatch) -> It
         with monkeypatch.context() as patch:
             if not admin_pages:
                 patch.setattr(ui.server, "build_pages", build_no_pages)
-            app = ui.server.make_app(Context(database=database, data=data))
-        servers.append(ThreadedServer(app))
+            context = Context(database=database, data=data)
+            app = ui.server.make_app(context)
+        servers.append(ThreadedServer(app, context))
         return servers[-1]
 
     yield start
@@ -125,9 +129,17 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
+def is_foreign(url: str) -> bool:
+    """Whether an address leads to another machine."""
+    return urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).hostname != "127.0.0.1"
+
+
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages in browser contexts of their own; a page's uncaught errors fail the test."""
+    """Opens pages in browser contexts of their own.
+
+    A page's uncaught errors fail the test, and what its content policy refused, and requests to other machines.
+    """
     contexts = []
     errors: list[str] = []
 
@@ -136,6 +148,8 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.append(said.text) if "Content Security Policy" in said.text else None)
+        page.on("request", lambda request: errors.append(request.url) if is_foreign(request.url) else None)
         return page
 
     yield open_page
@@ -149,7 +163,7 @@ def sign_in() -> Callable[[Page, Any, str], None]:
     """Signs a page in by name, passes the guidelines, waits for the first pair."""
 
     def sign_in(page: Page, server: Any, name: str) -> None:
-        page.goto(server.url)
+        page.goto(server.address)
         page.get_by_label("Name").fill(name)
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("button", name="Start labelling").click()

@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
 from db.models import Judgment, Person, Role
 from db.session import Database
+from ui.server import PAGES
 
 pytestmark = pytest.mark.browser
 PERSONAL_LINK = re.compile(r"^http://127\.0\.0\.1:\d+/enter/[\w-]{30,}$")
@@ -22,7 +24,7 @@ def admin(serve_process: Any, open_page: Any, database: Database) -> Page:
     """A signed-in admin's page on a server with an empty database."""
     server = serve_process()
     page: Page = open_page(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    page.goto(server.url)
+    page.goto(server.address)
     page.get_by_label("Name").fill("ada")
     page.get_by_role("button", name="Sign in").click()
     page.get_by_role("button", name="Start labelling").click()
@@ -107,3 +109,38 @@ def test_settings_reach_the_labelling_page(admin: Page) -> None:
     expect(admin.get_by_text("Saved.")).to_be_visible()
     admin.get_by_role("link", name="Label", exact=True).click()
     expect(admin.locator("#question")).to_have_text("Who looks like themselves?")
+
+
+def test_every_page_bears_its_content_policy(serve: Any, fill: Any, open_page: Any, sign_in: Any) -> None:
+    fill(2)
+    server, page = serve(), open_page()
+    sign_in(page, server, "ada")
+    refused: list[str] = []
+    page.on("response", lambda answer: refused.append(answer.url) if answer.status >= 400 else None)
+    for name, _ in PAGES:
+        answer = page.goto(f"{server.url}/admin/" + ("" if name == PAGES[0][0] else name.lower()))
+        assert answer is not None
+        policy = answer.headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in policy
+        assert "default-src 'self'" in policy
+        expect(page.get_by_role("heading", name=name, exact=True).first).to_be_visible(timeout=20_000)
+        page.wait_for_timeout(500)  # Gradio never stops asking; what a page loads comes at once
+        # System fonts: what is named is there, nothing is loaded from elsewhere (open_page sees to that).
+        assert page.evaluate("[...document.fonts].filter((font) => font.status === 'error').length") == 0
+    assert [url for url in refused if not url.endswith(("/manifest.json", "/favicon.ico"))] == []
+
+
+def test_no_page_of_another_site_frames_or_reads_the_admin_pages(
+    serve: Any, fill: Any, open_page: Any, sign_in: Any
+) -> None:
+    fill(1)
+    server, page = serve(), open_page()
+    sign_in(page, server, "ada")
+    cookies = {cookie["name"]: cookie["value"] for cookie in page.context.cookies()}
+    for path in ("/admin/", "/admin/config", "/admin/gradio_api/info", "/admin/theme.css"):
+        for origin in ("https://evil.example", "null", "http://localhost:1", server.url):
+            for method in ("GET", "OPTIONS"):
+                asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+                answer = httpx.request(method, server.url + path, headers=asked, cookies=cookies)
+                named = [name for name in answer.headers if name.startswith("access-control-")]
+                assert named == [], (path, origin, method)

@@ -126,14 +126,14 @@ def without_cookies(browser: Browser, tmp_path: Path) -> Iterator[Page]:
 def test_blocked_cookies_are_said_before_the_form_is_filled(serve: Any, without_cookies: Page) -> None:
     errors: list[str] = []
     without_cookies.on("pageerror", lambda error: errors.append(str(error)))
-    without_cookies.goto(serve().url)
+    without_cookies.goto(serve().address)
     expect(without_cookies.get_by_role("alert")).to_contain_text("This browser blocks cookies")
     assert errors == []
 
 
 def test_allowed_cookies_are_no_matter(serve: Any, open_page: Any) -> None:
     page = open_page()
-    page.goto(serve().url)
+    page.goto(serve().address)
     expect(page.get_by_label("Name")).to_be_visible()
     expect(page.locator("#explain")).to_contain_text("Who is judging?")
     expect(page.locator("#cookies")).to_be_hidden()
@@ -234,7 +234,7 @@ def test_the_last_pairs_with_others_are_said_and_come_when_they_go(
     server = serve()
     ada, ben = open_page(), open_page()
     sign_in(ada, server, "ada")
-    ben.goto(server.url)
+    ben.goto(server.address)
     ben.get_by_label("Name").fill("ben")
     ben.get_by_role("button", name="Sign in").click()
     ben.get_by_role("button", name="Start labelling").click()

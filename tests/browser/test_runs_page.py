@@ -88,7 +88,7 @@ def visit(serve: Any, open_page: Callable[..., Page], database: Database) -> Cal
 
     def visit(path: str) -> Page:
         page = open_page(viewport={"width": 1280, "height": 1000})
-        page.goto(f"{server.url}/sign-in")
+        page.goto(server.address)
         page.get_by_label("Name").fill("ada")
         page.get_by_role("button", name="Sign in").click()
         page.wait_for_url(f"{server.url}/")

@@ -8,7 +8,7 @@ from sqlalchemy import select, text
 
 from annotate.project import ProjectSettings, question_key, store_question
 from db.engine import alembic_config, default_url, make_engine
-from db.models import Judgment, Lease, Pair, Picked, Question, Run, RunState, Shortlist
+from db.models import Judgment, Lease, Pair, Person, Picked, Question, Run, RunState, Shortlist
 from db.session import open_database
 
 OLD_ROWS = """
@@ -122,4 +122,29 @@ def test_runs_of_before_the_queue_keep_what_they_were_and_none_is_started_by_sur
         config.attributes["connection"] = connection
         command.downgrade(config, "0002")
         assert connection.execute(text("SELECT count(*) FROM run")).scalar() == 4
+    engine.dispose()
+
+
+def test_who_is_signed_in_stays_so(data, database_url):
+    data.mkdir()
+    engine = make_engine(database_url or default_url(data))
+    with engine.begin() as connection:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0004")
+        connection.execute(
+            text(
+                "INSERT INTO person (id, name, public_id, role, simulated, link_hash, created_at)"
+                " VALUES (1, 'Ada', 'p1', 'annotator', false, 'abc', '2026-01-01 00:00:00')"
+            )
+        )
+    database = open_database(data, database_url)
+    with database.read() as session:
+        ada = session.get_one(Person, 1)
+        assert (ada.session_version, ada.link_hash, ada.link_expires_at, ada.link_once) == (0, "abc", None, False)
+    database.close()
+    with engine.begin() as connection:  # and back
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0004")
+        assert connection.execute(text("SELECT name FROM person")).all() == [("Ada",)]
     engine.dispose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import stat
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,9 +26,11 @@ from db.images import add_image, image_path, probe_image
 from db.models import Choice, Image, Judgment, Lease, Pair, Picked, Role, Side, Split, utc_now
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
-from ui.access import Tokens, Visitor, check_someone_can_sign_in
+from tests.conftest import address_of
+from ui.access import Tokens, Visitor, load_secret
 from ui.context import Context
 from ui.server import make_app
+from ui.sign_in import check_someone_can_sign_in
 from ui.throttle import FAILURES_PER_ADDRESS
 
 PASSWORD = "correct horse"
@@ -505,6 +508,22 @@ def test_a_damaged_key_is_one_line(database: Database, data: Path, content: str)
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
 
 
+def test_a_new_key_is_on_the_disk_before_it_signs_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    really = os.fsync
+
+    def fsync(handle: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        really(handle)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    key = load_secret(tmp_path)
+    assert [Path(name).parent == tmp_path or Path(name) == tmp_path for name in synced] == [True, True]
+    assert synced[-1] == str(tmp_path), "the folder, in which the name is"
+    assert load_secret(tmp_path) == key
+    assert len(synced) == 2
+
+
 def test_requests_from_another_site_are_refused(client: Callable[..., TestClient]) -> None:
     ben = client("ben")
     assert ben.post("/api/label", json={"want": 1}, headers={"Origin": "http://evil.example"}).status_code == 403
@@ -513,8 +532,9 @@ def test_requests_from_another_site_are_refused(client: Callable[..., TestClient
 
 def test_without_auth_only_localhost_names_are_answered(project: None, database: Database, data: Path) -> None:
     app = make_app(Context(database=database, data=data))
-    assert TestClient(app, base_url="http://rebound.example").get("/sign-in").status_code == 403
+    assert TestClient(app, base_url="http://rebound.example").get(address_of(data, "")).status_code == 403
     local = TestClient(app, base_url="http://127.0.0.1:7860", follow_redirects=False)
+    local.get(address_of(data, ""))
     assert local.post("/sign-in", data={"name": "new person"}).headers["location"] == "/"
     assert local.get("/api/session").json()["person"] | {"id": ""} == {"name": "new person", "role": "admin", "id": ""}
 
@@ -522,6 +542,7 @@ def test_without_auth_only_localhost_names_are_answered(project: None, database:
 def test_a_new_name_like_somebody_elses_is_asked_for_once(project: None, database: Database, data: Path) -> None:
     app = make_app(Context(database=database, data=data))
     local = TestClient(app, base_url="http://127.0.0.1:7860", follow_redirects=False)
+    local.get(address_of(data, ""))
     asked = local.post("/sign-in", data={"name": "Ada", "next": "/x"}).headers["location"]
     assert asked == "/sign-in?new=Ada&alike=ada&next=%2Fx"
     assert local.get("/api/session").status_code == 401

@@ -383,7 +383,7 @@ def test_a_signal_ends_it_after_the_batch_and_the_same_command_goes_on(
 
 def test_an_ablation_gets_its_report_without_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
-    monkeypatch.setattr("refl.ablate_command.run_module", ran.append)
+    monkeypatch.setattr("refl.ablate_command.run_module", lambda command, _url: ran.append(command))
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / "training.json").write_text('{"config": {}}')
     args = argparse.Namespace(restorer="tiny", reward="frm", test_faces=None, data="data", db=None, weights=None)
