@@ -9,11 +9,11 @@ import secrets
 import unicodedata
 from datetime import timedelta
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from db.errors import UserError
-from db.models import Person, Role, utc_now
+from db.models import Judgment, Person, Role, utc_now
 
 SCRYPT = {"n": 2**14, "r": 8, "p": 1, "maxmem": 64 * 2**20}
 MIN_PASSWORD_LENGTH = 8
@@ -230,3 +230,20 @@ def disable_person(session: Session, name: str) -> Person:
     person.disabled_at = utc_now()
     end_sessions(person)
     return person
+
+
+def enable_person(session: Session, name: str) -> Person:
+    """Let a disabled person sign in again, with the password or link that they had.
+
+    Raises:
+        UserError: no such person.
+    """
+    person = get_person(session, name)
+    person.disabled_at = None
+    return person
+
+
+def count_answers(session: Session, person: Person) -> int:
+    """A person's answers that count: live ones, of whatever kind."""
+    live = select(func.count()).where(Judgment.person_id == person.id, Judgment.superseded_at.is_(None))
+    return session.scalar(live) or 0

@@ -1,4 +1,4 @@
-"""Who may see what: one gate in front of every route, and the tokens that tie images and pairs to a person.
+"""Who may see what: one gate in front of every route, and who a visitor is.
 
 An anonymous visitor reaches the sign-in page and the static files. An annotator reaches the labelling page, its API
 and the images that this API named to them. An admin reaches everything.
@@ -6,8 +6,6 @@ and the images that this API named to them. An admin reaches everything.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 import secrets
 from contextlib import suppress
@@ -24,7 +22,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from db.errors import UserError
-from db.models import Person, Picked, Role
+from db.models import Person, Role
 from ui.address import is_loopback, path_of
 from ui.address_token import AddressToken
 from ui.context import Context
@@ -33,15 +31,6 @@ from ui.turns import Turns
 
 SECRET_BYTES = 32
 OPEN_PATHS = ("/sign-in", "/enter/", "/static/", "/api/sign-in-info", "/favicon.ico")
-PICKED_BY_LETTER = {
-    "r": Picked.random,
-    "u": Picked.uncertain,
-    "g": Picked.disagreement,
-    "v": Picked.diverse,
-    "l": Picked.leftover,
-}
-"""How a showing says why its pair was picked: not in clear words, for whoever judges shall not be told."""
-LETTER_OF_PICKED = {picked: letter for letter, picked in PICKED_BY_LETTER.items()}
 ADMIN_PATHS = ("/admin", "/api/runs", "/api/train", "/api/lineage")
 GRADIO_PATHS = ("/admin",)
 MAX_BODY_BYTES = {
@@ -115,52 +104,10 @@ def load_secret(data: Path) -> bytes:
 
 
 class Tokens:
-    """Signed texts: which image an annotator may load, and which pair was shown to whom, which way round."""
+    """Signed texts that a browser keeps."""
 
-    def __init__(self, secret: bytes, root_path: str = "") -> None:
-        self._secret = secret
-        self._root_path = root_path
-        self._showings = URLSafeSerializer(secret, salt="showing")
+    def __init__(self, secret: bytes) -> None:
         self._devices = URLSafeSerializer(secret, salt="browser")
-
-    def image(self, visitor: Visitor, sha256: str) -> str:
-        """The token with which this visitor loads this image."""
-        message = f"image {visitor.public_id} {sha256}".encode()
-        return hmac.new(self._secret, message, hashlib.sha256).hexdigest()[:32]
-
-    def image_address(self, visitor: Visitor, sha256: str) -> str:
-        """Where this visitor's browser finds this image."""
-        return f"{self._root_path}/img/{sha256}?t={self.image(visitor, sha256)}"
-
-    def showing(
-        self, visitor: Visitor, pair_id: int, repeat_no: int, shown_left: str, picked: Picked, question: str
-    ) -> str:
-        """What the page sends back with an answer: the pair as it was displayed, not as the server guesses."""
-        letter = LETTER_OF_PICKED[picked]
-        return self._showings.dumps([visitor.person_id, pair_id, repeat_no, shown_left, letter, question])
-
-    def read_showing(self, visitor: Visitor, token: str) -> tuple[int, int, str, Picked, str]:
-        """What is known of a showing to this visitor.
-
-        Returns:
-            pair id, repeat number, which candidate stood left, why it was picked, and the key of the question that was
-            asked when it was given out ('' in the tokens of older versions).
-
-        Raises:
-            UserError: not a token of ours, or made for somebody else.
-        """
-        try:
-            # Showings of a page that is open since before there were other orders have no letter, nor a question.
-            person_id, pair_id, repeat_no, shown_left, *more = self._showings.loads(token)
-        except (BadSignature, ValueError) as error:
-            raise UserError("This answer does not belong to a pair that was shown; load the page anew.") from error
-        if person_id != visitor.person_id:
-            raise UserError(
-                "This answer belongs to a pair that was shown to somebody else; sign in as them to send it."
-            )
-        letter = more[0] if more else "r"
-        question = more[1] if len(more) > 1 else ""
-        return pair_id, repeat_no, shown_left, PICKED_BY_LETTER[letter], question
 
     def device(self, name: str) -> str:
         """What a browser keeps after a sign-in of this name, so that strangers' guesses do not lock it out."""

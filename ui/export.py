@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from annotate.discard import describe_discarded
 from annotate.export import ExportOptions
 from db.errors import UserError
 from db.models import Label, Method, Origin, Pair, Person, Run, RunState, Source, Split
@@ -182,10 +183,12 @@ def status_html(data: Path, run: Run | None) -> str:
     splits = ", ".join(f"{escape(split)} {count:,}" for split, count in result["splits"].items())
     dropped = ", ".join(f"{count:,} by {escape(name)}" for name, count in result["dropped"].items() if count)
     ties = result.get("ties_left_out")
+    discarded = describe_discarded(**result["discarded"]) if "discarded" in result else ""
     return (
         f'<div role="status"><p>Run {run.id}: {result["rows"]:,} labelled pairs ({splits}) as '
         f"{escape(str(run.config['format']))}; left out: {dropped or 'none'}."
         + (f" {ties:,} ties are not in the file, since the format cannot say them." if ties else "")
+        + (f" {discarded}." if discarded else "")
         + f"<br>In <code>{escape(result['out'])}</code></p></div>"
     )
 

@@ -9,9 +9,11 @@ from typing import Any
 import httpx
 import pytest
 from playwright.sync_api import Page, expect
-from sqlalchemy import select
+from sqlalchemy import func, select
 
-from db.models import Judgment, Person, Role
+from annotate.judgments import Answer, record_judgment
+from annotate.people import add_person
+from db.models import Choice, Judgment, Pair, Person, Role, Side
 from db.session import Database
 from ui.server import PAGES
 
@@ -91,9 +93,36 @@ def test_people_are_added_and_disabled(admin: Page, database: Database) -> None:
         ben = session.scalars(select(Person).where(Person.name == "ben")).one()
         assert ben.role is Role.annotator
         assert ben.disabled_at is not None
+    admin.get_by_role("button", name="Enable").click()
+    expect(admin.get_by_text("ben enabled.")).to_be_visible()
+    expect(admin.get_by_role("cell", name="disabled")).to_be_hidden()
     admin.get_by_label("Name").fill("ada")
     admin.get_by_role("button", name="Disable").click()
     expect(admin.get_by_text("is the only admin")).to_be_visible()
+
+
+def test_answers_of_a_person_are_discarded_and_restored(admin: Page, database: Database, fill: Any) -> None:
+    fill(1)
+    with database.write() as session:
+        ben, pairs = add_person(session, "ben"), session.scalars(select(Pair.id)).all()
+        for number, pair_id in enumerate(pairs):
+            uuid = f"00000000-0000-0000-0000-{number:012}"
+            record_judgment(session, ben.id, Answer(uuid, pair_id, 0, Side.a, Choice.a, 7.3))
+
+    def count() -> int:
+        with database.read() as session:
+            return session.scalar(select(func.count()).where(Judgment.superseded_at.is_(None))) or 0
+
+    visit(admin, "People")
+    admin.get_by_label("Name").fill("ben")
+    admin.get_by_role("button", name="Disable").click()
+    expect(admin.get_by_text(f"ben disabled. Their {len(pairs)} answers still count")).to_be_visible()
+    admin.get_by_role("button", name="Discard answers").click()
+    expect(admin.get_by_text(f"{len(pairs)} answers of ben discarded")).to_be_visible()
+    assert count() == 0
+    admin.get_by_role("button", name="Restore answers").click()
+    expect(admin.get_by_text(f"{len(pairs)} answers of ben count again")).to_be_visible()
+    assert count() == len(pairs)
 
 
 def test_settings_reach_the_labelling_page(admin: Page) -> None:

@@ -10,6 +10,8 @@ import { forget, keep, namesOf, recallJson } from "./storage.js";
 const MAX_EVENTS = 100;
 const RETRY_MS = [500, 1000, 2000, 4000, 8000];
 const HEARTBEAT_MS = 2000;
+const TIMER_EARLY_MS = 20;
+const STATE_OF_STATUS = { 401: "signed-out", 409: "signed-out", 429: "too-fast" };
 const TAKEN_APART = [400, 413, 414, 422]; // a request refused so may hold one bad event, which alone is to blame
 
 /** A random UUID; crypto.randomUUID is missing on plain http addresses. */
@@ -25,10 +27,10 @@ export function makeId() {
  * Make the outbox of this tab.
  * @param {string} personId whose answers these are; another person's never mix in.
  * @param {{need: () => {want: number, holding: string[], question: string}, onAnswer: (answer: object) => void,
- *   onState: (state: {name: string, waiting: number, kept: boolean}) => void,
+ *   onState: (state: {name: string, waiting: number, kept: boolean, seconds: number}) => void,
  *   onRefused: (event: object, error: string) => void}} page what to ask for, what to do with the answer, and what with
- *   an event that the server does not take. States: saved, saving, retrying, signed-out; `waiting` answers are on their
- *   way, and `kept` says whether this browser keeps them for a later page.
+ *   an event that the server does not take. States: saved, saving, retrying, too-fast, signed-out; `waiting` answers
+ *   are on their way, for `seconds` none is sent, and `kept` says whether this browser keeps them for a later page.
  */
 export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
   const prefix = `facereward:outbox:${personId}:`;
@@ -42,6 +44,8 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
   let timer = 0;
   let again = false;
   let most = MAX_EVENTS;
+  let failing = "retrying"; // the state while `failures`
+  let notBefore = 0; // Date.now() until which the server asked to wait
 
   /** Other tabs read `seen`: a tab that lives renews it, one that closes says so with 0. */
   function store(seen = Date.now()) {
@@ -69,14 +73,14 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
   const makeBody = (sent, asking) => JSON.stringify({ person: personId, page: pageId, events: sent, ...asking });
 
   function report(name) {
-    onState({ name, waiting: events.length, kept });
+    onState({ name, waiting: events.length, kept, seconds: Math.max(0, Math.ceil((notBefore - Date.now()) / 1000)) });
   }
 
   /** Queue an event; `flush` sends it. */
   function push(event) {
     events.push(event);
     store();
-    report(failures ? "retrying" : "saving");
+    report(failures ? failing : "saving");
   }
 
   /** Take the events out that have an answer of the server, of whatever kind. */
@@ -85,8 +89,9 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
     store();
   }
 
-  /** Send what waits and fetch what is needed; one request at a time. */
+  /** Send what waits and fetch what is needed; one request at a time, and none while the server asked to wait. */
   async function flush() {
+    if (Date.now() < notBefore) return;
     if (inFlight) {
       again = true;
       return;
@@ -103,7 +108,7 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
         headers: { "Content-Type": "application/json" },
         body: makeBody(sent, asking),
       });
-      if (!response.ok) throw new ServerError(response.status, await response.text());
+      if (!response.ok) throw new ServerError(response, await response.text());
       const answer = await response.json();
       settle(sent);
       failures = 0;
@@ -121,10 +126,13 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
       }
       failures += 1;
       console.warn("not sent yet:", error);
-      report(error instanceof ServerError && [401, 409].includes(error.status) ? "signed-out" : "retrying");
+      if (error instanceof ServerError && error.seconds) notBefore = Date.now() + 1000 * error.seconds;
+      failing = STATE_OF_STATUS[error instanceof ServerError ? error.status : 0] ?? "retrying";
+      report(failing);
     }
     inFlight = false;
-    if (failures) timer = setTimeout(flush, RETRY_MS[Math.min(failures, RETRY_MS.length) - 1]);
+    const pause = Math.max(notBefore + TIMER_EARLY_MS - Date.now(), RETRY_MS[Math.min(failures, RETRY_MS.length) - 1]);
+    if (failures) timer = setTimeout(flush, pause);
     else if (events.length || again) flush();
   }
 
@@ -168,8 +176,9 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
 }
 
 class ServerError extends Error {
-  constructor(status, text) {
-    super(`${status} ${text.slice(0, 200)}`);
-    this.status = status;
+  constructor(response, text) {
+    super(`${response.status} ${text.slice(0, 200)}`);
+    this.status = response.status;
+    this.seconds = Number(response.headers.get("Retry-After")) || 0; // that the server asks to wait
   }
 }
