@@ -37,29 +37,29 @@ def admin(serve_process: Any, open_page: Any, database: Database) -> Page:
 def visit(page: Page, name: str) -> None:
     """Follow the link to another admin page."""
     page.get_by_role("link", name=name, exact=True).click()
-    expect(page.get_by_role("heading", name=name, exact=True).first).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("heading", name=name, exact=True).first).to_be_visible()
 
 
 def test_from_a_folder_to_a_dataset_by_clicks(
     admin: Page, restored_folder: Path, database: Database, data: Path
 ) -> None:
-    expect(admin.get_by_text("Nothing imported yet")).to_be_visible(timeout=20_000)
+    expect(admin.get_by_text("Nothing imported yet")).to_be_visible()
     address = admin.url
     admin.goto(address.partition("/admin")[0])
-    expect(admin.locator("#notice")).to_contain_text("nothing to judge yet", timeout=15_000)
+    expect(admin.locator("#notice")).to_contain_text("nothing to judge yet")
     admin.goto(address)
     admin.get_by_label("Folder, manifest or zip on the server").fill(str(restored_folder))
     admin.get_by_role("button", name="Import", exact=True).click()
-    expect(admin.get_by_text("4 sources added")).to_be_visible(timeout=30_000)
+    expect(admin.get_by_text("4 sources added")).to_be_visible()
     admin.get_by_role("button", name="Make pairs").click()
-    expect(admin.get_by_text("10 pairs added")).to_be_visible(timeout=30_000)
+    expect(admin.get_by_text("10 pairs added")).to_be_visible()
 
     admin.get_by_role("link", name="Label", exact=True).click()
     for _ in range(10):
         admin.locator("#stage[data-state=shown]").wait_for()
         admin.keyboard.press("ArrowLeft")
         admin.wait_for_timeout(150)
-    expect(admin.locator("#notice")).to_contain_text("All done", timeout=15_000)
+    expect(admin.locator("#notice")).to_contain_text("All done")
     with database.read() as session:
         made = len(session.scalars(select(Judgment)).all())
     assert made == 10
@@ -71,7 +71,7 @@ def test_from_a_folder_to_a_dataset_by_clicks(
     assert admin.get_by_text("codeformer").count() > 0
 
     visit(admin, "Export")
-    expect(admin.get_by_text("judged pairs")).to_be_visible(timeout=20_000)
+    expect(admin.get_by_text("judged pairs")).to_be_visible()
     admin.get_by_role("button", name="Export", exact=True).click()
     expect(admin.get_by_text("labelled pairs (")).to_be_visible(timeout=60_000)
     with admin.expect_download() as download:
@@ -128,7 +128,7 @@ def test_answers_of_a_person_are_discarded_and_restored(admin: Page, database: D
 def test_settings_reach_the_labelling_page(admin: Page) -> None:
     visit(admin, "Project")
     question = admin.get_by_label("Question")
-    expect(question).to_have_value("Which restoration is better?", timeout=20_000)
+    expect(question).to_have_value("Which restoration is better?")
     question.fill("Who looks like themselves?")
     admin.get_by_label("Repeat share").fill("0.9")
     admin.get_by_role("button", name="Save").click()

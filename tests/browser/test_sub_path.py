@@ -112,13 +112,13 @@ def test_everything_works_below_a_path(
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
     for name, words in (("runs", "No runs yet"), ("train", "Next round"), ("models", "Models"), ("people", "ada")):
         page.goto(f"{proxy.url}/admin/{name}")
-        expect(page.get_by_text(words).first).to_be_visible(timeout=20_000)
+        expect(page.get_by_text(words).first).to_be_visible()
     page.get_by_role("textbox", name="Name").fill("ben")
     page.get_by_role("button", name="Add person").click()
-    expect(page.locator("table.fr")).to_contain_text("ben", timeout=20_000)
+    expect(page.locator("table.fr")).to_contain_text("ben")
     page.get_by_role("button", name="Make a new personal link").click()
     link = page.locator("textarea[disabled], input[disabled]")
-    expect(link).to_have_value(re.compile(re.escape(f"{proxy.url}/enter/")), timeout=20_000)
+    expect(link).to_have_value(re.compile(re.escape(f"{proxy.url}/enter/")))
     other = open_page()
     other.goto(link.input_value())
     other.wait_for_url("**/label/")
@@ -213,5 +213,5 @@ def test_text_from_the_right_is_laid_out_from_the_right(
     assert direction(page, "td:has-text('דנה')") == "rtl"
     page.goto(f"{server.url}/admin/project")
     field = page.get_by_role("textbox", name="Guidelines")
-    expect(field).to_have_value(re.compile("انظر"), timeout=20_000)
+    expect(field).to_have_value(re.compile("انظر"))
     assert field.evaluate("element => getComputedStyle(element).unicodeBidi") == "plaintext"

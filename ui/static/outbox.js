@@ -12,6 +12,7 @@ const RETRY_MS = [500, 1000, 2000, 4000, 8000];
 const HEARTBEAT_MS = 2000;
 const TIMER_EARLY_MS = 20;
 const STATE_OF_STATUS = { 401: "signed-out", 409: "signed-out", 429: "too-fast" };
+const SEND_MS = 30_000; // a request that hangs longer, as on a connection that died in silence, is sent anew
 const TAKEN_APART = [400, 413, 414, 422]; // a request refused so may hold one bad event, which alone is to blame
 
 /** A random UUID; crypto.randomUUID is missing on plain http addresses. */
@@ -61,7 +62,7 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
     const before = events.length;
     for (const key of namesOf(prefix)) {
       const box = recallJson(key);
-      const closed = Array.isArray(box?.events) && !(Date.now() - box.seen < 3 * HEARTBEAT_MS);
+      const closed = Array.isArray(box?.events) && !(Math.abs(Date.now() - box.seen) < 3 * HEARTBEAT_MS); // a clock may be put back
       if (key === ownKey || adopted.has(key) || !closed) continue;
       events.unshift(...box.events);
       adopted.add(key);
@@ -107,9 +108,11 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
         method: "POST",
         headers: { "Content-Type": "application/json" },
         body: makeBody(sent, asking),
+        signal: AbortSignal.timeout?.(SEND_MS),
       });
       if (!response.ok) throw new ServerError(response, await response.text());
       const answer = await response.json();
+      if (!isAnswerTo(sent, answer)) throw new Error("something else answered in the server's place");
       settle(sent);
       failures = 0;
       if (sent.length < most) most = MAX_EVENTS; // what had to be sent singly is through
@@ -145,7 +148,7 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
     const { holding } = need();
     for (let count = Math.min(events.length, MAX_EVENTS); ; count = Math.floor(count / 2)) {
       const body = makeBody(events.slice(0, count), { holding, leaving: true });
-      if (navigator.sendBeacon(at("/api/label"), new Blob([body], { type: "application/json" })) || count === 0) return;
+      if (sendLast(at("/api/label"), body) || count === 0) return;
     }
   }
 
@@ -173,6 +176,21 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
   }
 
   return { push, flush, leave, renew, state: () => ({ name: events.length ? "saving" : "saved", waiting: events.length, kept }) };
+}
+
+/** Whether this is the server's word on each of these events; a network's portal or a proxy may say anything. */
+function isAnswerTo(sent, answer) {
+  if (!Array.isArray(answer?.results) || !Array.isArray(answer.pairs) || answer.results.length !== sent.length) return false;
+  return answer.results.every(({ id, status }, place) => id === sent[place]?.id || (id === null && status === "refused"));
+}
+
+/** Send a body that outlives the page; false where it is too large for that. Some browsers have no beacons. */
+function sendLast(address, body) {
+  const blob = new Blob([body], { type: "application/json" });
+  if (navigator.sendBeacon) return navigator.sendBeacon(address, blob);
+  if (blob.size > 60_000) return false;
+  fetch(address, { method: "POST", body: blob, keepalive: true }).catch(() => {}); // then a later page sends them
+  return true;
 }
 
 class ServerError extends Error {
