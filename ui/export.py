@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from html import escape
 from pathlib import Path
@@ -218,6 +219,10 @@ def _zip_of(data: Path, run: Run | None, out: Path | None) -> str | None:
     if not archive.exists():
         if sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) > MAX_ZIP_BYTES:
             return None
-        partial = Path(shutil.make_archive(str(archive.with_suffix("")) + "-partial", "zip", out))
-        partial.rename(archive)
+        partial = archive.with_name(f".{archive.stem}-{secrets.token_hex(8)}.zip")  # of this request alone
+        try:
+            shutil.make_archive(str(partial.with_suffix("")), "zip", out)
+            partial.replace(archive)
+        finally:
+            partial.unlink(missing_ok=True)
     return str(archive)

@@ -90,7 +90,9 @@ def test_human_ceiling_counts_people_only() -> None:
     # Two of three answers of each person equal the other's.
     assert table.loc["human ceiling", "value"] == pytest.approx(2 / 3)
     assert table.loc["human ceiling", "n"] == 48
-    assert table.loc["human ceiling", "low"] == table.loc["human ceiling", "high"]  # every source is the same
+    # Every one of the 8 sources is the same, which is not to say that the share is certain.
+    assert table.loc["human ceiling", "low"] < 0.5
+    assert table.loc["human ceiling", "high"] > 0.8
     only_robots = compute_agreement(robots).set_index("measure")
     assert math.isnan(only_robots.loc["human ceiling", "value"])
 
