@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from db.errors import UserError
 from db.models import Person, Role
-from ui.address import is_loopback, path_of
+from ui.address import is_loopback, is_same_origin, path_of, refuses_host, split_host
 from ui.address_token import AddressToken
 from ui.context import Context
 from ui.errors import refusal
@@ -160,20 +160,29 @@ class Gate:
             return await anyio.to_thread.run_sync(find_visitor, self.context, request, limiter=self.threads)
 
     def _refuse_foreign(self, request: Request) -> Response | None:
-        """Requests that another site's page makes through the visitor's browser."""
-        host = request.headers.get("host", "")
-        # Only a proxy, or a page that the browser counts as ours, can set this one.
-        forwarded = request.headers.get("x-forwarded-host", host).split(",")[0].strip()
-        origin = request.headers.get("origin")
-        if not self.context.auth and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        """Requests to another host than ours, and those of another site's page through the visitor's browser."""
+        base_url, host = self.context.base_url, request.headers.get("host", "")
+        came_to = request.scope.get("facereward.host", host)
+        if base_url is not None and refuses_host(base_url, came_to):
             return refusal(
                 request,
                 403,
-                f"Without --auth this app answers on localhost only, not as {host!r}. Start it with --auth to let "
+                f"This app answers as {base_url} (--base-url), not as {came_to!r}. Let the proxy pass the Host header "
+                "on, or start the app with the address that people open.",
+            )
+        if not self.context.auth and not is_loopback((split_host(came_to) or ("", 0))[0]):
+            return refusal(
+                request,
+                403,
+                f"Without --auth this app answers on localhost only, not as {came_to!r}. Start it with --auth to let "
                 "others in.",
             )
-        unsafe = request.method not in ("GET", "HEAD", "OPTIONS")
-        if unsafe and origin is not None and urlsplit(origin).netloc not in (host, forwarded):
+        if request.method in ("GET", "HEAD", "OPTIONS") or (origin := request.headers.get("origin")) is None:
+            return None
+        # Only a proxy, or a page that the browser counts as ours, can set this one.
+        forwarded = request.headers.get("x-forwarded-host", host).split(",")[0].strip()
+        own = any(is_same_origin(origin, name) for name in (host, forwarded))
+        if not own or (base_url is not None and urlsplit(origin).scheme != base_url.scheme):
             return refusal(request, 403, f"A page of {origin} may not send to {host}.")
         return None
 

@@ -30,7 +30,7 @@ from annotate.project import load_settings, store_question
 from db.images import MEDIA_TYPE_OF_SUFFIX, image_path
 from db.models import Image, Role
 from ui.access import Gate, Tokens, load_secret, visitor_of
-from ui.address import BelowRootPath
+from ui.address import BelowRootPath, cookie_name
 from ui.address_token import AddressToken
 from ui.context import Context
 from ui.errors import refuse_invalid
@@ -108,12 +108,12 @@ def make_app(context: Context) -> FastAPI:
     app.add_middleware(
         SessionMiddleware,
         secret_key=secret.hex(),
-        session_cookie="facereward",
+        session_cookie=cookie_name("facereward", context.base_url, context.root_path),
         max_age=SESSION_SECONDS,
         path=context.root_path or "/",
         same_site="lax",
     )
-    app.add_middleware(BelowRootPath, root_path=context.root_path)
+    app.add_middleware(BelowRootPath, root_path=context.root_path, base_url=context.base_url)
     app.add_middleware(BoundWaits)
     return app
 

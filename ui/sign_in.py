@@ -26,6 +26,7 @@ from annotate.project import load_settings
 from db.errors import UserError
 from db.models import Person, Role, utc_now
 from ui.access import Tokens, send_page, visitor_of
+from ui.address import cookie_name
 from ui.context import Context
 from ui.throttle import FAILURES_PER_ADDRESS, FAILURES_PER_NAME, Busy, Hashing, Throttle
 
@@ -58,7 +59,7 @@ def sign_in_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
             return await run_in_threadpool(_sign_in_by_name, context, request, name, next, is_new=bool(new))
         if len(name) > MAX_NAME_CHARACTERS or len(password) > MAX_PASSWORD_CHARACTERS:
             return _ask_again(context, "Name and password do not fit.", next)
-        budgets = _budgets(request, tokens, name)
+        budgets = _budgets(context, request, tokens, name)
         if wait := throttle.begin(budgets):
             return _ask_again(
                 context, f"Too many attempts; wait {ceil(wait)} seconds, or use your personal link.", next
@@ -74,7 +75,7 @@ def sign_in_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
         throttle.take_back(budgets)
         answer = _enter(request, known, context.root_path, next)
         answer.set_cookie(
-            DEVICE_COOKIE,
+            cookie_name(DEVICE_COOKIE, context.base_url, context.root_path),
             tokens.device(known.name),
             max_age=DEVICE_SECONDS,
             path=context.root_path or "/",
@@ -132,13 +133,13 @@ def _ask_again(context: Context, error: str, next: str) -> RedirectResponse:
     return RedirectResponse(f"{context.root_path}/sign-in?error={quote(error)}&next={quote(next)}", status_code=303)
 
 
-def _budgets(request: Request, tokens: Tokens, name: str) -> dict[str, int]:
+def _budgets(context: Context, request: Request, tokens: Tokens, name: str) -> dict[str, int]:
     """What a password's try counts against: the address, and the name or, where it signed in before, the browser.
 
     A stranger's guesses therefore never lock out who uses a browser that the name is known to.
     """
     address = request.client.host if request.client else ""
-    known = tokens.read_device(request.cookies.get(DEVICE_COOKIE, ""))
+    known = tokens.read_device(request.cookies.get(cookie_name(DEVICE_COOKIE, context.base_url, context.root_path), ""))
     same = known is not None and name_key(known[0]) == name_key(name)
     who = f"browser {known[1]}" if known is not None and same else f"name {name_key(name)}"
     return {f"address {address}": FAILURES_PER_ADDRESS, who: FAILURES_PER_NAME}

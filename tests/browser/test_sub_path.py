@@ -16,12 +16,12 @@ from sqlalchemy import select
 
 from annotate.people import add_person, make_link_token
 from annotate.project import save_settings
-from app import check_root_path
 from db.errors import UserError
 from db.models import Judgment, Role
 from db.session import Database
 from tests.browser.conftest import ThreadedServer
 from tests.conftest import address_of
+from ui.address import check_root_path
 from ui.context import Context
 from ui.server import make_app
 
