@@ -64,11 +64,20 @@ def people_html(context: Context) -> str:
             (" and ".join(ways) or "nothing yet") if context.auth else "name",
             "disabled" if person.disabled_at else "active",
         ]
-        rows.append("".join(f'<td dir="auto">{escape(cell)}</td>' for cell in cells))
-    head = "".join(f"<th>{column}</th>" for column in COLUMNS)
+        kinds = ("", "", "n", "n", "fr-time", "", "")
+        rows.append(
+            "".join(
+                f'<td dir="auto" class="{kind}">{escape(cell)}</td>' for kind, cell in zip(kinds, cells, strict=True)
+            )
+        )
+    head = "".join(
+        f'<th scope="col"{" class=n" if column in ("judgments", "discarded") else ""}>{column}</th>'
+        for column in COLUMNS
+    )
     body = "".join(f"<tr>{row}</tr>" for row in rows) or '<tr><td colspan="7">Nobody yet.</td></tr>'
     notes = "".join(f'<p class="fr-note">{escape(line)}</p>' for line in doubles)
-    return f'<table class="fr"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}'
+    table = f'<table class="fr"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="People">{table}</div>{notes}'
 
 
 def build(context: Context) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,12 @@ from playwright.sync_api import Page, expect
 from sqlalchemy import func, select
 
 from annotate.judgments import Answer, record_judgment
+from annotate.pairs import lease_pairs, make_pairs
 from annotate.people import add_person
-from db.models import Choice, Judgment, Pair, Person, Role, Side
+from annotate.project import load_settings
+from db.images import add_image, probe_image
+from db.models import Choice, Judgment, Pair, Person, Role, Side, Split
+from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from ui.server import PAGES
 
@@ -173,3 +179,39 @@ def test_no_page_of_another_site_frames_or_reads_the_admin_pages(
                 answer = httpx.request(method, server.url + path, headers=asked, cookies=cookies)
                 named = [name for name in answer.headers if name.startswith("access-control-")]
                 assert named == [], (path, origin, method)
+
+
+def test_long_names_leave_the_numbers_in_view_and_small_windows_are_filled(
+    admin: Page, database: Database, data: Path, make_photo: Any, tmp_path: Path
+) -> None:
+    """A window at 400 % zoom has 320 CSS pixels: tables scroll by themselves, the page never sideways."""
+    long = "codeformer-" + "x" * 180
+    with database.write() as session:
+        for number in range(2):
+            files = [make_photo(tmp_path / f"{number}-{at}.png", 3 * number + at) for at in range(3)]
+            lq, *restored = [add_image(session, data, probe_image(path), path) for path in files]
+            source = add_source(session, f"{'y' * 180}{number}", Split.train, lq=lq)
+            for name, image in zip((long, "صورة"), restored, strict=True):
+                add_candidate(session, source, add_method(session, name), image)
+        make_pairs(session, load_settings(session))
+        person = add_person(session, "n" * 64, Role.annotator)
+        (lease,) = lease_pairs(session, person.id, load_settings(session), random.Random(0), count=1, holding=[])
+        answer = Answer(str(uuid.uuid4()), lease.pair_id, 0, lease.shown_left, Choice.a, 1.0)
+        record_judgment(session, person.id, answer)
+    address = admin.url
+    cells = {"": long, "people": "n" * 64, "report": "n" * 64}
+    for path, name in cells.items():
+        admin.set_viewport_size({"width": 1280, "height": 720})
+        admin.goto(address + path)
+        number = admin.get_by_role("row").filter(has_text=name).locator("td.n").first
+        expect(number).to_be_visible()
+        overflow = (
+            "cell => cell.closest('table').parentElement.scrollWidth - cell.closest('table').parentElement.clientWidth"
+        )
+        assert number.evaluate(overflow) <= 0, path
+        admin.set_viewport_size({"width": 320, "height": 256})
+        width = "() => document.querySelector('.gradio-container').getBoundingClientRect().width"
+        assert admin.evaluate(width) <= 320, path
+        link = admin.get_by_role("link", name="Data", exact=True)
+        contrast = link.evaluate("link => [getComputedStyle(link).color, getComputedStyle(document.body).color]")
+        assert contrast[0] == contrast[1], "Gradio's grey on white is too faint to read"
