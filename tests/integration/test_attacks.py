@@ -277,7 +277,7 @@ def test_no_route_fails_or_tells_whatever_is_sent(app: Any, clients: dict[str, T
     @given(body=label_body)
     def answer_askew(body: bytes) -> None:
         answer = send(client, "POST", "/api/label", {}, {}, body)
-        assert answer.status_code in ((401,) if who == "stranger" else (200, 400, 413, 422)), answer.text[:500]
+        assert answer.status_code in ((401,) if who == "stranger" else (200, 400, 413, 429)), answer.text[:500]
         assert who == "ada" or not [word for word in SECRETS if word in answer.text]
 
     attack()
@@ -302,7 +302,7 @@ def test_every_route_is_closed_to_who_may_not(app: Any, clients: dict[str, TestC
 
 def test_an_admin_reaches_every_route_of_ours(app: Any, clients: dict[str, TestClient]) -> None:
     for method, path in routes_of(app):
-        if path.startswith(("/admin", "/enter", "/sign-out")):
+        if path.startswith(("/admin", "/enter", "/sign-out", "/img/")):  # an image has no address but a sealed one
             continue
         answer = send(clients["ada"], method, fill(path, ["1"]), {}, {}, b"{}")
         assert answer.status_code not in (401, 403), (method, path)
