@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 from tqdm import tqdm
 
 from annotate.archive import list_outside, unpacked
-from annotate.check_images_command import add_check_images_command
+from annotate.check_images_command import add_check_command
 from annotate.equal_pixels import EqualPair, hash_candidates, set_aside_equal_pairs
 from annotate.export import ExportOptions, export_dataset
 from annotate.gold import import_gold
@@ -434,12 +434,12 @@ def main(argv: list[str] | None = None) -> int:
     add_people_command(commands)
     add_project_command(commands)
     add_measure_command(commands)
-    add_check_images_command(commands)
+    add_check_command(commands)
     add_fit_command(commands)
     add_label_command(commands)
     add_rank_command(commands)
     add_export_command(commands)
-    for command in commands.choices.values():
+    for command in dict.fromkeys(commands.choices.values()):  # one of two names is there twice
         add_common_options(command)
     args = parser.parse_args(argv)
     return run_command(lambda: args.command(open_database(args.data, args.db), args))

@@ -82,7 +82,8 @@ COLOURS: dict[str, tuple[bytes, int, str]] = {
         129,
         "cICP, colour profile removed, which changed no colour",
     ),
-    "profile of another name": (encode(GREY, icc_profile=OTHER_NAME), 129, ""),
+    "profile of another name": (encode(GREY, icc_profile=OTHER_NAME), 129, "metadata removed: colour profile"),
+    "sRGB": (tagged(PLAIN, (b"sRGB", b"\0")), 129, ""),
     "profile named sRGB": (encode(GREY, icc_profile=LINEAR), 189, "colour profile converted to sRGB"),
     "jpeg with a profile": (
         encode(GREY, "JPEG", quality=100, icc_profile=LINEAR),
@@ -150,8 +151,9 @@ def test_colours_are_what_the_tags_do_and_no_tag_stays(name: str) -> None:
 
 
 def test_taking_a_chunk_away_leaves_the_pixels_as_they_are_packed() -> None:
-    content = tagged(PLAIN, gama(0.45455), (b"tEXt", b"Software\0x"))
-    assert decode_plain(content).content == tagged(PLAIN, (b"tEXt", b"Software\0x"))
+    plain = decode_plain(tagged(PLAIN, gama(0.45455), (b"tEXt", b"Software\0x")))
+    assert plain.content == PLAIN
+    assert plain.conversion == "gAMA removed, which changed no colour, metadata removed: tEXt"
 
 
 def test_primaries_move_colours_and_leave_greys_grey() -> None:
