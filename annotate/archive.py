@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import re
 import shutil
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
 
-from annotate.manifest import TABLE_SUFFIXES
+from annotate.manifest import TABLE_SUFFIXES, read_columns
 from db.errors import UserError
 from db.images import MAX_FILE_BYTES
 from runs.image_folders import is_system_entry
@@ -51,13 +52,21 @@ CODE_PAGES = {
     "cp850": "Western European",
     "cp1252": "Western European, Windows",
 }
-OTHER_ARCHIVES = {
-    b"Rar!": "a RAR archive",
-    b"7z\xbc\xaf": "a 7z archive",
-    b"\x1f\x8b": "a gzip archive",
-    b"PK\x07\x08": "the first part of a split zip",
-    b"<": "a web page",
+OTHER_FILES = {
+    b"Rar!": "a RAR archive; unpack it and import the folder",
+    b"7z\xbc\xaf": "a 7z archive; unpack it and import the folder",
+    b"\x1f\x8b": "a gzip archive; unpack it and import the folder",
+    b"\xfd7zXZ": "an xz archive; unpack it and import the folder",
+    b"BZh": "a bzip2 archive; unpack it and import the folder",
+    b"\x28\xb5\x2f\xfd": "a zstd archive; unpack it and import the folder",
+    b"PK\x07\x08": "the first part of a split zip; join the parts (zip -s 0 FILE --out WHOLE)",
+    b"PK\x03\x04": "the beginning of one, its end is missing; copy or download it again",
+    b"<": "a web page; get the file itself",
+    b"version ": "a Git LFS pointer; run `git lfs pull` where it was cloned",
+    b"%PDF": "a PDF",
 }
+"""First bytes of a file that is no whole zip to what it is, and what to do."""
+OUTSIDE = "nothing was unpacked. If you trust it, unpack it yourself and import the folder"
 UNPACK = "unpack it, keep the one that you mean, and import the folder"
 REPACK = "unpack it and import the folder, or pack it anew with Deflate (zip -r, or 7z a -tzip -mm=Deflate)"
 
@@ -83,6 +92,9 @@ def unpacked(data: Path, archive: Path) -> Iterator[Path]:
     try:
         extract_zip(archive, folder)
         yield find_import(folder)
+    except UserError as error:
+        error.args = (str(error).replace(str(folder), archive.name),)  # where it was unpacked is gone and tells nothing
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -105,16 +117,31 @@ def extract_zip(
                     raise UserError(f"{archive.name} holds {entry.filename!r}, which leads out of its folder.")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 left -= _extract_entry(opened, entry, target, min(left, MAX_FILE_BYTES))
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeError) as error:
+    except UnicodeError as error:
         raise UserError(
-            f"{archive.name} is not a whole zip file ({error}{_look_inside(archive)}); {REPACK}."
+            f"{archive.name} says that its names are UTF-8, and they are not ({error}); {REPACK}."
         ) from error
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
+        if not zipfile.is_zipfile(archive) and (other := _look_inside(archive)):
+            raise UserError(f"{archive.name} is no zip file but {other}.") from error
+        raise UserError(f"{archive.name} is not a whole zip file ({error}); {REPACK}.") from error
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise UserError(
             f"{archive.name} holds {Path(str(error.filename)).name!r} twice, as a file and a folder or in another "
             f"case; {UNPACK}."
         ) from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            long = Path(str(error.filename)).name
+            raise UserError(
+                f"{archive.name} holds a name that is too long for this disk, {long[:60]!r}…; shorten it."
+            ) from error
+        if error.errno is None:  # of bzip2
+            raise UserError(f"{archive.name} is not a whole zip file ({error}); {REPACK}.") from error
+        if error.errno == errno.ENOSPC:
+            raise UserError(
+                f"{archive.name} cannot be unpacked: the disk of {folder.parent} is full; free some."
+            ) from error
         raise UserError(f"{archive.name} cannot be unpacked: {error.strerror or error}.") from error
 
 
@@ -142,7 +169,7 @@ def _checked_path(archive: Path, entry: Entry) -> PurePosixPath | None:
     if is_folder:
         return None
     if not path.parts or path.is_absolute() or ".." in path.parts or re.fullmatch("[A-Za-z]:", path.parts[0]):
-        raise UserError(f"{archive.name} holds {name!r}, which leads out of its folder; nothing was unpacked.")
+        raise UserError(f"{archive.name} holds {name!r}, which leads out of its folder; {OUTSIDE}.")
     if kind not in (0, stat.S_IFREG):
         raise UserError(f"{archive.name} holds {name!r}, which is a link and no file; pack the files themselves.")
     if entry.flag_bits & ENCRYPTED:
@@ -194,7 +221,9 @@ def _look_inside(archive: Path) -> str:
             start = stream.read(8)
     except OSError:
         return ""
-    return next((f"; it looks like {name}" for magic, name in OTHER_ARCHIVES.items() if start.startswith(magic)), "")
+    if not start:
+        return "empty; copy or download it again"
+    return next((what for magic, what in OTHER_FILES.items() if start.startswith(magic)), "")
 
 
 def _extract_entry(opened: zipfile.ZipFile, entry: Entry, target: Path, limit: int) -> int:
@@ -218,6 +247,8 @@ def find_import(folder: Path) -> Path:
     entries = [path for path in folder.iterdir() if not is_system_entry(path.name)]
     folders = [path for path in entries if path.is_dir()]
     manifests = [path for path in entries if path.suffix.lower() in TABLE_SUFFIXES]
+    if len(manifests) > 1:
+        manifests = [path for path in manifests if {"source", "lq"} <= set(read_columns(path))]
     if any(path.name.lower() == "lq" for path in folders) or (folder / "pairs.jsonl").exists():
         return folder
     hpdv2 = [folder / name for name in HPDV2_FILES if (folder / name).is_file()]

@@ -34,6 +34,7 @@ from annotate.dataset_files import (
     write_jsonl,
     write_scores,
 )
+from annotate.discard import count_discarded
 from annotate.image_files import batches
 from annotate.judgments import SIMULATED, resolve_labels
 from annotate.people import get_person
@@ -102,7 +103,8 @@ def export_dataset(
     Args:
         progress: told (images copied, images in all).
     Returns:
-        counts: rows, rows by split, rows dropped by each filter, judgments, images; and what the format left out.
+        counts: rows, rows by split, rows dropped by each filter, judgments and discarded answers, images; and what the
+        format left out.
     Raises:
         UserError: `out` is there and not empty or cannot be written, no label fits, a named method or person does not
             exist, or an image file is missing or damaged and `skip_bad` does not leave it out; no file is written then.
@@ -129,7 +131,11 @@ def export_dataset(
         questions = load_questions(session, judgments)
         scores = load_scores(session, rows)
         shown_options = _without_names(session, options)
-    return write_dataset(out, rows, judgments, questions, scores, data, options, dropped, shown_options, progress)
+        answers, people = count_discarded(session, include_simulated=options.include_simulated)
+    return write_dataset(
+        *(out, rows, judgments, questions, scores, data, options, dropped, shown_options, progress),
+        discarded={"answers": answers, "people": people},
+    )
 
 
 def _without_damaged(rows: list[Row], data: Path, options: ExportOptions, dropped: dict[str, int]) -> list[Row]:
@@ -162,12 +168,14 @@ def write_dataset(
     dropped: dict[str, int],
     shown_options: dict[str, Any],
     progress: Callable[[int, int], None] | None = None,
+    discarded: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """Write the files of `options.format`, the card and the checksums to `out`, whole or not at all.
 
     Args:
         dropped: labels left out, by filter.
         shown_options: as the card may tell them.
+        discarded: answers that an admin took out, and the people whose they were; None for none.
     Returns:
         counts, as `export_dataset`.
     Raises:
@@ -175,7 +183,7 @@ def write_dataset(
     """
     with _whole_folder(out) as folder:
         extra, configs = _write(folder, rows, judgments, questions, scores, data, options, progress)
-        counts = _count(rows, judgments, dropped) | extra
+        counts = _count(rows, judgments, dropped) | extra | {"discarded": discarded or {"answers": 0, "people": 0}}
         card = write_card(rows, judgments, questions, counts, shown_options, configs)
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_checksums(folder)
@@ -358,7 +366,8 @@ def _load_traces(session: Session) -> dict[int, list[tuple[datetime, str, int]]]
 def load_judgments(session: Session, rows: list[Row], options: ExportOptions) -> list[Row]:
     """Rows of judgments.jsonl, oldest first: every judgment of the exported pairs by people who count.
 
-    That is more than the labels were made of: also what was taken back since, skips, repeats and gold answers.
+    That is more than the labels were made of: also what was taken back since, skips, repeats and gold answers. What
+    an admin discarded is not among them.
     """
     counted = _counted_people(session, options)
     found: list[Row] = []
@@ -368,7 +377,7 @@ def load_judgments(session: Session, rows: list[Row], options: ExportOptions) ->
             .join(Pair, Pair.id == Judgment.pair_id)
             .join(Person, Person.id == Judgment.person_id)
             .outerjoin(Question, Question.id == Judgment.question_id)
-            .where(Pair.key.in_(keys))
+            .where(Pair.key.in_(keys), Judgment.discarded_at.is_(None))
         )
         found += [
             {
@@ -383,6 +392,7 @@ def load_judgments(session: Session, rows: list[Row], options: ExportOptions) ->
                 "picked": judgment.picked.value,
                 "view_mode": judgment.view_mode,
                 "seconds": judgment.seconds,
+                "server_seconds": judgment.server_seconds,
                 "created_at": judgment.created_at.isoformat(),
                 "superseded_at": judgment.superseded_at.isoformat() if judgment.superseded_at else None,
                 "repeat_no": judgment.repeat_no,

@@ -161,6 +161,7 @@ def our_configs(suffix: str) -> list[Config]:
             ("picked", pa.string()),
             ("view_mode", pa.string()),
             ("seconds", pa.float64()),
+            ("server_seconds", pa.float64()),
             ("created_at", pa.string()),
             ("superseded_at", pa.string()),
             ("repeat_no", pa.int64()),

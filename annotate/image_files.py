@@ -27,6 +27,7 @@ from db.errors import UserError
 from db.images import Probe, has_hash, image_path, probe_image, write_image
 from db.models import Image
 from db.session import Database
+from runs.image_folders import normalize_name
 from runs.signals import ignore_signals
 
 CHUNK_FILES = 32
@@ -115,10 +116,27 @@ def _check_chunk(root: Path, names: list[str]) -> list[tuple[str, Probe | str]]:
         try:
             if path.exists() and not path.is_file():
                 raise UserError("not a file")
+            if not path.exists() and (other := _find_other_case(root, name)):
+                raise UserError(f"is not there, but {other} is: the case of letters counts")
             results.append((name, replace(probe_image(path), converted=None)))
         except UserError as error:
             results.append((name, str(error).removeprefix(f"{path}: ")))
     return results
+
+
+def _find_other_case(root: Path, name: str) -> str | None:
+    """The file that Windows or a Mac would take for the one of this name; None where there is none."""
+    found = ""
+    for part in name.split(os.sep):
+        try:
+            entries = os.listdir(root / found)
+        except OSError:
+            return None
+        same = [entry for entry in entries if normalize_name(entry).casefold() == normalize_name(part).casefold()]
+        if not same:
+            return None
+        found = os.path.join(found, part if part in same else same[0])
+    return found
 
 
 def select_new(database: Database, data: Path, files: CheckedFiles) -> NewImages:

@@ -40,7 +40,7 @@ from db.models import Candidate, Image, Method, Source
 from db.pixel_hashes import hash_pixels
 from db.records import add_candidate, add_method, add_source, draw_split, is_in_group
 from db.session import Database
-from runs.image_folders import describe_kind, name_forms
+from runs.image_folders import describe_kind, is_shown, name_forms
 
 MAX_NAMED = 10
 MAX_LISTED = 1_000
@@ -118,7 +118,7 @@ class ImportRefused(UserError):
 
 def shown(name: str) -> str:
     """A file name as a terminal can take it: control characters and undecodable bytes escaped."""
-    return name if name.isprintable() else ascii(name)
+    return name if is_shown(name) else ascii(name)
 
 
 def import_folder(

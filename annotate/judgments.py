@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pandas as pd
 from sqlalchemy import bindparam, delete, select, update
@@ -53,6 +53,7 @@ DELETE_LEASE = (
         Lease.person_id == bindparam("person_id"),
         Lease.repeat_no == bindparam("repeat_no"),
     )
+    .returning(Lease.leased_at)
     .execution_options(synchronize_session="fetch")
 )
 
@@ -78,13 +79,19 @@ class Answer:
     as '' of a page from before there were versions, is stored as not recorded."""
 
 
-def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgment:
+Timer = Callable[[datetime | None, float], float | None]
+"""Told when the pair was handed out (None: its lease is gone) and the seconds that are claimed; gives the server's."""
+
+
+def record_judgment(session: Session, person_id: int, answer: Answer, timer: Timer | None = None) -> Judgment:
     """Append a judgment and release the person's lease on the pair.
 
     The same uuid again returns the row that is there. A second answer of this person to the same showing supersedes
     the first where it says that it replaces it, and is refused elsewhere: it comes from another tab or device, whose
     answer would be overwritten unseen.
 
+    Args:
+        timer: asked for the server's seconds of a new answer; one that replaces another keeps that one's.
     Raises:
         UserError: the uuid is another judgment's or no UUID, there is no such pair, a skip has no reason, the seconds
             are no time, or another answer stands than the one to be replaced.
@@ -105,6 +112,7 @@ def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgmen
     if standing is not None:
         standing.superseded_at = utc_now()
         session.flush()
+    leased_at = session.scalar(DELETE_LEASE, showing)
     judgment = Judgment(
         **showing,
         uuid=answer.uuid,
@@ -116,13 +124,21 @@ def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgmen
         picked=answer.picked,
         view_mode=answer.view_mode,
         seconds=answer.seconds,
+        server_seconds=_server_seconds(answer, leased_at, standing, timer),
     )
     session.add(judgment)
     session.flush()
     if standing is None:
         _count(session, judgment, +1)
-    session.execute(DELETE_LEASE, showing)
     return judgment
+
+
+def _server_seconds(
+    answer: Answer, leased_at: datetime | None, standing: Judgment | None, timer: Timer | None
+) -> float | None:
+    if standing is not None:
+        return standing.server_seconds
+    return None if timer is None else timer(leased_at, answer.seconds)
 
 
 def _find_question(session: Session, key: str | None) -> int | None:
@@ -186,6 +202,7 @@ def undo_judgment(session: Session, person_id: int, uuid: str, settings: Project
         repeat_no=judgment.repeat_no,
         shown_left=judgment.shown_left,
         picked=judgment.picked,
+        leased_at=None,  # the page has had it since before its answer
         expires_at=utc_now() + timedelta(seconds=settings.lease_seconds),
     )
     session.add(lease)

@@ -322,10 +322,13 @@ def _add_judgments(
         if stored is None:
             if row.superseded_at is None and (values["pair_id"], values["person_id"], row.repeat_no) in live:
                 raise UserError(f"{row.person} has judged pair {row.pair} anew here since judgment {row.uuid}.")
-            judgments[row.uuid] = Judgment(uuid=row.uuid, question_id=question, **values)
+            judgments[row.uuid] = Judgment(
+                uuid=row.uuid, question_id=question, server_seconds=row.server_seconds, **values
+            )
             continue
-        if None not in (question, stored.question_id):  # a folder or database of before there were versions has none
-            values |= {"question_id": question}
+        # A folder or database of before there were versions, or the server's seconds, has none.
+        later = {"question_id": question, "server_seconds": row.server_seconds}
+        values |= {name: value for name, value in later.items() if None not in (value, getattr(stored, name))}
         if differing := [name for name, value in values.items() if getattr(stored, name) != value]:
             raise UserError(f"Judgment {row.uuid} is stored already with another {', '.join(differing)}.")
     _add_new(session, judgments.values())

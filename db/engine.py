@@ -10,13 +10,18 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from db.errors import UserError
+from db.waiting import patience_seconds
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_SECONDS = 30.0
+POOL_TIMEOUT_SECONDS = 5.0
+"""The longest wait for a connection while all are in use."""
+REFUSED = "The URL given with --db does not work here"
+EXAMPLES = "Expected something like sqlite:////path/file.db or postgresql+psycopg://user:password@host/name."
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
@@ -26,27 +31,50 @@ def default_url(data: Path) -> str:
     return f"sqlite:///{data.resolve() / 'facereward.db'}"
 
 
+def has_password(url: str) -> bool:
+    """Whether a database URL holds a password, before the host or among what follows a '?'; False for no URL."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return False
+    return parsed.password is not None or any("password" in name for name in parsed.query)
+
+
+def show_url(url: URL) -> str:
+    """A database URL for messages: its passwords as ***."""
+    hidden = {name: "***" for name in url.query if "password" in name}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
+
+
 def make_engine(url: str) -> Engine:
     """An engine whose connections lose nothing that was committed.
 
     Raises:
         UserError: the URL is not understood.
     """
+    # What SQLAlchemy says is not repeated, nor is the URL: parts of a password may be in both.
     try:
         parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite":
-            return create_engine(parsed, pool_size=20, max_overflow=20, pool_pre_ping=True)
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
-        # The URL itself is not repeated: it may hold a password.
+    except (ArgumentError, ValueError) as error:
+        raise UserError(f"{REFUSED}: it is not written as a URL. {EXAMPLES}") from error
+    if "@" in (parsed.host or ""):
         raise UserError(
-            f"The URL given with --db does not work here: {error}. "
-            "Expected something like sqlite:////path/file.db or postgresql+psycopg://user:password@host/name."
-        ) from error
+            f"{REFUSED}: it has more than one @. Write those of a password as %40 (: as %3A, / as %2F, % as %25)."
+        )
+    if parsed.get_backend_name() != "sqlite":
+        try:
+            return _make_server_engine(parsed)
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+            raise UserError(f"{REFUSED}: there is no driver {parsed.drivername!r} here. {EXAMPLES}") from error
     if parsed.database in (None, "", ":memory:"):
         raise UserError(f"{url} would be forgotten when the program ends; name a file: sqlite:////path/file.db.")
     # Our own BEGIN below replaces the driver's, hence isolation_level None.
     engine = create_engine(
-        parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "isolation_level": None}, pool_size=20, max_overflow=20
+        parsed,
+        connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "isolation_level": None},
+        pool_size=20,
+        max_overflow=60,  # they are only open files, and none of the app's threads shall wait for one
+        pool_timeout=POOL_TIMEOUT_SECONDS,
     )
 
     @event.listens_for(engine, "connect")
@@ -57,7 +85,24 @@ def make_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
+        seconds = patience_seconds() or BUSY_TIMEOUT_SECONDS
+        if connection.info.get("busy_timeout", BUSY_TIMEOUT_SECONDS) != seconds:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={seconds * 1000:.0f}")
+            connection.info["busy_timeout"] = seconds
         connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+    return engine
+
+
+def _make_server_engine(url: URL) -> Engine:
+    """An engine of PostgreSQL; its connections bound their waits (see `db.postgres`)."""
+    engine = create_engine(url, pool_size=20, max_overflow=20, pool_pre_ping=True, pool_timeout=POOL_TIMEOUT_SECONDS)
+    if engine.dialect.driver == "psycopg":
+        from db import postgres  # here: who uses SQLite needs no psycopg
+
+        @event.listens_for(engine, "do_connect")
+        def connect(_dialect: Any, _record: Any, cargs: Any, cparams: Any) -> Any:
+            return postgres.connect(cargs, cparams)
 
     return engine
 
@@ -94,6 +139,7 @@ def migrate(engine: Engine, revision: str = "head") -> None:
     """
     with engine.execution_options(sqlite_begin="BEGIN IMMEDIATE").begin() as connection:
         if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # another process's migration may take minutes
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7236521)")
         current = read_revision(connection)
         if current is not None and not is_known(current):

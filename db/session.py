@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy import Engine, update
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from db.backup import back_up
-from db.engine import default_url, is_known, make_engine, migrate, needs_migration, read_revision
-from db.errors import UserError
-from db.models import utc_now
+from db.engine import default_url, is_known, make_engine, migrate, needs_migration, read_revision, show_url
+from db.errors import UnavailableError, UserError
+from db.models import Project, utc_now
+from db.waiting import patience_seconds
 
 log = logging.getLogger(__name__)
+
+PROBE_BYTES = 2**20
+"""A disk with less room than this takes no answers for long."""
 
 
 class Database:
@@ -31,9 +36,7 @@ class Database:
         self.engine = engine
         self._writing = engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
         # SQLite lets a second writer sleep and look again; threads of one process take turns here without sleeping.
-        self._turn: AbstractContextManager[object] = (
-            threading.RLock() if engine.dialect.name == "sqlite" else nullcontext()
-        )
+        self._turn = threading.RLock() if engine.dialect.name == "sqlite" else None
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -43,9 +46,24 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A session that is committed when the block ends, and rolled back when it raises."""
-        with self._turn, Session(self._writing, expire_on_commit=False) as session, session.begin():
+        """A session that is committed when the block ends, and rolled back when it raises.
+
+        Raises:
+            UnavailableError: inside `db.waiting.wait_at_most`, where others write for longer than that.
+        """
+        with self._take_turn(), Session(self._writing, expire_on_commit=False) as session, session.begin():
             yield session
+
+    @contextmanager
+    def _take_turn(self) -> Iterator[None]:
+        seconds = patience_seconds()
+        if self._turn is not None and not self._turn.acquire(timeout=-1 if seconds is None else seconds):
+            raise UnavailableError(f"others have been writing for {seconds:g} seconds")
+        try:
+            yield
+        finally:
+            if self._turn is not None:
+                self._turn.release()
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -67,7 +85,7 @@ def open_database(data: Path, url: str | None = None) -> Database:
     except OSError as error:
         raise UserError(f"Cannot make the data folder {data}: {error.strerror}. Name another with --data.") from error
     engine = make_engine(url or default_url(data))
-    shown = engine.url.render_as_string(hide_password=True)
+    shown = show_url(engine.url)
     try:
         if needs_migration(engine):
             _back_up_before_migrating(engine, data)
@@ -79,6 +97,33 @@ def open_database(data: Path, url: str | None = None) -> Database:
             f"{shown} is not a database of ours: {_first_line(error)}. Name another with --data or --db."
         ) from error
     return Database(engine)
+
+
+def check_writable(database: Database, data: Path) -> None:
+    """See that answers can be stored, before anybody gives one.
+
+    Raises:
+        UserError: the data folder or the database can only be read, or the disk is full.
+    """
+    probe = data / f".probe-{secrets.token_hex(4)}"
+    try:
+        try:
+            probe.write_bytes(bytes(PROBE_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The data folder {data} cannot be written ({error.strerror}). Make it writable or free some disk space, "
+            "or name another with --data."
+        ) from error
+    shown = database.engine.url.render_as_string(hide_password=True)
+    try:
+        with database.write() as session:  # changes nothing, but needs what a change needs
+            session.execute(update(Project).where(Project.id == -1).values(updated_at=utc_now()))
+    except DBAPIError as error:
+        raise UserError(
+            f"The database {shown} cannot be written: {_first_line(error)}. Make it writable, or end what writes it."
+        ) from error
 
 
 def _back_up_before_migrating(engine: Engine, data: Path) -> None:
@@ -93,5 +138,5 @@ def _back_up_before_migrating(engine: Engine, data: Path) -> None:
     )
 
 
-def _first_line(error: DatabaseError) -> str:
+def _first_line(error: DBAPIError) -> str:
     return str(error.orig).partition("\n")[0]

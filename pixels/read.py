@@ -19,16 +19,38 @@ from PIL import Image as PilImage
 from PIL import UnidentifiedImageError
 
 from pixels.colour import COLOUR_CHUNKS, convert_to_srgb
-from pixels.metadata import COLOUR_PROFILE, png_chunks, strip_metadata
+from pixels.metadata import COLOUR_PROFILE, PNG_SIGNATURE, png_chunks, strip_metadata
 
 RgbImage = npt.NDArray[np.uint8]
-READING = 2
+READING = 3
 """Raised where the same file is read as other pixels than before, so that what was computed from it is not trusted."""
 SHA256 = re.compile("[0-9a-f]{64}")
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 64_000_000
 ORIENTATION_TAG = 0x0112
 PNG_BIT_DEPTH_OFFSET = 24
+OTHER_KINDS = {
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF or raw",
+    b"MM\0*": "TIFF or raw",
+    b"II+\0": "TIFF",
+    b"8BPS": "PSD",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"v/1\x01": "OpenEXR",
+    b"\0\0\1\0": "an icon",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+    b"<?xml": "SVG or other XML",
+    b"<!DOCTYPE": "a web page",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"version https://git-lfs": "a Git LFS pointer",
+}
+"""First bytes to what a file is in place of an image."""
 TURNS = {
     2: PilImage.Transpose.FLIP_LEFT_RIGHT,
     3: PilImage.Transpose.ROTATE_180,
@@ -141,11 +163,26 @@ def _decode(content: bytes) -> tuple[PilImage.Image, str, list[str], bool]:
     except ImageFault:
         raise
     except UnidentifiedImageError as error:
-        raise ImageFault("not a PNG, JPEG or WebP image") from error
+        raise ImageFault(_describe_other(content)) from error
     except PilImage.DecompressionBombError as error:  # Pillow's own limit, met before ours can be looked at
         raise ImageFault(f"far more pixels than the limit of {MAX_PIXELS:,}; scale it down or crop the face") from error
     except DAMAGED as error:
         raise ImageFault(f"corrupt or truncated ({error})") from error
+
+
+def _describe_other(content: bytes) -> str:
+    """What a file is that Pillow takes for none of FORMATS, whatever its name."""
+    start = content[:64]
+    if start.startswith((PNG_SIGNATURE, b"\xff\xd8\xff")) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
+        return "corrupt or truncated (its beginning is damaged)"
+    if start[4:8] == b"ftyp":
+        kind = "AVIF" if start[8:11] == b"avi" else "HEIC" if start[8:11] in (b"hei", b"hev", b"mif") else "a video"
+    else:
+        kind = next((kind for magic, kind in OTHER_KINDS.items() if start.lstrip().startswith(magic)), "")
+    if start and not any(start):
+        kind = "zeros, as a copy that never ended leaves"
+    remedy = "get the file itself" if kind.startswith(("a web page", "a Git", "zeros")) else "save it as PNG"
+    return "not a PNG, JPEG or WebP image" + (f" but {kind}, whatever its name; {remedy}" if kind else "")
 
 
 def _to_plain(
@@ -206,13 +243,17 @@ def _split_alpha(
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.mode == "PA" or key is not None else "RGB")
     elif image.mode == "1":
-        image = image.convert("L")
-        depth = 1
+        image = image.convert("L")  # its key is one of 0 and 255 already
+        depth = 8
     if image.mode in ("RGBA", "LA"):
         return image.convert(image.mode[:-1]), image.getchannel("A")
     if isinstance(key, int | tuple):
         # Of samples of fewer or more bits than 8 the key has as many; Pillow has scaled the samples already.
-        keys = [value >> 8 if depth == 16 else value * 255 // (2**depth - 1) for value in np.atleast_1d(key).tolist()]
+        # Bits above the samples' own count for nobody.
+        most = 2**depth - 1
+        keys = [
+            (value & most) >> 8 if depth == 16 else (value & most) * 255 // most for value in np.ravel(key).tolist()
+        ]
         pixels = np.asarray(image).reshape(image.height, image.width, -1)
         opaque = (pixels != np.array(keys, dtype=np.uint8)).any(axis=-1).astype(np.uint8) * 255
         return image.convert(image.mode), PilImage.fromarray(opaque)

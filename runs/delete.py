@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from db.errors import UserError
 from db.models import Label, Method, Run, RunState
 from db.session import Database
+from runs.slurm import forget_environment
 from runs.store import LIVE_STATES, artifact_of, run_folder
 
 
@@ -40,6 +41,7 @@ def delete_run(database: Database, data: Path, run_id: int, *, also_out: bool = 
         for other in session.scalars(select(Run).where(Run.id > run_id)):
             if run_id in other.after:  # SQLite may give the number to another run
                 other.after = [earlier for earlier in other.after if earlier != run_id]
+        forget_environment(run.launcher.get("slurm", {}))
         session.delete(run)
         session.flush()
         # Renamed while the row can still come back: whatever happens later, nobody meets half a folder.

@@ -75,6 +75,11 @@ def clean_path(text: str) -> Path:
     return Path(text)
 
 
+def is_shown(name: str) -> bool:
+    """Whether all of a name can be seen; what joins or parts letters of Persian, Hindi and emoji belongs to them."""
+    return name.replace("\u200c", "").replace("\u200d", "").isprintable()
+
+
 def is_system_entry(name: str) -> bool:
     """Whether a file or folder is hidden, or one that a system or notebook leaves: never a person's photo."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
@@ -129,7 +134,7 @@ def warn_of_others(folder: Path, others: Sequence[Path]) -> None:
     if not others:
         return
     names = [path.relative_to(folder).as_posix() for path in others]
-    named = ", ".join(name if name.isprintable() else ascii(name) for name in names[:MAX_NAMED])
+    named = ", ".join(name if is_shown(name) else ascii(name) for name in names[:MAX_NAMED])
     more = ", …" if len(names) > MAX_NAMED else ""
     log.warning("%s: passed over %s (%s%s); %s are read.", folder, count_kinds(names), named, more, READ)
 
@@ -166,10 +171,12 @@ def read_text(path: Path) -> str:
 
 
 def find_encoding(start: bytes) -> str:
-    """The encoding of a text by its first four bytes: UTF-16 or 32 where they mark it, else UTF-8."""
+    """The encoding of a text by its first four bytes: UTF-16 or 32 where they mark or show it, else UTF-8."""
     for mark, encoding in TEXT_MARKS:
         if start.startswith(mark):
             return encoding
+    if len(start) == 4 and (all(start[::2]) != all(start[1::2])) and (not any(start[::2]) or not any(start[1::2])):
+        return "utf-16-be" if start[0] == 0 else "utf-16-le"  # Latin letters of two bytes each
     return "utf-8-sig"
 
 

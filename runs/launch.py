@@ -19,6 +19,7 @@ import psutil
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from db.command import DATABASE_VARIABLE
 from db.errors import UserError
 from db.models import Run, RunState, utc_now
 from db.session import Database
@@ -181,7 +182,12 @@ def start_process(data: Path, run: Run, url: str | None) -> None:
     try:
         if "slurm" in run.launcher:
             submitted = slurm.submit(
-                command, environment, run.cwd or ".", folder / "slurm", folder / "log.txt", run.launcher["slurm"]
+                command,
+                slurm.keep_environment(data / "job-environments", run.id, environment),
+                run.cwd or ".",
+                folder / "slurm",
+                folder / "log.txt",
+                run.launcher["slurm"],
             )
             run.launcher = {**run.launcher, "slurm": submitted}
             return
@@ -246,7 +252,9 @@ def _environment(run: Run, url: str | None) -> dict[str, str]:
     if len(_module_words(run)) > 1:
         environment |= ELASTIC_SIGNALS
     if url:
-        environment["FACEREWARD_DB"] = url
+        environment[DATABASE_VARIABLE] = url
+        # What the URL leaves out, such as where the password is: PGPASSFILE, PGSERVICE, PGSSLROOTCERT, …
+        environment |= {name: value for name, value in os.environ.items() if name.startswith("PG")}
     return environment
 
 

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 SHOWN_CHARACTERS = 100
+
+
+def refusal(request: Request, status: int, message: str) -> Response:
+    """A refusal as JSON, or as plain text where a page was asked for."""
+    if "text/html" in request.headers.get("accept", ""):
+        return Response(message, status_code=status, media_type="text/plain")
+    return JSONResponse({"error": message}, status_code=status)
 
 
 def describe_invalid(errors: Sequence[Any]) -> str:
@@ -19,21 +26,25 @@ def describe_invalid(errors: Sequence[Any]) -> str:
     """
     first = errors[0]
     where = ".".join(str(part) for part in first["loc"])
-    said = f"{_show(where)}: {_show(first['msg'])}" if where else _show(first["msg"])
-    return f"{said}, got {_show(ascii(first.get('input')))}"
+    said = f"{show(where)}: {show(first['msg'])}" if where else show(first["msg"])
+    return f"{said}, got {show(ascii(first.get('input')))}"
 
 
-def _show(text: str) -> str:
+def show(text: str) -> str:
+    """A text as a message shows it: cut, and printable."""
     shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} … ({len(text)} characters)"
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in shown)
 
 
 async def refuse_invalid(request: Request, error: Any) -> JSONResponse:  # noqa: ARG001
     """FastAPI's handler for a request that its types refuse: its own answer repeats the input, and fails on some."""
-    return JSONResponse({"error": f"This request cannot be read: {describe_invalid(error.errors())}"}, status_code=422)
+    return JSONResponse({"error": f"This request cannot be read: {describe_invalid(error.errors())}"}, status_code=400)
 
 
-async def refuse_text(request: Request, error: Any) -> JSONResponse:  # noqa: ARG001
-    """The handler for text that nothing can encode: JSON may hold halves of characters (lone surrogates)."""
-    seen = _show(ascii(error.object))
-    return JSONResponse({"error": f"This text holds half a character (a lone surrogate): {seen}"}, status_code=422)
+def refuse_value(error: Exception) -> JSONResponse:
+    """The answer to a request with a value that no database can store: half a character, NUL, a number too large."""
+    if isinstance(error, UnicodeEncodeError):
+        seen = show(ascii(error.object))
+        return JSONResponse({"error": f"This text holds half a character (a lone surrogate): {seen}"}, status_code=400)
+    said = show(str(getattr(error, "orig", error)).partition("\n")[0])
+    return JSONResponse({"error": f"This request holds a value that cannot be stored: {said}"}, status_code=400)

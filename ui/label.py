@@ -7,10 +7,10 @@ the next pair is already shown. An annotator's browser therefore never loads Gra
 from __future__ import annotations
 
 import random
-import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,20 +23,24 @@ from sqlalchemy import bindparam, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased, joinedload
 
-from annotate.judgments import Answer, record_judgment, undo_judgment
+from annotate.judgments import Answer, Timer, record_judgment, undo_judgment
+from annotate.pace import Pace, Stopwatch
 from annotate.pairs import count_with_others, lease_pairs, release_leases
 from annotate.project import OF_KEY, ProjectSettings, load_settings, question_key
 from db.errors import UserError
 from db.models import Candidate, Choice, Image, Judgment, Lease, Pair, Person, Side, Source, utc_now
 from runs.store import VERSION
-from ui.access import Tokens, Visitor, send_page, visitor_of
+from ui.access import Visitor, send_page, visitor_of
 from ui.context import Context
 from ui.errors import describe_invalid
 from ui.open_pages import OpenPages
+from ui.showings import Showings
 
 MAX_EVENTS = 500
-TOTALS_LIFETIME_SECONDS = 2.0
+TOTALS_LIFETIME_SECONDS = 30.0
+"""As often as a page asks. Whoever could see them change by one answer would see which were repeats or gold pairs."""
 CONFLICT_TRIES = 3
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def _check_text(text: str) -> str:
@@ -104,19 +108,20 @@ class LabelRequest(BaseModel):
 
 @dataclass
 class _Totals:
-    """Counts over all pairs, kept for some seconds: they walk over the whole table."""
+    """Counts over all pairs, kept for a while: they walk over the whole table, and tell too much one by one."""
 
-    taken_at: float = -TOTALS_LIFETIME_SECONDS
+    taken_at: datetime = LONG_AGO
     done: int = 0
     wanted: int = 0
 
 
-def label_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
+def label_routes(context: Context, showings: Showings, page: Path) -> APIRouter:
     """GET / and the JSON routes that its page calls."""
     routes = APIRouter()
     rng = random.Random()
     totals = _Totals()
     pages = OpenPages()
+    pace = Pace()
 
     @routes.get("/")
     def label_page() -> Response:
@@ -133,7 +138,7 @@ def label_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
             "person": {"name": visitor.name, "role": visitor.role, "id": visitor.public_id},
             "auth": context.auth,
             "version": VERSION,
-            "project": view_project(settings, tokens, visitor),
+            "project": view_project(settings, showings, visitor),
             "guidelines_seen": seen_at is not None and (asked is None or seen_at >= asked.created_at),
         }
 
@@ -148,10 +153,16 @@ def label_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
         visitor = visitor_of(request)
         if body.person not in (None, visitor.public_id):
             raise HTTPException(409, "Somebody else has signed in since; sign in as before to send these answers.")
+        arrived_at = utc_now()
+        _check_pace(pace, visitor, body)  # before there is a session, so that a flood costs the others little
         for attempt in range(CONFLICT_TRIES):
             try:
                 with context.database.write() as session:
-                    return answer_label_request(session, tokens, visitor, body, rng, pages)
+                    _check_pace(pace, visitor, body)  # requests that came beside each other are here one by one
+                    stopwatch = pace.start(visitor.person_id, arrived_at)
+                    answer = answer_label_request(session, showings, visitor, body, rng, pages, stopwatch)
+                    pace.note(stopwatch, len(body.events))
+                    return answer
             except IntegrityError:
                 # PostgreSQL: the same answer came twice at the same moment; the next try finds the first one stored.
                 if attempt == CONFLICT_TRIES - 1:
@@ -161,24 +172,39 @@ def label_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
     @routes.get("/api/progress")
     def progress(request: Request) -> dict[str, Any]:
         with context.database.read() as session:
-            if time.monotonic() - totals.taken_at > TOTALS_LIFETIME_SECONDS:
+            if abs((utc_now() - totals.taken_at).total_seconds()) > TOTALS_LIFETIME_SECONDS:
+                totals.taken_at = utc_now()
                 totals.done, totals.wanted = count_judgments(session)
-                totals.taken_at = time.monotonic()
+            own = visitor_of(request).person_id
+            done = min(totals.wanted, totals.done + count_own(session, own, totals.taken_at))
             return {
-                "mine": own_progress(session, visitor_of(request).person_id),
-                "all": {"done": totals.done, "wanted": totals.wanted, "per_hour": hourly_rate(session, None)},
+                "mine": own_progress(session, own),
+                "all": {"done": done, "wanted": totals.wanted, "per_hour": hourly_rate(session, None)},
             }
 
     @routes.get("/api/history")
     def history(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> list[dict[str, Any]]:
         with context.database.read() as session:
-            return own_history(session, tokens, visitor_of(request), limit)
+            return own_history(session, showings, visitor_of(request), limit)
 
     return routes
 
 
+def _check_pace(pace: Pace, visitor: Visitor, body: LabelRequest) -> None:
+    """Refuse the answers of a person who is too far ahead of `annotate.pace`; their page keeps and resends them."""
+    if body.events and (wait := pace.wait(visitor.person_id)):
+        words = f"These answers come faster than anybody can look; they are taken again in {wait} seconds."
+        raise HTTPException(429, words, {"Retry-After": str(wait)})
+
+
 def answer_label_request(
-    session: Session, tokens: Tokens, visitor: Visitor, body: LabelRequest, rng: random.Random, pages: OpenPages
+    session: Session,
+    showings: Showings,
+    visitor: Visitor,
+    body: LabelRequest,
+    rng: random.Random,
+    pages: OpenPages,
+    stopwatch: Stopwatch,
 ) -> dict[str, Any]:
     """Store the events in their order, then lease and show new pairs; all in the caller's one transaction.
 
@@ -189,12 +215,14 @@ def answer_label_request(
     """
     settings = load_settings(session)
     results, again = [], {}
-    for event in body.events:
-        result, lease = _store_event(session, tokens, visitor, event, settings)
+    last = max((place for place, event in enumerate(body.events) if _is_new_answer(event)), default=None)
+    for place, event in enumerate(body.events):
+        timer = partial(stopwatch.take, is_last=place == last)
+        result, lease = _store_event(session, showings, visitor, event, settings, timer)
         results.append(result)
         if lease is not None:
             again[len(results) - 1] = lease
-    held = _read_holding(tokens, visitor, body.holding)
+    held = _read_holding(showings, visitor, body.holding)
     elsewhere = pages.pairs_elsewhere(visitor.person_id, body.page)
     if body.leaving:
         release_leases(session, visitor.person_id, [*held.values(), *(lease.pair_id for lease in again.values())])
@@ -205,7 +233,7 @@ def answer_label_request(
     leases = lease_pairs(session, visitor.person_id, settings, rng, count=body.want, holding=[*holding, *elsewhere])
     pages.note(visitor.person_id, body.page, [*holding, *(lease.pair_id for lease in leases)])
     asked = question_key(settings)
-    views = view_pairs(session, tokens, visitor, [*again.values(), *leases], asked)
+    views = view_pairs(session, showings, visitor, [*again.values(), *leases], asked)
     for place, view in zip(again, views[: len(again)], strict=True):
         results[place]["pair"] = view
     done = len(leases) < body.want
@@ -217,24 +245,28 @@ def answer_label_request(
         "with_others": count_with_others(session, visitor.person_id) if done else 0,
         "in_own_pages": len(elsewhere),
         "own_pages": pages.count_others(visitor.person_id, body.page),
-        "project": None if body.question in (None, asked) else view_project(settings, tokens, visitor),
+        "project": None if body.question in (None, asked) else view_project(settings, showings, visitor),
     }
 
 
-def view_project(settings: ProjectSettings, tokens: Tokens, visitor: Visitor) -> dict[str, Any]:
+def view_project(settings: ProjectSettings, showings: Showings, visitor: Visitor) -> dict[str, Any]:
     """What the page shows of the project: the words of `annotate.project.ASKED` and their version."""
     return {
         "version": question_key(settings),
         "title": settings.title,
         "question": settings.question,
-        "guidelines_html": render_guidelines(settings.guidelines, tokens, visitor),
+        "guidelines_html": render_guidelines(settings.guidelines, showings, visitor),
         "reasons": settings.reasons,
         "skip_reasons": settings.skip_reasons,
     }
 
 
+def _is_new_answer(raw: Any) -> bool:
+    return isinstance(raw, dict) and raw.get("type") == "judge" and raw.get("replaces") is None
+
+
 def _store_event(
-    session: Session, tokens: Tokens, visitor: Visitor, raw: Any, settings: ProjectSettings
+    session: Session, showings: Showings, visitor: Visitor, raw: Any, settings: ProjectSettings, timer: Timer
 ) -> tuple[dict[str, Any], Lease | None]:
     """What became of one event as it came, and the lease that an undo gave."""
     # The id goes back only where it can be one: what else came in its place may be too long, or no text at all.
@@ -245,7 +277,7 @@ def _store_event(
     try:
         event = EVENT.validate_python(raw)
         if isinstance(event, JudgeEvent):
-            record_judgment(session, visitor.person_id, _read_answer(tokens, visitor, event))
+            record_judgment(session, visitor.person_id, _read_answer(showings, visitor, event), timer)
         else:
             lease = undo_judgment(session, visitor.person_id, event.judgment, settings)
             lease = lease or _find_lease(session, visitor.person_id, event.judgment)
@@ -256,32 +288,33 @@ def _store_event(
     return result, lease
 
 
-def _read_holding(tokens: Tokens, visitor: Visitor, showings: list[str]) -> dict[str, int]:
-    """Pair ids by showing of what the page has; a token that cannot be read (the server's key changed) has none."""
+def _read_holding(showings: Showings, visitor: Visitor, tokens: list[str]) -> dict[str, int]:
+    """Pair ids by showing of what the page has; one that cannot be opened (the server's key changed) has none."""
     held = {}
-    for showing in showings:
+    for token in tokens:
         with suppress(UserError):
-            held[showing] = tokens.read_showing(visitor, showing)[0]
+            held[token] = showings.open(visitor, token).pair_id
     return held
 
 
-def _read_answer(tokens: Tokens, visitor: Visitor, event: JudgeEvent) -> Answer:
-    pair_id, repeat_no, left, picked, question = tokens.read_showing(visitor, event.showing)
-    right = "b" if left == "a" else "a"
-    choice = {"left": left, "right": right}.get(event.choice, event.choice)
+def _read_answer(showings: Showings, visitor: Visitor, event: JudgeEvent) -> Answer:
+    showing = showings.open(visitor, event.showing)
+    left = showing.shown_left
+    right = Side.b if left is Side.a else Side.a
+    choice = {"left": left.value, "right": right.value}.get(event.choice, event.choice)
     return Answer(
         uuid=event.id,
-        pair_id=pair_id,
-        repeat_no=repeat_no,
-        shown_left=Side(left),
+        pair_id=showing.pair_id,
+        repeat_no=showing.repeat_no,
+        shown_left=left,
         choice=Choice(choice),
         seconds=event.seconds,
         skip_reason=event.skip_reason,
         reasons=event.reasons,
         view_mode=event.view_mode,
-        picked=picked,
+        picked=showing.picked,
         replaces=event.replaces,
-        question=question if event.question is None else event.question,
+        question=showing.question if event.question is None else event.question,
     )
 
 
@@ -311,9 +344,9 @@ IMAGES_OF_PAIRS = (
 
 
 def view_pairs(
-    session: Session, tokens: Tokens, visitor: Visitor, leases: list[Lease], asked: str
+    session: Session, showings: Showings, visitor: Visitor, leases: list[Lease], asked: str
 ) -> list[dict[str, Any]]:
-    """What the page is told of each leased pair: four image addresses, and nothing that names a method.
+    """What the page is told of each leased pair: four image addresses, and nothing that tells a method or a repeat.
 
     Args:
         asked: key of the present version of the question.
@@ -324,17 +357,17 @@ def view_pairs(
     images = {pair_id: files for pair_id, *files in rows}
     views = []
     for lease in leases:
-        at_a, at_b, at_lq, at_hq = (_view_image(tokens, visitor, image) for image in images[lease.pair_id])
+        at_a, at_b, at_lq, at_hq = (_view_image(showings, visitor, image, lease) for image in images[lease.pair_id])
         left, right = (at_a, at_b) if lease.shown_left == Side.a else (at_b, at_a)
-        showing = tokens.showing(visitor, lease.pair_id, lease.repeat_no, lease.shown_left, lease.picked, asked)
+        showing = showings.seal(visitor, lease, asked)
         views.append({"showing": showing, "left": left, "right": right, "lq": at_lq, "hq": at_hq})
     return views
 
 
-def _view_image(tokens: Tokens, visitor: Visitor, image: Image | None) -> dict[str, Any] | None:
+def _view_image(showings: Showings, visitor: Visitor, image: Image | None, lease: Lease) -> dict[str, Any] | None:
     if image is None:
         return None
-    url = tokens.image_address(visitor, image.sha256)
+    url = showings.image_address(visitor, image.sha256, image.suffix, (lease.pair_id, lease.repeat_no))
     return {"url": url, "width": image.width_px, "height": image.height_px}
 
 
@@ -348,13 +381,18 @@ def count_judgments(session: Session) -> tuple[int, int]:
     return int(done), int(wanted)
 
 
+def count_own(session: Session, person_id: int, since: datetime = LONG_AGO) -> int:
+    """A person's live judgments of whatever kind, since a moment."""
+    own = select(func.count()).where(Judgment.person_id == person_id, Judgment.superseded_at.is_(None))
+    return session.scalar(own.where(Judgment.created_at >= since)) or 0
+
+
 def own_progress(session: Session, person_id: int) -> dict[str, Any]:
     """A person's live judgments: all, since midnight UTC, and their pace."""
-    own = select(func.count()).where(Judgment.person_id == person_id, Judgment.superseded_at.is_(None))
     midnight = utc_now().replace(hour=0, minute=0, second=0, microsecond=0)
     return {
-        "done": session.scalar(own),
-        "today": session.scalar(own.where(Judgment.created_at >= midnight)),
+        "done": count_own(session, person_id),
+        "today": count_own(session, person_id, midnight),
         "per_hour": hourly_rate(session, person_id),
     }
 
@@ -372,7 +410,7 @@ def hourly_rate(session: Session, person_id: int | None) -> int:
     return round(len(recent) / hours)
 
 
-def own_history(session: Session, tokens: Tokens, visitor: Visitor, limit: int) -> list[dict[str, Any]]:
+def own_history(session: Session, showings: Showings, visitor: Visitor, limit: int) -> list[dict[str, Any]]:
     """A person's own live judgments, newest first, as they saw the pairs."""
     asked = question_key(load_settings(session))
     judgments = session.scalars(
@@ -393,7 +431,7 @@ def own_history(session: Session, tokens: Tokens, visitor: Visitor, limit: int) 
         for row in judgments
     ]
     entries = []
-    for judgment, view in zip(judgments, view_pairs(session, tokens, visitor, shown, asked), strict=True):
+    for judgment, view in zip(judgments, view_pairs(session, showings, visitor, shown, asked), strict=True):
         question = judgment.question
         sides = {judgment.shown_left.value: "left"}
         choice = judgment.choice.value
@@ -417,21 +455,21 @@ def _iso(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds")
 
 
-def render_guidelines(text: str, tokens: Tokens, visitor: Visitor) -> str:
-    """Markdown to HTML without raw HTML; pictures written as ![…](/img/<sha256>) get the visitor's token."""
+def render_guidelines(text: str, showings: Showings, visitor: Visitor) -> str:
+    """Markdown to HTML without raw HTML; pictures written as ![…](/img/<sha256>) get the visitor's address."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     parsed = markdown.parse(text)
     for token in parsed:
         if token.nesting == 1:
             token.attrSet("dir", "auto")  # each paragraph, heading and list in the direction of its own script
         for child in token.children or []:
-            _sign_picture(child, tokens, visitor)
+            _sign_picture(child, showings, visitor)
     rendered: str = markdown.renderer.render(parsed, markdown.options, {})
     return rendered
 
 
-def _sign_picture(token: Token, tokens: Tokens, visitor: Visitor) -> None:
+def _sign_picture(token: Token, showings: Showings, visitor: Visitor) -> None:
     address = str(token.attrs.get("src", "")) if token.type == "image" else ""
     sha256 = address.removeprefix("/img/")
     if sha256 != address and len(sha256) == 64:
-        token.attrs["src"] = tokens.image_address(visitor, sha256)
+        token.attrs["src"] = showings.image_address(visitor, sha256)

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -40,6 +40,7 @@ REAP_SECONDS = 1.0
 DIGITS = 6
 MAX_LISTED = 20
 JSON = dict[str, Any]
+RunId = Annotated[int, Field(ge=0, lt=2**63)]
 Limit = Annotated[int, Query(ge=1, le=500)]
 Points = Annotated[int, Query(ge=10, le=5_000)]
 LogBytes = Annotated[int, Query(ge=0, le=5_000_000)]
@@ -75,20 +76,20 @@ def run_routes(context: Context) -> APIRouter:
 
     @routes.get("/api/runs")
     def table(
-        request: Request, state: str = "", kind: str = "", before: int | None = None, limit: Limit = 50
+        request: Request, state: str = "", kind: str = "", before: RunId | None = None, limit: Limit = 50
     ) -> Response:
         reap()
         with database.read() as session:
             return _answer(request, list_runs(session, data, state, kind, before, limit))
 
     @routes.get("/api/runs/{run_id}")
-    def details(request: Request, run_id: int) -> Response:
+    def details(request: Request, run_id: RunId) -> Response:
         reap()
         with database.read() as session:
             return _answer(request, describe_run(session, data, find(session, run_id)))
 
     @routes.get("/api/runs/{run_id}/series")
-    def series(request: Request, run_id: int, points: Points = 400, since: str = "") -> Response:
+    def series(request: Request, run_id: RunId, points: Points = 400, since: str = "") -> Response:
         answer = reader.read(run_folder(data, run_id) / "progress.jsonl", points, since)
         if since == answer.version:
             return Response(status_code=304)
@@ -96,16 +97,16 @@ def run_routes(context: Context) -> APIRouter:
         return _answer(request, {"version": answer.version, "whole": answer.whole, "series": shown})
 
     @routes.get("/api/runs/{run_id}/log")
-    def log(request: Request, run_id: int, bytes: LogBytes = 20_000) -> Response:
+    def log(request: Request, run_id: RunId, bytes: LogBytes = 20_000) -> Response:
         return _answer(request, read_log(run_folder(data, run_id) / "log.txt", bytes))
 
     @routes.get("/api/runs/{run_id}/samples")
-    def samples(request: Request, run_id: int) -> Response:
+    def samples(request: Request, run_id: RunId) -> Response:
         with database.read() as session:
             return _answer(request, list_samples(data, find(session, run_id)))
 
     @routes.get("/api/runs/{run_id}/samples/{name}")
-    def sample(run_id: int, name: str) -> Response:
+    def sample(run_id: RunId, name: str) -> Response:
         with database.read() as session:
             path = find_sample(data, find(session, run_id), name)
         if path is None:
@@ -113,20 +114,20 @@ def run_routes(context: Context) -> APIRouter:
         return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, no-cache"})
 
     @routes.get("/api/runs/{run_id}/deletion")
-    def deletion(request: Request, run_id: int) -> Response:
+    def deletion(request: Request, run_id: RunId) -> Response:
         with database.read() as session:
             return _answer(request, describe_deletion(session, data, find(session, run_id)))
 
     @routes.post("/api/runs/{run_id}/stop")
-    def stop_run(run_id: int) -> Response:
+    def stop_run(run_id: RunId) -> Response:
         return _do(lambda: stop(database, run_id))
 
     @routes.post("/api/runs/{run_id}/continue")
-    def continue_(run_id: int) -> Response:
+    def continue_(run_id: RunId) -> Response:
         return _do(lambda: continue_run(database, data, run_id, url=context.url))
 
     @routes.post("/api/runs/{run_id}/delete")
-    def delete(run_id: int, body: DeleteRequest) -> Response:
+    def delete(run_id: RunId, body: DeleteRequest) -> Response:
         return _do(lambda: {"freed_bytes": delete_run(database, data, run_id, also_out=body.also_out)})
 
     @routes.get("/api/lineage")
@@ -150,7 +151,7 @@ def list_runs(session: Session, data: Path, state: str, kind: str, before: int |
     elif state in RunState.__members__:
         rows = rows.where(Run.state == RunState(state))
     elif state:
-        raise HTTPException(422, f"There is no state {state!r}.")
+        raise HTTPException(400, f"There is no state {state!r}.")
     if kind:
         rows = rows.where(Run.kind == kind)
     if before is not None:

@@ -50,7 +50,7 @@ def judge(session: Session, person: Person, pair: Pair, choice: str, repeat_no: 
         view_mode="fit+flicker",
         picked=list(Picked)[(pair.shuffle_key + person.id) % 5],
     )
-    return record_judgment(session, person.id, answer)
+    return record_judgment(session, person.id, answer, lambda _, claimed: claimed + 1 / 3 if number % 3 else None)
 
 
 @pytest.fixture
@@ -233,15 +233,16 @@ def test_the_question_comes_back_and_is_not_recorded_where_not_told(
         assert dict(back.execute(told).all()).items() <= here.items()
         assert set(here.values()) == {ProjectSettings().question, "Which is sharper?"}
         assert load_settings(back).question == "Of this folder?"
-    change_lines("judgments.jsonl", lambda rows: [row.pop("question_version") for row in rows])(tmp_path / "out")
+    older = ("question_version", "server_seconds")
+    change_lines("judgments.jsonl", lambda rows: [row.pop(name) for row in rows for name in older])(tmp_path / "out")
     (tmp_path / "out" / "questions.jsonl").unlink()
     assert set(import_dataset(other, tmp_path / "other", tmp_path / "out").values()) == {0}, "what is known stays"
     other.close()
-    older = open_database(tmp_path / "older")
-    import_dataset(older, tmp_path / "older", tmp_path / "out")
-    with older.read() as session:
+    empty = open_database(tmp_path / "empty")
+    import_dataset(empty, tmp_path / "empty", tmp_path / "out")
+    with empty.read() as session:
         assert set(session.scalars(select(Judgment.question_id))) == {None}
-    older.close()
+    empty.close()
 
 
 def write_scores(folder: Path, rows: list[dict[str, object]], columns: tuple[str, ...] = SCORE_COLUMNS) -> None:

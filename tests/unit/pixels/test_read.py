@@ -20,8 +20,20 @@ from db.images import probe_bytes
 from db.session import Database
 from metrics.natural import MEASURES, split_planes
 from pixels.colour import COLOUR_CHUNKS
-from pixels.read import ImageFault, decode_plain, decode_rgb, read_rgb
-from tests.colour_files import ADOBE, SRGB, chrm, chunk, cicp, encode, gama, profile, tagged
+from pixels.read import PNG_SIGNATURE, ImageFault, decode_plain, decode_rgb, read_rgb
+from tests.colour_files import (
+    ADOBE,
+    SRGB,
+    chrm,
+    chunk,
+    cicp,
+    cicp_tag,
+    encode,
+    gama,
+    profile,
+    raised_black,
+    tagged,
+)
 
 CASES = Path(__file__).resolve().parents[4] / "shared" / "cases"
 GREY = np.full((8, 8, 3), 129, np.uint8)
@@ -69,6 +81,36 @@ COLOURS: dict[str, tuple[bytes, int, str]] = {
     "cICP of BT.2020": (tagged(PLAIN, cicp(9, 14, 0, 1)), 122, "colours converted from cICP to sRGB"),
     "cICP of HDR, PQ": (tagged(PLAIN, cicp(9, 16, 0, 1)), 135, "colours converted from cICP to sRGB"),
     "cICP of HDR, HLG": (tagged(PLAIN, cicp(9, 18, 0, 1)), 100, "colours converted from cICP to sRGB"),
+    "cICP of SMPTE 240M": (tagged(PLAIN, cicp(1, 7, 0, 1)), 142, "colours converted from cICP to sRGB"),
+    "cICP of film": (tagged(PLAIN, cicp(8, 8, 0, 1)), 189, "colours converted from cICP to sRGB"),
+    "cICP of XYZ": (tagged(PLAIN, cicp(10, 8, 0, 1)), 189, "colours converted from cICP to sRGB"),
+    "cICP of BT.1361": (tagged(PLAIN, cicp(1, 12, 0, 1)), 129, "cICP removed, which changed no colour"),
+    "grey in HDR": (tagged(encode(GREY[..., 0]), cicp(9, 16, 0, 1)), 135, "colours converted from cICP to sRGB"),
+    "sRGB with an intent that is none": (
+        tagged(PLAIN, (b"sRGB", b"\x09"), gama(1.0)),
+        189,
+        "colours converted from gAMA to sRGB",
+    ),
+    "profile with cicp": (
+        encode(GREY, "JPEG", quality=100, icc_profile=profile(2.2, "x", more=cicp_tag(1, 8, 0, 1))),
+        189,
+        "colours converted from colour profile to sRGB",
+    ),
+    "profile with the cicp of sRGB": (
+        encode(GREY, icc_profile=profile(1.0, "x", more=cicp_tag(1, 13, 0, 1))),
+        129,
+        "colour profile removed, which changed no colour",
+    ),
+    "grey with cicp in its profile": (
+        encode(GREY[..., 0], icc_profile=profile(2.2, "x", b"GRAY", more=cicp_tag(1, 8, 0, 1))),
+        189,
+        "colours converted from colour profile to sRGB",
+    ),
+    "profile with light in its black": (
+        encode(GREY, icc_profile=profile(1.0, "x", more=raised_black())),
+        197,
+        "colour profile converted to sRGB",
+    ),
     "cICP of sRGB": (tagged(PLAIN, cicp(1, 13, 0, 1)), 129, "cICP removed, which changed no colour"),
     "cICP unknown": (tagged(PLAIN, cicp(2, 2, 0, 1)), 129, "cICP removed, which changed no colour"),
     "cICP in video range": (tagged(PLAIN, cicp(1, 8, 0, 0)), 129, "cICP removed, which changed no colour"),
@@ -297,3 +339,58 @@ def test_the_shared_zip_is_stored_without_colour_chunks_and_every_file_is_said(d
     for file in (data / "images").rglob("*.png"):
         assert decode_plain(file.read_bytes()).conversion == ""
         assert not [name for name in (*COLOUR_CHUNKS, "iCCP") if name.encode() in file.read_bytes()]
+
+
+OTHERS = {
+    "heic": (b"\0\0\0\x18ftypheic" + bytes(64), "HEIC, whatever its name; save it as PNG"),
+    "avif": (b"\0\0\0\x18ftypavif" + bytes(64), "AVIF, whatever its name; save it as PNG"),
+    "tiff": (encode(GREY, "TIFF"), "TIFF or raw, whatever its name; save it as PNG"),
+    "bmp": (encode(GREY, "BMP"), "BMP, whatever its name; save it as PNG"),
+    "gif": (encode(GREY, "GIF"), "GIF, whatever its name; save it as PNG"),
+    "jpeg2000": (encode(GREY, "JPEG2000"), "JPEG 2000, whatever its name; save it as PNG"),
+    "page": (b"\n<!DOCTYPE html><html>", "a web page, whatever its name; get the file itself"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, whatever its name; get the"),
+    "zeros": (bytes(100), "zeros, as a copy that never ended leaves, whatever its name; get the file itself"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_image_is_told_by_its_content(name: str) -> None:
+    content, what = OTHERS[name]
+    with pytest.raises(ImageFault, match=f"^not a PNG, JPEG or WebP image but {what}"):
+        decode_rgb(content)
+
+
+def test_a_png_with_a_damaged_beginning_is_called_damaged() -> None:
+    content = bytearray(tagged(PLAIN, gama(1.0)))
+    content[content.index(b"gAMA") + 8] ^= 1
+    with pytest.raises(ImageFault, match="corrupt"):
+        decode_rgb(bytes(content))
+
+
+def write_png(samples: np.ndarray, depth: int, colour_type: int, transparent: bytes) -> bytes:
+    """A PNG of samples with a transparent colour, written here since Pillow writes none with odd ones."""
+    bits = np.unpackbits(samples.astype(np.uint8).reshape(len(samples), -1, 1), axis=2)[..., 8 - depth :]
+    rows = np.packbits(bits.reshape(len(samples), -1), axis=1)
+    content = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    head = struct.pack(">IIBBBBB", samples.shape[1], len(samples), depth, colour_type, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"tRNS", transparent), (b"IDAT", content), (b"IEND", b"")]
+    return PNG_SIGNATURE + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize(("depth", "key"), [(1, 1), (1, 0), (2, 2), (4, 9)])
+def test_any_grey_of_few_bits_can_be_transparent(depth: int, key: int) -> None:
+    samples = np.arange(2**depth)[None]
+    pixels = decode_rgb(write_png(samples, depth, 0, struct.pack(">H", key)))
+    seen = np.where(samples == key, 255, samples * 255 // (2**depth - 1))
+    np.testing.assert_array_equal(pixels[..., 0], seen)
+
+
+@pytest.mark.parametrize(("shape", "colour_type"), [((4, 4), 0), ((4, 4, 3), 2)])
+def test_bits_above_a_transparent_colours_own_do_not_count(shape: tuple[int, ...], colour_type: int) -> None:
+    samples = np.full(shape, 129)
+    samples[0] = 40
+    key = struct.pack(">H", 129 + 512) * (3 if colour_type else 1)
+    pixels = decode_rgb(write_png(samples, 8, colour_type, key))
+    assert (pixels[0] == 40).all()
+    assert (pixels[1:] == 255).all()
