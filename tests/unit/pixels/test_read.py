@@ -265,6 +265,31 @@ def test_turned_by_exif_or_xmp_with_its_colours_converted() -> None:
     assert decode_rgb(broken).shape == (4, 6, 3)
 
 
+def test_a_stored_file_whose_bytes_are_not_its_names_is_read_by_nobody(data: Path, tmp_path: Path) -> None:
+    from annotate.measure_worker import ImageFile, ImageJob, measure_batch
+    from db.errors import UserError
+    from db.images import image_path, write_image
+    from db.pixel_hashes import hash_pixels
+    from reward.images import read_image
+
+    probe = probe_bytes(PLAIN, "photo")
+    write_image(data, probe, PLAIN)
+    path = image_path(data, probe.sha256, ".png")
+    assert read_rgb(path).shape == (8, 8, 3)
+    path.write_bytes(encode(GREY + 1))
+    with pytest.raises(ImageFault, match="not the file that was imported"):
+        read_rgb(path)
+    with pytest.raises(UserError, match=rf"{path}: not the file that was imported"):
+        read_image(path)
+    job = ImageJob(1, ImageFile(probe.sha256, ".png"), ())
+    pytest.importorskip("torch")
+    measured = measure_batch(data, [job], "cpu")
+    assert (measured.rows, [name for name, _ in measured.unreadable]) == ([], [path.name])
+    assert hash_pixels(data, [(probe.sha256, ".png")]) == {}
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert read_rgb(tmp_path / path.name).shape == (8, 8, 3), "a name of 64 digits means that in a data folder alone"
+
+
 def test_what_is_no_image_is_said() -> None:
     for content, said in ((b"", "empty"), (b"x", "not a PNG"), (PLAIN[:-30], "corrupt or truncated")):
         with pytest.raises(ImageFault, match=said):
