@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from tqdm import tqdm
 
 from annotate.archive import list_outside, unpacked
-from annotate.check_images_command import add_check_images_command
+from annotate.check_images_command import add_check_command
 from annotate.discard import (
     STOOD,
     describe_discard,
@@ -499,12 +499,12 @@ def main(argv: list[str] | None = None) -> int:
     add_people_command(commands)
     add_project_command(commands)
     add_measure_command(commands)
-    add_check_images_command(commands)
+    add_check_command(commands)
     add_fit_command(commands)
     add_label_command(commands)
     add_rank_command(commands)
     add_export_command(commands)
-    for command in commands.choices.values():
+    for command in dict.fromkeys(commands.choices.values()):  # one of two names is there twice
         add_common_options(command)
     args = parser.parse_args(argv)
     return run_command(lambda: args.command(open_database(args.data, args.db), args))

@@ -28,6 +28,8 @@ from annotate.dataset_files import (
     IMAGE_FIELDS,
     Row,
     copy_images,
+    find_damaged,
+    list_images,
     write_checksums,
     write_jsonl,
     write_scores,
@@ -54,6 +56,7 @@ from db.models import (
 )
 from db.session import Database
 
+MAX_NAMED = 10
 Format = Literal["jsonl", "parquet", "hpdv2", "imagereward", "pickapic", "diffusion-dpo", "trl", "imagefolder"]
 
 
@@ -80,6 +83,9 @@ class ExportOptions(BaseModel):
     )
     exclude_people: list[str] = Field([], description="No judgments of these people, and no labels made of them")
     include_simulated: bool = Field(False, description="Count simulated annotators too; the labels then say so")
+    skip_bad: bool = Field(
+        False, description="Leave pairs with a damaged or missing image out instead of refusing the export"
+    )
     prompt: str = Field(
         "a high-quality photo of a face", min_length=1, description="Prompt where a photo has no caption"
     )
@@ -101,7 +107,7 @@ def export_dataset(
         format left out.
     Raises:
         UserError: `out` is there and not empty or cannot be written, no label fits, a named method or person does not
-            exist, or an image file is missing or damaged.
+            exist, or an image file is missing or damaged and `skip_bad` does not leave it out; no file is written then.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; name a new folder with --out, or remove it.")
@@ -119,6 +125,7 @@ def export_dataset(
         if not rows:
             told = ", ".join(f"{count} by {name}" for name, count in dropped.items() if count) or "there is none"
             raise UserError(f"No label to export ({told}). Judge some pairs first, or widen the filters.")
+    rows = _without_damaged(rows, data, options, dropped)
     with database.read() as session:
         judgments = load_judgments(session, rows, options)
         questions = load_questions(session, judgments)
@@ -129,6 +136,25 @@ def export_dataset(
         *(out, rows, judgments, questions, scores, data, options, dropped, shown_options, progress),
         discarded={"answers": answers, "people": people},
     )
+
+
+def _without_damaged(rows: list[Row], data: Path, options: ExportOptions, dropped: dict[str, int]) -> list[Row]:
+    """The rows all of whose images are whole; counts the others as dropped.
+
+    Raises:
+        UserError: an image is damaged and `skip_bad` is not set, or no row is left.
+    """
+    damaged = find_damaged(data, list_images(rows))
+    kept = [row for row in rows if not any(row[name] in damaged for name in IMAGE_FIELDS)]
+    dropped["damaged images"] = len(rows) - len(kept)
+    if damaged and not (options.skip_bad and kept):
+        lines = [f"{len(damaged):,} images of {dropped['damaged images']:,} of the {len(rows):,} pairs are damaged:"]
+        lines += [f"  {why}" for why in list(damaged.values())[:MAX_NAMED]]
+        lines += [f"  and {len(damaged) - MAX_NAMED:,} more"] if len(damaged) > MAX_NAMED else []
+        remedy = "`python -m annotate check` names all, with what depends on them"
+        lines.append(f"{remedy}." if options.skip_bad else f"{remedy}; --skip-bad leaves those pairs out.")
+        raise UserError("\n".join(lines))
+    return kept
 
 
 def write_dataset(

@@ -2,8 +2,9 @@
 
 The stored bytes are what a person is shown, what is measured and what is trained on. Files that viewers and decoders
 could read differently (rotated by EXIF, alpha, colours other than sRGB by a profile or a PNG's chunks, 16 bits, CMYK,
-palette) are therefore converted once, when they are added, to an 8-bit RGB PNG (see `pixels`), and the image row says
-so; all others are stored byte for byte.
+palette) are therefore converted once, when they are added, to an 8-bit RGB PNG (see `pixels`). Of all others the
+picture is stored as it is packed, without metadata: people and exports must not get where and by whom a photo was
+taken, nor what a method wrote about itself. The image row says what was done.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ MEDIA_TYPE_OF_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "ima
 MAX_FILE_BYTES = 256 * 2**20
 
 
+class DamagedImage(UserError):
+    """A stored file that is missing, or not what its name says."""
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """What is known of an image file after it was read and decoded whole.
@@ -42,6 +47,8 @@ class Probe:
     original_sha256: str | None = None
     conversion: str | None = None
     converted: bytes | None = None
+    same_pixels: bool = True
+    """Whether the stored pixels are the file's own numbers, see `pixels.read.Plain`."""
 
 
 def probe_image(path: Path) -> Probe:
@@ -79,6 +86,7 @@ def probe_bytes(content: bytes, name: str) -> Probe:
         original_sha256=sha256,
         conversion=plain.conversion,
         converted=plain.content,
+        same_pixels=plain.same_pixels,
     )
 
 
@@ -117,6 +125,22 @@ def write_image(data: Path, probe: Probe, file: Path | bytes) -> bool:
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}); free some disk space") from error
     return True
+
+
+def read_stored(data: Path, sha256: str, suffix: str) -> bytes:
+    """The bytes of a stored image, which are those that were imported.
+
+    Raises:
+        DamagedImage: they are not, or cannot be read.
+    """
+    path = image_path(data, sha256, suffix)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamagedImage(f"{path}: cannot be read ({error.strerror}); import its original again.") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DamagedImage(f"{path} is not the file that was imported; import its original again.")
+    return content
 
 
 def has_hash(path: Path, sha256: str) -> bool:

@@ -5,10 +5,11 @@ Turned as EXIF or XMP say, 16 bits reduced to 8, colours converted to sRGB (see 
 
 from __future__ import annotations
 
+import hashlib
 import io
+import re
 import struct
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +19,15 @@ from PIL import Image as PilImage
 from PIL import UnidentifiedImageError
 
 from pixels.colour import COLOUR_CHUNKS, convert_to_srgb
+from pixels.metadata import COLOUR_PROFILE, PNG_SIGNATURE, png_chunks, strip_metadata
 
 RgbImage = npt.NDArray[np.uint8]
 READING = 3
 """Raised where the same file is read as other pixels than before, so that what was computed from it is not trusted."""
+SHA256 = re.compile("[0-9a-f]{64}")
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 64_000_000
 ORIENTATION_TAG = 0x0112
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_BIT_DEPTH_OFFSET = 24
 OTHER_KINDS = {
     b"GIF8": "GIF",
@@ -77,7 +79,9 @@ class Plain:
     conversion: str
     """What was done to the file's own pixels or tags; empty where every reader sees them alike."""
     content: bytes
-    """A file of these pixels: the file's own bytes, without what had to go, or a new PNG."""
+    """A file of these pixels and nothing else: the file's own bytes, without what had to go, or a new PNG."""
+    same_pixels: bool
+    """Whether these are the numbers that are in the file: at most tags and metadata were taken out."""
 
 
 def read_rgb(path: Path) -> RgbImage:
@@ -85,9 +89,22 @@ def read_rgb(path: Path) -> RgbImage:
 
     Raises:
         OSError: it cannot be read.
-        ImageFault: see `decode`.
+        ImageFault: see `decode_plain`, or `check_name`.
     """
-    return decode_rgb(path.read_bytes())
+    content = path.read_bytes()
+    check_name(path, content)
+    return decode_rgb(content)
+
+
+def check_name(path: Path, content: bytes) -> None:
+    """Refuse what lies in a data folder under another file's name: `ab/ab….png`, the SHA-256 of the file.
+
+    Raises:
+        ImageFault: these are not the bytes of that SHA-256.
+    """
+    is_hash = SHA256.fullmatch(path.stem) and path.parent.name == path.stem[:2]
+    if is_hash and hashlib.sha256(content).hexdigest() != path.stem:
+        raise ImageFault("not the file that was imported, but cut off or changed; import its original again")
 
 
 def decode_rgb(content: bytes) -> RgbImage:
@@ -102,13 +119,24 @@ def decode_plain(content: bytes) -> Plain:
         ImageFault: no PNG, JPEG or WebP, damaged, animated, empty, or above MAX_PIXELS.
     """
     image, image_format, done, changed = _decode(content)
-    if not done:
-        return Plain(image, image_format, "", content)
-    if image_format == "PNG" and not changed:
-        return Plain(image, "PNG", ", ".join(done), _without_colour_chunks(content))
+    if not changed:
+        stripped, found = strip_metadata(content)
+        found = [name for name in found if name not in COLOUR_CHUNKS and not (done and name == COLOUR_PROFILE)]
+        done += [f"metadata removed: {', '.join(found)}"] if found else []
+        if stripped == content or _shows(stripped, image):
+            return Plain(image, image_format, ", ".join(done), stripped, same_pixels=True)
+        done.append("packed anew")
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    return Plain(image, "PNG", ", ".join(done), buffer.getvalue())
+    return Plain(image, "PNG", ", ".join(done), buffer.getvalue(), same_pixels=not changed)
+
+
+def _shows(content: bytes, image: PilImage.Image) -> bool:
+    """Whether a file can be decoded, to this image: not that of a damaged one that decoders make something of."""
+    try:
+        return _decode(content)[0].tobytes() == image.tobytes()
+    except ImageFault:
+        return False
 
 
 def _decode(content: bytes) -> tuple[PilImage.Image, str, list[str], bool]:
@@ -232,16 +260,6 @@ def _split_alpha(
     return image, None
 
 
-def _chunks(content: bytes) -> Iterator[tuple[str, int, int]]:
-    """(type, where it begins, where it ends) of each chunk of a PNG; nothing of another file."""
-    at, name = len(PNG_SIGNATURE), ""
-    while content.startswith(PNG_SIGNATURE) and at + 12 <= len(content) and name != "IEND":
-        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
-        name = content[at + 4 : at + 8].decode("latin-1")
-        yield name, at, end
-        at = end
-
-
 def _read_colour_chunks(content: bytes) -> dict[str, bytes]:
     """Type to content of a PNG's COLOUR_CHUNKS and sRGB: of one type the first, empty where it stands too late.
 
@@ -249,14 +267,8 @@ def _read_colour_chunks(content: bytes) -> dict[str, bytes]:
     """
     found: dict[str, bytes] = {}
     late = False
-    for name, start, end in _chunks(content):
+    for name, start, end in png_chunks(content):
         late = late or name in ("PLTE", "IDAT")
         if name in COLOUR_CHUNKS or (name == "sRGB" and not late):
             found.setdefault(name, b"" if late else content[start + 8 : end - 4])
     return found
-
-
-def _without_colour_chunks(content: bytes) -> bytes:
-    """A PNG without COLOUR_CHUNKS, and without its profile, which is of no use then; its pixels are not touched."""
-    kept = [content[start:end] for name, start, end in _chunks(content) if name not in (*COLOUR_CHUNKS, "iCCP")]
-    return PNG_SIGNATURE + b"".join(kept)

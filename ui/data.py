@@ -41,7 +41,7 @@ adds nothing. Where there are no restored images yet, `lq/` alone will do: the [
 them."""
 LISTS = {
     "refused": "Refused",
-    "converted": "Stored converted, so that every program sees the same picture",
+    "converted": "Stored without metadata, or converted so that every program sees the same picture",
     "differ_in_aspect": "Photos whose images differ in aspect",
     "share_a_picture": "Photos that share a picture, and so the split",
     "ignored": "Not part of the layout",

@@ -29,7 +29,7 @@ ROWS_OF_FIELDS = (
     ("format", "ties", "resolve", "origin"),
     ("name", "licence", "prompt"),
     ("min_agreement", "splits", "methods"),
-    ("people", "exclude_people", "include_simulated"),
+    ("people", "exclude_people", "include_simulated", "skip_bad"),
 )
 FILTERS = "Choose the filters; empty ones take everything. The split stays the one that was drawn at import."
 

@@ -19,7 +19,7 @@ from fastapi.responses import Response
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased, joinedload
 
@@ -35,11 +35,16 @@ from ui.context import Context
 from ui.errors import describe_invalid
 from ui.open_pages import OpenPages
 from ui.showings import Showings
+from ui.stored_images import StoredImages
 
 MAX_EVENTS = 500
 TOTALS_LIFETIME_SECONDS = 30.0
 """As often as a page asks. Whoever could see them change by one answer would see which were repeats or gold pairs."""
 CONFLICT_TRIES = 3
+DAMAGED_TRIES = 5
+"""So often others are looked for in the place of pairs whose images are damaged."""
+ImagesOfPairs = dict[int, list[Image | None]]
+"""Pair id to the images of a and b, lq and hq."""
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -115,7 +120,7 @@ class _Totals:
     wanted: int = 0
 
 
-def label_routes(context: Context, showings: Showings, page: Path) -> APIRouter:
+def label_routes(context: Context, showings: Showings, images: StoredImages, page: Path) -> APIRouter:
     """GET / and the JSON routes that its page calls."""
     routes = APIRouter()
     rng = random.Random()
@@ -160,7 +165,7 @@ def label_routes(context: Context, showings: Showings, page: Path) -> APIRouter:
                 with context.database.write() as session:
                     _check_pace(pace, visitor, body)  # requests that came beside each other are here one by one
                     stopwatch = pace.start(visitor.person_id, arrived_at)
-                    answer = answer_label_request(session, showings, visitor, body, rng, pages, stopwatch)
+                    answer = answer_label_request(session, showings, images, visitor, body, rng, pages, stopwatch)
                     pace.note(stopwatch, len(body.events))
                     return answer
             except IntegrityError:
@@ -200,6 +205,7 @@ def _check_pace(pace: Pace, visitor: Visitor, body: LabelRequest) -> None:
 def answer_label_request(
     session: Session,
     showings: Showings,
+    images: StoredImages,
     visitor: Visitor,
     body: LabelRequest,
     rng: random.Random,
@@ -211,7 +217,8 @@ def answer_label_request(
     Returns:
         results, one for each event in its place; pairs to show; `gone`, showings that the page holds and another page
         of this person has too; `done`, whether fewer pairs were found than were wanted, and then how many are
-        `with_others` or `in_own_pages`; `own_pages`, how many others this person has open.
+        `with_others` or `in_own_pages`; `damaged`, how many pairs were passed over since a file of theirs is damaged;
+        `own_pages`, how many others this person has open.
     """
     settings = load_settings(session)
     results, again = [], {}
@@ -230,10 +237,13 @@ def answer_label_request(
         return {"results": results}
     holding = [pair_id for pair_id in held.values() if pair_id not in elsewhere]
     holding += [lease.pair_id for lease in again.values()]
-    leases = lease_pairs(session, visitor.person_id, settings, rng, count=body.want, holding=[*holding, *elsewhere])
+    leases, files, damaged = _lease_whole(
+        session, images, visitor.person_id, settings, rng, body.want, [*holding, *elsewhere]
+    )
     pages.note(visitor.person_id, body.page, [*holding, *(lease.pair_id for lease in leases)])
     asked = question_key(settings)
-    views = view_pairs(session, showings, visitor, [*again.values(), *leases], asked)
+    files |= _load_images(session, list(again.values()))
+    views = view_pairs(showings, visitor, [*again.values(), *leases], files, asked)
     for place, view in zip(again, views[: len(again)], strict=True):
         results[place]["pair"] = view
     done = len(leases) < body.want
@@ -244,6 +254,7 @@ def answer_label_request(
         "done": done,
         "with_others": count_with_others(session, visitor.person_id) if done else 0,
         "in_own_pages": len(elsewhere),
+        "damaged": damaged,
         "own_pages": pages.count_others(visitor.person_id, body.page),
         "project": None if body.question in (None, asked) else view_project(settings, showings, visitor),
     }
@@ -343,18 +354,54 @@ IMAGES_OF_PAIRS = (
 """Built once, for it is asked with every answer and takes longer to build than to run."""
 
 
+def _load_images(session: Session, leases: list[Lease]) -> ImagesOfPairs:
+    if not leases:
+        return {}
+    rows = session.execute(IMAGES_OF_PAIRS, {"pair_ids": [lease.pair_id for lease in leases]})
+    return {pair_id: files for pair_id, *files in rows}
+
+
+def _lease_whole(
+    session: Session,
+    images: StoredImages,
+    person_id: int,
+    settings: ProjectSettings,
+    rng: random.Random,
+    count: int,
+    holding: list[int],
+) -> tuple[list[Lease], ImagesOfPairs, int]:
+    """(pairs to look at as of `lease_pairs`, none of a damaged image; their images; how many were passed over)."""
+    leases: list[Lease] = []
+    files: ImagesOfPairs = {}
+    damaged: list[int] = []
+    for _ in range(DAMAGED_TRIES):
+        wanted = count - len(leases)
+        besides = [*holding, *damaged, *(lease.pair_id for lease in leases)]
+        found = lease_pairs(session, person_id, settings, rng, count=wanted, holding=besides)
+        new = _load_images(session, found)
+        bad = {
+            pair_id for pair_id, of_pair in new.items() if any(image and images.is_damaged(image) for image in of_pair)
+        }
+        leases += [lease for lease in found if lease.pair_id not in bad]
+        files |= new
+        damaged += bad
+        if not bad:
+            break
+    if damaged:
+        of_them = delete(Lease).where(Lease.person_id == person_id, Lease.pair_id.in_(damaged))
+        session.execute(of_them.execution_options(synchronize_session="fetch"))
+    return leases, files, len(damaged)
+
+
 def view_pairs(
-    session: Session, showings: Showings, visitor: Visitor, leases: list[Lease], asked: str
+    showings: Showings, visitor: Visitor, leases: list[Lease], images: ImagesOfPairs, asked: str
 ) -> list[dict[str, Any]]:
     """What the page is told of each leased pair: four image addresses, and nothing that tells a method or a repeat.
 
     Args:
+        images: of these pairs, and perhaps of others.
         asked: key of the present version of the question.
     """
-    if not leases:
-        return []
-    rows = session.execute(IMAGES_OF_PAIRS, {"pair_ids": [lease.pair_id for lease in leases]})
-    images = {pair_id: files for pair_id, *files in rows}
     views = []
     for lease in leases:
         at_a, at_b, at_lq, at_hq = (_view_image(showings, visitor, image, lease) for image in images[lease.pair_id])
@@ -430,8 +477,9 @@ def own_history(session: Session, showings: Showings, visitor: Visitor, limit: i
         )
         for row in judgments
     ]
+    views = view_pairs(showings, visitor, shown, _load_images(session, shown), asked)
     entries = []
-    for judgment, view in zip(judgments, view_pairs(session, showings, visitor, shown, asked), strict=True):
+    for judgment, view in zip(judgments, views, strict=True):
         question = judgment.question
         sides = {judgment.shown_left.value: "left"}
         choice = judgment.choice.value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from pathlib import Path
@@ -27,7 +28,7 @@ import ui.restore
 import ui.runs
 import ui.train
 from annotate.project import load_settings, store_question
-from db.images import MEDIA_TYPE_OF_SUFFIX, image_path
+from db.images import MEDIA_TYPE_OF_SUFFIX, DamagedImage
 from db.models import Image, Role
 from ui.access import Gate, Tokens, load_secret, visitor_of
 from ui.address import BelowRootPath, cookie_name
@@ -38,13 +39,19 @@ from ui.label import label_routes
 from ui.run_routes import run_routes
 from ui.showings import Showings
 from ui.sign_in import sign_in_routes
+from ui.stored_images import StoredImages
 from ui.train_round import round_routes
 from ui.train_routes import train_routes
 from ui.turns import BoundWaits, TakeTurns
 
+log = logging.getLogger(__name__)
+
 STATIC = Path(__file__).parent / "static"
 SESSION_SECONDS = 30 * 24 * 3600
 IMAGE_LIFETIME = "private, max-age=31536000, immutable"
+DAMAGED = (
+    "The file of this image is damaged or missing on the server. Its pairs are left out until it is imported again."
+)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PAGES = (
     ("Data", ui.data.build),
@@ -67,14 +74,15 @@ def make_app(context: Context) -> FastAPI:
         store_question(session, load_settings(session))  # what pages show from now on
     secret = load_secret(context.data)
     showings = Showings(secret, context.root_path)
+    images = StoredImages(context.data)
     app = FastAPI(title="FaceReward", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(RequestValidationError, refuse_invalid)
     app.include_router(sign_in_routes(context, Tokens(secret), STATIC / "sign_in.html"))
-    app.include_router(label_routes(context, showings, STATIC / "label.html"))
+    app.include_router(label_routes(context, showings, images, STATIC / "label.html"))
     app.include_router(run_routes(context))
     app.include_router(train_routes(context))
     app.include_router(round_routes(context))
-    _add_image_route(app, context, showings)
+    _add_image_route(app, context, showings, images)
     app.mount("/static", StaticFiles(directory=STATIC))
 
     @app.get("/favicon.ico")
@@ -132,7 +140,7 @@ def build_pages(context: Context) -> gr.Blocks:
     return pages
 
 
-def _add_image_route(app: FastAPI, context: Context, showings: Showings) -> None:
+def _add_image_route(app: FastAPI, context: Context, showings: Showings, images: StoredImages) -> None:
     @app.get("/img/{name}")
     def image(request: Request, name: str) -> Response:
         """An image's stored bytes, unchanged: at the address of a showing, or for admins at its hash.
@@ -154,6 +162,10 @@ def _add_image_route(app: FastAPI, context: Context, showings: Showings) -> None
                 suffix = session.scalar(select(Image.suffix).where(Image.sha256 == sha256)) or ""
         if not suffix:
             raise HTTPException(404, "There is no such image.")
-        content = image_path(context.data, sha256, suffix).read_bytes()
+        try:
+            content = images.read(sha256, suffix)
+        except DamagedImage as error:
+            log.warning("not shown: %s", error)
+            raise HTTPException(410, DAMAGED, {"Cache-Control": "no-store"}) from error
         headers["Cache-Control"] = IMAGE_LIFETIME
         return Response(content, media_type=MEDIA_TYPE_OF_SUFFIX[suffix], headers=headers)

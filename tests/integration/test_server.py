@@ -24,7 +24,7 @@ from annotate.people import add_person, disable_person, get_person, make_link_to
 from annotate.project import ProjectSettings, load_settings, save_settings
 from db.errors import UserError
 from db.images import add_image, image_path, probe_image
-from db.models import Choice, Image, Judgment, Lease, Pair, Picked, Role, Side, Split, utc_now
+from db.models import Candidate, Choice, Image, Judgment, Lease, Pair, Picked, Role, Side, Split, utc_now
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from tests.conftest import address_of
@@ -699,3 +699,59 @@ def test_progress_and_history_are_ones_own(client: Callable[..., TestClient]) ->
     assert [entry["choice"] for entry in history] == ["tie"]
     assert history[0]["left"]["url"] == pair["left"]["url"]
     assert ada.get("/api/history").json() == []
+
+
+def view_addresses(pair: dict[str, Any]) -> list[str]:
+    return [pair[side]["url"] for side in ("left", "right", "lq", "hq")]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "another picture"])
+def test_a_damaged_image_is_never_served_and_its_pairs_are_shown_to_nobody(
+    client: Callable[..., TestClient], database: Database, data: Path, damage: str
+) -> None:
+    ben = client("ben")
+    with database.read() as session:
+        candidate = session.scalars(select(Candidate)).first()
+        assert candidate is not None
+        image = candidate.image
+        other = session.scalars(select(Image).where(Image.id != image.id)).first()
+        assert other is not None
+        bad = set(session.scalars(select(Pair.id).where((Pair.a_id == candidate.id) | (Pair.b_id == candidate.id))))
+    path = image_path(data, image.sha256, image.suffix)
+    whole = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(whole[:-10])
+    else:  # of the same size: known only when it was looked at
+        path.write_bytes(bytes([*whole[:-1], whole[-1] ^ 1]))
+        ada = client("ada")
+        assert ada.get(f"/img/{image.sha256}").status_code == 410
+        assert "import" in ada.get(f"/img/{image.sha256}").json()["detail"]
+    answer = ask(ben, want=8, page="p")
+    assert (len(answer["pairs"]), answer["done"], answer["damaged"]) == (9 - len(bad), True, len(bad))
+    for pair in answer["pairs"]:
+        for address in view_addresses(pair):
+            assert ben.get(address).status_code == 200
+    with database.read() as session:
+        assert bad.isdisjoint(session.scalars(select(Lease.pair_id)))
+    path.write_bytes(whole)
+    assert ask(ben, want=8, page="p", holding=[pair["showing"] for pair in answer["pairs"]])["damaged"] == 0
+    assert client("ada").get(f"/img/{image.sha256}").content == whole
+
+
+def test_what_an_earlier_version_stored_with_metadata_is_served_without(
+    client: Callable[..., TestClient], database: Database, data: Path
+) -> None:
+    with database.write() as session:
+        image = session.scalars(select(Image)).first()
+        assert image is not None
+        plain = image_path(data, image.sha256, image.suffix).read_bytes()
+        content = plain + b"Jane Doe"
+        image.sha256, image.size_bytes = hashlib.sha256(content).hexdigest(), len(content)
+        path = image_path(data, image.sha256, image.suffix)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        name = image.sha256
+    for _ in range(2):
+        assert client("ada").get(f"/img/{name}").content == plain

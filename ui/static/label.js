@@ -90,7 +90,7 @@ function onAnswer(answer) {
   const known = new Set([current, ...ring].filter(Boolean).map((entry) => entry.view.showing));
   for (const view of answer.pairs) if (!known.has(view.showing)) ring.push(makeEntry(view));
   done = answer.done;
-  busy = { others: answer.with_others, own: answer.in_own_pages };
+  busy = { others: answer.with_others, own: answer.in_own_pages, damaged: answer.damaged };
   if (!ownPages && answer.own_pages) {
     alarm("You have this page open elsewhere too, in another tab or window or on another device. Each shows other pairs.");
   }
@@ -146,8 +146,11 @@ async function show(entry, keyTime = null) {
     await entry.ready;
   } catch {
     if (current !== entry) return;
-    if (!entry.triedAgain) return tryAgain(entry, keyTime);
-    alarm("An image of a pair could not be loaded. The pair is left out and comes again later.");
+    const gone = await findGone(entry);
+    if (current !== entry) return;
+    if (gone) alarm(gone);
+    else if (!entry.triedAgain) return tryAgain(entry, keyTime);
+    else alarm("An image of a pair could not be loaded. The pair is left out and comes again later.");
     return showNext();
   }
   clearTimeout(slow);
@@ -170,6 +173,15 @@ async function show(entry, keyTime = null) {
 function sayLoading() {
   $("notice").textContent = "Loading the next pair …";
   $("notice").hidden = false;
+}
+
+/** What the server says of an image that it cannot show for good; empty where it does not. */
+async function findGone({ view }) {
+  for (const image of [view.left, view.right, view.lq, view.hq]) {
+    const response = image && (await fetch(image.url).catch(() => null));
+    if (response?.status === 410) return (await response.json().catch(() => ({}))).detail ?? "An image is damaged.";
+  }
+  return "";
 }
 
 /** Fetched ahead while the network was away, images may well load a little later. */
@@ -205,6 +217,7 @@ function showEmpty() {
 /** Why nothing is shown where some pairs still want this person's judgment. */
 function describeBusy() {
   const pairs = (count) => (count === 1 ? "The last pair is" : `The last ${count} pairs are`);
+  if (busy.damaged) return "Pairs are left out whose images are damaged on the server; tell whoever runs the project.";
   if (busy.own) return `${pairs(busy.own)} open in another tab, window or device of yours.`;
   if (busy.others) return `${pairs(busy.others)} with others just now, and come here if they leave them.`;
   return "No pair waits for your judgment.";

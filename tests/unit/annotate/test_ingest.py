@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable
@@ -515,13 +514,11 @@ def test_report_as_json_is_bounded() -> None:
     )
 
 
-def test_big_import_crosses_batches(database: Database, data: Path, tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    PilImage.new("RGB", (4, 4), "red").save(buffer, "PNG")
+def test_big_import_crosses_batches(
+    database: Database, data: Path, tmp_path: Path, make_photo: Callable[..., Path]
+) -> None:
     for number in range(1_101):
-        path = tmp_path / "many" / "lq" / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(buffer.getvalue() + str(number % 600).encode())  # bytes after the end make another file
+        make_photo(tmp_path / "many" / "lq" / f"{number}.png", number % 600, (4, 4))
     report = import_folder(database, data, tmp_path / "many", workers=1)
     assert (report.sources_added, report.images_added) == (1_101, 600)
     assert import_folder(database, data, tmp_path / "many", workers=1).sources_existing == 1_101

@@ -56,14 +56,8 @@ PLAIN = {
     "webp": encode(PHOTO, "WEBP", lossless=True),
     "grey png": encode(PHOTO.convert("L"), "PNG"),
     "grey jpeg": encode(PHOTO.convert("L"), "JPEG"),
-    "upright exif": encode(PHOTO, "JPEG", exif=orientation(1)),
-    "srgb profile": encode(
-        PHOTO, "PNG", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    ),
-    "no profile at all": encode(PHOTO, "PNG", icc_profile=b"no profile"),
-    "camera jpeg with a second view": encode(PHOTO, "MPO", save_all=True, append_images=[PHOTO.convert("L")]),
 }
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "camera jpeg with a second view": ".jpg"}
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -84,6 +78,32 @@ def add_alpha(value: int) -> PilImage.Image:
     rgba = PHOTO.convert("RGBA")
     rgba.putalpha(value)
     return rgba
+
+
+CLEANED: dict[str, tuple[bytes, str]] = {
+    "upright exif": (encode(PHOTO, "JPEG", exif=orientation(1)), "metadata removed: EXIF"),
+    "srgb profile": (
+        encode(PHOTO, "PNG", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()),
+        "metadata removed: colour profile",
+    ),
+    "no profile at all": (encode(PHOTO, "PNG", icc_profile=b"no profile"), "metadata removed: colour profile"),
+    "camera jpeg with a second view": (
+        encode(PHOTO, "MPO", save_all=True, append_images=[PHOTO.convert("L")]),
+        "metadata removed: other pictures, data behind the end",
+    ),
+}
+"""More in `tests/unit/pixels/test_metadata.py`."""
+
+
+@pytest.mark.parametrize("name", CLEANED)
+def test_files_with_metadata_are_stored_without_it(name: str, data: Path) -> None:
+    content, conversion = CLEANED[name]
+    probe = probe_bytes(content, name)
+    assert (probe.conversion, probe.same_pixels) == (conversion, True)
+    assert probe.converted is not None
+    np.testing.assert_array_equal(decode(probe.converted), decode(content))
+    assert write_image(data, probe, content)
+    assert image_path(data, probe.sha256, probe.suffix).read_bytes() == probe.converted
 
 
 CONVERTED: dict[str, tuple[bytes, str]] = {

@@ -124,7 +124,8 @@ COLOURS: dict[str, tuple[bytes, int, str]] = {
         129,
         "cICP, colour profile removed, which changed no colour",
     ),
-    "profile of another name": (encode(GREY, icc_profile=OTHER_NAME), 129, ""),
+    "profile of another name": (encode(GREY, icc_profile=OTHER_NAME), 129, "metadata removed: colour profile"),
+    "sRGB": (tagged(PLAIN, (b"sRGB", b"\0")), 129, ""),
     "profile named sRGB": (encode(GREY, icc_profile=LINEAR), 189, "colour profile converted to sRGB"),
     "jpeg with a profile": (
         encode(GREY, "JPEG", quality=100, icc_profile=LINEAR),
@@ -192,8 +193,9 @@ def test_colours_are_what_the_tags_do_and_no_tag_stays(name: str) -> None:
 
 
 def test_taking_a_chunk_away_leaves_the_pixels_as_they_are_packed() -> None:
-    content = tagged(PLAIN, gama(0.45455), (b"tEXt", b"Software\0x"))
-    assert decode_plain(content).content == tagged(PLAIN, (b"tEXt", b"Software\0x"))
+    plain = decode_plain(tagged(PLAIN, gama(0.45455), (b"tEXt", b"Software\0x")))
+    assert plain.content == PLAIN
+    assert plain.conversion == "gAMA removed, which changed no colour, metadata removed: tEXt"
 
 
 def test_primaries_move_colours_and_leave_greys_grey() -> None:
@@ -261,6 +263,31 @@ def test_turned_by_exif_or_xmp_with_its_colours_converted() -> None:
     assert decode_rgb(encode(photo, "JPEG", quality=100, xmp=xmp)).shape == (6, 4, 3)
     broken = encode(photo, "JPEG", quality=100, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert decode_rgb(broken).shape == (4, 6, 3)
+
+
+def test_a_stored_file_whose_bytes_are_not_its_names_is_read_by_nobody(data: Path, tmp_path: Path) -> None:
+    from annotate.measure_worker import ImageFile, ImageJob, measure_batch
+    from db.errors import UserError
+    from db.images import image_path, write_image
+    from db.pixel_hashes import hash_pixels
+    from reward.images import read_image
+
+    probe = probe_bytes(PLAIN, "photo")
+    write_image(data, probe, PLAIN)
+    path = image_path(data, probe.sha256, ".png")
+    assert read_rgb(path).shape == (8, 8, 3)
+    path.write_bytes(encode(GREY + 1))
+    with pytest.raises(ImageFault, match="not the file that was imported"):
+        read_rgb(path)
+    with pytest.raises(UserError, match=rf"{path}: not the file that was imported"):
+        read_image(path)
+    job = ImageJob(1, ImageFile(probe.sha256, ".png"), ())
+    pytest.importorskip("torch")
+    measured = measure_batch(data, [job], "cpu")
+    assert (measured.rows, [name for name, _ in measured.unreadable]) == ([], [path.name])
+    assert hash_pixels(data, [(probe.sha256, ".png")]) == {}
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert read_rgb(tmp_path / path.name).shape == (8, 8, 3), "a name of 64 digits means that in a data folder alone"
 
 
 def test_what_is_no_image_is_said() -> None:
