@@ -312,7 +312,7 @@ def change_person(session: Session, args: argparse.Namespace, password: str, lif
     if args.discard:
         return f"{name} disabled. {describe_discard(name, discard_answers(session, name))}"
     answers = count_answers(session, person)
-    offer = f"; their {answers:,} answers still count: people discard {name} takes them out" if answers else ""
+    offer = f"; their answers still count, {answers:,} in all: people discard {name} takes them out" if answers else ""
     return f"{name} disabled{offer}"
 
 

@@ -102,17 +102,15 @@ def restore_answers(session: Session, name: str) -> Change:
 
 def describe_discard(name: str, change: Change) -> str:
     """What a discarding did, in one sentence or two."""
-    back = f"{change.pairs:,} pairs want another judgment instead"
-    labels = (
-        f", {change.labels:,} labels made of them are withdrawn: fit, label or export again" if change.labels else ""
-    )
-    return f"{change.judgments:,} answers of {name} discarded; {back}{labels}. Restoring puts them back."
+    back = f"{_count(change.pairs, 'pair')} back in the queue"
+    labels = f", {_count(change.labels, 'label')} made of them withdrawn: fit and export again" if change.labels else ""
+    return f"{_count(change.judgments, 'answer')} of {name} discarded; {back}{labels}. Restoring puts them back."
 
 
 def describe_restore(name: str, change: Change) -> str:
     """What a restoring did."""
     anew = f"; {change.answered_anew:,} stay out, answered anew since" if change.answered_anew else ""
-    return f"{change.judgments:,} answers of {name} count again{anew}"
+    return f"{_count(change.judgments, 'answer')} of {name} restored{anew}"
 
 
 def count_discarded(session: Session, *, include_simulated: bool = True) -> tuple[int, int]:
@@ -132,5 +130,9 @@ def describe_discarded(answers: int, people: int) -> str:
     """How many answers a dataset, report or labeler leaves out; '' for none."""
     if not answers:
         return ""
-    whose = f"{people} {'person' if people == 1 else 'people'}"
-    return f"{answers:,} {'answer' if answers == 1 else 'answers'} of {whose} discarded by an admin: left out"
+    whose = _count(people, "person", "people")
+    return f"{_count(answers, 'answer')} of {whose} discarded by an admin: left out"
+
+
+def _count(number: int, one: str, several: str = "") -> str:
+    return f"{number:,} {one if number == 1 else several or one + 's'}"

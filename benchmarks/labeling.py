@@ -179,7 +179,14 @@ class Annotator:
             body = json.dumps({"events": events, "want": 5 - len(showing), "holding": showing})
             start = time.perf_counter()
             connection.request("POST", "/api/label", body, headers)
-            reply = json.loads(connection.getresponse().read())
+            response = connection.getresponse()
+            reply = json.loads(response.read())
+            while response.status == 429:  # further ahead of annotate.pace than anybody who looks
+                time.sleep(int(response.headers["Retry-After"]))
+                start = time.perf_counter()
+                connection.request("POST", "/api/label", body, headers)
+                response = connection.getresponse()
+                reply = json.loads(response.read())
             if number > SKIPPED:
                 self.times_ms.append(1000 * (time.perf_counter() - start))
             showing += [pair["showing"] for pair in reply["pairs"]]

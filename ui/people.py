@@ -167,7 +167,7 @@ def _note(told: str) -> str:
 def _disable(session: Session, name: str) -> str:
     person = disable_person(session, name)
     answers = count_answers(session, person)
-    offer = f" Their {answers:,} answers still count; “Discard answers” takes them out." if answers else ""
+    offer = f" Their answers still count, {answers:,} in all: “Discard answers” takes them out." if answers else ""
     return f"{person.name} disabled.{offer}"
 
 

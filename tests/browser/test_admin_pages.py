@@ -122,12 +122,12 @@ def test_answers_of_a_person_are_discarded_and_restored(admin: Page, database: D
     visit(admin, "People")
     admin.get_by_label("Name").fill("ben")
     admin.get_by_role("button", name="Disable").click()
-    expect(admin.get_by_text(f"ben disabled. Their {len(pairs)} answers still count")).to_be_visible()
+    expect(admin.get_by_text(f"ben disabled. Their answers still count, {len(pairs)} in all")).to_be_visible()
     admin.get_by_role("button", name="Discard answers").click()
     expect(admin.get_by_text(f"{len(pairs)} answers of ben discarded")).to_be_visible()
     assert count() == 0
     admin.get_by_role("button", name="Restore answers").click()
-    expect(admin.get_by_text(f"{len(pairs)} answers of ben count again")).to_be_visible()
+    expect(admin.get_by_text(f"{len(pairs)} answers of ben restored")).to_be_visible()
     assert count() == len(pairs)
 
 

@@ -172,17 +172,17 @@ def test_disabling_offers_it(
         return capsys.readouterr().out
 
     assert people("disable", "ben") == (
-        "ben disabled; their 1 answers still count: people discard ben takes them out\n"
+        "ben disabled; their answers still count, 1 in all: people discard ben takes them out\n"
     )
     assert people("disable", "ben", "--discard").startswith(
-        "ben disabled. 1 answers of ben discarded; 1 pairs want another judgment instead."
+        "ben disabled. 1 answer of ben discarded; 1 pair back in the queue."
     )
     assert people("list").splitlines() == [
         "ben\tannotator\t0 judgments (1 discarded)\tno password or link\tdisabled",
         "eve\tannotator\t1 judgments\tno password or link\tactive",
     ]
     assert people("enable", "ben") == "ben enabled\n"
-    assert people("discard", "eve").startswith("1 answers of eve discarded")
-    assert people("restore", "ben") == "1 answers of ben count again\n"
+    assert people("discard", "eve").startswith("1 answer of eve discarded")
+    assert people("restore", "ben") == "1 answer of ben restored\n"
     with database.read() as session:
         assert session.scalars(select(Pair.judgment_count)).one() == 1

@@ -593,7 +593,7 @@ function showState(state) {
     saved: "saved",
     saving: "saving …",
     retrying: `not saved yet: ${answers} ${where}, trying again`,
-    "too-fast": `too many answers in too little time: ${answers} ${where}, sent by itself within ${state.seconds} s`,
+    "too-fast": `too fast: ${answers} ${where}, sent within ${state.seconds} s`,
     "signed-out": `signed out, or signed in as somebody else: ${answers} ${where}. `,
   }[state.name];
   $("saved").replaceChildren(text);
