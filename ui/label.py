@@ -7,6 +7,7 @@ the next pair is already shown. An annotator's browser therefore never loads Gra
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -43,7 +44,7 @@ TOTALS_LIFETIME_SECONDS = 30.0
 CONFLICT_TRIES = 3
 DAMAGED_TRIES = 5
 """So often others are looked for in the place of pairs whose images are damaged."""
-ImagesOfPairs = dict[int, list[Image | None]]
+ImagesOfPairs = Mapping[int, Sequence[Image | None]]
 """Pair id to the images of a and b, lq and hq."""
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -372,7 +373,7 @@ def _lease_whole(
 ) -> tuple[list[Lease], ImagesOfPairs, int]:
     """(pairs to look at as of `lease_pairs`, none of a damaged image; their images; how many were passed over)."""
     leases: list[Lease] = []
-    files: ImagesOfPairs = {}
+    files: dict[int, Sequence[Image | None]] = {}
     damaged: list[int] = []
     for _ in range(DAMAGED_TRIES):
         wanted = count - len(leases)
