@@ -24,7 +24,7 @@ File = tuple[str, str]
 
 
 def hash_pixels(data: Path, files: Iterable[File]) -> dict[str, str]:
-    """SHA-256 of each stored image to the hash of its size and 8-bit RGB pixels; without those whose file is missing or damaged.
+    """SHA-256 of each stored image to the hash of its size and 8-bit RGB pixels; without the missing and the damaged.
 
     What is not known yet is decoded, in threads, and kept for the next time.
     """
