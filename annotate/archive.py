@@ -11,7 +11,7 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
@@ -20,9 +20,16 @@ from annotate.manifest import TABLE_SUFFIXES, read_columns
 from db.errors import UserError
 from db.images import MAX_FILE_BYTES
 from runs.image_folders import is_system_entry
+from runs.space import MIN_FREE_BYTES, say_room
 
 MAX_ENTRIES = 500_000
 MAX_TOTAL_BYTES = 50 * 2**30
+MAX_RATIO = 100
+"""Photos hardly shrink, tables by 30: what unpacks to more times its size was made to fill a disk."""
+SMALL_BYTES = 64 * 2**20
+"""What unpacks to less may be of any ratio."""
+MAX_DEPTH = 16
+"""Folders inside each other."""
 LEFTOVER_SECONDS = 24 * 3600
 PREFIX = "unpacked-"
 HPDV2_FILES = ("train.json", "val.json", "test.json")
@@ -68,6 +75,7 @@ OTHER_FILES = {
 """First bytes of a file that is no whole zip to what it is, and what to do."""
 OUTSIDE = "nothing was unpacked. If you trust it, unpack it yourself and import the folder"
 UNPACK = "unpack it, keep the one that you mean, and import the folder"
+UNPACK_FLAT = "unpack it, and import the folder that holds lq/"
 REPACK = "unpack it and import the folder, or pack it anew with Deflate (zip -r, or 7z a -tzip -mm=Deflate)"
 
 Entry = zipfile.ZipInfo
@@ -110,6 +118,7 @@ def extract_zip(
     try:
         with zipfile.ZipFile(archive) as opened:
             entries = _plan_entries(archive, opened.infolist(), max_entries)
+            _check_sizes(archive, folder, entries.values(), max_total_bytes)
             left = max_total_bytes
             for path, entry in entries.items():
                 target = folder / path
@@ -160,6 +169,22 @@ def _plan_entries(archive: Path, found: Sequence[zipfile.ZipInfo], max_entries: 
     return entries
 
 
+def _check_sizes(archive: Path, folder: Path, entries: Iterable[Entry], max_total_bytes: int) -> None:
+    """Refuse what would not fit, before anything is written. An entry that declares too little is cut off at that."""
+    packed, size = archive.stat().st_size, 0
+    for entry in entries:
+        size += entry.file_size
+        if entry.file_size > MAX_FILE_BYTES or size > max_total_bytes:
+            raise UserError(f"{entry.filename!r} is too large when unpacked; nothing was imported.")
+    if size > max(SMALL_BYTES, MAX_RATIO * packed):
+        raise UserError(
+            f"{archive.name} unpacks to {size / max(1, packed):,.0f} times its size, which no photos do; nothing was "
+            "unpacked. If you trust it, unpack it yourself and import the folder."
+        )
+    if shutil.disk_usage(folder).free < size + MIN_FREE_BYTES:
+        raise UserError(f"{archive.name} is too large when unpacked: {say_room(folder, size + MIN_FREE_BYTES)}.")
+
+
 def _checked_path(archive: Path, entry: Entry) -> PurePosixPath | None:
     """Where an entry belongs, below the folder; None for a folder."""
     name = _read_name(archive, entry).replace("\\", "/")
@@ -170,6 +195,8 @@ def _checked_path(archive: Path, entry: Entry) -> PurePosixPath | None:
         return None
     if not path.parts or path.is_absolute() or ".." in path.parts or re.fullmatch("[A-Za-z]:", path.parts[0]):
         raise UserError(f"{archive.name} holds {name!r}, which leads out of its folder; {OUTSIDE}.")
+    if len(path.parts) > MAX_DEPTH:
+        raise UserError(f"{archive.name} holds folders more than {MAX_DEPTH} deep: {name[:80]!r}…; {UNPACK_FLAT}.")
     if kind not in (0, stat.S_IFREG):
         raise UserError(f"{archive.name} holds {name!r}, which is a link and no file; pack the files themselves.")
     if entry.flag_bits & ENCRYPTED:

@@ -19,11 +19,26 @@ from sqlalchemy.orm import Session
 from annotate.people import get_person, lock_person
 from annotate.project import OF_KEY, ProjectSettings, load_settings, store_question
 from db.errors import UserError
-from db.models import Choice, Judgment, Label, LabelJudgment, Lease, Origin, Pair, Person, Picked, Side, utc_now
+from db.models import (
+    Choice,
+    Judgment,
+    Label,
+    LabelJudgment,
+    Lease,
+    Origin,
+    Pair,
+    Person,
+    Picked,
+    Question,
+    Side,
+    utc_now,
+)
 
 RESOLVE_METHODS = ("majority", "dawid-skene")
 SIMULATED = " with simulated annotators"
 """Ends the maker's name of every label in which a program's answers count, as votes or as what a labeler learnt."""
+VIEW_MODES = ("fit", "zoom", "1:1", "input", "truth", "flicker")
+"""As the labelling page looks at a pair, see static/viewer.js."""
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -139,6 +154,24 @@ def _server_seconds(
     if standing is not None:
         return standing.server_seconds
     return None if timer is None else timer(leased_at, answer.seconds)
+
+
+def check_offered(session: Session, answer: Answer, settings: ProjectSettings) -> None:
+    """Refuse what no page of this project offers: the answer did not come from one.
+
+    Reasons of earlier versions of the question are known too: an open page may be of one. A skip's reason is free text.
+
+    Raises:
+        UserError: an unknown reason or view mode, or the same reason twice.
+    """
+    unknown = set(answer.reasons) - set(settings.reasons)
+    if unknown:
+        unknown -= {reason for reasons in session.scalars(select(Question.reasons)) for reason in reasons}
+    if unknown or len(set(answer.reasons)) < len(answer.reasons):
+        known = ", ".join(map(repr, settings.reasons)) or "none"
+        raise UserError(f"The reasons {answer.reasons!r} are not among those of this project, each once: {known}.")
+    if not set(answer.view_mode.split("+")) <= set(VIEW_MODES):
+        raise UserError(f"The view mode {answer.view_mode!r} is none of {', '.join(VIEW_MODES)}, joined by '+'.")
 
 
 def _find_question(session: Session, key: str | None) -> int | None:

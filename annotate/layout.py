@@ -8,7 +8,9 @@ plan, with the reason.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -253,10 +255,12 @@ def _without_image_suffix(stem: str) -> str:
 def _read_caption(plan: Plan, name: str) -> str | None:
     """A caption file's text; None where it is empty or was refused."""
     try:
-        content = (plan.root / name).read_bytes()[: 4 * MAX_CAPTION_CHARACTERS + 4]
+        content = _read_start(plan.root / name, 4 * MAX_CAPTION_CHARACTERS + 4)
         text = content.decode(find_encoding(content[:4])).strip()
     except OSError as error:
-        plan.refused.append((name, f"cannot be read ({error.strerror})"))
+        is_link = error.errno == errno.ELOOP
+        why = "a link; put the caption there itself" if is_link else f"cannot be read ({error.strerror})"
+        plan.refused.append((name, why))
         return None
     except UnicodeError as error:
         plan.refused.append((name, f"not UTF-8 text ({describe_fault(error)}); save it as UTF-8"))
@@ -266,6 +270,19 @@ def _read_caption(plan: Plan, name: str) -> str | None:
         plan.refused.append((name, why))
         return None
     return text or None
+
+
+def _read_start(path: Path, size: int) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        OSError: it is a link, which may lead to any file of this machine, or no file: a pipe would be waited for.
+    """
+    opened = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    with open(opened, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise OSError(errno.EINVAL, "not a file")
+        return stream.read(size)
 
 
 def check_caption(text: str) -> str | None:

@@ -149,10 +149,17 @@ def read_caption(image: Path) -> str | None:
     """The text of NAME.txt beside an image; None where there is none, or it is empty.
 
     Raises:
-        UserError: it cannot be read, or is no Unicode text; names the file.
+        UserError: it cannot be read, is no file, leads out of its folder, or is no Unicode text; names the file.
     """
     beside = image.with_suffix(".txt")
-    return read_text(beside).strip() or None if beside.is_file() else None
+    if not os.path.lexists(beside):
+        return None
+    # Where the image leads elsewhere, as a download's cache has it, its caption may lie there too.
+    if not any(beside.resolve().is_relative_to(folder) for folder in (image.parent.resolve(), image.resolve().parent)):
+        raise UserError(f"{beside}: a link that leads out of its folder; put the caption there itself.")
+    if not beside.is_file():
+        raise UserError(f"{beside}: not a file.")
+    return read_text(beside).strip() or None
 
 
 def read_text(path: Path) -> str:

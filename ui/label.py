@@ -24,7 +24,7 @@ from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased, joinedload
 
-from annotate.judgments import Answer, Timer, record_judgment, undo_judgment
+from annotate.judgments import Answer, Timer, check_offered, record_judgment, undo_judgment
 from annotate.pace import Pace, Stopwatch
 from annotate.pairs import count_with_others, lease_pairs, release_leases
 from annotate.project import OF_KEY, ProjectSettings, load_settings, question_key
@@ -289,7 +289,9 @@ def _store_event(
     try:
         event = EVENT.validate_python(raw)
         if isinstance(event, JudgeEvent):
-            record_judgment(session, visitor.person_id, _read_answer(showings, visitor, event), timer)
+            answer = _read_answer(showings, visitor, event)
+            check_offered(session, answer, settings)
+            record_judgment(session, visitor.person_id, answer, timer)
         else:
             lease = undo_judgment(session, visitor.person_id, event.judgment, settings)
             lease = lease or _find_lease(session, visitor.person_id, event.judgment)

@@ -293,6 +293,31 @@ def test_an_answer_is_stored_with_the_question_that_its_page_showed(
     assert [entry["asked"] for entry in history] == [None, old, None, old]
 
 
+def test_reasons_and_view_modes_are_those_that_pages_offer_or_offered(
+    client: Callable[..., TestClient], database: Database
+) -> None:
+    ben = client("ben")
+    first, second = ask(ben, want=2)["pairs"]
+    for more in (
+        {"reasons": ["=cmd()"]},
+        {"reasons": ["eyes", "eyes"]},
+        {"view_mode": "<img src=x>"},
+        {"view_mode": "fit+"},
+        {"view_mode": "review"},
+    ):
+        (result,) = ask(ben, events=[judge(first, "left", **more)])["results"]
+        assert result["status"] == "refused", more
+        assert str(next(iter(more.values())))[:8] in result["error"]
+    with database.write() as session:
+        save_settings(session, {"reasons": ["edges"]})
+    events = [
+        judge(first, "left", reasons=["eyes"], view_mode="zoom+1:1+truth"),
+        judge(second, "left", reasons=["edges"]),
+    ]
+    results = ask(ben, events=[*events, events[0]])["results"]
+    assert [result["status"] for result in results] == ["stored"] * 3
+
+
 def test_guidelines_are_shown_again_once_they_have_changed(
     client: Callable[..., TestClient], database: Database
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import struct
 import time
@@ -85,6 +86,25 @@ def test_bombs_are_refused_by_what_comes_out(tmp_path: Path) -> None:
     (tmp_path / "in2").mkdir()
     with pytest.raises(UserError, match="holds 3 files, above the limit of 2"):
         extract_zip(bomb, tmp_path / "in2", max_entries=2)
+
+
+def test_bombs_are_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    into = tmp_path / "in"
+    into.mkdir()
+    bomb = make_zip(tmp_path / "bomb.zip", {f"lq/{n}.png": bytes(30_000_000) for n in range(3)})
+    with pytest.raises(UserError, match=r"bomb\.zip unpacks to 1,0\d\d times its size"):
+        extract_zip(bomb, into)
+    photos = make_zip(tmp_path / "photos.zip", {"lq/1.png": b"x" * 1000})
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**30))
+        with pytest.raises(UserError, match=r"photos\.zip is too large when unpacked: 1,024.0 MiB are free, about"):
+            extract_zip(photos, into)
+    deep = make_zip(tmp_path / "deep.zip", {"a/" * 5_000 + "1.png": b"x"})
+    with pytest.raises(UserError, match=r"deep\.zip holds folders more than 16 deep"):
+        extract_zip(deep, into)
+    assert list(into.iterdir()) == []
+    extract_zip(photos, into)
 
 
 def test_no_zip_and_broken_zip(tmp_path: Path, make_photo: Callable[..., Path]) -> None:

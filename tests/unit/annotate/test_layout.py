@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -266,3 +267,20 @@ def test_names_of_other_scripts_and_spaces_around_methods(make_photo: MakePhoto,
     plan = read_folder(make(tmp_path, make_photo, "lq/علی\u200cرضا.png", "m /علی\u200cرضا.png"))
     assert [list(source.candidates) for source in plan.sources.values()] == [[("m", 0)]]
     assert not plan.refused
+
+
+def test_captions_that_are_no_files_of_their_own_are_refused(make_photo: MakePhoto, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    for name in "abc":
+        make_photo(folder / "lq" / f"{name}.png", ord(name))
+    (tmp_path / "secret").write_text("hunter2")
+    (folder / "lq" / "a.txt").symlink_to(tmp_path / "secret")
+    os.mkfifo(folder / "lq" / "b.txt")
+    (folder / "lq" / "c.txt").symlink_to("/dev/zero")
+    plan = read_folder(folder)
+    assert dict(plan.refused) == {
+        "lq/a.txt": "a link; put the caption there itself",
+        "lq/b.txt": "cannot be read (not a file)",
+        "lq/c.txt": "a link; put the caption there itself",
+    }
+    assert [source.caption for source in plan.sources.values()] == [None] * 3
