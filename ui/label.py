@@ -243,7 +243,7 @@ def answer_label_request(
     )
     pages.note(visitor.person_id, body.page, [*holding, *(lease.pair_id for lease in leases)])
     asked = question_key(settings)
-    files |= _load_images(session, list(again.values()))
+    files = {**files, **_load_images(session, list(again.values()))}
     views = view_pairs(showings, visitor, [*again.values(), *leases], files, asked)
     for place, view in zip(again, views[: len(again)], strict=True):
         results[place]["pair"] = view
