@@ -16,7 +16,7 @@ def upgrade() -> None:
     op.add_column("lease", sa.Column("leased_at", sa.DateTime(timezone=True)))
     # In plain SQL: Alembic adds a check to SQLite by copying the table.
     op.execute(
-        "ALTER TABLE judgment ADD COLUMN server_seconds DOUBLE PRECISION "
+        "ALTER TABLE judgment ADD COLUMN server_seconds FLOAT "
         "CONSTRAINT ck_judgment_server_seconds_not_negative CHECK (server_seconds >= 0)"
     )
     op.add_column("judgment", sa.Column("discarded_at", sa.DateTime(timezone=True)))
