@@ -15,8 +15,9 @@ def upgrade() -> None:
     # Nobody knows when the leases of now were given: they keep NULL, as do the judgments.
     op.add_column("lease", sa.Column("leased_at", sa.DateTime(timezone=True)))
     # In plain SQL: Alembic adds a check to SQLite by copying the table.
+    number = sa.Double().compile(dialect=op.get_bind().dialect)
     op.execute(
-        "ALTER TABLE judgment ADD COLUMN server_seconds FLOAT "
+        f"ALTER TABLE judgment ADD COLUMN server_seconds {number} "
         "CONSTRAINT ck_judgment_server_seconds_not_negative CHECK (server_seconds >= 0)"
     )
     op.add_column("judgment", sa.Column("discarded_at", sa.DateTime(timezone=True)))
