@@ -148,7 +148,7 @@ def test_settings_reach_the_labelling_page(admin: Page) -> None:
 
 def test_every_page_bears_its_content_policy(serve: Any, fill: Any, open_page: Any, sign_in: Any) -> None:
     fill(2)
-    server, page = serve(), open_page()
+    server, page = serve(admin_pages=True), open_page()
     sign_in(page, server, "ada")
     refused: list[str] = []
     page.on("response", lambda answer: refused.append(answer.url) if answer.status >= 400 else None)
@@ -169,7 +169,7 @@ def test_no_page_of_another_site_frames_or_reads_the_admin_pages(
     serve: Any, fill: Any, open_page: Any, sign_in: Any
 ) -> None:
     fill(1)
-    server, page = serve(), open_page()
+    server, page = serve(admin_pages=True), open_page()
     sign_in(page, server, "ada")
     cookies = {cookie["name"]: cookie["value"] for cookie in page.context.cookies()}
     for path in ("/admin/", "/admin/config", "/admin/gradio_api/info", "/admin/theme.css"):
