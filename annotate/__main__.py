@@ -414,7 +414,9 @@ def add_rank_command(commands: argparse._SubParsersAction[argparse.ArgumentParse
     parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples, 0 for none (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the resampling (default: 0)")
     parser.add_argument("--split", choices=[split.value for split in Split], help="only pairs of this split")
-    parser.add_argument("--people", nargs="+", default=[], metavar="NAME", help="only judgments of these people")
+    parser.add_argument(
+        "--people", action="extend", nargs="+", default=[], metavar="NAME", help="only judgments of these people"
+    )
     parser.add_argument("--include-simulated", action="store_true", help="count simulated annotators too")
     parser.set_defaults(command=run_rank)
 
@@ -451,7 +453,9 @@ def add_export_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
         if field.annotation is bool:
             parser.add_argument(flag, action="store_true", help=field.description)
         elif get_origin(field.annotation) is list:
-            parser.add_argument(flag, nargs="+", default=[], metavar="NAME", help=field.description)
+            # extend, so that --methods=NAME can be given several times: a name may begin with a dash.
+            words = field.description
+            parser.add_argument(flag, action="extend", nargs="+", default=[], metavar="NAME", help=words)
         else:
             parser.add_argument(flag, default=field.default, choices=choices, help=words)
     parser.set_defaults(command=run_export)

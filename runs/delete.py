@@ -15,7 +15,7 @@ from db.errors import UserError
 from db.models import Label, Method, Run, RunState
 from db.session import Database
 from runs.slurm import forget_environment
-from runs.store import LIVE_STATES, artifact_of, run_folder
+from runs.store import LIVE_STATES, artifact_of, run_folder, was_found
 
 
 def delete_run(database: Database, data: Path, run_id: int, *, also_out: bool = False) -> int:
@@ -92,6 +92,8 @@ def _check_out(session: Session, data: Path, run: Run, out: Path) -> None:
     ]
     if root not in out.parents or out in shared or root / "images" in out.parents:
         raise UserError(f"{out} is no folder of this run alone inside the data folder; delete it by hand.")
+    if was_found(data, run.id):
+        raise UserError(f"{out} held files before run {run.id}, which may be anybody's; delete it by hand.")
     _check_no_reference(session, run, out)
 
 

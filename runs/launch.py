@@ -174,7 +174,7 @@ def start_process(data: Path, run: Run, url: str | None) -> None:
     until that transaction has ended.
     """
     folder = run_folder(data, run.id)
-    common = ["--data", str(data.resolve()), "--run", str(run.id)]
+    common = [f"--data={data.resolve()}", f"--run={run.id}"]
     module, *words = run.kind.split()
     command = [sys.executable, *_module_words(run), module, *words, *common]
     command += run.arguments
@@ -223,7 +223,7 @@ def _module_words(run: Run) -> list[str]:
     where = {"main_process_port": 0, **run.launcher} if machines == 1 else run.launcher
     for name in ("machine_rank", "main_process_ip", "main_process_port"):
         if name in where:
-            words += [f"--{name}", str(where[name])]
+            words.append(f"--{name}={where[name]}")
     words.append("--multi_gpu")  # its --cpu starts one process, whatever the number
     # Both said, so that accelerate neither asks nor reads a configuration of whoever starts it.
     return [*words, "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]

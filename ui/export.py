@@ -141,7 +141,7 @@ def start_export(context: Context, values: dict[str, Any]) -> int:
     for name, value in config.items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, list):
-            arguments += [flag, *value] if value else []
+            arguments += [f"{flag}={word}" for word in value]  # in one piece: a name may begin with a dash
         elif isinstance(value, bool):
             arguments += [flag] if value else []
         else:

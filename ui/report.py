@@ -104,7 +104,7 @@ def start_report(context: Context, split: str, simulated: bool) -> None:
         run = latest_run(session, KIND)
     if run is not None and run.state in LIVE_STATES:
         return
-    arguments = [] if split == "all" else ["--split", split]
+    arguments = [] if split == "all" else [f"--split={split}"]
     arguments += ["--include-simulated"] if simulated else []
     config = {"split": None if split == "all" else split, "include_simulated": simulated}
     try:
