@@ -93,9 +93,7 @@ def unpacked(data: Path, archive: Path) -> Iterator[Path]:
     """
     uploads = data / "uploads"
     uploads.mkdir(parents=True, exist_ok=True)
-    for leftover in uploads.glob(f"{PREFIX}*"):  # of imports that were killed
-        if leftover.is_dir() and time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
-            shutil.rmtree(leftover, ignore_errors=True)
+    sweep_unpacked(data)
     folder = Path(mkdtemp(prefix=PREFIX, dir=uploads))
     try:
         extract_zip(archive, folder)
@@ -105,6 +103,13 @@ def unpacked(data: Path, archive: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_unpacked(data: Path) -> None:
+    """Remove what imports that were killed had unpacked, a day later."""
+    for leftover in (data / "uploads").glob(f"{PREFIX}*"):
+        if leftover.is_dir() and time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def extract_zip(

@@ -13,13 +13,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
@@ -27,6 +28,7 @@ from db.errors import UserError
 from db.images import Probe, has_hash, image_path, probe_image, write_image
 from db.models import Image
 from db.session import Database
+from pixels.read import PEAK_BYTES
 from runs.image_folders import normalize_name
 from runs.signals import ignore_signals
 
@@ -34,6 +36,7 @@ CHUNK_FILES = 32
 FILES_PER_WORKER = 200
 """Starting a process costs about as much as checking this many files."""
 BATCH_ROWS = 500
+CGROUP = Path("/sys/fs/cgroup")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,14 +50,16 @@ def open_pool(workers: int | None, n_files: int) -> Iterator[Executor | None]:
     """Worker processes for that many files; None where one is enough: the work is then done in this process.
 
     Args:
-        workers: how many; None for one a core, fewer for few files.
+        workers: how many; None for one a core, fewer for few files. Never more than the memory holds.
     Raises:
         UserError: fewer than 1, or one was ended from outside.
     """
     if workers is not None and workers < 1:
         raise UserError(f"{workers} workers: give 1 or more.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = workers or max(1, min(cores, n_files // FILES_PER_WORKER))
+    # Any file may be as large as is read at all.
+    most = max(1, _free_memory_bytes() // PEAK_BYTES)
+    count = min(most, workers or max(1, min(cores, n_files // FILES_PER_WORKER)))
     if count == 1:
         yield None
         return
@@ -65,6 +70,15 @@ def open_pool(workers: int | None, n_files: int) -> Iterator[Executor | None]:
         raise UserError("A worker process was ended from outside, perhaps for memory; try --workers 1.") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _free_memory_bytes() -> int:
+    """What this process may still take: of the machine, and of its container (cgroup v2)."""
+    free = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, max(0, limit - used))
+    return free
 
 
 def start_worker() -> None:

@@ -35,7 +35,7 @@ from annotate.layout import Plan, PlannedSource, read_folder
 from annotate.manifest import TABLE_SUFFIXES, add_manifest, find_manifest, read_manifest
 from annotate.project import ProjectSettings, load_settings
 from db.errors import UserError
-from db.images import Probe
+from db.images import Probe, sweep_unfinished
 from db.models import Candidate, Image, Method, Source
 from db.pixel_hashes import hash_pixels
 from db.records import add_candidate, add_method, add_source, draw_split, is_in_group
@@ -145,6 +145,7 @@ def import_folder(
         UserError: no such folder or manifest, or a source or candidate is stored with other content.
     """
     plan = _read_plan(path, strip_suffixes, ignore_case=ignore_case)
+    sweep_unfinished(data)
     with database.read() as session:
         _use_stored_names(session, plan)
         advice = _drop_without_lq(session, plan)

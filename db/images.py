@@ -12,9 +12,12 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from PIL import Image as PilImage
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -26,6 +29,8 @@ from pixels.read import ImageFault, decode_plain, read_rgb
 SUFFIX_OF_FORMAT = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 MEDIA_TYPE_OF_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 MAX_FILE_BYTES = 256 * 2**20
+UNFINISHED = ".adding-"
+LEFTOVER_SECONDS = 24 * 3600
 
 
 class DamagedImage(UserError):
@@ -111,7 +116,7 @@ def write_image(data: Path, probe: Probe, file: Path | bytes) -> bool:
         content = file if isinstance(file, bytes) else file.read_bytes()
         if hashlib.sha256(content).hexdigest() != probe.sha256:
             raise UserError(f"{file!s:.200}: changed while it was being imported; import again")
-    temporary = target.with_name(f".adding-{secrets.token_hex(8)}")
+    temporary = target.with_name(f"{UNFINISHED}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -125,6 +130,27 @@ def write_image(data: Path, probe: Probe, file: Path | bytes) -> bool:
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}); free some disk space") from error
     return True
+
+
+def sweep_unfinished(data: Path) -> int:
+    """Remove the unfinished files that killed imports left in the data folder; returns how many.
+
+    Those of a process that lives stay, and those of another machine for a day.
+    """
+    removed = 0
+    for path in (data / "images").glob(f"*/{UNFINISHED}*"):
+        host, _, process = path.name.removeprefix(UNFINISHED).rpartition("-")[0].rpartition("-")
+        try:
+            if host == socket.gethostname():
+                is_left = not psutil.pid_exists(int(process))
+            else:  # of an earlier version where there is no host
+                is_left = not host or time.time() - path.stat().st_mtime > LEFTOVER_SECONDS
+            if is_left:
+                path.unlink()
+                removed += 1
+        except (OSError, ValueError):  # gone since, or not ours to remove
+            continue
+    return removed
 
 
 def read_stored(data: Path, sha256: str, suffix: str) -> bytes:

@@ -9,7 +9,9 @@ import hashlib
 import io
 import re
 import struct
+import threading
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,10 @@ READING = 3
 SHA256 = re.compile("[0-9a-f]{64}")
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 64_000_000
+LARGE_PIXELS = 8_000_000
+"""Above this, one image at a time is decoded in a process, in whichever threads: see PEAK_BYTES."""
+PEAK_BYTES = 3 * 2**29
+"""What decoding and converting an image of MAX_PIXELS takes at most, measured."""
 ORIENTATION_TAG = 0x0112
 PNG_BIT_DEPTH_OFFSET = 24
 OTHER_KINDS = {
@@ -62,6 +68,9 @@ TURNS = {
 }
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
 """What Pillow raises at files that are damaged in one way or another."""
+
+
+_one_large = threading.Lock()
 
 
 class ImageFault(ValueError):
@@ -157,9 +166,10 @@ def _decode(content: bytes) -> tuple[PilImage.Image, str, list[str], bool]:
             frames = getattr(image, "n_frames", 1)
             if image.format != "MPO" and frames > 1:
                 raise ImageFault(f"animated ({frames} frames); only still images can be judged")
-            image.load()
-            depth = content[PNG_BIT_DEPTH_OFFSET] if image_format == "PNG" else 8
-            return _to_plain(image, image_format, depth, _read_colour_chunks(content))
+            with _one_large if image.width * image.height > LARGE_PIXELS else nullcontext():
+                image.load()
+                depth = content[PNG_BIT_DEPTH_OFFSET] if image_format == "PNG" else 8
+                return _to_plain(image, image_format, depth, _read_colour_chunks(content))
     except ImageFault:
         raise
     except UnidentifiedImageError as error:
@@ -235,11 +245,13 @@ def _split_alpha(
         key: Pillow's `transparency`: the colour that is transparent, or the alpha of each colour of a palette.
     """
     if image.mode.startswith("I"):
-        values = np.asarray(image, dtype=np.float64)
-        # 0 … 65535 to 0 … 255, rounded: Pillow's own conversion clips at 255 instead.
-        grey = PilImage.fromarray(np.round(values / 257.0).astype(np.uint8))
-        opaque = (values != key).astype(np.uint8) * 255
-        return grey, PilImage.fromarray(opaque) if isinstance(key, int) else None
+        values = np.array(image, dtype=np.uint32)
+        opaque = (values != key).astype(np.uint8) * 255 if isinstance(key, int) else None
+        # 0 … 65535 to 0 … 255, rounded: Pillow's own conversion clips at 255 instead. In place, for the memory.
+        values *= 255
+        values += 32767
+        values //= 65535
+        return PilImage.fromarray(values.astype(np.uint8)), None if opaque is None else PilImage.fromarray(opaque)
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.mode == "PA" or key is not None else "RGB")
     elif image.mode == "1":

@@ -27,8 +27,9 @@ import ui.report
 import ui.restore
 import ui.runs
 import ui.train
+from annotate.archive import sweep_unpacked
 from annotate.project import load_settings, store_question
-from db.images import MEDIA_TYPE_OF_SUFFIX, DamagedImage
+from db.images import MEDIA_TYPE_OF_SUFFIX, DamagedImage, sweep_unfinished
 from db.models import Image, Role
 from ui.access import Gate, Tokens, load_secret, visitor_of
 from ui.address import BelowRootPath, cookie_name
@@ -70,6 +71,8 @@ PAGES = (
 
 def make_app(context: Context) -> FastAPI:
     """All of the server for one open database."""
+    sweep_unfinished(context.data)
+    sweep_unpacked(context.data)
     with context.database.write() as session:
         store_question(session, load_settings(session))  # what pages show from now on
     secret = load_secret(context.data)

@@ -1,6 +1,9 @@
 import hashlib
 import io
 import os
+import socket
+import subprocess
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +25,7 @@ from db.images import (
     open_rgb,
     probe_bytes,
     probe_image,
+    sweep_unfinished,
     write_image,
 )
 from db.models import Image
@@ -327,3 +331,24 @@ def test_the_file_is_put_back_where_only_the_row_is_left(database: Database, dat
     with database.write() as session:
         add_image(session, data, probe, content)
     assert image_path(data, probe.sha256, ".jpg").read_bytes() == content
+
+
+def test_unfinished_files_of_killed_imports_are_swept(data: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    folder = data / "images" / "ab"
+    folder.mkdir(parents=True)
+    host, old = socket.gethostname(), time.time() - 2 * 86_400
+    names = {
+        f".adding-{host}-{ended.pid}-00": False,
+        f".adding-{host}-{os.getpid()}-01": True,
+        ".adding-0123456789abcdef": False,  # of an earlier version
+        ".adding-another-host-1-02": True,
+        ".adding-another-host-1-03": False,
+        "ab" * 32 + ".png": True,
+    }
+    for name in names:
+        (folder / name).write_bytes(b"half")
+    os.utime(folder / ".adding-another-host-1-03", (old, old))
+    assert sweep_unfinished(data) == 3
+    assert {path.name for path in folder.iterdir()} == {name for name, stays in names.items() if stays}

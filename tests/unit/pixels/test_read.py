@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -238,6 +240,29 @@ def test_16_bits_are_reduced_not_cut() -> None:
         np.testing.assert_array_equal(pixels, LEVELS)
     key = tagged(cv2.imencode(".png", ramp)[1].tobytes(), (b"tRNS", struct.pack(">H", 257)))
     assert decode_rgb(key)[0, :3, 0].tolist() == [0, 255, 2]
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pixels.read
+
+    large, small = encode(np.zeros((8, 16, 3), np.uint8)), encode(np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(pixels.read, "LARGE_PIXELS", 100)
+    inside, most = [0, 0], [0, 0]
+    to_plain = pixels.read._to_plain
+
+    def watch(image: PilImage.Image, *rest: object) -> object:
+        kind = int(image.width == 16)
+        inside[kind] += 1
+        most[kind] = max(most[kind], inside[kind])
+        time.sleep(0.02)
+        inside[kind] -= 1
+        return to_plain(image, *rest)
+
+    monkeypatch.setattr(pixels.read, "_to_plain", watch)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(decode_rgb, [large, small] * 12))
+    assert most[1] == 1
+    assert most[0] > 1
 
 
 def test_jpeg_of_every_colour_space_is_read_as_browsers_do() -> None:
