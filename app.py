@@ -6,7 +6,6 @@ import argparse
 import gc
 import logging
 import os
-import re
 import socket
 import sys
 import tempfile
@@ -18,8 +17,11 @@ from db.errors import UserError
 from db.session import check_writable, open_database
 from runs.store import reap_lost
 from runs.supervise import start_supervisor
-from ui.access import check_someone_can_sign_in, is_loopback
+from ui.access import load_secret
+from ui.address import is_loopback, read_base_url
+from ui.address_token import AddressToken
 from ui.context import Context
+from ui.sign_in import check_someone_can_sign_in
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -32,6 +34,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--demo", action="store_true", help="fill an empty database with the demo project")
     parser.add_argument(
         "--root-path", default="", metavar="/PATH", help="path that a proxy serves this app below, such as /label"
+    )
+    parser.add_argument(
+        "--base-url",
+        default="",
+        metavar="URL",
+        help="address that people open, such as https://label.example.org; its host alone is answered, and its path is "
+        "the root path",
     )
     parser.add_argument("--cpu-slots", type=int, default=1, metavar="N", help="queued CPU runs at a time (default: 1)")
     return parser.parse_args(argv)
@@ -60,7 +69,9 @@ def serve(args: argparse.Namespace) -> None:
         raise UserError(f"--host {args.host} would let everyone in the network in; add --auth, or leave --host out.")
     if args.cpu_slots < 1:
         raise UserError(f"--cpu-slots is {args.cpu_slots}; give 1 or more.")
-    root_path = check_root_path(args.root_path)
+    base_url, root_path = read_base_url(args.base_url, args.root_path)
+    if base_url is not None and not args.auth:
+        raise UserError("--base-url is where others reach this app; without --auth it serves this machine only.")
     listener = open_listener(args.host, args.port)
     database = open_database(args.data, args.db)
     check_writable(database, args.data.resolve())
@@ -70,6 +81,7 @@ def serve(args: argparse.Namespace) -> None:
         url=args.db,
         auth=args.auth,
         root_path=root_path,
+        base_url=base_url,
         cpu_slots=args.cpu_slots,
     )
     if args.auth:
@@ -95,25 +107,14 @@ def serve(args: argparse.Namespace) -> None:
     start_supervisor(database, context.data, url=args.db, cpu_slots=args.cpu_slots)
     host = f"[{args.host}]" if ":" in args.host else args.host
     address = f"http://{host}:{listener.getsockname()[1]}{root_path}"
+    if not args.auth:
+        address = AddressToken(load_secret(context.data), root_path).put_into(address)
+    if base_url is not None:
+        address = f"{base_url}{root_path}"
     print(f"FaceReward is ready at {address}  (stop it with Ctrl+C)", flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)).run(
         sockets=[listener]
     )
-
-
-def check_root_path(root_path: str) -> str:
-    """A path such as '/label', without a slash at its end; empty for none.
-
-    Raises:
-        UserError: it is no plain path, or begins as one of the app's own, so that the two could not be told apart.
-    """
-    path = root_path.rstrip("/")
-    if path and not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", path):
-        raise UserError(f"--root-path {root_path!r} is no path of plain letters and digits; give one such as /label.")
-    own = ("admin", "api", "enter", "favicon.ico", "img", "sign-in", "sign-out", "static")
-    if path and path.split("/")[1] in own:
-        raise UserError(f"--root-path {root_path} begins as a path of the app's own; give another, such as /label.")
-    return path
 
 
 def open_listener(host: str, port: int) -> socket.socket:

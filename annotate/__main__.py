@@ -10,15 +10,25 @@ import time
 import tomllib
 from contextlib import nullcontext
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 from tqdm import tqdm
 
 from annotate.archive import list_outside, unpacked
-from annotate.check_images_command import add_check_images_command
+from annotate.check_images_command import add_check_command
+from annotate.discard import (
+    STOOD,
+    describe_discard,
+    describe_discarded,
+    describe_restore,
+    discard_answers,
+    restore_answers,
+)
 from annotate.equal_pixels import EqualPair, hash_candidates, set_aside_equal_pairs
 from annotate.export import ExportOptions, export_dataset
 from annotate.gold import import_gold
@@ -28,7 +38,19 @@ from annotate.labeler_commands import add_fit_command, add_label_command
 from annotate.manifest import TABLE_SUFFIXES, read_columns
 from annotate.measure_command import add_measure_command
 from annotate.pairs import make_pairs
-from annotate.people import add_person, disable_person, find_doubles, get_person, make_link_token, set_password
+from annotate.people import (
+    add_person,
+    count_answers,
+    describe_ways,
+    disable_person,
+    enable_person,
+    end_sessions,
+    find_doubles,
+    get_person,
+    make_link_token,
+    read_lifetime,
+    set_password,
+)
 from annotate.project import ProjectSettings, load_settings, save_settings
 from db.errors import UserError
 from db.models import Judgment, Person, Role, Split
@@ -38,6 +60,7 @@ from runs.command import add_common_options, run_command
 from runs.image_folders import clean_path
 from runs.store import RunLog, open_run
 
+PEOPLE_ACTIONS = ("add", "list", "link", "password", "sign-out", "disable", "enable", "discard", "restore")
 PROGRESS_SECONDS = 1.0
 MAX_PRINTED = 20
 
@@ -224,17 +247,25 @@ def run_mend(database: Database, args: argparse.Namespace) -> None:
 
 def add_people_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`people`: who may judge and who administers."""
-    parser = commands.add_parser("people", help="who judges: add, list, link, password, disable")
-    parser.add_argument("action", choices=["add", "list", "link", "password", "disable"])
+    parser = commands.add_parser(
+        "people",
+        help="who judges: add, list, link, password, sign-out, disable, enable, discard, restore",
+        description="`disable` bars a person from signing in, `enable` lets them in again. `discard` takes their "
+        "answers out of all that is made of judgments and gives their pairs back to the others; `restore` undoes it.",
+    )
+    parser.add_argument("action", choices=PEOPLE_ACTIONS)
     parser.add_argument("name", nargs="?", metavar="NAME", help="the person; not for list")
     parser.add_argument("--role", choices=[role.value for role in Role], default="annotator", help="of a new person")
     parser.add_argument("--simulated", action="store_true", help="the new annotator is a program")
+    parser.add_argument("--discard", action="store_true", help="with disable: discard their answers too")
     parser.add_argument(
         "--base-url",
         default="http://127.0.0.1:7860",
         metavar="URL",
         help="the server's address as that person reaches it, put before the link (default: %(default)s)",
     )
+    parser.add_argument("--expires", default="", metavar="TIME", help="of a link: 30m, 12h, 7d, 2w (default: never)")
+    parser.add_argument("--once", action="store_true", help="the link is gone once somebody has entered by it")
     parser.set_defaults(command=run_people)
 
 
@@ -242,21 +273,47 @@ def run_people(database: Database, args: argparse.Namespace) -> None:
     """One change to the people, or the list of them. A password is asked for, or read from standard input."""
     if (args.name is None) != (args.action == "list"):
         raise UserError("people list takes no name." if args.name else f"people {args.action} needs a name.")
+    if args.action != "link" and (args.once or args.expires):
+        raise UserError(f"--once and --expires are of people link, not of people {args.action}.")
     if args.action == "list":
         print_people(database)
         return
-    password = read_password() if args.action == "password" else None
+    if args.discard and args.action != "disable":
+        raise UserError(f"--discard goes with disable; people discard {args.name} takes the answers out alone.")
+    lifetime = read_lifetime(args.expires)
+    password = read_password() if args.action == "password" else ""
     with database.write() as session:
-        if args.action == "add":
-            add_person(session, args.name, Role(args.role), simulated=args.simulated)
-        elif args.action == "link":
-            token = make_link_token(get_person(session, args.name))
-        elif args.action == "password":
-            set_password(get_person(session, args.name), str(password))
-        else:
-            disable_person(session, args.name)
-    done = {"add": f"{args.name} added as {args.role}", "password": "password set", "disable": f"{args.name} disabled"}
-    print(f"{args.base_url.rstrip('/')}/enter/{token}" if args.action == "link" else done[args.action])
+        told = change_person(session, args, password, lifetime)
+    print(told)
+
+
+def change_person(session: Session, args: argparse.Namespace, password: str, lifetime: timedelta | None) -> str:
+    """One change to one person; what to say of it."""
+    name: str = args.name
+    if args.action == "add":
+        add_person(session, name, Role(args.role), simulated=args.simulated)
+        return f"{name} added as {args.role}"
+    if args.action == "link":
+        token = make_link_token(get_person(session, name), lifetime, once=args.once)
+        return f"{args.base_url.rstrip('/')}/enter/{token}"
+    if args.action == "password":
+        set_password(get_person(session, name), password)
+        return "password set"
+    if args.action == "sign-out":
+        end_sessions(get_person(session, name))
+        return f"{name} signed out everywhere"
+    if args.action == "enable":
+        return f"{enable_person(session, name).name} enabled"
+    if args.action == "restore":
+        return describe_restore(name, restore_answers(session, name))
+    if args.action == "discard":
+        return describe_discard(name, discard_answers(session, name))
+    person = disable_person(session, name)
+    if args.discard:
+        return f"{name} disabled. {describe_discard(name, discard_answers(session, name))}"
+    answers = count_answers(session, person)
+    offer = f"; their answers still count, {answers:,} in all: people discard {name} takes them out" if answers else ""
+    return f"{name} disabled{offer}"
 
 
 def read_password() -> str:
@@ -272,18 +329,24 @@ def read_password() -> str:
 def print_people(database: Database) -> None:
     """A line a person: name, role, live judgments, ways to sign in, state; separated by tabs."""
     made = (
-        select(Judgment.person_id, func.count().label("n"))
-        .where(Judgment.superseded_at.is_(None))
+        select(
+            Judgment.person_id,
+            func.count().filter(Judgment.superseded_at.is_(None)).label("n"),
+            func.count().filter(STOOD).label("discarded"),
+        )
         .group_by(Judgment.person_id)
         .subquery()
     )
-    rows = select(Person, made.c.n).outerjoin(made, made.c.person_id == Person.id).order_by(Person.name)
+    rows = (
+        select(Person, made.c.n, made.c.discarded).outerjoin(made, made.c.person_id == Person.id).order_by(Person.name)
+    )
     with database.read() as session:
-        for person, judgments in session.execute(rows):
-            ways = [way for way, has in (("password", person.password_hash), ("link", person.link_hash)) if has]
+        for person, judgments, discarded in session.execute(rows):
+            ways = describe_ways(person)
             state = "disabled" if person.disabled_at else "simulated" if person.simulated else "active"
             signs_in = " and ".join(ways) or "no password or link"
-            print("\t".join([person.name, person.role.value, f"{judgments or 0} judgments", signs_in, state]))
+            answers = f"{judgments or 0} judgments" + (f" ({discarded} discarded)" if discarded else "")
+            print("\t".join([person.name, person.role.value, answers, signs_in, state]))
         for line in find_doubles(session):
             print(line, file=sys.stderr)
 
@@ -351,7 +414,9 @@ def add_rank_command(commands: argparse._SubParsersAction[argparse.ArgumentParse
     parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples, 0 for none (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the resampling (default: 0)")
     parser.add_argument("--split", choices=[split.value for split in Split], help="only pairs of this split")
-    parser.add_argument("--people", nargs="+", default=[], metavar="NAME", help="only judgments of these people")
+    parser.add_argument(
+        "--people", action="extend", nargs="+", default=[], metavar="NAME", help="only judgments of these people"
+    )
     parser.add_argument("--include-simulated", action="store_true", help="count simulated annotators too")
     parser.set_defaults(command=run_rank)
 
@@ -388,7 +453,8 @@ def add_export_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
         if field.annotation is bool:
             parser.add_argument(flag, action="store_true", help=field.description)
         elif get_origin(field.annotation) is list:
-            parser.add_argument(flag, nargs="+", default=[], metavar="NAME", help=field.description)
+            # extend, so that --methods=NAME can be given several times: a name may begin with a dash.
+            parser.add_argument(flag, action="extend", nargs="+", default=[], metavar="NAME", help=field.description)
         else:
             parser.add_argument(flag, default=field.default, choices=choices, help=words)
     parser.set_defaults(command=run_export)
@@ -421,6 +487,8 @@ def run_export(database: Database, args: argparse.Namespace) -> None:
     print(f"{counts['rows']} labelled pairs ({splits}) as {options.format}; left out: {dropped or 'none'}")
     if counts.get("ties_left_out"):
         print(f"{counts['ties_left_out']} of them are ties, which {options.format} cannot say: left out")
+    if discarded := describe_discarded(**counts["discarded"]):
+        print(discarded)
     print(f"in {out}")
 
 
@@ -434,12 +502,12 @@ def main(argv: list[str] | None = None) -> int:
     add_people_command(commands)
     add_project_command(commands)
     add_measure_command(commands)
-    add_check_images_command(commands)
+    add_check_command(commands)
     add_fit_command(commands)
     add_label_command(commands)
     add_rank_command(commands)
     add_export_command(commands)
-    for command in commands.choices.values():
+    for command in dict.fromkeys(commands.choices.values()):  # one of two names is there twice
         add_common_options(command)
     args = parser.parse_args(argv)
     return run_command(lambda: args.command(open_database(args.data, args.db), args))

@@ -25,7 +25,12 @@ SAME_SIDE_P = 0.001
 MIN_REPEATS = 20
 """Repeats below which consistency is not held against chance."""
 FAST_SECONDS = 0.4
+"""Below it, by the claim or by the server's clock, nobody has looked at a pair."""
 FAST_SHARE = 0.2
+CARRIED_SECONDS = 300.0
+"""A page has up to five pairs ahead, so no more than some minutes of answers ever wait for a network."""
+CLAIM_TOLERANCE_SECONDS = 0.25
+OVERCLAIMED_SHARE = 0.1
 MIN_JUDGMENTS = 20
 PEOPLE_COLUMNS = [
     "person",
@@ -48,6 +53,8 @@ PEOPLE_COLUMNS = [
     "left_share_high",
     "median_seconds",
     "fast_share",
+    "timed",
+    "overclaimed_share",
     "gold",
     "gold_right",
     "gold_accuracy",
@@ -118,8 +125,28 @@ class _Counts:
     gold: int
     gold_right: int
     fast: int
+    timed: int
+    """Judgments of which the server saw the time."""
+    overclaimed: int
+    claimed_seconds: float
+    """Of the timed ones, as the page claims."""
+    server_seconds: float
     other_votes: int
     other_ties: int
+
+
+def compute_possible_seconds(own: pd.DataFrame) -> pd.Series[float]:
+    """The most that each of a person's judgments, in their order, can have taken by the server's clock; NaN if unknown.
+
+    Seconds that a judgment does not claim are carried on to the next ones, CARRIED_SECONDS at most: a slow network may
+    bring one late and the following one just after it.
+    """
+    possible, carried = [], 0.0
+    for claimed, seen in zip(own["seconds"], own["server_seconds"], strict=True):
+        possible.append(seen + carried)
+        if seen == seen:  # no NaN
+            carried = min(max(seen + carried - claimed, 0.0), CARRIED_SECONDS)
+    return pd.Series(possible, index=own.index, dtype=float)
 
 
 def compute_people(judgments: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFrame:
@@ -127,7 +154,9 @@ def compute_people(judgments: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFrame
 
     Shares come with 95 % Wilson intervals and are NaN below MIN_COMPARED answers. `judgments` counts all live ones,
     skips, repeats and gold pairs too; `left_share` is among votes that are no tie; `fast_share` is the share of
-    judgments under FAST_SECONDS; `flags` has a plain sentence for each thing to look at, empty where there is none.
+    judgments under FAST_SECONDS, by what they claim or by the server's clock; `overclaimed_share` is the share of the
+    `timed` ones, of which the server saw the time, that claim more than there was (`compute_possible_seconds`);
+    `flags` has a plain sentence for each thing to look at, empty where there is none.
     """
     repeats, shared = compare_repeats(judgments), compare_with_others(votes)
     rows = []
@@ -152,6 +181,8 @@ def compute_people(judgments: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFrame
                 **_share_with_interval("left_share", counts.left, decisive),
                 "median_seconds": float(own["seconds"].median()),
                 "fast_share": _share(counts.fast, counts.judgments),
+                "timed": counts.timed,
+                "overclaimed_share": _share(counts.overclaimed, counts.timed),
                 "gold": counts.gold,
                 "gold_right": counts.gold_right,
                 "gold_accuracy": _share(counts.gold_right, counts.gold),
@@ -169,6 +200,8 @@ def _count(
     cast = votes[is_own]
     gold = own[own["gold_answer"].notna() & (own["choice"] != "skip")]
     ties = votes["choice"] == "tie"
+    possible = compute_possible_seconds(own)
+    timed = own[possible.notna()]
     return _Counts(
         judgments=len(own),
         skips=int((own["choice"] == "skip").sum()),
@@ -181,7 +214,11 @@ def _count(
         agreed=int(agreed.sum()),
         gold=len(gold),
         gold_right=int((gold["choice"] == gold["gold_answer"]).sum()),
-        fast=int((own["seconds"] < FAST_SECONDS).sum()),
+        fast=int(((own["seconds"] < FAST_SECONDS) | (possible < FAST_SECONDS)).sum()),
+        timed=len(timed),
+        overclaimed=int((own["seconds"] > possible + CLAIM_TOLERANCE_SECONDS).sum()),
+        claimed_seconds=float(timed["seconds"].sum()),
+        server_seconds=float(timed["server_seconds"].sum()),
         other_votes=int((~is_own).sum()),
         other_ties=int((ties & ~is_own).sum()),
     )
@@ -222,4 +259,9 @@ def find_flags(counts: _Counts) -> list[str]:
             )
     if counts.judgments >= MIN_JUDGMENTS and counts.fast / counts.judgments > FAST_SHARE:
         flags.append(f"very fast: {counts.fast / counts.judgments:.0%} of answers under {FAST_SECONDS:g} s")
+    if counts.timed >= MIN_JUDGMENTS and counts.overclaimed / counts.timed > OVERCLAIMED_SHARE:
+        flags.append(
+            f"claims more time than passed: {counts.overclaimed} of {counts.timed} answers, in all "
+            f"{counts.claimed_seconds:,.0f} s where the server saw {counts.server_seconds:,.0f} s"
+        )
     return flags

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import re
 import shutil
@@ -10,18 +11,25 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
 
-from annotate.manifest import TABLE_SUFFIXES
+from annotate.manifest import TABLE_SUFFIXES, read_columns
 from db.errors import UserError
 from db.images import MAX_FILE_BYTES
 from runs.image_folders import is_system_entry
+from runs.space import MIN_FREE_BYTES, say_room
 
 MAX_ENTRIES = 500_000
 MAX_TOTAL_BYTES = 50 * 2**30
+MAX_RATIO = 100
+"""Photos hardly shrink, tables by 30: what unpacks to more times its size was made to fill a disk."""
+SMALL_BYTES = 64 * 2**20
+"""What unpacks to less may be of any ratio."""
+MAX_DEPTH = 16
+"""Folders inside each other."""
 LEFTOVER_SECONDS = 24 * 3600
 PREFIX = "unpacked-"
 HPDV2_FILES = ("train.json", "val.json", "test.json")
@@ -51,14 +59,23 @@ CODE_PAGES = {
     "cp850": "Western European",
     "cp1252": "Western European, Windows",
 }
-OTHER_ARCHIVES = {
-    b"Rar!": "a RAR archive",
-    b"7z\xbc\xaf": "a 7z archive",
-    b"\x1f\x8b": "a gzip archive",
-    b"PK\x07\x08": "the first part of a split zip",
-    b"<": "a web page",
+OTHER_FILES = {
+    b"Rar!": "a RAR archive; unpack it and import the folder",
+    b"7z\xbc\xaf": "a 7z archive; unpack it and import the folder",
+    b"\x1f\x8b": "a gzip archive; unpack it and import the folder",
+    b"\xfd7zXZ": "an xz archive; unpack it and import the folder",
+    b"BZh": "a bzip2 archive; unpack it and import the folder",
+    b"\x28\xb5\x2f\xfd": "a zstd archive; unpack it and import the folder",
+    b"PK\x07\x08": "the first part of a split zip; join the parts (zip -s 0 FILE --out WHOLE)",
+    b"PK\x03\x04": "the beginning of one, its end is missing; copy or download it again",
+    b"<": "a web page; get the file itself",
+    b"version ": "a Git LFS pointer; run `git lfs pull` where it was cloned",
+    b"%PDF": "a PDF",
 }
+"""First bytes of a file that is no whole zip to what it is, and what to do."""
+OUTSIDE = "nothing was unpacked. If you trust it, unpack it yourself and import the folder"
 UNPACK = "unpack it, keep the one that you mean, and import the folder"
+UNPACK_FLAT = "unpack it, and import the folder that holds lq/"
 REPACK = "unpack it and import the folder, or pack it anew with Deflate (zip -r, or 7z a -tzip -mm=Deflate)"
 
 Entry = zipfile.ZipInfo
@@ -76,15 +93,23 @@ def unpacked(data: Path, archive: Path) -> Iterator[Path]:
     """
     uploads = data / "uploads"
     uploads.mkdir(parents=True, exist_ok=True)
-    for leftover in uploads.glob(f"{PREFIX}*"):  # of imports that were killed
-        if leftover.is_dir() and time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
-            shutil.rmtree(leftover, ignore_errors=True)
+    sweep_unpacked(data)
     folder = Path(mkdtemp(prefix=PREFIX, dir=uploads))
     try:
         extract_zip(archive, folder)
         yield find_import(folder)
+    except UserError as error:
+        error.args = (str(error).replace(str(folder), archive.name),)  # where it was unpacked is gone and tells nothing
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_unpacked(data: Path) -> None:
+    """Remove what imports that were killed had unpacked, a day later."""
+    for leftover in (data / "uploads").glob(f"{PREFIX}*"):
+        if leftover.is_dir() and time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def extract_zip(
@@ -98,6 +123,7 @@ def extract_zip(
     try:
         with zipfile.ZipFile(archive) as opened:
             entries = _plan_entries(archive, opened.infolist(), max_entries)
+            _check_sizes(archive, folder, entries.values(), max_total_bytes)
             left = max_total_bytes
             for path, entry in entries.items():
                 target = folder / path
@@ -105,16 +131,31 @@ def extract_zip(
                     raise UserError(f"{archive.name} holds {entry.filename!r}, which leads out of its folder.")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 left -= _extract_entry(opened, entry, target, min(left, MAX_FILE_BYTES))
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeError) as error:
+    except UnicodeError as error:
         raise UserError(
-            f"{archive.name} is not a whole zip file ({error}{_look_inside(archive)}); {REPACK}."
+            f"{archive.name} says that its names are UTF-8, and they are not ({error}); {REPACK}."
         ) from error
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
+        if not zipfile.is_zipfile(archive) and (other := _look_inside(archive)):
+            raise UserError(f"{archive.name} is no zip file but {other}.") from error
+        raise UserError(f"{archive.name} is not a whole zip file ({error}); {REPACK}.") from error
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise UserError(
             f"{archive.name} holds {Path(str(error.filename)).name!r} twice, as a file and a folder or in another "
             f"case; {UNPACK}."
         ) from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            long = Path(str(error.filename)).name
+            raise UserError(
+                f"{archive.name} holds a name that is too long for this disk, {long[:60]!r}…; shorten it."
+            ) from error
+        if error.errno is None:  # of bzip2
+            raise UserError(f"{archive.name} is not a whole zip file ({error}); {REPACK}.") from error
+        if error.errno == errno.ENOSPC:
+            raise UserError(
+                f"{archive.name} cannot be unpacked: the disk of {folder.parent} is full; free some."
+            ) from error
         raise UserError(f"{archive.name} cannot be unpacked: {error.strerror or error}.") from error
 
 
@@ -133,6 +174,22 @@ def _plan_entries(archive: Path, found: Sequence[zipfile.ZipInfo], max_entries: 
     return entries
 
 
+def _check_sizes(archive: Path, folder: Path, entries: Iterable[Entry], max_total_bytes: int) -> None:
+    """Refuse what would not fit, before anything is written. An entry that declares too little is cut off at that."""
+    packed, size = archive.stat().st_size, 0
+    for entry in entries:
+        size += entry.file_size
+        if entry.file_size > MAX_FILE_BYTES or size > max_total_bytes:
+            raise UserError(f"{entry.filename!r} is too large when unpacked; nothing was imported.")
+    if size > max(SMALL_BYTES, MAX_RATIO * packed):
+        raise UserError(
+            f"{archive.name} unpacks to {size / max(1, packed):,.0f} times its size, which no photos do; nothing was "
+            "unpacked. If you trust it, unpack it yourself and import the folder."
+        )
+    if shutil.disk_usage(folder).free < size + MIN_FREE_BYTES:
+        raise UserError(f"{archive.name} is too large when unpacked: {say_room(folder, size + MIN_FREE_BYTES)}.")
+
+
 def _checked_path(archive: Path, entry: Entry) -> PurePosixPath | None:
     """Where an entry belongs, below the folder; None for a folder."""
     name = _read_name(archive, entry).replace("\\", "/")
@@ -142,7 +199,9 @@ def _checked_path(archive: Path, entry: Entry) -> PurePosixPath | None:
     if is_folder:
         return None
     if not path.parts or path.is_absolute() or ".." in path.parts or re.fullmatch("[A-Za-z]:", path.parts[0]):
-        raise UserError(f"{archive.name} holds {name!r}, which leads out of its folder; nothing was unpacked.")
+        raise UserError(f"{archive.name} holds {name!r}, which leads out of its folder; {OUTSIDE}.")
+    if len(path.parts) > MAX_DEPTH:
+        raise UserError(f"{archive.name} holds folders more than {MAX_DEPTH} deep: {name[:80]!r}…; {UNPACK_FLAT}.")
     if kind not in (0, stat.S_IFREG):
         raise UserError(f"{archive.name} holds {name!r}, which is a link and no file; pack the files themselves.")
     if entry.flag_bits & ENCRYPTED:
@@ -194,7 +253,9 @@ def _look_inside(archive: Path) -> str:
             start = stream.read(8)
     except OSError:
         return ""
-    return next((f"; it looks like {name}" for magic, name in OTHER_ARCHIVES.items() if start.startswith(magic)), "")
+    if not start:
+        return "empty; copy or download it again"
+    return next((what for magic, what in OTHER_FILES.items() if start.startswith(magic)), "")
 
 
 def _extract_entry(opened: zipfile.ZipFile, entry: Entry, target: Path, limit: int) -> int:
@@ -218,6 +279,8 @@ def find_import(folder: Path) -> Path:
     entries = [path for path in folder.iterdir() if not is_system_entry(path.name)]
     folders = [path for path in entries if path.is_dir()]
     manifests = [path for path in entries if path.suffix.lower() in TABLE_SUFFIXES]
+    if len(manifests) > 1:
+        manifests = [path for path in manifests if {"source", "lq"} <= set(read_columns(path))]
     if any(path.name.lower() == "lq" for path in folders) or (folder / "pairs.jsonl").exists():
         return folder
     hpdv2 = [folder / name for name in HPDV2_FILES if (folder / name).is_file()]

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from annotate.card_configs import ALL_SPLITS, Config, write_front_matter
+from annotate.discard import describe_discarded
 from runs.store import code_version
 
 Row = dict[str, Any]
@@ -76,7 +77,9 @@ def write_card(
         "",
         "The judgments are all those of these pairs by the people who count, so more than the labels were made of: "
         "also those taken back (`superseded_at`), skips, repeats (`repeat_no` 1) and answers to gold pairs (`gold` is "
-        "the known answer). A label's `judgments` names those that it was made of. `picked` says why a pair was shown; "
+        "the known answer). `seconds` is how long the page says that the pair was in view, `server_seconds` the most "
+        "that it can have been by the server's clock: from handing the pair out, or from the answer before it, to the "
+        "answer. A label's `judgments` names those that it was made of. `picked` says why a pair was shown; "
         "only pairs picked at random (`random`) are a fair sample to measure accuracy on.",
         "",
         *_questions(judgments, questions),
@@ -112,6 +115,8 @@ def _contents(rows: list[Row], judgments: list[Row], counts: dict[str, Any], tie
         f"- Mean agreement: {_mean(several)} over the {len(several):,} pairs judged more than once, "
         f"{_mean(agreements)} over all.",
     ]
+    if discarded := describe_discarded(**counts["discarded"]):
+        lines.append(f"- {discarded}.")
     if simulated:
         lines.append(
             f"- **{simulated:,} of the {len(judgments):,} judgments were made by programs, not people** (`simulated` "

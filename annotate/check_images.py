@@ -1,7 +1,9 @@
-"""Stored images that a browser and a decoder see differently: what imports of earlier versions left behind.
+"""Stored images that are damaged, or not as an import of today would store them.
 
-People judged them as a browser shows them; metrics and rewards were computed from the bare numbers. Mending stores the
-pixels that people saw, so that judgments stay, and removes the values, so that they are computed anew.
+Of the latter there are two kinds, which imports of earlier versions left behind. Those that a browser and a decoder see
+differently: people judged them as a browser shows them; metrics and rewards were computed from the bare numbers.
+Mending stores the pixels that people saw, so that judgments stay, and removes the values, so that they are computed
+anew. And those that hold metadata beside their pixels: mending takes that out, and all that is known of them stays.
 """
 
 from __future__ import annotations
@@ -27,10 +29,14 @@ class CheckReport:
     images: int = 0
     affected: list[tuple[str, str]] = field(default_factory=list)
     """Files that are not what everybody sees, with what a reader has to do to them."""
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    with_metadata: list[tuple[str, str]] = field(default_factory=list)
+    """Files of the right pixels that hold more than them, with what that is."""
+    damaged: list[tuple[str, str]] = field(default_factory=list)
+    """Files that are missing, cut off or other bytes than were imported; see `annotate.damage` for what needs them."""
     values: int = 0
     """Metric values and rewards of the affected images, or against them."""
     mended: int = 0
+    """Of both kinds."""
 
 
 def check_stored_images(
@@ -64,9 +70,16 @@ def check_stored_images(
 
     with open_pool(workers, len(rows)) as pool:
         files, unfit = check_files(pool, root, hash_of, step)
-    report.unreadable = [(hash_of[name], why) for name, why in unfit.items()]
+    for name, sha256 in hash_of.items():
+        if name in unfit:
+            report.damaged.append((sha256, unfit[name]))
+        elif (files[name].original_sha256 or files[name].sha256) != sha256:
+            report.damaged.append((sha256, "other bytes than were imported"))
+            del files[name]
     found = {name: probe for name, probe in files.items() if probe.conversion is not None}
-    report.affected = [(hash_of[name], str(probe.conversion)) for name, probe in found.items()]
+    for name, probe in found.items():
+        of_kind = report.with_metadata if probe.same_pixels else report.affected
+        of_kind.append((hash_of[name], str(probe.conversion)))
     with database.read() as session:
         report.values = _count_values(session, [sha256 for sha256, _ in report.affected])
     if mend:
@@ -95,13 +108,19 @@ def _mend_all(database: Database, data: Path, root: Path, found: CheckedFiles) -
 
 
 def _mend(session: Session, image: Image, probe: Probe) -> None:
-    """Let the row stand for the plain file, or everything for the row that has that file already; remove its values."""
-    of_it = or_(MetricValue.image_id == image.id, MetricValue.reference == image.sha256)
-    session.execute(delete(MetricValue).where(of_it))
+    """Let the row stand for the plain file, or everything for the row that has that file already.
+
+    Its values stay where its pixels do, and are removed elsewhere.
+    """
+    same = session.scalar(select(Image).where(Image.sha256 == probe.sha256))
+    if probe.same_pixels:
+        _move_values(session, image, probe.sha256, image.id if same is None else same.id)
+    else:
+        of_it = or_(MetricValue.image_id == image.id, MetricValue.reference == image.sha256)
+        session.execute(delete(MetricValue).where(of_it))
     project = session.scalar(select(Project))
     if project is not None and image.sha256 in (settings := json.dumps(project.settings)):  # a guideline's picture
         project.settings = json.loads(settings.replace(image.sha256, probe.sha256))
-    same = session.scalar(select(Image).where(Image.sha256 == probe.sha256))
     if same is not None:
         for table, column in ((Source, "lq_image_id"), (Source, "hq_image_id"), (Candidate, "image_id")):
             session.execute(update(table).where(getattr(table, column) == image.id).values({column: same.id}))
@@ -111,3 +130,27 @@ def _mend(session: Session, image: Image, probe: Probe) -> None:
     image.conversion = ", ".join(filter(None, (image.conversion, probe.conversion)))
     image.sha256, image.suffix, image.size_bytes = probe.sha256, probe.suffix, probe.size_bytes
     image.width_px, image.height_px = probe.width_px, probe.height_px
+
+
+def _move_values(session: Session, image: Image, sha256: str, image_id: int) -> None:
+    """Let an image's values, and those against it, be of the image `image_id` and against `sha256`.
+
+    Where there is such a value already, which is of the same pixels, that one stays.
+    """
+    of_it = or_(MetricValue.image_id == image.id, MetricValue.reference == image.sha256)
+    rows = session.scalars(select(MetricValue).where(of_it)).all()
+    columns = (MetricValue.image_id, MetricValue.metric, MetricValue.version, MetricValue.reference)
+    of_other = or_(MetricValue.image_id == image_id, MetricValue.reference == sha256)
+    known = {tuple(found) for found in session.execute(select(*columns).where(of_other))}
+    for row in rows:
+        owner = image_id if row.image_id == image.id else row.image_id
+        reference = sha256 if row.reference == image.sha256 else row.reference
+        key = (owner, row.metric, row.version, reference)
+        if key == (row.image_id, row.metric, row.version, row.reference):
+            continue
+        if key in known:
+            session.delete(row)
+        else:
+            known.add(key)
+            row.image_id, row.reference = owner, reference
+    session.flush()

@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from db.errors import UserError
-from db.images import image_path
+from db.images import DamagedImage, image_path, read_stored
+from pixels.metadata import strip_metadata
 
 Row = dict[str, Any]
 SCORE_COLUMNS = ("sha256", "metric", "version", "reference", "value", "raw_value", "failure")
@@ -36,21 +38,44 @@ def write_scores(path: Path, scores: list[tuple[Any, ...]]) -> None:
     pq.write_table(pa.table([pa.array(c, t) for c, t in zip(columns, types, strict=True)], schema=schema), path)
 
 
-def read_stored(data: Path, name: str) -> bytes:
+def read_image(data: Path, name: str) -> bytes:
     """The bytes of the stored image that a dataset calls `name` ('images/<sha256>.png').
 
     Raises:
-        UserError: the file is missing, or is not what its name says.
+        DamagedImage: the file is missing, or is not what its name says.
+        UserError: it holds metadata, which nobody is to get.
     """
     sha256, suffix = os.path.splitext(Path(name).name)
-    path = image_path(data, sha256, suffix)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); import its photo again.") from error
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise UserError(f"{path} is not the file that was imported; remove it and import its photo again.")
+    content = read_stored(data, sha256, suffix)
+    if found := strip_metadata(content)[1]:
+        raise UserError(
+            f"{image_path(data, sha256, suffix)} holds metadata ({', '.join(found)}), as an earlier version stored it. "
+            "Take it out of all images with `python -m annotate check --mend`; judgments and values stay."
+        )
     return content
+
+
+def list_images(rows: Iterable[Row]) -> list[str]:
+    """The image files that rows name, each once, sorted."""
+    return sorted({row[name] for row in rows for name in IMAGE_FIELDS if row[name]})
+
+
+def find_damaged(data: Path, names: Iterable[str]) -> dict[str, str]:
+    """Those of a dataset's images whose stored files are missing or not what their names say, with the reason.
+
+    Raises:
+        UserError: see `read_image`.
+    """
+
+    def check(name: str) -> tuple[str, str]:
+        try:
+            read_image(data, name)
+        except DamagedImage as error:
+            return name, str(error)
+        return name, ""
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return {name: why for name, why in pool.map(check, names) if why}
 
 
 def copy_images(folder: Path, rows: list[Row], data: Path, progress: Callable[[int, int], None] | None = None) -> int:
@@ -63,10 +88,10 @@ def copy_images(folder: Path, rows: list[Row], data: Path, progress: Callable[[i
     Raises:
         UserError: an image file is missing or damaged.
     """
-    wanted = sorted({row[name] for row in rows for name in IMAGE_FIELDS if row[name]})
+    wanted = list_images(rows)
     (folder / "images").mkdir()
     for done, name in enumerate(wanted, 1):
-        (folder / name).write_bytes(read_stored(data, name))
+        (folder / name).write_bytes(read_image(data, name))
         if progress:
             progress(done, len(wanted))
     return len(wanted)

@@ -28,10 +28,13 @@ from annotate.dataset_files import (
     IMAGE_FIELDS,
     Row,
     copy_images,
+    find_damaged,
+    list_images,
     write_checksums,
     write_jsonl,
     write_scores,
 )
+from annotate.discard import count_discarded
 from annotate.image_files import batches
 from annotate.judgments import SIMULATED, resolve_labels
 from annotate.people import get_person
@@ -53,6 +56,7 @@ from db.models import (
 )
 from db.session import Database
 
+MAX_NAMED = 10
 Format = Literal["jsonl", "parquet", "hpdv2", "imagereward", "pickapic", "diffusion-dpo", "trl", "imagefolder"]
 
 
@@ -79,6 +83,9 @@ class ExportOptions(BaseModel):
     )
     exclude_people: list[str] = Field([], description="No judgments of these people, and no labels made of them")
     include_simulated: bool = Field(False, description="Count simulated annotators too; the labels then say so")
+    skip_bad: bool = Field(
+        False, description="Leave pairs with a damaged or missing image out instead of refusing the export"
+    )
     prompt: str = Field(
         "a high-quality photo of a face", min_length=1, description="Prompt where a photo has no caption"
     )
@@ -96,10 +103,11 @@ def export_dataset(
     Args:
         progress: told (images copied, images in all).
     Returns:
-        counts: rows, rows by split, rows dropped by each filter, judgments, images; and what the format left out.
+        counts: rows, rows by split, rows dropped by each filter, judgments and discarded answers, images; and what the
+        format left out.
     Raises:
         UserError: `out` is there and not empty or cannot be written, no label fits, a named method or person does not
-            exist, or an image file is missing or damaged.
+            exist, or an image file is missing or damaged and `skip_bad` does not leave it out; no file is written then.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; name a new folder with --out, or remove it.")
@@ -117,12 +125,36 @@ def export_dataset(
         if not rows:
             told = ", ".join(f"{count} by {name}" for name, count in dropped.items() if count) or "there is none"
             raise UserError(f"No label to export ({told}). Judge some pairs first, or widen the filters.")
+    rows = _without_damaged(rows, data, options, dropped)
     with database.read() as session:
         judgments = load_judgments(session, rows, options)
         questions = load_questions(session, judgments)
         scores = load_scores(session, rows)
         shown_options = _without_names(session, options)
-    return write_dataset(out, rows, judgments, questions, scores, data, options, dropped, shown_options, progress)
+        answers, people = count_discarded(session, include_simulated=options.include_simulated)
+    return write_dataset(
+        *(out, rows, judgments, questions, scores, data, options, dropped, shown_options, progress),
+        discarded={"answers": answers, "people": people},
+    )
+
+
+def _without_damaged(rows: list[Row], data: Path, options: ExportOptions, dropped: dict[str, int]) -> list[Row]:
+    """The rows all of whose images are whole; counts the others as dropped.
+
+    Raises:
+        UserError: an image is damaged and `skip_bad` is not set, or no row is left.
+    """
+    damaged = find_damaged(data, list_images(rows))
+    kept = [row for row in rows if not any(row[name] in damaged for name in IMAGE_FIELDS)]
+    dropped["damaged images"] = len(rows) - len(kept)
+    if damaged and not (options.skip_bad and kept):
+        lines = [f"{len(damaged):,} images of {dropped['damaged images']:,} of the {len(rows):,} pairs are damaged:"]
+        lines += [f"  {why}" for why in list(damaged.values())[:MAX_NAMED]]
+        lines += [f"  and {len(damaged) - MAX_NAMED:,} more"] if len(damaged) > MAX_NAMED else []
+        remedy = "`python -m annotate check` names all, with what depends on them"
+        lines.append(f"{remedy}." if options.skip_bad else f"{remedy}; --skip-bad leaves those pairs out.")
+        raise UserError("\n".join(lines))
+    return kept
 
 
 def write_dataset(
@@ -136,12 +168,14 @@ def write_dataset(
     dropped: dict[str, int],
     shown_options: dict[str, Any],
     progress: Callable[[int, int], None] | None = None,
+    discarded: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """Write the files of `options.format`, the card and the checksums to `out`, whole or not at all.
 
     Args:
         dropped: labels left out, by filter.
         shown_options: as the card may tell them.
+        discarded: answers that an admin took out, and the people whose they were; None for none.
     Returns:
         counts, as `export_dataset`.
     Raises:
@@ -149,7 +183,7 @@ def write_dataset(
     """
     with _whole_folder(out) as folder:
         extra, configs = _write(folder, rows, judgments, questions, scores, data, options, progress)
-        counts = _count(rows, judgments, dropped) | extra
+        counts = _count(rows, judgments, dropped) | extra | {"discarded": discarded or {"answers": 0, "people": 0}}
         card = write_card(rows, judgments, questions, counts, shown_options, configs)
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_checksums(folder)
@@ -332,7 +366,8 @@ def _load_traces(session: Session) -> dict[int, list[tuple[datetime, str, int]]]
 def load_judgments(session: Session, rows: list[Row], options: ExportOptions) -> list[Row]:
     """Rows of judgments.jsonl, oldest first: every judgment of the exported pairs by people who count.
 
-    That is more than the labels were made of: also what was taken back since, skips, repeats and gold answers.
+    That is more than the labels were made of: also what was taken back since, skips, repeats and gold answers. What
+    an admin discarded is not among them.
     """
     counted = _counted_people(session, options)
     found: list[Row] = []
@@ -342,7 +377,7 @@ def load_judgments(session: Session, rows: list[Row], options: ExportOptions) ->
             .join(Pair, Pair.id == Judgment.pair_id)
             .join(Person, Person.id == Judgment.person_id)
             .outerjoin(Question, Question.id == Judgment.question_id)
-            .where(Pair.key.in_(keys))
+            .where(Pair.key.in_(keys), Judgment.discarded_at.is_(None))
         )
         found += [
             {
@@ -357,6 +392,7 @@ def load_judgments(session: Session, rows: list[Row], options: ExportOptions) ->
                 "picked": judgment.picked.value,
                 "view_mode": judgment.view_mode,
                 "seconds": judgment.seconds,
+                "server_seconds": judgment.server_seconds,
                 "created_at": judgment.created_at.isoformat(),
                 "superseded_at": judgment.superseded_at.isoformat() if judgment.superseded_at else None,
                 "repeat_no": judgment.repeat_no,

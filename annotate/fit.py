@@ -34,7 +34,7 @@ from annotate.vectors import choose_columns, load_differences
 from db.errors import UserError
 from db.models import Judgment, Label, Origin, Pair, Picked, Source, Split
 from db.session import Database
-from metrics.accuracy import bootstrap_mean, compute_calibration, compute_credit
+from metrics.accuracy import bootstrap_share, compute_calibration, compute_credit
 from metrics.lists import Column, MetricError, MetricList, columns, load_metric_list
 from runs.pictures import mark_simulated, save_figure
 from runs.store import code_version, without_nan
@@ -285,7 +285,7 @@ def score_test(test: Labelled, labeler: Labeler) -> dict[str, Any]:
     counted = (test.table["p_a"] != 0.5) & test.table["random"]
     data = test.part(np.asarray(counted, dtype=bool)).training()
     credit = compute_credit(compute_p_a(labeler, data.differences) - 0.5, data.p_a)
-    accuracy, low, high = bootstrap_mean(credit, data.weight, data.sources)
+    accuracy, low, high = bootstrap_share(credit, data.weight, data.sources)
     return {"accuracy": accuracy, "low": low, "high": high, "n": len(data)}
 
 
@@ -294,7 +294,7 @@ def describe_target(chosen: dict[str, Array], threshold: float | None, target: f
     if threshold is None:
         return {"target_accuracy": target, "threshold": None, "coverage": 0.0}
     sure = chosen["confidence"] >= threshold
-    accuracy, low, high = bootstrap_mean(chosen["right"][sure], chosen["weight"][sure], sources[sure])
+    accuracy, low, high = bootstrap_share(chosen["right"][sure], chosen["weight"][sure], sources[sure])
     return {
         "target_accuracy": target,
         "threshold": threshold,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from annotate.card_configs import ALL_SPLITS, Config
-from annotate.dataset_files import Row, copy_images, read_stored, write_jsonl
+from annotate.dataset_files import Row, copy_images, read_image, write_jsonl
 from db.errors import UserError
 
 if TYPE_CHECKING:
@@ -161,6 +161,7 @@ def our_configs(suffix: str) -> list[Config]:
             ("picked", pa.string()),
             ("view_mode", pa.string()),
             ("seconds", pa.float64()),
+            ("server_seconds", pa.float64()),
             ("created_at", pa.string()),
             ("superseded_at", pa.string()),
             ("repeat_no", pa.int64()),
@@ -330,7 +331,7 @@ def write_pickapic(folder: Path, content: Content) -> list[Config]:
             for place, side in enumerate(_in_order(row)):
                 record[f"image_{place}_uid"] = row[f"sha256_{side}"]
                 record[f"image_{place}_url"] = row[f"image_{side}"]
-                record[f"jpg_{place}"] = read_stored(content.data, row[f"image_{side}"])
+                record[f"jpg_{place}"] = read_image(content.data, row[f"image_{side}"])
                 record[f"label_{place}"] = _preference(row, side, content.options.ties == "soft")
                 record[f"model_{place}"] = row[f"method_{side}"]
             return record
@@ -355,8 +356,8 @@ def write_diffusion_dpo(folder: Path, content: Content) -> list[Config]:
     def to_record(row: Row) -> Row:
         first, second = _in_order(row)
         return {
-            "jpg_0": read_stored(content.data, row[f"image_{first}"]),
-            "jpg_1": read_stored(content.data, row[f"image_{second}"]),
+            "jpg_0": read_image(content.data, row[f"image_{first}"]),
+            "jpg_1": read_image(content.data, row[f"image_{second}"]),
             "label_0": int(_winner(row)[0] == first),
             "caption": _prompt(row, content.options),
         }
@@ -401,7 +402,7 @@ def write_trl(folder: Path, content: Content) -> list[Config]:
             "prompt": [{"role": "user", "content": shown}],
             "chosen": answers[0],
             "rejected": answers[1],
-            "images": [{"bytes": read_stored(content.data, path), "path": Path(path).name} for path in paths],
+            "images": [{"bytes": read_image(content.data, path), "path": Path(path).name} for path in paths],
         }
 
     return [_write_splits(folder, content.rows, schema, to_record)]

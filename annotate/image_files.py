@@ -13,13 +13,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
@@ -27,12 +28,15 @@ from db.errors import UserError
 from db.images import Probe, has_hash, image_path, probe_image, write_image
 from db.models import Image
 from db.session import Database
+from pixels.read import PEAK_BYTES
+from runs.image_folders import normalize_name
 from runs.signals import ignore_signals
 
 CHUNK_FILES = 32
 FILES_PER_WORKER = 200
 """Starting a process costs about as much as checking this many files."""
 BATCH_ROWS = 500
+CGROUP = Path("/sys/fs/cgroup")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,14 +50,16 @@ def open_pool(workers: int | None, n_files: int) -> Iterator[Executor | None]:
     """Worker processes for that many files; None where one is enough: the work is then done in this process.
 
     Args:
-        workers: how many; None for one a core, fewer for few files.
+        workers: how many; None for one a core, fewer for few files. Never more than the memory holds.
     Raises:
         UserError: fewer than 1, or one was ended from outside.
     """
     if workers is not None and workers < 1:
         raise UserError(f"{workers} workers: give 1 or more.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = workers or max(1, min(cores, n_files // FILES_PER_WORKER))
+    # Any file may be as large as is read at all.
+    most = max(1, _free_memory_bytes() // PEAK_BYTES)
+    count = min(most, workers or max(1, min(cores, n_files // FILES_PER_WORKER)))
     if count == 1:
         yield None
         return
@@ -64,6 +70,15 @@ def open_pool(workers: int | None, n_files: int) -> Iterator[Executor | None]:
         raise UserError("A worker process was ended from outside, perhaps for memory; try --workers 1.") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _free_memory_bytes() -> int:
+    """What this process may still take: of the machine, and of its container (cgroup v2)."""
+    free = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, max(0, limit - used))
+    return free
 
 
 def start_worker() -> None:
@@ -115,10 +130,27 @@ def _check_chunk(root: Path, names: list[str]) -> list[tuple[str, Probe | str]]:
         try:
             if path.exists() and not path.is_file():
                 raise UserError("not a file")
+            if not path.exists() and (other := _find_other_case(root, name)):
+                raise UserError(f"is not there, but {other} is: the case of letters counts")
             results.append((name, replace(probe_image(path), converted=None)))
         except UserError as error:
             results.append((name, str(error).removeprefix(f"{path}: ")))
     return results
+
+
+def _find_other_case(root: Path, name: str) -> str | None:
+    """The file that Windows or a Mac would take for the one of this name; None where there is none."""
+    found = ""
+    for part in name.split(os.sep):
+        try:
+            entries = os.listdir(root / found)
+        except OSError:
+            return None
+        same = [entry for entry in entries if normalize_name(entry).casefold() == normalize_name(part).casefold()]
+        if not same:
+            return None
+        found = os.path.join(found, part if part in same else same[0])
+    return found
 
 
 def select_new(database: Database, data: Path, files: CheckedFiles) -> NewImages:

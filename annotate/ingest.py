@@ -35,12 +35,12 @@ from annotate.layout import Plan, PlannedSource, read_folder
 from annotate.manifest import TABLE_SUFFIXES, add_manifest, find_manifest, read_manifest
 from annotate.project import ProjectSettings, load_settings
 from db.errors import UserError
-from db.images import Probe
+from db.images import Probe, sweep_unfinished
 from db.models import Candidate, Image, Method, Source
 from db.pixel_hashes import hash_pixels
 from db.records import add_candidate, add_method, add_source, draw_split, is_in_group
 from db.session import Database
-from runs.image_folders import describe_kind, name_forms
+from runs.image_folders import describe_kind, is_shown, name_forms
 
 MAX_NAMED = 10
 MAX_LISTED = 1_000
@@ -118,7 +118,7 @@ class ImportRefused(UserError):
 
 def shown(name: str) -> str:
     """A file name as a terminal can take it: control characters and undecodable bytes escaped."""
-    return name if name.isprintable() else ascii(name)
+    return name if is_shown(name) else ascii(name)
 
 
 def import_folder(
@@ -145,6 +145,7 @@ def import_folder(
         UserError: no such folder or manifest, or a source or candidate is stored with other content.
     """
     plan = _read_plan(path, strip_suffixes, ignore_case=ignore_case)
+    sweep_unfinished(data)
     with database.read() as session:
         _use_stored_names(session, plan)
         advice = _drop_without_lq(session, plan)

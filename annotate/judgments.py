@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pandas as pd
 from sqlalchemy import bindparam, delete, insert, select, update
@@ -38,6 +38,8 @@ from db.records import insert_row
 RESOLVE_METHODS = ("majority", "dawid-skene")
 SIMULATED = " with simulated annotators"
 """Ends the maker's name of every label in which a program's answers count, as votes or as what a labeler learnt."""
+VIEW_MODES = ("fit", "zoom", "1:1", "input", "truth", "flicker")
+"""As the labelling page looks at a pair, see static/viewer.js."""
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -60,10 +62,14 @@ INSERT_JUDGMENT = insert(Judgment)
 COUNT = (
     update(Pair).where(Pair.id == bindparam("of_pair")).values(judgment_count=Pair.judgment_count + bindparam("change"))
 )
-DELETE_LEASE = delete(Lease).where(
-    Lease.pair_id == bindparam("pair_id"),
-    Lease.person_id == bindparam("person_id"),
-    Lease.repeat_no == bindparam("repeat_no"),
+DELETE_LEASE = (
+    delete(Lease)
+    .where(
+        Lease.pair_id == bindparam("pair_id"),
+        Lease.person_id == bindparam("person_id"),
+        Lease.repeat_no == bindparam("repeat_no"),
+    )
+    .returning(Lease.leased_at)
 )
 
 
@@ -88,13 +94,19 @@ class Answer:
     as '' of a page from before there were versions, is stored as not recorded."""
 
 
-def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgment:
+Timer = Callable[[datetime | None, float], float | None]
+"""Told when the pair was handed out (None: its lease is gone) and the seconds that are claimed; gives the server's."""
+
+
+def record_judgment(session: Session, person_id: int, answer: Answer, timer: Timer | None = None) -> Judgment:
     """Append a judgment and release the person's lease on the pair.
 
     The same uuid again returns the row that is there. A second answer of this person to the same showing supersedes
     the first where it says that it replaces it, and is refused elsewhere: it comes from another tab or device, whose
     answer would be overwritten unseen.
 
+    Args:
+        timer: asked for the server's seconds of a new answer; one that replaces another keeps that one's.
     Raises:
         UserError: the uuid is another judgment's or no UUID, there is no such pair, a skip has no reason, the seconds
             are no time, or another answer stands than the one to be replaced.
@@ -117,6 +129,7 @@ def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgmen
     if standing is not None:
         standing.superseded_at = utc_now()
         session.flush()
+    leased_at = run.scalar(DELETE_LEASE, showing)
     judgment = Judgment(
         **showing,
         uuid=answer.uuid,
@@ -128,12 +141,38 @@ def record_judgment(session: Session, person_id: int, answer: Answer) -> Judgmen
         picked=answer.picked,
         view_mode=answer.view_mode,
         seconds=answer.seconds,
+        server_seconds=_server_seconds(answer, leased_at, standing, timer),
     )
     insert_row(session, INSERT_JUDGMENT, judgment)
     if standing is None:
         _count(session, judgment, +1)
-    run.execute(DELETE_LEASE, showing)
     return judgment
+
+
+def _server_seconds(
+    answer: Answer, leased_at: datetime | None, standing: Judgment | None, timer: Timer | None
+) -> float | None:
+    if standing is not None:
+        return standing.server_seconds
+    return None if timer is None else timer(leased_at, answer.seconds)
+
+
+def check_offered(session: Session, answer: Answer, settings: ProjectSettings) -> None:
+    """Refuse what no page of this project offers: the answer did not come from one.
+
+    Reasons of earlier versions of the question are known too: an open page may be of one. A skip's reason is free text.
+
+    Raises:
+        UserError: an unknown reason or view mode, or the same reason twice.
+    """
+    unknown = set(answer.reasons) - set(settings.reasons)
+    if unknown:
+        unknown -= {reason for reasons in session.scalars(select(Question.reasons)) for reason in reasons}
+    if unknown or len(set(answer.reasons)) < len(answer.reasons):
+        known = ", ".join(map(repr, settings.reasons)) or "none"
+        raise UserError(f"The reasons {answer.reasons!r} are not among those of this project, each once: {known}.")
+    if not set(answer.view_mode.split("+")) <= set(VIEW_MODES):
+        raise UserError(f"The view mode {answer.view_mode!r} is none of {', '.join(VIEW_MODES)}, joined by '+'.")
 
 
 def _find_question(session: Session, key: str | None) -> int | None:
@@ -196,6 +235,7 @@ def undo_judgment(session: Session, person_id: int, uuid: str, settings: Project
         repeat_no=judgment.repeat_no,
         shown_left=judgment.shown_left,
         picked=judgment.picked,
+        leased_at=None,  # the page has had it since before its answer
         expires_at=utc_now() + timedelta(seconds=settings.lease_seconds),
     )
     session.add(lease)

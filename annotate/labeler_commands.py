@@ -111,8 +111,15 @@ def add_label_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
     parser = commands.add_parser("label", help="label the unjudged pairs with a fitted labeler")
     parser.add_argument("--labeler", default="latest", metavar="NAME", help="name, or run number (default: latest)")
     parser.add_argument("--target-accuracy", type=float, metavar="A", help="default: that of the fit")
-    parser.add_argument("--splits", nargs="+", default=[], choices=[split.value for split in Split])
-    parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="only pairs of two of these methods")
+    parser.add_argument("--splits", action="extend", nargs="+", default=[], choices=[split.value for split in Split])
+    parser.add_argument(
+        "--methods",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="only pairs of two of these methods",
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be labelled")
     parser.set_defaults(command=run_label)
 

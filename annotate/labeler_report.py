@@ -34,7 +34,7 @@ from annotate.autolabel import (
     split_folds,
 )
 from annotate.fit_settings import FitSettings
-from metrics.accuracy import bootstrap_mean, compute_credit
+from metrics.accuracy import bootstrap_mean, bootstrap_share, compute_credit
 
 Array = npt.NDArray[Any]
 
@@ -136,7 +136,7 @@ def compare_methods(margins: dict[str, Array], data: Training, seed: int = 0) ->
     for name, margin in margins.items():
         credit = compute_credit(margin, data.p_a)
         behind = bootstrap_mean(svm - credit, data.weight, data.sources, seed)
-        rows.append((name, *bootstrap_mean(credit, data.weight, data.sources, seed), *behind))
+        rows.append((name, *bootstrap_share(credit, data.weight, data.sources, seed), *behind))
     columns = ["method", "accuracy", "low", "high", "svm_ahead", "svm_ahead_low", "svm_ahead_high"]
     table = pd.DataFrame(rows, columns=columns)
     return table.sort_values("accuracy", ascending=False, kind="stable", ignore_index=True)
@@ -150,7 +150,7 @@ def compute_coverage(p_a: Array, data: Training, seed: int = 0) -> pd.DataFrame:
     for coverage in COVERAGES:
         n = max(1, round(coverage * len(order)))
         sure = order[:n]
-        interval = bootstrap_mean(credit[sure], data.weight[sure], data.sources[sure], seed)
+        interval = bootstrap_share(credit[sure], data.weight[sure], data.sources[sure], seed)
         rows.append((coverage, confidence[sure[-1]], *interval, n))
     return pd.DataFrame(rows, columns=["coverage", "threshold", "accuracy", "low", "high", "n"])
 
@@ -211,7 +211,8 @@ def compute_learning_curve(data: Training, labeler: Labeler, measured: Array, se
         credits[size][folds[fold][1]] += credit / LEARNING_REPEATS
     chosen = data.part(measured)
     rows = [
-        (size, *bootstrap_mean(credits[size][measured], chosen.weight, chosen.sources, settings.seed)) for size in sizes
+        (size, *bootstrap_share(credits[size][measured], chosen.weight, chosen.sources, settings.seed))
+        for size in sizes
     ]
     return pd.DataFrame(rows, columns=["labels", "accuracy", "low", "high"])
 

@@ -8,7 +8,9 @@ plan, with the reason.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +23,13 @@ from runs.image_folders import (
     describe_fault,
     find_encoding,
     is_image_name,
+    is_shown,
     is_system_entry,
     normalize_name,
 )
 
 MAX_CAPTION_CHARACTERS = 10_000
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 UNPRINTABLE = "its name has characters that cannot be shown; rename it"
 HIDDEN = "hidden, or left by a system"
 
@@ -86,6 +90,10 @@ def read_folder(folder: Path, *, strip_suffixes: Sequence[str] = (), ignore_case
     for entry in _entries(plan, ""):
         if entry.is_dir():
             names.append(entry.name)
+        elif os.path.splitext(entry.name)[1].lower() in SPREADSHEETS:
+            plan.refused.append(
+                (entry.name, "a spreadsheet; save it as CSV UTF-8, or move it away if it is no manifest")
+            )
         else:
             plan.ignored.append((entry.name, "lies beside the folders"))
     lq, hq = _find_special(folder, names, "lq"), _find_special(folder, names, "hq")
@@ -97,7 +105,7 @@ def read_folder(folder: Path, *, strip_suffixes: Sequence[str] = (), ignore_case
         )
     before = len(plan.refused)
     photos = _list_images(plan, lq)
-    if not photos.images and not plan.refused:
+    if not photos.images and len(plan.refused) == before:
         raise UserError(f"{plan.root / lq} holds no PNG, JPEG or WebP image; folders inside it are not read.")
     # Two files of one name are refused, and all that other folders have of that name goes without a word.
     dropped = {_stem(name) for name, _ in plan.refused[before:]}
@@ -142,8 +150,8 @@ def _list_some_images(plan: Plan, folder: str) -> _Listing:
 
 def _plan_method(plan: Plan, name: str, dropped: set[str]) -> None:
     images = _list_some_images(plan, name).images
-    method = normalize_name(name)
-    if images and not name.isprintable():
+    method = normalize_name(name).strip()
+    if images and not is_shown(name):
         plan.refused.append((name, UNPRINTABLE))
         return
     if any(method == known for source in plan.sources.values() for known, _ in source.candidates):
@@ -158,8 +166,8 @@ def _describe_useless(name: str, files: Sequence[str]) -> str:
     inner = sorted({os.path.dirname(file) for file in files if is_image_name(file)})
     if inner:
         return (
-            f"holds no image itself, but {', '.join(f'{folder}/' for folder in inner[:3])} does; move the images up "
-            f"into {name}/"
+            f"holds no image itself, but {', '.join(f'{folder}/' for folder in inner[:5])} does; move the images up "
+            f"into {name}/" + (", of one of these folders" if len(inner) > 1 else "")
         )
     return f"holds no PNG, JPEG or WebP image, but {count_kinds(files)}"
 
@@ -228,7 +236,7 @@ def _list_images(plan: Plan, folder: str) -> _Listing:
             plan.refused.append((name, "not a PNG, JPEG or WebP image"))
         elif not is_image_name(entry.name):
             plan.ignored.append((name, "not an image"))
-        elif not stem.isprintable():
+        elif not is_shown(stem):
             plan.refused.append((name, UNPRINTABLE))
         else:
             by_stem.setdefault(stem, []).append(name)
@@ -247,10 +255,12 @@ def _without_image_suffix(stem: str) -> str:
 def _read_caption(plan: Plan, name: str) -> str | None:
     """A caption file's text; None where it is empty or was refused."""
     try:
-        content = (plan.root / name).read_bytes()[: 4 * MAX_CAPTION_CHARACTERS + 4]
+        content = _read_start(plan.root / name, 4 * MAX_CAPTION_CHARACTERS + 4)
         text = content.decode(find_encoding(content[:4])).strip()
     except OSError as error:
-        plan.refused.append((name, f"cannot be read ({error.strerror})"))
+        is_link = error.errno == errno.ELOOP
+        fault = "a link; put the caption there itself" if is_link else f"cannot be read ({error.strerror})"
+        plan.refused.append((name, fault))
         return None
     except UnicodeError as error:
         plan.refused.append((name, f"not UTF-8 text ({describe_fault(error)}); save it as UTF-8"))
@@ -260,6 +270,19 @@ def _read_caption(plan: Plan, name: str) -> str | None:
         plan.refused.append((name, why))
         return None
     return text or None
+
+
+def _read_start(path: Path, size: int) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        OSError: it is a link, which may lead to any file of this machine, or no file: a pipe would be waited for.
+    """
+    opened = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    with open(opened, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise OSError(errno.EINVAL, "not a file")
+        return stream.read(size)
 
 
 def check_caption(text: str) -> str | None:

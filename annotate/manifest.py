@@ -16,6 +16,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -25,6 +26,7 @@ from runs.image_folders import (
     describe_fault,
     find_encoding,
     is_image_name,
+    is_shown,
     is_system_entry,
     name_forms,
     normalize_name,
@@ -38,10 +40,12 @@ DELIMITERS = ",;\t|"
 MAX_SEED = 2**31 - 1
 SEED = re.compile(r"([0-9]+)(?:[.,]0*)?")
 """A whole number, also as spreadsheets write a column that has empty cells: 1.0, or 1,0."""
-NO_VALUE = ("nan", "<na>")
-"""What pandas can write for an empty number."""
-ROW_NUMBERS = ("", "unnamed: 0", "index")
-"""What pandas calls its column of row numbers."""
+EXCEL_DELIMITER = re.compile(r'\ufeff?"?sep=(.?)"?[,;\t]*', re.IGNORECASE)
+"""A first line that Excel reads and writes; other programs put quotes around it, or their own delimiters behind."""
+NO_VALUE = ("nan", "<na>", "na", "n/a", "#n/a", "none", "null")
+"""What pandas, R, databases and spreadsheets write for an empty number."""
+ROW_NUMBERS = re.compile(r"|index|level_0|unnamed: 0[.0-9]*")
+"""What pandas calls its columns of row numbers; it makes another each time that it reads and writes a table."""
 
 Row = dict[str, str]
 
@@ -60,7 +64,7 @@ def read_manifest(path: Path) -> Plan:
         except UserError as error:
             raise UserError(f"{path.name}, line {line}: {error}") from error
     if not plan.sources:
-        raise UserError(f"{path} has no rows.")
+        raise UserError(f"{path} {_describe_no_rows(path)}")
     _note_others(plan)
     return plan
 
@@ -79,22 +83,50 @@ def _note_others(plan: Plan) -> None:
                 plan.ignored.append((name, "not named in the manifest"))
 
 
+def _describe_no_rows(path: Path) -> str:
+    """What a file is in which no row was found, with what to do."""
+    with open(path, "rb") as stream:
+        start = stream.read(200)
+    if start.startswith(b"PK"):
+        return "is a spreadsheet or a zip, whatever its name; save it as CSV (in Excel: CSV UTF-8)."
+    line = start.decode("utf-8-sig", "replace").strip().partition("\n")[0][:80]
+    seen = f"below its first line {line!r}" if line.isprintable() and line else "at all"
+    return f"has no rows {seen}. The first line names the columns ({', '.join(COLUMNS)}), the others are a row each."
+
+
 def find_manifest(folder: Path) -> Path | None:
     """The manifest that lies beside the folders lq/ and so on: the table with a column `source`, but no gold pairs.
 
     Raises:
-        UserError: there are several, or one cannot be read.
+        UserError: there are several, one cannot be read, or it lies where it is not read: in lq/ or hq/, or as a list.
     """
+    found = _find_tables(folder)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UserError(f"{folder} has several tables that could be its manifest: {names}. Keep one beside lq/.")
+    for place in (path for path in folder.iterdir() if path.name.lower() in ("lq", "hq")):
+        if inside := _find_tables(place):
+            raise UserError(f"{inside[0]} is a manifest; move it up beside {place.name}/, with paths from there on.")
+    for path in folder.glob("*.json"):
+        with suppress(OSError, ValueError, RecursionError):
+            rows = json.loads(path.read_bytes())
+            if isinstance(rows, list) and rows and isinstance(rows[0], dict) and "source" in rows[0]:
+                raise UserError(
+                    f"{path} is a manifest as one list; save it with a row a line as .jsonl (pandas: "
+                    "to_json(orient='records', lines=True)), or as .csv."
+                )
+    return found[0] if found else None
+
+
+def _find_tables(folder: Path) -> list[Path]:
+    """The manifests that lie in a folder."""
     found = []
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in TABLE_SUFFIXES and path.is_file() and not is_system_entry(path.name):
             columns = read_columns(path)
             if "source" in columns and "answer" not in columns:
                 found.append(path)
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise UserError(f"{folder} has several tables that could be its manifest: {names}. Keep one beside lq/.")
-    return found[0] if found else None
+    return found
 
 
 def add_manifest(plan: Plan, path: Path) -> None:
@@ -172,6 +204,8 @@ def _inside(root: Path, value: str) -> str:
                 raise UserError(f"{value!r} leaves the manifest's folder; move the file, or the manifest above it.")
             if os.path.lexists(os.path.join(top, relative)):
                 return relative
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", value):
+        raise UserError(f"{value!r} is an address; download the file and name it from the manifest's folder on.")
     if re.match(r"[A-Za-z]:[\\/]", value.strip("\"'")):
         short = "/".join(re.split(r"[\\/]", value)[-2:])
         raise UserError(
@@ -221,7 +255,7 @@ def read_table(path: Path, columns: tuple[str, ...], required: tuple[str, ...]) 
                 raise UserError(
                     f"{where}: {name} {value!r} has half a character (a lone surrogate); write the text anew, in UTF-8."
                 )
-            if name != "caption" and not value.isprintable():
+            if name != "caption" and not is_shown(value):
                 raise UserError(f"{where}: {name} {value!r} has characters that cannot be shown.")
         yield line, {name: value if name == "caption" else normalize_name(value) for name, value in row.items()}
 
@@ -242,14 +276,16 @@ def _read_rows(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _read_csv(path: Path, stream: TextIO) -> Iterator[tuple[int, Row]]:
-    start, line = 0, ""
+    start, line, delimiter = 0, "", ""
     while not line.strip(DELIMITERS + '" \r\n'):  # empty rows before the header
         start, line = start + 1, stream.readline()
         if not line:
             return
-        if re.fullmatch(r"sep=.", line.strip()):  # Excel's own first line
-            line = ""
-    reader = csv.reader(_chain(line, stream), delimiter=_find_delimiter(line), strict=True)
+        if told := EXCEL_DELIMITER.fullmatch(line.rstrip("\r\n")):
+            line, delimiter = "", told[1]
+    line = line.removeprefix("\ufeff")  # where two programs put one
+    delimiter = delimiter or _find_delimiter(line)
+    reader = csv.reader(_chain(line, stream), delimiter=delimiter, strict=True)
     try:
         header = [name.strip().lower() for name in next(reader)]
         named = [name for name in header if name]
@@ -264,11 +300,11 @@ def _read_csv(path: Path, stream: TextIO) -> Iterator[tuple[int, Row]]:
             if len(values) != len(header):
                 raise UserError(
                     f"{path.name}, line {number}: {len(values)} values for {len(header)} columns "
-                    f"({', '.join(header)}); put a value that has a {_find_delimiter(line)!r} in quotes."
+                    f"({', '.join(header)}); put a value that has a {delimiter!r} in quotes."
                 )
             # names may come from a table of our reports
             row = {name: restore_cell(value.strip()) for name, value in zip(header, values, strict=True) if name}
-            _drop_row_number(row, header, values)
+            _drop_row_numbers(row, header, values)
             nameless = [value for name, value in zip(header, values, strict=True) if not name and value.strip()]
             if nameless and not (header[0] == "" and nameless == [values[0]] and values[0].strip().isdecimal()):
                 raise UserError(f"{path.name}, line {number}: {nameless[0]!r} stands in a column without a name.")
@@ -282,10 +318,12 @@ def _chain(line: str, stream: TextIO) -> Iterator[str]:
     yield from stream
 
 
-def _drop_row_number(row: Row, header: list[str], values: list[str]) -> None:
-    """Leave out pandas' row numbers, the first column."""
-    if header[0] in ROW_NUMBERS and values[0].strip().isdecimal():
-        row.pop(header[0], None)
+def _drop_row_numbers(row: Row, header: list[str], values: list[str]) -> None:
+    """Leave out pandas' row numbers, the first columns."""
+    for name, value in zip(header, values, strict=True):
+        if not ROW_NUMBERS.fullmatch(name) or not value.strip().isdecimal():
+            return
+        row.pop(name, None)
 
 
 def _find_delimiter(header: str) -> str:

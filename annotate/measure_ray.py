@@ -16,6 +16,7 @@ from typing import Any
 
 from annotate.measure import CPU_BATCH, GPU_BATCH, find_missing, make_batches
 from annotate.measure_worker import BatchResult, measure_batch, prepare, use_one_thread
+from db.command import hidden_secrets
 from db.errors import UserError
 from db.session import Database
 from metrics.lists import Column, MetricError
@@ -87,7 +88,8 @@ def _import_ray() -> Any:
 def _connect(ray: Any, address: str) -> None:
     options = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     try:
-        ray.init(**options) if address == "local" else ray.init(address, **{**options, "include_dashboard": None})
+        with hidden_secrets():
+            ray.init(**options) if address == "local" else ray.init(address, **{**options, "include_dashboard": None})
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         first = (str(error).strip() or type(error).__name__).partition("\n")[0]
         raise UserError(f"No Ray cluster answers at {address!r}: {first}") from error

@@ -75,6 +75,12 @@ class Matching:
             folder, file = os.path.split(name)
             by_folder.setdefault(folder, []).append(os.path.splitext(file)[0])
         endings = {folder: ending for folder, stems in by_folder.items() if (ending := self._common_ending(stems))}
+        for ending in [] if endings else _endings(self.files):  # that of the photos, and others in other folders
+            bare = Matching({stem.removesuffix(ending): file for stem, file in self.files.items()})
+            found = {folder: bare._common_ending(stems) for folder, stems in by_folder.items()}
+            if all(found.values()):
+                endings = {os.path.dirname(next(iter(self.files.values()))): ending, **found}
+                break
         shorter = [stem.removesuffix(endings.get(folder, "")) for folder, stems in by_folder.items() for stem in stems]
         cased = any(name not in self.files and name.casefold() in self.by_folded for name in shorter)
         advice = []
@@ -85,6 +91,11 @@ class Matching:
             advice.append(
                 f"Names in {named}: {options} takes that off (on the Data page: Endings of names, {' '.join(wanted)})."
             )
+        advice += [
+            f"Names in {folder} begin with {start!r}: take that off, or name the files in a manifest."
+            for folder, stems in by_folder.items()
+            if folder not in endings and (start := self._common_start(stems))
+        ]
         if cased and not self.ignore_case:
             advice.append("Names differ only in case: --ignore-case takes them for one (on the Data page: Any case).")
         return advice
@@ -98,6 +109,18 @@ class Matching:
             if sum(stem + ending in self.files for stem in stems) == len(stems):
                 return ending
         return ""
+
+    def _common_start(self, stems: Sequence[str]) -> str:
+        """What all of a folder's stems have before a photo's name; empty where there is no such thing."""
+        starts = [
+            {
+                stem[:place]
+                for place in range(1, len(stem))
+                if stem[place:] in self.files and not stem[place - 1].isalnum()
+            }
+            for stem in stems
+        ]
+        return min(set.intersection(*starts), key=len, default="") if starts else ""
 
     def _find_ending(self, stem: str) -> str:
         """What follows the longest photo's name, in any case, that the stem begins with; empty where there is none."""

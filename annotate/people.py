@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import unicodedata
+from datetime import timedelta
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from db.errors import UserError
-from db.models import Person, Role, utc_now
+from db.models import Judgment, Person, Role, utc_now
 
 SCRYPT = {"n": 2**14, "r": 8, "p": 1, "maxmem": 64 * 2**20}
 MIN_PASSWORD_LENGTH = 8
+MAX_LINK_LIFETIME = timedelta(days=3653)
 LOCK_PERSON = select(Person.id).where(Person.id == bindparam("person_id")).with_for_update(key_share=True)
 
 
@@ -125,14 +128,20 @@ def lock_person(session: Session, person_id: int) -> None:
         session.execute(LOCK_PERSON, {"person_id": person_id})
 
 
+def end_sessions(person: Person) -> None:
+    """Sign a person out everywhere."""
+    person.session_version = (person.session_version or 0) + 1
+
+
 def set_password(person: Person, password: str) -> None:
-    """Store a password as its scrypt hash with a salt of its own.
+    """Store a password as its scrypt hash with a salt of its own, and end the person's sessions.
 
     Raises:
         UserError: shorter than MIN_PASSWORD_LENGTH.
     """
     if len(password) < MIN_PASSWORD_LENGTH:
         raise UserError(f"A password needs {MIN_PASSWORD_LENGTH} characters or more; this one has {len(password)}.")
+    end_sessions(person)
     salt = secrets.token_bytes(16)
     person.password_hash = salt.hex() + "$" + hashlib.scrypt(password.encode(), salt=salt, **SCRYPT).hex()
 
@@ -147,17 +156,65 @@ def check_password(session: Session, name: str, password: str) -> Person | None:
     return person if person is not None and fits and person.disabled_at is None else None
 
 
-def make_link_token(person: Person) -> str:
-    """A new secret for this person's link; the old link stops working. Only its hash is stored."""
+def make_link_token(person: Person, lifetime: timedelta | None = None, *, once: bool = False) -> str:
+    """A new secret for this person's link; the old link and the person's sessions end. Only its hash is stored.
+
+    Args:
+        lifetime: how long it lets in; None for as long as there is no newer one.
+        once: whether it is gone once somebody has entered by it.
+    """
+    end_sessions(person)
     token = secrets.token_urlsafe(24)
-    person.link_hash = hashlib.sha256(token.encode()).hexdigest()
+    person.link_hash = _hash_link(token)
+    person.link_expires_at = utc_now() + lifetime if lifetime is not None else None
+    person.link_once = once
     return token
 
 
+def read_lifetime(text: str) -> timedelta | None:
+    """'30m', '12h', '7d' or '2w'; None for an empty text.
+
+    Raises:
+        UserError: it is written otherwise, or is nothing or more than ten years.
+    """
+    if not text.strip():
+        return None
+    found = re.fullmatch(r"([0-9]{1,7})\s*([mhdw])", text.strip().lower())
+    names = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+    lifetime = timedelta(**{names[found[2]]: int(found[1])}) if found else timedelta()
+    if not timedelta() < lifetime <= MAX_LINK_LIFETIME:
+        raise UserError(f"{shorten(text)!r} is no time for a link; write it as 30m, 12h, 7d or 2w.")
+    return lifetime
+
+
+def describe_ways(person: Person) -> list[str]:
+    """How a person can sign in with --auth, such as 'password' and 'link for once until 2026-12-05 10:00 (UTC)'."""
+    ways = ["password"] if person.password_hash else []
+    if person.link_hash and is_link_open(person):
+        until = f" until {person.link_expires_at:%Y-%m-%d %H:%M} (UTC)" if person.link_expires_at else ""
+        ways.append(f"link{' for once' if person.link_once else ''}{until}")
+    return ways
+
+
+def is_link_open(person: Person) -> bool:
+    """Whether a person's link has not expired."""
+    return person.link_expires_at is None or utc_now() < person.link_expires_at
+
+
 def check_link_token(session: Session, token: str) -> Person | None:
-    """The enabled person whose link this is, else None."""
-    link_hash = hashlib.sha256(token.encode()).hexdigest()
-    return session.scalar(select(Person).where(Person.link_hash == link_hash, Person.disabled_at.is_(None)))
+    """The enabled person whose link this is, where it has not expired; else None."""
+    person = session.scalar(select(Person).where(Person.link_hash == _hash_link(token), Person.disabled_at.is_(None)))
+    return person if person is not None and is_link_open(person) else None
+
+
+def use_up_link(session: Session, token: str) -> bool:
+    """Make a link that is for once let nobody else in; False where another request was first."""
+    change = update(Person).where(Person.link_hash == _hash_link(token)).values(link_hash=None)
+    return bool(session.execute(change).rowcount == 1)  # type: ignore[attr-defined]
+
+
+def _hash_link(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def disable_person(session: Session, name: str) -> Person:
@@ -171,4 +228,22 @@ def disable_person(session: Session, name: str) -> Person:
     if person.role == Role.admin and session.scalar(admins.limit(1)) is None:
         raise UserError(f"{name!r} is the only admin; add another before disabling this one.")
     person.disabled_at = utc_now()
+    end_sessions(person)
     return person
+
+
+def enable_person(session: Session, name: str) -> Person:
+    """Let a disabled person sign in again, with the password or link that they had.
+
+    Raises:
+        UserError: no such person.
+    """
+    person = get_person(session, name)
+    person.disabled_at = None
+    return person
+
+
+def count_answers(session: Session, person: Person) -> int:
+    """A person's answers that count: live ones, of whatever kind."""
+    live = select(func.count()).where(Judgment.person_id == person.id, Judgment.superseded_at.is_(None))
+    return session.scalar(live) or 0

@@ -17,6 +17,15 @@ MAX_LINES = 7
 """People with a line of their own in the plot over time; all others are added up in one more."""
 
 
+SHOWN_CHARACTERS = 36
+"""Of a name beside an axis; the tables have the whole of it."""
+
+
+def _shorten(name: str) -> str:
+    """A long name without its middle: what tells names apart stands at their ends."""
+    return name if len(name) <= SHOWN_CHARACTERS else f"{name[: SHOWN_CHARACTERS - 13]}…{name[-12:]}"
+
+
 def name_person(name: str, simulated: bool) -> str:
     """A person's name for people to read, programs marked."""
     return f"{name} (simulated)" if simulated else name
@@ -51,7 +60,9 @@ def _draw_scores(axes: Axes, group: pd.DataFrame, title: str) -> None:
     bars: dict[str, Any] = {"fmt": "o", "color": COLOURS[0], "capsize": 3, "elinewidth": 1.5, "markersize": 6}
     axes.errorbar(score[known], heights[known], xerr=errors, **bars)
     axes.plot(score[~known], heights[~known], "o", color=COLOURS[0], markerfacecolor="white", markersize=6)
-    axes.set_yticks(heights, [f"{rank}.  {name}" for rank, name in zip(group["rank"], group["method"], strict=True)])
+    axes.set_yticks(
+        heights, [f"{rank}.  {_shorten(name)}" for rank, name in zip(group["rank"], group["method"], strict=True)]
+    )
     axes.set_ylim(-0.6, len(group) - 0.4)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
@@ -67,7 +78,8 @@ def plot_win_matrix(shares: pd.DataFrame, counts: pd.DataFrame) -> Figure:
 
     n = len(shares)
     values = shares.to_numpy(dtype=float)
-    longest = max((len(name) for name in shares.index), default=0)
+    names = [_shorten(name) for name in shares.index]
+    longest = max(map(len, names), default=0)
     with plot_style():
         side = 0.55 * n + 0.08 * longest
         figure = Figure(figsize=(side + 2.2, side + 0.9), layout="constrained")
@@ -79,8 +91,10 @@ def plot_win_matrix(shares: pd.DataFrame, counts: pd.DataFrame) -> Figure:
             ink = "white" if abs(share - 0.5) > 0.33 else INK
             axes.text(column, row - 0.1, f"{100 * share:.0f}", ha="center", va="center", color=ink, fontsize=9)
             axes.text(column, row + 0.27, f"n {number}", ha="center", va="center", color=ink, fontsize=6)
-        axes.set_xticks(range(n), shares.columns, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(n), shares.index)
+        axes.set_xticks(
+            range(n), [_shorten(name) for name in shares.columns], rotation=45, ha="right", rotation_mode="anchor"
+        )
+        axes.set_yticks(range(n), names)
         axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
         axes.grid(visible=False)
@@ -103,17 +117,19 @@ def plot_over_time(judgments: pd.DataFrame) -> Figure:
 
     order = judgments["person"].value_counts().index.tolist()
     programs = set(judgments.loc[judgments["simulated"], "person"])
-    others = f"{len(order) - MAX_LINES} others together"
-    lines = judgments["person"].where(judgments["person"].isin(order[:MAX_LINES]), others)
+    shown = order if len(order) == MAX_LINES + 1 else order[:MAX_LINES]
+    others = f"{len(order) - len(shown)} others together"
+    lines = judgments["person"].where(judgments["person"].isin(shown), others)
     with plot_style():
         figure = Figure(figsize=(8, 4), layout="constrained")
         axes = figure.subplots()
-        for place, name in enumerate([name for name in [*order[:MAX_LINES], others] if (lines == name).any()]):
+        for place, name in enumerate([name for name in [*shown, others] if (lines == name).any()]):
             times = judgments.loc[lines == name, "created_at"].sort_values().to_numpy()
             made = np.arange(1, len(times) + 1)
             # A thousand steps are more than the picture has pixels for.
             kept = np.unique(np.linspace(0, len(times) - 1, 1000).astype(int))
-            label = f"{name_person(name, name in programs)}: {len(times)}"
+            # The number first: matplotlib leaves out of a legend whatever begins with an underscore.
+            label = f"{len(times)} by {name_person(_shorten(name), name in programs)}"
             axes.step(times[kept], made[kept], where="post", color=COLOURS[place], label=label)
             axes.plot(times[-1:], made[-1:], "o", color=COLOURS[place], markersize=4)
         start, end = judgments["created_at"].min(), judgments["created_at"].max()
@@ -163,7 +179,7 @@ def plot_people(people: pd.DataFrame) -> Figure:
                 )
             axes.set_xlim(-2, 102)
             axes.set_ylim(-0.6, len(people) - 0.4)
-            axes.set_yticks(heights, map(name_person, people["person"], people["simulated"]))
+            axes.set_yticks(heights, map(name_person, people["person"].map(_shorten), people["simulated"]))
             axes.tick_params(axis="y", length=0)
             axes.grid(axis="y", visible=False)
             axes.set_xlabel("percent; bars: 95 % interval")

@@ -28,6 +28,7 @@ JUDGMENT_COLUMNS = [
     "simulated",
     "question",
     "seconds",
+    "server_seconds",
     "created_at",
 ]
 
@@ -37,7 +38,8 @@ def load_judgments(
 ) -> pd.DataFrame:
     """Every live judgment, a row each in the order of their making: JUDGMENT_COLUMNS.
 
-    `question` is the number of the question's version that was answered, <NA> where it was not recorded.
+    `question` is the number of the question's version that was answered, <NA> where it was not recorded;
+    `server_seconds` is NaN where the server saw no time.
 
     Args:
         split: only pairs of this split; None takes all.
@@ -63,6 +65,7 @@ def load_judgments(
             Person.simulated,
             Judgment.question_id,
             Judgment.seconds,
+            Judgment.server_seconds,
             Judgment.created_at,
         )
         .join(Pair, Pair.id == Judgment.pair_id)
@@ -85,6 +88,7 @@ def load_judgments(
     for column in ("choice", "shown_left"):
         table[column] = table[column].map(str)
     table["simulated"] = table["simulated"].astype(bool)
+    table["server_seconds"] = table["server_seconds"].astype(float)
     table["question"] = table["question"].astype("Int64")
     return table
 

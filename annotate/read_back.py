@@ -22,6 +22,7 @@ from annotate.image_files import (
     check_files,
     open_pool,
     remove_unused,
+    select_new,
     store_file,
     store_files,
 )
@@ -29,7 +30,6 @@ from annotate.pairs import compute_shuffle_key, is_reserved, wanted_judgments
 from annotate.project import ProjectSettings, load_settings
 from annotate.read_dataset import Dataset, JudgmentRow, PairRow, QuestionRow, ScoreRow, read_dataset
 from db.errors import UserError
-from db.images import image_path
 from db.models import (
     Candidate,
     Image,
@@ -77,13 +77,15 @@ def import_dataset(database: Database, data: Path, path: Path) -> dict[str, int]
     files = check_images(path, wanted)
     for name, sha256 in wanted.items():
         probe = files[name]
-        if probe.conversion is not None and probe.original_sha256 == sha256:
+        is_it = (probe.original_sha256 or probe.sha256) == sha256
+        if is_it and not probe.same_pixels:
             raise UserError(
                 f"{path / name} is seen differently by browsers and metrics ({probe.conversion}): an earlier version "
-                "exported it. Mend the project that it came from with `python -m annotate check-images --mend`, "
+                "exported it. Mend the project that it came from with `python -m annotate check --mend`, "
                 "measure and export again."
             )
-        if probe.conversion is not None or (probe.sha256, probe.suffix) != (sha256, os.path.splitext(name)[1]):
+        # Metadata in it, which earlier versions exported, is taken out when it is stored: it is the same picture still.
+        if not is_it or (probe.conversion is None and probe.suffix != os.path.splitext(name)[1]):
             raise UserError(
                 f"{path / name} is not the file that the dataset names: its SHA-256 is "
                 f"{probe.original_sha256 or probe.sha256}, its format {probe.suffix}."
@@ -118,12 +120,9 @@ def add_dataset(database: Database, data: Path, root: Path, files: CheckedFiles,
     Raises:
         UserError: the database holds the same source, candidate, judgment, label or score with other content.
     """
-    new: NewImages = {
-        probe.sha256: (name, probe)
-        for name, probe in files.items()
-        if not image_path(data, probe.sha256, probe.suffix).exists()
-    }
+    new: NewImages = {}
     try:
+        new = select_new(database, data, files)
         with open_pool(None, len(new)) as pool:
             store_files(pool, data, root, new, lambda _: None)
         with database.write() as session:
@@ -171,15 +170,17 @@ def _add_new(session: Session, items: Iterable[Any]) -> None:
 
 
 def _add_images(session: Session, data: Path, root: Path, files: CheckedFiles) -> dict[str, Image]:
-    """SHA-256 to image."""
-    images = {
-        image.sha256: image for image in _find(session, Image.sha256, (probe.sha256 for probe in files.values()), Image)
-    }
+    """SHA-256, also that of a file that is stored otherwise, to image."""
+    hashes = {value for probe in files.values() for value in (probe.sha256, probe.original_sha256) if value is not None}
+    images = {image.sha256: image for image in _find(session, Image.sha256, hashes, Image)}
+    added = []
     for name, probe in files.items():
-        if probe.sha256 not in images:
+        # One that an earlier version stored with its metadata is the image too.
+        image = images.get(probe.original_sha256 or probe.sha256) or images.get(probe.sha256)
+        if image is None:
             # A file that lay there without a row may be that of a failed import, and gone since.
             store_file(data, root / name, probe)
-            images[probe.sha256] = Image(
+            image = Image(
                 sha256=probe.sha256,
                 suffix=probe.suffix,
                 width_px=probe.width_px,
@@ -188,7 +189,9 @@ def _add_images(session: Session, data: Path, root: Path, files: CheckedFiles) -
                 original_sha256=probe.original_sha256,
                 conversion=probe.conversion,
             )
-    _add_new(session, images.values())
+            added.append(image)
+        images[probe.sha256] = images[probe.original_sha256 or probe.sha256] = image
+    _add_new(session, added)
     return images
 
 
@@ -319,10 +322,13 @@ def _add_judgments(
         if stored is None:
             if row.superseded_at is None and (values["pair_id"], values["person_id"], row.repeat_no) in live:
                 raise UserError(f"{row.person} has judged pair {row.pair} anew here since judgment {row.uuid}.")
-            judgments[row.uuid] = Judgment(uuid=row.uuid, question_id=question, **values)
+            judgments[row.uuid] = Judgment(
+                uuid=row.uuid, question_id=question, server_seconds=row.server_seconds, **values
+            )
             continue
-        if None not in (question, stored.question_id):  # a folder or database of before there were versions has none
-            values |= {"question_id": question}
+        # A folder or database of before there were versions, or the server's seconds, has none.
+        later = {"question_id": question, "server_seconds": row.server_seconds}
+        values |= {name: value for name, value in later.items() if None not in (value, getattr(stored, name))}
         if differing := [name for name, value in values.items() if getattr(stored, name) != value]:
             raise UserError(f"Judgment {row.uuid} is stored already with another {', '.join(differing)}.")
     _add_new(session, judgments.values())
@@ -381,9 +387,14 @@ def _add_scores(session: Session, rows: Sequence[ScoreRow], images: dict[str, Im
     }
     new = []
     for row in rows:
-        value = stored.get((images[row.sha256].id, row.metric, row.version, row.reference))
+        image_id = images[row.sha256].id
+        reference = images[row.reference].sha256 if row.reference in images else row.reference
+        key = (image_id, row.metric, row.version, reference)
+        value = stored.get(key)
         if value is None:
-            new.append(MetricValue(image_id=images[row.sha256].id, **row.model_dump(exclude={"sha256"})))
+            told = row.model_dump(exclude={"sha256", "reference"})
+            stored[key] = MetricValue(image_id=image_id, reference=reference, **told)
+            new.append(stored[key])
         elif (value.value, value.raw_value, value.failure) != (row.value, row.raw_value, row.failure):
             raise UserError(
                 f"The value of {row.metric} {row.version} of the image {row.sha256} is {value.value} here, {row.value} "

@@ -97,6 +97,7 @@ class JudgmentRow(BaseModel):
     picked: Picked = Picked.random
     view_mode: Text
     seconds: float = Field(ge=0)
+    server_seconds: float | None = Field(None, ge=0)
     created_at: AwareDatetime
     superseded_at: AwareDatetime | None
     repeat_no: int = Field(ge=0, le=MAX_SEED)

@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from annotate.agreement import compute_agreement, compute_people
+from annotate.discard import count_discarded, describe_discarded
 from annotate.plots import plot_over_time, plot_people, plot_ranking, plot_win_matrix
 from annotate.rank import compute_win_matrix, load_judgments, select_votes
 from annotate.rewards import compute_mean_rewards
@@ -202,6 +203,8 @@ def _notes(
         )
     elif not options.include_simulated and (left_out := _count_simulated(session)):
         notes.append(f"{left_out} judgments of simulated annotators are left out.")
+    if discarded := describe_discarded(*count_discarded(session, include_simulated=options.include_simulated)):
+        notes.append(f"{discarded}.")
     if len(questions) > 1:
         asked = [
             f"{row['judgments']} " + ("without a record" if row["version"] is None else f"of version {row['version']}")

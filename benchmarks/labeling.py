@@ -134,16 +134,23 @@ def start_server(data: Path) -> tuple[subprocess.Popen[str], str, float]:
     url = line.partition("ready at ")[2].split()[0]
     while True:
         try:
-            httpx.get(f"{url}/sign-in").raise_for_status()
+            httpx.get(f"{origin_of(url)}/static/icon.svg").raise_for_status()
             return process, url, 1000 * (time.perf_counter() - start)
         except httpx.TransportError:
             time.sleep(0.02)
 
 
-def sign_in(url: str, name: str) -> str:
-    """The session cookie of a person, as a header's value."""
-    answer = httpx.post(f"{url}/sign-in", data={"name": name})
-    return "; ".join(f"{key}={value}" for key, value in answer.cookies.items())
+def origin_of(url: str) -> str:
+    """A server's address without the token that app.py prints with it."""
+    return url.partition("/?")[0]
+
+
+def sign_in(url: str, name: str) -> dict[str, str]:
+    """The cookies of a person who opened the address and signed in."""
+    with httpx.Client() as client:
+        client.get(url)
+        client.post(f"{origin_of(url)}/sign-in", data={"name": name})
+        return dict(client.cookies)
 
 
 @dataclass
@@ -159,8 +166,9 @@ class Annotator:
         """Answer so often, or until stopped."""
         rng = random.Random(self.name)
         showing: list[str] = []
-        connection = http.client.HTTPConnection(self.url.removeprefix("http://"))
-        headers = {"Content-Type": "application/json", "Cookie": sign_in(self.url, self.name)}
+        connection = http.client.HTTPConnection(origin_of(self.url).removeprefix("http://"))
+        cookie = "; ".join(f"{key}={value}" for key, value in sign_in(self.url, self.name).items())
+        headers = {"Content-Type": "application/json", "Cookie": cookie}
         for number in range(answers + 1):
             if stop.wait(self.pause_seconds * rng.uniform(0.5, 1.5)):
                 return
@@ -171,7 +179,14 @@ class Annotator:
             body = json.dumps({"events": events, "want": 5 - len(showing), "holding": showing})
             start = time.perf_counter()
             connection.request("POST", "/api/label", body, headers)
-            reply = json.loads(connection.getresponse().read())
+            response = connection.getresponse()
+            reply = json.loads(response.read())
+            while response.status == 429:  # further ahead of annotate.pace than anybody who looks
+                time.sleep(int(response.headers["Retry-After"]))
+                start = time.perf_counter()
+                connection.request("POST", "/api/label", body, headers)
+                response = connection.getresponse()
+                reply = json.loads(response.read())
             if number > SKIPPED:
                 self.times_ms.append(1000 * (time.perf_counter() - start))
             showing += [pair["showing"] for pair in reply["pairs"]]
@@ -191,11 +206,10 @@ def run_annotators(url: str, names: list[str], answers: int, pause_seconds: floa
 def open_page(browser: Browser, url: str, name: str) -> Page:
     """A page of its own profile, signed in, that notes every paint; its first pair is painted."""
     context = browser.new_context(viewport={"width": 1280, "height": 720})
-    key, _, value = sign_in(url, name).partition("=")
-    context.add_cookies([{"name": key, "value": value, "url": url}])
+    context.add_cookies([{"name": key, "value": value, "url": url} for key, value in sign_in(url, name).items()])
     page = context.new_page()
     page.add_init_script(WATCH)
-    page.goto(url)
+    page.goto(origin_of(url))
     page.wait_for_function("() => window.paints.length > 0")
     return page
 

@@ -23,6 +23,8 @@ from annotate.people import add_person
 from db.models import Role, Run, RunState, utc_now
 from db.session import Database, open_database
 from runs.store import run_folder
+from ui.access import load_secret
+from ui.address_token import AddressToken
 from ui.context import Context
 from ui.server import make_app
 
@@ -92,6 +94,7 @@ def main(argv: list[str] | None = None) -> int:
 def watch(database: Database, data: Path, number: int, points: int) -> None:
     """Ask for everything that the page asks for."""
     client = TestClient(make_app(Context(database=database, data=data)), base_url="http://127.0.0.1")
+    client.get(AddressToken(load_secret(data)).put_into(""))
     client.post("/sign-in", data={"name": "ada"})
     rng = random.Random(1)
     file = run_folder(data, number) / "progress.jsonl"

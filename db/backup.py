@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, MetaData, Table, func, insert, select, text
 
-from db.engine import default_url, make_engine, migrate, read_revision
+from db.engine import default_url, make_engine, migrate, read_revision, show_url
 from db.errors import UserError
 from db.models import Base, utc_now
 
@@ -195,7 +195,7 @@ def _copy_rows_in(path: Path, engine: Engine) -> None:
     migrate(engine)
     with _sqlite_file(path) as copy, copy.connect() as read, engine.begin() as write:
         if any(write.execute(select(table).limit(1)).first() for table in tables):
-            shown = engine.url.render_as_string(hide_password=True)
+            shown = show_url(engine.url)
             raise UserError(f"{shown} is not empty and is left as it is; name an empty database with --db.")
         for table in tables:
             _copy_table(read, table, write, table)

@@ -20,6 +20,8 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_SECONDS = 30.0
 POOL_TIMEOUT_SECONDS = 5.0
 """The longest wait for a connection while all are in use."""
+REFUSED = "The URL given with --db does not work here"
+EXAMPLES = "Expected something like sqlite:////path/file.db or postgresql+psycopg://user:password@host/name."
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
@@ -29,22 +31,41 @@ def default_url(data: Path) -> str:
     return f"sqlite:///{data.resolve() / 'facereward.db'}"
 
 
+def has_password(url: str) -> bool:
+    """Whether a database URL holds a password, before the host or among what follows a '?'; False for no URL."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return False
+    return parsed.password is not None or any("password" in name for name in parsed.query)
+
+
+def show_url(url: URL) -> str:
+    """A database URL for messages: its passwords as ***."""
+    hidden = {name: "***" for name in url.query if "password" in name}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
+
+
 def make_engine(url: str) -> Engine:
     """An engine whose connections lose nothing that was committed.
 
     Raises:
         UserError: the URL is not understood.
     """
+    # What SQLAlchemy says is not repeated, nor is the URL: parts of a password may be in both.
     try:
         parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite":
-            return _make_server_engine(parsed)
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
-        # The URL itself is not repeated: it may hold a password.
+    except (ArgumentError, ValueError) as error:
+        raise UserError(f"{REFUSED}: it is not written as a URL. {EXAMPLES}") from error
+    if "@" in (parsed.host or ""):
         raise UserError(
-            f"The URL given with --db does not work here: {error}. "
-            "Expected something like sqlite:////path/file.db or postgresql+psycopg://user:password@host/name."
-        ) from error
+            f"{REFUSED}: it has more than one @. Write those of a password as %40 (: as %3A, / as %2F, % as %25)."
+        )
+    if parsed.get_backend_name() != "sqlite":
+        try:
+            return _make_server_engine(parsed)
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+            raise UserError(f"{REFUSED}: there is no driver {parsed.drivername!r} here. {EXAMPLES}") from error
     if parsed.database in (None, "", ":memory:"):
         raise UserError(f"{url} would be forgotten when the program ends; name a file: sqlite:////path/file.db.")
     # Our own BEGIN below replaces the driver's, hence isolation_level None.

@@ -2,8 +2,9 @@
 
 The stored bytes are what a person is shown, what is measured and what is trained on. Files that viewers and decoders
 could read differently (rotated by EXIF, alpha, colours other than sRGB by a profile or a PNG's chunks, 16 bits, CMYK,
-palette) are therefore converted once, when they are added, to an 8-bit RGB PNG (see `pixels`), and the image row says
-so; all others are stored byte for byte.
+palette) are therefore converted once, when they are added, to an 8-bit RGB PNG (see `pixels`). Of all others the
+picture is stored as it is packed, without metadata: people and exports must not get where and by whom a photo was
+taken, nor what a method wrote about itself. The image row says what was done.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from PIL import Image as PilImage
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -25,6 +29,12 @@ from pixels.read import ImageFault, decode_plain, read_rgb
 SUFFIX_OF_FORMAT = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 MEDIA_TYPE_OF_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 MAX_FILE_BYTES = 256 * 2**20
+UNFINISHED = ".adding-"
+LEFTOVER_SECONDS = 24 * 3600
+
+
+class DamagedImage(UserError):
+    """A stored file that is missing, or not what its name says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,8 @@ class Probe:
     original_sha256: str | None = None
     conversion: str | None = None
     converted: bytes | None = None
+    same_pixels: bool = True
+    """Whether the stored pixels are the file's own numbers, see `pixels.read.Plain`."""
 
 
 def probe_image(path: Path) -> Probe:
@@ -79,6 +91,7 @@ def probe_bytes(content: bytes, name: str) -> Probe:
         original_sha256=sha256,
         conversion=plain.conversion,
         converted=plain.content,
+        same_pixels=plain.same_pixels,
     )
 
 
@@ -103,7 +116,7 @@ def write_image(data: Path, probe: Probe, file: Path | bytes) -> bool:
         content = file if isinstance(file, bytes) else file.read_bytes()
         if hashlib.sha256(content).hexdigest() != probe.sha256:
             raise UserError(f"{file!s:.200}: changed while it was being imported; import again")
-    temporary = target.with_name(f".adding-{secrets.token_hex(8)}")
+    temporary = target.with_name(f"{UNFINISHED}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -117,6 +130,43 @@ def write_image(data: Path, probe: Probe, file: Path | bytes) -> bool:
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}); free some disk space") from error
     return True
+
+
+def sweep_unfinished(data: Path) -> int:
+    """Remove the unfinished files that killed imports left in the data folder; returns how many.
+
+    Those of a process that lives stay, and those of another machine for a day.
+    """
+    removed = 0
+    for path in (data / "images").glob(f"*/{UNFINISHED}*"):
+        host, _, process = path.name.removeprefix(UNFINISHED).rpartition("-")[0].rpartition("-")
+        try:
+            if host == socket.gethostname():
+                is_left = not psutil.pid_exists(int(process))
+            else:  # of an earlier version where there is no host
+                is_left = not host or time.time() - path.stat().st_mtime > LEFTOVER_SECONDS
+            if is_left:
+                path.unlink()
+                removed += 1
+        except (OSError, ValueError):  # gone since, or not ours to remove
+            continue
+    return removed
+
+
+def read_stored(data: Path, sha256: str, suffix: str) -> bytes:
+    """The bytes of a stored image, which are those that were imported.
+
+    Raises:
+        DamagedImage: they are not, or cannot be read.
+    """
+    path = image_path(data, sha256, suffix)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamagedImage(f"{path}: cannot be read ({error.strerror}); import its original again.") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DamagedImage(f"{path} is not the file that was imported; import its original again.")
+    return content
 
 
 def has_hash(path: Path, sha256: str) -> bool:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     String,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
     true,
 )
@@ -325,6 +326,12 @@ class Person(Base):
     password_hash: Mapped[str | None]
     link_hash: Mapped[str | None] = mapped_column(unique=True)
     """SHA-256 of the personal link's token."""
+    link_expires_at: Mapped[datetime | None]
+    """From when on the link lets nobody in; None for never."""
+    link_once: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether the link is gone once somebody has entered by it."""
+    session_version: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Counts up when all sessions of this person end; a session's cookie holds the number that it was begun with."""
     guidelines_seen_at: Mapped[datetime | None]
     disabled_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
@@ -342,6 +349,8 @@ class Lease(Base):
     repeat_no: Mapped[int] = mapped_column(default=0)
     shown_left: Mapped[Side] = mapped_column(_enum(Side))
     picked: Mapped[Picked] = mapped_column(_enum(Picked), default=Picked.random, server_default="random")
+    leased_at: Mapped[datetime | None] = mapped_column(default=utc_now)
+    """When the pair was handed out; None after an undo, and of leases of before version 0005 of the tables."""
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
@@ -366,7 +375,7 @@ class Shortlist(Base):
 
 
 class Judgment(Base):
-    """One person's answer to one pair. Only `superseded_at` is ever written after the row was added."""
+    """One person's answer to one pair. Only `superseded_at` and `discarded_at` are written after the row was added."""
 
     __tablename__ = "judgment"
     __table_args__ = (
@@ -382,6 +391,7 @@ class Judgment(Base):
         Index("ix_judgment_person_id_id", "person_id", "id"),
         CheckConstraint("(choice = 'skip') = (skip_reason IS NOT NULL)", name="skip_has_reason"),
         CheckConstraint("seconds >= 0", name="seconds_not_negative"),
+        CheckConstraint("server_seconds >= 0", name="server_seconds_not_negative"),
         CheckConstraint("repeat_no >= 0", name="repeat_not_negative"),
     )
 
@@ -403,9 +413,13 @@ class Judgment(Base):
     view_mode: Mapped[str] = mapped_column(default="fit")
     """How the pair was looked at: the view modes that were used, joined by '+'."""
     seconds: Mapped[float]
-    """Time the pair was visible before the answer."""
+    """Time the pair was visible before the answer, as the page claims."""
+    server_seconds: Mapped[float | None]
+    """The same as the server's clock saw it (`annotate.pace.Stopwatch`); None where it saw nothing."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     superseded_at: Mapped[datetime | None]
+    discarded_at: Mapped[datetime | None]
+    """When an admin took this person's answers out (`annotate.discard`); it is `superseded_at` where it stood."""
 
     pair: Mapped[Pair] = relationship()
     person: Mapped[Person] = relationship()

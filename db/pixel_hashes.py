@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from db.images import image_path, open_rgb
+from db.images import open_rgb
 from db.models import Image
+from pixels.read import ImageFault
 
 KNOWN = "pixels.txt"
 AT_ONCE = 1_000
@@ -23,7 +24,7 @@ File = tuple[str, str]
 
 
 def hash_pixels(data: Path, files: Iterable[File]) -> dict[str, str]:
-    """SHA-256 of each stored image to the hash of its size and 8-bit RGB pixels; without those whose file is missing.
+    """SHA-256 of each stored image to the hash of its size and 8-bit RGB pixels; without the missing and the damaged.
 
     What is not known yet is decoded, in threads, and kept for the next time.
     """
@@ -42,9 +43,10 @@ def hash_pixels(data: Path, files: Iterable[File]) -> dict[str, str]:
 
 def _hash_image(data: Path, file: File) -> str | None:
     sha256, suffix = file
-    if not image_path(data, sha256, suffix).exists():
+    try:
+        image = open_rgb(data, Image(sha256=sha256, suffix=suffix))
+    except (OSError, ImageFault):
         return None
-    image = open_rgb(data, Image(sha256=sha256, suffix=suffix))
     digest = hashlib.blake2b(f"{image.width} x {image.height}\n".encode(), digest_size=16)
     digest.update(image.tobytes())
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from db.backup import back_up
-from db.engine import default_url, is_known, make_engine, migrate, needs_migration, read_revision
+from db.engine import default_url, is_known, make_engine, migrate, needs_migration, read_revision, show_url
 from db.errors import UnavailableError, UserError
 from db.models import Project, utc_now
 from db.waiting import patience_seconds
@@ -85,7 +85,7 @@ def open_database(data: Path, url: str | None = None) -> Database:
     except OSError as error:
         raise UserError(f"Cannot make the data folder {data}: {error.strerror}. Name another with --data.") from error
     engine = make_engine(url or default_url(data))
-    shown = engine.url.render_as_string(hide_password=True)
+    shown = show_url(engine.url)
     try:
         if needs_migration(engine):
             _back_up_before_migrating(engine, data)

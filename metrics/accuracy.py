@@ -18,6 +18,7 @@ RESAMPLES = 1000
 RESAMPLES_AT_ONCE = 50
 """So that memory grows with the sources alone."""
 CALIBRATION_BINS = 8
+SAME = 1e-9
 
 
 def compute_credit(margin: Array, p_a: Array) -> Array:
@@ -45,6 +46,24 @@ def bootstrap_mean(values: Array, weight: Array, sources: Array, seed: int = 0) 
     return mean, float(low), float(high)
 
 
+def bootstrap_share(shares: Array, weight: Array, sources: Array, seed: int = 0) -> tuple[float, float, float]:
+    """As `bootstrap_mean`, of values in [0, 1]; where resampling moves nothing, the interval is `exact_interval`'s."""
+    mean, low, high = bootstrap_mean(shares, weight, sources, seed)
+    return mean, *((low, high) if not high - low < SAME else exact_interval(mean, len(np.unique(sources))))
+
+
+def exact_interval(share: float, n: int) -> tuple[float, float]:
+    """95 % interval of a share of n sources, for where all agree: resampling them says then that it is certain.
+
+    Source: Clopper & Pearson 1934.
+    """
+    from scipy.stats import beta
+
+    right = share * n
+    low = float(beta.ppf(0.025, right, n - right + 1)) if right > 0 else 0.0
+    return low, float(beta.ppf(0.975, right + 1, n - right)) if right < n else 1.0
+
+
 def compute_calibration(
     p_a: Array, label: Array, weight: Array, sources: Array, seed: int = 0
 ) -> tuple[pd.DataFrame, float, float]:
@@ -61,7 +80,7 @@ def compute_calibration(
             continue
         own = weight[chosen]
         mean_confidence = float(np.average(confidence[chosen], weights=own))
-        interval = bootstrap_mean(credit[chosen], own, sources[chosen], seed)
+        interval = bootstrap_share(credit[chosen], own, sources[chosen], seed)
         rows.append((mean_confidence, *interval, len(chosen)))
         error += abs(interval[0] - mean_confidence) * float(own.sum() / weight.sum())
     brier = float(np.average((p_a - label) ** 2, weights=weight))

@@ -59,12 +59,18 @@ def download(url: str, path: Path, *, sha256: str = "", size_bytes: int = 0) -> 
             return path
         part = path.with_name(f"{path.name}.part")
         log.info("downloading %s to %s", url, path)
-        _fetch(url, part)
-        try:
-            check_content(part, sha256=sha256, size_bytes=size_bytes)
-        except DownloadError as error:
-            _forget(part)
-            raise DownloadError(f"{url}: {error}") from error
+        gone_on_with = _size(part) > 0
+        while True:
+            _fetch(url, part, size_bytes)
+            try:
+                check_content(part, sha256=sha256, size_bytes=size_bytes)
+                break
+            except DownloadError as error:
+                _forget(part)
+                if not gone_on_with:
+                    raise DownloadError(f"{url}: {error}") from error
+                log.warning("%s: what lay there was no beginning of it; downloading it from its start", url)
+                gone_on_with = False
         part.replace(path)
         _forget(part)
     return path
@@ -189,21 +195,22 @@ def _version_file(part: Path) -> Path:
     return part.with_name(f"{part.name}.version")
 
 
-def _fetch(url: str, part: Path) -> None:
+def _fetch(url: str, part: Path, size_bytes: int) -> None:
     """Bring a part to the whole file.
 
+    Args:
+        size_bytes: of the whole file, for servers that do not say it; 0 where unknown.
     Raises:
-        DownloadError: not in several attempts, or never will.
+        DownloadError: not in several attempts, or never will, or the disk does not take it.
     """
-    fruitless = 0
+    fruitless, most = 0, _size(part)
     while True:
-        before = _size(part)
         try:
-            if _fetch_rest(url, part):
+            if _fetch_rest(url, part, size_bytes):
                 return
             why, wait = "the connection ended early", 0.0
         except urllib.error.HTTPError as error:
-            if error.code == 416 and before:  # the part is no beginning of what lies there now
+            if error.code == 416 and _size(part):  # the part is no beginning of what lies there now
                 _forget(part)
                 continue
             if error.code not in TRANSIENT:
@@ -215,20 +222,23 @@ def _fetch(url: str, part: Path) -> None:
             if isinstance(reason := getattr(error, "reason", error), FileNotFoundError) or not urlsplit(url).netloc:
                 raise DownloadError(f"{url}: {reason}") from error
             why, wait = describe_break(error), 0.0
-        fruitless = 0 if _size(part) > before else fruitless + 1
+        fruitless = 0 if _size(part) > most else fruitless + 1
+        most = max(most, _size(part))
         if fruitless > len(PAUSES_SECONDS):
             here = _size(part)
-            kept = f"; {here:,} bytes are kept, and the same command goes on from there" if here else ""
+            goes_on = here and _version_file(part).is_file()
+            kept = f"; {here:,} bytes are kept, and the same command goes on from there" if goes_on else ""
             raise DownloadError(f"{url}: {why}, {fruitless} times in a row{kept}")
         pause = max(wait, PAUSES_SECONDS[max(0, fruitless - 1)])
         log.warning("%s: %s; going on at byte %s in %.0f s", url, why, f"{_size(part):,}", pause)
         time.sleep(pause)
 
 
-def _fetch_rest(url: str, part: Path) -> bool:
+def _fetch_rest(url: str, part: Path, size_bytes: int) -> bool:
     """Append what is missing of a file; whether it is whole then.
 
     Raises:
+        DownloadError: the disk does not take it.
         urllib.error.HTTPError, OSError, http.client.HTTPException: the transfer failed or broke; what came is kept.
     """
     version = _version_file(part)
@@ -245,12 +255,27 @@ def _fetch_rest(url: str, part: Path) -> bool:
         goes_on = getattr(answer, "status", None) == 206
         start, whole = _read_range(answer) if goes_on else (0, _read_number(answer.headers.get("Content-Length")))
         if goes_on and start != here:
-            raise DownloadError(f"{url}: the server sends bytes from {start:,} on where {here:,} were asked for")
-        _note_version(version, answer.headers)
-        with open(part, "ab" if goes_on else "wb") as stream:
+            _forget(part)  # this server cannot go on; the next attempt asks for the whole file
+            raise OSError(f"the server does not send what was asked for, bytes from {here:,} on")
+        with _told_as_of_the_disk(part):
+            _note_version(version, answer.headers)
+            stream = open(part, "ab" if goes_on else "wb")  # noqa: SIM115
+        with stream:
             while block := answer.read1(BLOCK_BYTES):  # what has come, so that a break loses none of it
-                stream.write(block)
-    return whole is None or _size(part) == whole
+                with _told_as_of_the_disk(part):
+                    stream.write(block)
+    return _size(part) == (whole or size_bytes or _size(part))
+
+
+@contextmanager
+def _told_as_of_the_disk(part: Path) -> Iterator[None]:
+    """Tell what goes wrong as the disk's fault, which no further attempt mends."""
+    try:
+        yield
+    except OSError as error:
+        raise DownloadError(
+            f"{part}: cannot be written ({error.strerror}); make room, or name another folder. The same command goes on"
+        ) from error
 
 
 def _note_version(version: Path, headers: Any) -> None:
@@ -263,11 +288,9 @@ def _note_version(version: Path, headers: Any) -> None:
 
 
 def _read_range(answer: Any) -> tuple[int, int | None]:
-    """(first byte, size of the whole file) of an answer with a part."""
+    """(first byte, size of the whole file) of an answer with a part; -1 where it does not say which part."""
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", "").strip())
-    if not found:
-        raise OSError("the server sends a part and does not say which")
-    return int(found[1]), _read_number(found[2])
+    return (int(found[1]), _read_number(found[2])) if found else (-1, None)
 
 
 def _read_number(text: str | None) -> int | None:

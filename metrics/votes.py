@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from metrics.accuracy import SAME, exact_interval
+
 PRIOR_TIES = 0.5
 """Virtual ties of each method with an average one: what keeps the score of a method that won everything finite."""
 MIN_SOURCES = 5
@@ -270,6 +272,8 @@ def compute_ceiling(votes: pd.DataFrame, n_resamples: int, seed: int) -> tuple[f
     rng = np.random.default_rng(seed)
     sums = [by_source[rng.integers(0, len(by_source), len(by_source))].sum(axis=0) for _ in range(n_resamples)]
     low, high = np.percentile([agree / n for agree, n in sums], [2.5, 97.5])
+    if high - low < SAME:
+        low, high = exact_interval(value, len(by_source))
     return value, float(low), float(high), len(compared)
 
 

@@ -2,8 +2,10 @@
 
 A browser applies an ICC profile and the PNG chunks cICP, gAMA and cHRM; decoders hand out the numbers as they are.
 Which of them counts, and what each does, is as Chromium shows it: a valid cICP before a usable profile before sRGB
-before gAMA, cHRM only beside gAMA, a grey profile on grey images only. gAMA and cHRM that together describe sRGB are
-taken for it, as the PNG standard means them, though Chromium then shows dark tones darker by up to 9 of 255.
+before gAMA, cHRM only beside gAMA, a grey profile on grey images only; within a profile its tag cicp before its curves.
+gAMA and cHRM that together describe sRGB are taken for it, as the PNG standard means them, though Chromium then shows
+dark tones darker by up to 9 of 255. What is brighter than a plain screen (PQ, HLG) is brought down to it as Chromium
+does, by SMPTE ST 2094-50.
 
 Source: PNG 3rd edition (W3C 2025) and ITU-T H.273 for the numbers of cICP; tests compare with headless Chromium.
 """
@@ -31,23 +33,30 @@ COLOUR_CHUNKS = ("gAMA", "cHRM", "cICP", "mDCV", "mDCv", "cLLI", "cLLi")
 """PNG chunks that a stored file never has; iCCP and sRGB may stay where they change nothing."""
 SRGB: Primaries = (0.3127, 0.329, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 D65, SMPTE_170M = SRGB[:2], (0.63, 0.34, 0.31, 0.595, 0.155, 0.07)
+BT_2020: Primaries = (*D65, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046)
 CICP_PRIMARIES: Mapping[int, Primaries] = {
     1: SRGB,
     4: (0.31, 0.316, 0.67, 0.33, 0.21, 0.71, 0.14, 0.08),
     5: (*D65, 0.64, 0.33, 0.29, 0.60, 0.15, 0.06),
     6: (*D65, *SMPTE_170M),
     7: (*D65, *SMPTE_170M),
-    9: (*D65, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046),
+    8: (0.31, 0.316, 0.681, 0.319, 0.243, 0.692, 0.145, 0.049),
+    9: BT_2020,
+    10: (1 / 3, 1 / 3, 1, 0, 0, 1, 0, 0),
     11: (0.314, 0.351, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),
     12: (*D65, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),
     22: (*D65, 0.63, 0.34, 0.295, 0.605, 0.155, 0.077),
 }
-HDR_WHITE_NITS = 400.0
-"""What becomes white of PQ and HLG, brighter is cut: greys come within 6 of 255 of Chromium's on a plain screen."""
+REFERENCE_WHITE_NITS, PEAK_NITS = 203.0, 1000.0
+"""Of PQ and HLG: paper's white, shown at half the light of a plain screen's white, and what is shown as that."""
+BT_2020_LUMINANCE = np.array([0.2627, 0.678, 0.0593])
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 GAMMA_TOLERANCE = 0.05
 """A gAMA this near to 1/2.2 without other primaries is taken for sRGB, by libpng and browsers too."""
 SAME_PRIMARIES = 0.002
+MAX_INTENT = 3
+"""Of the sRGB chunk's one byte; with another it is no such chunk."""
+ICC_VERSION_OFFSET = 8
 MAX_DIFFERENCE = 1
 """Of 255: a profile that moves no colour further is sRGB, whatever its name is."""
 STRIP_PIXELS = 1_000_000
@@ -77,24 +86,35 @@ def convert_to_srgb(image: PilImage.Image, chunks: Mapping[str, bytes]) -> Colou
     if cicp is not None:
         return _apply(image, cicp, ["cICP"], [*found, *(["colour profile"] if profile else [])])
     if profile:
-        if (moved := _measure_profile(profile, image.mode)) is not None and moved <= MAX_DIFFERENCE:
+        moved = _measure_profile(profile, image.mode)
+        named = _read_cicp(_list_tags(profile).get(b"cicp", b"")[8:])
+        if moved is not None and named is not None and not (moved <= MAX_DIFFERENCE and _is_srgb(named)):
+            rgb = image if image.mode == "L" else image.convert("RGB")
+            curve = _srgb_curve if named[1] is VIDEO_CURVE else named[1]  # browsers do so in a profile
+            return _apply(rgb, (named[0], curve), ["colour profile"], [*found, "colour profile"])
+        if moved is not None and moved <= MAX_DIFFERENCE:
             return _remove(image, found)
         converted = None if moved is None else _apply_profile(image, profile)
         if converted is not None:
             return Colours(converted, "colour profile converted to sRGB", changed=True)
         if profile[36:40] == b"acsp":  # what has not even a profile's signature, nobody takes for one
             found.append("unusable colour profile")
-    gama = None if "sRGB" in chunks else _read_gama(chunks)
+    says_srgb = len(intent := chunks.get("sRGB", b"")) == 1 and intent[0] <= MAX_INTENT
+    gama = None if says_srgb else _read_gama(chunks)
     return _remove(image, found) if gama is None else _apply(image, gama, ["gAMA", "cHRM"], found)
 
 
 def _apply(image: PilImage.Image, encoding: tuple[Primaries, Curve], by: list[str], found: list[str]) -> Colours:
     """Convert from an encoding that a PNG names, unless it does what sRGB does."""
     primaries, curve = encoding
-    if curve is _srgb_curve and _is_near(primaries, SRGB):
+    if _is_srgb(encoding):
         return _remove(image, found)
     names = " and ".join(name for name in by if name in found)
     return Colours(_convert(image, primaries, curve), f"colours converted from {names} to sRGB", changed=True)
+
+
+def _is_srgb(encoding: tuple[Primaries, Curve]) -> bool:
+    return encoding[1] is _srgb_curve and _is_near(encoding[0], SRGB)
 
 
 def _remove(image: PilImage.Image, found: list[str]) -> Colours:
@@ -131,7 +151,7 @@ def _is_possible(primaries: Primaries) -> bool:
     """Whether a white can be mixed of the three primaries."""
     if min(primaries[1::2]) <= 0:
         return False
-    xyz = np.array([_to_xyz(*primaries[at : at + 2]) for at in (2, 4, 6)]).T
+    xyz = _mix(primaries)
     return bool(abs(np.linalg.det(xyz)) > 1e-6 and (np.linalg.solve(xyz, _to_xyz(*primaries[:2])) > 0).all())
 
 
@@ -143,23 +163,50 @@ def _srgb_curve(values: Array) -> Array:
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
+def _smpte_240m_curve(values: Array) -> Array:
+    return np.where(values < 0.091286342118, values / 4, ((values + 0.11157219592) / 1.11157219592) ** (20 / 9))
+
+
 def _pq_curve(values: Array) -> Array:
-    """SMPTE ST 2084."""
+    """SMPTE ST 2084, 1 for the reference white."""
     root = values ** (1 / 78.84375)
     nits = 1e4 * (np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (1 / 0.1593017578125)
-    return np.asarray(nits / HDR_WHITE_NITS)
+    return np.asarray(nits / REFERENCE_WHITE_NITS)
 
 
 def _hlg_curve(values: Array) -> Array:
-    """ARIB STD-B67 on a screen of 1000 nits, the system gamma of 1.2 taken channel by channel."""
+    """ARIB STD-B67, the light of the scene."""
     scene = np.where(values <= 0.5, values**2 / 3, (np.exp((values - 0.55991073) / 0.17883277) + 0.28466892) / 12)
-    return np.asarray(1000 * scene**1.2 / HDR_WHITE_NITS)
+    return np.asarray(scene)
 
 
+def _map_tones(light: npt.NDArray[np.float32], curve: Curve) -> npt.NDArray[np.float32]:
+    """(..., 3) linear BT.2020 of PQ or HLG to a plain screen's, 1 for its white.
+
+    Source: Reference White Tone Mapping of SMPTE ST 2094-50, as Chromium shows pictures without metadata of their own;
+    HLG before it by the system gamma of BT.2100 for a screen of 1000 nits.
+    """
+    if curve is _hlg_curve:
+        luminance = np.maximum(light @ BT_2020_LUMINANCE, 0)[..., None]
+        light = light * luminance**0.2 * (PEAK_NITS / REFERENCE_WHITE_NITS)
+    peak = PEAK_NITS / REFERENCE_WHITE_NITS
+    brightest = light.max(axis=-1, keepdims=True)
+    # Up to the reference white half the light, above it a quadratic Bezier curve from (1, 0.5) to (peak, 1).
+    middle_in, middle_out = 0.35 + 0.65 * 2, 0.35 * 0.5 + 0.65
+    bend, slope = 1 - 2 * middle_in + peak, 2 * middle_in - 2
+    at = (np.sqrt(slope**2 + 4 * bend * (brightest.clip(1, peak) - 1)) - slope) / (2 * bend)
+    above = (1 - at) ** 2 * 0.5 + 2 * at * (1 - at) * middle_out + at**2
+    gain = np.where(brightest <= 1, 0.5, above / np.maximum(brightest, 1))
+    return np.asarray(light * gain, dtype=np.float32)
+
+
+VIDEO_CURVE = _power(2.4)
 CICP_CURVES: Mapping[int, Curve] = {
-    **dict.fromkeys((1, 6, 11, 12, 14, 15), _power(2.4)),
+    **dict.fromkeys((1, 6, 11), VIDEO_CURVE),
+    **dict.fromkeys((14, 15), _power(2.4)),
     4: _power(2.2),
     5: _power(2.8),
+    7: _smpte_240m_curve,
     8: _power(1.0),
     13: _srgb_curve,
     16: _pq_curve,
@@ -171,17 +218,27 @@ CICP_CURVES: Mapping[int, Curve] = {
 def _convert(image: PilImage.Image, primaries: Primaries, curve: Curve) -> PilImage.Image:
     """Decode by a curve, move from other primaries to sRGB's, encode as sRGB, a strip of rows at a time."""
     linear = np.asarray(curve(np.arange(256) / 255), dtype=np.float32)
-    if image.mode == "L" or _is_near(primaries, SRGB):
+    is_hdr = curve in (_pq_curve, _hlg_curve)
+    if image.mode == "L" or (_is_near(primaries, SRGB) and not is_hdr):
+        if is_hdr:
+            linear = _map_tones(linear[:, None].repeat(3, axis=1), curve)[:, 0]
         table = [int(value) for value in _encode(linear)]
         return image.point(table * len(image.getbands()))
-    matrix = (np.linalg.inv(_to_d50(SRGB)) @ _to_d50(primaries)).astype(np.float32)
     pixels = np.array(image)
     rows = max(1, STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
         light = linear[pixels[top : top + rows]]
-        red = light[..., :1]  # white is white in both, so that only what differs from grey is moved: greys stay exact
-        pixels[top : top + rows] = _encode(red + (light - red) @ matrix.T)
+        if is_hdr:
+            light = _map_tones(_move(light, primaries, BT_2020), curve)
+        pixels[top : top + rows] = _encode(_move(light, BT_2020 if is_hdr else primaries, SRGB))
     return PilImage.fromarray(pixels)
+
+
+def _move(light: npt.NDArray[np.float32], primaries: Primaries, to: Primaries) -> npt.NDArray[np.float32]:
+    """(..., 3) linear light in other primaries."""
+    matrix = (np.linalg.inv(_to_d50(to)) @ _to_d50(primaries)).astype(np.float32)
+    red = light[..., :1]  # white is white in both, so that only what differs from grey is moved: greys stay exact
+    return np.asarray(red + (light - red) @ matrix.T)
 
 
 def _encode(linear: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -196,10 +253,15 @@ def _to_xyz(x: float, y: float) -> Array:
     return np.array([x / y, 1.0, (1 - x - y) / y])
 
 
+def _mix(primaries: Primaries) -> Array:
+    """(3, 3): a column a primary, CIE x, y, z of it."""
+    return np.array([(x, y, 1 - x - y) for x, y in (primaries[at : at + 2] for at in (2, 4, 6))]).T
+
+
 def _to_d50(primaries: Primaries) -> Array:
     """The (3, 3) matrix from linear RGB to CIE XYZ under D50, adapted after Bradford."""
     white = _to_xyz(*primaries[:2])
-    xyz = np.array([_to_xyz(*primaries[at : at + 2]) for at in (2, 4, 6)]).T
+    xyz = _mix(primaries)
     seen, wanted = BRADFORD @ white, BRADFORD @ np.array([0.9642, 1.0, 0.8249])
     adapt = np.linalg.inv(BRADFORD) @ np.diag(wanted / seen) @ BRADFORD
     return np.asarray(adapt @ (xyz * np.linalg.solve(xyz, white)))
@@ -218,13 +280,37 @@ def _apply_profile(image: PilImage.Image, content: bytes) -> PilImage.Image | No
             image = image.convert("RGB")
         if space != {"L": "GRAY"}.get(image.mode, image.mode):
             return None
+        if space == "GRAY" and profile.profile.connection_space.strip() != "XYZ":
+            return None
         # Those shortcuts of LittleCMS are 10 of 255 off in the dark tones of a linear grey profile.
         flags = ImageCms.Flags.NOOPTIMIZE if is_grey else ImageCms.Flags.NONE
-        srgb = ImageCms.createProfile("sRGB")
-        through = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB", flags=flags)
+        # By the table for perceptual intent before that for relative, as browsers do, whatever intent the file names.
+        intent = ImageCms.Intent.PERCEPTUAL
+        if b"A2B1" in _list_tags(content) and b"A2B0" not in _list_tags(content):
+            intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        through = ImageCms.profileToProfile(image, profile, _srgb_profile(), intent, outputMode="RGB", flags=flags)
         return through.convert("L") if through is not None and is_grey else through
     except (OSError, ValueError, ImageCms.PyCMSError):
         return None
+
+
+@lru_cache(maxsize=1)
+def _srgb_profile() -> ImageCms.ImageCmsProfile:
+    """LittleCMS' own, called version 2: to one of version 4 it moves the black point, which no browser does."""
+    content = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    content[ICC_VERSION_OFFSET] = 2
+    return ImageCms.ImageCmsProfile(io.BytesIO(content))
+
+
+def _list_tags(content: bytes) -> dict[bytes, bytes]:
+    """Name to content of an ICC profile's tags."""
+    count = int.from_bytes(content[128:132], "big")
+    entries = (content[at : at + 12] for at in range(132, min(132 + 12 * count, len(content) - 11), 12))
+    tags = {}
+    for entry in entries:
+        name, start, size = struct.unpack(">4sII", entry)
+        tags[name] = content[start : start + size]
+    return tags
 
 
 @lru_cache(maxsize=64)

@@ -10,15 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from db.command import DATABASE_VARIABLE
 from refl.train_config import ReflConfig, load_refl_config, preset_names
 from reward.weights_folder import add_weights_flag
 from runs import UserError
 from runs.hold import hold_folder
+from runs.own_command import drop_common
 from runs.store import open_database_run
 
 log = logging.getLogger(__name__)
@@ -109,7 +112,7 @@ def run_ablate(args: argparse.Namespace) -> None:
     config = {
         "preset": args.preset,
         "variants": [variant.name for variant in chosen],
-        "flags": args.flags,
+        "flags": drop_common(args.flags),
         "out": str(out),
     }
     with open_database_run(args.data, args.db, "refl ablate", config, args.run) as run, hold_folder(out):
@@ -130,16 +133,16 @@ def folder_of(out: Path, variant: Variant) -> Path:
 def train_variant(variant: Variant, args: argparse.Namespace, out: Path) -> None:
     """Train a variant to its end, its own reward model first; at once where it is finished."""
     folder, reward = folder_of(out, variant), args.reward
-    shared = [f"--data={args.data}", *([f"--db={args.db}"] if args.db else [])]
+    shared = f"--data={args.data}"
     if variant.reward is not None:
         reward = str(folder / "reward-model" / "best")
         command = ["reward", "train", f"--preset={args.reward_preset}", f"--dataset={args.dataset}"]
-        run_module([*command, f"--out={folder / 'reward-model'}", *variant.reward, *shared])
+        run_module([*command, f"--out={folder / 'reward-model'}", *variant.reward, shared], args.db)
     what = [f"--restorer={args.restorer}", f"--reward={reward}", f"--out={folder}"]
     what += [f"--{name}={getattr(args, name)}" for name in ("faces", "dataset") if getattr(args, name)]
     what += [f"--weights={args.weights}"] if args.weights else []
     preset = f"--preset={args.preset}" if args.preset in preset_names() else f"--config={args.preset}"
-    run_module(["refl", "train", preset, *what, *args.flags, *variant.refl, *shared])
+    run_module(["refl", "train", preset, *what, *drop_common(args.flags), *variant.refl, shared], args.db)
 
 
 def evaluate_variants(folders: list[Path], args: argparse.Namespace, out: Path) -> None:
@@ -150,9 +153,9 @@ def evaluate_variants(folders: list[Path], args: argparse.Namespace, out: Path) 
     if args.test_faces:
         what.append(f"--faces={args.test_faces}")
     degradation = read_degradation(folders[0], out)
-    shared = [f"--data={args.data}", *([f"--db={args.db}"] if args.db else [])]
+    shared = f"--data={args.data}"
     # after hours of training a report must come out; it says where the prompt stands in for captions
-    run_module(["refl", "evaluate", *what, f"--degradation={degradation}", "--use-prompt", *shared])
+    run_module(["refl", "evaluate", *what, f"--degradation={degradation}", "--use-prompt", shared], args.db)
 
 
 def read_degradation(folder: Path, out: Path) -> Path:
@@ -163,13 +166,16 @@ def read_degradation(folder: Path, out: Path) -> Path:
     return path
 
 
-def run_module(command: list[str]) -> None:
+def run_module(command: list[str], url: str | None) -> None:
     """Run one of our commands in a process of its own, its output to this terminal.
 
+    Args:
+        url: the database's; it may hold a password, so it goes into the environment.
     Raises:
         UserError: it failed; its own last line says why.
     """
     log.info("python -m %s", " ".join(command))
-    done = subprocess.run([sys.executable, "-m", *command])
+    environment = {**os.environ, DATABASE_VARIABLE: url} if url else None
+    done = subprocess.run([sys.executable, "-m", *command], env=environment)
     if done.returncode:
         raise UserError(f"`python -m {command[0]} {command[1]}` ended with {done.returncode}; see above. Run again.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from db.models import Split
 from db.session import open_database
+from pixels.read import READING, decode_plain
 from refl.degrade import DegradationSettings
 from refl.faces import as_square
 from refl.photo_files import map_in_threads
@@ -46,6 +48,15 @@ class FaceSet:
         """Of the faces, in their order."""
         return [face.name for face in self.faces]
 
+    @cached_property
+    def readings(self) -> list[int]:
+        """Of each face `pixels.read.READING`; 0 where its file is plain, the same pixels to every version of that."""
+
+        def read(face: Face) -> int:
+            return READING if decode_plain(face.path.read_bytes()).conversion else 0
+
+        return list(map_in_threads(read, self.faces))
+
     def read_lq(self, places: Sequence[int]) -> Tensor:
         """(n, 3, S, S) in [0, 1] of what restorers are given; the same in whichever batch."""
         if self.degradation is None:
@@ -69,7 +80,10 @@ class FaceSet:
         return {
             "size_px": self.size_px,
             "degradation": degradation and {**degradation, "draw": EVALUATION_DRAW, "seed": DEGRADATION_SEED},
-            "faces": [[face.name, face.sha256] for face in self.faces],
+            "faces": [
+                [face.name, face.sha256, *([reading] if reading else [])]
+                for face, reading in zip(self.faces, self.readings, strict=True)
+            ],
         }
 
 

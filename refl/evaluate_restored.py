@@ -178,6 +178,8 @@ def compute_keys(files: Sequence[Path], faces: FaceSet) -> list[str]:
         face = faces.faces[place]
         digest = hashlib.sha256(files[place].read_bytes())
         digest.update(f"\0{face.sha256}\0{face.caption or ''}".encode())
+        if reading := faces.readings[place]:
+            digest.update(f"\0{reading}".encode())
         return digest.hexdigest()[:32]
 
     return list(map_in_threads(compute, range(len(files))))

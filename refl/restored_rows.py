@@ -21,7 +21,7 @@ from db.images import add_image, find_image, image_path, probe_bytes, write_imag
 from db.models import Candidate, Image, Method, Project, Source, Split
 from db.records import add_candidate, add_method, add_source, draw_split
 from db.session import Database
-from pixels.read import RgbImage, decode_rgb, read_rgb
+from pixels.read import ImageFault, RgbImage, decode_rgb, read_rgb
 from refl.photo_files import encode_png, map_in_threads
 from refl.restorer_content import name_changes
 from runs import UserError
@@ -114,8 +114,11 @@ def add_face(
 
 def _same_pixels(data: Path, image: Image, content: bytes) -> bool:
     """Whether a stored image looks as these bytes do: another version of a library may encode it otherwise."""
-    path = image_path(data, image.sha256, image.suffix)
-    return path.exists() and np.array_equal(read_rgb(path), decode_rgb(content))
+    try:
+        stored = read_rgb(image_path(data, image.sha256, image.suffix))
+    except (OSError, ImageFault):
+        return False
+    return np.array_equal(stored, decode_rgb(content))
 
 
 def add_restorer_method(session: Session, name: str, settings: dict[str, Any], run_id: int | None) -> int:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from db.images import image_path
 from db.models import Image, Source, Split
 from db.records import GROUP_JOINT, draw_split
 from db.session import Database
+from pixels.metadata import strip_metadata
 from refl.degrade import DegradationSettings, degrade, draw_degradation
 from refl.faces import as_square
 from reward.data import Pairs
@@ -98,7 +100,8 @@ def split_faces(faces: Sequence[Face], seed: int, held_out_share: float) -> tupl
 def leave_out_held_out(faces: Sequence[Face], pairs: Pairs, known: Path) -> list[Face]:
     """The faces without those of the dataset's photos that are held out of training: its splits val and test.
 
-    They are known by the SHA-256 of their ground truth or low-quality image, and by their photo's or person's name.
+    They are known by the SHA-256 of their ground truth or low-quality image, whatever metadata it has, and by their
+    photo's or person's name.
 
     Args:
         known: see `reward.images.check_images`.
@@ -109,12 +112,15 @@ def leave_out_held_out(faces: Sequence[Face], pairs: Pairs, known: Path) -> list
     # A group of several persons, who share a photo, is named after all of them.
     names = {name for row in rows for name in (row.source, row.group, *row.group.split(GROUP_JOINT))}
     files = {path: None for row in rows for path in (row.hq, row.lq) if path is not None}
-    held_out = set(check_images(files, known).values())
-    sha256 = check_faces(faces, known)
+    check_images(files, known)
+    check_faces(faces, known)
+    with ThreadPoolExecutor() as pool:
+        held_out = set(pool.map(_hash_as_stored, files))
+        sha256 = dict(zip(faces, pool.map(_hash_as_stored, (face.path for face in faces)), strict=True))
     kept = [
         face
         for face in faces
-        if sha256[face.path] not in held_out and not names & {face.name, face.path.stem, face.name.split("/")[0]}
+        if sha256[face] not in held_out and not names & {face.name, face.path.stem, face.name.split("/")[0]}
     ]
     if faces and not kept:
         raise UserError(
@@ -125,6 +131,11 @@ def leave_out_held_out(faces: Sequence[Face], pairs: Pairs, known: Path) -> list
             "%s of %s faces are of photos that the dataset holds out: left out", len(faces) - len(kept), len(faces)
         )
     return kept
+
+
+def _hash_as_stored(path: Path) -> str:
+    """SHA-256 of a file without metadata: a photo that was imported from it is stored so."""
+    return hashlib.sha256(strip_metadata(path.read_bytes())[0]).hexdigest()
 
 
 def check_faces(faces: Sequence[Face], known: Path | None = None) -> dict[Path, str]:

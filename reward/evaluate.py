@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import mannwhitneyu
 
-from metrics.accuracy import bootstrap_mean, compute_calibration, compute_credit
+from metrics.accuracy import bootstrap_mean, bootstrap_share, compute_calibration, compute_credit
 from metrics.votes import compute_ceiling
 from reward.answers import Answers
 from reward.data import LabelledPair
@@ -64,6 +64,10 @@ class Labels:
         """(n,) what an accuracy is measured on: no tie, and the scorer says something."""
         return self.decided & np.isfinite(answers.margin)
 
+    def share(self, values: Array, chosen: Mask, seed: int = 0) -> tuple[float, float, float]:
+        """As `interval`, of values in [0, 1]."""
+        return bootstrap_share(values[chosen], self.weight[chosen], self.sources[chosen], seed)
+
     def interval(self, values: Array, chosen: Mask, seed: int = 0) -> tuple[float, float, float]:
         """(mean, low, high) of (n,) values over the chosen pairs."""
         return bootstrap_mean(values[chosen], self.weight[chosen], self.sources[chosen], seed)
@@ -88,11 +92,11 @@ def compare_scorers(scorers: Sequence[Answers], labels: Labels, seed: int = 0) -
             (
                 answers.name,
                 answers.kind,
-                *labels.interval(credit, chosen, seed),
+                *labels.share(credit, chosen, seed),
                 int(chosen.sum()),
                 int((~np.isfinite(answers.margin)).sum()),
                 int((answers.margin[chosen] == 0).sum()),
-                *labels.interval(prefers_a, chosen, seed),
+                *labels.share(prefers_a, chosen, seed),
                 *labels.interval(first - credit, both, seed),
             )
         )
@@ -135,7 +139,7 @@ def compare_by(
         for name in dict.fromkeys(groups):
             chosen = measured & (names == name)
             if chosen.any():
-                rows.append((answers.name, name, *labels.interval(credit, chosen, seed), int(chosen.sum())))
+                rows.append((answers.name, name, *labels.share(credit, chosen, seed), int(chosen.sum())))
     return pd.DataFrame(rows, columns=["scorer", column, "accuracy", "low", "high", "n"])
 
 
@@ -171,7 +175,7 @@ def compare_by_margin(scorers: Sequence[Answers], labels: Labels, seed: int = 0)
                 chosen = np.zeros(len(apart), dtype=bool)
                 chosen[part] = True
                 ends = apart[part[0]], apart[part[-1]]
-                rows.append((answers.name, number, *ends, *labels.interval(credit, chosen, seed), len(part)))
+                rows.append((answers.name, number, *ends, *labels.share(credit, chosen, seed), len(part)))
     return pd.DataFrame(rows, columns=["scorer", "bin", "margin_from", "margin_to", "accuracy", "low", "high", "n"])
 
 
@@ -201,7 +205,7 @@ def describe_people(labels: Labels, votes: pd.DataFrame, seed: int = 0) -> dict[
     """
     names = ("value", "low", "high", "n")
     known = labels.decided
-    majority = labels.interval(np.maximum(labels.p_a, 1 - labels.p_a), known, seed)
+    majority = labels.share(np.maximum(labels.p_a, 1 - labels.p_a), known, seed)
     return {
         "ceiling": dict(zip(names, compute_ceiling(votes[votes["choice"] != "tie"], RESAMPLES, seed), strict=True)),
         "ceiling_with_ties": dict(zip(names, compute_ceiling(votes, RESAMPLES, seed), strict=True)),

@@ -6,9 +6,11 @@ holds them one image after another; `frozen/frozen.json`, written last, says of 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,7 +118,7 @@ def cache_frozen(
         return cache
     if accelerator.is_main_process:
         make_room(folder, len(paths) * cache.image_bytes)
-        cache.open("w+")
+        take_room(cache.file, len(paths) * cache.image_bytes)
         log.info("running the frozen blocks once on %s images", f"{len(paths):,}")
     accelerator.wait_for_everyone()
     fill_cache(model, cache, accelerator, batch_images=batch_images, workers=workers)
@@ -187,6 +189,29 @@ def make_room(folder: Path, size_bytes: int) -> None:
             f"{folder}: the activations of the frozen blocks need {size_bytes / 2**30:.1f} GiB, the disk has "
             f"{free / 2**30:.1f}. Name an --out on a larger disk, or set cache_frozen to false."
         )
+
+
+def take_room(file: Path, size_bytes: int) -> None:
+    """A new file that has all of its room on the disk: one that fills up later ends whoever writes to its memory map.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    with open(file, "wb") as stream:
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(stream.fileno(), 0, size_bytes)
+            else:
+                stream.truncate(size_bytes)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # a disk that cannot set room aside
+                stream.truncate(size_bytes)
+                return
+            file.unlink()
+            raise UserError(
+                f"{file.parent}: the activations of the frozen blocks need {size_bytes / 2**30:.1f} GiB, and the disk "
+                f"has less ({error.strerror}). Name an --out on a larger disk, or set cache_frozen to false."
+            ) from error
 
 
 def _read_record(folder: Path) -> Any:

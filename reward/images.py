@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pixels.read import ImageFault, RgbImage, decode_rgb
+from pixels.read import ImageFault, RgbImage, check_name, decode_rgb
 from runs import UserError
 from runs.files import write_text_whole
 
@@ -34,6 +34,7 @@ def read_image(path: Path) -> RgbImage:
 def decode_image(content: bytes, path: Path) -> RgbImage:
     """As `read_image`, of bytes in memory; `path` stands in the errors."""
     try:
+        check_name(path, content)
         return decode_rgb(content)
     except ImageFault as fault:
         raise UserError(f"{path}: {fault}. Mend it, or export or download the dataset again.") from fault

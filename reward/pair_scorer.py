@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from metrics.accuracy import bootstrap_mean, compute_calibration, compute_credit
+from metrics.accuracy import bootstrap_share, compute_calibration, compute_credit
 from reward.batches import make_loader
 from reward.data import PairImages, Pairs, group_pairs, to_pixels
 from reward.frozen_cache import CachedPairs, FrozenCache, stack_pairs
@@ -99,7 +99,7 @@ def summarize(pairs: Pairs, margin: Array, losses: Array) -> dict[str, float]:
     sources = np.array([row.source for row in pairs.rows])
     decided = p_a != 0.5
     credit = compute_credit(margin, p_a)
-    accuracy, low, high = bootstrap_mean(credit[decided], weight[decided], sources[decided])
+    accuracy, low, high = bootstrap_share(credit[decided], weight[decided], sources[decided])
     probability = 1 / (1 + np.exp(-margin))
     _, calibration_error, _ = compute_calibration(probability, p_a, weight, sources)
     values = {

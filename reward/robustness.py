@@ -42,10 +42,10 @@ def measure_robustness(scorer: Scorer, labels: Labels, n_pairs: int, batch_size:
             else answer_by_model(scorer, part.pairs, batch_size, change, backwards=backwards).margin
         )
         same = (np.sign(margin) == np.sign(before)).astype(float)
-        accuracy = part.interval(compute_credit(margin, part.p_a), everything, seed)[0]
+        accuracy = part.share(compute_credit(margin, part.p_a), everything, seed)[0]
         apart = np.abs(before).mean()
         change_share = float(np.abs(margin - before).mean() / apart) if apart else 0.0
-        interval = part.interval(same, everything, seed)
+        interval = part.share(same, everything, seed)
         rows.append((scorer.name, name, len(drawn), *interval, accuracy, change_share))
     return pd.DataFrame(rows, columns=["scorer", "condition", "n", "same", "low", "high", "accuracy", "change"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,13 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(action: Callable[[], None]) -> int:
-    """Exit code of a command, as `db.command.run_command` gives it."""
+    """Exit code of a command, as `db.command.run_command` gives it; that of Ctrl+C where it was pressed."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # pyiqa brings it; it warns of an extra that we never use
     try:
         return db.command.run_command(action)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return 128 + signal.SIGINT
     except OSError as error:
         if not is_disk_full(error):
             raise

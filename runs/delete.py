@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 from db.errors import UserError
 from db.models import Label, Method, Run, RunState
 from db.session import Database
-from runs.store import LIVE_STATES, artifact_of, run_folder
+from runs.slurm import forget_environment
+from runs.store import LIVE_STATES, artifact_of, run_folder, was_found
 
 
 def delete_run(database: Database, data: Path, run_id: int, *, also_out: bool = False) -> int:
@@ -40,6 +41,7 @@ def delete_run(database: Database, data: Path, run_id: int, *, also_out: bool = 
         for other in session.scalars(select(Run).where(Run.id > run_id)):
             if run_id in other.after:  # SQLite may give the number to another run
                 other.after = [earlier for earlier in other.after if earlier != run_id]
+        forget_environment(run.launcher.get("slurm", {}))
         session.delete(run)
         session.flush()
         # Renamed while the row can still come back: whatever happens later, nobody meets half a folder.
@@ -90,6 +92,8 @@ def _check_out(session: Session, data: Path, run: Run, out: Path) -> None:
     ]
     if root not in out.parents or out in shared or root / "images" in out.parents:
         raise UserError(f"{out} is no folder of this run alone inside the data folder; delete it by hand.")
+    if was_found(data, run.id):
+        raise UserError(f"{out} held files before run {run.id}, which may be anybody's; delete it by hand.")
     _check_no_reference(session, run, out)
 
 

@@ -75,6 +75,11 @@ def clean_path(text: str) -> Path:
     return Path(text)
 
 
+def is_shown(name: str) -> bool:
+    """Whether all of a name can be seen; what joins or parts letters of Persian, Hindi and emoji belongs to them."""
+    return name.replace("\u200c", "").replace("\u200d", "").isprintable()
+
+
 def is_system_entry(name: str) -> bool:
     """Whether a file or folder is hidden, or one that a system or notebook leaves: never a person's photo."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
@@ -129,7 +134,7 @@ def warn_of_others(folder: Path, others: Sequence[Path]) -> None:
     if not others:
         return
     names = [path.relative_to(folder).as_posix() for path in others]
-    named = ", ".join(name if name.isprintable() else ascii(name) for name in names[:MAX_NAMED])
+    named = ", ".join(name if is_shown(name) else ascii(name) for name in names[:MAX_NAMED])
     more = ", …" if len(names) > MAX_NAMED else ""
     log.warning("%s: passed over %s (%s%s); %s are read.", folder, count_kinds(names), named, more, READ)
 
@@ -144,10 +149,17 @@ def read_caption(image: Path) -> str | None:
     """The text of NAME.txt beside an image; None where there is none, or it is empty.
 
     Raises:
-        UserError: it cannot be read, or is no Unicode text; names the file.
+        UserError: it cannot be read, is no file, leads out of its folder, or is no Unicode text; names the file.
     """
     beside = image.with_suffix(".txt")
-    return read_text(beside).strip() or None if beside.is_file() else None
+    if not os.path.lexists(beside):
+        return None
+    # Where the image leads elsewhere, as a download's cache has it, its caption may lie there too.
+    if not any(beside.resolve().is_relative_to(folder) for folder in (image.parent.resolve(), image.resolve().parent)):
+        raise UserError(f"{beside}: a link that leads out of its folder; put the caption there itself.")
+    if not beside.is_file():
+        raise UserError(f"{beside}: not a file.")
+    return read_text(beside).strip() or None
 
 
 def read_text(path: Path) -> str:
@@ -166,10 +178,12 @@ def read_text(path: Path) -> str:
 
 
 def find_encoding(start: bytes) -> str:
-    """The encoding of a text by its first four bytes: UTF-16 or 32 where they mark it, else UTF-8."""
+    """The encoding of a text by its first four bytes: UTF-16 or 32 where they mark or show it, else UTF-8."""
     for mark, encoding in TEXT_MARKS:
         if start.startswith(mark):
             return encoding
+    if len(start) == 4 and (all(start[::2]) != all(start[1::2])) and (not any(start[::2]) or not any(start[1::2])):
+        return "utf-16-be" if start[0] == 0 else "utf-16-le"  # Latin letters of two bytes each
     return "utf-8-sig"
 
 

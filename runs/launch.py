@@ -19,6 +19,7 @@ import psutil
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from db.command import DATABASE_VARIABLE
 from db.errors import UserError
 from db.models import Run, RunState, utc_now
 from db.session import Database
@@ -173,7 +174,7 @@ def start_process(data: Path, run: Run, url: str | None) -> None:
     until that transaction has ended.
     """
     folder = run_folder(data, run.id)
-    common = ["--data", str(data.resolve()), "--run", str(run.id)]
+    common = [f"--data={data.resolve()}", f"--run={run.id}"]
     module, *words = run.kind.split()
     command = [sys.executable, *_module_words(run), module, *words, *common]
     command += run.arguments
@@ -181,7 +182,12 @@ def start_process(data: Path, run: Run, url: str | None) -> None:
     try:
         if "slurm" in run.launcher:
             submitted = slurm.submit(
-                command, environment, run.cwd or ".", folder / "slurm", folder / "log.txt", run.launcher["slurm"]
+                command,
+                slurm.keep_environment(data / "job-environments", run.id, environment),
+                run.cwd or ".",
+                folder / "slurm",
+                folder / "log.txt",
+                run.launcher["slurm"],
             )
             run.launcher = {**run.launcher, "slurm": submitted}
             return
@@ -217,7 +223,7 @@ def _module_words(run: Run) -> list[str]:
     where = {"main_process_port": 0, **run.launcher} if machines == 1 else run.launcher
     for name in ("machine_rank", "main_process_ip", "main_process_port"):
         if name in where:
-            words += [f"--{name}", str(where[name])]
+            words.append(f"--{name}={where[name]}")
     words.append("--multi_gpu")  # its --cpu starts one process, whatever the number
     # Both said, so that accelerate neither asks nor reads a configuration of whoever starts it.
     return [*words, "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]
@@ -246,7 +252,9 @@ def _environment(run: Run, url: str | None) -> dict[str, str]:
     if len(_module_words(run)) > 1:
         environment |= ELASTIC_SIGNALS
     if url:
-        environment["FACEREWARD_DB"] = url
+        environment[DATABASE_VARIABLE] = url
+        # What the URL leaves out, such as where the password is: PGPASSFILE, PGSERVICE, PGSSLROOTCERT, …
+        environment |= {name: value for name, value in os.environ.items() if name.startswith("PG")}
     return environment
 
 

@@ -1,13 +1,16 @@
 """Runs as jobs of a Slurm cluster, through submitit (an optional extra), and of submitit's own local stand-in.
 
-The job runs the very command of a plain run, with the same environment, and writes into the same log. The settings
-are submitit's: {"cluster": "slurm", "timeout_min": 600, "slurm_partition": "gpu", "gpus_per_node": 1, …}.
+The job runs the very command of a plain run, with the same environment (from a file that its owner alone reads), and
+writes into the same log. The settings are submitit's: {"cluster": "slurm", "timeout_min": 600,
+"slurm_partition": "gpu", "gpus_per_node": 1, …}.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,11 +20,12 @@ from typing import Any
 
 import psutil
 
+from db.command import hidden_secrets
 from db.errors import UserError
 
 log = logging.getLogger(__name__)
 
-OURS = ("job_id", "folder", "started")
+OURS = ("job_id", "folder", "started", "environment")
 """What a submitted job adds to its settings."""
 CLOCK_STEP_SECONDS = 2.0
 SCANCEL_SECONDS = 30
@@ -30,11 +34,12 @@ REFUSALS = (RuntimeError, ValueError, TypeError, NameError, AssertionError, OSEr
 
 
 def submit(
-    command: list[str], environment: dict[str, str], cwd: str, folder: Path, log_file: Path, settings: dict[str, Any]
+    command: list[str], environment: Path, cwd: str, folder: Path, log_file: Path, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Submit the command as a job and return the settings with what finds the job again.
 
     Args:
+        environment: the file that `keep_environment` made.
         folder: where submitit keeps its files; the compute nodes must see it.
     Raises:
         UserError: submitit is not installed, there is no such cluster, or it refuses the settings.
@@ -52,23 +57,49 @@ def submit(
         executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
         # By value: a job's process looks for our modules only once the command runs.
         cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        job = executor.submit(run_in_job, command, environment, cwd, str(log_file))
+        with hidden_secrets():
+            job = executor.submit(run_in_job, command, str(environment), cwd, str(log_file))
     except REFUSALS as error:
+        environment.unlink()
         line = " ".join(str(error).split())
         raise UserError(f"Slurm did not take the run: {line or type(error).__name__}") from error
-    submitted = {**asked, "job_id": str(job.job_id), "folder": str(folder)}
+    submitted = {**asked, "job_id": str(job.job_id), "folder": str(folder), "environment": str(environment)}
     if asked.get("cluster") == "local":  # its job id is the pid of what controls it, a child of this process
         submitted["started"] = psutil.Process(int(job.job_id)).create_time()
         threading.Thread(target=job.wait, name=f"job {job.job_id}", daemon=True).start()
     return submitted
 
 
-def run_in_job(command: list[str], environment: dict[str, str], cwd: str, log_file: str) -> int:
+def keep_environment(folder: Path, run_id: int, environment: dict[str, str]) -> Path:
+    """Write a job's environment into a file for its owner alone, in the place of the run's earlier ones.
+
+    The database's password may be in it, and submitit pickles what a job is called with where others may read. The
+    folder lies outside the runs' folders, whose files the app shows to every admin.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for old in folder.glob(f"run-{run_id}-*.json"):
+        old.unlink(missing_ok=True)
+    path = folder / f"run-{run_id}-{secrets.token_hex(4)}.json"
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
+        json.dump(environment, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return path
+
+
+def forget_environment(job: dict[str, Any]) -> None:
+    """Delete the file that `keep_environment` made for a job, where the job did not come to do it itself."""
+    if "environment" in job:
+        Path(job["environment"]).unlink(missing_ok=True)
+
+
+def run_in_job(command: list[str], environment_file: str, cwd: str, log_file: str) -> int:
     """What runs on the compute node: the command, which is asked to end before the job's time is over.
 
     Slurm sends SIGTERM to every process of a job, submitit's local controller only to this one; SIGUSR2, which comes
     ahead of the time limit, would kill a command that does not know it.
     """
+    environment = json.loads(Path(environment_file).read_text(encoding="utf-8"))
     inherited = {name: value for name, value in os.environ.items() if name.startswith(("SLURM_", "CUDA_VISIBLE"))}
     if os.environ.get("SUBMITIT_EXECUTOR") == "local":
         inherited = {}
@@ -89,7 +120,9 @@ def run_in_job(command: list[str], environment: dict[str, str], cwd: str, log_fi
     signal.signal(signal.SIGUSR2, ask_to_end)
     if os.environ.get("SUBMITIT_EXECUTOR") == "local":
         signal.signal(signal.SIGTERM, ask_to_end)
-    return process.wait()
+    code = process.wait()
+    Path(environment_file).unlink(missing_ok=True)  # only now: a job that lost its machine is started once more
+    return code
 
 
 def is_done(job: dict[str, Any]) -> bool:
@@ -121,11 +154,12 @@ def ask_to_stop(job: dict[str, Any]) -> None:
 
 
 def cancel(job: dict[str, Any]) -> None:
-    """End what is left of a job.
+    """End what is left of a job, and forget its environment.
 
     Raises:
         UserError: Slurm cannot be reached from here.
     """
+    forget_environment(job)
     if job.get("cluster") != "local":
         _scancel(job["job_id"])
         return

@@ -88,6 +88,9 @@ def iterate_lines(file: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(text)
 
 
+FOUND = "out-was-there.txt"
+
+
 def without_nan(value: Any) -> Any:
     """NaN, which JSON does not have, as null; throughout."""
     if isinstance(value, dict):
@@ -153,6 +156,7 @@ def open_run(
         run_id = add_run(database, data, kind, config, **own_command(kind), **_of_this_process())
     else:
         _claim(database, data, run_id, config)
+    _note_found(database, data, run_id, config)
     previous = listen(_raise_stopped, _STOPPING)
     state, reason = RunState.failed, None
     try:
@@ -223,6 +227,32 @@ def _of_this_process() -> dict[str, Any]:
         "pid_started": process.create_time(),
         "started_at": utc_now(),
     }
+
+
+def _note_found(database: Database, data: Path, run_id: int, config: dict[str, Any]) -> None:
+    """Note that the folder to write to held something before, which no run made: it is never deleted with this one."""
+    out = config.get("out")
+    if not isinstance(out, str) or not out:
+        return
+    folder = Path(out).absolute()
+    try:
+        if not any(folder.iterdir()):
+            return
+    except OSError:  # not there, or no folder
+        return
+    with database.read() as session:
+        rows = session.execute(select(Run.id, Run.config, Run.cwd).where(Run.id != run_id)).all()
+    for row in rows:
+        other = row.config.get("out")
+        is_it = isinstance(other, str) and Path(row.cwd or ".", other).absolute() == folder
+        if is_it and not was_found(data, row.id):
+            return  # that one made it, and this one goes on with it
+    write_text_whole(run_folder(data, run_id) / FOUND, f"{folder} held files before this run\n")
+
+
+def was_found(data: Path, run_id: int) -> bool:
+    """Whether the folder that a run writes to held something before it that no run had made."""
+    return (run_folder(data, run_id) / FOUND).exists()
 
 
 _STOPPING = tuple(number for number in SIGNALS if number != signal.SIGINT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image as PilImage
@@ -41,8 +42,19 @@ def cicp(*values: int) -> tuple[bytes, bytes]:
     return b"cICP", bytes(values)
 
 
-def profile(curve: float, description: str, space: bytes = b"RGB ") -> bytes:
-    """An ICC profile of version 2: sRGB's primaries (or grey) and a power curve, under any name."""
+def cicp_tag(*values: int) -> dict[bytes, bytes]:
+    """What an ICC profile of version 4.4 says as the chunk cICP does."""
+    return {b"cicp": b"cicp" + bytes(4) + bytes(values)}
+
+
+def raised_black() -> dict[bytes, bytes]:
+    """Curves of an ICC profile in which black is no black: a tenth of the light stays."""
+    steps = b"".join(struct.pack(">H", round(65535 * (0.1 + 0.9 * at / 255))) for at in range(256))
+    return dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), b"curv" + bytes(4) + struct.pack(">I", 256) + steps)
+
+
+def profile(curve: float, description: str, space: bytes = b"RGB ", more: Mapping[bytes, bytes] | None = None) -> bytes:
+    """An ICC profile of version 2: sRGB's primaries (or grey) and a power curve, under any name, with more tags."""
 
     def number(value: float) -> bytes:
         return struct.pack(">i", round(value * 65536))
@@ -59,6 +71,7 @@ def profile(curve: float, description: str, space: bytes = b"RGB ") -> bytes:
     else:
         tags |= {b"rXYZ": xyz(0.4361, 0.2225, 0.0139), b"gXYZ": xyz(0.3851, 0.7169, 0.0971)}
         tags |= {b"bXYZ": xyz(0.1431, 0.0606, 0.7139), b"rTRC": power, b"gTRC": power, b"bTRC": power}
+    tags |= more or {}
     table, body, start = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
     for tag, content in tags.items():
         table += tag + struct.pack(">II", start + len(body), len(content))

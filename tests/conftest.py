@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -118,6 +119,14 @@ def restored_folder(tmp_path: Path) -> Path:
     return folder
 
 
+def address_of(data: Path, url: str) -> str:
+    """The address of a data folder's app without --auth, as a person opens it: with the token that signs a page in."""
+    from ui.access import load_secret  # here: most tests need no app
+    from ui.address_token import AddressToken
+
+    return AddressToken(load_secret(data)).put_into(url)
+
+
 class Server:
     """app.py as a person starts it; can be killed and started again on the same port."""
 
@@ -125,11 +134,17 @@ class Server:
         self.data = data
         self.options = options
         self.port = 0
+        self.printed = ""
         self.process: subprocess.Popen[str] | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """What a person opens: without --auth it holds the token."""
+        return self.url if "--auth" in self.options else address_of(self.data, self.url)
 
     def start(self) -> None:
         command = [sys.executable, "app.py", "--data", str(self.data), "--port", str(self.port), *self.options]
@@ -139,11 +154,12 @@ class Server:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()  # printed when the pages are built, just before serving
         assert "ready at" in line, f"the server said {line!r}"
-        self.port = int(line.split(" (")[0].strip().rsplit(":", 1)[1])
+        self.printed = line.partition("ready at ")[2].split()[0]
+        self.port = int(str(urlsplit(self.printed).port))
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             try:
-                if httpx.get(f"{self.url}/sign-in").status_code == 200:
+                if httpx.get(f"{self.url}/static/icon.svg").status_code == 200:
                     return
             except httpx.TransportError:
                 time.sleep(0.05)

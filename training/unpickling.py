@@ -15,6 +15,8 @@ from torch import Tensor
 
 PLAIN = "biufc"
 """numpy's kinds of booleans and numbers."""
+OTHER_ARRAY = "not of numbers"
+"""In the message about an array of Python objects, dates or tables."""
 SMALL_FLOATS = {
     "bfloat16": torch.bfloat16,
     "float8_e4m3fn": torch.float8_e4m3fn,
@@ -35,11 +37,11 @@ class DtypeStandIn:
         except TypeError as error:
             raise pickle.UnpicklingError(f"an array of {kind!r}") from error
         if self.plain.kind not in f"{PLAIN}SU":
-            raise pickle.UnpicklingError(f"an array of {kind!r}, not of numbers")
+            raise pickle.UnpicklingError(f"an array of {kind!r}, {OTHER_ARRAY}")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         if any(part is not None for part in state[2:5]):
-            raise pickle.UnpicklingError("an array of tables, not of numbers")
+            raise pickle.UnpicklingError(f"an array of tables, {OTHER_ARRAY}")
         if state[1] in ("<", ">"):
             self.plain = self.plain.newbyteorder(state[1])
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from metrics.download import HEAD_BYTES, find_fault, is_safetensors
 from runs import UserError
-from training.unpickling import STAND_INS, ArrayStandIn
+from training.unpickling import OTHER_ARRAY, STAND_INS, ArrayStandIn
 
 log = logging.getLogger(__name__)
 
@@ -106,9 +106,9 @@ OTHER_FORMATS = (
 """(first bytes, what such a file is)."""
 CONVERT = (
     "import sys, torch; a = torch.load(sys.argv[1], 'cpu', weights_only=False); t = lambda v: isinstance(v, "
-    "torch.Tensor); s = lambda v: v.state_dict() if hasattr(v, 'state_dict') else v; a = s(a); torch.save({k: s(v) "
-    "for k, v in a.items() if t(v) or hasattr(v, 'state_dict') or isinstance(v, dict) and all(map(t, v.values()))}, "
-    "sys.argv[2])"
+    "torch.Tensor); s = lambda v: v.state_dict() if hasattr(v, 'state_dict') else v if t(v) else dict(v); a = s(a); "
+    "torch.save({k: s(v) for k, v in a.items() if t(v) or hasattr(v, 'state_dict') or isinstance(v, dict) and "
+    "all(map(t, v.values()))}, sys.argv[2])"
 )
 """Keeps the tensors of a file whose classes are installed."""
 CONVERT_PICKLE = (
@@ -151,7 +151,9 @@ def read_checkpoint(path: Path) -> Any:
                 f"{path}: is pickled in a way that is not read without running code. If you trust whoever made it, let "
                 f"torch write it anew: {_command(CONVERT, path)}"
             ) from error
-        if others := _find_other_objects(path):
+        others = _find_other_objects(path)
+        if others or OTHER_ARRAY in str(error):
+            others = others or [f"numpy.ndarray: {_describe_break(error)}"]
             raise UserError(f"{path}: {_describe_other_objects(path, others)}") from error
         raise UserError(
             f"{path}: cannot be read as weights ({_describe_break(error)}); it is damaged, cut off, or of a kind that "
@@ -416,12 +418,12 @@ def read_weights(
     Raises:
         UserError: the file is damaged, or holds other things.
     """
-    is_mapped = _is_mapped(path)
 
     def open_file() -> State:
         return choose(map_weights(path)) if choose else map_weights(path)
 
     waiting = open_file()
+    is_mapped = _is_mapped(path)
     state: State = {}
     in_memory = 0  # of the file
     for name in list(waiting):

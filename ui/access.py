@@ -1,4 +1,4 @@
-"""Who may see what: one gate in front of every route, sign-in, and the tokens that tie images and pairs to a person.
+"""Who may see what: one gate in front of every route, and who a visitor is.
 
 An anonymous visitor reaches the sign-in page and the static files. An annotator reaches the labelling page, its API
 and the images that this API named to them. An admin reaches everything.
@@ -6,54 +6,31 @@ and the images that this API named to them. An admin reaches everything.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from ipaddress import ip_address
-from math import ceil
 from pathlib import Path
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
 import anyio
 import anyio.to_thread
-from fastapi import APIRouter, Form, HTTPException, Request
-from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi import HTTPException, Request
+from fastapi.responses import RedirectResponse, Response
 from itsdangerous import BadSignature, URLSafeSerializer
-from sqlalchemy import select
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from annotate.people import (
-    add_person,
-    check_link_token,
-    check_password,
-    find_alike,
-    find_person,
-    name_key,
-)
-from annotate.project import load_settings
 from db.errors import UserError
-from db.models import Person, Picked, Role
+from db.models import Person, Role
+from ui.address import is_loopback, is_same_origin, path_of, refuses_host, split_host
+from ui.address_token import AddressToken
 from ui.context import Context
-from ui.throttle import FAILURES_PER_ADDRESS, FAILURES_PER_NAME, Busy, Hashing, Throttle
+from ui.errors import refusal
 from ui.turns import Turns
 
 SECRET_BYTES = 32
 OPEN_PATHS = ("/sign-in", "/enter/", "/static/", "/api/sign-in-info", "/favicon.ico")
-PICKED_BY_LETTER = {
-    "r": Picked.random,
-    "u": Picked.uncertain,
-    "g": Picked.disagreement,
-    "v": Picked.diverse,
-    "l": Picked.leftover,
-}
-"""How a showing says why its pair was picked: not in clear words, for whoever judges shall not be told."""
-LETTER_OF_PICKED = {picked: letter for letter, picked in PICKED_BY_LETTER.items()}
 ADMIN_PATHS = ("/admin", "/api/runs", "/api/train", "/api/lineage")
 GRADIO_PATHS = ("/admin",)
 MAX_BODY_BYTES = {
@@ -67,15 +44,17 @@ the body is read."""
 MAX_OTHER_BODY_BYTES = 16 * 2**10
 LOOK_UPS = 8
 """Sessions that are looked up at a time in a database that may hang."""
-DEVICE_COOKIE = "facereward-browser"
-"""Names a browser in which somebody signed in with a password."""
-DEVICE_SECONDS = 365 * 24 * 3600
-MAX_NAME_CHARACTERS = 64
-MAX_PASSWORD_CHARACTERS = 1024
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
+ADMIN_CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' data: blob:; connect-src 'self' data: blob:; "
+    "worker-src 'self' blob:; object-src 'none'; frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
+)
+"""What Gradio's pages bear: their scripts stand in the HTML and make functions of text, but come from here, and nothing
+is sent or fetched elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +86,11 @@ def load_secret(data: Path) -> bytes:
                 os.link(temporary, path)
         finally:
             temporary.unlink()
+        folder = os.open(data, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # else the file may be gone after a power cut, and with it everybody's session
+        finally:
+            os.close(folder)
     try:
         secret = bytes.fromhex(path.read_text(encoding="ascii"))
     except ValueError:
@@ -120,52 +104,10 @@ def load_secret(data: Path) -> bytes:
 
 
 class Tokens:
-    """Signed texts: which image an annotator may load, and which pair was shown to whom, which way round."""
+    """Signed texts that a browser keeps."""
 
-    def __init__(self, secret: bytes, root_path: str = "") -> None:
-        self._secret = secret
-        self._root_path = root_path
-        self._showings = URLSafeSerializer(secret, salt="showing")
+    def __init__(self, secret: bytes) -> None:
         self._devices = URLSafeSerializer(secret, salt="browser")
-
-    def image(self, visitor: Visitor, sha256: str) -> str:
-        """The token with which this visitor loads this image."""
-        message = f"image {visitor.public_id} {sha256}".encode()
-        return hmac.new(self._secret, message, hashlib.sha256).hexdigest()[:32]
-
-    def image_address(self, visitor: Visitor, sha256: str) -> str:
-        """Where this visitor's browser finds this image."""
-        return f"{self._root_path}/img/{sha256}?t={self.image(visitor, sha256)}"
-
-    def showing(
-        self, visitor: Visitor, pair_id: int, repeat_no: int, shown_left: str, picked: Picked, question: str
-    ) -> str:
-        """What the page sends back with an answer: the pair as it was displayed, not as the server guesses."""
-        letter = LETTER_OF_PICKED[picked]
-        return self._showings.dumps([visitor.person_id, pair_id, repeat_no, shown_left, letter, question])
-
-    def read_showing(self, visitor: Visitor, token: str) -> tuple[int, int, str, Picked, str]:
-        """What is known of a showing to this visitor.
-
-        Returns:
-            pair id, repeat number, which candidate stood left, why it was picked, and the key of the question that was
-            asked when it was given out ('' in the tokens of older versions).
-
-        Raises:
-            UserError: not a token of ours, or made for somebody else.
-        """
-        try:
-            # Showings of a page that is open since before there were other orders have no letter, nor a question.
-            person_id, pair_id, repeat_no, shown_left, *more = self._showings.loads(token)
-        except (BadSignature, ValueError) as error:
-            raise UserError("This answer does not belong to a pair that was shown; load the page anew.") from error
-        if person_id != visitor.person_id:
-            raise UserError(
-                "This answer belongs to a pair that was shown to somebody else; sign in as them to send it."
-            )
-        letter = more[0] if more else "r"
-        question = more[1] if len(more) > 1 else ""
-        return pair_id, repeat_no, shown_left, PICKED_BY_LETTER[letter], question
 
     def device(self, name: str) -> str:
         """What a browser keeps after a sign-in of this name, so that strangers' guesses do not lock it out."""
@@ -183,9 +125,10 @@ class Tokens:
 class Gate:
     """ASGI middleware that lets a request through to what its visitor may see, and no other."""
 
-    def __init__(self, app: ASGIApp, context: Context) -> None:
+    def __init__(self, app: ASGIApp, context: Context, address_token: AddressToken) -> None:
         self.app = app
         self.context = context
+        self.address_token = address_token
         self.look_ups = Turns(LOOK_UPS, LOOK_UPS)
         self.threads: anyio.CapacityLimiter | None = None
 
@@ -197,16 +140,16 @@ class Gate:
         if request is None:
             await send({"type": "websocket.close", "code": 1008})  # nothing of ours speaks it
             return
-        refusal = self._refuse_foreign(request)
-        if refusal is None and not path_of(request).startswith(OPEN_PATHS):
-            visitor = await self._find_visitor(request)
-            scope["visitor"] = visitor
-            refusal = _refuse_visitor(request, visitor)
+        answer = self._refuse_foreign(request)
+        if answer is None and not self.context.auth:
+            answer = self.address_token.answer(request)
+        if answer is None:
+            answer = await self._refuse_visitor(request, scope)
         limit = _max_body_bytes(path_of(request))
-        if refusal is None and _announced_bytes(request) > limit:
-            refusal = _refusal(request, 413, f"At most {limit:,} bytes can be sent to {path_of(request)}.")
+        if answer is None and _announced_bytes(request) > limit:
+            answer = refusal(request, 413, f"At most {limit:,} bytes can be sent to {path_of(request)}.")
         send = _with_headers(send, admin=path_of(request).startswith(GRADIO_PATHS))
-        await (refusal or self.app)(scope, _limit_body(receive, limit), send)
+        await (answer or self.app)(scope, _limit_body(receive, limit), send)
 
     async def _find_visitor(self, request: Request) -> Visitor | None:
         """The look-up in SQLite is one by key that waits for nobody: a thread would cost more than it."""
@@ -217,17 +160,52 @@ class Gate:
             return await anyio.to_thread.run_sync(find_visitor, self.context, request, limiter=self.threads)
 
     def _refuse_foreign(self, request: Request) -> Response | None:
-        """Requests that another site's page makes through the visitor's browser."""
-        host = request.headers.get("host", "")
+        """Requests to another host than ours, and those of another site's page through the visitor's browser."""
+        base_url, host = self.context.base_url, request.headers.get("host", "")
+        came_to = request.scope.get("facereward.host", host)
+        if base_url is not None and refuses_host(base_url, came_to):
+            return refusal(
+                request,
+                403,
+                f"This app answers as {base_url} (--base-url), not as {came_to!r}. Let the proxy pass the Host header "
+                "on, or start the app with the address that people open.",
+            )
+        if not self.context.auth and not is_loopback((split_host(came_to) or ("", 0))[0]):
+            return refusal(
+                request,
+                403,
+                f"Without --auth this app answers on localhost only, not as {came_to!r}. Start it with --auth to let "
+                "others in.",
+            )
+        if request.method in ("GET", "HEAD", "OPTIONS") or (origin := request.headers.get("origin")) is None:
+            return None
         # Only a proxy, or a page that the browser counts as ours, can set this one.
         forwarded = request.headers.get("x-forwarded-host", host).split(",")[0].strip()
-        origin = request.headers.get("origin")
-        for name in (host, forwarded):
-            if not self.context.auth and not is_loopback(urlsplit(f"//{name}").hostname or ""):
-                return _refusal(request, 403, f"This server answers on localhost only, not as {name!r}.")
-        unsafe = request.method not in ("GET", "HEAD", "OPTIONS")
-        if unsafe and origin is not None and urlsplit(origin).netloc not in (host, forwarded):
-            return _refusal(request, 403, f"A page of {origin} may not send to {host}.")
+        own = any(is_same_origin(origin, name) for name in (host, forwarded))
+        if not own or (base_url is not None and urlsplit(origin).scheme != base_url.scheme):
+            return refusal(request, 403, f"A page of {origin} may not send to {host}.")
+        return None
+
+    async def _refuse_visitor(self, request: Request, scope: Scope) -> Response | None:
+        """Look up who it is, unless everybody may see the path, and refuse who may not."""
+        path, root = path_of(request), request.scope.get("root_path", "")
+        visitor = None
+        if not path.startswith(OPEN_PATHS):
+            visitor = await self._find_visitor(request)
+            scope["visitor"] = visitor
+        # A session was begun with the token or by a personal link; but of an older version's, which had no version,
+        # by anybody.
+        trusted = visitor is not None and "version" in request.session
+        if not self.context.auth and not trusted and self.address_token.is_missing(request):
+            return self.address_token.ask(request)
+        if path.startswith(OPEN_PATHS):
+            return None
+        if visitor is None:
+            if request.method == "GET" and not path.startswith(("/api/", "/img/", "/admin/gradio_api")):
+                return RedirectResponse(f"{root}/sign-in?next={quote(root + path)}", status_code=303)
+            return refusal(request, 401, "Signed out. Sign in again.")
+        if path.startswith(ADMIN_PATHS) and visitor.role is not Role.admin:
+            return refusal(request, 403, "Only admins see this page.")
         return None
 
 
@@ -255,41 +233,6 @@ def _limit_body(receive: Receive, limit: int) -> Receive:
     return receive_limited
 
 
-class BelowRootPath:
-    """ASGI middleware for a server below a proxy's path, whether the proxy takes that path off or leaves it."""
-
-    def __init__(self, app: ASGIApp, root_path: str) -> None:
-        self.app = app
-        self.root_path = root_path
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.root_path:
-            path, raw = scope["path"], scope.get("raw_path") or scope["path"].encode()
-            if path == self.root_path:
-                path, raw = path + "/", raw + b"/"
-            elif not path.startswith(self.root_path + "/"):
-                path, raw = self.root_path + path, self.root_path.encode() + raw
-            scope = {**scope, "path": path, "raw_path": raw, "root_path": self.root_path}
-        await self.app(scope, receive, send)
-
-
-def path_of(request: Request) -> str:
-    """The request's path in this app, without the path that a proxy serves it below."""
-    path: str = request.scope["path"]
-    return path.removeprefix(request.scope.get("root_path", ""))
-
-
-def public_address(request: Request) -> str:
-    """Scheme and host with which the visitor's browser reaches this server, as a proxy tells them."""
-
-    def told(header: str, otherwise: str) -> str:
-        return request.headers.get(header, otherwise).split(",")[0].strip()
-
-    scheme = told("x-forwarded-proto", request.url.scheme)
-    host = told("x-forwarded-host", request.headers.get("host", request.url.netloc))
-    return f"{scheme}://{host}"
-
-
 def send_page(page: Path, root_path: str) -> Response:
     """A page's HTML, its addresses ('="/…"') put below the root path."""
     content = page.read_text(encoding="utf-8").replace('="/', f'="{root_path}/')
@@ -297,50 +240,22 @@ def send_page(page: Path, root_path: str) -> Response:
 
 
 def _with_headers(send: Send, *, admin: bool) -> Send:
-    """Keep JSON out of caches and add the security headers.
-
-    Gradio's pages (`admin`) bring scripts of their own, so they have no policy.
-    """
+    """Keep JSON out of caches and add the security headers; Gradio's pages (`admin`) have a policy of their own."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
+            for name in [name for name in headers if name.lower().startswith("access-control-")]:
+                del headers[name]  # Gradio lets every site read its answers
             headers.setdefault("X-Content-Type-Options", "nosniff")
             headers.setdefault("Referrer-Policy", "same-origin")
             if headers.get("content-type", "").startswith("application/json"):
                 headers["Cache-Control"] = "no-store"  # else Back shows what was true before
-            if not admin:
-                headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+            policy = ADMIN_CONTENT_SECURITY_POLICY if admin else CONTENT_SECURITY_POLICY
+            headers.setdefault("Content-Security-Policy", policy)
         await send(message)
 
     return send_with_headers
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _refuse_visitor(request: Request, visitor: Visitor | None) -> Response | None:
-    path, root = path_of(request), request.scope.get("root_path", "")
-    if visitor is None:
-        if request.method == "GET" and not path.startswith(("/api/", "/img/", "/admin/gradio_api")):
-            return RedirectResponse(f"{root}/sign-in?next={quote(root + path)}", status_code=303)
-        return _refusal(request, 401, "Signed out. Sign in again.")
-    if path.startswith(ADMIN_PATHS) and visitor.role is not Role.admin:
-        return _refusal(request, 403, "Only admins see this page.")
-    return None
-
-
-def _refusal(request: Request, status: int, message: str) -> Response:
-    if "text/html" in request.headers.get("accept", ""):
-        return Response(message, status_code=status, media_type="text/plain")
-    return JSONResponse({"error": message}, status_code=status)
 
 
 def find_visitor(context: Context, request: Request) -> Visitor | None:
@@ -353,6 +268,8 @@ def find_visitor(context: Context, request: Request) -> Visitor | None:
     # The public id too: a cookie of another data folder's database would name a stranger here.
     if person is None or person.disabled_at is not None or person.public_id != request.session.get("public_id"):
         return None
+    if request.session.get("version", 0) != person.session_version:
+        return None  # signed out everywhere
     return Visitor(person.id, person.name, person.role, person.public_id)
 
 
@@ -360,154 +277,3 @@ def visitor_of(request: Request) -> Visitor:
     """The visitor that the gate let through."""
     visitor: Visitor = request.scope["visitor"]
     return visitor
-
-
-def sign_in_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
-    """Sign-in by name (by name and password with --auth), by personal link, and sign-out."""
-    routes = APIRouter()
-    throttle, hashing = Throttle(), Hashing()
-
-    @routes.get("/sign-in")
-    def sign_in_page() -> Response:
-        return send_page(page, context.root_path)
-
-    @routes.get("/api/sign-in-info")
-    def sign_in_info() -> dict[str, object]:
-        with context.database.read() as session:
-            return {"auth": context.auth, "title": load_settings(session).title}
-
-    @routes.post("/sign-in")
-    async def sign_in(
-        request: Request, name: str = Form(""), password: str = Form(""), next: str = Form(""), new: str = Form("")
-    ) -> Response:
-        if not context.auth:
-            return await run_in_threadpool(_sign_in_by_name, context, request, name, next, is_new=bool(new))
-        if len(name) > MAX_NAME_CHARACTERS or len(password) > MAX_PASSWORD_CHARACTERS:
-            return _ask_again(context, "Name and password do not fit.", next)
-        budgets = _budgets(request, tokens, name)
-        if wait := throttle.begin(budgets):
-            return _ask_again(
-                context, f"Too many attempts; wait {ceil(wait)} seconds, or use your personal link.", next
-            )
-        try:
-            known = await hashing.run(partial(_person_by_password, context, name, password))
-        except Busy:
-            throttle.take_back(budgets)
-            message = "Many people sign in at this moment; try again in some seconds."
-            return Response(message, 429, {"Retry-After": "5"}, "text/plain")
-        if known is None:
-            return _ask_again(context, "Name and password do not fit.", next)
-        throttle.take_back(budgets)
-        answer = _enter(request, known, context.root_path, next)
-        answer.set_cookie(
-            DEVICE_COOKIE,
-            tokens.device(known.name),
-            max_age=DEVICE_SECONDS,
-            path=context.root_path or "/",
-            httponly=True,
-            samesite="lax",
-        )
-        return answer
-
-    @routes.get("/enter/{token}")
-    def enter(request: Request, token: str) -> RedirectResponse:
-        with context.database.read() as session:
-            person = check_link_token(session, token)
-        if person is None:
-            return RedirectResponse(
-                f"{context.root_path}/sign-in?error={quote('This link is not valid any more.')}", status_code=303
-            )
-        return _enter(request, person, context.root_path)
-
-    @routes.post("/sign-out")
-    def sign_out(request: Request) -> RedirectResponse:
-        request.session.clear()
-        return RedirectResponse(f"{context.root_path}/sign-in", status_code=303)
-
-    return routes
-
-
-def _enter(request: Request, person: Person, root_path: str, next: str = "") -> RedirectResponse:
-    request.session.clear()
-    request.session.update(person_id=person.id, public_id=person.public_id)
-    # Only a path of ours: '//host' and 'https://host' would lead away.
-    inside = next.startswith(f"{root_path}/") and not next.startswith(("//", "/\\"))
-    return RedirectResponse(next if inside else f"{root_path}/", status_code=303)
-
-
-def _ask_again(context: Context, error: str, next: str) -> RedirectResponse:
-    return RedirectResponse(f"{context.root_path}/sign-in?error={quote(error)}&next={quote(next)}", status_code=303)
-
-
-def _budgets(request: Request, tokens: Tokens, name: str) -> dict[str, int]:
-    """What a password's try counts against: the address, and the name or, where it signed in before, the browser.
-
-    A stranger's guesses therefore never lock out who uses a browser that the name is known to.
-    """
-    address = request.client.host if request.client else ""
-    known = tokens.read_device(request.cookies.get(DEVICE_COOKIE, ""))
-    same = known is not None and name_key(known[0]) == name_key(name)
-    who = f"browser {known[1]}" if known is not None and same else f"name {name_key(name)}"
-    return {f"address {address}": FAILURES_PER_ADDRESS, who: FAILURES_PER_NAME}
-
-
-def _person_by_password(context: Context, name: str, password: str) -> Person | None:
-    with context.database.read() as session:
-        return check_password(session, name, password)
-
-
-def _ask_who_is_meant(context: Context, name: str, next: str) -> RedirectResponse | None:
-    """Back to the form with the names of those who may be meant by a name that nobody has exactly so.
-
-    Else "Ada" would begin anew beside "ada", and judge again what she has judged.
-    """
-    with context.database.read() as session:
-        alike = find_alike(session, name)
-    if not alike:
-        return None
-    asked = [("new", name.strip()[:64]), *(("alike", other) for other in alike), ("next", next)]
-    if all(name_key(other) != name_key(name) for other in alike):
-        asked.append(("free", "yes"))
-    return RedirectResponse(f"{context.root_path}/sign-in?{urlencode(asked)}", status_code=303)
-
-
-def _sign_in_by_name(context: Context, request: Request, name: str, next: str, *, is_new: bool) -> RedirectResponse:
-    """Without --auth: ask once who is meant where a new name is like one that is there."""
-    question = None if is_new else _ask_who_is_meant(context, name, next)
-    if question is not None:
-        return question
-    try:
-        return _enter(request, _person_by_name(context, name), context.root_path, next)
-    except UserError as error:
-        return _ask_again(context, str(error), next)
-
-
-def _person_by_name(context: Context, name: str) -> Person:
-    """Without --auth whoever sits at this machine owns it: a new name becomes an admin."""
-    with context.database.write() as session:
-        person = find_person(session, name) or add_person(session, name, Role.admin)
-        if person.disabled_at is not None:
-            raise UserError(f"{person.name!r} was disabled by an admin; choose another name.")
-        if person.simulated:
-            raise UserError(f"{person.name!r} is a simulated annotator; choose another name.")
-        return person
-
-
-def check_someone_can_sign_in(context: Context) -> None:
-    """With --auth there must be an admin who can enter.
-
-    Raises:
-        UserError: there is none; the message has the commands that make one.
-    """
-    with context.database.read() as session:
-        admin = session.scalar(
-            select(Person.id)
-            .where(Person.role == Role.admin, Person.disabled_at.is_(None))
-            .where(Person.password_hash.is_not(None) | Person.link_hash.is_not(None))
-            .limit(1)
-        )
-    if admin is None:
-        raise UserError(
-            "--auth needs an admin with a password or a personal link, and there is none. Make one: "
-            "python -m annotate people add NAME --role admin, then python -m annotate people link NAME."
-        )

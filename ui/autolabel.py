@@ -247,8 +247,8 @@ def start_label(
         raise UserError("Train an SVM first.")
     _refuse_second_run(context, LABEL)
     arguments = [f"--labeler={fit}", f"--target-accuracy={target}"]
-    arguments += ["--splits", *splits] if splits else []
-    arguments += ["--methods", *methods] if methods else []
+    arguments += [f"--splits={split}" for split in splits or ()]
+    arguments += [f"--methods={method}" for method in methods or ()]
     arguments += ["--dry-run"] if dry_run else []
     config = {"labeler": fit, "target_accuracy": target, "splits": splits, "methods": methods, "dry_run": dry_run}
     return launch(context.database, context.data, LABEL, arguments, config, url=context.url)

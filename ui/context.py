@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from db.session import Database
+from ui.address import BaseUrl
 
 
 @dataclass(frozen=True)
@@ -20,5 +21,7 @@ class Context:
     """Whether people sign in with a password or personal link."""
     root_path: str = ""
     """Path below which a proxy serves all this, such as '/label'; what pages link to begins with it."""
+    base_url: BaseUrl | None = None
+    """The address that people open, where it was given: what links begin with, and the one host that is answered."""
     cpu_slots: int = 1
     """How many queued runs of the device 'cpu' run at a time."""

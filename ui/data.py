@@ -41,7 +41,7 @@ adds nothing. Where there are no restored images yet, `lq/` alone will do: the [
 them."""
 LISTS = {
     "refused": "Refused",
-    "converted": "Stored converted, so that every program sees the same picture",
+    "converted": "Stored without metadata, or converted so that every program sees the same picture",
     "differ_in_aspect": "Photos whose images differ in aspect",
     "share_a_picture": "Photos that share a picture, and so the split",
     "ignored": "Not part of the layout",
@@ -224,7 +224,9 @@ def counts_html(session: Session) -> str:
         _table(["method", "restored images"], [[name, n] for name, n in methods[:MAX_ROWS]], total=False),
         _table(["pairs", "number"], [[name, n] for name, n in pairs], total=True),
     ]
-    cells = "".join(f'<div style="flex:1 1 16rem;max-height:24rem;overflow:auto">{table}</div>' for table in tables)
+    box = 'style="flex:1 1 min(16rem, 100%);min-width:0;max-height:24rem;overflow:auto" tabindex="0" role="region"'
+    words = ("Photos by split", "Restored images by method", "Pairs by state")
+    cells = "".join(f'<div {box} aria-label="{of}">{table}</div>' for of, table in zip(words, tables, strict=True))
     return f'<div style="display:flex;flex-wrap:wrap;gap:2rem;align-items:flex-start">{cells}</div>' + _strip(session)
 
 

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 SHOWN_CHARACTERS = 100
+
+
+def refusal(request: Request, status: int, message: str) -> Response:
+    """A refusal as JSON, or as plain text where a page was asked for."""
+    if "text/html" in request.headers.get("accept", ""):
+        return Response(message, status_code=status, media_type="text/plain")
+    return JSONResponse({"error": message}, status_code=status)
 
 
 def describe_invalid(errors: Sequence[Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from html import escape
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from annotate.discard import describe_discarded
 from annotate.export import ExportOptions
 from db.errors import UserError
 from db.models import Label, Method, Origin, Pair, Person, Run, RunState, Source, Split
@@ -27,7 +29,7 @@ ROWS_OF_FIELDS = (
     ("format", "ties", "resolve", "origin"),
     ("name", "licence", "prompt"),
     ("min_agreement", "splits", "methods"),
-    ("people", "exclude_people", "include_simulated"),
+    ("people", "exclude_people", "include_simulated", "skip_bad"),
 )
 FILTERS = "Choose the filters; empty ones take everything. The split stays the one that was drawn at import."
 
@@ -139,7 +141,7 @@ def start_export(context: Context, values: dict[str, Any]) -> int:
     for name, value in config.items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, list):
-            arguments += [flag, *value] if value else []
+            arguments += [f"{flag}={word}" for word in value]  # in one piece: a name may begin with a dash
         elif isinstance(value, bool):
             arguments += [flag] if value else []
         else:
@@ -182,10 +184,12 @@ def status_html(data: Path, run: Run | None) -> str:
     splits = ", ".join(f"{escape(split)} {count:,}" for split, count in result["splits"].items())
     dropped = ", ".join(f"{count:,} by {escape(name)}" for name, count in result["dropped"].items() if count)
     ties = result.get("ties_left_out")
+    discarded = describe_discarded(**result["discarded"]) if "discarded" in result else ""
     return (
         f'<div role="status"><p>Run {run.id}: {result["rows"]:,} labelled pairs ({splits}) as '
         f"{escape(str(run.config['format']))}; left out: {dropped or 'none'}."
         + (f" {ties:,} ties are not in the file, since the format cannot say them." if ties else "")
+        + (f" {discarded}." if discarded else "")
         + f"<br>In <code>{escape(result['out'])}</code></p></div>"
     )
 
@@ -215,6 +219,10 @@ def _zip_of(data: Path, run: Run | None, out: Path | None) -> str | None:
     if not archive.exists():
         if sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) > MAX_ZIP_BYTES:
             return None
-        partial = Path(shutil.make_archive(str(archive.with_suffix("")) + "-partial", "zip", out))
-        partial.rename(archive)
+        partial = archive.with_name(f".{archive.stem}-{secrets.token_hex(8)}.zip")  # of this request alone
+        try:
+            shutil.make_archive(str(partial.with_suffix("")), "zip", out)
+            partial.replace(archive)
+        finally:
+            partial.unlink(missing_ok=True)
     return str(archive)

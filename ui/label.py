@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 import re
-import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, HTTPException, Query, Request
@@ -21,24 +22,33 @@ from fastapi.responses import Response
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, joinedload
 
-from annotate.judgments import Answer, record_judgment, undo_judgment
+from annotate.judgments import Answer, Timer, check_offered, record_judgment, undo_judgment
+from annotate.pace import Pace, Stopwatch
 from annotate.pairs import count_with_others, lease_pairs, release_leases
 from annotate.project import OF_KEY, ProjectSettings, load_settings, question_key
 from db.errors import UserError
 from db.models import Candidate, Choice, Image, Judgment, Lease, Pair, Person, Side, Source, utc_now
 from runs.store import VERSION
-from ui.access import Tokens, Visitor, send_page, visitor_of
+from ui.access import Visitor, send_page, visitor_of
 from ui.context import Context
 from ui.errors import describe_invalid
 from ui.open_pages import OpenPages
+from ui.showings import Showings
+from ui.stored_images import StoredImage, StoredImages
 
 MAX_EVENTS = 500
-TOTALS_LIFETIME_SECONDS = 2.0
+TOTALS_LIFETIME_SECONDS = 30.0
+"""As often as a page asks. Whoever could see them change by one answer would see which were repeats or gold pairs."""
 CONFLICT_TRIES = 3
+DAMAGED_TRIES = 5
+"""So often others are looked for in the place of pairs whose images are damaged."""
+ImagesOfPairs = Mapping[int, Sequence[StoredImage | None]]
+"""Pair id to the images of a and b, lq and hq."""
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
@@ -107,19 +117,20 @@ class LabelRequest(BaseModel):
 
 @dataclass
 class _Totals:
-    """Counts over all pairs, kept for some seconds: they walk over the whole table."""
+    """Counts over all pairs, kept for a while: they walk over the whole table, and tell too much one by one."""
 
-    taken_at: float = -TOTALS_LIFETIME_SECONDS
+    taken_at: datetime = LONG_AGO
     done: int = 0
     wanted: int = 0
 
 
-def label_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
+def label_routes(context: Context, showings: Showings, images: StoredImages, page: Path) -> APIRouter:
     """GET / and the JSON routes that its page calls."""
     routes = APIRouter()
     rng = random.Random()
     totals = _Totals()
     pages = OpenPages()
+    pace = Pace()
 
     @routes.get("/")
     def label_page() -> Response:
@@ -136,7 +147,7 @@ def label_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
             "person": {"name": visitor.name, "role": visitor.role, "id": visitor.public_id},
             "auth": context.auth,
             "version": VERSION,
-            "project": view_project(settings, tokens, visitor),
+            "project": view_project(settings, showings, visitor),
             "guidelines_seen": seen_at is not None and (asked is None or seen_at >= asked.created_at),
         }
 
@@ -151,10 +162,15 @@ def label_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
         visitor = visitor_of(request)
         if body.person not in (None, visitor.public_id):
             raise HTTPException(409, "Somebody else has signed in since; sign in as before to send these answers.")
+        arrived_at = utc_now()
+        _check_pace(pace, visitor, body)  # before there is a session, so that a flood costs the others little
         for attempt in range(CONFLICT_TRIES):
             try:
                 with context.database.write() as session:
-                    answer = answer_label_request(session, tokens, visitor, body, rng, pages)
+                    _check_pace(pace, visitor, body)  # requests that came beside each other are here one by one
+                    stopwatch = pace.start(visitor.person_id, arrived_at)
+                    answer = answer_label_request(session, showings, images, visitor, body, rng, pages, stopwatch)
+                    pace.note(stopwatch, len(body.events))
                 # Written here: FastAPI's own way would copy it twice first.
                 return Response(orjson.dumps(answer), media_type="application/json")
             except IntegrityError:
@@ -166,40 +182,59 @@ def label_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
     @routes.get("/api/progress")
     def progress(request: Request) -> dict[str, Any]:
         with context.database.read() as session:
-            if time.monotonic() - totals.taken_at > TOTALS_LIFETIME_SECONDS:
+            if abs((utc_now() - totals.taken_at).total_seconds()) > TOTALS_LIFETIME_SECONDS:
+                totals.taken_at = utc_now()
                 totals.done, totals.wanted = count_judgments(session)
-                totals.taken_at = time.monotonic()
+            own = visitor_of(request).person_id
+            done = min(totals.wanted, totals.done + count_own(session, own, totals.taken_at))
             return {
-                "mine": own_progress(session, visitor_of(request).person_id),
-                "all": {"done": totals.done, "wanted": totals.wanted, "per_hour": hourly_rate(session, None)},
+                "mine": own_progress(session, own),
+                "all": {"done": done, "wanted": totals.wanted, "per_hour": hourly_rate(session, None)},
             }
 
     @routes.get("/api/history")
     def history(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> list[dict[str, Any]]:
         with context.database.read() as session:
-            return own_history(session, tokens, visitor_of(request), limit)
+            return own_history(session, showings, visitor_of(request), limit)
 
     return routes
 
 
+def _check_pace(pace: Pace, visitor: Visitor, body: LabelRequest) -> None:
+    """Refuse the answers of a person who is too far ahead of `annotate.pace`; their page keeps and resends them."""
+    if body.events and (wait := pace.wait(visitor.person_id)):
+        words = f"These answers come faster than anybody can look; they are taken again in {wait} seconds."
+        raise HTTPException(429, words, {"Retry-After": str(wait)})
+
+
 def answer_label_request(
-    session: Session, tokens: Tokens, visitor: Visitor, body: LabelRequest, rng: random.Random, pages: OpenPages
+    session: Session,
+    showings: Showings,
+    images: StoredImages,
+    visitor: Visitor,
+    body: LabelRequest,
+    rng: random.Random,
+    pages: OpenPages,
+    stopwatch: Stopwatch,
 ) -> dict[str, Any]:
     """Store the events in their order, then lease and show new pairs; all in the caller's one transaction.
 
     Returns:
         results, one for each event in its place; pairs to show; `gone`, showings that the page holds and another page
         of this person has too; `done`, whether fewer pairs were found than were wanted, and then how many are
-        `with_others` or `in_own_pages`; `own_pages`, how many others this person has open.
+        `with_others` or `in_own_pages`; `damaged`, how many pairs were passed over since a file of theirs is damaged;
+        `own_pages`, how many others this person has open.
     """
     settings = load_settings(session)
     results, again = [], {}
-    for event in body.events:
-        result, lease = _store_event(session, tokens, visitor, event, settings)
+    last = max((place for place, event in enumerate(body.events) if _is_new_answer(event)), default=None)
+    for place, event in enumerate(body.events):
+        timer = partial(stopwatch.take, is_last=place == last)
+        result, lease = _store_event(session, showings, visitor, event, settings, timer)
         results.append(result)
         if lease is not None:
             again[len(results) - 1] = lease
-    held = _read_holding(tokens, visitor, body.holding)
+    held = _read_holding(showings, visitor, body.holding)
     elsewhere = pages.pairs_elsewhere(visitor.person_id, body.page)
     if body.leaving:
         release_leases(session, visitor.person_id, [*held.values(), *(lease.pair_id for lease in again.values())])
@@ -207,10 +242,13 @@ def answer_label_request(
         return {"results": results}
     holding = [pair_id for pair_id in held.values() if pair_id not in elsewhere]
     holding += [lease.pair_id for lease in again.values()]
-    leases = lease_pairs(session, visitor.person_id, settings, rng, count=body.want, holding=[*holding, *elsewhere])
+    leases, files, damaged = _lease_whole(
+        session, images, visitor.person_id, settings, rng, body.want, [*holding, *elsewhere]
+    )
     pages.note(visitor.person_id, body.page, [*holding, *(lease.pair_id for lease in leases)])
     asked = question_key(settings)
-    views = view_pairs(session, tokens, visitor, [*again.values(), *leases], asked)
+    files = {**files, **_load_images(session, list(again.values()))}
+    views = view_pairs(showings, visitor, [*again.values(), *leases], files, asked)
     for place, view in zip(again, views[: len(again)], strict=True):
         results[place]["pair"] = view
     done = len(leases) < body.want
@@ -221,25 +259,30 @@ def answer_label_request(
         "done": done,
         "with_others": count_with_others(session, visitor.person_id) if done else 0,
         "in_own_pages": len(elsewhere),
+        "damaged": damaged,
         "own_pages": pages.count_others(visitor.person_id, body.page),
-        "project": None if body.question in (None, asked) else view_project(settings, tokens, visitor),
+        "project": None if body.question in (None, asked) else view_project(settings, showings, visitor),
     }
 
 
-def view_project(settings: ProjectSettings, tokens: Tokens, visitor: Visitor) -> dict[str, Any]:
+def view_project(settings: ProjectSettings, showings: Showings, visitor: Visitor) -> dict[str, Any]:
     """What the page shows of the project: the words of `annotate.project.ASKED` and their version."""
     return {
         "version": question_key(settings),
         "title": settings.title,
         "question": settings.question,
-        "guidelines_html": render_guidelines(settings.guidelines, tokens, visitor),
+        "guidelines_html": render_guidelines(settings.guidelines, showings, visitor),
         "reasons": settings.reasons,
         "skip_reasons": settings.skip_reasons,
     }
 
 
+def _is_new_answer(raw: Any) -> bool:
+    return isinstance(raw, dict) and raw.get("type") == "judge" and raw.get("replaces") is None
+
+
 def _store_event(
-    session: Session, tokens: Tokens, visitor: Visitor, raw: Any, settings: ProjectSettings
+    session: Session, showings: Showings, visitor: Visitor, raw: Any, settings: ProjectSettings, timer: Timer
 ) -> tuple[dict[str, Any], Lease | None]:
     """What became of one event as it came, and the lease that an undo gave."""
     # The id goes back only where it can be one: what else came in its place may be too long, or no text at all.
@@ -250,7 +293,9 @@ def _store_event(
     try:
         event = EVENT.validate_python(raw)
         if isinstance(event, JudgeEvent):
-            record_judgment(session, visitor.person_id, _read_answer(tokens, visitor, event))
+            answer = _read_answer(showings, visitor, event)
+            check_offered(session, answer, settings)
+            record_judgment(session, visitor.person_id, answer, timer)
         else:
             lease = undo_judgment(session, visitor.person_id, event.judgment, settings)
             lease = lease or _find_lease(session, visitor.person_id, event.judgment)
@@ -261,32 +306,33 @@ def _store_event(
     return result, lease
 
 
-def _read_holding(tokens: Tokens, visitor: Visitor, showings: list[str]) -> dict[str, int]:
-    """Pair ids by showing of what the page has; a token that cannot be read (the server's key changed) has none."""
+def _read_holding(showings: Showings, visitor: Visitor, tokens: list[str]) -> dict[str, int]:
+    """Pair ids by showing of what the page has; one that cannot be opened (the server's key changed) has none."""
     held = {}
-    for showing in showings:
+    for token in tokens:
         with suppress(UserError):
-            held[showing] = tokens.read_showing(visitor, showing)[0]
+            held[token] = showings.open(visitor, token).pair_id
     return held
 
 
-def _read_answer(tokens: Tokens, visitor: Visitor, event: JudgeEvent) -> Answer:
-    pair_id, repeat_no, left, picked, question = tokens.read_showing(visitor, event.showing)
-    right = "b" if left == "a" else "a"
-    choice = {"left": left, "right": right}.get(event.choice, event.choice)
+def _read_answer(showings: Showings, visitor: Visitor, event: JudgeEvent) -> Answer:
+    showing = showings.open(visitor, event.showing)
+    left = showing.shown_left
+    right = Side.b if left is Side.a else Side.a
+    choice = {"left": left.value, "right": right.value}.get(event.choice, event.choice)
     return Answer(
         uuid=event.id,
-        pair_id=pair_id,
-        repeat_no=repeat_no,
-        shown_left=Side(left),
+        pair_id=showing.pair_id,
+        repeat_no=showing.repeat_no,
+        shown_left=left,
         choice=Choice(choice),
         seconds=event.seconds,
         skip_reason=event.skip_reason,
         reasons=event.reasons,
         view_mode=event.view_mode,
-        picked=picked,
+        picked=showing.picked,
         replaces=event.replaces,
-        question=question if event.question is None else event.question,
+        question=showing.question if event.question is None else event.question,
     )
 
 
@@ -299,16 +345,8 @@ def _find_lease(session: Session, person_id: int, judgment_uuid: str) -> Lease |
     )
 
 
-class ImagePart(NamedTuple):
-    """What a page is told of an image, and what its address is made of."""
-
-    sha256: str
-    width_px: int
-    height_px: int
-
-
 def _parts_of(image: type[Image]) -> list[InstrumentedAttribute[Any]]:
-    return [getattr(image, name) for name in ImagePart._fields]
+    return [getattr(image, name) for name in StoredImage._fields]
 
 
 _A, _B = aliased(Candidate), aliased(Candidate)
@@ -327,37 +365,73 @@ IMAGES_OF_PAIRS = (
 """Built once, for it is asked with every answer and takes longer to build than to run."""
 
 
-def _read_parts(row: list[Any]) -> list[ImagePart | None]:
-    size = len(ImagePart._fields)
+def _load_images(session: Session, leases: list[Lease]) -> ImagesOfPairs:
+    if not leases:
+        return {}
+    rows = session.connection().execute(IMAGES_OF_PAIRS, {"pair_ids": [lease.pair_id for lease in leases]})
+    return {pair_id: _read_images(parts) for pair_id, *parts in rows}
+
+
+def _read_images(row: list[Any]) -> list[StoredImage | None]:
+    size = len(StoredImage._fields)
     cuts = [row[start : start + size] for start in range(0, len(row), size)]
-    return [None if cut[0] is None else ImagePart(*cut) for cut in cuts]
+    return [None if cut[0] is None else StoredImage(*cut) for cut in cuts]
+
+
+def _lease_whole(
+    session: Session,
+    images: StoredImages,
+    person_id: int,
+    settings: ProjectSettings,
+    rng: random.Random,
+    count: int,
+    holding: list[int],
+) -> tuple[list[Lease], ImagesOfPairs, int]:
+    """(pairs to look at as of `lease_pairs`, none of a damaged image; their images; how many were passed over)."""
+    leases: list[Lease] = []
+    files: dict[int, Sequence[StoredImage | None]] = {}
+    damaged: list[int] = []
+    for _ in range(DAMAGED_TRIES):
+        wanted = count - len(leases)
+        besides = [*holding, *damaged, *(lease.pair_id for lease in leases)]
+        found = lease_pairs(session, person_id, settings, rng, count=wanted, holding=besides)
+        new = _load_images(session, found)
+        bad = {
+            pair_id for pair_id, of_pair in new.items() if any(image and images.is_damaged(image) for image in of_pair)
+        }
+        leases += [lease for lease in found if lease.pair_id not in bad]
+        files |= new
+        damaged += bad
+        if not bad:
+            break
+    if damaged:
+        of_them = delete(Lease).where(Lease.person_id == person_id, Lease.pair_id.in_(damaged))
+        session.execute(of_them.execution_options(synchronize_session="fetch"))
+    return leases, files, len(damaged)
 
 
 def view_pairs(
-    session: Session, tokens: Tokens, visitor: Visitor, leases: list[Lease], asked: str
+    showings: Showings, visitor: Visitor, leases: list[Lease], images: ImagesOfPairs, asked: str
 ) -> list[dict[str, Any]]:
-    """What the page is told of each leased pair: four image addresses, and nothing that names a method.
+    """What the page is told of each leased pair: four image addresses, and nothing that tells a method or a repeat.
 
     Args:
+        images: of these pairs, and perhaps of others.
         asked: key of the present version of the question.
     """
-    if not leases:
-        return []
-    rows = session.connection().execute(IMAGES_OF_PAIRS, {"pair_ids": [lease.pair_id for lease in leases]})
-    images = {pair_id: _read_parts(parts) for pair_id, *parts in rows}
     views = []
     for lease in leases:
-        at_a, at_b, at_lq, at_hq = (_view_image(tokens, visitor, image) for image in images[lease.pair_id])
+        at_a, at_b, at_lq, at_hq = (_view_image(showings, visitor, image, lease) for image in images[lease.pair_id])
         left, right = (at_a, at_b) if lease.shown_left == Side.a else (at_b, at_a)
-        showing = tokens.showing(visitor, lease.pair_id, lease.repeat_no, lease.shown_left, lease.picked, asked)
+        showing = showings.seal(visitor, lease, asked)
         views.append({"showing": showing, "left": left, "right": right, "lq": at_lq, "hq": at_hq})
     return views
 
 
-def _view_image(tokens: Tokens, visitor: Visitor, image: ImagePart | None) -> dict[str, Any] | None:
+def _view_image(showings: Showings, visitor: Visitor, image: StoredImage | None, lease: Lease) -> dict[str, Any] | None:
     if image is None:
         return None
-    url = tokens.image_address(visitor, image.sha256)
+    url = showings.image_address(visitor, image.sha256, image.suffix, (lease.pair_id, lease.repeat_no))
     return {"url": url, "width": image.width_px, "height": image.height_px}
 
 
@@ -371,13 +445,18 @@ def count_judgments(session: Session) -> tuple[int, int]:
     return int(done), int(wanted)
 
 
+def count_own(session: Session, person_id: int, since: datetime = LONG_AGO) -> int:
+    """A person's live judgments of whatever kind, since a moment."""
+    own = select(func.count()).where(Judgment.person_id == person_id, Judgment.superseded_at.is_(None))
+    return session.scalar(own.where(Judgment.created_at >= since)) or 0
+
+
 def own_progress(session: Session, person_id: int) -> dict[str, Any]:
     """A person's live judgments: all, since midnight UTC, and their pace."""
-    own = select(func.count()).where(Judgment.person_id == person_id, Judgment.superseded_at.is_(None))
     midnight = utc_now().replace(hour=0, minute=0, second=0, microsecond=0)
     return {
-        "done": session.scalar(own),
-        "today": session.scalar(own.where(Judgment.created_at >= midnight)),
+        "done": count_own(session, person_id),
+        "today": count_own(session, person_id, midnight),
         "per_hour": hourly_rate(session, person_id),
     }
 
@@ -395,7 +474,7 @@ def hourly_rate(session: Session, person_id: int | None) -> int:
     return round(len(recent) / hours)
 
 
-def own_history(session: Session, tokens: Tokens, visitor: Visitor, limit: int) -> list[dict[str, Any]]:
+def own_history(session: Session, showings: Showings, visitor: Visitor, limit: int) -> list[dict[str, Any]]:
     """A person's own live judgments, newest first, as they saw the pairs."""
     asked = question_key(load_settings(session))
     judgments = session.scalars(
@@ -415,8 +494,9 @@ def own_history(session: Session, tokens: Tokens, visitor: Visitor, limit: int) 
         )
         for row in judgments
     ]
+    views = view_pairs(showings, visitor, shown, _load_images(session, shown), asked)
     entries = []
-    for judgment, view in zip(judgments, view_pairs(session, tokens, visitor, shown, asked), strict=True):
+    for judgment, view in zip(judgments, views, strict=True):
         question = judgment.question
         sides = {judgment.shown_left.value: "left"}
         choice = judgment.choice.value
@@ -440,21 +520,21 @@ def _iso(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds")
 
 
-def render_guidelines(text: str, tokens: Tokens, visitor: Visitor) -> str:
-    """Markdown to HTML without raw HTML; pictures written as ![…](/img/<sha256>) get the visitor's token."""
+def render_guidelines(text: str, showings: Showings, visitor: Visitor) -> str:
+    """Markdown to HTML without raw HTML; pictures written as ![…](/img/<sha256>) get the visitor's address."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     parsed = markdown.parse(text)
     for token in parsed:
         if token.nesting == 1:
             token.attrSet("dir", "auto")  # each paragraph, heading and list in the direction of its own script
         for child in token.children or []:
-            _sign_picture(child, tokens, visitor)
+            _sign_picture(child, showings, visitor)
     rendered: str = markdown.renderer.render(parsed, markdown.options, {})
     return rendered
 
 
-def _sign_picture(token: Token, tokens: Tokens, visitor: Visitor) -> None:
+def _sign_picture(token: Token, showings: Showings, visitor: Visitor) -> None:
     address = str(token.attrs.get("src", "")) if token.type == "image" else ""
     sha256 = address.removeprefix("/img/")
     if sha256 != address and len(sha256) == 64:
-        token.attrs["src"] = tokens.image_address(visitor, sha256)
+        token.attrs["src"] = showings.image_address(visitor, sha256)

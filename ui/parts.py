@@ -55,7 +55,8 @@ def table_html(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: set[
         "<tr>" + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(classes, row, strict=True)) + "</tr>"
         for row in rows
     )
-    return f'<div style="overflow-x:auto"><table class="fr"><thead><tr>{cells}</tr></thead>{body}</table></div>'
+    table = f'<table class="fr"><thead><tr>{cells}</tr></thead>{body}</table>'
+    return f'<div style="overflow-x:auto" tabindex="0">{table}</div>'  # with the focus on it, arrow keys scroll it
 
 
 def picture_html(folder: Path, name: str, words: str) -> str:

@@ -10,47 +10,74 @@ import gradio as gr
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from annotate.people import add_person, disable_person, find_doubles, get_person, make_link_token, set_password
+from annotate.discard import STOOD, describe_discard, describe_restore, discard_answers, restore_answers
+from annotate.people import (
+    add_person,
+    count_answers,
+    describe_ways,
+    disable_person,
+    enable_person,
+    end_sessions,
+    find_doubles,
+    get_person,
+    make_link_token,
+    read_lifetime,
+    set_password,
+)
 from db.errors import UserError
 from db.models import Judgment, Person, Role
-from ui.access import public_address
+from ui.address import public_address
 from ui.context import Context
 
 Result = TypeVar("Result")
-COLUMNS = ("name", "role", "judgments", "last judgment (UTC)", "signs in with", "state")
+COLUMNS = ("name", "role", "judgments", "discarded", "last judgment (UTC)", "signs in with", "state")
 
 
 def people_html(context: Context) -> str:
     """The table of all people: COLUMNS."""
     made = (
-        select(Judgment.person_id, func.count().label("judgments"), func.max(Judgment.created_at).label("last"))
-        .where(Judgment.superseded_at.is_(None))
+        select(
+            Judgment.person_id,
+            func.count().filter(Judgment.superseded_at.is_(None)).label("judgments"),
+            func.count().filter(STOOD).label("discarded"),
+            func.max(Judgment.created_at).filter(Judgment.superseded_at.is_(None)).label("last"),
+        )
         .group_by(Judgment.person_id)
         .subquery()
     )
     with context.database.read() as session:
         people = session.execute(
-            select(Person, made.c.judgments, made.c.last)
+            select(Person, made.c.judgments, made.c.discarded, made.c.last)
             .outerjoin(made, made.c.person_id == Person.id)
             .order_by(Person.name)
         ).all()
         doubles = find_doubles(session)
     rows = []
-    for person, judgments, last in people:
-        ways = [way for way, has in (("password", person.password_hash), ("link", person.link_hash)) if has]
+    for person, judgments, discarded, last in people:
+        ways = describe_ways(person)
         cells = [
             person.name + (" (simulated)" if person.simulated else ""),
             person.role.value,
             f"{judgments or 0:,}",
+            f"{discarded:,}" if discarded else "",
             f"{last:%Y-%m-%d %H:%M}" if last else "",
             (" and ".join(ways) or "nothing yet") if context.auth else "name",
             "disabled" if person.disabled_at else "active",
         ]
-        rows.append("".join(f'<td dir="auto">{escape(cell)}</td>' for cell in cells))
-    head = "".join(f"<th>{column}</th>" for column in COLUMNS)
-    body = "".join(f"<tr>{row}</tr>" for row in rows) or '<tr><td colspan="6">Nobody yet.</td></tr>'
+        kinds = ("", "", "n", "n", "fr-time", "", "")
+        rows.append(
+            "".join(
+                f'<td dir="auto" class="{kind}">{escape(cell)}</td>' for kind, cell in zip(kinds, cells, strict=True)
+            )
+        )
+    head = "".join(
+        f'<th scope="col"{" class=n" if column in ("judgments", "discarded") else ""}>{column}</th>'
+        for column in COLUMNS
+    )
+    body = "".join(f"<tr>{row}</tr>" for row in rows) or '<tr><td colspan="7">Nobody yet.</td></tr>'
     notes = "".join(f'<p class="fr-note">{escape(line)}</p>' for line in doubles)
-    return f'<table class="fr"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}'
+    table = f'<table class="fr"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="People">{table}</div>{notes}'
 
 
 def build(context: Context) -> None:
@@ -72,15 +99,27 @@ def build(context: Context) -> None:
         add = gr.Button("Add person", variant="primary")
         link = gr.Button("Make a new personal link")
         change = gr.Button("Set password")
+    with gr.Row():
+        expires = gr.Textbox(label="A new link expires after", placeholder="30m, 12h, 7d, 2w; never where empty")
+        once = gr.Checkbox(label="A new link lets in once only")
+    gr.Markdown("A new link or password signs the person out everywhere.", elem_classes="fr-note")
+    with gr.Row():
+        sign_out = gr.Button("Sign out everywhere")
         disable = gr.Button("Disable", variant="stop")
+        enable = gr.Button("Enable")
+        discard = gr.Button("Discard answers", variant="stop")
+        restore = gr.Button("Restore answers")
+    done = gr.HTML()
     link_shown = gr.Textbox(label="Personal link, shown once", visible=False, interactive=False, buttons=["copy"])
 
     def on_add(name: str, role: str, password: str) -> tuple[str, str]:
         _act(context, lambda session: add_person(session, name, Role(role), password or None))
         return people_html(context), ""
 
-    def on_link(name: str, request: gr.Request) -> tuple[str, object]:
-        token = _act(context, lambda session: make_link_token(get_person(session, name)))
+    def on_link(name: str, expires: str, once: bool, request: gr.Request) -> tuple[str, object]:
+        token = _act(
+            context, lambda session: make_link_token(get_person(session, name), read_lifetime(expires), once=once)
+        )
         assert request.request is not None
         address = f"{public_address(request.request)}{context.root_path}/enter/{token}"
         return people_html(context), gr.Textbox(value=address, visible=True)
@@ -89,15 +128,47 @@ def build(context: Context) -> None:
         _act(context, lambda session: set_password(get_person(session, name), password))
         return people_html(context), ""
 
-    def on_disable(name: str) -> str:
-        _act(context, lambda session: disable_person(session, name))
-        return people_html(context)
+    def on_sign_out(name: str) -> str:
+        _act(context, lambda session: end_sessions(get_person(session, name)))
+        return _note(f"{name} is signed out everywhere.")
+
+    def on_disable(name: str) -> tuple[str, str]:
+        return people_html_and(context, _act(context, lambda session: _disable(session, name)))
+
+    def on_enable(name: str) -> tuple[str, str]:
+        return people_html_and(context, _act(context, lambda session: f"{enable_person(session, name).name} enabled."))
+
+    def on_discard(name: str) -> tuple[str, str]:
+        told = _act(context, lambda session: describe_discard(name, discard_answers(session, name)))
+        return people_html_and(context, told)
+
+    def on_restore(name: str) -> tuple[str, str]:
+        told = _act(context, lambda session: describe_restore(name, restore_answers(session, name)))
+        return people_html_and(context, told)
 
     gr.on(None, lambda: people_html(context), None, [table], api_visibility="private", show_progress="hidden")
     add.click(on_add, [name, role, password], [table, password], api_visibility="private")
-    link.click(on_link, [name], [table, link_shown], api_visibility="private")
+    link.click(on_link, [name, expires, once], [table, link_shown], api_visibility="private")
     change.click(on_password, [name, password], [table, password], api_visibility="private")
-    disable.click(on_disable, [name], [table], api_visibility="private")
+    sign_out.click(on_sign_out, [name], [done], api_visibility="private")
+    for button, act in ((disable, on_disable), (enable, on_enable), (discard, on_discard), (restore, on_restore)):
+        button.click(act, [name], [table, done], api_visibility="private")
+
+
+def people_html_and(context: Context, told: str) -> tuple[str, str]:
+    """The table, and what was done."""
+    return people_html(context), _note(told)
+
+
+def _note(told: str) -> str:
+    return f'<p class="fr-note">{escape(told)}</p>'
+
+
+def _disable(session: Session, name: str) -> str:
+    person = disable_person(session, name)
+    answers = count_answers(session, person)
+    offer = f" Their answers still count, {answers:,} in all: “Discard answers” takes them out." if answers else ""
+    return f"{person.name} disabled.{offer}"
 
 
 def _act(context: Context, action: Callable[[Session], Result]) -> Result:

@@ -125,7 +125,7 @@ def to_flags(settings: FitSettings) -> list[str]:
     for name, value in settings.model_dump().items():
         flag = f"--{name.replace('_', '-')}"
         if not isinstance(value, bool):
-            flags += [flag, str(value)]
+            flags.append(f"{flag}={value}")
         elif value:
             flags.append(flag)
     return flags

@@ -104,7 +104,7 @@ def start_report(context: Context, split: str, simulated: bool) -> None:
         run = latest_run(session, KIND)
     if run is not None and run.state in LIVE_STATES:
         return
-    arguments = [] if split == "all" else ["--split", split]
+    arguments = [] if split == "all" else [f"--split={split}"]
     arguments += ["--include-simulated"] if simulated else []
     config = {"split": None if split == "all" else split, "include_simulated": simulated}
     try:
@@ -152,11 +152,12 @@ def counts_html(session: Session) -> str:
     ]
     days = [[escape(str(when)), f"{count:,}", _bar(count / most)] for when, count in by_day]
     total = sum(count for _, _, count, _ in by_person)
+    half = "flex:1 1 min(20rem, 100%);min-width:0"
     return (
         f"<p><strong>{total:,} judgments</strong>, skips, repeats and gold pairs among them.</p>"
         '<div style="display:flex;flex-wrap:wrap;gap:2rem;align-items:flex-start">'
-        f'<div style="flex:1 1 20rem">{table_html(["person", "judgments", "last (UTC)"], people, numeric={1})}</div>'
-        f'<div style="flex:1 1 20rem">{table_html(["day (UTC)", "judgments", ""], days, numeric={1})}</div></div>'
+        f'<div style="{half}">{table_html(["person", "judgments", "last (UTC)"], people, numeric={1, 2})}</div>'
+        f'<div style="{half}">{table_html(["day (UTC)", "judgments", ""], days, numeric={1})}</div></div>'
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hmac
+import logging
 import re
 import warnings
 from pathlib import Path
@@ -27,21 +27,32 @@ import ui.report
 import ui.restore
 import ui.runs
 import ui.train
+from annotate.archive import sweep_unpacked
 from annotate.project import load_settings, store_question
-from db.images import MEDIA_TYPE_OF_SUFFIX, image_path
+from db.images import MEDIA_TYPE_OF_SUFFIX, DamagedImage, sweep_unfinished
 from db.models import Image, Role
-from ui.access import BelowRootPath, Gate, Tokens, load_secret, sign_in_routes, visitor_of
+from ui.access import Gate, Tokens, load_secret, visitor_of
+from ui.address import BelowRootPath, cookie_name
+from ui.address_token import AddressToken
 from ui.context import Context
 from ui.errors import refuse_invalid
 from ui.label import label_routes
 from ui.run_routes import run_routes
+from ui.showings import Showings
+from ui.sign_in import sign_in_routes
+from ui.stored_images import StoredImages
 from ui.train_round import round_routes
 from ui.train_routes import train_routes
 from ui.turns import BoundWaits, TakeTurns
 
+log = logging.getLogger(__name__)
+
 STATIC = Path(__file__).parent / "static"
 SESSION_SECONDS = 30 * 24 * 3600
 IMAGE_LIFETIME = "private, max-age=31536000, immutable"
+DAMAGED = (
+    "The file of this image is damaged or missing on the server. Its pairs are left out until it is imported again."
+)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PAGES = (
     ("Data", ui.data.build),
@@ -60,18 +71,21 @@ PAGES = (
 
 def make_app(context: Context) -> FastAPI:
     """All of the server for one open database."""
+    sweep_unfinished(context.data)
+    sweep_unpacked(context.data)
     with context.database.write() as session:
         store_question(session, load_settings(session))  # what pages show from now on
     secret = load_secret(context.data)
-    tokens = Tokens(secret, context.root_path)
+    showings = Showings(secret, context.root_path)
+    images = StoredImages(context.data)
     app = FastAPI(title="FaceReward", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(RequestValidationError, refuse_invalid)
-    app.include_router(sign_in_routes(context, tokens, STATIC / "sign_in.html"))
-    app.include_router(label_routes(context, tokens, STATIC / "label.html"))
+    app.include_router(sign_in_routes(context, Tokens(secret), STATIC / "sign_in.html"))
+    app.include_router(label_routes(context, showings, images, STATIC / "label.html"))
     app.include_router(run_routes(context))
     app.include_router(train_routes(context))
     app.include_router(round_routes(context))
-    _add_image_route(app, context, tokens)
+    _add_image_route(app, context, showings, images)
     app.mount("/static", StaticFiles(directory=STATIC))
 
     @app.get("/favicon.ico")
@@ -101,17 +115,16 @@ def make_app(context: Context) -> FastAPI:
         css=(STATIC / "admin.css").read_text(encoding="utf-8"),
     )
     app.add_middleware(TakeTurns, auth=context.auth)
-    app.add_middleware(Gate, context=context)
+    app.add_middleware(Gate, context=context, address_token=AddressToken(secret, context.root_path))
     app.add_middleware(
         SessionMiddleware,
         secret_key=secret.hex(),
-        session_cookie="facereward",
+        session_cookie=cookie_name("facereward", context.base_url, context.root_path),
         max_age=SESSION_SECONDS,
         path=context.root_path or "/",
         same_site="lax",
     )
-    if context.root_path:
-        app.add_middleware(BelowRootPath, root_path=context.root_path)
+    app.add_middleware(BelowRootPath, root_path=context.root_path, base_url=context.base_url)
     app.add_middleware(BoundWaits)
     return app
 
@@ -130,20 +143,32 @@ def build_pages(context: Context) -> gr.Blocks:
     return pages
 
 
-def _add_image_route(app: FastAPI, context: Context, tokens: Tokens) -> None:
-    @app.get("/img/{sha256}")
-    def image(request: Request, sha256: str, t: str = "") -> Response:
-        """An image's stored bytes, unchanged; the address is its hash, so a browser may keep it for good."""
+def _add_image_route(app: FastAPI, context: Context, showings: Showings, images: StoredImages) -> None:
+    @app.get("/img/{name}")
+    def image(request: Request, name: str) -> Response:
+        """An image's stored bytes, unchanged: at the address of a showing, or for admins at its hash.
+
+        No header of the first says which image it is; either is of one image for good, so a browser may keep it.
+        """
         visitor = visitor_of(request)
-        allowed = visitor.role is Role.admin or hmac.compare_digest(t.encode(), tokens.image(visitor, sha256).encode())
-        if not allowed or not SHA256.fullmatch(sha256):
-            raise HTTPException(403 if not allowed else 404, "No image for you at this address.")
-        if request.headers.get("if-none-match") == f'"{sha256}"':
-            return Response(status_code=304)
-        with context.database.read() as session:
-            suffix = session.scalar(select(Image.suffix).where(Image.sha256 == sha256))
-        if suffix is None:
+        if visitor.role is Role.admin and SHA256.fullmatch(name):
+            sha256, suffix, headers = name, "", {"ETag": f'"{name}"'}
+            if request.headers.get("if-none-match") == headers["ETag"]:
+                return Response(status_code=304)
+        else:
+            found = showings.open_image(visitor, name)
+            if found is None:
+                raise HTTPException(403, "No image for you at this address.")
+            (sha256, suffix), headers = found, {}
+        if not suffix:
+            with context.database.read() as session:
+                suffix = session.scalar(select(Image.suffix).where(Image.sha256 == sha256)) or ""
+        if not suffix:
             raise HTTPException(404, "There is no such image.")
-        content = image_path(context.data, sha256, suffix).read_bytes()
-        headers = {"Cache-Control": IMAGE_LIFETIME, "ETag": f'"{sha256}"'}
+        try:
+            content = images.read(sha256, suffix)
+        except DamagedImage as error:
+            log.warning("not shown: %s", error)
+            raise HTTPException(410, DAMAGED, {"Cache-Control": "no-store"}) from error
+        headers["Cache-Control"] = IMAGE_LIFETIME
         return Response(content, media_type=MEDIA_TYPE_OF_SUFFIX[suffix], headers=headers)

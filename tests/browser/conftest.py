@@ -7,12 +7,16 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import gradio as gr
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy import select
 
+import ui.server
 from annotate.pairs import make_pairs
 from annotate.project import load_settings, save_settings
 from app import open_listener
@@ -20,8 +24,8 @@ from db.images import add_image, probe_image
 from db.models import Judgment, Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
+from tests.conftest import address_of
 from ui.context import Context
-from ui.server import make_app
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -32,19 +36,20 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-expect.set_options(timeout=30_000)  # ms; five seconds are not enough on a busy machine
+WAIT_MS = 60_000
+"""How long any browser test waits for what must come, itself or not; a busy machine takes its time."""
+expect.set_options(timeout=WAIT_MS)
 METHODS = ("bicubic-secret", "gfpgan-secret", "codeformer-secret")
 
 
 class ThreadedServer:
-    """The app behind a real port, in a thread of the tests: ready in half a second, where a process takes three."""
+    """The app behind a real port, in a thread of the tests: ready in a second, where a process takes four."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, app: FastAPI, context: Context) -> None:
         listener = open_listener("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self.server = uvicorn.Server(
-            uvicorn.Config(make_app(context), log_level="warning", timeout_graceful_shutdown=1)
-        )
+        self.address = self.url if context.auth else address_of(context.data, self.url)
+        self.server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]}, daemon=True)
         self.thread.start()
         while not self.server.started:  # until then nobody listens
@@ -86,17 +91,32 @@ def fill(database: Database, data: Path, make_photo: Callable[..., Path], tmp_pa
 
 
 @pytest.fixture
-def serve(database: Database, data: Path) -> Iterator[Callable[[], ThreadedServer]]:
-    """Starts a server of the test's database and stops it at the end."""
+def serve(database: Database, data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ThreadedServer]]:
+    """Starts a server of the test's database and stops it at the end.
+
+    Without `admin_pages` the Gradio pages are left out: they take a second of the processor to build, and the tests of
+    the labelling page open none of them.
+    """
     servers: list[ThreadedServer] = []
 
-    def start() -> ThreadedServer:
-        servers.append(ThreadedServer(Context(database=database, data=data)))
+    def start(*, admin_pages: bool = False) -> ThreadedServer:
+        with monkeypatch.context() as patch:
+            if not admin_pages:
+                patch.setattr(ui.server, "build_pages", build_no_pages)
+            context = Context(database=database, data=data)
+            app = ui.server.make_app(context)
+        servers.append(ThreadedServer(app, context))
         return servers[-1]
 
     yield start
     for server in servers:
         server.stop()
+
+
+def build_no_pages(context: Context) -> gr.Blocks:
+    with gr.Blocks(analytics_enabled=False) as pages:
+        pass
+    return pages
 
 
 @pytest.fixture(scope="session")
@@ -111,17 +131,28 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
+def is_foreign(url: str) -> bool:
+    """Whether an address leads to another machine."""
+    return urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).hostname != "127.0.0.1"
+
+
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages in browser contexts of their own; a page's uncaught errors fail the test."""
+    """Opens pages in browser contexts of their own.
+
+    A page's uncaught errors fail the test, and what its content policy refused, and requests to other machines.
+    """
     contexts = []
     errors: list[str] = []
 
     def open_page(**options: object) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 720}, **options})  # type: ignore[arg-type]
+        context.set_default_timeout(WAIT_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.append(said.text) if "Content Security Policy" in said.text else None)
+        page.on("request", lambda request: errors.append(request.url) if is_foreign(request.url) else None)
         return page
 
     yield open_page
@@ -135,10 +166,29 @@ def sign_in() -> Callable[[Page, Any, str], None]:
     """Signs a page in by name, passes the guidelines, waits for the first pair."""
 
     def sign_in(page: Page, server: Any, name: str) -> None:
-        page.goto(server.url)
+        page.goto(server.address)
         page.get_by_label("Name").fill(name)
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("button", name="Start labelling").click()
         page.locator("#stage[data-state=shown]").wait_for()
 
     return sign_in
+
+
+@pytest.fixture
+def page(fill: Any, serve: Any, open_page: Any, sign_in: Any) -> Page:
+    """The page of a signed-in person, its first of 36 pairs painted and the next ones fetched."""
+    fill(12)
+    opened: Page = open_page()
+    sign_in(opened, serve(), "ada")
+    opened.wait_for_timeout(500)
+    return opened
+
+
+def answer(page: Page, key: str) -> None:
+    """Press a key, and wait until the next pair is painted and the answer is stored."""
+    painted = "new Promise((done) => document.addEventListener('facereward:painted', done, { once: true }))"
+    page.evaluate(f"window.nextPaint = {painted}; undefined")
+    page.keyboard.press(key)
+    page.evaluate("window.nextPaint.then(() => true)")
+    expect(page.locator("#saved")).to_have_text("saved")

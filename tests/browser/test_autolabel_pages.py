@@ -75,12 +75,12 @@ def choose(page: Page, label: str, value: str) -> None:
 def test_from_missing_metrics_to_a_corrected_label_by_clicks(
     photos: None, metric_list: str, serve: Any, open_page: Callable[..., Page], sign_in: Any, database: Database
 ) -> None:
-    server = serve()
+    server = serve(admin_pages=True)
     page = open_page(viewport={"width": 1280, "height": 900})
     sign_in(page, server, "ada")
 
     page.goto(f"{server.url}/admin/metrics")
-    expect(page.get_by_text("values are missing")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("values are missing")).to_be_visible()
     choose(page, "Metric list", metric_list)
     expect(page.get_by_text("160 values are missing.")).to_be_visible()
     page.get_by_role("button", name="Measure what is missing").click()
@@ -91,7 +91,7 @@ def test_from_missing_metrics_to_a_corrected_label_by_clicks(
         assert session.scalar(select(func.count()).select_from(MetricValue)) == 160
 
     page.get_by_role("link", name="Auto-annotate").click()
-    expect(page.get_by_text("No SVM is trained yet").first).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("No SVM is trained yet").first).to_be_visible()
     choose(page, "Metrics", metric_list)
     page.get_by_label("Include simulated").check()
     page.get_by_label("Quick").check()
@@ -114,7 +114,7 @@ def test_from_missing_metrics_to_a_corrected_label_by_clicks(
 def correct_the_first(page: Page, database: Database) -> None:
     """Click the first pair that takes a correction; the judgment is there, and the pair leaves the list."""
     cards = page.locator(".fr-pair", has=page.get_by_role("button"))
-    expect(cards.first).to_be_visible(timeout=20_000)
+    expect(cards.first).to_be_visible()
     pair_id, left = (cards.first.get_attribute(f"data-{name}") for name in ("pair", "left"))
     card = page.locator(f'.fr-pair[data-pair="{pair_id}"]').first
     image = card.locator("img").first
@@ -131,5 +131,5 @@ def correct_the_first(page: Page, database: Database) -> None:
         assert (made.picked, made.view_mode) == (Picked.leftover, "review")
         assert made.seconds > 0
     page.reload()
-    expect(page.locator(".fr-pair").first).to_be_visible(timeout=20_000)
+    expect(page.locator(".fr-pair").first).to_be_visible()
     expect(page.locator(f'.fr-pair[data-pair="{pair_id}"]')).to_have_count(0)

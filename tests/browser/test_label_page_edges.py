@@ -9,27 +9,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from db.models import Judgment
+from tests.browser.conftest import answer
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture
-def page(fill: Any, serve: Any, open_page: Any, sign_in: Any) -> Page:
-    """The page of a signed-in person, its first of 36 pairs painted and the next ones fetched."""
-    fill(12)
-    opened: Page = open_page()
-    sign_in(opened, serve(), "ada")
-    opened.wait_for_timeout(500)
-    return opened
-
-
-def answer(page: Page, key: str) -> None:
-    """Press a key, and wait until the next pair is painted and the answer is stored."""
-    painted = "new Promise((done) => document.addEventListener('facereward:painted', done, { once: true }))"
-    page.evaluate(f"window.nextPaint = {painted}; undefined")
-    page.keyboard.press(key)
-    page.evaluate("window.nextPaint.then(() => true)")
-    expect(page.locator("#saved")).to_have_text("saved")
 
 
 def test_no_answer_while_the_two_are_swapped(page: Page, rows: Callable[[], list[Judgment]]) -> None:

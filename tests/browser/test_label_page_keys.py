@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import CDPSession, Page, expect
 
+from tests.browser.conftest import answer
+
 pytestmark = pytest.mark.browser
 
 TABLE = Path(__file__).resolve().parents[3] / "shared" / "cases" / "keyboard_layouts.json"
@@ -66,16 +68,6 @@ def read_table() -> list[tuple[str, str, str]]:
 
 
 @pytest.fixture
-def page(fill: Any, serve: Any, open_page: Any, sign_in: Any) -> Page:
-    """A person's page, its second pair shown, so that the last answer may get reasons or be undone."""
-    fill(12)
-    opened: Page = open_page()
-    sign_in(opened, serve(), "ada")
-    opened.wait_for_timeout(500)
-    return opened
-
-
-@pytest.fixture
 def keyboard(page: Page) -> CDPSession:
     return page.context.new_cdp_session(page)
 
@@ -86,13 +78,6 @@ def down(keyboard: CDPSession, key: str, code: str, **more: Any) -> None:
 
 def up(keyboard: CDPSession, key: str, code: str, **more: Any) -> None:
     keyboard.send("Input.dispatchKeyEvent", {"type": "keyUp", "key": key, "code": code, **more})
-
-
-def answer(page: Page) -> None:
-    painted = "new Promise((done) => document.addEventListener('facereward:painted', done, { once: true }))"
-    page.evaluate(f"window.nextPaint = {painted}; undefined")
-    page.keyboard.press("ArrowLeft")
-    page.evaluate("window.nextPaint.then(() => true)")
 
 
 def look(page: Page) -> dict[str, Any]:
@@ -136,7 +121,7 @@ def test_every_key_of_every_layout_does_what_its_place_says(page: Page, keyboard
         page.reload()
         page.locator("#stage[data-state=shown]").wait_for()
         if expected.startswith(("reason", "undo")):
-            answer(page)
+            answer(page, "ArrowLeft")
         if expected in ("fit", "zoom"):
             page.keyboard.press("x")
         before = look(page)
@@ -237,7 +222,7 @@ def test_a_key_given_under_a_cyrillic_layout_works_under_a_latin_one(page: Page,
 
 
 def test_single_characters_turned_off_are_off_by_place_too(page: Page, keyboard: CDPSession) -> None:
-    answer(page)
+    answer(page, "ArrowLeft")
     page.keyboard.press("?")
     page.get_by_role("checkbox").uncheck()
     page.keyboard.press("Escape")

@@ -17,6 +17,7 @@ from db.images import add_image, probe_image
 from db.models import Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
+from tests.browser.conftest import answer
 
 pytestmark = pytest.mark.browser
 
@@ -213,3 +214,47 @@ def test_every_control_is_in_reach_when_zoomed(
             assert box["x"] >= 0
             assert box["x"] + box["width"] <= width
         page.locator(f"{dialog} .row button").click()
+
+
+LONG = "R" * 100
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (900, 700), (390, 844), (320, 256)])
+def test_long_words_leave_everything_in_reach(
+    fill: Any, serve: Any, open_page: Any, sign_in: Any, width: int, height: int
+) -> None:
+    reasons = ["first", LONG, *(f"because of {number}" for number in range(7))]
+    guidelines = f"{LONG * 3}\n\n| a | b |\n|---|---|\n| 1 | {LONG} |\n\n```\n{LONG}\n```"
+    fill(3, reasons=reasons, skip_reasons=[LONG, "blurred"], guidelines=guidelines)
+    page = open_page(viewport={"width": width, "height": height})
+    sign_in(page, serve(), "ada")
+    answer(page, "ArrowLeft")
+    chips = page.locator("#reasons button")
+    expect(chips).to_have_count(9)
+    for chip in (chips.first, chips.last, page.locator("#rail button").last):
+        chip.scroll_into_view_if_needed()
+        box = chip.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        chip.click()
+    expect(page.locator("#reasons [aria-pressed=true]")).to_have_count(2)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for opener in ("[data-action=skip]", "#open-help"):
+        page.locator(opener).click()
+        wide = page.locator("dialog[open]").evaluate("dialog => dialog.scrollWidth - dialog.clientWidth")
+        assert wide <= 0, opener
+        page.keyboard.press("Escape")
+
+
+def test_the_wheel_scrolls_a_window_of_a_few_lines(fill: Any, serve: Any, open_page: Any, sign_in: Any) -> None:
+    """There the images fill the window: nothing else is left to scroll by."""
+    fill(3)
+    page = open_page(viewport={"width": 320, "height": 180}, device_scale_factor=4)
+    sign_in(page, serve(), "ada")
+    page.locator("#left").hover()
+    before = page.locator("#readout").text_content()
+    scrolled = page.evaluate("scrollY")
+    page.mouse.wheel(0, 200)
+    page.wait_for_function("before => scrollY > before", arg=scrolled)
+    assert page.locator("#readout").text_content() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator
+from http.cookiejar import DefaultCookiePolicy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from sqlalchemy import select
 
 from annotate.people import add_person, make_link_token
 from annotate.project import save_settings
-from app import check_root_path
 from db.errors import UserError
 from db.models import Judgment, Role
 from db.session import Database
 from tests.browser.conftest import ThreadedServer
+from tests.conftest import address_of
+from ui.address import check_root_path
 from ui.context import Context
+from ui.server import make_app
 
 pytestmark = pytest.mark.browser
 
@@ -34,6 +37,7 @@ class Proxy:
 
     def __init__(self, upstream: str, *, strips: bool, headers: dict[str, str] | None = None) -> None:
         client = httpx.Client(base_url=upstream, timeout=60)
+        client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # a proxy keeps nobody's cookies
         self.strayed: list[str] = []
         strayed = self.strayed
 
@@ -66,7 +70,7 @@ class Proxy:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}/label"
+        self.url = self.address = f"http://127.0.0.1:{self.server.server_port}/label"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
@@ -77,8 +81,9 @@ def below(database: Database, data: Path) -> Iterator[Callable[..., Proxy]]:
 
     def start(*, auth: bool = False, **options: Any) -> Proxy:
         context = Context(database=database, data=data, root_path=check_root_path("/label/"), auth=auth)
-        server = ThreadedServer(context)
+        server = ThreadedServer(make_app(context), context)
         proxy = Proxy(server.url, **options)
+        proxy.address = proxy.url if auth else address_of(data, proxy.url)
         started.extend((proxy.server.shutdown, server.stop))
         return proxy
 
@@ -100,7 +105,8 @@ def test_everything_works_below_a_path(
     expect(page.locator("#saved")).to_have_text("saved")
     with database.read() as session:
         assert len(session.scalars(select(Judgment)).all()) == 1
-    assert {(cookie["name"], cookie["path"]) for cookie in page.context.cookies()} == {("facereward", "/label")}
+    cookies = {cookie["name"]: cookie["path"] for cookie in page.context.cookies()}
+    assert ("facereward" in cookies, len(cookies), set(cookies.values())) == (True, 2, {"/label"})
     page.get_by_role("link", name="Admin").click()
     page.wait_for_url("**/label/admin/")
     picture = page.locator("img[src*='/img/']").first
@@ -108,21 +114,25 @@ def test_everything_works_below_a_path(
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
     for name, words in (("runs", "No runs yet"), ("train", "Next round"), ("models", "Models"), ("people", "ada")):
         page.goto(f"{proxy.url}/admin/{name}")
-        expect(page.get_by_text(words).first).to_be_visible(timeout=20_000)
+        expect(page.get_by_text(words).first).to_be_visible()
     page.get_by_role("textbox", name="Name").fill("ben")
     page.get_by_role("button", name="Add person").click()
-    expect(page.locator("table.fr")).to_contain_text("ben", timeout=20_000)
+    expect(page.locator("table.fr")).to_contain_text("ben")
     page.get_by_role("button", name="Make a new personal link").click()
     link = page.locator("textarea[disabled], input[disabled]")
-    expect(link).to_have_value(re.compile(re.escape(f"{proxy.url}/enter/")), timeout=20_000)
+    expect(link).to_have_value(re.compile(re.escape(f"{proxy.url}/enter/")))
     other = open_page()
     other.goto(link.input_value())
     other.wait_for_url("**/label/")
     other.get_by_role("button", name="Start labelling").click()
     other.get_by_role("button", name="Sign out").click()
     other.wait_for_url("**/label/sign-in")
-    other.goto(f"{proxy.url}/")
-    other.wait_for_url("**/label/sign-in?next=/label/")
+    expect(other.get_by_text("app.py prints in the terminal")).to_be_visible()  # a link's person had no token
+    page.get_by_role("link", name="Label", exact=True).click()
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/label/sign-in")
+    page.goto(f"{proxy.url}/")
+    page.wait_for_url("**/label/sign-in?next=/label/")
     strayed = [path for path in proxy.strayed if path != "/favicon.ico"]  # which browsers ask for by themselves
     assert (strayed, missing) == ([], [])
 
@@ -144,6 +154,9 @@ def test_redirects_and_cookies_stay_below_the_path(
         assert client.get(f"{proxy.url}/sign-in").text.count('"/label/static/') == 4
         entered = client.get(f"{proxy.url}/enter/{token}")
         assert (entered.headers["location"], "path=/label;" in entered.headers["set-cookie"]) == ("/label/", True)
+        # A browser sends it back where it speaks HTTPS to the proxy; this client speaks HTTP.
+        assert ("; secure" in entered.headers["set-cookie"].lower()) == (proto == "https")
+        client.headers["Cookie"] = entered.headers["set-cookie"].partition(";")[0]
         assert client.get(f"{proxy.url}/admin").headers["location"] == "/label/admin/"
         config = client.get(f"{proxy.url}/admin/config").json()
         assert config["root"] == f"{proto}://{host}/label/admin"
@@ -160,7 +173,10 @@ def test_redirects_and_cookies_stay_below_the_path(
     [("/label/admin/runs", "/label/admin/runs"), ("/other/app", "/label/"), ("//evil", "/label/"), ("", "/label/")],
 )
 def test_sign_in_leads_to_the_page_that_was_asked_for(below: Callable[..., Proxy], asked: str, led: str) -> None:
-    answer = httpx.post(f"{below(strips=True).url}/sign-in", data={"name": "ada", "next": asked})
+    proxy = below(strips=True)
+    with httpx.Client() as client:
+        client.get(proxy.address)
+        answer = client.post(f"{proxy.url}/sign-in", data={"name": "ada", "next": asked})
     assert answer.headers["location"] == led
 
 
@@ -179,7 +195,7 @@ def test_text_from_the_right_is_laid_out_from_the_right(
     fill: Any, serve: Any, open_page: Any, sign_in: Any, database: Database
 ) -> None:
     fill(3, question=QUESTION, title="وجوه", reasons=["عيون", "skin"], guidelines="انظر إلى **العيون**.\n\n- then left")
-    server, page = serve(), open_page()
+    server, page = serve(admin_pages=True), open_page()
     with database.write() as session:
         add_person(session, "דנה", Role.annotator)
     sign_in(page, server, "ada")
@@ -202,5 +218,5 @@ def test_text_from_the_right_is_laid_out_from_the_right(
     assert direction(page, "td:has-text('דנה')") == "rtl"
     page.goto(f"{server.url}/admin/project")
     field = page.get_by_role("textbox", name="Guidelines")
-    expect(field).to_have_value(re.compile("انظر"), timeout=20_000)
+    expect(field).to_have_value(re.compile("انظر"))
     assert field.evaluate("element => getComputedStyle(element).unicodeBidi") == "plaintext"

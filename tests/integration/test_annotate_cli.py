@@ -45,7 +45,10 @@ def test_people_from_first_to_last(data: Path, database: Database, capsys: pytes
         "bob\tannotator\t0 judgments\tlink\tactive",
         "robot\tannotator\t0 judgments\tlink\tdisabled",
     ]
-    assert people("link", "zoe")[0] == 2
+    assert people("enable", "robot") == (0, "robot enabled\n", "")
+    assert people("list")[1].splitlines()[2] == "robot\tannotator\t0 judgments\tlink\tsimulated"
+    assert people("add", "bob", "--discard")[2].startswith("error: --discard goes with disable")
+    assert people("link", "zoe")[0] == people("enable", "zoe")[0] == people("discard", "zoe")[0] == 2
     assert people("add")[2] == "error: people add needs a name.\n"
     assert people("list", "ann")[2] == "error: people list takes no name.\n"
     with database.read() as session:

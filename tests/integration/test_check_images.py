@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,12 @@ from sqlalchemy import select
 
 from annotate.__main__ import main
 from annotate.check_images import check_stored_images
+from annotate.judgments import Answer, record_judgment
 from annotate.pairs import make_pairs
+from annotate.people import add_person
 from annotate.project import load_settings, save_settings
 from db.images import image_path, probe_bytes
-from db.models import Candidate, Image, MetricValue, Pair, Source, Split
+from db.models import Candidate, Choice, Image, MetricValue, Pair, Role, Side, Source, Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from tests.colour_files import encode, gama, tagged
@@ -58,7 +62,7 @@ def old(database: Database, data: Path) -> str:
 def test_what_is_affected_is_said_and_nothing_changed(
     database: Database, data: Path, old: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["check-images", "--data", str(data)]) == 0
+    assert main(["check", "--data", str(data)]) == 0
     said = capsys.readouterr().out
     assert "3 images read, 2 are seen differently" in said
     assert f"affected: {old}: colours converted from gAMA to sRGB" in said
@@ -102,8 +106,113 @@ def test_a_plain_file_that_is_there_already_takes_its_place(database: Database, 
         assert [image.id for image in session.scalars(select(Image))] == [kept]
 
 
-def test_a_file_that_is_gone_is_named(database: Database, data: Path, old: str) -> None:
-    image_path(data, old, ".png").unlink()
-    (missing,) = check_stored_images(database, data, mend=True).unreadable
-    assert missing[0] == old
-    assert "cannot be read" in missing[1]
+def values_of(database: Database) -> set[tuple[str, str, str, float | None]]:
+    """(image, metric, reference, value) of all that is stored."""
+    with database.read() as session:
+        rows = session.execute(
+            select(Image.sha256, MetricValue.metric, MetricValue.reference, MetricValue.value).join(
+                Image, Image.id == MetricValue.image_id
+            )
+        )
+        return {tuple(row) for row in rows}
+
+
+TEXT = (b"tEXt", b"parameters\0secret method")
+
+
+def test_metadata_is_taken_out_and_all_that_is_known_of_the_pixels_stays(
+    database: Database, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = [encode(picture) for picture in (PHOTO[::-1], PHOTO, PHOTO[:, ::-1])]
+    with database.write() as session:
+        lq, *restored = [store(session, data, tagged(content, TEXT)) for content in pictures]
+        old = {image.sha256 for image in (lq, *restored)}
+        source = add_source(session, "face", Split.train, lq=lq)
+        for number, image in enumerate(restored):
+            add_candidate(session, source, add_method(session, f"m{number}"), image)
+            for metric, reference in (("niqe", ""), ("psnr", lq.sha256)):
+                values = {"value": float(number), "raw_value": 1.0, "reference": reference}
+                session.add(MetricValue(image_id=image.id, metric=metric, version="1", **values))
+        make_pairs(session, load_settings(session))
+    assert main(["check", "--data", str(data)]) == 0
+    assert "3 hold metadata" in capsys.readouterr().out
+    assert {row[0] for row in values_of(database)} <= old
+    assert main(["check", "--mend", "--data", str(data)]) == 0
+    names = [hashlib.sha256(content).hexdigest() for content in pictures]
+    assert values_of(database) == {
+        (names[number + 1], metric, reference, float(number))
+        for number in range(2)
+        for metric, reference in (("niqe", ""), ("psnr", names[0]))
+    }
+    with database.read() as session:
+        images = session.scalars(select(Image).order_by(Image.id)).all()
+        assert [image.sha256 for image in images] == names
+        assert {image.original_sha256 for image in images} == old
+        assert {image.conversion for image in images} == {"metadata removed: tEXt"}
+        assert len(session.scalars(select(Pair)).all()) == 1
+    stored = {path.stem: path.read_bytes() for path in (data / "images").rglob("*.png")}
+    assert stored == dict(zip(names, pictures, strict=True))
+    again = check_stored_images(database, data)
+    assert (again.affected, again.with_metadata, again.damaged) == ([], [], [])
+
+
+def test_images_that_differ_in_metadata_alone_become_one_with_the_values_of_both(
+    database: Database, data: Path
+) -> None:
+    with database.write() as session:
+        plain, other = store(session, data, encode(PHOTO)), store(session, data, tagged(encode(PHOTO), TEXT))
+        source = add_source(session, "face", Split.train, lq=other, hq=plain)
+        add_candidate(session, source, add_method(session, "m"), other)
+        for image, metric in ((plain, "niqe"), (other, "niqe"), (other, "musiq")):
+            session.add(MetricValue(image_id=image.id, metric=metric, version="1", value=1.0, raw_value=1.0))
+        for reference in (plain.sha256, other.sha256):
+            session.add(
+                MetricValue(
+                    image_id=plain.id, metric="psnr", version="1", reference=reference, value=1.0, raw_value=1.0
+                )
+            )
+        name = plain.sha256
+    check_stored_images(database, data, mend=True)
+    assert values_of(database) == {(name, "niqe", "", 1.0), (name, "musiq", "", 1.0), (name, "psnr", name, 1.0)}
+    with database.read() as session:
+        assert [image.sha256 for image in session.scalars(select(Image))] == [name]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "other bytes", "another picture"])
+def test_what_is_damaged_is_named_with_all_that_depends_on_it(
+    database: Database, data: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with database.write() as session:
+        lq, first, second = (store(session, data, encode(picture)) for picture in (PHOTO[::-1], PHOTO, PHOTO[:, ::-1]))
+        source = add_source(session, "<face>", Split.train, lq=lq)
+        for name, image in (("gfpgan", first), ("bicubic", second)):
+            add_candidate(session, source, add_method(session, name), image)
+        session.add(MetricValue(image_id=first.id, metric="niqe", version="1", value=1.0, raw_value=1.0))
+        make_pairs(session, load_settings(session))
+        person = add_person(session, "ada", Role.annotator)
+        session.flush()
+        pair = session.scalars(select(Pair)).one()
+        record_judgment(session, person.id, Answer(str(uuid.uuid4()), pair.id, 0, Side.a, Choice.a, 2.0))
+        name = first.sha256
+    assert main(["export", "--data", str(data)]) == 0
+    run_id = int(re.search(r"runs/(\d+)/dataset", capsys.readouterr().out)[1])
+    assert main(["check", "--data", str(data)]) == 0
+    capsys.readouterr()
+    path = image_path(data, name, ".png")
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif damage == "other bytes":
+        path.write_bytes(path.read_bytes() + b"x")
+    else:
+        path.write_bytes(encode(PHOTO[:8]))
+    before = path.read_bytes() if path.exists() else None
+    assert main(["check", "--mend", "--data", str(data)]) == 2
+    said = capsys.readouterr()
+    assert f"damaged: images/{name[:2]}/{name}.png: " in said.out
+    assert "is 'gfpgan' of '<face>', seed 0" in said.out
+    assert "in 1 pair, 1 judgment, 1 label, 1 value" in said.out
+    assert f"in run {run_id} (annotate export): " in said.out
+    assert "error: 1 of 3 stored images are damaged. Import their originals again" in said.err
+    assert (path.read_bytes() if path.exists() else None) == before

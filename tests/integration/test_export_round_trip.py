@@ -21,7 +21,7 @@ from annotate.project import load_settings, save_settings
 from annotate.read_back import import_dataset
 from annotate.read_hpdv2 import import_hpdv2
 from db.errors import UserError
-from db.images import add_image, probe_image
+from db.images import add_image, image_path, probe_image
 from db.models import Choice, Image, Judgment, Label, Pair, Person, Run, RunState, Side, Source, Split
 from db.records import add_candidate, add_method, add_metric_value, add_source
 from db.session import Database, open_database
@@ -309,6 +309,38 @@ def test_refused_exports_leave_nothing_behind(judged: Database, data: Path, tmp_
     with pytest.raises(UserError, match="cannot be read"):
         export(judged, data, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
+
+
+@pytest.mark.parametrize("form", ["jsonl", "imagefolder", "trl"])
+def test_pairs_of_damaged_images_are_left_out_where_that_is_asked_for(
+    judged: Database, data: Path, tmp_path: Path, form: str
+) -> None:
+    whole = export(judged, data, tmp_path / "whole", format=form)
+    with judged.read() as session:
+        pair = session.scalars(select(Pair).join(Label).where(Label.superseded_at.is_(None)).order_by(Pair.id)).first()
+        assert pair is not None
+        bad, lq = pair.a.image, pair.source.lq
+        shown = {bad.id} | ({lq.id} if lq else set())
+        paths = [image_path(data, image.sha256, image.suffix) for image in (bad, lq) if image is not None]
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-9])
+    assert shown
+    with pytest.raises(UserError) as refused:
+        export(judged, data, tmp_path / "out", format=form)
+    for path in paths:
+        assert f"{path} is not the file that was imported; import its original again." in str(refused.value)
+    assert "--skip-bad leaves those pairs out" in str(refused.value)
+    assert not (tmp_path / "out").exists()
+    counts = export(judged, data, tmp_path / "out", format=form, skip_bad=True)
+    left_out = counts["dropped"]["damaged images"]
+    assert left_out > 0
+    assert counts["rows"] == whole["rows"] - left_out
+    assert f"damaged images {left_out}" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    for path in paths:
+        assert not any(path.stem in file.name for file in (tmp_path / "out").rglob("*"))
+    shutil.rmtree(data / "images")
+    with pytest.raises(UserError, match="cannot be read"):
+        export(judged, data, tmp_path / "none", format=form, skip_bad=True)
 
 
 def test_an_export_never_overwrites(judged: Database, data: Path, tmp_path: Path) -> None:

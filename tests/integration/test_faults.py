@@ -33,6 +33,7 @@ from annotate.project import load_settings
 from db.errors import UnavailableError, UserError
 from db.session import Database, check_writable, open_database
 from db.waiting import patience_seconds, wait_at_most
+from tests.conftest import address_of
 from ui.context import Context
 from ui.server import make_app
 from ui.turns import READERS, WRITERS, OwnTurnLostError, TurnLostError, Turns
@@ -89,6 +90,7 @@ def visit(project: None, any_database: Database, data: Path) -> Callable[[], Tes
 
     def make() -> TestClient:
         client = TestClient(app, base_url="http://localhost", follow_redirects=False)
+        client.get(address_of(data, ""))
         assert client.post("/sign-in", data={"name": "ada"}).headers["location"] == "/"
         return client
 
@@ -263,7 +265,9 @@ def check(answer: Any, what: object) -> None:
 
 def test_nothing_that_is_sent_is_a_fault_of_the_server(visit: Callable[[], TestClient]) -> None:
     ada = visit()
-    routes = sorted(routes_of(ada.app) - {("POST", "/sign-out"), ("POST", "/sign-in")})
+    routes = sorted(
+        routes_of(ada.app) - {("POST", "/sign-out"), ("POST", "/sign-out/everywhere"), ("POST", "/sign-in")}
+    )
     bodies, words = itertools.cycle(NASTY_BODIES), itertools.cycle((*HUGE, *NASTY_WORDS))
     for method, path in routes:
         before, brace, rest = path.partition("{")
@@ -292,7 +296,7 @@ def test_nothing_that_is_sent_is_a_fault_of_the_server(visit: Callable[[], TestC
 
 def test_a_host_that_is_none_is_refused(data: Path) -> None:
     database = open_database(data)
-    ada = TestClient(make_app(Context(database=database, data=data)), base_url="http://localhost")
+    ada = TestClient(make_app(Context(database=database, data=data, auth=True)), base_url="http://localhost")
     for header, host in itertools.product(("host", "x-forwarded-host"), BAD_HOSTS):
         for path in ("/", "/sign-in", "/static/label.js", "/admin/"):
             answer = ada.get(path, headers=[(header.encode(), host.encode("latin-1"))])

@@ -289,6 +289,7 @@ def late_rows(names: list[str], filler: str, count: int) -> tuple[list[Row], lis
                 "picked": "random",
                 "view_mode": "fit",
                 "seconds": 1.0,
+                "server_seconds": 1.5 if late else None,
                 "question_version": "f" * 16 if late else None,
                 # Blocks of whole seconds, of microseconds, and of both.
                 "created_at": datetime(2026, 1, 1, 1, 2, 3, number // 600 * number, tzinfo=UTC).isoformat(),

@@ -308,13 +308,11 @@ def test_zip_is_imported_and_nothing_of_it_stays(
 
 @pytest.fixture
 def many_photos(tmp_path: Path) -> Path:
-    """2,000 different files of one small photo, enough for an import to be caught in the middle."""
+    """2,000 different photos, enough for an import to be caught in the middle."""
     folder = tmp_path / "many"
-    (folder / "lq").mkdir(parents=True)
-    (folder / "m").mkdir()
     for number in range(1_000):
-        for place in ("lq", "m"):
-            (folder / place / f"{number}.png").write_bytes(whole_png() + f"{place}{number}".encode())
+        write_photo(folder / "lq" / f"{number}.png", number, (64, 64))
+        write_photo(folder / "m" / f"{number}.png", 10_000 + number, (64, 64))
     return folder
 
 

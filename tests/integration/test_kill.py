@@ -17,6 +17,7 @@ from sqlalchemy import func, select
 from annotate.pairs import make_pairs
 from annotate.project import save_settings
 from db.models import Judgment, Pair, Split
+from tests.conftest import Server
 
 CLIENTS = 4
 AHEAD = 4
@@ -27,8 +28,9 @@ METHODS = [f"m{number}" for number in range(8)]
 class Burst:
     """One person's page without a screen: answers as fast as the server takes them, sends again what got no answer."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=30)
+    def __init__(self, server: Server, name: str) -> None:
+        self.http = httpx.Client(base_url=server.url, timeout=30)
+        assert self.http.get(server.address).status_code == 303
         assert self.http.post("/sign-in", data={"name": name}).status_code == 303
         self.rng = random.Random(name)
         self.showing: list[str] = []
@@ -87,7 +89,7 @@ def stored_uuids(database):
 @pytest.mark.parametrize("rounds", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_every_acknowledged_judgment_is_there_once(database, serve_process, rounds):
     server = serve_process()
-    clients = [Burst(server.url, f"client {number}") for number in range(CLIENTS)]
+    clients = [Burst(server, f"client {number}") for number in range(CLIENTS)]
     stop, rng = threading.Event(), random.Random(rounds)
     with ThreadPoolExecutor(CLIENTS) as pool:
         running = [pool.submit(client.run, stop) for client in clients]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 from alembic import command
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
+from sqlalchemy.exc import IntegrityError
 
+from annotate.discard import discard_answers
 from annotate.project import ProjectSettings, question_key, store_question
 from db.engine import alembic_config, default_url, make_engine
-from db.models import Judgment, Lease, Pair, Picked, Question, Run, RunState, Shortlist
+from db.models import Judgment, Lease, Pair, Person, Picked, Question, Run, RunState, Shortlist
 from db.session import open_database
 
 OLD_ROWS = """
@@ -93,6 +95,33 @@ def test_a_judgment_of_before_answered_the_present_question_where_that_is_known(
     engine.dispose()
 
 
+def test_the_servers_time_of_before_is_not_known_and_what_was_discarded_stays_out_of_older_versions(data, database_url):
+    data.mkdir()
+    engine = make_engine(database_url or default_url(data))
+    config = alembic_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0004")
+        for statement in OLD_ROWS.format(sha256="0" * 64, key="f" * 31).split(";\n"):
+            if statement.strip():
+                connection.execute(text(statement))
+    database = open_database(data, database_url)
+    with database.read() as session:
+        judgment, lease = session.scalars(select(Judgment)).one(), session.scalars(select(Lease)).one()
+        assert (judgment.server_seconds, judgment.discarded_at, lease.leased_at) == (None, None, None)
+    with database.write() as session:
+        discard_answers(session, session.get_one(Person, 1).name)
+    with pytest.raises(IntegrityError, match="server_seconds_not_negative"), database.write() as session:
+        session.execute(update(Judgment).values(server_seconds=-1))
+    database.close()
+    with engine.begin() as connection:  # and back
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0004")
+        assert connection.execute(text("SELECT uuid FROM judgment WHERE superseded_at IS NOT NULL")).all() == [("u1",)]
+        assert connection.execute(text("SELECT id FROM lease")).all() == []
+    engine.dispose()
+
+
 def test_runs_of_before_the_queue_keep_what_they_were_and_none_is_started_by_surprise(data, database_url):
     data.mkdir()
     engine = make_engine(database_url or default_url(data))
@@ -122,4 +151,29 @@ def test_runs_of_before_the_queue_keep_what_they_were_and_none_is_started_by_sur
         config.attributes["connection"] = connection
         command.downgrade(config, "0002")
         assert connection.execute(text("SELECT count(*) FROM run")).scalar() == 4
+    engine.dispose()
+
+
+def test_who_is_signed_in_stays_so(data, database_url):
+    data.mkdir()
+    engine = make_engine(database_url or default_url(data))
+    with engine.begin() as connection:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0004")
+        connection.execute(
+            text(
+                "INSERT INTO person (id, name, public_id, role, simulated, link_hash, created_at)"
+                " VALUES (1, 'Ada', 'p1', 'annotator', false, 'abc', '2026-01-01 00:00:00')"
+            )
+        )
+    database = open_database(data, database_url)
+    with database.read() as session:
+        ada = session.get_one(Person, 1)
+        assert (ada.session_version, ada.link_hash, ada.link_expires_at, ada.link_once) == (0, "abc", None, False)
+    database.close()
+    with engine.begin() as connection:  # and back
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0004")
+        assert connection.execute(text("SELECT name FROM person")).all() == [("Ada",)]
     engine.dispose()

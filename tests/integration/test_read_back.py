@@ -9,12 +9,15 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image as PilImage
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
+from annotate.check_images import check_stored_images
 from annotate.dataset_files import SCORE_COLUMNS
 from annotate.export import ExportOptions, export_dataset
 from annotate.judgments import Answer, record_judgment, undo_judgment
@@ -47,7 +50,7 @@ def judge(session: Session, person: Person, pair: Pair, choice: str, repeat_no: 
         view_mode="fit+flicker",
         picked=list(Picked)[(pair.shuffle_key + person.id) % 5],
     )
-    return record_judgment(session, person.id, answer)
+    return record_judgment(session, person.id, answer, lambda _, claimed: claimed + 1 / 3 if number % 3 else None)
 
 
 @pytest.fixture
@@ -230,15 +233,16 @@ def test_the_question_comes_back_and_is_not_recorded_where_not_told(
         assert dict(back.execute(told).all()).items() <= here.items()
         assert set(here.values()) == {ProjectSettings().question, "Which is sharper?"}
         assert load_settings(back).question == "Of this folder?"
-    change_lines("judgments.jsonl", lambda rows: [row.pop("question_version") for row in rows])(tmp_path / "out")
+    older = ("question_version", "server_seconds")
+    change_lines("judgments.jsonl", lambda rows: [row.pop(name) for row in rows for name in older])(tmp_path / "out")
     (tmp_path / "out" / "questions.jsonl").unlink()
     assert set(import_dataset(other, tmp_path / "other", tmp_path / "out").values()) == {0}, "what is known stays"
     other.close()
-    older = open_database(tmp_path / "older")
-    import_dataset(older, tmp_path / "older", tmp_path / "out")
-    with older.read() as session:
+    empty = open_database(tmp_path / "empty")
+    import_dataset(empty, tmp_path / "empty", tmp_path / "out")
+    with empty.read() as session:
         assert set(session.scalars(select(Judgment.question_id))) == {None}
-    older.close()
+    empty.close()
 
 
 def write_scores(folder: Path, rows: list[dict[str, object]], columns: tuple[str, ...] = SCORE_COLUMNS) -> None:
@@ -564,4 +568,44 @@ def test_settings_of_the_new_project_hold(judged: Database, data: Path, tmp_path
     with other.read() as session:
         found = {(pair.source.split is Split.test, pair.judgments_wanted) for pair in session.scalars(select(Pair))}
     assert found == {(True, settings.judgments_per_test_pair), (False, settings.judgments_per_pair)}
+    other.close()
+
+
+def test_a_dataset_that_holds_metadata_is_stored_without_it_and_known_again(
+    database: Database, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an earlier version exported it; the project that it came from may be mended since, or not."""
+    with monkeypatch.context() as earlier, database.write() as session:
+        earlier.setattr("pixels.read.strip_metadata", lambda content: (content, []))
+        images = []
+        for number in range(3):
+            path = tmp_path / f"{number}.jpg"
+            picture = PilImage.fromarray(np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+            picture.save(path, comment=b"Jane Doe")
+            images.append(add_image(session, data, probe_image(path), path))
+        hq, *restored = images
+        source = add_source(session, "face", Split.train, hq=hq)
+        for name, image in zip(METHODS, restored, strict=False):
+            add_candidate(session, source, add_method(session, name), image)
+            add_metric_value(session, image, "lpips", "0.1", value=-0.1, raw_value=0.1, reference=hq.sha256)
+        make_pairs(session, load_settings(session))
+        judge(session, add_person(session, "ada"), session.scalars(select(Pair)).one(), "a")
+        names = [image.sha256 for image in images]
+    with monkeypatch.context() as earlier:
+        earlier.setattr("annotate.dataset_files.strip_metadata", lambda content: (content, []))
+        export(database, data, tmp_path / "first")
+    assert sorted(path.stem for path in (tmp_path / "first" / "images").iterdir()) == sorted(names)
+    other_data = tmp_path / "other"
+    other = open_database(other_data)
+    added = import_dataset(other, other_data, tmp_path / "first")
+    assert (added["images"], added["pairs"], added["judgments"], added["scores"]) == (3, 1, 1, 2)
+    assert not any(b"Jane" in path.read_bytes() for path in (other_data / "images").rglob("*.jpg"))
+    for base, folder in ((other, other_data), (database, data)):
+        assert set(import_dataset(base, folder, tmp_path / "first").values()) == {0}
+        assert len(files_of(folder)) == 3
+    export(other, other_data, tmp_path / "second")
+    check_stored_images(database, data, mend=True)
+    assert set(import_dataset(database, data, tmp_path / "first").values()) == {0}
+    export(database, data, tmp_path / "third")
+    assert contents(tmp_path / "second") == contents(tmp_path / "third")
     other.close()

@@ -19,6 +19,7 @@ from annotate.people import get_person
 from db.models import Run, RunState, utc_now
 from db.session import Database
 from runs.store import run_folder
+from tests.conftest import address_of
 from ui.context import Context
 from ui.server import make_app
 
@@ -311,6 +312,7 @@ def test_both_databases_answer_alike(any_database: Database, data: Path, databas
         session.add(Run(kind="refl train", state=RunState.queued, code_version="1", config={}, device="cpu", after=[7]))
         session.add(Run(kind="reward train", state=RunState.failed, code_version="1", config={"out": str(data / "x")}))
     client = TestClient(make_app(Context(any_database, data, url=database_url)), base_url="http://127.0.0.1")
+    client.get(address_of(data, ""))
     client.post("/sign-in", data={"name": "ada"})
     runs = client.get("/api/runs").json()
     assert [(run["id"], run["state"]) for run in runs["runs"]] == [(2, "failed"), (1, "queued")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import stat
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from itsdangerous import URLSafeSerializer
 from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
@@ -22,12 +24,14 @@ from annotate.people import add_person, disable_person, get_person, make_link_to
 from annotate.project import ProjectSettings, load_settings, save_settings
 from db.errors import UserError
 from db.images import add_image, image_path, probe_image
-from db.models import Choice, Image, Judgment, Lease, Pair, Picked, Role, Side, Split, utc_now
+from db.models import Candidate, Choice, Image, Judgment, Lease, Pair, Picked, Role, Side, Split, utc_now
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
-from ui.access import Tokens, Visitor, check_someone_can_sign_in
+from tests.conftest import address_of
+from ui.access import load_secret
 from ui.context import Context
 from ui.server import make_app
+from ui.sign_in import check_someone_can_sign_in
 from ui.throttle import FAILURES_PER_ADDRESS
 
 PASSWORD = "correct horse"
@@ -97,7 +101,7 @@ def paths_of(app: Any) -> set[str]:
     routes = [
         route for router in routers for route in router.routes if "GET" in (getattr(route, "methods", None) or ())
     ]
-    return {route.path.replace("{sha256}", "0" * 64) for route in routes if route.path not in OPEN}
+    return {route.path.replace("{name}", "0" * 64) for route in routes if route.path not in OPEN}
 
 
 ADMIN_ADDRESSES = (
@@ -144,12 +148,14 @@ def test_annotator_loads_only_images_named_to_them(client: Callable[..., TestCli
     ben, ada = client("ben"), client("ada")
     pair = ask(ben, want=1)["pairs"][0]
     mine = pair["left"]["url"]
-    assert ben.get(mine).status_code == 200
-    bare, _, _token = mine.partition("?")
-    assert ben.get(bare).status_code == 403
-    other = next(path.stem for path in (data / "images").rglob("*.png") if path.stem not in mine)
-    assert ben.get(f"/img/{other}?t={_token.removeprefix('t=')}").status_code == 403
-    assert ada.get(f"/img/{other}").status_code == 200
+    content = ben.get(mine).content
+    sha256 = hashlib.sha256(content).hexdigest()
+    assert (data / "images" / sha256[:2] / f"{sha256}.png").read_bytes() == content
+    forged = [mine[:-1], mine[:-6] + ("A" if mine[-6] != "A" else "B") + mine[-5:], "/img/", "/img/AAAA", "/img/é"]
+    for address in (f"/img/{sha256}", *forged):
+        assert ben.get(address).status_code in (403, 404), address
+    assert ada.get(f"/img/{sha256}").status_code == 200
+    assert ada.get(mine).status_code == 403, "made for ben"
     # A link that ben passes on does not open for somebody else without a session of his.
     assert client().get(mine).status_code == 401
 
@@ -159,8 +165,7 @@ def test_served_bytes_are_the_stored_file(client: Callable[..., TestClient], dat
     for pair in ask(ben, want=4)["pairs"]:
         for which in ("left", "right", "lq", "hq"):
             answer = ben.get(pair[which]["url"])
-            sha256 = pair[which]["url"].removeprefix("/img/").partition("?")[0]
-            assert hashlib.sha256(answer.content).hexdigest() == sha256
+            sha256 = hashlib.sha256(answer.content).hexdigest()
             assert answer.content == image_path(data, sha256, ".png").read_bytes()
             assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
             assert answer.headers["content-type"] == "image/png"
@@ -207,7 +212,7 @@ def test_judgment_is_stored_as_displayed(client: Callable[..., TestClient], data
     with database.read() as session:
         row = session.scalars(select(Judgment)).one()
         shown = row.pair.a if row.shown_left is Side.a else row.pair.b
-        assert shown.image.sha256 in pair["left"]["url"]
+        assert shown.image.sha256 == hashlib.sha256(ben.get(pair["left"]["url"]).content).hexdigest()
         assert row.choice.value == row.shown_left.value
         assert (row.reasons, row.view_mode, row.seconds, row.person.name) == (["eyes"], "fit+1:1", 1.5, "ben")
         assert row.pair.judgment_count == 1
@@ -236,14 +241,27 @@ def test_why_a_pair_was_shown_comes_back_with_the_answer_also_when_its_lease_is_
         assert {row.pair_id: row.picked for row in session.scalars(select(Judgment))} == told
 
 
-def test_a_showing_of_a_page_that_was_open_across_the_update_is_read_as_random() -> None:
-    tokens, ben = Tokens(b"secret"), Visitor(7, "ben", Role.annotator, "p7")
-    old = tokens._showings.dumps([7, 12, 0, "b"])
-    assert tokens.read_showing(ben, old) == (12, 0, "b", Picked.random, "")
-    lettered = tokens._showings.dumps([7, 12, 0, "b", "u"])
-    assert tokens.read_showing(ben, lettered) == (12, 0, "b", Picked.uncertain, ""), "of before there were versions"
-    for picked in Picked:
-        assert tokens.read_showing(ben, tokens.showing(ben, 12, 1, Side.a, picked, "v1")) == (12, 1, "a", picked, "v1")
+def test_answers_to_the_readable_tokens_of_before_are_taken(
+    client: Callable[..., TestClient], database: Database, data: Path
+) -> None:
+    """A page that is open across the update, or had no network since, still has them."""
+    readable = URLSafeSerializer(load_secret(data), salt="showing")
+    ben = client("ben")
+    with database.read() as session:
+        person, (first, second, third, *_) = get_person(session, "ben").id, session.scalars(select(Pair.id)).all()
+    tokens = [[person, first, 0, "b"], [person, second, 0, "b", "u"], [person, third, 1, "a", "r", "v1"]]
+    events = [judge({"showing": readable.dumps(token)}, "left") for token in tokens]
+    assert {result["status"] for result in ask(ben, events=events)["results"]} == {"stored"}
+    somebody_elses, forged = readable.dumps([person + 1, first, 0, "b"]), readable.dumps(tokens[0])[:-1] + "_"
+    for token, why in ((somebody_elses, "somebody else"), (forged, "does not belong")):
+        assert why in ask(ben, events=[judge({"showing": token}, "left")])["results"][0]["error"]
+    with database.read() as session:
+        rows = session.scalars(select(Judgment).order_by(Judgment.id)).all()
+        assert [(row.pair_id, row.choice, row.picked, row.repeat_no) for row in rows] == [
+            (first, Choice.b, Picked.random, 0),
+            (second, Choice.b, Picked.uncertain, 0),
+            (third, Choice.a, Picked.random, 1),
+        ]
 
 
 def asked_of(database: Database) -> list[str | None]:
@@ -273,6 +291,31 @@ def test_an_answer_is_stored_with_the_question_that_its_page_showed(
     assert asked_of(database) == [old, "Which is sharper?", old, None], "without a version, the one it was given with"
     history = ben.get("/api/history").json()
     assert [entry["asked"] for entry in history] == [None, old, None, old]
+
+
+def test_reasons_and_view_modes_are_those_that_pages_offer_or_offered(
+    client: Callable[..., TestClient], database: Database
+) -> None:
+    ben = client("ben")
+    first, second = ask(ben, want=2)["pairs"]
+    for more in (
+        {"reasons": ["=cmd()"]},
+        {"reasons": ["eyes", "eyes"]},
+        {"view_mode": "<img src=x>"},
+        {"view_mode": "fit+"},
+        {"view_mode": "review"},
+    ):
+        (result,) = ask(ben, events=[judge(first, "left", **more)])["results"]
+        assert result["status"] == "refused", more
+        assert str(next(iter(more.values())))[:8] in result["error"]
+    with database.write() as session:
+        save_settings(session, {"reasons": ["edges"]})
+    events = [
+        judge(first, "left", reasons=["eyes"], view_mode="zoom+1:1+truth"),
+        judge(second, "left", reasons=["edges"]),
+    ]
+    results = ask(ben, events=[*events, events[0]])["results"]
+    assert [result["status"] for result in results] == ["stored"] * 3
 
 
 def test_guidelines_are_shown_again_once_they_have_changed(
@@ -505,6 +548,22 @@ def test_a_damaged_key_is_one_line(database: Database, data: Path, content: str)
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
 
 
+def test_a_new_key_is_on_the_disk_before_it_signs_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    really = os.fsync
+
+    def fsync(handle: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        really(handle)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    key = load_secret(tmp_path)
+    assert [Path(name).parent == tmp_path or Path(name) == tmp_path for name in synced] == [True, True]
+    assert synced[-1] == str(tmp_path), "the folder, in which the name is"
+    assert load_secret(tmp_path) == key
+    assert len(synced) == 2
+
+
 def test_requests_from_another_site_are_refused(client: Callable[..., TestClient]) -> None:
     ben = client("ben")
     assert ben.post("/api/label", json={"want": 1}, headers={"Origin": "http://evil.example"}).status_code == 403
@@ -513,8 +572,9 @@ def test_requests_from_another_site_are_refused(client: Callable[..., TestClient
 
 def test_without_auth_only_localhost_names_are_answered(project: None, database: Database, data: Path) -> None:
     app = make_app(Context(database=database, data=data))
-    assert TestClient(app, base_url="http://rebound.example").get("/sign-in").status_code == 403
+    assert TestClient(app, base_url="http://rebound.example").get(address_of(data, "")).status_code == 403
     local = TestClient(app, base_url="http://127.0.0.1:7860", follow_redirects=False)
+    local.get(address_of(data, ""))
     assert local.post("/sign-in", data={"name": "new person"}).headers["location"] == "/"
     assert local.get("/api/session").json()["person"] | {"id": ""} == {"name": "new person", "role": "admin", "id": ""}
 
@@ -522,6 +582,7 @@ def test_without_auth_only_localhost_names_are_answered(project: None, database:
 def test_a_new_name_like_somebody_elses_is_asked_for_once(project: None, database: Database, data: Path) -> None:
     app = make_app(Context(database=database, data=data))
     local = TestClient(app, base_url="http://127.0.0.1:7860", follow_redirects=False)
+    local.get(address_of(data, ""))
     asked = local.post("/sign-in", data={"name": "Ada", "next": "/x"}).headers["location"]
     assert asked == "/sign-in?new=Ada&alike=ada&next=%2Fx"
     assert local.get("/api/session").status_code == 401
@@ -663,3 +724,59 @@ def test_progress_and_history_are_ones_own(client: Callable[..., TestClient]) ->
     assert [entry["choice"] for entry in history] == ["tie"]
     assert history[0]["left"]["url"] == pair["left"]["url"]
     assert ada.get("/api/history").json() == []
+
+
+def view_addresses(pair: dict[str, Any]) -> list[str]:
+    return [pair[side]["url"] for side in ("left", "right", "lq", "hq")]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "another picture"])
+def test_a_damaged_image_is_never_served_and_its_pairs_are_shown_to_nobody(
+    client: Callable[..., TestClient], database: Database, data: Path, damage: str
+) -> None:
+    ben = client("ben")
+    with database.read() as session:
+        candidate = session.scalars(select(Candidate)).first()
+        assert candidate is not None
+        image = candidate.image
+        other = session.scalars(select(Image).where(Image.id != image.id)).first()
+        assert other is not None
+        bad = set(session.scalars(select(Pair.id).where((Pair.a_id == candidate.id) | (Pair.b_id == candidate.id))))
+    path = image_path(data, image.sha256, image.suffix)
+    whole = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(whole[:-10])
+    else:  # of the same size: known only when it was looked at
+        path.write_bytes(bytes([*whole[:-1], whole[-1] ^ 1]))
+        ada = client("ada")
+        assert ada.get(f"/img/{image.sha256}").status_code == 410
+        assert "import" in ada.get(f"/img/{image.sha256}").json()["detail"]
+    answer = ask(ben, want=8, page="p")
+    assert (len(answer["pairs"]), answer["done"], answer["damaged"]) == (9 - len(bad), True, len(bad))
+    for pair in answer["pairs"]:
+        for address in view_addresses(pair):
+            assert ben.get(address).status_code == 200
+    with database.read() as session:
+        assert bad.isdisjoint(session.scalars(select(Lease.pair_id)))
+    path.write_bytes(whole)
+    assert ask(ben, want=8, page="p", holding=[pair["showing"] for pair in answer["pairs"]])["damaged"] == 0
+    assert client("ada").get(f"/img/{image.sha256}").content == whole
+
+
+def test_what_an_earlier_version_stored_with_metadata_is_served_without(
+    client: Callable[..., TestClient], database: Database, data: Path
+) -> None:
+    with database.write() as session:
+        image = session.scalars(select(Image)).first()
+        assert image is not None
+        plain = image_path(data, image.sha256, image.suffix).read_bytes()
+        content = plain + b"Jane Doe"
+        image.sha256, image.size_bytes = hashlib.sha256(content).hexdigest(), len(content)
+        path = image_path(data, image.sha256, image.suffix)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        name = image.sha256
+    for _ in range(2):
+        assert client("ada").get(f"/img/{name}").content == plain

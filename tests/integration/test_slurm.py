@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import json
 import os
 import signal
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import psutil
 import pytest
 
 pytest.importorskip("submitit", reason="needs submitit, which requirements-dev.txt names")
+
+from sqlalchemy import select
 
 from db.errors import UserError
 from db.models import Run, RunState
@@ -41,7 +45,8 @@ with open_run(open_database(args.data), args.data, "job", {}, args.run) as run:
     run.progress(1, 2)
     if args.how in ("sleep", "deaf"):
         time.sleep(60)
-    run.write_result({"secret": os.environ.get("SECRET")})
+    url = os.environ.get("FACEREWARD_DB", "")
+    run.write_result({"secret": os.environ.get("SECRET"), "url_length": len(url), "rest": os.environ.get("PGPASSFILE")})
 """
 
 
@@ -151,6 +156,59 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file.write_text(f"#!/bin/sh\n{script}\n")
         file.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'cluster'}{os.pathsep}{os.environ['PATH']}")
+
+
+def find_bytes(folder: Path, wanted: bytes) -> list[Path]:
+    """The files below a folder that hold these bytes; but for SQLite's, whose locks end when a reader closes them."""
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("facereward.db")]
+    return [file for file in files if wanted in file.read_bytes()]
+
+
+def say_row(database: Database, run_id: int) -> str:
+    """All that the database holds of a run."""
+    with database.read() as session:
+        return str(dict(session.execute(select(Run.__table__).where(Run.id == run_id)).mappings().one()))
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("cluster_name", ["local", "slurm"])
+def test_the_databases_password_reaches_the_job_and_nobody_else(
+    database: Database, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster_name: str
+) -> None:
+    url = "postgresql+psycopg://me:hush-hush@host/name"
+    monkeypatch.setenv("FACEREWARD_DB", url)
+    monkeypatch.setenv("PGPASSFILE", "/home/me/pass")
+    # What Slurm keeps of a job: the environment of sbatch.
+    sbatch = tmp_path / "cluster" / "sbatch"
+    sbatch.write_text(sbatch.read_text().replace("#!/bin/sh", f"#!/bin/sh\nenv > {tmp_path / 'kept-by-slurm'}"))
+    launcher = {"slurm": {"cluster": cluster_name}}
+    run_id = launch(database, data, "job", ["sleep"], {}, launcher=launcher, url=url)
+    wait_until(lambda: read_progress(data, run_id))
+    (kept,) = find_bytes(tmp_path, b"hush-hush")
+    assert kept.parent == data / "job-environments", "outside the runs' folders, whose files admins may download"
+    assert (stat.S_IMODE(kept.stat().st_mode), stat.S_IMODE(kept.parent.stat().st_mode)) == (0o600, 0o700)
+    words = [word for process in psutil.process_iter(["cmdline"]) for word in process.info["cmdline"] or []]
+    assert not any("hush-hush" in word for word in words)
+    assert "hush-hush" not in say_row(database, run_id)
+    assert os.environ["FACEREWARD_DB"] == url
+    stop(database, run_id, grace_seconds=0.5)
+    assert find_bytes(tmp_path, b"hush-hush") == []
+    quick = launch(database, data, "job", ["quick"], {}, launcher=launcher, url=url)
+    wait_until(lambda: get_run(database, quick).state is RunState.finished)
+    result = json.loads((run_folder(data, quick) / "result.json").read_text())
+    assert result == {"secret": None, "url_length": len(url), "rest": "/home/me/pass"}
+    wait_until(lambda: find_bytes(tmp_path, b"hush-hush") == [])
+
+
+def test_a_plain_runs_password_is_in_its_environment_alone(database: Database, data: Path, tmp_path: Path) -> None:
+    url = "postgresql+psycopg://me:hush-hush@host/name"
+    run_id = launch(database, data, "job", ["sleep"], {}, url=url)
+    wait_until(lambda: read_progress(data, run_id))
+    process = psutil.Process(get_run(database, run_id).pid or 0)
+    assert process.environ()["FACEREWARD_DB"] == url
+    assert "hush-hush" not in " ".join(process.cmdline()) + say_row(database, run_id)
+    stop(database, run_id, grace_seconds=20)
+    assert find_bytes(tmp_path, b"hush-hush") == []
 
 
 @pytest.mark.usefixtures("cluster")

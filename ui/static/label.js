@@ -8,7 +8,7 @@ import { at, button, element } from "./elements.js";
 import { setUpHelp, setUpTheme } from "./help.js";
 import { isNamed, makeKeys } from "./keys.js";
 import { makeId, makeOutbox } from "./outbox.js";
-import { forget, keep, recallJson } from "./storage.js";
+import { forget, keep, namesOf, recallJson } from "./storage.js";
 import { makeViewer } from "./viewer.js";
 
 const AHEAD = 4;
@@ -19,6 +19,9 @@ const SEND_WITHIN_MS = 50;
 const TRY_AGAIN_MS = 500;
 const MOST_HELD = 32; // the server reads no more tokens, nor a longer time, than these
 const MOST_SECONDS = 86_400;
+const SLOW_MS = 300; // the old pair stands no longer than this while the next one loads
+const DOUBLE_CLICK_MS = 400;
+const SIGN_OUT_MS = 5_000;
 const READING = ["help-dialog", "history-dialog", "guidelines-dialog"]; // dialogs that hide the pair while they are read
 
 const SIDES = { left: "left is better", right: "right is better", tie: "tie" };
@@ -39,18 +42,28 @@ let done = false;
 let busy = { others: 0, own: 0 }; // pairs that others, or this person's other pages, are looking at
 let ownPages = 0; // other pages that this person has open
 let kept = true; // whether this browser keeps what waits
+let signsOut = false; // asked for while answers wait
 
-const setAsideName = `facereward:set-aside:${session.person.id}`;
+const setAsidePrefix = `facereward:set-aside:${session.person.id}:`; // one name for each, since other pages add theirs
 const setAside = readSetAside(); // events that the server did not take, each with its error
 
 const viewer = makeViewer($("left"), $("right"), (text) => ($("readout").textContent = text), noteMode);
 const outbox = makeOutbox(session.person.id, { need, onAnswer, onState: showState, onRefused: setAsideEvent });
 
 async function fetchSession() {
-  const response = await fetch(at("/api/session"));
-  if (response.ok) return response.json();
-  location.assign(at("/sign-in"));
-  return new Promise(() => {}); // nothing more happens on this page
+  for (;;) {
+    const response = await fetch(at("/api/session")).catch(() => null);
+    if (response?.status === 401) {
+      location.assign(at("/sign-in"));
+      return new Promise(() => {}); // nothing more happens on this page
+    }
+    const told = response?.ok ? await response.json().catch(() => null) : null;
+    if (told?.person) return told;
+    $("stage").dataset.state = "loading";
+    $("notice").textContent = "The server does not answer. This page goes on trying.";
+    $("notice").hidden = false;
+    await new Promise((resolve) => setTimeout(resolve, 2 * TRY_AGAIN_MS));
+  }
 }
 
 function noteMode(mode) {
@@ -77,7 +90,7 @@ function onAnswer(answer) {
   const known = new Set([current, ...ring].filter(Boolean).map((entry) => entry.view.showing));
   for (const view of answer.pairs) if (!known.has(view.showing)) ring.push(makeEntry(view));
   done = answer.done;
-  busy = { others: answer.with_others, own: answer.in_own_pages };
+  busy = { others: answer.with_others, own: answer.in_own_pages, damaged: answer.damaged };
   if (!ownPages && answer.own_pages) {
     alarm("You have this page open elsewhere too, in another tab or window or on another device. Each shows other pairs.");
   }
@@ -128,26 +141,47 @@ async function show(entry, keyTime = null) {
   current = entry;
   locked = true;
   $("stage").dataset.state = "loading";
+  const slow = setTimeout(() => current === entry && locked && sayLoading(), SLOW_MS);
   try {
     await entry.ready;
   } catch {
     if (current !== entry) return;
-    if (!entry.triedAgain) return tryAgain(entry, keyTime);
-    alarm("An image of a pair could not be loaded. The pair is left out and comes again later.");
+    const gone = await findGone(entry);
+    if (current !== entry) return;
+    if (gone) alarm(gone);
+    else if (!entry.triedAgain) return tryAgain(entry, keyTime);
+    else alarm("An image of a pair could not be loaded. The pair is left out and comes again later.");
     return showNext();
   }
+  clearTimeout(slow);
   if (current !== entry) return;
   $("notice").hidden = true;
   viewer.show(entry);
   entry.modes = new Set(truthShown() && entry.view.hq ? [viewer.mode(), "truth"] : [viewer.mode()]);
   showReferences(entry);
   const paintedTime = await painted();
+  entry.paintedTime = paintedTime;
   entry.visibleSince = looking() ? performance.now() : null;
   locked = false;
   $("stage").dataset.state = "shown";
   document.dispatchEvent(
     new CustomEvent("facereward:painted", { detail: { showing: entry.view.showing, keyTime, paintedTime } }),
   );
+}
+
+/** Else whoever sees the old pair stand still answers once more, and that falls to the next one. */
+function sayLoading() {
+  $("notice").textContent = "Loading the next pair …";
+  $("notice").hidden = false;
+}
+
+/** What the server says of an image that it cannot show for good; empty where it does not. */
+async function findGone({ view }) {
+  for (const image of [view.left, view.right, view.lq, view.hq]) {
+    const response = image && (await fetch(image.url).catch(() => null));
+    if (response?.status === 410) return (await response.json().catch(() => ({}))).detail ?? "An image is damaged.";
+  }
+  return "";
 }
 
 /** Fetched ahead while the network was away, images may well load a little later. */
@@ -183,6 +217,7 @@ function showEmpty() {
 /** Why nothing is shown where some pairs still want this person's judgment. */
 function describeBusy() {
   const pairs = (count) => (count === 1 ? "The last pair is" : `The last ${count} pairs are`);
+  if (busy.damaged) return "Pairs are left out whose images are damaged on the server; tell whoever runs the project.";
   if (busy.own) return `${pairs(busy.own)} open in another tab, window or device of yours.`;
   if (busy.others) return `${pairs(busy.others)} with others just now, and come here if they leave them.`;
   return "No pair waits for your judgment.";
@@ -261,9 +296,9 @@ async function undo() {
     outbox.flush();
     return;
   }
-  const [entry] = await fetchHistory(1);
-  if (entry) undoFromHistory(entry.judgment);
-  else notify("There is nothing to undo.");
+  const entries = await fetchHistory(1);
+  if (entries?.length) undoFromHistory(entries[0].judgment);
+  else if (entries) notify("There is nothing to undo.");
 }
 
 function undoFromHistory(judgment) {
@@ -299,6 +334,7 @@ function showReasons() {
   const word = { left: "left", right: "right", tie: "tie" }[last.event.choice];
   const chips = last.offered.map((reason, place) => {
     const chip = button(reason, () => toggleReason(reason), String(place + 1));
+    chip.title = reason;
     chip.setAttribute("aria-pressed", String(last.event.reasons.includes(reason)));
     return chip;
   });
@@ -422,6 +458,8 @@ function letGo(by = heldBy) {
 const placeOfKey = (event) => event.code || event.key;
 
 document.addEventListener("keydown", (event) => {
+  // Held down, Enter would press the button that has the focus again and again.
+  if (event.repeat && event.key === "Enter" && event.target.closest?.("button, a")) event.preventDefault();
   const typing = event.target.closest?.("input:not([type=checkbox]), textarea, select, [contenteditable]");
   const withOthers = event.ctrlKey || event.altKey || event.metaKey || (event.shiftKey && isNamed(event));
   if (event.repeat || withOthers || typing || document.querySelector("dialog[open]")) return;
@@ -441,7 +479,11 @@ window.addEventListener("blur", () => letGo());
 window.addEventListener("pagehide", () => letGo());
 
 for (const control of document.querySelectorAll("[data-action]")) {
-  control.addEventListener("click", () => PRESSED[control.dataset.action](null));
+  control.addEventListener("click", (event) => {
+    // The second of a double click was meant for the pair before.
+    const doubled = event.detail > 1 && performance.now() - current?.paintedTime < DOUBLE_CLICK_MS;
+    if (!(doubled && control.classList.contains("choice"))) PRESSED[control.dataset.action](null);
+  });
 }
 holdWhilePressed(document.querySelector("[data-hold=flicker]"), "flicker");
 holdWhilePressed($("lq"), "lq");
@@ -487,14 +529,27 @@ function keepTime() {
 /* ---- own answers so far ---- */
 
 async function fetchHistory(limit) {
-  const response = await fetch(at(`/api/history?limit=${limit}`));
-  if (response.ok) return response.json();
+  try {
+    const [here, response] = await Promise.all([fetch(at("/api/session")), fetch(at(`/api/history?limit=${limit}`))]);
+    const { person } = await here.json();
+    // Somebody else may have signed in since, in another tab: theirs are not to be shown, nor taken back.
+    if (person?.id === session.person.id && response.ok) return await response.json();
+  } catch {
+    // the server is away
+  }
   notify("Your last answers cannot be loaded now.");
-  return [];
+  return null;
+}
+
+/** The time of day, with its date where that is another than today's. */
+function nameTime(moment) {
+  const today = moment.toDateString() === new Date().toDateString();
+  return today ? moment.toLocaleTimeString() : moment.toLocaleString();
 }
 
 async function openHistory() {
   const entries = await fetchHistory(30);
+  if (!entries) return;
   const words = { left: "left", right: "right", tie: "tie" };
   $("history").replaceChildren(
     ...entries.map((entry) => {
@@ -508,7 +563,7 @@ async function openHistory() {
       const text = words[entry.choice] ?? `skipped: ${entry.skip_reason}`;
       item.append(element("span", [text, ...entry.reasons].join(", ")));
       if (entry.asked) item.append(element("span", `asked: ${entry.asked}`));
-      item.append(element("time", new Date(entry.created_at).toLocaleTimeString()));
+      item.append(element("time", nameTime(new Date(entry.created_at))));
       item.append(
         button("Undo", () => {
           $("history-dialog").close();
@@ -530,6 +585,7 @@ async function openHistory() {
 
 function showState(state) {
   kept = state.kept;
+  if (state.name === "saved") signsOut = false;
   const answers = `${state.waiting} ${state.waiting === 1 ? "answer" : "answers"}`;
   const where = kept ? "kept here" : "in this page only";
   $("saved").dataset.state = state.name;
@@ -537,6 +593,7 @@ function showState(state) {
     saved: "saved",
     saving: "saving …",
     retrying: `not saved yet: ${answers} ${where}, trying again`,
+    "too-fast": `too fast: ${answers} ${where}, sent within ${state.seconds} s`,
     "signed-out": `signed out, or signed in as somebody else: ${answers} ${where}. `,
   }[state.name];
   $("saved").replaceChildren(text);
@@ -553,6 +610,7 @@ function showStrip() {
   const lines = [];
   if (!kept) lines.push("This browser keeps no answers (its storage is full or blocked): they are sent at once, and lost if this page closes before it says “saved”.");
   if (setAside.length) lines.push(`${setAside.length === 1 ? "1 answer was" : `${setAside.length} answers were`} not stored.`);
+  if (setAside.some(({ name }) => !name)) lines.push("Try again before this page closes: this browser does not keep it.");
   if (ownPages) lines.push("Also open in another tab, window or device of yours.");
   $("strip").hidden = !lines.length;
   $("strip").textContent = lines.join(" ");
@@ -567,14 +625,15 @@ function alarm(text) {
 /* ---- answers that the server did not take ---- */
 
 function readSetAside() {
-  const stored = recallJson(setAsideName);
-  return Array.isArray(stored) ? stored.filter((one) => one && typeof one.error === "string") : [];
+  const stored = namesOf(setAsidePrefix).map((name) => ({ ...recallJson(name), name }));
+  return stored.filter((one) => typeof one.error === "string").sort((one, other) => one.at - other.at);
 }
 
 /** The server will never take this event as it is: it is kept apart and shown, and what follows goes on. */
 function setAsideEvent(event, error) {
-  setAside.push({ event, error, at: Date.now() });
-  keep(setAsideName, JSON.stringify(setAside));
+  const one = { event, error, at: Date.now() };
+  const name = setAsidePrefix + (typeof event?.id === "string" ? event.id : makeId());
+  setAside.push({ ...one, name: keep(name, JSON.stringify(one)) ? name : null });
   showSetAside();
   if (event?.type !== "judge") return;
   if (!event.replaces) since -= 1;
@@ -599,14 +658,17 @@ function showSetAside() {
 }
 
 function clearSetAside() {
-  const events = setAside.splice(0).map((one) => one.event);
-  forget(setAsideName);
+  const events = setAside.map((one) => one.event);
+  for (const { name } of setAside.splice(0)) if (name) forget(name);
   $("alert").hidden = true;
   $("alert-text").textContent = "";
   showSetAside();
   return events;
 }
 
+window.addEventListener("beforeunload", (event) => {
+  if (setAside.some(({ name }) => !name)) event.preventDefault(); // the browser asks whether to lose them
+});
 $("dismiss").addEventListener("click", clearSetAside);
 $("try-again").addEventListener("click", () => {
   clearSetAside().forEach(outbox.push);
@@ -645,7 +707,7 @@ function start() {
   showProject();
   $("admin").hidden = person.role !== "admin";
   $("sign-out").textContent = `Sign out ${person.name}`;
-  $("sign-out").form.addEventListener("submit", outbox.leave); // once signed out, nobody may give pairs back
+  $("sign-out").form.addEventListener("submit", signOut);
   setUpTheme();
   showState(outbox.state());
   showSetAside();
@@ -660,6 +722,21 @@ function start() {
   setInterval(() => !document.hidden && fetchProgress(), 30_000);
   setInterval(() => current && !document.hidden && outbox.renew(), RENEW_MS);
   setInterval(() => !current && outbox.renew(), LOOK_AGAIN_MS);
+}
+
+/** Once signed out, nobody may send answers or give pairs back: what waits goes first, or is said to stay. */
+async function signOut(event) {
+  if (signsOut || !outbox.state().waiting) return outbox.leave();
+  event.preventDefault();
+  signsOut = true;
+  outbox.flush();
+  const until = performance.now() + SIGN_OUT_MS;
+  while (outbox.state().waiting && performance.now() < until) await new Promise((resolve) => setTimeout(resolve, 50));
+  const { waiting } = outbox.state();
+  if (!waiting) return event.target.requestSubmit();
+  const answers = waiting === 1 ? "1 answer is" : `${waiting} answers are`;
+  const fate = kept ? `kept in this browser until “${session.person.name}” signs in here again` : "lost";
+  alarm(`${answers} not saved yet, and ${fate}. To sign out all the same, press it once more.`);
 }
 
 function closeGuidelines() {

@@ -10,6 +10,9 @@ import { forget, keep, namesOf, recallJson } from "./storage.js";
 const MAX_EVENTS = 100;
 const RETRY_MS = [500, 1000, 2000, 4000, 8000];
 const HEARTBEAT_MS = 2000;
+const TIMER_EARLY_MS = 20;
+const STATE_OF_STATUS = { 401: "signed-out", 409: "signed-out", 429: "too-fast" };
+const SEND_MS = 30_000; // a request that hangs longer, as on a connection that died in silence, is sent anew
 const TAKEN_APART = [400, 413, 414, 422]; // a request refused so may hold one bad event, which alone is to blame
 
 /** A random UUID; crypto.randomUUID is missing on plain http addresses. */
@@ -25,10 +28,10 @@ export function makeId() {
  * Make the outbox of this tab.
  * @param {string} personId whose answers these are; another person's never mix in.
  * @param {{need: () => {want: number, holding: string[], question: string}, onAnswer: (answer: object) => void,
- *   onState: (state: {name: string, waiting: number, kept: boolean}) => void,
+ *   onState: (state: {name: string, waiting: number, kept: boolean, seconds: number}) => void,
  *   onRefused: (event: object, error: string) => void}} page what to ask for, what to do with the answer, and what with
- *   an event that the server does not take. States: saved, saving, retrying, signed-out; `waiting` answers are on their
- *   way, and `kept` says whether this browser keeps them for a later page.
+ *   an event that the server does not take. States: saved, saving, retrying, too-fast, signed-out; `waiting` answers
+ *   are on their way, for `seconds` none is sent, and `kept` says whether this browser keeps them for a later page.
  */
 export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
   const prefix = `facereward:outbox:${personId}:`;
@@ -42,6 +45,8 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
   let timer = 0;
   let again = false;
   let most = MAX_EVENTS;
+  let failing = "retrying"; // the state while `failures`
+  let notBefore = 0; // Date.now() until which the server asked to wait
 
   /** Other tabs read `seen`: a tab that lives renews it, one that closes says so with 0. */
   function store(seen = Date.now()) {
@@ -57,7 +62,7 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
     const before = events.length;
     for (const key of namesOf(prefix)) {
       const box = recallJson(key);
-      const closed = Array.isArray(box?.events) && !(Date.now() - box.seen < 3 * HEARTBEAT_MS);
+      const closed = Array.isArray(box?.events) && !(Math.abs(Date.now() - box.seen) < 3 * HEARTBEAT_MS); // a clock may be put back
       if (key === ownKey || adopted.has(key) || !closed) continue;
       events.unshift(...box.events);
       adopted.add(key);
@@ -69,14 +74,14 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
   const makeBody = (sent, asking) => JSON.stringify({ person: personId, page: pageId, events: sent, ...asking });
 
   function report(name) {
-    onState({ name, waiting: events.length, kept });
+    onState({ name, waiting: events.length, kept, seconds: Math.max(0, Math.ceil((notBefore - Date.now()) / 1000)) });
   }
 
   /** Queue an event; `flush` sends it. */
   function push(event) {
     events.push(event);
     store();
-    report(failures ? "retrying" : "saving");
+    report(failures ? failing : "saving");
   }
 
   /** Take the events out that have an answer of the server, of whatever kind. */
@@ -85,8 +90,9 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
     store();
   }
 
-  /** Send what waits and fetch what is needed; one request at a time. */
+  /** Send what waits and fetch what is needed; one request at a time, and none while the server asked to wait. */
   async function flush() {
+    if (Date.now() < notBefore) return;
     if (inFlight) {
       again = true;
       return;
@@ -102,9 +108,11 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
         method: "POST",
         headers: { "Content-Type": "application/json" },
         body: makeBody(sent, asking),
+        signal: AbortSignal.timeout?.(SEND_MS),
       });
-      if (!response.ok) throw new ServerError(response.status, await response.text());
+      if (!response.ok) throw new ServerError(response, await response.text());
       const answer = await response.json();
+      if (!isAnswerTo(sent, answer)) throw new Error("something else answered in the server's place");
       settle(sent);
       failures = 0;
       if (sent.length < most) most = MAX_EVENTS; // what had to be sent singly is through
@@ -121,10 +129,13 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
       }
       failures += 1;
       console.warn("not sent yet:", error);
-      report(error instanceof ServerError && [401, 409].includes(error.status) ? "signed-out" : "retrying");
+      if (error instanceof ServerError && error.seconds) notBefore = Date.now() + 1000 * error.seconds;
+      failing = STATE_OF_STATUS[error instanceof ServerError ? error.status : 0] ?? "retrying";
+      report(failing);
     }
     inFlight = false;
-    if (failures) timer = setTimeout(flush, RETRY_MS[Math.min(failures, RETRY_MS.length) - 1]);
+    const pause = Math.max(notBefore + TIMER_EARLY_MS - Date.now(), RETRY_MS[Math.min(failures, RETRY_MS.length) - 1]);
+    if (failures) timer = setTimeout(flush, pause);
     else if (events.length || again) flush();
   }
 
@@ -137,7 +148,7 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
     const { holding } = need();
     for (let count = Math.min(events.length, MAX_EVENTS); ; count = Math.floor(count / 2)) {
       const body = makeBody(events.slice(0, count), { holding, leaving: true });
-      if (navigator.sendBeacon(at("/api/label"), new Blob([body], { type: "application/json" })) || count === 0) return;
+      if (sendLast(at("/api/label"), body) || count === 0) return;
     }
   }
 
@@ -167,9 +178,25 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
   return { push, flush, leave, renew, state: () => ({ name: events.length ? "saving" : "saved", waiting: events.length, kept }) };
 }
 
+/** Whether this is the server's word on each of these events; a network's portal or a proxy may say anything. */
+function isAnswerTo(sent, answer) {
+  if (!Array.isArray(answer?.results) || !Array.isArray(answer.pairs) || answer.results.length !== sent.length) return false;
+  return answer.results.every(({ id, status }, place) => id === sent[place]?.id || (id === null && status === "refused"));
+}
+
+/** Send a body that outlives the page; false where it is too large for that. Some browsers have no beacons. */
+function sendLast(address, body) {
+  const blob = new Blob([body], { type: "application/json" });
+  if (navigator.sendBeacon) return navigator.sendBeacon(address, blob);
+  if (blob.size > 60_000) return false;
+  fetch(address, { method: "POST", body: blob, keepalive: true }).catch(() => {}); // then a later page sends them
+  return true;
+}
+
 class ServerError extends Error {
-  constructor(status, text) {
-    super(`${status} ${text.slice(0, 200)}`);
-    this.status = status;
+  constructor(response, text) {
+    super(`${response.status} ${text.slice(0, 200)}`);
+    this.status = response.status;
+    this.seconds = Number(response.headers.get("Retry-After")) || 0; // that the server asks to wait
   }
 }

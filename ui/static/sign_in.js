@@ -3,6 +3,7 @@
  * cookies are blocked, and the question whether a new name is meant for somebody who is there.
  */
 
+import { cookiesWork } from "./cookies.js";
 import { at, button } from "./elements.js";
 
 const $ = (id) => document.getElementById(id);
@@ -19,19 +20,6 @@ $("password-label").hidden = !info.auth;
 $("explain").textContent = info.auth
   ? "Sign in with your name and password, or open your personal link."
   : "Who is judging? Your answers are kept under this name.";
-
-/** Whether this browser keeps a cookie for this address; one that says yes may still refuse them. */
-function cookiesWork() {
-  try {
-    const name = "facereward-cookie-check";
-    document.cookie = `${name}=1; SameSite=Lax; path=${at("/sign-in")}`;
-    const works = navigator.cookieEnabled && document.cookie.includes(name);
-    document.cookie = `${name}=; SameSite=Lax; path=${at("/sign-in")}; max-age=0`;
-    return works;
-  } catch {
-    return false;
-  }
-}
 
 /** A name that nobody has yet, but some have one like it: `free` says whether it may be taken all the same. */
 function askWhoIsMeant(name, alike, free) {

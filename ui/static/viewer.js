@@ -5,6 +5,7 @@
  */
 
 const RATIO_MS = 200;
+const FEW_LINES = window.matchMedia("(max-height: 320px)"); // as in style.css
 const LEVELS = [0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 16];
 
 /**
@@ -189,6 +190,7 @@ function watchPointers(frames, { onWheel, onDrag, onPinch }) {
     frame.addEventListener(
       "wheel",
       (event) => {
+        if (FEW_LINES.matches && !event.ctrlKey) return; // the page scrolls, and the images fill it
         event.preventDefault();
         onWheel(event.deltaY < 0 ? +1 : -1, fromCentre(event.clientX, event.clientY));
       },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import struct
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from annotate.archive import PREFIX, extract_zip, find_import, list_outside, unpacked
+from annotate.layout import read_folder
 from db.errors import UserError
 
 
@@ -84,6 +86,25 @@ def test_bombs_are_refused_by_what_comes_out(tmp_path: Path) -> None:
     (tmp_path / "in2").mkdir()
     with pytest.raises(UserError, match="holds 3 files, above the limit of 2"):
         extract_zip(bomb, tmp_path / "in2", max_entries=2)
+
+
+def test_bombs_are_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    into = tmp_path / "in"
+    into.mkdir()
+    bomb = make_zip(tmp_path / "bomb.zip", {f"lq/{n}.png": bytes(30_000_000) for n in range(3)})
+    with pytest.raises(UserError, match=r"bomb\.zip unpacks to 1,0\d\d times its size"):
+        extract_zip(bomb, into)
+    photos = make_zip(tmp_path / "photos.zip", {"lq/1.png": b"x" * 1000})
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**30))
+        with pytest.raises(UserError, match=r"photos\.zip is too large when unpacked: 1,024.0 MiB are free, about"):
+            extract_zip(photos, into)
+    deep = make_zip(tmp_path / "deep.zip", {"a/" * 5_000 + "1.png": b"x"})
+    with pytest.raises(UserError, match=r"deep\.zip holds folders more than 16 deep"):
+        extract_zip(deep, into)
+    assert list(into.iterdir()) == []
+    extract_zip(photos, into)
 
 
 def test_no_zip_and_broken_zip(tmp_path: Path, make_photo: Callable[..., Path]) -> None:
@@ -166,7 +187,7 @@ def test_the_unicode_name_beside_an_old_one(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_not_the_utf8_it_says(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not a whole zip file"):
+    with pytest.raises(UserError, match="says that its names are UTF-8, and they are not"):
         unpack(tmp_path, [(entry("lq/é.png"), b"1")], lambda content: content.replace("é".encode(), b"\xff\xff"))
 
 
@@ -224,13 +245,38 @@ def test_compressions_that_are_read(tmp_path: Path, method: int) -> None:
 
 @pytest.mark.parametrize(
     ("start", "name"),
-    [(b"Rar!\x1a\x07", "a RAR archive"), (b"7z\xbc\xaf\x27\x1c", "a 7z archive"), (b"<!doc", "a web")],
+    [
+        (b"Rar!\x1a\x07", "a RAR archive; unpack it"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it"),
+        (b"<!doc", "a web page; get the file itself"),
+        (b"version https://git-lfs", "a Git LFS pointer; run `git lfs pull`"),
+        (b"PK\x03\x04", "the beginning of one, its end is missing; copy or download it again"),
+    ],
 )
 def test_what_is_no_zip_is_named(tmp_path: Path, start: bytes, name: str) -> None:
     (tmp_path / "a.zip").write_bytes(start + bytes(100))
     (tmp_path / "in").mkdir()
-    with pytest.raises(UserError, match=f"it looks like {name}"):
+    with pytest.raises(UserError, match=f"a.zip is no zip file but {name}"):
         extract_zip(tmp_path / "a.zip", tmp_path / "in")
+
+
+def test_a_name_too_long_for_the_disk_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a.zip holds a name that is too long for this disk, 'xxxxx.*; shorten it"):
+        unpack(tmp_path, [(entry("lq/" + "x" * 300 + ".png"), b"1")])
+
+
+def test_messages_name_the_zip_and_not_where_it_was_unpacked(data: Path, tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "faces.zip", {"a/lq/0.png": b"1", "b/lq/0.png": b"1"})
+    with pytest.raises(UserError, match=r"^faces.zip has no folder called lq"), unpacked(data, archive) as found:
+        read_folder(found)
+
+
+def test_the_manifest_is_told_from_other_tables(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "0.png").write_bytes(b"1")
+    (tmp_path / "scores.csv").write_text("image,psnr\n0,30\n")
+    (tmp_path / "faces.csv").write_text("Source;LQ\n0;in/0.png\n")
+    assert find_import(tmp_path) == tmp_path / "faces.csv"
 
 
 def test_files_beside_the_folder_that_is_imported_are_listed(data: Path, tmp_path: Path) -> None:

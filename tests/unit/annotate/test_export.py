@@ -211,6 +211,7 @@ def test_a_judgment_row(session: Session, pairs: dict[str, Pair], judge: Callabl
         "picked": "random",
         "view_mode": "fit",
         "seconds": 1.5,
+        "server_seconds": None,
         "created_at": row["created_at"],
         "superseded_at": None,
         "repeat_no": 0,

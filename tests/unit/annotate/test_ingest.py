@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -14,6 +14,7 @@ from PIL import Image as PilImage
 from sqlalchemy import func, select
 
 from annotate.gold import import_gold
+from annotate.image_files import open_pool
 from annotate.ingest import ImportRefused, ImportReport, count_ignored, describe_counts, import_folder
 from annotate.layout import read_folder
 from annotate.manifest import parse_seed, read_columns, read_manifest, read_table
@@ -515,13 +516,25 @@ def test_report_as_json_is_bounded() -> None:
     )
 
 
-def test_big_import_crosses_batches(database: Database, data: Path, tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    PilImage.new("RGB", (4, 4), "red").save(buffer, "PNG")
+def test_big_import_crosses_batches(
+    database: Database, data: Path, tmp_path: Path, make_photo: Callable[..., Path]
+) -> None:
     for number in range(1_101):
-        path = tmp_path / "many" / "lq" / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(buffer.getvalue() + str(number % 600).encode())  # bytes after the end make another file
+        make_photo(tmp_path / "many" / "lq" / f"{number}.png", number % 600, (4, 4))
     report = import_folder(database, data, tmp_path / "many", workers=1)
     assert (report.sources_added, report.images_added) == (1_101, 600)
     assert import_folder(database, data, tmp_path / "many", workers=1).sources_existing == 1_101
+
+
+def test_no_more_workers_are_started_than_the_memory_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("annotate.image_files.psutil.virtual_memory", lambda: SimpleNamespace(available=64 * 2**30))
+    monkeypatch.setattr("annotate.image_files.CGROUP", tmp_path)
+    with open_pool(2, 10) as pool:
+        assert pool is not None
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text(f"{2**30}\n")
+    with open_pool(2, 10) as pool:
+        assert pool is not None
+    (tmp_path / "memory.max").write_text(f"{3 * 2**30}\n")
+    with open_pool(2, 10) as pool:
+        assert pool is None, "a container of 3 GiB, one of them taken, holds one"

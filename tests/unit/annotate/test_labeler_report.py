@@ -24,7 +24,7 @@ from annotate.labeler_report import (
     predict_boosting,
     predict_held_out,
 )
-from metrics.accuracy import bootstrap_mean, compute_calibration, compute_credit
+from metrics.accuracy import bootstrap_mean, bootstrap_share, compute_calibration, compute_credit, exact_interval
 
 QUICK = FitSettings(kernel="linear")
 NAMES = ["good", "bad", "weak", "none"]
@@ -145,3 +145,15 @@ def test_the_learning_curve_rises(data: Training) -> None:
     assert curve["labels"].iloc[-1] == 240  # four of five folds of 300
     assert curve["accuracy"].iloc[-1] > curve["accuracy"].iloc[0]
     assert isinstance(curve, pd.DataFrame)
+
+
+def test_a_share_that_is_the_same_everywhere_is_not_certain() -> None:
+    low = 0.025 ** (1 / 10)  # ten of ten right has this chance of happening once in forty times
+    sources = np.repeat(np.arange(10), 3)
+    assert bootstrap_share(np.ones(30), np.ones(30), sources) == pytest.approx((1, low, 1))
+    assert bootstrap_share(np.zeros(30), np.ones(30), sources) == pytest.approx((0, 0, 1 - low))
+    one_of_two = np.sqrt(0.975)  # neither, or both, of two at this chance
+    assert exact_interval(0.5, 2) == pytest.approx((1 - one_of_two, one_of_two))
+    values = (np.arange(30) % 2).astype(float)
+    assert bootstrap_share(values, np.ones(30), sources) == bootstrap_mean(values, np.ones(30), sources)
+    assert np.isnan(bootstrap_share(np.ones(3), np.ones(3), np.zeros(3))[1:]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -227,3 +228,59 @@ def test_photos_whose_images_differ_in_aspect_are_named(
     assert found[0] == "one"
     with database.read() as session:
         assert len(session.scalars(select(Candidate)).all()) == 4
+
+
+def test_endings_of_photos_and_outputs_are_told_together(
+    database: Database, data: Path, make_photo: MakePhoto, tmp_path: Path
+) -> None:
+    folder = make(tmp_path / "set", make_photo, "lq/a_lq.png", "lq/b_lq.png", "m/a_sr.png", "m/b_sr.png", "hq/a_hq.png")
+    with pytest.raises(ImportRefused, match="--strip-suffix=_lq --strip-suffix=_hq --strip-suffix=_sr"):
+        import_folder(database, data, folder)
+    assert import_folder(database, data, folder, strip_suffixes=["_lq", "_hq", "_sr"]).candidates_added == 2
+
+
+def test_a_beginning_of_all_outputs_is_told(
+    database: Database, data: Path, make_photo: MakePhoto, tmp_path: Path
+) -> None:
+    folder = make(tmp_path / "set", make_photo, "lq/a.png", "lq/b.png", "m/out_a.png", "m/out_b.png")
+    with pytest.raises(ImportRefused, match="Names in m begin with 'out_': take that off"):
+        import_folder(database, data, folder)
+
+
+def test_a_file_that_a_manifest_calls_in_another_case_is_told(
+    database: Database, data: Path, make_photo: MakePhoto, tmp_path: Path
+) -> None:
+    make(tmp_path, make_photo, "In/a.PNG")
+    (tmp_path / "t.csv").write_text("source,lq\na,in/A.png\n")
+    with pytest.raises(ImportRefused, match=r"in/A.png: is not there, but In/a.PNG is: the case of letters counts"):
+        import_folder(database, data, tmp_path / "t.csv")
+
+
+def test_a_spreadsheet_beside_lq_is_not_lost(make_photo: MakePhoto, tmp_path: Path) -> None:
+    make(tmp_path, make_photo, "lq/a.png", "people.xlsx")
+    [(name, why)] = read_folder(tmp_path).refused
+    assert name == "people.xlsx"
+    assert "save it as CSV" in why
+
+
+def test_names_of_other_scripts_and_spaces_around_methods(make_photo: MakePhoto, tmp_path: Path) -> None:
+    plan = read_folder(make(tmp_path, make_photo, "lq/علی\u200cرضا.png", "m /علی\u200cرضا.png"))
+    assert [list(source.candidates) for source in plan.sources.values()] == [[("m", 0)]]
+    assert not plan.refused
+
+
+def test_captions_that_are_no_files_of_their_own_are_refused(make_photo: MakePhoto, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    for name in "abc":
+        make_photo(folder / "lq" / f"{name}.png", ord(name))
+    (tmp_path / "secret").write_text("hunter2")
+    (folder / "lq" / "a.txt").symlink_to(tmp_path / "secret")
+    os.mkfifo(folder / "lq" / "b.txt")
+    (folder / "lq" / "c.txt").symlink_to("/dev/zero")
+    plan = read_folder(folder)
+    assert dict(plan.refused) == {
+        "lq/a.txt": "a link; put the caption there itself",
+        "lq/b.txt": "cannot be read (not a file)",
+        "lq/c.txt": "a link; put the caption there itself",
+    }
+    assert [source.caption for source in plan.sources.values()] == [None] * 3

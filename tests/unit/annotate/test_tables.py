@@ -29,10 +29,13 @@ def as_csv(delimiter: str = ",") -> str:
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("marked", [True, False])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("newline", ["\r\n", "\n", "\r"])
-def test_delimiters_encodings_and_line_ends(tmp_path: Path, delimiter: str, encoding: str, newline: str) -> None:
-    mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
+def test_delimiters_encodings_and_line_ends(
+    tmp_path: Path, delimiter: str, encoding: str, newline: str, marked: bool
+) -> None:
+    mark = "\ufeff" if marked and encoding in ("utf-16-le", "utf-16-be") else ""
     text = mark + as_csv(delimiter).replace("\r\n", newline)
     (tmp_path / "t.csv").write_bytes(text.encode(encoding))
     assert read(tmp_path / "t.csv") == ROWS
@@ -43,6 +46,11 @@ def test_delimiters_encodings_and_line_ends(tmp_path: Path, delimiter: str, enco
     [
         "\n\r\n,,\nsource,lq,seed\n0012,lq/a.png,1\n0013,lq/b.png,\n",
         "sep=;\nsource;lq;seed\n0012;lq/a.png;1\n0013;lq/b.png;\n",
+        '"sep=;"\r\nsource;lq;seed\r\n0012;lq/a.png;1\r\n0013;lq/b.png;\r\n',
+        "\ufeffSEP=;,,\nsource;lq;seed\n0012;lq/a.png;1\n0013;lq/b.png;\n",
+        "sep=\t\nsource\tlq\tseed\n0012\tlq/a.png\t1\n0013\tlq/b.png\t\n",
+        "\ufeff\ufeffsource,lq,seed\n0012,lq/a.png,1\n0013,lq/b.png,\n",
+        "Unnamed: 0.1,Unnamed: 0,source,lq,seed\n0,0,0012,lq/a.png,1\n1,1,0013,lq/b.png,\n",
         "Source , LQ,Seed\n0012,lq/a.png,1\n,,\n0013,lq/b.png,\n,,\n\n",
         "source,lq,seed,,\n0012,lq/a.png,1,,\n0013,lq/b.png,,,\n",
         "source,lq,seed\n0012,lq/a.png,1,,,\n0013,lq/b.png,\n",
@@ -64,7 +72,18 @@ def test_lines_are_counted_as_an_editor_does(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seed"),
-    [("1.0", 1), ("1,0", 1), ("12.", 12), ("007", 7), ("nan", 0), ("NaN", 0), ("<NA>", 0), ("", 0)],
+    [
+        ("1.0", 1),
+        ("1,0", 1),
+        ("12.", 12),
+        ("007", 7),
+        ("nan", 0),
+        ("NaN", 0),
+        ("<NA>", 0),
+        ("#N/A", 0),
+        ("None", 0),
+        ("", 0),
+    ],
 )
 def test_seeds(text: str, seed: int) -> None:
     assert parse_seed(text) == seed
@@ -74,6 +93,43 @@ def test_seeds(text: str, seed: int) -> None:
 def test_no_seeds(text: str) -> None:
     with pytest.raises(UserError, match="is not a whole number from 0 to 2147483647"):
         parse_seed(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\x03\x04" + bytes(20), "is a spreadsheet or a zip, whatever its name; save it as CSV"),
+        (b"<!doctype html>\n", "has no rows below its first line '<!doctype html>'. The first line names the columns"),
+        (b"", "has no rows at all. The first line names the columns"),
+    ],
+)
+def test_what_is_no_table_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_manifest(tmp_path / "t.csv")
+
+
+def test_an_address_is_no_path(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("source,lq\nx,https://example.org/x.png\n")
+    with pytest.raises(UserError, match="is an address; download the file"):
+        read_manifest(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("name", ["علی\u200cرضا", "👩\u200d👩"])
+def test_what_joins_letters_belongs_to_a_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "t.csv").write_text(f"source,person\n{name},{name}\n")
+    assert read(tmp_path / "t.csv") == [{"source": name, "person": name}]
+
+
+def test_a_manifest_that_would_be_passed_over_is_said(tmp_path: Path) -> None:
+    (tmp_path / "lq").mkdir()
+    (tmp_path / "lq" / "meta.csv").write_text("source,person\nx,Ada\n")
+    with pytest.raises(UserError, match=r"meta.csv is a manifest; move it up beside lq/"):
+        find_manifest(tmp_path)
+    (tmp_path / "lq" / "meta.csv").unlink()
+    (tmp_path / "meta.json").write_text('[{"source": "x", "person": "Ada"}]')
+    with pytest.raises(UserError, match=r"meta.json is a manifest as one list; .*\.jsonl"):
+        find_manifest(tmp_path)
 
 
 def test_json_lines_as_pandas_writes_them(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 import hashlib
 import io
 import os
+import socket
+import subprocess
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +25,7 @@ from db.images import (
     open_rgb,
     probe_bytes,
     probe_image,
+    sweep_unfinished,
     write_image,
 )
 from db.models import Image
@@ -56,14 +60,8 @@ PLAIN = {
     "webp": encode(PHOTO, "WEBP", lossless=True),
     "grey png": encode(PHOTO.convert("L"), "PNG"),
     "grey jpeg": encode(PHOTO.convert("L"), "JPEG"),
-    "upright exif": encode(PHOTO, "JPEG", exif=orientation(1)),
-    "srgb profile": encode(
-        PHOTO, "PNG", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    ),
-    "no profile at all": encode(PHOTO, "PNG", icc_profile=b"no profile"),
-    "camera jpeg with a second view": encode(PHOTO, "MPO", save_all=True, append_images=[PHOTO.convert("L")]),
 }
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "camera jpeg with a second view": ".jpg"}
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -84,6 +82,32 @@ def add_alpha(value: int) -> PilImage.Image:
     rgba = PHOTO.convert("RGBA")
     rgba.putalpha(value)
     return rgba
+
+
+CLEANED: dict[str, tuple[bytes, str]] = {
+    "upright exif": (encode(PHOTO, "JPEG", exif=orientation(1)), "metadata removed: EXIF"),
+    "srgb profile": (
+        encode(PHOTO, "PNG", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()),
+        "metadata removed: colour profile",
+    ),
+    "no profile at all": (encode(PHOTO, "PNG", icc_profile=b"no profile"), "metadata removed: colour profile"),
+    "camera jpeg with a second view": (
+        encode(PHOTO, "MPO", save_all=True, append_images=[PHOTO.convert("L")]),
+        "metadata removed: other pictures, data behind the end",
+    ),
+}
+"""More in `tests/unit/pixels/test_metadata.py`."""
+
+
+@pytest.mark.parametrize("name", CLEANED)
+def test_files_with_metadata_are_stored_without_it(name: str, data: Path) -> None:
+    content, conversion = CLEANED[name]
+    probe = probe_bytes(content, name)
+    assert (probe.conversion, probe.same_pixels) == (conversion, True)
+    assert probe.converted is not None
+    np.testing.assert_array_equal(decode(probe.converted), decode(content))
+    assert write_image(data, probe, content)
+    assert image_path(data, probe.sha256, probe.suffix).read_bytes() == probe.converted
 
 
 CONVERTED: dict[str, tuple[bytes, str]] = {
@@ -307,3 +331,24 @@ def test_the_file_is_put_back_where_only_the_row_is_left(database: Database, dat
     with database.write() as session:
         add_image(session, data, probe, content)
     assert image_path(data, probe.sha256, ".jpg").read_bytes() == content
+
+
+def test_unfinished_files_of_killed_imports_are_swept(data: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    folder = data / "images" / "ab"
+    folder.mkdir(parents=True)
+    host, old = socket.gethostname(), time.time() - 2 * 86_400
+    names = {
+        f".adding-{host}-{ended.pid}-00": False,
+        f".adding-{host}-{os.getpid()}-01": True,
+        ".adding-0123456789abcdef": False,  # of an earlier version
+        ".adding-another-host-1-02": True,
+        ".adding-another-host-1-03": False,
+        "ab" * 32 + ".png": True,
+    }
+    for name in names:
+        (folder / name).write_bytes(b"half")
+    os.utime(folder / ".adding-another-host-1-03", (old, old))
+    assert sweep_unfinished(data) == 3
+    assert {path.name for path in folder.iterdir()} == {name for name, stays in names.items() if stays}

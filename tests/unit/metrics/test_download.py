@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import resource
 import threading
 import time
 from pathlib import Path
@@ -51,9 +52,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault == "page":
             content = b"<!DOCTYPE html><title>Quota exceeded</title>"
         self.send_response(206 if goes_on else 200)
-        if goes_on:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        if fault != "nolength":
+        if goes_on and fault != "vague":
+            first = 0 if fault == "elsewhere" else start
+            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+        if fault not in ("nolength", "ends"):
             self.send_header("Content-Length", str(len(content) - start))
         self.send_header("ETag", self.server.etag)
         self.end_headers()
@@ -64,7 +66,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(0.2)
             self.connection.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0")  # SO_LINGER 0: a reset, not an end
             self.connection.close()
-        elif fault == "short":
+        elif fault in ("short", "ends"):
             self.wfile.write(rest[: len(rest) // 2])
         elif fault == "hangs":
             self.wfile.write(rest[: len(rest) // 2])
@@ -85,7 +87,7 @@ def server(monkeypatch):
     found.server_close()
 
 
-@pytest.mark.parametrize("faults", [[], ["reset"], ["short"], ["hangs"], ["503"], ["429"], ["nolength"]])
+@pytest.mark.parametrize("faults", [[], ["reset"], ["short"], ["hangs"], ["503"], ["429"], ["nolength"], ["ends"]])
 def test_a_transfer_that_breaks_is_gone_on_with(server, tmp_path, faults):
     server.faults = faults * 2
     sha256 = hashlib.sha256(CONTENT).hexdigest()
@@ -119,6 +121,34 @@ def test_a_part_of_another_version_is_not_gone_on_with(server, tmp_path):
 def test_a_server_that_cannot_go_on_sends_it_whole(server, tmp_path):
     server.faults = ["short", "ignores"]
     assert download(server.url, tmp_path / "w.pth").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("fault", ["vague", "elsewhere"])
+def test_a_server_that_goes_on_wrongly_is_asked_for_the_whole(server, tmp_path, fault):
+    server.faults = ["short", fault]
+    assert download(server.url, tmp_path / "w.pth").read_bytes() == CONTENT
+    server.faults = ["short", fault] * 9
+    with pytest.raises(DownloadError, match="does not send what was asked for"):
+        download(server.url, tmp_path / "two.pth")
+
+
+def test_a_part_with_other_bytes_is_begun_anew(server, tmp_path):
+    (tmp_path / "w.pth.part").write_bytes(b"of whatever")
+    (tmp_path / "w.pth.part.version").write_text(server.etag)
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    assert download(server.url, tmp_path / "w.pth", sha256=sha256).read_bytes() == CONTENT
+    assert [one.name for one in tmp_path.iterdir()] == ["w.pth"]
+
+
+def test_a_full_disk_is_told_at_once(server, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # stands for a full disk
+    try:
+        with pytest.raises(DownloadError, match=r"w\.pth\.part: cannot be written .*; make room"):
+            download(server.url, tmp_path / "w.pth")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(server.ranges) == 1
 
 
 def test_a_part_of_which_nothing_is_known_is_begun_anew(server, tmp_path):

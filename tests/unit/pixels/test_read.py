@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -20,8 +22,20 @@ from db.images import probe_bytes
 from db.session import Database
 from metrics.natural import MEASURES, split_planes
 from pixels.colour import COLOUR_CHUNKS
-from pixels.read import ImageFault, decode_plain, decode_rgb, read_rgb
-from tests.colour_files import ADOBE, SRGB, chrm, chunk, cicp, encode, gama, profile, tagged
+from pixels.read import PNG_SIGNATURE, ImageFault, decode_plain, decode_rgb, read_rgb
+from tests.colour_files import (
+    ADOBE,
+    SRGB,
+    chrm,
+    chunk,
+    cicp,
+    cicp_tag,
+    encode,
+    gama,
+    profile,
+    raised_black,
+    tagged,
+)
 
 CASES = Path(__file__).resolve().parents[4] / "shared" / "cases"
 GREY = np.full((8, 8, 3), 129, np.uint8)
@@ -69,6 +83,36 @@ COLOURS: dict[str, tuple[bytes, int, str]] = {
     "cICP of BT.2020": (tagged(PLAIN, cicp(9, 14, 0, 1)), 122, "colours converted from cICP to sRGB"),
     "cICP of HDR, PQ": (tagged(PLAIN, cicp(9, 16, 0, 1)), 135, "colours converted from cICP to sRGB"),
     "cICP of HDR, HLG": (tagged(PLAIN, cicp(9, 18, 0, 1)), 100, "colours converted from cICP to sRGB"),
+    "cICP of SMPTE 240M": (tagged(PLAIN, cicp(1, 7, 0, 1)), 142, "colours converted from cICP to sRGB"),
+    "cICP of film": (tagged(PLAIN, cicp(8, 8, 0, 1)), 189, "colours converted from cICP to sRGB"),
+    "cICP of XYZ": (tagged(PLAIN, cicp(10, 8, 0, 1)), 189, "colours converted from cICP to sRGB"),
+    "cICP of BT.1361": (tagged(PLAIN, cicp(1, 12, 0, 1)), 129, "cICP removed, which changed no colour"),
+    "grey in HDR": (tagged(encode(GREY[..., 0]), cicp(9, 16, 0, 1)), 135, "colours converted from cICP to sRGB"),
+    "sRGB with an intent that is none": (
+        tagged(PLAIN, (b"sRGB", b"\x09"), gama(1.0)),
+        189,
+        "colours converted from gAMA to sRGB",
+    ),
+    "profile with cicp": (
+        encode(GREY, "JPEG", quality=100, icc_profile=profile(2.2, "x", more=cicp_tag(1, 8, 0, 1))),
+        189,
+        "colours converted from colour profile to sRGB",
+    ),
+    "profile with the cicp of sRGB": (
+        encode(GREY, icc_profile=profile(1.0, "x", more=cicp_tag(1, 13, 0, 1))),
+        129,
+        "colour profile removed, which changed no colour",
+    ),
+    "grey with cicp in its profile": (
+        encode(GREY[..., 0], icc_profile=profile(2.2, "x", b"GRAY", more=cicp_tag(1, 8, 0, 1))),
+        189,
+        "colours converted from colour profile to sRGB",
+    ),
+    "profile with light in its black": (
+        encode(GREY, icc_profile=profile(1.0, "x", more=raised_black())),
+        197,
+        "colour profile converted to sRGB",
+    ),
     "cICP of sRGB": (tagged(PLAIN, cicp(1, 13, 0, 1)), 129, "cICP removed, which changed no colour"),
     "cICP unknown": (tagged(PLAIN, cicp(2, 2, 0, 1)), 129, "cICP removed, which changed no colour"),
     "cICP in video range": (tagged(PLAIN, cicp(1, 8, 0, 0)), 129, "cICP removed, which changed no colour"),
@@ -82,7 +126,8 @@ COLOURS: dict[str, tuple[bytes, int, str]] = {
         129,
         "cICP, colour profile removed, which changed no colour",
     ),
-    "profile of another name": (encode(GREY, icc_profile=OTHER_NAME), 129, ""),
+    "profile of another name": (encode(GREY, icc_profile=OTHER_NAME), 129, "metadata removed: colour profile"),
+    "sRGB": (tagged(PLAIN, (b"sRGB", b"\0")), 129, ""),
     "profile named sRGB": (encode(GREY, icc_profile=LINEAR), 189, "colour profile converted to sRGB"),
     "jpeg with a profile": (
         encode(GREY, "JPEG", quality=100, icc_profile=LINEAR),
@@ -150,8 +195,9 @@ def test_colours_are_what_the_tags_do_and_no_tag_stays(name: str) -> None:
 
 
 def test_taking_a_chunk_away_leaves_the_pixels_as_they_are_packed() -> None:
-    content = tagged(PLAIN, gama(0.45455), (b"tEXt", b"Software\0x"))
-    assert decode_plain(content).content == tagged(PLAIN, (b"tEXt", b"Software\0x"))
+    plain = decode_plain(tagged(PLAIN, gama(0.45455), (b"tEXt", b"Software\0x")))
+    assert plain.content == PLAIN
+    assert plain.conversion == "gAMA removed, which changed no colour, metadata removed: tEXt"
 
 
 def test_primaries_move_colours_and_leave_greys_grey() -> None:
@@ -196,6 +242,29 @@ def test_16_bits_are_reduced_not_cut() -> None:
     assert decode_rgb(key)[0, :3, 0].tolist() == [0, 255, 2]
 
 
+def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pixels.read
+
+    large, small = encode(np.zeros((8, 16, 3), np.uint8)), encode(np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(pixels.read, "LARGE_PIXELS", 100)
+    inside, most = [0, 0], [0, 0]
+    to_plain = pixels.read._to_plain
+
+    def watch(image: PilImage.Image, *rest: object) -> object:
+        kind = int(image.width == 16)
+        inside[kind] += 1
+        most[kind] = max(most[kind], inside[kind])
+        time.sleep(0.02)
+        inside[kind] -= 1
+        return to_plain(image, *rest)
+
+    monkeypatch.setattr(pixels.read, "_to_plain", watch)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(decode_rgb, [large, small] * 12))
+    assert most[1] == 1
+    assert most[0] > 1
+
+
 def test_jpeg_of_every_colour_space_is_read_as_browsers_do() -> None:
     photo = PilImage.fromarray(np.repeat(np.repeat([[[200, 60, 20]]], 16, axis=0), 16, axis=1).astype(np.uint8))
     for content in (
@@ -219,6 +288,31 @@ def test_turned_by_exif_or_xmp_with_its_colours_converted() -> None:
     assert decode_rgb(encode(photo, "JPEG", quality=100, xmp=xmp)).shape == (6, 4, 3)
     broken = encode(photo, "JPEG", quality=100, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert decode_rgb(broken).shape == (4, 6, 3)
+
+
+def test_a_stored_file_whose_bytes_are_not_its_names_is_read_by_nobody(data: Path, tmp_path: Path) -> None:
+    from annotate.measure_worker import ImageFile, ImageJob, measure_batch
+    from db.errors import UserError
+    from db.images import image_path, write_image
+    from db.pixel_hashes import hash_pixels
+    from reward.images import read_image
+
+    probe = probe_bytes(PLAIN, "photo")
+    write_image(data, probe, PLAIN)
+    path = image_path(data, probe.sha256, ".png")
+    assert read_rgb(path).shape == (8, 8, 3)
+    path.write_bytes(encode(GREY + 1))
+    with pytest.raises(ImageFault, match="not the file that was imported"):
+        read_rgb(path)
+    with pytest.raises(UserError, match=rf"{path}: not the file that was imported"):
+        read_image(path)
+    job = ImageJob(1, ImageFile(probe.sha256, ".png"), ())
+    pytest.importorskip("torch")
+    measured = measure_batch(data, [job], "cpu")
+    assert (measured.rows, [name for name, _ in measured.unreadable]) == ([], [path.name])
+    assert hash_pixels(data, [(probe.sha256, ".png")]) == {}
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert read_rgb(tmp_path / path.name).shape == (8, 8, 3), "a name of 64 digits means that in a data folder alone"
 
 
 def test_what_is_no_image_is_said() -> None:
@@ -295,3 +389,58 @@ def test_the_shared_zip_is_stored_without_colour_chunks_and_every_file_is_said(d
     for file in (data / "images").rglob("*.png"):
         assert decode_plain(file.read_bytes()).conversion == ""
         assert not [name for name in (*COLOUR_CHUNKS, "iCCP") if name.encode() in file.read_bytes()]
+
+
+OTHERS = {
+    "heic": (b"\0\0\0\x18ftypheic" + bytes(64), "HEIC, whatever its name; save it as PNG"),
+    "avif": (b"\0\0\0\x18ftypavif" + bytes(64), "AVIF, whatever its name; save it as PNG"),
+    "tiff": (encode(GREY, "TIFF"), "TIFF or raw, whatever its name; save it as PNG"),
+    "bmp": (encode(GREY, "BMP"), "BMP, whatever its name; save it as PNG"),
+    "gif": (encode(GREY, "GIF"), "GIF, whatever its name; save it as PNG"),
+    "jpeg2000": (encode(GREY, "JPEG2000"), "JPEG 2000, whatever its name; save it as PNG"),
+    "page": (b"\n<!DOCTYPE html><html>", "a web page, whatever its name; get the file itself"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, whatever its name; get the"),
+    "zeros": (bytes(100), "zeros, as a copy that never ended leaves, whatever its name; get the file itself"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_image_is_told_by_its_content(name: str) -> None:
+    content, what = OTHERS[name]
+    with pytest.raises(ImageFault, match=f"^not a PNG, JPEG or WebP image but {what}"):
+        decode_rgb(content)
+
+
+def test_a_png_with_a_damaged_beginning_is_called_damaged() -> None:
+    content = bytearray(tagged(PLAIN, gama(1.0)))
+    content[content.index(b"gAMA") + 8] ^= 1
+    with pytest.raises(ImageFault, match="corrupt"):
+        decode_rgb(bytes(content))
+
+
+def write_png(samples: np.ndarray, depth: int, colour_type: int, transparent: bytes) -> bytes:
+    """A PNG of samples with a transparent colour, written here since Pillow writes none with odd ones."""
+    bits = np.unpackbits(samples.astype(np.uint8).reshape(len(samples), -1, 1), axis=2)[..., 8 - depth :]
+    rows = np.packbits(bits.reshape(len(samples), -1), axis=1)
+    content = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    head = struct.pack(">IIBBBBB", samples.shape[1], len(samples), depth, colour_type, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"tRNS", transparent), (b"IDAT", content), (b"IEND", b"")]
+    return PNG_SIGNATURE + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize(("depth", "key"), [(1, 1), (1, 0), (2, 2), (4, 9)])
+def test_any_grey_of_few_bits_can_be_transparent(depth: int, key: int) -> None:
+    samples = np.arange(2**depth)[None]
+    pixels = decode_rgb(write_png(samples, depth, 0, struct.pack(">H", key)))
+    seen = np.where(samples == key, 255, samples * 255 // (2**depth - 1))
+    np.testing.assert_array_equal(pixels[..., 0], seen)
+
+
+@pytest.mark.parametrize(("shape", "colour_type"), [((4, 4), 0), ((4, 4, 3), 2)])
+def test_bits_above_a_transparent_colours_own_do_not_count(shape: tuple[int, ...], colour_type: int) -> None:
+    samples = np.full(shape, 129)
+    samples[0] = 40
+    key = struct.pack(">H", 129 + 512) * (3 if colour_type else 1)
+    pixels = decode_rgb(write_png(samples, 8, colour_type, key))
+    assert (pixels[0] == 40).all()
+    assert (pixels[1:] == 255).all()

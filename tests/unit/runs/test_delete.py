@@ -3,12 +3,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from db.errors import UserError
 from db.models import Label, Method, Origin, Pair, Run, RunState
 from db.session import Database
 from runs.delete import delete_run, why_kept, why_out_kept
-from runs.store import add_run, artifact_of, end_run, run_folder
+from runs.store import add_run, artifact_of, end_run, open_run, run_folder
 
 
 def add_ended(database: Database, data: Path, kind: str = "reward train", **config: Any) -> int:
@@ -68,6 +69,31 @@ def test_folders_that_are_not_the_runs_own_stay(database: Database, data: Path, 
         delete_run(database, data, run_id, also_out=True)
     assert (tmp_path / out).is_dir()
     assert run_folder(data, run_id).is_dir()
+
+
+def test_a_folder_that_held_files_before_the_run_stays(database: Database, data: Path) -> None:
+    mine, made = data / "mine", data / "rewards" / "made"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    made.mkdir(parents=True)
+    for out in (mine, made):
+        for _ in range(2):  # the second goes on with what the first left
+            with open_run(database, data, "reward train", {"out": str(out)}) as log:
+                (out / "weights").write_bytes(b"x")
+        with open_run(database, data, "reward train", {"out": str(out)}) as log:
+            last = log.run_id
+        with database.read() as session:
+            runs = session.scalars(select(Run)).all()
+            others = [run.id for run in runs if run.config["out"] == str(out) and run.id != last]
+        for number in others:
+            delete_run(database, data, number)
+        if out == mine:
+            with pytest.raises(UserError, match="held files before run 3, which may be anybody's; delete it by hand"):
+                delete_run(database, data, last, also_out=True)
+        else:
+            assert delete_run(database, data, last, also_out=True) > 0
+    assert sorted(path.name for path in mine.iterdir()) == ["thesis.txt", "weights"]
+    assert not made.exists()
 
 
 def test_a_result_names_the_artifact_before_the_config(database: Database, data: Path, tmp_path: Path) -> None:

@@ -103,3 +103,11 @@ def test_where_the_database_is_on_the_full_disk_too_the_first_reason_is_told(
     with caplog.at_level(logging.WARNING), said, open_run(database, data, "refl train", {}):
         raise UserError("the checkpoint")
     assert "disk is full" in caplog.text
+
+
+def test_ctrl_c_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def press() -> None:
+        raise KeyboardInterrupt
+
+    assert run_command(press) == 130
+    assert capsys.readouterr().err == "stopped\n"

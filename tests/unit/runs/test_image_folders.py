@@ -97,3 +97,20 @@ def test_names_and_kinds() -> None:
         "hidden",
         "hidden",
     ]
+
+
+def test_a_caption_that_is_no_file_or_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    folder, blobs = tmp_path / "in", tmp_path / "blobs"
+    folder.mkdir()
+    blobs.mkdir()
+    (blobs / "1").write_text("a caption")
+    (blobs / "2").write_bytes(b"an image")
+    (folder / "a.txt").symlink_to(blobs / "1")
+    with pytest.raises(UserError, match=r"a\.txt: a link that leads out of its folder"):
+        read_caption(folder / "a.png")
+    (folder / "a.png").symlink_to(blobs / "2")
+    assert read_caption(folder / "a.png") == "a caption"  # as a download's cache has both
+    os.mkfifo(folder / "b.txt")
+    with pytest.raises(UserError, match=r"b\.txt: not a file"):
+        read_caption(folder / "b.png")
+    assert read_caption(folder / "c.png") is None

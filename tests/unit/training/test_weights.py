@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +189,10 @@ def test_an_array_of_objects_is_refused(tmp_path):
     [
         ({"state_dict": STATE, "args": argparse.Namespace(lr=1)}, "argparse.Namespace"),
         ({"params": STATE, "where": Path("x")}, "pathlib"),
+        ({"params": STATE, "notes": np.array([{}, None])}, "numpy.ndarray"),
+        ({"params": STATE, "notes": np.zeros(2, dtype=[("x", "f4")])}, "numpy.ndarray"),
+        ({"params": STATE, "notes": np.datetime64("2020-01-01")}, "numpy.ndarray"),
+        ({"params": defaultdict(int, STATE)}, "collections.defaultdict"),
         (torch.nn.Sequential(OrderedDict(a=torch.nn.Linear(3, 2))), "torch.nn.modules.linear.Linear"),
         ({"model": torch.nn.Sequential(OrderedDict(a=torch.nn.Linear(3, 2)))}, "torch.nn.modules"),
     ],
@@ -302,6 +306,8 @@ def test_a_file_cut_anywhere_is_told(tmp_path, form):
 def test_a_folder_or_no_file_is_told(tmp_path):
     assert "Give the file in this folder" in refusal(tmp_path)
     assert "No such file" in refusal(tmp_path / "absent.pth")
+    with pytest.raises(UserError, match="No such file"):
+        read_weights(tmp_path / "absent.pth")
 
 
 def test_a_file_of_the_other_byte_order_is_read(tmp_path):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from refl.evaluate import measure_reward
 from refl.evaluate_command import add_evaluate_command, check_arguments
 from refl.evaluate_faces import FaceSet
 from refl.evaluate_plan import Plan, make_plan
+from refl.evaluate_restored import compute_keys, find_changes
 from refl.evaluate_run import evaluate
 from refl.evaluate_values import open_measured
 from refl.restore_methods import load_method
@@ -383,7 +385,7 @@ def test_a_signal_ends_it_after_the_batch_and_the_same_command_goes_on(
 
 def test_an_ablation_gets_its_report_without_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
-    monkeypatch.setattr("refl.ablate_command.run_module", ran.append)
+    monkeypatch.setattr("refl.ablate_command.run_module", lambda command, _url: ran.append(command))
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / "training.json").write_text('{"config": {}}')
     args = argparse.Namespace(restorer="tiny", reward="frm", test_faces=None, data="data", db=None, weights=None)
@@ -405,3 +407,20 @@ def test_a_reward_is_the_one_that_score_gives(base: list[str], tmp_path: Path) -
         expected = scorer.model(images, [face.caption for face in plan.sets[0].faces])
     found = [measured.known[scorer.version][key] for key in restored.keys]
     assert found == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_only_faces_that_are_read_otherwise_now_are_restored_anew(tmp_path, monkeypatch):
+    turned, faces = PilImage.Exif(), []
+    turned[0x0112] = 6
+    for name, options in (("plain", {}), ("turned", {"exif": turned})):
+        PilImage.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.jpg", **options)
+        faces.append(Face(name, tmp_path / f"{name}.jpg", None, name))
+    before = [FaceSet("wild", one, 8, None) for one in ([faces[0]], faces)]
+    records = [{**one.describe(), "settings": {}} for one in before]
+    keys = compute_keys([face.path for face in faces], before[1])
+    monkeypatch.setattr("refl.evaluate_faces.READING", 1_000)
+    after = [replace(one) for one in before]
+    wanted = [{**one.describe(), "settings": {}} for one in after]
+    assert [find_changes(*pair) for pair in zip(records, wanted, strict=True)] == [[], ["faces"]]
+    now = compute_keys([face.path for face in faces], after[1])
+    assert [now[0] == keys[0], now[1] == keys[1]] == [True, False]

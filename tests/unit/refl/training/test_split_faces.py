@@ -55,6 +55,8 @@ def test_the_datasets_held_out_photos_are_left_out(tmp_path: Path, caplog: pytes
     with caplog.at_level("INFO"):
         kept = leave_out_held_out(faces, make_pairs(tmp_path, hq=hq), known)
     assert [face.name for face in kept] == ["other.png"]
+    (folder / "same_bytes.png").write_bytes((folder / "same_bytes.png").read_bytes() + b"behind the end")
+    assert leave_out_held_out(faces, make_pairs(tmp_path, hq=hq), known) == kept
     assert "3 of 4 faces are of photos that the dataset holds out" in caplog.text
     assert len(leave_out_held_out(faces, make_pairs(tmp_path, hq=hq, split="train"), known)) == 4
     with pytest.raises(UserError, match="All 1 faces are of photos"):

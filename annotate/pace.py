@@ -1,0 +1,91 @@
+"""What the server's own clock says of a person's answers: how long each can have taken, and whether they come too fast.
+
+A page claims how long its pair was in view, and a script can claim anything. The server knows when it handed a pair
+out, when the answer before it came in, and when the answer came.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+SECONDS_AN_ANSWER = 0.5
+"""Nobody looks at two faces and chooses in less, one answer after the other, for long."""
+BURST_ANSWERS = 120
+"""So many may come faster, and a request of more is taken whole: a page without a network keeps its answers."""
+CHANGE_COST = 0.25
+"""Of an answer: what taking one back, changing its reasons or sending it twice costs."""
+
+
+@dataclass
+class _Known:
+    answered_at: datetime | None = None
+    """When this person's latest answer came in."""
+    paid_until: float = 0.0
+    """Seconds of the clock up to which this person's answers took their time at SECONDS_AN_ANSWER each."""
+
+
+@dataclass
+class Stopwatch:
+    """Shares the time since the answer before among the answers of one request.
+
+    Those that waited for a network come at once: each takes the seconds that it claims of what there is, and the last
+    one the rest. So the server's seconds of a person's answers never add up to more than passed.
+    """
+
+    known: _Known
+    now: datetime
+    """When the request came in."""
+    answers: int = 0
+    """That were timed. One that only replaces another is none, and keeps that one's time."""
+    _since: datetime | None = None
+
+    def take(self, handed_out_at: datetime | None, claimed_seconds: float, *, is_last: bool) -> float | None:
+        """The seconds that this answer can have taken at most; None where the server saw no beginning.
+
+        To be called where no other request of the same person is in between.
+        """
+        if not self.answers:
+            self._since = self.known.answered_at
+        self.answers += 1
+        starts = [moment for moment in (handed_out_at, self._since) if moment is not None]
+        if not starts:
+            return None
+        there_was = max(0.0, (self.now - max(starts)).total_seconds())
+        seconds = there_was if is_last else min(claimed_seconds, there_was)
+        self._since = max(starts) + timedelta(seconds=seconds)
+        return seconds
+
+
+@dataclass
+class Pace:
+    """Holds every person to an answer in SECONDS_AN_ANSWER, BURST_ANSWERS ahead of it.
+
+    In memory, a small row a person: after a restart a first answer is timed from the handing out of its pair alone.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    _known: dict[int, _Known] = field(default_factory=dict)
+
+    def wait(self, person_id: int) -> int:
+        """Whole seconds until this person's answers are taken again; 0 where they are."""
+        ahead = self._of(person_id).paid_until - self.clock() - BURST_ANSWERS * SECONDS_AN_ANSWER
+        return max(0, math.ceil(ahead))
+
+    def start(self, person_id: int, now: datetime) -> Stopwatch:
+        """The stopwatch of a request that came in now; `note` it once its answers are stored."""
+        return Stopwatch(self._of(person_id), now)
+
+    def note(self, stopwatch: Stopwatch, events: int) -> None:
+        """Remember what a request brought: so many events, of which the stopwatch timed the answers."""
+        known = stopwatch.known
+        cost = stopwatch.answers + CHANGE_COST * (events - stopwatch.answers)
+        known.paid_until = max(known.paid_until, self.clock()) + cost * SECONDS_AN_ANSWER
+        if stopwatch.answers:
+            known.answered_at = stopwatch.now
+
+    def _of(self, person_id: int) -> _Known:
+        return self._known.setdefault(person_id, _Known())

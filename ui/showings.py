@@ -1,0 +1,141 @@
+"""Sealed texts: which pair was shown to whom, which way round, and which image an address means.
+
+A page and its person get them and cannot read them: nothing in them says that a pair is a repeat or has a known answer,
+and the same image has another address in every showing. They are sealed, not stored, so that a token holds for as long
+as the server's key, and an address needs no look-up.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import struct
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+from itsdangerous import BadSignature, URLSafeSerializer
+
+from db.errors import UserError
+from db.images import MEDIA_TYPE_OF_SUFFIX
+from db.models import Lease, Picked, Side
+from ui.access import Visitor
+
+SUFFIXES = ("", *MEDIA_TYPE_OF_SUFFIX)
+"""By their numbers in an address; "" where whoever made it did not know."""
+SIDES = tuple(Side)
+PICKED = tuple(Picked)  # by their places in a token, so that a new one comes last
+SHOWING = struct.Struct(">QQBBB16s")
+"""Person, pair, repeat number, side, why picked, question: always as long."""
+IMAGE = struct.Struct(">32sBQB")
+"""SHA-256, suffix, pair (0: none) and repeat number: the last two only make the address another one."""
+PICKED_BY_LETTER = {
+    "r": Picked.random,
+    "u": Picked.uncertain,
+    "g": Picked.disagreement,
+    "v": Picked.diverse,
+    "l": Picked.leftover,
+}
+"""Of the readable tokens of older versions."""
+
+
+@dataclass(frozen=True)
+class Showing:
+    """A pair as it was displayed to its person."""
+
+    pair_id: int
+    repeat_no: int
+    shown_left: Side
+    picked: Picked
+    question: str
+    """Key of the version that was asked when it was handed out; '' in the tokens of older versions."""
+
+
+class Showings:
+    """Seals and opens tokens with keys of their own, derived from the server's.
+
+    AES-SIV (RFC 5297) gives the same text the same token: a pair that comes twice, as after a reload, has the same
+    addresses, so that the browser has its images already.
+    """
+
+    def __init__(self, secret: bytes, root_path: str = "") -> None:
+        self._root_path = root_path
+        self._showings = AESSIV(hmac.digest(secret, b"sealed showing", hashlib.sha256))
+        self._images = AESSIV(hmac.digest(secret, b"sealed image", hashlib.sha256))
+        self._readable = URLSafeSerializer(secret, salt="showing")
+
+    def seal(self, visitor: Visitor, lease: Lease, question: str) -> str:
+        """What the page sends back with an answer: the pair as it was displayed, not as the server guesses."""
+        side, picked = SIDES.index(lease.shown_left), PICKED.index(lease.picked)
+        text = SHOWING.pack(visitor.person_id, lease.pair_id, lease.repeat_no, side, picked, question.encode("ascii"))
+        return _to_text(self._showings.encrypt(text, None))
+
+    def open(self, visitor: Visitor, token: str) -> Showing:
+        """What is known of a showing to this visitor.
+
+        Raises:
+            UserError: not a token of ours, or made for somebody else.
+        """
+        person_id, showing = self._open_readable(token) if "." in token else self._open_sealed(token)
+        if person_id != visitor.person_id:
+            raise UserError(
+                "This answer belongs to a pair that was shown to somebody else; sign in as them to send it."
+            )
+        return showing
+
+    def _open_sealed(self, token: str) -> tuple[int, Showing]:
+        try:
+            text = self._showings.decrypt(_from_text(token), None)
+        except (InvalidTag, ValueError) as error:
+            raise _foreign() from error
+        person_id, pair_id, repeat_no, side, picked, question = SHOWING.unpack(text)
+        key = question.rstrip(b"\0").decode("ascii")
+        return person_id, Showing(pair_id, repeat_no, SIDES[side], PICKED[picked], key)
+
+    def _open_readable(self, token: str) -> tuple[int, Showing]:
+        """A token of before they were sealed: an open page, or one without a network, still has answers to such."""
+        try:
+            person_id, pair_id, repeat_no, shown_left, *more = self._readable.loads(token)
+        except (BadSignature, ValueError) as error:
+            raise _foreign() from error
+        letter = more[0] if more else "r"
+        question = more[1] if len(more) > 1 else ""
+        return person_id, Showing(pair_id, repeat_no, Side(shown_left), PICKED_BY_LETTER[letter], question)
+
+    def image_address(self, visitor: Visitor, sha256: str, suffix: str = "", showing: tuple[int, int] = (0, 0)) -> str:
+        """Where this visitor's browser finds this image.
+
+        Args:
+            suffix: of the stored file, where it is known.
+            showing: (pair id, repeat number) in which it is seen; (0, 0) outside of any, as in the guidelines.
+        """
+        text = IMAGE.pack(bytes.fromhex(sha256), SUFFIXES.index(suffix), *showing)
+        sealed = self._images.encrypt(text, [visitor.public_id.encode()])
+        return f"{self._root_path}/img/{_to_text(sealed)}"
+
+    def open_image(self, visitor: Visitor, token: str) -> tuple[str, str] | None:
+        """(SHA-256, suffix or "") of the image that this visitor's address means; None where it is not theirs."""
+        try:
+            text = self._images.decrypt(_from_text(token), [visitor.public_id.encode()])
+        except (InvalidTag, ValueError):
+            return None
+        sha256, suffix, _, _ = IMAGE.unpack(text)
+        return sha256.hex(), SUFFIXES[suffix]
+
+
+def _foreign() -> UserError:
+    return UserError("This answer does not belong to a pair that was shown; load the page anew.")
+
+
+def _to_text(sealed: bytes) -> str:
+    return base64.urlsafe_b64encode(sealed).rstrip(b"=").decode("ascii")
+
+
+def _from_text(token: str) -> bytes:
+    """The bytes of `_to_text`; b"", which is no token, where it cannot be any."""
+    try:
+        return base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return b""
