@@ -1,8 +1,9 @@
-"""How fast labelling is with 100,000 pairs and four people: `python -m benchmarks.labeling`.
+"""How fast labelling is with 100,000 pairs and 4 to 100 people: `python -m benchmarks.labeling`.
 
 Real PNG images, app.py in a process of its own, http clients as annotators, headless Chromium as one of them. A key
 press is timed from its event to the frame after both next images are in the page; a swap of two empty boxes is timed
-the same way for comparison. Prints one table; exits with 1 where a target is missed.
+the same way for comparison. Prints one table; exits with 1 where a target is missed. `--people`, `--while` and `--soak`
+measure many people alone, without a browser; see `benchmarks.label_load`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import os
 import random
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -29,6 +29,17 @@ import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from annotate.people import add_person
+from benchmarks.label_load import (
+    CLIENTS,
+    DISTURBANCES,
+    Row,
+    add_people,
+    origin_of,
+    read_memory_mib,
+    soak,
+    start_server,
+    time_people,
+)
 from benchmarks.pair_queue import fill_pairs
 from db.images import add_image, probe_bytes
 from db.models import Role, utc_now
@@ -63,33 +74,6 @@ document.addEventListener("keydown", (event) => {
 """
 
 
-@dataclass
-class Row:
-    """One line of the table; times in ms."""
-
-    what: str
-    values: list[float]
-    median_target: float | None = None
-    p95_target: float | None = None
-    unit: str = "ms"
-
-    def missed(self) -> bool:
-        """Whether a target is exceeded."""
-        over = [(self.median_target, statistics.median(self.values)), (self.p95_target, compute_p95(self.values))]
-        return any(target is not None and value > target for target, value in over)
-
-    def __str__(self) -> str:
-        targets = "/".join("–" if target is None else f"{target:g}" for target in (self.median_target, self.p95_target))
-        verdict = "" if targets == "–/–" else "missed" if self.missed() else "met"
-        numbers = f"{statistics.median(self.values):9.1f} {compute_p95(self.values):9.1f}"
-        return f"{self.what:<58} {numbers} {self.unit:<4} {targets:>10}  {verdict:<6} n={len(self.values)}"
-
-
-def compute_p95(values: list[float]) -> float:
-    """The value that 95 % do not exceed."""
-    return float(np.percentile(values, 95))
-
-
 def make_images(count: int) -> list[bytes]:
     """Crops of a public-domain portrait, 512 x 512, with a little noise: PNG files of about 400 kB."""
     from PIL import Image as PilImage
@@ -120,29 +104,6 @@ def make_project(data: Path, pairs: int, images: int) -> float:
     fill_pairs(database, pairs, [row.id for row in rows])
     database.close()
     return statistics.mean(map(len, files)) / 1000
-
-
-def start_server(data: Path) -> tuple[subprocess.Popen[str], str, float]:
-    """(the process, its address, milliseconds from its start to its first answer)."""
-    start = time.perf_counter()
-    command = [sys.executable, "app.py", "--data", str(data), "--port", "0"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if "ready at" not in line:
-        raise SystemExit(f"the server did not start: {line!r}")
-    url = line.partition("ready at ")[2].split()[0]
-    while True:
-        try:
-            httpx.get(f"{origin_of(url)}/static/icon.svg").raise_for_status()
-            return process, url, 1000 * (time.perf_counter() - start)
-        except httpx.TransportError:
-            time.sleep(0.02)
-
-
-def origin_of(url: str) -> str:
-    """A server's address without the token that app.py prints with it."""
-    return url.partition("/?")[0]
 
 
 def sign_in(url: str, name: str) -> dict[str, str]:
@@ -261,12 +222,6 @@ def time_browser(url: str, keys: int) -> list[Row]:
     ]
 
 
-def read_memory_mib(pid: int) -> float:
-    """Proportional set size of a process."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
-
-
 def main() -> int:
     """Measure, print the table; 1 where a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -274,24 +229,25 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=300, help="different images")
     parser.add_argument("--keys", type=int, default=60, help="key presses in each series")
     parser.add_argument("--answers", type=int, default=200, help="answers of each http client")
+    parser.add_argument("--seconds", type=float, default=60, help="seconds of each number of people")
+    parser.add_argument("--people", action="store_true", help="only 4, 20, 50 and 100 people at once, no browser")
+    parser.add_argument("--while", dest="beside", choices=[name for name in DISTURBANCES if name != "nothing"])
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="50 people for so long, and the memory")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="facereward-labeling-") as folder:
-        mean_kb = make_project(Path(folder), args.pairs, args.images)
-        print(f"{args.pairs:,} pairs, {args.images} PNG images of 512 x 512, {mean_kb:.0f} kB on average")
-        process, url, ready_ms = start_server(Path(folder))
+        data = Path(folder) / "data"
+        mean_kb = make_project(data, args.pairs, args.images)
+        print(f"{args.pairs:,} pairs, {args.images} PNG images of 512 x 512, {mean_kb:.0f} kB on average", flush=True)
+        rows, torch = [], False
+        if not (args.people or args.beside or args.soak):
+            rows, torch = time_pages(data, args.keys, args.answers)
+        links = add_people(data, max(CLIENTS) + 1)
+        process, url, _ = start_server(data, "--auth")
         try:
-            paced = run_annotators(url, PEOPLE, args.answers // 4, 0.5)
-            burst = run_annotators(url, PEOPLE, args.answers, 0.0)
-            alone = run_annotators(url, PEOPLE[:1], args.answers, 0.0)
-            rows = [
-                Row("submit + next, four people, two answers a second each", paced, p95_target=15),
-                Row("submit + next, four clients without a pause", burst),
-                Row("submit + next, one client without a pause", alone),
-                *time_browser(url, args.keys),
-                Row("server ready after its start", [ready_ms], p95_target=6000),
-                Row("server's memory (PSS) after all this", [read_memory_mib(process.pid)], p95_target=250, unit="MiB"),
-            ]
-            torch = "torch" in Path(f"/proc/{process.pid}/maps").read_text()
+            if args.soak:
+                rows += soak(url, process.pid, links, args.soak)
+            else:
+                rows += time_people(data, url, process.pid, links, args.seconds, args.beside)
         finally:
             process.terminate()
             process.wait()
@@ -299,8 +255,30 @@ def main() -> int:
     for row in rows:
         print(row)
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, this benchmark's own work included")
-    print(f"torch in the server's process: {'yes' if torch else 'no'} (target: no)")
+    if not (args.people or args.beside or args.soak):
+        print(f"torch in the server's process: {'yes' if torch else 'no'} (target: no)")
     return int(torch or any(row.missed() for row in rows))
+
+
+def time_pages(data: Path, keys: int, answers: int) -> tuple[list[Row], bool]:
+    """(the rows of four people, a browser and the start; whether the server loaded torch)."""
+    process, url, ready_ms = start_server(data)
+    try:
+        paced = run_annotators(url, PEOPLE, answers // 4, 0.5)
+        burst = run_annotators(url, PEOPLE, answers, 0.0)
+        alone = run_annotators(url, PEOPLE[:1], answers, 0.0)
+        rows = [
+            Row("submit + next, four people, two answers a second each", paced, p95_target=15),
+            Row("submit + next, four clients without a pause", burst),
+            Row("submit + next, one client without a pause", alone),
+            *time_browser(url, keys),
+            Row("server ready after its start", [ready_ms], p95_target=6000),
+            Row("server's memory (PSS) after all this", [read_memory_mib(process.pid)], p95_target=250, unit="MiB"),
+        ]
+        return rows, "torch" in Path(f"/proc/{process.pid}/maps").read_text()
+    finally:
+        process.terminate()
+        process.wait()
 
 
 if __name__ == "__main__":
