@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import socket
@@ -100,6 +101,8 @@ def serve(args: argparse.Namespace) -> None:
     from ui.server import make_app
 
     app = make_app(context)
+    gc.collect()
+    gc.freeze()  # Gradio's pages are a million objects that stay; looking through them holds up every answer
     start_refits(context)
     start_supervisor(database, context.data, url=args.db, cpu_slots=args.cpu_slots)
     host = f"[{args.host}]" if ":" in args.host else args.host

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import pandas as pd
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from annotate.people import get_person, lock_person
-from annotate.project import OF_KEY, ProjectSettings, load_settings, store_question
+from annotate.project import ProjectSettings, load_settings, store_question
 from db.errors import UserError
 from db.models import (
     Choice,
@@ -33,6 +33,7 @@ from db.models import (
     Side,
     utc_now,
 )
+from db.records import insert_row
 
 RESOLVE_METHODS = ("majority", "dawid-skene")
 SIMULATED = " with simulated annotators"
@@ -42,10 +43,12 @@ VIEW_MODES = ("fit", "zoom", "1:1", "input", "truth", "flicker")
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-# Built once, for they run with every answer and take longer to build than to run.
-OF_UUID = select(Judgment).where(Judgment.uuid == bindparam("uuid"))
+# Built once, for they run with every answer and take longer to build than to run. They ask for ids, by the session's
+# connection: the session makes three times as much of a statement, and mostly there is no row to be loaded.
+OF_UUID = select(Judgment.id).where(Judgment.uuid == bindparam("uuid"))
+ID_OF_KEY = select(Question.id).where(Question.key == bindparam("key"))
 PAIR_AND_STANDING = (
-    select(Pair.id, Judgment)
+    select(Pair.id, Judgment.id)
     .outerjoin(
         Judgment,
         (Judgment.pair_id == Pair.id)
@@ -55,11 +58,9 @@ PAIR_AND_STANDING = (
     )
     .where(Pair.id == bindparam("pair_id"))
 )
+INSERT_JUDGMENT = insert(Judgment)
 COUNT = (
-    update(Pair)
-    .where(Pair.id == bindparam("of_pair"))
-    .values(judgment_count=Pair.judgment_count + bindparam("change"))
-    .execution_options(synchronize_session=False)
+    update(Pair).where(Pair.id == bindparam("of_pair")).values(judgment_count=Pair.judgment_count + bindparam("change"))
 )
 DELETE_LEASE = (
     delete(Lease)
@@ -69,7 +70,6 @@ DELETE_LEASE = (
         Lease.repeat_no == bindparam("repeat_no"),
     )
     .returning(Lease.leased_at)
-    .execution_options(synchronize_session="fetch")
 )
 
 
@@ -112,22 +112,24 @@ def record_judgment(session: Session, person_id: int, answer: Answer, timer: Tim
             are no time, or another answer stands than the one to be replaced.
     """
     lock_person(session, person_id)
-    known = session.scalar(OF_UUID, {"uuid": answer.uuid})
-    if known is not None:
+    run = session.connection()
+    known_id = run.scalar(OF_UUID, {"uuid": answer.uuid})
+    if known_id is not None:
+        known = session.get_one(Judgment, known_id)
         if known.person_id != person_id or known.pair_id != answer.pair_id:
             raise UserError(f"Judgment {answer.uuid} is stored already, of another pair or person; make a new uuid.")
         return known
     _check_answer(answer)
     showing = {"pair_id": answer.pair_id, "person_id": person_id, "repeat_no": answer.repeat_no}
-    pair_and_standing = session.execute(PAIR_AND_STANDING, showing).one_or_none()
+    pair_and_standing = run.execute(PAIR_AND_STANDING, showing).one_or_none()
     if pair_and_standing is None:
         raise UserError(f"There is no pair {answer.pair_id}; load the page anew.")
-    standing = pair_and_standing[1]
+    standing = None if pair_and_standing[1] is None else session.get_one(Judgment, pair_and_standing[1])
     _check_replaced(answer, standing)
     if standing is not None:
         standing.superseded_at = utc_now()
         session.flush()
-    leased_at = session.scalar(DELETE_LEASE, showing)
+    leased_at = run.scalar(DELETE_LEASE, showing)
     judgment = Judgment(
         **showing,
         uuid=answer.uuid,
@@ -141,8 +143,7 @@ def record_judgment(session: Session, person_id: int, answer: Answer, timer: Tim
         seconds=answer.seconds,
         server_seconds=_server_seconds(answer, leased_at, standing, timer),
     )
-    session.add(judgment)
-    session.flush()
+    insert_row(session, INSERT_JUDGMENT, judgment)
     if standing is None:
         _count(session, judgment, +1)
     return judgment
@@ -177,8 +178,7 @@ def check_offered(session: Session, answer: Answer, settings: ProjectSettings) -
 def _find_question(session: Session, key: str | None) -> int | None:
     if key is None:
         return store_question(session, load_settings(session)).id
-    question = session.scalar(OF_KEY, {"key": key})
-    return None if question is None else question.id
+    return session.connection().scalar(ID_OF_KEY, {"key": key})
 
 
 def _check_answer(answer: Answer) -> None:
@@ -209,7 +209,7 @@ def _check_replaced(answer: Answer, standing: Judgment | None) -> None:
 def _count(session: Session, judgment: Judgment, change: int) -> None:
     """Keep the pair's number of judgments; repeats do not count."""
     if judgment.repeat_no == 0:
-        session.execute(COUNT, {"of_pair": judgment.pair_id, "change": change})
+        session.connection().execute(COUNT, {"of_pair": judgment.pair_id, "change": change})
 
 
 def undo_judgment(session: Session, person_id: int, uuid: str, settings: ProjectSettings) -> Lease | None:

@@ -36,7 +36,7 @@ from annotate.people import lock_person
 from annotate.project import ProjectSettings
 from db.errors import UserError
 from db.models import Candidate, Choice, Judgment, Lease, Method, Pair, Picked, Shortlist, Side, Source, Split, utc_now
-from db.records import candidate_key, pair_key
+from db.records import candidate_key, insert_row, pair_key
 
 SHUFFLE_RANGE = 2**31
 GIVEN_BACK_SECONDS = 10.0
@@ -189,35 +189,32 @@ def _insert_new(session: Session, batch: list[dict[str, object]], report: PairRe
     report.existing += len(batch) - len(new)
 
 
-# The statements of the labelling page's every answer are built once: building one takes longer than running it.
+# The statements of the labelling page's every answer are built once: building one takes longer than running it. Those
+# that bring no rows of the session's own go to its connection, since the session makes three times as much of each.
 # Their parameters: asker (person id), besides (pair ids), level, start (a shuffle_key), pair_id and some of their own.
 ASKER: BindParameter[int] = bindparam("asker")
 BESIDES: BindParameter[list[int]] = bindparam("besides", expanding=True)
 Walk = tuple[Select[int], Select[int]]
 PROLONG = (
-    update(Lease)
-    .where(Lease.person_id == ASKER, Lease.pair_id.in_(BESIDES))
-    .values(expires_at=bindparam("until"))
-    .execution_options(synchronize_session=False)
+    update(Lease).where(Lease.person_id == ASKER, Lease.pair_id.in_(BESIDES)).values(expires_at=bindparam("until"))
 )
+INSERT_LEASE = insert(Lease)
 # A lease that its person is just prolonging is locked, and so passed over.
 EXPIRED = select(Lease.id).where(Lease.expires_at < bindparam("now")).with_for_update(skip_locked=True)
-DELETE_EXPIRED = delete(Lease).where(Lease.id.in_(EXPIRED)).execution_options(synchronize_session="fetch")
+DELETE_EXPIRED = delete(Lease).where(Lease.id.in_(EXPIRED))
 GIVE_BACK = (
     update(Lease)
     .where(Lease.person_id == ASKER, Lease.pair_id.in_(BESIDES), Lease.expires_at > bindparam("until"))
     .values(expires_at=bindparam("until"))
-    .execution_options(synchronize_session=False)
 )
 # Locked, so that none is deleted as expired by another person's request while it is prolonged. Before DELETE_EXPIRED:
 # who waits here holds no lease of others yet, so that no two requests wait for each other.
 HELD_BESIDES = (
-    select(Lease)
+    select(Lease.id)
     .where(Lease.person_id == ASKER, Lease.pair_id.not_in(BESIDES), Lease.expires_at >= bindparam("now"))
     .order_by(Lease.id)
     .limit(bindparam("count"))
     .with_for_update()
-    .execution_options(populate_existing=True)
 )
 NOT_SEEN = (
     ~exists().where(Judgment.pair_id == Pair.id, Judgment.person_id == ASKER, Judgment.superseded_at.is_(None)),
@@ -318,12 +315,13 @@ def lease_pairs(
     now = utc_now()
     expires_at = now + timedelta(seconds=settings.lease_seconds)
     asking = {"asker": person_id, "besides": list(holding)}
-    session.execute(PROLONG, {**asking, "until": expires_at})
-    leases = list(session.scalars(HELD_BESIDES, {**asking, "now": now, "count": count}))
+    session.connection().execute(PROLONG, {**asking, "until": expires_at})
+    held = session.connection().scalars(HELD_BESIDES, {**asking, "now": now, "count": count}).all()
+    leases = [session.get_one(Lease, lease_id, populate_existing=True) for lease_id in held]
     for lease in leases:
         lease.expires_at = expires_at
     session.flush()
-    session.execute(DELETE_EXPIRED, {"now": now})
+    session.connection().execute(DELETE_EXPIRED, {"now": now})
     while len(leases) < count:
         following = next_pair(session, person_id, settings, rng, expires_at, besides=holding)
         if following is None:
@@ -336,12 +334,12 @@ def release_leases(session: Session, person_id: int, pair_ids: Sequence[int]) ->
     """Give pairs back that a person's page does not show any more: others get them GIVEN_BACK_SECONDS later."""
     lock_person(session, person_id)
     until = utc_now() + timedelta(seconds=GIVEN_BACK_SECONDS)
-    session.execute(GIVE_BACK, {"asker": person_id, "besides": list(pair_ids), "until": until})
+    session.connection().execute(GIVE_BACK, {"asker": person_id, "besides": list(pair_ids), "until": until})
 
 
 def count_with_others(session: Session, person_id: int) -> int:
     """Pairs that want this person's judgment but for the others who are looking at them just now."""
-    return int(session.scalar(WITH_OTHERS, {"asker": person_id}) or 0)
+    return int(session.connection().scalar(WITH_OTHERS, {"asker": person_id}) or 0)
 
 
 def next_pair(
@@ -371,8 +369,7 @@ def next_pair(
     elif draw < settings.repeat_share + settings.gold_share:
         lease = _pick_gold(session, asking, rng) or lease
     lease.expires_at = expires_at
-    session.add(lease)
-    session.flush()
+    insert_row(session, INSERT_LEASE, lease)
     return lease
 
 
@@ -384,7 +381,7 @@ def _first_from(session: Session, walk: Walk, rng: random.Random, **values: obje
     """
     values["start"] = rng.randrange(SHUFFLE_RANGE)
     for statement in walk:
-        pair_id = session.scalar(statement, values)
+        pair_id = session.connection().scalar(statement, values)
         if pair_id is not None:
             return pair_id
     return None
@@ -398,7 +395,7 @@ def _pick_queued(
     Before a labeler has written shortlists every order is random. Where the order has no pair for this person, the
     other pairs follow, so that nobody is sent away while a pair wants their judgment.
     """
-    listed = session.scalar(ANY_SHORTLIST) is not None
+    listed = session.connection().scalar(ANY_SHORTLIST) is not None
     if settings.order == "random" or not listed:
         return _pick_at_random(session, asking, rng, listed=listed)
     active = rng.choice(ACTIVE_ORDERS) if settings.order == "mixed" else Picked(settings.order)
@@ -436,7 +433,7 @@ def _queue_levels(session: Session, of: dict[str, bool]) -> Iterator[int]:
     """
     statement = NEXT_LEVEL_OF if of else NEXT_LEVEL
     level: int | None = -1
-    while (level := session.scalar(statement, {"above": level, **of})) is not None:
+    while (level := session.connection().scalar(statement, {"above": level, **of})) is not None:
         yield level
 
 
@@ -446,25 +443,29 @@ def _find_queued(
     """Least-judged first, random within; of the reserve, of the others, or (None) of all pairs."""
     of = {} if reserved is None else {"reserved": reserved}
     walk = QUEUE_OF if of else QUEUE
+    alone = session.get_bind().dialect.name == "sqlite"
     for level in _queue_levels(session, of):
         while (pair_id := _first_from(session, walk, rng, level=level, **of, **asking)) is not None:
             # PostgreSQL locked the row only now: another person's lease may have come in after it was looked at.
-            if session.scalar(STILL_QUEUED, {"pair_id": pair_id, "level": level, **asking}) is not None:
+            if (
+                alone
+                or session.connection().scalar(STILL_QUEUED, {"pair_id": pair_id, "level": level, **asking}) is not None
+            ):
                 return pair_id
     return None
 
 
 def _find_listed(session: Session, asking: dict[str, Any], picked: Picked) -> int | None:
     """The first pair of an order's shortlist that wants this person's judgment."""
-    while (pair_id := session.scalar(LISTED, {"picked": picked, **asking})) is not None:
-        if session.scalar(STILL_WANTED, {"pair_id": pair_id, **asking}) is not None:  # as in _find_queued
+    while (pair_id := session.connection().scalar(LISTED, {"picked": picked, **asking})) is not None:
+        if session.connection().scalar(STILL_WANTED, {"pair_id": pair_id, **asking}) is not None:  # as in _find_queued
             return pair_id
     return None
 
 
 def _draw_left(session: Session, pair_id: int, rng: random.Random) -> Side:
     """Random for the 1st, 3rd … showing of a pair, for each next one the side that balances it."""
-    shown = session.scalars(SIDES_SHOWN, {"pair_id": pair_id}).all()
+    shown = session.connection().scalars(SIDES_SHOWN, {"pair_id": pair_id}).all()
     balance = shown.count(Side.a) - shown.count(Side.b)
     if balance == 0:
         return rng.choice([Side.a, Side.b])
@@ -488,7 +489,7 @@ def _pick_repeat(session: Session, asking: dict[str, Any], gap: int, rng: random
     first = session.scalars(OWN_FIRST_LOOKS.order_by(Judgment.id).limit(1), asking).one()
     start = rng.randint(first, last)
     for lower, upper in ((start, last), (first, start - 1)):
-        row = session.execute(REPEATABLE, {"lower": lower, "upper": upper, **asking}).first()
+        row = session.connection().execute(REPEATABLE, {"lower": lower, "upper": upper, **asking}).first()
         if row is not None:
             side = Side.b if row.shown_left == Side.a else Side.a
             return Lease(pair_id=row.pair_id, person_id=asking["asker"], repeat_no=1, shown_left=side)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import Insert, select
+from sqlalchemy.orm import Session, make_transient_to_detached
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.util import identity_key
 
 from db.errors import UserError
-from db.models import Candidate, Image, Method, MetricValue, Source, Split
+from db.models import Base, Candidate, Image, Method, MetricValue, Source, Split
 
 GROUP_JOINT = " & "
 """Between the persons' names of a group that several were joined to, since they share a photo."""
@@ -37,6 +39,26 @@ def draw_split(group: str, seed: int, val_share: float, test_share: float) -> Sp
 def is_in_group(person: str, group: str) -> bool:
     """Whether the photos of this person are in the group: it is named after them, alone or with others."""
     return person == group or person in group.split(GROUP_JOINT)
+
+
+def insert_row(session: Session, statement: Insert, row: Base) -> None:
+    """Write a new row at once, and let the session know it.
+
+    A flush writes the same, but thinks for ten times as long about what else could have to be written before it.
+
+    Args:
+        statement: `insert(table)`, built once; its columns are named as the row's attributes.
+    """
+    values = {name: value for name, value in vars(row).items() if not name.startswith("_")}
+    made = session.connection().execute(statement, values).inserted_primary_key
+    assert made is not None
+    (row_id,) = made
+    gone = session.identity_map.get(identity_key(type(row), row_id))
+    if gone is not None:  # SQLite gives the number of a deleted row anew
+        session.expunge(gone)
+    set_committed_value(row, "id", row_id)
+    make_transient_to_detached(row)
+    session.add(row)
 
 
 def add_method(

@@ -9,14 +9,24 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 from db.images import DamagedImage, image_path, read_stored
-from db.models import Image
 from pixels.metadata import strip_metadata
 
 MAX_KNOWN = 100_000
 Stamp = tuple[int, int, int]
 """inode, bytes, time of change in ns."""
+
+
+class StoredImage(NamedTuple):
+    """What a page is told of an image, and what its address and its file are known by: columns of its row."""
+
+    sha256: str
+    suffix: str
+    width_px: int
+    height_px: int
+    size_bytes: int
 
 
 class StoredImages:
@@ -58,7 +68,7 @@ class StoredImages:
             self._damaged.pop(sha256, None)
         return stripped
 
-    def is_damaged(self, image: Image) -> bool:
+    def is_damaged(self, image: StoredImage) -> bool:
         """Whether an image cannot be shown, as far as a look at its file tells."""
         stamp = self._stamp(image.sha256, image.suffix)
         if stamp is None or stamp[1] != image.size_bytes:

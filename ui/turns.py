@@ -1,6 +1,6 @@
 """Who waits for whom: two layers around all routes, so that what hangs stops only what needs it.
 
-FastAPI runs our routes in one pool of POOL threads, and static files need it too. Requests that write, those that read
+FastAPI runs our routes in one pool of 40 threads, and static files need it too. Requests that write, those that read
 and those of one person may therefore only take a part of it. None of them waits for the database, or for its turn, for
 longer than PATIENCE_SECONDS; then it is told so, and a page keeps its answers and sends them again.
 """
@@ -29,8 +29,6 @@ from ui.errors import refuse_value, show
 
 log = logging.getLogger(__name__)
 
-POOL = 40
-"""Threads that anyio gives all routes and static files together."""
 WRITERS = 8
 READERS = 24
 READERS_PER_PERSON = 6

@@ -3,7 +3,7 @@ import math
 from collections import Counter
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, insert, select
 
 from db.errors import UserError
 from db.models import Candidate, Image, Method, MetricValue, Source, Split
@@ -14,6 +14,7 @@ from db.records import (
     add_source,
     candidate_key,
     draw_split,
+    insert_row,
     pair_key,
 )
 from db.session import Database
@@ -163,3 +164,17 @@ def test_metric_values_are_kept_once_and_never_infinite(database: Database, two_
         (other.id, "psnr"): (None, None, "", "the metric gave nan"),
         (other.id, "niqe"): (None, None, "", "no face found"),
     }
+
+
+def test_a_row_written_at_once_is_the_sessions_own_also_under_the_number_of_a_deleted_one(database: Database) -> None:
+    statement = insert(Method)
+    with database.write() as session:
+        first = Method(name="first", settings={"a": 1})
+        insert_row(session, statement, first)
+        session.connection().execute(delete(Method))
+        second = Method(name="second")
+        insert_row(session, statement, second)
+        assert (second.id, second.settings, session.get(Method, second.id)) == (first.id, {}, second)
+        second.name = "renamed"
+    with database.read() as session:
+        assert session.scalars(select(Method.name)).all() == ["renamed"]
