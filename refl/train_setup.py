@@ -196,8 +196,8 @@ def check_material(material: Material, config: ReflConfig) -> None:
     """
     if not material.faces and material.held_out:
         raise UserError(
-            f"All faces ({len(material.held_out)}) are held out for the monitor, none is left to train on. Give more, of "
-            "other people, or the monitor's own by --held-out DIR."
+            f"All faces ({len(material.held_out)}) are held out for the monitor, none is left to train on. Give more, "
+            "of other people, or the monitor's own by --held-out DIR."
         )
     if not material.faces:
         raise UserError("There is no face to train on. Give --faces DIR, or import sources with ground truth (hq).")
