@@ -194,6 +194,11 @@ def check_material(material: Material, config: ReflConfig) -> None:
     Raises:
         UserError: something is missing.
     """
+    if not material.faces and material.held_out:
+        raise UserError(
+            f"All faces ({len(material.held_out)}) are held out for the monitor, none is left to train on. Give more, "
+            "of other people, or the monitor's own by --held-out DIR."
+        )
     if not material.faces:
         raise UserError("There is no face to train on. Give --faces DIR, or import sources with ground truth (hq).")
     if isinstance(material.reward, RewardModel):

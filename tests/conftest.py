@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image as PilImage
 from sqlalchemy.orm import Session
 
+from db.images import image_path
 from db.models import Candidate, Image, Method, Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database, open_database
@@ -77,6 +79,17 @@ def make_photo() -> Callable[..., Path]:
     return write_photo
 
 
+def write_small_image(data: Path, colours: bytes) -> str:
+    """A PNG of 8 by 8 pixels in a data folder's images, its first pixels of these colours; its SHA-256."""
+    written = io.BytesIO()
+    PilImage.frombytes("RGB", (8, 8), colours.ljust(8 * 8 * 3, b"\0")).save(written, "png")
+    sha256 = hashlib.sha256(written.getvalue()).hexdigest()
+    path = image_path(data, sha256, ".png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(written.getvalue())
+    return sha256
+
+
 AddCandidates = Callable[..., list[Candidate]]
 
 
@@ -84,15 +97,21 @@ AddCandidates = Callable[..., list[Candidate]]
 def add_candidates() -> AddCandidates:
     """`add_candidates(session, "face1", ["m1", "m2"])`: rows of a source's candidates, their images without files.
 
+    With `files`, a data folder, they have some, so that a server shows their pairs.
+
     Methods whose names begin alike up to an '=' give the same image, such as "copy=1" and "copy=2".
     """
 
-    def add(session: Session, source_key: str, methods: list[str], split: Split = Split.train) -> list[Candidate]:
+    def add(
+        session: Session, source_key: str, methods: list[str], split: Split = Split.train, files: Path | None = None
+    ) -> list[Candidate]:
         source = add_source(session, source_key, split)
         candidates = []
         for name in methods:
             method: Method = add_method(session, name)
             sha256 = hashlib.sha256(f"{source_key}/{name.partition('=')[0]}".encode()).hexdigest()
+            if files is not None:
+                sha256 = write_small_image(files, bytes.fromhex(sha256))
             image = session.query(Image).filter_by(sha256=sha256).one_or_none()
             if image is None:
                 image = Image(sha256=sha256, suffix=".png", width_px=8, height_px=8, size_bytes=1)

@@ -71,12 +71,12 @@ class Burst:
 
 
 @pytest.fixture
-def many_pairs(database, add_candidates):
+def many_pairs(database, data, add_candidates):
     """3,360 pairs that want three judgments each: more than the bursts can use up."""
     with database.write() as session:
         settings = save_settings(session, {"judgments_per_pair": 3, "repeat_share": 0.1})
         for number in range(120):
-            add_candidates(session, f"face{number}", METHODS, Split.train)
+            add_candidates(session, f"face{number}", METHODS, Split.train, files=data)
         assert make_pairs(session, settings).added == 120 * 28
 
 

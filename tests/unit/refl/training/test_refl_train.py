@@ -267,6 +267,8 @@ def test_errors_name_what_is_wrong(
     assert not (tmp_path / "nan" / "last").exists()
     with pytest.raises(UserError, match="no face to train on"):
         train(Material(micro_restorer, Brightness(), [], []), make_config(), tmp_path / "none")
+    with pytest.raises(UserError, match=r"All faces \(1\) are held out for the monitor, none is left to train on"):
+        train(Material(micro_restorer, Brightness(), [], faces[:1]), make_config(), tmp_path / "none")
     config = make_config(train={"monitor_every_steps": 1})
     with pytest.raises(UserError, match="two held-out faces"):
         train(Material(micro_restorer, Brightness(), faces, faces[:1]), config, tmp_path / "few")
