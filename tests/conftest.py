@@ -109,12 +109,13 @@ def add_candidates() -> AddCandidates:
         candidates = []
         for name in methods:
             method: Method = add_method(session, name)
-            sha256 = hashlib.sha256(f"{source_key}/{name.partition('=')[0]}".encode()).hexdigest()
+            sha256, size_bytes = hashlib.sha256(f"{source_key}/{name.partition('=')[0]}".encode()).hexdigest(), 1
             if files is not None:
                 sha256 = write_small_image(files, bytes.fromhex(sha256))
+                size_bytes = image_path(files, sha256, ".png").stat().st_size
             image = session.query(Image).filter_by(sha256=sha256).one_or_none()
             if image is None:
-                image = Image(sha256=sha256, suffix=".png", width_px=8, height_px=8, size_bytes=1)
+                image = Image(sha256=sha256, suffix=".png", width_px=8, height_px=8, size_bytes=size_bytes)
                 session.add(image)
                 session.flush()
             candidates.append(add_candidate(session, source, method, image))
