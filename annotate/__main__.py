@@ -454,8 +454,8 @@ def add_export_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
             parser.add_argument(flag, action="store_true", help=field.description)
         elif get_origin(field.annotation) is list:
             # extend, so that --methods=NAME can be given several times: a name may begin with a dash.
-            words = field.description
-            parser.add_argument(flag, action="extend", nargs="+", default=[], metavar="NAME", help=words)
+            lists: dict[str, Any] = {"action": "extend", "nargs": "+", "default": [], "metavar": "NAME"}
+            parser.add_argument(flag, help=field.description, **lists)
         else:
             parser.add_argument(flag, default=field.default, choices=choices, help=words)
     parser.set_defaults(command=run_export)

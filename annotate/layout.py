@@ -259,8 +259,8 @@ def _read_caption(plan: Plan, name: str) -> str | None:
         text = content.decode(find_encoding(content[:4])).strip()
     except OSError as error:
         is_link = error.errno == errno.ELOOP
-        why = "a link; put the caption there itself" if is_link else f"cannot be read ({error.strerror})"
-        plan.refused.append((name, why))
+        said = "a link; put the caption there itself" if is_link else f"cannot be read ({error.strerror})"
+        plan.refused.append((name, said))
         return None
     except UnicodeError as error:
         plan.refused.append((name, f"not UTF-8 text ({describe_fault(error)}); save it as UTF-8"))

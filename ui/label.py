@@ -360,7 +360,7 @@ def _load_images(session: Session, leases: list[Lease]) -> ImagesOfPairs:
     if not leases:
         return {}
     rows = session.execute(IMAGES_OF_PAIRS, {"pair_ids": [lease.pair_id for lease in leases]})
-    return {pair_id: files for pair_id, *files in rows}
+    return {row[0]: list(row[1:]) for row in rows}
 
 
 def _lease_whole(
