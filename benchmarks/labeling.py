@@ -238,7 +238,8 @@ def main() -> int:
         data = Path(folder) / "data"
         mean_kb = make_project(data, args.pairs, args.images)
         print(f"{args.pairs:,} pairs, {args.images} PNG images of 512 x 512, {mean_kb:.0f} kB on average", flush=True)
-        rows, torch = [], False
+        rows: list[Row] = []
+        torch = False
         if not (args.people or args.beside or args.soak):
             rows, torch = time_pages(data, args.keys, args.answers)
         links = add_people(data, max(CLIENTS) + 1)
