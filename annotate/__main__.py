@@ -15,18 +15,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from tqdm import tqdm
 
 from annotate.archive import list_outside, unpacked
 from annotate.check_images_command import add_check_command
 from annotate.discard import (
-    STOOD,
     describe_discard,
     describe_discarded,
     describe_restore,
     discard_answers,
+    list_people,
     restore_answers,
 )
 from annotate.equal_pixels import EqualPair, hash_candidates, set_aside_equal_pairs
@@ -53,7 +52,7 @@ from annotate.people import (
 )
 from annotate.project import ProjectSettings, load_settings, save_settings
 from db.errors import UserError
-from db.models import Judgment, Person, Role, Split
+from db.models import Role, Split
 from db.pixel_hashes import hash_pixels
 from db.session import Database, open_database
 from runs.command import add_common_options, run_command
@@ -328,20 +327,8 @@ def read_password() -> str:
 
 def print_people(database: Database) -> None:
     """A line a person: name, role, live judgments, ways to sign in, state; separated by tabs."""
-    made = (
-        select(
-            Judgment.person_id,
-            func.count().filter(Judgment.superseded_at.is_(None)).label("n"),
-            func.count().filter(STOOD).label("discarded"),
-        )
-        .group_by(Judgment.person_id)
-        .subquery()
-    )
-    rows = (
-        select(Person, made.c.n, made.c.discarded).outerjoin(made, made.c.person_id == Person.id).order_by(Person.name)
-    )
     with database.read() as session:
-        for person, judgments, discarded in session.execute(rows):
+        for person, judgments, discarded, _ in list_people(session):
             ways = describe_ways(person)
             state = "disabled" if person.disabled_at else "simulated" if person.simulated else "active"
             signs_in = " and ".join(ways) or "no password or link"

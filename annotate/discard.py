@@ -6,7 +6,9 @@ want other people's judgments instead, and no label, ranking, report or dataset 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, Delete, Update, and_, delete, func, select, update
 from sqlalchemy.orm import Session
@@ -19,6 +21,27 @@ STOOD: ColumnElement[bool] = and_(
     Judgment.discarded_at.is_not(None), Judgment.superseded_at.is_not_distinct_from(Judgment.discarded_at)
 )
 """Of discarded judgments those that counted, and not what their person had taken back before."""
+
+
+def list_people(session: Session) -> Sequence[tuple[Person, int | None, int | None, datetime | None]]:
+    """(person, live judgments, discarded judgments, when the latest live one was given) by name.
+
+    The last three are None for who has never judged.
+    """
+    live = Judgment.superseded_at.is_(None)
+    made = (
+        select(
+            Judgment.person_id,
+            func.count().filter(live).label("judgments"),
+            func.count().filter(STOOD).label("discarded"),
+            func.max(Judgment.created_at).filter(live).label("last"),
+        )
+        .group_by(Judgment.person_id)
+        .subquery()
+    )
+    rows = select(Person, made.c.judgments, made.c.discarded, made.c.last)
+    joined = rows.outerjoin(made, made.c.person_id == Person.id).order_by(Person.name)
+    return session.execute(joined).tuples().all()
 
 
 @dataclass(frozen=True)

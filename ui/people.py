@@ -7,10 +7,9 @@ from html import escape
 from typing import TypeVar
 
 import gradio as gr
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from annotate.discard import STOOD, describe_discard, describe_restore, discard_answers, restore_answers
+from annotate.discard import describe_discard, describe_restore, discard_answers, list_people, restore_answers
 from annotate.people import (
     add_person,
     count_answers,
@@ -25,7 +24,7 @@ from annotate.people import (
     set_password,
 )
 from db.errors import UserError
-from db.models import Judgment, Person, Role
+from db.models import Role
 from ui.address import public_address
 from ui.context import Context
 from ui.parts import page_error
@@ -36,22 +35,8 @@ COLUMNS = ("name", "role", "judgments", "discarded", "last judgment (UTC)", "sig
 
 def people_html(context: Context) -> str:
     """The table of all people: COLUMNS."""
-    made = (
-        select(
-            Judgment.person_id,
-            func.count().filter(Judgment.superseded_at.is_(None)).label("judgments"),
-            func.count().filter(STOOD).label("discarded"),
-            func.max(Judgment.created_at).filter(Judgment.superseded_at.is_(None)).label("last"),
-        )
-        .group_by(Judgment.person_id)
-        .subquery()
-    )
     with context.database.read() as session:
-        people = session.execute(
-            select(Person, made.c.judgments, made.c.discarded, made.c.last)
-            .outerjoin(made, made.c.person_id == Person.id)
-            .order_by(Person.name)
-        ).all()
+        people = list_people(session)
         doubles = find_doubles(session)
     rows = []
     for person, judgments, discarded, last in people:
