@@ -37,6 +37,12 @@ INSERT INTO label_judgment (label_id, judgment_id) VALUES (1, 1);
 """
 
 
+def add_old_rows(connection):
+    for statement in OLD_ROWS.format(sha256="0" * 64, key="f" * 31).split(";\n"):
+        if statement.strip():
+            connection.execute(text(statement))
+
+
 def test_rows_of_the_first_version_were_picked_at_random_and_pairs_get_their_reserve(data, database_url):
     data.mkdir()
     engine = make_engine(database_url or default_url(data))
@@ -44,9 +50,7 @@ def test_rows_of_the_first_version_were_picked_at_random_and_pairs_get_their_res
         config = alembic_config()
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
-        for statement in OLD_ROWS.format(sha256="0" * 64, key="f" * 31).split(";\n"):
-            if statement.strip():
-                connection.execute(text(statement))
+        add_old_rows(connection)
     database = open_database(data, database_url)
     with database.read() as session:
         judgment, lease = session.scalars(select(Judgment)).one(), session.scalars(select(Lease)).one()
@@ -72,9 +76,7 @@ def test_a_judgment_of_before_answered_the_present_question_where_that_is_known(
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0003")
-        for statement in OLD_ROWS.format(sha256="0" * 64, key="f" * 31).split(";\n"):
-            if statement.strip():
-                connection.execute(text(statement))
+        add_old_rows(connection)
         if changed is not None:
             connection.execute(
                 text("INSERT INTO project (id, settings, updated_at) VALUES (1, :settings, :changed)"),
@@ -102,9 +104,7 @@ def test_the_servers_time_of_before_is_not_known_and_what_was_discarded_stays_ou
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0004")
-        for statement in OLD_ROWS.format(sha256="0" * 64, key="f" * 31).split(";\n"):
-            if statement.strip():
-                connection.execute(text(statement))
+        add_old_rows(connection)
     database = open_database(data, database_url)
     with database.read() as session:
         judgment, lease = session.scalars(select(Judgment)).one(), session.scalars(select(Lease)).one()
