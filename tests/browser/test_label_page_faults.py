@@ -63,21 +63,31 @@ def test_without_storage_answers_go_from_memory_and_the_page_says_so(
     assert len(rows()) == 2
 
 
-def test_leaving_with_answers_that_nothing_keeps_is_asked_about(
-    fill: Any, serve: Any, open_page: Any, sign_in: Any
-) -> None:
+@pytest.fixture
+def full_page(fill: Any, serve: Any, open_page: Any, sign_in: Any) -> Page:
+    """Ada's page in a browser whose storage is full."""
     fill(6)
-    page = open_page()
+    page: Page = open_page()
     page.add_init_script(FULL)
     sign_in(page, serve(), "ada")
     page.wait_for_timeout(500)
+    return page
+
+
+def leave(page: Page) -> list[str]:
+    """Go elsewhere, whatever is asked; the kinds of dialogs that were opened."""
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    page.goto("about:blank")
+    return asked
+
+
+def test_leaving_with_answers_that_nothing_keeps_is_asked_about(full_page: Page) -> None:
+    page = full_page
     page.route("**/api/label", lambda route: route.abort())
     page.keyboard.press("ArrowRight")
     expect(page.locator("#saved")).to_contain_text("in this page only")
-    asked = []
-    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
-    page.goto("about:blank")
-    assert asked == ["beforeunload"]
+    assert leave(page) == ["beforeunload"]
 
 
 def test_nothing_is_said_to_be_saved_before_it_is(page: Page, rows: Any) -> None:
@@ -364,21 +374,12 @@ def refuse_with(error: str) -> Callable[[Any], None]:
     return refuse
 
 
-def test_what_is_set_aside_and_not_kept_is_asked_about_before_it_is_lost(
-    fill: Any, serve: Any, open_page: Any, sign_in: Any
-) -> None:
-    fill(6)
-    page = open_page()
-    page.add_init_script(FULL)
-    sign_in(page, serve(), "ada")
-    page.wait_for_timeout(500)
+def test_what_is_set_aside_and_not_kept_is_asked_about_before_it_is_lost(full_page: Page) -> None:
+    page = full_page
     page.route("**/api/label", refuse_with("the pair is gone"))
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#strip")).to_contain_text("this browser does not keep it")
-    asked = []
-    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
-    page.goto("about:blank")
-    assert asked == ["beforeunload"]
+    assert leave(page) == ["beforeunload"]
 
 
 def test_a_server_that_is_away_while_the_page_loads_is_said_and_waited_for(page: Page, rows: Any) -> None:
