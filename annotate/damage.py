@@ -1,4 +1,4 @@
-"""What needs a damaged image: what it shows, who judged it, and what was made of that."""
+"""Find what depends on a damaged image: what it shows, who judged it, what was made of that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the server's own clock says of a person's answers: how long each can have taken, and whether they come too fast.
+"""Time each answer by the server's own clock, and hold every person to a pace.
 
 A page claims how long its pair was in view, and a script can claim anything. The server knows when it handed a pair
 out, when the answer before it came in, and when the answer came.

@@ -1,4 +1,4 @@
-"""Many people at the labelling page at once, alone and beside what disturbs them; `benchmarks.labeling` runs it.
+"""Time many people on the labelling page, alone and beside what disturbs them; see `benchmarks.labeling`.
 
 Each person is a thread with a connection of its own: an answer in two seconds on average, then the new pair's images,
 one after the other. The server is app.py with --auth in a process of its own; people come in by personal links.

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL that end a wait themselves: a server that hangs cannot keep to a timeout of its own."""
+"""Connect to PostgreSQL so that the client ends a wait: a server that hangs keeps no timeout of its own."""
 
 from __future__ import annotations
 

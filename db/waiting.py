@@ -1,4 +1,4 @@
-"""How long the database may keep whoever asks it waiting: for ever in a command, some seconds in a request."""
+"""Bound the wait for the database: a command waits for ever, a request some seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an image file holds besides its picture, taken out without touching the compressed picture.
+"""Take out of an image file what is not its picture, without touching the compressed picture.
 
 GPS positions, names, comments, previews, profiles, a second picture behind the first, whatever follows the end. Only
 what a decoder needs is kept, so that what nobody has thought of goes too.

@@ -1,4 +1,4 @@
-"""Where a browser reaches this app: the path that a proxy serves it below, and its address as seen from outside."""
+"""Find the address that a browser reaches this app by: the path below a proxy, host and scheme."""
 
 from __future__ import annotations
 

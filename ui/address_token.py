@@ -1,4 +1,4 @@
-"""Without --auth: the secret in the address that the terminal prints, and the cookie that it is exchanged for.
+"""Ask for the secret in the printed address where there is no --auth, and exchange it for a cookie.
 
 Every user of this machine reaches the port, and so does the whole internet once a proxy passes requests on. The
 address is known to whoever reads the terminal alone. It is the same after a restart, for a bookmark; a new

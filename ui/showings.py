@@ -1,4 +1,4 @@
-"""Sealed texts: which pair was shown to whom, which way round, and which image an address means.
+"""Seal tokens: which pair was shown to whom, which way round, and which image an address means.
 
 A page and its person get them and cannot read them: nothing in them says that a pair is a repeat or has a known answer,
 and the same image has another address in every showing. They are sealed, not stored, so that a token holds for as long

@@ -1,4 +1,4 @@
-"""Sign-in by name, password or personal link, and sign-out here or everywhere."""
+"""Sign people in by name, password or personal link, and out here or everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stored images on their way to a browser: whole, and nothing but the picture.
+"""Read stored images for a browser: whole, and nothing but the picture.
 
 A file is compared with the SHA-256 that names it once, and again when its size or time change: hashing takes about as
 long as sending. Which pairs are shown is decided by a look at the files' sizes and by what was found before.

@@ -1,4 +1,4 @@
-"""Who waits for whom: two layers around all routes, so that what hangs stops only what needs it.
+"""Give requests their turns, and bound their waits, so that what hangs stops only what needs it.
 
 FastAPI runs our routes in one pool of 40 threads, and static files need it too. Requests that write, those that read
 and those of one person may therefore only take a part of it. None of them waits for the database, or for its turn, for
