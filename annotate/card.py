@@ -55,13 +55,13 @@ def write_card(
         *write_front_matter(configs),
         "---",
         "",
-        f"# {name}",
+        f"# {_words(name)}",
         "",
         "Pairwise preferences between restorations of the same low-quality face, exported by FaceReward "
         f"{code_version()}.",
         "",
         *_contents(rows, judgments, counts, options["ties"]),
-        f"- Licence: {licence}.",
+        f"- Licence: {_words(licence)}.",
         "",
         "## How to read it",
         "",
@@ -108,7 +108,7 @@ def _contents(rows: list[Row], judgments: list[Row], counts: dict[str, Any], tie
         + ", ".join(f"{split} {count:,}" for split, count in counts["splits"].items())
         + ".",
         "- The split was drawn once, by person where known, else by photo: no person or photo is in two splits.",
-        f"- Labels: {', '.join(f'{count:,} by {maker}' for maker, count in counts['made_by'].items())}.",
+        f"- Labels: {', '.join(f'{count:,} by {_words(maker)}' for maker, count in counts['made_by'].items())}.",
         f"- {counts['ties']:,} ties (policy: {ties}).",
         f"- {len(live):,} live judgments and {len(judgments) - len(live):,} superseded ones, by {counts['people']:,} "
         f"people and {counts['simulated_annotators']:,} simulated annotators.",
@@ -145,7 +145,7 @@ def _questions(judgments: list[Row], questions: list[Row]) -> list[str]:
         return []
     lines = [
         f"- `{row['question_version']}`, since {row['created_at'][:10]}, "
-        f"{counts[row['question_version']]:,} judgments: {row['question']}"
+        f"{counts[row['question_version']]:,} judgments: {_words(row['question'])}"
         for row in questions
     ]
     lines += [f"- not recorded, {counts[None]:,} judgments"] if counts[None] else []
@@ -169,8 +169,13 @@ def _maker(resolve: str) -> str:
 
 
 def _table(of: str, what: str, counts: dict[str, int]) -> list[str]:
-    rows = [f"| {name.replace('|', '&#124;')} | {count:,} |" for name, count in counts.items()]
+    rows = [f"| {_words(name)} | {count:,} |" for name, count in counts.items()]
     return [f"| {of} | {what} |", "|---|---|", *rows, ""]
+
+
+def _words(text: str) -> str:
+    """Text as Markdown shows it, whatever is in it: no table, link, picture, code or HTML begins in it."""
+    return "".join(f"&#{ord(one)};" if one in "<>[]`|\\&" else one for one in " ".join(text.split()))
 
 
 def _mean(values: list[float]) -> str:

@@ -25,7 +25,7 @@ from runs.launch import launch, stop
 from runs.store import LIVE_STATES, latest_run, reap_lost
 from ui.autolabel_report import NO_FIT, label_numbers_html, label_sentence, read_summary, report_html
 from ui.context import Context
-from ui.parts import ended_html, live_html, read_result
+from ui.parts import ended_html, live_html, page_error, read_result
 from ui.refit import to_flags
 
 FIT = "annotate fit"
@@ -188,7 +188,7 @@ def _refuse_in_page(action: Any) -> None:
     try:
         action()
     except UserError as error:
-        raise gr.Error(str(error)) from error
+        raise page_error(error) from error
 
 
 def _make_field(name: str) -> Any:

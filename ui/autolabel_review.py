@@ -81,7 +81,7 @@ def build_browse(context: Context, labelled: gr.State) -> None:
         try:
             correct(context, str(request.username), event._data)
         except UserError as error:
-            gr.Warning(str(error))
+            gr.Warning(escape(str(error), quote=False))
         with context.database.read() as session:
             return browse_html(context, session, shown)
 

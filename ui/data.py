@@ -22,7 +22,7 @@ from runs.image_folders import clean_path
 from runs.launch import launch, stop
 from runs.store import LIVE_STATES, latest_run, reap_lost
 from ui.context import Context
-from ui.parts import ended_html, live_html, read_result
+from ui.parts import ended_html, live_html, page_error, read_result
 
 IMPORT = "annotate import"
 PAIR = "annotate pair"
@@ -136,7 +136,7 @@ def _refuse_in_page(action: Any) -> None:
     try:
         action()
     except UserError as error:
-        raise gr.Error(str(error)) from error
+        raise page_error(error) from error
 
 
 def start_import(

@@ -21,6 +21,7 @@ from db.models import Label, Method, Origin, Pair, Person, Run, RunState, Source
 from runs.launch import launch
 from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost, run_folder
 from ui.context import Context
+from ui.parts import page_error
 
 KIND = "annotate export"
 TICK_SECONDS = 1.0
@@ -96,7 +97,7 @@ def build(context: Context) -> None:
         try:
             start_export(context, dict(zip(fields, values, strict=True)))
         except UserError as error:
-            raise gr.Error(str(error)) from error
+            raise page_error(error) from error
         return show()
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

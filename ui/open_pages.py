@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 LIVE_SECONDS = 150.0
 """A page that is looked at asks every minute; one that has been silent for longer keeps nothing from the others."""
+CLOSING_SECONDS = 5.0
+"""For so long after a page's farewell, requests that it sent before may come; they do not open it again."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class OpenPages:
 
     def __init__(self) -> None:
         self._pages: defaultdict[int, dict[str, _OpenPage]] = defaultdict(dict)
+        self._closed: dict[tuple[int, str], float] = {}
         self._turn = threading.Lock()
 
     def _others(self, person_id: int, page: str | None) -> list[_OpenPage]:
@@ -47,13 +50,18 @@ class OpenPages:
         return len(self._others(person_id, page))
 
     def note(self, person_id: int, page: str | None, pair_ids: Iterable[int]) -> None:
-        """Remember that a page is open and which pairs it has."""
+        """Remember that a page is open and which pairs it has, unless it has just said that it goes."""
         if page is not None:
+            now = time.monotonic()
             with self._turn:
-                self._pages[person_id][page] = _OpenPage(time.monotonic(), frozenset(pair_ids))
+                self._closed = {key: at for key, at in self._closed.items() if at > now - CLOSING_SECONDS}
+                if (person_id, page) in self._closed:
+                    return
+                self._pages[person_id][page] = _OpenPage(now, frozenset(pair_ids))
 
     def close(self, person_id: int, page: str | None) -> None:
         """Forget a page that says that it goes."""
         if page is not None:
             with self._turn:
                 self._pages[person_id].pop(page, None)
+                self._closed[person_id, page] = time.monotonic()

@@ -9,8 +9,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
+
+from db.errors import UserError
 from db.models import Run, RunState
 from runs.store import read_progress, run_folder
+
+
+def page_error(error: UserError) -> gr.Error:
+    """An error as a page shows it: Gradio takes a message for HTML, and it may name anybody's files and methods."""
+    return gr.Error(escape(str(error), quote=False))
 
 
 def live_html(data: Path, run: Run, doing: str, more: str = "") -> str:

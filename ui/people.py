@@ -28,6 +28,7 @@ from db.errors import UserError
 from db.models import Judgment, Person, Role
 from ui.address import public_address
 from ui.context import Context
+from ui.parts import page_error
 
 Result = TypeVar("Result")
 COLUMNS = ("name", "role", "judgments", "discarded", "last judgment (UTC)", "signs in with", "state")
@@ -177,4 +178,4 @@ def _act(context: Context, action: Callable[[Session], Result]) -> Result:
         with context.database.write() as session:
             return action(session)
     except UserError as error:
-        raise gr.Error(str(error)) from error
+        raise page_error(error) from error

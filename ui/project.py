@@ -12,6 +12,7 @@ from annotate.project import FIXED_AFTER_IMPORT, ProjectSettings, load_settings,
 from db.errors import UserError
 from db.images import add_image, probe_image
 from ui.context import Context
+from ui.parts import page_error
 
 LISTS = ("reasons", "skip_reasons")
 TEXTS = ("title", "question", "guidelines")
@@ -69,7 +70,7 @@ def build(context: Context) -> None:
             with context.database.write() as session:
                 image = add_image(session, context.data, probe, Path(path))
         except UserError as error:
-            raise gr.Error(str(error).replace(path, Path(path).name)) from error
+            raise page_error(UserError(str(error).replace(path, Path(path).name))) from error
         return f"{guidelines.rstrip()}\n\n![example](/img/{image.sha256})\n"
 
     shown = list(fields.values())

@@ -22,7 +22,7 @@ from runs.launch import launch
 from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost, run_folder
 from runs.tables import read_table
 from ui.context import Context
-from ui.parts import download_html, picture_html, table_html
+from ui.parts import download_html, page_error, picture_html, table_html
 
 KIND = "annotate rank"
 DAYS_SHOWN = 14
@@ -110,7 +110,7 @@ def start_report(context: Context, split: str, simulated: bool) -> None:
     try:
         launch(context.database, context.data, KIND, arguments, config, url=context.url)
     except UserError as error:
-        raise gr.Error(str(error)) from error
+        raise page_error(error) from error
 
 
 def latest_report(session: Session, data: Path) -> tuple[Run, dict[str, Any]] | None:

@@ -20,7 +20,7 @@ from runs.launch import launch, stop
 from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost
 from ui.context import Context
 from ui.data import ALL, PAIR, pair_html, start_pairing
-from ui.parts import ended_html, live_html, read_result
+from ui.parts import ended_html, live_html, page_error, read_result
 from ui.restore_results import ON_SLIDE, PHOTO, choices_of, compare_html
 
 RESTORE = "refl restore"
@@ -240,7 +240,7 @@ def _refuse_in_page(action: Any) -> None:
     try:
         action()
     except UserError as error:
-        raise gr.Error(str(error)) from error
+        raise page_error(error) from error
 
 
 def status_html(data: Path, run: Run | None) -> str:

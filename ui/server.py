@@ -50,9 +50,7 @@ log = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / "static"
 SESSION_SECONDS = 30 * 24 * 3600
 IMAGE_LIFETIME = "private, max-age=31536000, immutable"
-DAMAGED = (
-    "The file of this image is damaged or missing on the server. Its pairs are left out until it is imported again."
-)
+DAMAGED = "An image of this pair is damaged on the server. The pair is left out until the image is imported again."
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PAGES = (
     ("Data", ui.data.build),

@@ -13,7 +13,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import select
 
-from db.models import Lease, Person, utc_now
+from db.images import image_path
+from db.models import Candidate, Lease, Person, utc_now
 from db.session import Database
 from tests.browser.conftest import answer
 from tests.watching import wait_until
@@ -226,6 +227,24 @@ def test_the_last_pairs_with_others_are_said_and_come_when_they_go(
     ben.locator("#stage[data-state=shown]").wait_for()
     answer(ben, "ArrowLeft")
     assert len(rows()) == 1
+
+
+def test_pairs_of_a_damaged_image_are_left_out_and_that_is_said(
+    fill: Any, serve: Any, open_page: Any, sign_in: Any, rows: Any, database: Database, data: Path
+) -> None:
+    fill(1)  # three pairs of three images, two of which show the first
+    with database.read() as session:
+        image = session.scalars(select(Candidate)).first().image
+        path = image_path(data, image.sha256, image.suffix)
+    content = path.read_bytes()
+    path.write_bytes(bytes([*content[:-1], content[-1] ^ 1]))  # of the same size: known once it is looked at
+    page = open_page()
+    sign_in(page, serve(), "ada")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#notice")).to_contain_text("Pairs are left out whose images are damaged on the server")
+    expect(page.get_by_role("alert")).to_contain_text("An image of this pair is damaged on the server.")
+    assert len(rows()) == 1
+    path.write_bytes(content)
 
 
 def test_signing_out_gives_the_pairs_back(page: Page, database: Database) -> None:

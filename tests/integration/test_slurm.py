@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tests.watching import get_run, wait_until
 LOCAL = {"slurm": {"cluster": "local", "timeout_min": 60}}
 JOB = """
 import argparse, os, signal, time
+from contextlib import suppress
 from pathlib import Path
 from db.session import open_database
 from runs.store import open_run
@@ -160,8 +162,12 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def find_bytes(folder: Path, wanted: bytes) -> list[Path]:
     """The files below a folder that hold these bytes; but for SQLite's, whose locks end when a reader closes them."""
-    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("facereward.db")]
-    return [file for file in files if wanted in file.read_bytes()]
+    found = []
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a job that is running renames and removes files of its own
+            if file.is_file() and not file.name.startswith("facereward.db") and wanted in file.read_bytes():
+                found.append(file)
+    return found
 
 
 def say_row(database: Database, run_id: int) -> str:
