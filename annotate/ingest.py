@@ -380,7 +380,7 @@ def _add_sources(
             touched.add(row.id)
     if rows:
         session.execute(insert(Source), rows)
-        new_ids = _read_ids(session, Source.key, Source.id, [row["key"] for row in rows])
+        new_ids = _read_ids(session, Source.key, Source.id, [str(row["key"]) for row in rows])
         ids |= new_ids
         touched.update(new_ids.values())
     report.sources_added += len(rows)
