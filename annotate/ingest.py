@@ -319,12 +319,23 @@ def _add_images(
         for probe in missing.values()
     ]
     if rows:
-        ids = session.scalars(insert(Image).returning(Image.id, sort_by_parameter_order=True), rows)
-        stored.update(zip(missing, ids, strict=True))
+        session.connection().execute(insert(Image), rows)
+        stored.update(_read_ids(session, Image.sha256, Image.id, missing))
     report.images_added += len(rows)
     report.bytes_added += sum(probe.size_bytes for probe in missing.values())
     found = {name: stored_id(stored, probe) for name, probe in files.items()}
     return {name: image_id for name, image_id in found.items() if image_id is not None}
+
+
+def _read_ids(session: Session, column: Any, number: Any, names: Iterable[str]) -> dict[str, int]:
+    """Ids by name of rows just added. Asked for afterwards, since SQLite gives them with an insert one row at a time,
+    and nobody else can write meanwhile."""
+    rows = session.connection()
+    return {
+        name: row_id
+        for batch in batches(names)
+        for name, row_id in rows.execute(select(column, number).where(column.in_(batch)))
+    }
 
 
 def _add_sources(
@@ -368,9 +379,10 @@ def _add_sources(
             add_source(session, source.key, split, group=source.group, caption=source.caption, lq=lq, hq=hq)
             touched.add(row.id)
     if rows:
-        new_ids = session.scalars(insert(Source).returning(Source.id, sort_by_parameter_order=True), rows)
-        ids.update((row["key"], new_id) for row, new_id in zip(rows, new_ids, strict=True))
-        touched.update(ids[row["key"]] for row in rows)
+        session.execute(insert(Source), rows)
+        new_ids = _read_ids(session, Source.key, Source.id, [str(row["key"]) for row in rows])
+        ids |= new_ids
+        touched.update(new_ids.values())
     report.sources_added += len(rows)
     report.sources_existing += len(stored)
     return ids
@@ -443,6 +455,6 @@ def _add_candidates(
                     seed,
                 )
     if rows:
-        session.execute(insert(Candidate), rows)
+        session.connection().execute(insert(Candidate), rows)
     report.candidates_added += len(rows)
     return {row["source_id"] for row in rows}

@@ -44,7 +44,7 @@ def is_in_group(person: str, group: str) -> bool:
 def insert_row(session: Session, statement: Insert, row: Base) -> None:
     """Write a new row at once, and let the session know it.
 
-    A flush writes the same, but thinks for ten times as long about what else could have to be written before it.
+    A flush writes the same for more than twice the processor time: it looks for what else has to be written before.
 
     Args:
         statement: `insert(table)`, built once; its columns are named as the row's attributes.

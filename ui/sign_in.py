@@ -7,6 +7,7 @@ from math import ceil
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
+import anyio
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import select
@@ -28,7 +29,7 @@ from db.models import Person, Role, utc_now
 from ui.access import Tokens, send_page, visitor_of
 from ui.address import cookie_name
 from ui.context import Context
-from ui.throttle import FAILURES_PER_ADDRESS, FAILURES_PER_NAME, Busy, Hashing, Throttle
+from ui.throttle import FAILURES_PER_ADDRESS, FAILURES_PER_NAME, REFUSAL_SECONDS, Busy, Hashing, Throttle
 
 DEVICE_COOKIE = "facereward-browser"
 """Names a browser in which somebody signed in with a password."""
@@ -58,9 +59,11 @@ def sign_in_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
         if not context.auth:
             return await run_in_threadpool(_sign_in_by_name, context, request, name, next, is_new=bool(new))
         if len(name) > MAX_NAME_CHARACTERS or len(password) > MAX_PASSWORD_CHARACTERS:
+            await anyio.sleep(REFUSAL_SECONDS)
             return _ask_again(context, "Name and password do not fit.", next)
         budgets = _budgets(context, request, tokens, name)
         if wait := throttle.begin(budgets):
+            await anyio.sleep(REFUSAL_SECONDS)
             return _ask_again(
                 context, f"Too many attempts; wait {ceil(wait)} seconds, or use your personal link.", next
             )
@@ -68,6 +71,7 @@ def sign_in_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
             known = await hashing.run(partial(_person_by_password, context, name, password))
         except Busy:
             throttle.take_back(budgets)
+            await anyio.sleep(REFUSAL_SECONDS)
             message = "Many people sign in at this moment; try again in some seconds."
             return Response(message, 429, {"Retry-After": "5"}, "text/plain")
         if known is None:

@@ -25,6 +25,8 @@ HASHES_AT_ONCE = max(1, (os.cpu_count() or 1) // 4)
 """Each takes a core for some 50 ms and 16 MiB, and answers must not wait for them."""
 MAX_QUEUE = 16
 """Sign-ins that wait for a hash: about a second."""
+REFUSAL_SECONDS = 1.0
+"""A sign-in that is refused unread is answered so late: who tries on at once would keep the server busy refusing."""
 
 
 @dataclass

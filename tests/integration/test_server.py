@@ -32,7 +32,7 @@ from ui.access import load_secret
 from ui.context import Context
 from ui.server import make_app
 from ui.sign_in import check_someone_can_sign_in
-from ui.throttle import FAILURES_PER_ADDRESS
+from ui.throttle import FAILURES_PER_ADDRESS, REFUSAL_SECONDS
 
 PASSWORD = "correct horse"
 METHODS = ("bicubic-secret", "gfpgan-secret", "codeformer-secret")
@@ -632,6 +632,25 @@ def test_one_address_cannot_try_many_names(client: Callable[..., TestClient]) ->
         client().post("/sign-in", data={"name": f"name {number}", "password": "wrong"})
     location = client().post("/sign-in", data={"name": "another", "password": "wrong"}).headers["location"]
     assert "Too%20many%20attempts" in location
+
+
+def test_who_tries_on_though_refused_waits_for_each_answer_without_a_thread(
+    client: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else 40 connections that are refused at once, again and again, take a core from the people who judge."""
+    waits: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr("ui.sign_in.anyio.sleep", note)
+    guesser = client("ada")
+    for _ in range(5):
+        guesser.post("/sign-in", data={"name": "ben", "password": "wrong"})
+    assert waits == []
+    guesser.post("/sign-in", data={"name": "ben", "password": PASSWORD})
+    guesser.post("/sign-in", data={"name": "x" * 100, "password": "wrong"})
+    assert waits == [REFUSAL_SECONDS] * 2
 
 
 @pytest.mark.parametrize("announced", [True, False])
