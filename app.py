@@ -17,11 +17,11 @@ from db.errors import UserError
 from db.session import check_writable, open_database
 from runs.store import reap_lost
 from runs.supervise import start_supervisor
-from ui.access import load_secret
 from ui.address import is_loopback, read_base_url
-from ui.address_token import AddressToken
 from ui.context import Context
-from ui.sign_in import check_someone_can_sign_in
+from ui.gate.access import load_secret
+from ui.gate.address_token import AddressToken
+from ui.gate.sign_in import check_someone_can_sign_in
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -97,7 +97,7 @@ def serve(args: argparse.Namespace) -> None:
 
     import uvicorn  # late, so that the errors above come at once
 
-    from ui.refit import start_refits
+    from ui.autolabel.refit import start_refits
     from ui.server import make_app
 
     app = make_app(context)

@@ -23,9 +23,9 @@ from annotate.people import add_person
 from db.models import Role, Run, RunState, utc_now
 from db.session import Database, open_database
 from runs.store import run_folder
-from ui.access import load_secret
-from ui.address_token import AddressToken
 from ui.context import Context
+from ui.gate.access import load_secret
+from ui.gate.address_token import AddressToken
 from ui.server import make_app
 
 NAMES = (

@@ -141,8 +141,8 @@ def restored_folder(tmp_path: Path) -> Path:
 
 def address_of(data: Path, url: str) -> str:
     """The address of a data folder's app without --auth, as a person opens it: with the token that signs a page in."""
-    from ui.access import load_secret  # here: most tests need no app
-    from ui.address_token import AddressToken
+    from ui.gate.access import load_secret  # here: most tests need no app
+    from ui.gate.address_token import AddressToken
 
     return AddressToken(load_secret(data)).put_into(url)
 

@@ -16,34 +16,34 @@ from gradio.components.navbar import Navbar
 from sqlalchemy import select
 from starlette.middleware.sessions import SessionMiddleware
 
-import ui.autolabel
-import ui.data
-import ui.export
-import ui.metrics
-import ui.models
-import ui.people
-import ui.project
-import ui.report
-import ui.restore
-import ui.runs
-import ui.train
+import ui.autolabel.page
+import ui.pages.data
+import ui.pages.export
+import ui.pages.metrics
+import ui.pages.people
+import ui.pages.project
+import ui.pages.report
+import ui.restore.page
+import ui.runs.models
+import ui.runs.page
+import ui.train.page
 from annotate.archive import sweep_unpacked
 from annotate.project import load_settings, store_question
 from db.images import MEDIA_TYPE_OF_SUFFIX, DamagedImage, sweep_unfinished
 from db.models import Image, Role
-from ui.access import Gate, Tokens, load_secret, visitor_of
 from ui.address import BelowRootPath, cookie_name
-from ui.address_token import AddressToken
 from ui.context import Context
 from ui.errors import refuse_invalid
-from ui.label import label_routes
-from ui.run_routes import run_routes
-from ui.showings import Showings
-from ui.sign_in import sign_in_routes
-from ui.stored_images import StoredImages
-from ui.train_round import round_routes
-from ui.train_routes import train_routes
-from ui.turns import BoundWaits, TakeTurns
+from ui.gate.access import Gate, Tokens, load_secret, visitor_of
+from ui.gate.address_token import AddressToken
+from ui.gate.sign_in import sign_in_routes
+from ui.gate.turns import BoundWaits, TakeTurns
+from ui.label.routes import label_routes
+from ui.label.showings import Showings
+from ui.label.stored_images import StoredImages
+from ui.runs.routes import run_routes
+from ui.train.round import round_routes
+from ui.train.routes import train_routes
 
 log = logging.getLogger(__name__)
 
@@ -53,17 +53,17 @@ IMAGE_LIFETIME = "private, max-age=31536000, immutable"
 DAMAGED = "An image of this pair is damaged on the server. The pair is left out until the image is imported again."
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PAGES = (
-    ("Data", ui.data.build),
-    ("Restore", ui.restore.build),
-    ("Metrics", ui.metrics.build),
-    ("Auto-annotate", ui.autolabel.build),
-    ("Train", ui.train.build),
-    ("Runs", ui.runs.build),
-    ("Models", ui.models.build),
-    ("Project", ui.project.build),
-    ("People", ui.people.build),
-    ("Report", ui.report.build),
-    ("Export", ui.export.build),
+    ("Data", ui.pages.data.build),
+    ("Restore", ui.restore.page.build),
+    ("Metrics", ui.pages.metrics.build),
+    ("Auto-annotate", ui.autolabel.page.build),
+    ("Train", ui.train.page.build),
+    ("Runs", ui.runs.page.build),
+    ("Models", ui.runs.models.build),
+    ("Project", ui.pages.project.build),
+    ("People", ui.pages.people.build),
+    ("Report", ui.pages.report.build),
+    ("Export", ui.pages.export.build),
 )
 
 

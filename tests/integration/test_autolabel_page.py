@@ -14,7 +14,7 @@ import gradio as gr
 import pytest
 from sqlalchemy import select
 
-import ui.autolabel
+import ui.autolabel.page
 from annotate.browse import count_machine_labels, sure_pairs
 from annotate.judgments import Answer, record_judgment
 from annotate.pairs import make_pairs
@@ -25,9 +25,9 @@ from db.models import Choice, Judgment, Label, Origin, Pair, Person, Picked, Rol
 from db.records import add_metric_value
 from db.session import Database
 from runs.store import LIVE_STATES, run_folder
-from ui.autolabel import FIT, LABEL, fit_status_html, label_status_html, list_fits, start_fit, start_label
-from ui.autolabel_report import is_simulated, label_sentence, report_html
-from ui.autolabel_review import PAGE_PAIRS, browse_html, correct, disagreements_html
+from ui.autolabel.page import FIT, LABEL, fit_status_html, label_status_html, list_fits, start_fit, start_label
+from ui.autolabel.report import is_simulated, label_sentence, report_html
+from ui.autolabel.review import PAGE_PAIRS, browse_html, correct, disagreements_html
 from ui.context import Context
 
 LIST = """
@@ -236,6 +236,6 @@ def test_too_few_judgments_are_said_in_the_page(context: Context, database: Data
 
 def test_all_events_are_private_and_the_timers_rest(context: Context) -> None:
     with gr.Blocks() as page:
-        ui.autolabel.build(context)
+        ui.autolabel.page.build(context)
     assert {event.api_visibility for event in page.fns.values()} == {"private"}
     assert [block.active for block in page.blocks.values() if isinstance(block, gr.Timer)] == [False, False]

@@ -9,13 +9,13 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-import ui.data
+import ui.pages.data
 from db.errors import UserError
 from db.models import Run, RunState, Source
 from db.session import Database
 from runs.store import LIVE_STATES
 from ui.context import Context
-from ui.data import ALL, IMPORT, PAIR, RANDOM, start_import, start_pairing
+from ui.pages.data import ALL, IMPORT, PAIR, RANDOM, start_import, start_pairing
 
 
 @pytest.fixture
@@ -35,17 +35,19 @@ def wait_for(context: Context, run_id: int) -> Run:
 
 def test_import_then_pairs(context: Context, restored_folder: Path) -> None:
     with context.database.read() as session:
-        assert ui.data.counts_html(session) == '<p class="fr-note">Nothing imported yet.</p>'
+        assert ui.pages.data.counts_html(session) == '<p class="fr-note">Nothing imported yet.</p>'
     run = wait_for(context, start_import(context, str(restored_folder), skip_bad=False))
     assert run.state is RunState.finished, run.error
-    html = ui.data.import_html(context.data, run)
+    html = ui.pages.data.import_html(context.data, run)
     assert f"Run {run.id}: restored imported: 4 sources added, 3 methods added, 11 candidates added" in html
     run = wait_for(context, start_pairing(context, RANDOM, 1, None))
-    assert "4 pairs added, 0 were there. 4 photos have pairs, 0 have no two" in ui.data.pair_html(context.data, run)
+    assert "4 pairs added, 0 were there. 4 photos have pairs, 0 have no two" in ui.pages.data.pair_html(
+        context.data, run
+    )
     run = wait_for(context, start_pairing(context, ALL, 1, None))
-    assert "6 pairs added, 4 were there" in ui.data.pair_html(context.data, run)
+    assert "6 pairs added, 4 were there" in ui.pages.data.pair_html(context.data, run)
     with context.database.read() as session:
-        html = ui.data.counts_html(session)
+        html = ui.pages.data.counts_html(session)
         shown = session.query(Source).first()
         assert shown is not None
         assert shown.lq is not None
@@ -61,16 +63,16 @@ def test_refused_files_are_listed_and_escaped(context: Context, restored_folder:
     (restored_folder / "<b>" / "face0.png").write_text("no image")
     run = wait_for(context, start_import(context, str(restored_folder), skip_bad=False))
     assert run.state is RunState.failed
-    html = ui.data.import_html(context.data, run)
+    html = ui.pages.data.import_html(context.data, run)
     assert "2 of the files of restored are unfit and nothing was imported" in html
     assert "<td>lq/&lt;img src=x&gt;.png</td><td>not a PNG, JPEG or WebP image</td>" in html
     assert "<b>" not in html
     run = wait_for(context, start_import(context, str(restored_folder), skip_bad=True))
     assert run.state is RunState.finished
-    html = ui.data.import_html(context.data, run)
+    html = ui.pages.data.import_html(context.data, run)
     assert "<summary>Refused: 2</summary>" in html
     with context.database.read() as session:
-        assert "<b>" not in ui.data.counts_html(session)
+        assert "<b>" not in ui.pages.data.counts_html(session)
 
 
 def test_endings_case_and_quotes(context: Context, tmp_path: Path, make_photo: Callable[..., Path]) -> None:
@@ -81,7 +83,7 @@ def test_endings_case_and_quotes(context: Context, tmp_path: Path, make_photo: C
         (folder / "x.png").rename(folder / name)
     run = wait_for(context, start_import(context, f'"{folder}"', skip_bad=False))
     assert run.state is RunState.failed
-    html = ui.data.import_html(context.data, run)
+    html = ui.pages.data.import_html(context.data, run)
     assert "1 of the files of a set are unfit" in html
     assert "on the Data page: Endings of names, _out" in html
     assert "on the Data page: Any case" in html
@@ -90,7 +92,7 @@ def test_endings_case_and_quotes(context: Context, tmp_path: Path, make_photo: C
         context, start_import(context, str(folder), skip_bad=False, strip_suffixes=["_out"], ignore_case=True)
     )
     assert run.state is RunState.finished, run.error
-    html = ui.data.import_html(context.data, run)
+    html = ui.pages.data.import_html(context.data, run)
     assert '<td>hidden</td><td>hidden, or left by a system</td><td class="n">1</td>' in html
     assert '<td>.md</td><td>not an image</td><td class="n">1</td>' in html
     assert "1 candidates added" in html
@@ -99,7 +101,7 @@ def test_endings_case_and_quotes(context: Context, tmp_path: Path, make_photo: C
 def test_import_that_fails_otherwise_says_why(context: Context, tmp_path: Path) -> None:
     (tmp_path / "set" / "gfpgan").mkdir(parents=True)
     run = wait_for(context, start_import(context, str(tmp_path / "set"), skip_bad=False))
-    html = ui.data.import_html(context.data, run)
+    html = ui.pages.data.import_html(context.data, run)
     assert 'role="alert"' in html
     assert "has no folder called lq (found: gfpgan)" in html
 
@@ -112,18 +114,18 @@ def test_what_cannot_be_started(context: Context, database: Database, restored_f
     with pytest.raises(UserError, match="how many pairs"):
         start_pairing(context, RANDOM, None, None)
     with pytest.raises(UserError, match="Choose the method"):
-        start_pairing(context, ui.data.AGAINST, None, None)
+        start_pairing(context, ui.pages.data.AGAINST, None, None)
     with database.write() as session:
         session.add(Run(kind=PAIR, config={}, code_version="x", state=RunState.queued))
     with pytest.raises(UserError, match=r"Run 1 \(annotate pair\) is going on"):
         start_import(context, str(restored_folder), skip_bad=False)
     with database.read() as session:
-        assert ui.data.latest_run(session, IMPORT) is None, "nothing was started"
+        assert ui.pages.data.latest_run(session, IMPORT) is None, "nothing was started"
 
 
 def test_all_events_are_private_and_the_timer_rests(context: Context) -> None:
     with gr.Blocks() as page:
-        ui.data.build(context)
+        ui.pages.data.build(context)
     assert {event.api_visibility for event in page.fns.values()} == {"private"}
     timers = [block for block in page.blocks.values() if isinstance(block, gr.Timer)]
     assert [timer.active for timer in timers] == [False]

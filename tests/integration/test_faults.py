@@ -28,7 +28,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
 import db.postgres
-import ui.turns
+import ui.gate.turns
 from annotate.pairs import make_pairs
 from annotate.project import load_settings
 from db.errors import UnavailableError, UserError
@@ -36,15 +36,15 @@ from db.session import Database, check_writable, open_database
 from db.waiting import patience_seconds, wait_at_most
 from tests.conftest import address_of
 from ui.context import Context
+from ui.gate.turns import READERS, WRITERS, OwnTurnLostError, TurnLostError, Turns
 from ui.server import make_app
-from ui.turns import READERS, WRITERS, OwnTurnLostError, TurnLostError, Turns
 
 PATIENCE = 0.3
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ui.turns, "PATIENCE_SECONDS", PATIENCE)
+    monkeypatch.setattr(ui.gate.turns, "PATIENCE_SECONDS", PATIENCE)
 
 
 @contextlib.contextmanager
@@ -117,7 +117,7 @@ def test_writes_get_a_503_and_all_else_its_answer(
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
         assert "try again" in answer.json()["error"]
         said = [record for record in caplog.records if record.levelno >= logging.WARNING]
-        assert [(record.name, record.exc_info) for record in said] == [("ui.turns", None)]
+        assert [(record.name, record.exc_info) for record in said] == [("ui.gate.turns", None)]
         assert "\n" not in said[0].getMessage()
         assert ada.get("/static/label.js").status_code == 200
         if database_url is None:

@@ -33,7 +33,7 @@ from db.models import Base, Candidate, Image, Method, Pair, Run, RunState, Sourc
 from db.session import Database, open_database
 from runs.store import reap_lost
 from tests.conftest import write_photo
-from ui.data import counts_html
+from ui.pages.data import counts_html
 
 ROOT = Path(__file__).resolve().parents[2]
 Dump = dict[str, list[tuple[object, ...]]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-import ui.metrics
+import ui.pages.metrics
 from db.errors import UserError
 from db.models import Candidate, Run, RunState
 from db.records import add_metric_value
@@ -19,7 +19,7 @@ from metrics.lists import Column
 from runs.launch import launch
 from runs.store import LIVE_STATES, add_run, run_folder
 from ui.context import Context
-from ui.metrics import MEASURE, counts_html, start_measuring, status_html, values_html
+from ui.pages.metrics import MEASURE, counts_html, start_measuring, status_html, values_html
 
 LIST = """
 name = "plain <b>"
@@ -60,7 +60,7 @@ def test_counts_and_failures_are_shown_and_escaped(
     context: Context, candidates: list[Candidate], metric_list: str
 ) -> None:
     with context.database.read() as session:
-        counted = ui.metrics.count_columns(session, lists.columns(lists.load_metric_list(metric_list)))
+        counted = ui.pages.metrics.count_columns(session, lists.columns(lists.load_metric_list(metric_list)))
     html = counts_html(metric_list, counted)
     assert "<strong>8 values are missing.</strong> List plain &lt;b&gt;, version 3: for tests" in html
     cells = '<td class="n" style="white-space:nowrap">'
@@ -71,7 +71,7 @@ def test_counts_and_failures_are_shown_and_escaped(
 
 def test_optional_metrics_that_cannot_be_measured_here_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists, "_installed_version", lambda _package: None)
-    assert ui.metrics.find_columns("identity") == {}
+    assert ui.pages.metrics.find_columns("identity") == {}
     html = counts_html("identity", [])
     assert "identity is left out: needs dlib-bin" in html
     assert "<table" not in html
@@ -83,11 +83,11 @@ def test_a_stored_reward_is_said_to_come_from_reward_score(
     path = tmp_path / "with_reward.toml"
     path.write_text(LIST.replace('{ name = "contrast" }', '{ name = "reward-mine", version = "reward 0123" }'))
     with context.database.read() as session:
-        counted = ui.metrics.count_columns(session, lists.columns(lists.load_metric_list(str(path))))
+        counted = ui.pages.metrics.count_columns(session, lists.columns(lists.load_metric_list(str(path))))
     html = counts_html(str(path), counted)
     assert html.count("<code>python -m reward score</code> stores it") == 1
     assert "<td>reward-mine</td><td>reward 0123</td>" in html
-    assert [ui.metrics.is_stored_reward(count.column) for count in counted] == [False, True]
+    assert [ui.pages.metrics.is_stored_reward(count.column) for count in counted] == [False, True]
 
 
 def test_values_by_method_have_the_highest_median_first(context: Context, candidates: list[Candidate]) -> None:
@@ -141,7 +141,7 @@ def test_measuring_that_fails_says_why(context: Context, tmp_path: Path) -> None
     missing = str(tmp_path / "gone.toml")
     run_id = launch(context.database, context.data, MEASURE, [f"--metrics={missing}"], {"metrics": missing})
     for _ in range(1_200):
-        ui.metrics.reap_lost(context.database, context.data)
+        ui.pages.metrics.reap_lost(context.database, context.data)
         with context.database.read() as session:
             run = session.get_one(Run, run_id)
         if run.state not in LIVE_STATES:
@@ -154,6 +154,6 @@ def test_measuring_that_fails_says_why(context: Context, tmp_path: Path) -> None
 
 def test_all_events_are_private_and_the_timer_rests(context: Context) -> None:
     with gr.Blocks() as page:
-        ui.metrics.build(context)
+        ui.pages.metrics.build(context)
     assert {event.api_visibility for event in page.fns.values()} == {"private"}
     assert [block.active for block in page.blocks.values() if isinstance(block, gr.Timer)] == [False]

@@ -18,7 +18,7 @@ from annotate.project import load_settings, save_settings
 from db.models import Candidate, Choice, Image, MetricValue, Pair, Picked, Run, RunState, Shortlist, Split
 from metrics.lists import columns, load_metric_list
 from runs.store import LIVE_STATES, end_run
-from ui import refit
+from ui.autolabel import refit
 from ui.context import Context
 
 PHOTOS = 50

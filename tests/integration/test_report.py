@@ -17,7 +17,7 @@ import pytest
 from PIL import Image as PilImage
 from sqlalchemy import select, update
 
-import ui.report
+import ui.pages.report
 from annotate.__main__ import main
 from annotate.fit import describe_people
 from annotate.judgments import Answer, record_judgment
@@ -129,7 +129,7 @@ def test_a_name_that_ends_as_a_program_is_marked_is_a_persons_all_the_same(
         assert table["robot (simulated)", False] == table["robot", True] == 44
     assert rank(data, "--include-simulated").returncode == 0
     with judged.read() as session:
-        page = ui.report.report_html(session, data)
+        page = ui.pages.report.report_html(session, data)
     assert page.count("robot (simulated)") >= 2
     with judged.read() as session:
         told = describe_people(session, include_simulated=True)
@@ -151,7 +151,7 @@ def test_answers_to_an_older_question_are_counted_apart(judged: Database, data: 
     assert table["question"].tolist() == [ProjectSettings().question, "Which is <sharper>?", "not recorded"]
     assert rank(data).returncode == 0  # into a run's folder, which the page shows
     with judged.read() as session:
-        assert "Which is &lt;sharper&gt;?" in ui.report.report_html(session, data)
+        assert "Which is &lt;sharper&gt;?" in ui.pages.report.report_html(session, data)
 
 
 def test_the_same_judgments_give_the_same_files(judged: Database, tmp_path: Path) -> None:
@@ -210,8 +210,8 @@ def test_nobody_has_judged_yet(database: Database, tmp_path: Path) -> None:
         write_report(session, tmp_path / "out", ReportOptions())
     assert not (tmp_path / "out").exists()
     with database.read() as session:
-        assert "No judgments yet" in ui.report.counts_html(session)
-        assert "No report yet" in ui.report.report_html(session, tmp_path)
+        assert "No judgments yet" in ui.pages.report.counts_html(session)
+        assert "No report yet" in ui.pages.report.report_html(session, tmp_path)
 
 
 def wait_for_run(context: Context) -> Run:
@@ -219,7 +219,7 @@ def wait_for_run(context: Context) -> Run:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with context.database.read() as session:
-            run = latest_run(session, ui.report.KIND)
+            run = latest_run(session, ui.pages.report.KIND)
         assert run is not None
         if run.state not in LIVE_STATES:
             return run
@@ -229,8 +229,8 @@ def wait_for_run(context: Context) -> Run:
 
 def test_the_page_starts_a_report_and_shows_it(judged: Database, data: Path) -> None:
     context = Context(database=judged, data=data)
-    ui.report.start_report(context, "all", True)
-    ui.report.start_report(context, "all", True)  # a second press while the first goes on
+    ui.pages.report.start_report(context, "all", True)
+    ui.pages.report.start_report(context, "all", True)  # a second press while the first goes on
     run = wait_for_run(context)
     assert run.state is RunState.finished, run.error
     with judged.write() as session:
@@ -239,19 +239,19 @@ def test_the_page_starts_a_report_and_shows_it(judged: Database, data: Path) -> 
         person = add_person(session, "late")
         record_judgment(session, person.id, Answer(str(uuid.uuid4()), pair.id, 0, Side.a, Choice.a, 1.0))
     with judged.read() as session:
-        page = ui.report.report_html(session, data)
-        counts = ui.report.counts_html(session)
+        page = ui.pages.report.report_html(session, data)
+        counts = ui.pages.report.counts_html(session)
     assert "Judgments since then: 1." in page
     assert "bert &lt;b&gt;" in page
     assert "robot (simulated)" in page
     assert "<b>" not in page + counts
     assert re.findall(r'download="(\w+\.\w+)"', page) == [
-        *(f"{name}.csv" for name in ui.report.TABLES),
-        *(f"{name}.png" for name, _ in ui.report.PICTURES),
+        *(f"{name}.csv" for name in ui.pages.report.TABLES),
+        *(f"{name}.png" for name, _ in ui.pages.report.PICTURES),
     ]
     assert page.count("data:image/svg+xml;base64,") == len(PICTURES)
     assert "<strong>133 judgments</strong>" in counts
-    assert ui.report.status_html(data, run) == ""
+    assert ui.pages.report.status_html(data, run) == ""
 
 
 def test_rewards_of_candidates_stand_beside_the_ranking(judged: Database, data: Path) -> None:
@@ -264,7 +264,7 @@ def test_rewards_of_candidates_stand_beside_the_ranking(judged: Database, data: 
             niqe = {"metric": "niqe", "version": "1", "value": 5.0, "raw_value": 5.0}
             session.add(MetricValue(image_id=candidate.image_id, **niqe))
     context = Context(database=judged, data=data)
-    ui.report.start_report(context, "all", False)
+    ui.pages.report.start_report(context, "all", False)
     run = wait_for_run(context)
     assert run.state is RunState.finished, run.error
     table = pd.read_csv(run_folder(data, run.id) / "rewards.csv")
@@ -274,7 +274,7 @@ def test_rewards_of_candidates_stand_beside_the_ranking(judged: Database, data: 
     assert (table["low"] < table["mean"]).all()
     assert table["n_sources"].tolist() == [12] * 6
     with judged.read() as session:
-        page = ui.report.report_html(session, data)
+        page = ui.pages.report.report_html(session, data)
     assert "reward-mine (0a)" in page
     assert "reward-mine (0b)" in page
     rewards = page.partition("<h3>Rewards</h3>")[2]
@@ -282,20 +282,20 @@ def test_rewards_of_candidates_stand_beside_the_ranking(judged: Database, data: 
     assert "+2.500" in rewards
     (run_folder(data, run.id) / "rewards.csv").unlink()  # a report of an earlier version has none
     with judged.read() as session:
-        assert "ranking.csv" in ui.report.report_html(session, data)
+        assert "ranking.csv" in ui.pages.report.report_html(session, data)
 
 
 def test_the_page_says_why_a_report_failed(judged: Database, data: Path) -> None:
     context = Context(database=judged, data=data)
-    ui.report.start_report(context, "test", False)
+    ui.pages.report.start_report(context, "test", False)
     run = wait_for_run(context)
     assert run.state is RunState.failed
-    assert "No judgments in split &#x27;test&#x27; to rank" in ui.report.status_html(data, run)
+    assert "No judgments in split &#x27;test&#x27; to rank" in ui.pages.report.status_html(data, run)
 
 
 def test_the_page_builds_with_private_events_and_an_idle_timer(judged: Database, data: Path) -> None:
     with gr.Blocks() as page:
-        ui.report.build(Context(database=judged, data=data))
+        ui.pages.report.build(Context(database=judged, data=data))
     assert [event["api_visibility"] for event in page.config["dependencies"]] == ["private"] * 3
     timer = next(part for part in page.config["components"] if part["type"] == "timer")
     assert timer["props"]["active"] is False
@@ -307,4 +307,4 @@ def test_counts_leave_out_what_was_taken_back(judged: Database) -> None:
         first = session.scalars(select(Judgment).where(Judgment.person_id == anna.id)).first()
         first.superseded_at = first.created_at
     with judged.read() as session:
-        assert "<strong>131 judgments</strong>" in ui.report.counts_html(session)
+        assert "<strong>131 judgments</strong>" in ui.pages.report.counts_html(session)

@@ -29,7 +29,7 @@ from refl.restorers.tiny import make_tiny, save_tiny  # noqa: E402
 from refl.restorers.tiny_config import TinyConfig  # noqa: E402
 from runs.hold import hold_folder  # noqa: E402
 from runs.store import latest_run, read_progress, run_folder  # noqa: E402
-from ui.parts import read_result  # noqa: E402
+from ui.html import read_result  # noqa: E402
 
 MICRO = TinyConfig(
     image_size_px=32,

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image as PilImage
 
 import refl.method_choices
-import ui.restore
+import ui.restore.page
 from db.errors import UserError
 from db.images import add_image, probe_image
 from db.models import Run, RunState, Source
@@ -23,8 +23,8 @@ from refl.restore_command import add_restore_command, check_arguments
 from refl.restored_rows import add_face
 from runs.store import RunLog, add_run, end_run, run_folder
 from ui.context import Context
-from ui.restore import ALL_SPLITS, AS_IT_IS, OWN, PROJECT, RESTORE, start_restoring, status_html
-from ui.restore_results import PHOTO, choices_of, compare_html
+from ui.restore.page import ALL_SPLITS, AS_IT_IS, OWN, PROJECT, RESTORE, start_restoring, status_html
+from ui.restore.results import PHOTO, choices_of, compare_html
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def started(context: Context, monkeypatch: pytest.MonkeyPatch) -> list[list[str]
         calls.append(list(arguments))
         return add_run(database, data, kind, config)
 
-    monkeypatch.setattr(ui.restore, "launch", note)
+    monkeypatch.setattr(ui.restore.page, "launch", note)
     return calls
 
 

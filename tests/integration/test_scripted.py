@@ -153,7 +153,7 @@ def test_answers_that_waited_for_a_network_come_through_whole_and_unflagged(
     assert len(events) > BURST_ANSWERS
     ben.post("/api/label", json={"events": [first]})
     later = utc_now() + timedelta(hours=1)
-    monkeypatch.setattr("ui.label.utc_now", lambda: later)
+    monkeypatch.setattr("ui.label.routes.utc_now", lambda: later)
     results = ben.post("/api/label", json={"events": events}).json()["results"]
     assert {result["status"] for result in results} == {"stored"}
     waiting = ben.post("/api/label", json={"events": events})

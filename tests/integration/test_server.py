@@ -28,11 +28,11 @@ from db.models import Candidate, Choice, Image, Judgment, Lease, Pair, Picked, R
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from tests.conftest import address_of
-from ui.access import load_secret
 from ui.context import Context
+from ui.gate.access import load_secret
+from ui.gate.sign_in import check_someone_can_sign_in
+from ui.gate.throttle import FAILURES_PER_ADDRESS, REFUSAL_SECONDS
 from ui.server import make_app
-from ui.sign_in import check_someone_can_sign_in
-from ui.throttle import FAILURES_PER_ADDRESS, REFUSAL_SECONDS
 
 PASSWORD = "correct horse"
 METHODS = ("bicubic-secret", "gfpgan-secret", "codeformer-secret")
@@ -464,7 +464,7 @@ def test_a_page_that_was_silent_gives_way_to_the_one_that_has_its_pair_now(
 ) -> None:
     ben = client("ben")
     (pair,) = ask(ben, want=1, page="one")["pairs"]
-    monkeypatch.setattr("ui.open_pages.LIVE_SECONDS", -1.0)
+    monkeypatch.setattr("ui.label.open_pages.LIVE_SECONDS", -1.0)
     assert ask(ben, want=1, page="two")["pairs"] == [pair]
     monkeypatch.undo()
     ask(ben, page="two", holding=[pair["showing"]])
@@ -643,7 +643,7 @@ def test_who_tries_on_though_refused_waits_for_each_answer_without_a_thread(
     async def note(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr("ui.sign_in.anyio.sleep", note)
+    monkeypatch.setattr("ui.gate.sign_in.anyio.sleep", note)
     guesser = client("ada")
     for _ in range(5):
         guesser.post("/sign-in", data={"name": "ben", "password": "wrong"})

@@ -17,7 +17,7 @@ from db.errors import UserError
 from db.models import Person, utc_now
 from db.session import Database
 from ui.context import Context
-from ui.sign_in import check_someone_can_sign_in
+from ui.gate.sign_in import check_someone_can_sign_in
 
 ENDINGS: dict[str, Callable[[Person], object]] = {
     "signed out": end_sessions,

@@ -38,7 +38,7 @@ DECODES = {
     "pixels/read.py": "the reader",
     "reward/robustness.py": "a JPEG that it has made itself, in memory",
     "refl/degrade.py": "a JPEG that it has made itself, in memory",
-    "ui/restore_results.py": "the size of a photo, not its pixels",
+    "ui/restore/results.py": "the size of a photo, not its pixels",
 }
 
 

@@ -1,4 +1,4 @@
-/** The controls of a form: what a field or an input of ui/train_check.py looks like, and what is typed into it. */
+/** The controls of a form: what a field or an input of ui/train/form.py looks like, and what is typed into it. */
 
 import { button, element } from "./elements.js";
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-import ui.autolabel
-import ui.data
-import ui.export
-import ui.report
+import ui.autolabel.page
+import ui.pages.data
+import ui.pages.export
+import ui.pages.report
 from annotate.__main__ import add_export_command, add_import_command, add_pair_command, add_rank_command
 from annotate.fit_settings import FitSettings
 from annotate.labeler_commands import add_fit_command, add_label_command
 from db.session import Database
+from ui.autolabel.refit import to_flags
 from ui.context import Context
-from ui.refit import to_flags
 
 NASTY = ["--skip-bad", "-x", "--db=sqlite:///x", "=", "a b", "ä"]
 
@@ -39,7 +39,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         started.append(arguments)
         return 1
 
-    for page in (ui.autolabel, ui.data, ui.export, ui.report):
+    for page in (ui.autolabel.page, ui.pages.data, ui.pages.export, ui.pages.report):
         monkeypatch.setattr(page, "launch", launch)
     return started
 
@@ -48,23 +48,23 @@ def test_names_that_look_like_options_stay_names(
     database: Database, data: Path, tmp_path: Path, launched: list[list[str]]
 ) -> None:
     context = Context(database=database, data=data)
-    ui.export.start_export(
+    ui.pages.export.start_export(
         context, {"methods": NASTY, "people": NASTY, "exclude_people": NASTY, "splits": ["val", "test"], "name": "-n"}
     )
     read = parse(add_export_command, launched.pop())
     assert (read.methods, read.people, read.exclude_people, read.name) == (NASTY, NASTY, NASTY, "-n")
     assert (read.splits, read.skip_bad) == (["val", "test"], False)
-    ui.autolabel.start_label(context, 7, 0.9, ["train"], NASTY, dry_run=True)
+    ui.autolabel.page.start_label(context, 7, 0.9, ["train"], NASTY, dry_run=True)
     read = parse(add_label_command, launched.pop())
     assert (read.methods, read.splits, read.dry_run) == (NASTY, ["train"], True)
     for name in NASTY:
-        ui.data.start_pairing(context, ui.data.AGAINST, None, name)
+        ui.pages.data.start_pairing(context, ui.pages.data.AGAINST, None, name)
         assert parse(add_pair_command, launched.pop()).against == name
     (tmp_path / "-in").mkdir()
-    ui.data.start_import(context, str(tmp_path / "-in"), skip_bad=False, strip_suffixes=["--skip-bad"])
+    ui.pages.data.start_import(context, str(tmp_path / "-in"), skip_bad=False, strip_suffixes=["--skip-bad"])
     read = parse(add_import_command, launched.pop())
     assert (read.path, read.strip_suffix, read.skip_bad) == (tmp_path / "-in", ["--skip-bad"], False)
-    ui.report.start_report(context, "test", True)
+    ui.pages.report.start_report(context, "test", True)
     assert parse(add_rank_command, launched.pop()).split == "test"
 
 

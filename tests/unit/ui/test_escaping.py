@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-import ui.data
-import ui.export
-import ui.metrics
-import ui.people
-import ui.report
+import ui.pages.data
+import ui.pages.export
+import ui.pages.metrics
+import ui.pages.people
+import ui.pages.report
 from annotate.card import write_card
 from annotate.formats import our_configs
 from annotate.ingest import import_folder
@@ -22,7 +22,7 @@ from db.session import Database
 from runs.store import add_run, end_run, latest_run
 from tests.conftest import write_photo
 from ui.context import Context
-from ui.parts import ended_html, page_error
+from ui.html import ended_html, page_error
 
 HOSTILE = "<img src=x onerror=alert(1)>[a](javascript:b)"
 
@@ -41,17 +41,17 @@ def test_names_of_files_methods_people_and_runs_are_text(database: Database, dat
         add_person(session, HOSTILE[:40])
         save_settings(session, {"title": HOSTILE, "question": HOSTILE})
         assert load_settings(session).title == HOSTILE
-    run_id = add_run(database, data, ui.data.IMPORT, {"path": f"/x/{HOSTILE}"})
+    run_id = add_run(database, data, ui.pages.data.IMPORT, {"path": f"/x/{HOSTILE}"})
     end_run(database, run_id, RunState.failed, HOSTILE)
     with database.read() as session:
-        run = latest_run(session, ui.data.IMPORT)
+        run = latest_run(session, ui.pages.data.IMPORT)
         assert run is not None
         shown = [
-            ui.data.counts_html(session),
-            ui.data.import_html(data, run),
-            ui.export.counts_html(session),
-            ui.export.status_html(data, run),
-            ui.people.people_html(Context(database=database, data=data)),
+            ui.pages.data.counts_html(session),
+            ui.pages.data.import_html(data, run),
+            ui.pages.export.counts_html(session),
+            ui.pages.export.status_html(data, run),
+            ui.pages.people.people_html(Context(database=database, data=data)),
             ended_html(run, ""),
         ]
     assert not [html for html in shown if "<img src=x" in html]

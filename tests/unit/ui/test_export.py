@@ -12,7 +12,7 @@ import pytest
 
 from db.models import Run
 from runs.store import run_folder
-from ui import export
+from ui.pages import export
 
 
 def test_two_requests_at_once_make_one_whole_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

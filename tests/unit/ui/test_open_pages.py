@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-import ui.open_pages
-from ui.open_pages import CLOSING_SECONDS, LIVE_SECONDS, OpenPages
+import ui.label.open_pages
+from ui.label.open_pages import CLOSING_SECONDS, LIVE_SECONDS, OpenPages
 
 
 def test_a_request_that_comes_after_its_pages_farewell_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(ui.open_pages.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ui.label.open_pages.time, "monotonic", lambda: now[0])
     pages = OpenPages()
     pages.note(1, "one", [3])
     pages.note(1, "two", [4])

@@ -9,8 +9,8 @@ import pytest
 
 from db.errors import UserError
 from db.models import Lease, Picked, Role, Side
-from ui.access import Visitor
-from ui.showings import Showing, Showings
+from ui.gate.access import Visitor
+from ui.label.showings import Showing, Showings
 
 SECRET = bytes(range(32))
 BEN, EVA = Visitor(7, "ben", Role.annotator, "p7"), Visitor(8, "eva", Role.annotator, "p8")

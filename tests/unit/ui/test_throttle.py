@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import anyio
 import pytest
 
-from ui.throttle import HASHES_AT_ONCE, MAX_KEYS, MAX_QUEUE, WINDOW_SECONDS, Busy, Hashing, Throttle
+from ui.gate.throttle import HASHES_AT_ONCE, MAX_KEYS, MAX_QUEUE, WINDOW_SECONDS, Busy, Hashing, Throttle
 
 
 def test_many_at_once_are_no_more_than_one_after_another() -> None:

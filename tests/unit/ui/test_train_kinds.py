@@ -13,11 +13,11 @@ import pytest
 from refl.pretrain_command import run_pretrain
 from reward.train_command import run_train as run_reward
 from runs.devices import list_devices
-from ui.train_check import WHOLE_FORM, Asked, check, describe_kind, fields_of, first_preset, from_config, read_back
-from ui.train_commands import parse_words, say_command
-from ui.train_fields import FormField, Typed, parse, to_typed
-from ui.train_kinds import KINDS
-from ui.train_round import check_plan, read_settings
+from ui.train.commands import parse_words, say_command
+from ui.train.fields import FormField, Typed, parse, to_typed
+from ui.train.form import WHOLE_FORM, Asked, check, describe_kind, fields_of, first_preset, from_config, read_back
+from ui.train.kinds import KINDS
+from ui.train.round import check_plan, read_settings
 
 NASTY = ["$(touch pwned)", "; rm -rf ~ #", "--db=sqlite:///x", "-x", "a\nb", "'\"`|&<>*?\\", "  ", "=", "ä 脸"]
 

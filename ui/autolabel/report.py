@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runs.store import run_folder
-from ui.parts import download_html, picture_html, table_html
+from ui.html import download_html, picture_html, table_html
 
 PICTURES = (
     ("methods", "Accuracy of the SVM, of each metric alone, of other classifiers and of people"),

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from db.errors import UserError
-from ui import train_fields
-from ui.train_commands import parse_words
-from ui.train_fields import FormField, Typed, to_typed
-from ui.train_inputs import Choice, without_name
-from ui.train_kinds import KINDS, Input, Kind
+from ui.train import fields as train_fields
+from ui.train.commands import parse_words
+from ui.train.fields import FormField, Typed, to_typed
+from ui.train.inputs import Choice, without_name
+from ui.train.kinds import KINDS, Input, Kind
 
 Text = Annotated[str, StringConstraints(max_length=10_000)]
 NEW = "out"

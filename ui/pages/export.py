@@ -21,7 +21,7 @@ from db.models import Label, Method, Origin, Pair, Person, Run, RunState, Source
 from runs.launch import launch
 from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost, run_folder
 from ui.context import Context
-from ui.parts import page_error
+from ui.html import page_error
 
 KIND = "annotate export"
 TICK_SECONDS = 1.0

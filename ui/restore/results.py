@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from db.models import Candidate, Image, Method, Run, Source
 from runs.store import LIVE_STATES
 from ui.context import Context
-from ui.parts import read_result
+from ui.html import read_result
 
 PHOTO = "the photo"
 MAX_ITEMS = 200

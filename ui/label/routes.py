@@ -33,12 +33,12 @@ from annotate.project import OF_KEY, ProjectSettings, load_settings, question_ke
 from db.errors import UserError
 from db.models import Candidate, Choice, Image, Judgment, Lease, Pair, Person, Side, Source, utc_now
 from runs.store import VERSION
-from ui.access import Visitor, send_page, visitor_of
 from ui.context import Context
 from ui.errors import describe_invalid
-from ui.open_pages import OpenPages
-from ui.showings import Showings
-from ui.stored_images import StoredImage, StoredImages
+from ui.gate.access import Visitor, send_page, visitor_of
+from ui.label.open_pages import OpenPages
+from ui.label.showings import Showings
+from ui.label.stored_images import StoredImage, StoredImages
 
 MAX_EVENTS = 500
 TOTALS_LIFETIME_SECONDS = 30.0

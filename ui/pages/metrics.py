@@ -23,7 +23,7 @@ from runs.candidates import REWARD_PREFIX
 from runs.launch import launch, stop
 from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost
 from ui.context import Context
-from ui.parts import ended_html, live_html, page_error, read_result, table_html
+from ui.html import ended_html, live_html, page_error, read_result, table_html
 
 MEASURE = "annotate measure"
 TICK_SECONDS = 1.0

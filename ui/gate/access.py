@@ -24,10 +24,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from db.errors import UserError
 from db.models import Person, Role
 from ui.address import is_loopback, is_same_origin, path_of, refuses_host, split_host
-from ui.address_token import AddressToken
 from ui.context import Context
 from ui.errors import refusal
-from ui.turns import Turns
+from ui.gate.address_token import AddressToken
+from ui.gate.turns import Turns
 
 SECRET_BYTES = 32
 OPEN_PATHS = ("/sign-in", "/enter/", "/static/", "/api/sign-in-info", "/favicon.ico")

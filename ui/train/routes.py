@@ -1,6 +1,6 @@
 """What the Train page calls: the forms, what is wrong with a filled-in one, starting it.
 
-For admins only, which the gate (ui/access.py) sees to.
+For admins only, which the gate (ui/gate/access.py) sees to.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from runs.devices import CPU, list_devices, split_devices
 from runs.launch import launch
 from runs.store import LIVE_STATES, artifact_of, run_folder
 from runs.supervise import why_waiting
-from ui import train_check
-from ui.access import visitor_of
 from ui.context import Context
-from ui.train_check import Asked, Checked, check
-from ui.train_commands import say_command
-from ui.train_estimate import estimate
-from ui.train_inputs import list_choices, read_json
-from ui.train_kinds import KINDS
+from ui.gate.access import visitor_of
+from ui.train import form as train_check
+from ui.train.commands import say_command
+from ui.train.estimate import estimate
+from ui.train.form import Asked, Checked, check
+from ui.train.inputs import list_choices, read_json
+from ui.train.kinds import KINDS
 
 MAX_LIVE = 50
 

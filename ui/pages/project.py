@@ -12,7 +12,7 @@ from annotate.project import FIXED_AFTER_IMPORT, ProjectSettings, load_settings,
 from db.errors import UserError
 from db.images import add_image, probe_image
 from ui.context import Context
-from ui.parts import page_error
+from ui.html import page_error
 
 LISTS = ("reasons", "skip_reasons")
 TEXTS = ("title", "question", "guidelines")

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-import ui.autolabel_review
+import ui.autolabel.review
 from annotate.browse import count_machine_labels
 from annotate.fit_settings import FitSettings
 from db.errors import UserError
@@ -23,10 +23,10 @@ from db.models import Method, Run, RunState, Split
 from metrics.lists import list_names
 from runs.launch import launch, stop
 from runs.store import LIVE_STATES, latest_run, reap_lost
-from ui.autolabel_report import NO_FIT, label_numbers_html, label_sentence, read_summary, report_html
+from ui.autolabel.refit import to_flags
+from ui.autolabel.report import NO_FIT, label_numbers_html, label_sentence, read_summary, report_html
 from ui.context import Context
-from ui.parts import ended_html, live_html, page_error, read_result
-from ui.refit import to_flags
+from ui.html import ended_html, live_html, page_error, read_result
 
 FIT = "annotate fit"
 LABEL = "annotate label"
@@ -60,8 +60,8 @@ def build(context: Context) -> None:
     fit.change(lambda run_id: report_html(context.data, run_id), [fit], [report], **QUIET)
     gr.Markdown(f"### Label\n{LABEL_INTRO}", elem_id="label")
     labelled = _build_label(context, fit)
-    ui.autolabel_review.build_browse(context, labelled)
-    ui.autolabel_review.build_disagreements(context, fit)
+    ui.autolabel.review.build_browse(context, labelled)
+    ui.autolabel.review.build_disagreements(context, fit)
 
 
 def _build_train(context: Context) -> gr.State:

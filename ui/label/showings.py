@@ -21,7 +21,7 @@ from itsdangerous import BadSignature, URLSafeSerializer
 from db.errors import UserError
 from db.images import MEDIA_TYPE_OF_SUFFIX
 from db.models import Lease, Picked, Side
-from ui.access import Visitor
+from ui.gate.access import Visitor
 
 SUFFIXES = ("", *MEDIA_TYPE_OF_SUFFIX)
 """By their numbers in an address; "" where whoever made it did not know."""

@@ -1,4 +1,4 @@
-"""The JSON that the Runs and Models pages are drawn from, and what their buttons do. Admins only; see `ui.access`.
+"""The JSON that the Runs and Models pages are drawn from, and what their buttons do. Admins only; see `ui.gate.access`.
 
 Pages ask again and again, so an answer that did not change is a 304 without a body, and of a run's series only what
 came since the last answer is sent.
@@ -33,8 +33,8 @@ from runs.stop import stop
 from runs.store import LIVE_STATES, artifact_of, reap_lost, run_folder
 from runs.supervise import why_waiting
 from ui.context import Context
-from ui.run_artifacts import find_sample, list_checkpoints, list_samples, measure_size
-from ui.run_figures import key_figure, read_tail
+from ui.runs.artifacts import find_sample, list_checkpoints, list_samples, measure_size
+from ui.runs.figures import key_figure, read_tail
 
 REAP_SECONDS = 1.0
 DIGITS = 6

@@ -27,7 +27,7 @@ from db.errors import UserError
 from db.models import Role
 from ui.address import public_address
 from ui.context import Context
-from ui.parts import page_error
+from ui.html import page_error
 
 Result = TypeVar("Result")
 COLUMNS = ("name", "role", "judgments", "discarded", "last judgment (UTC)", "signs in with", "state")

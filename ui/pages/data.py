@@ -22,7 +22,7 @@ from runs.image_folders import clean_path
 from runs.launch import launch, stop
 from runs.store import LIVE_STATES, latest_run, reap_lost
 from ui.context import Context
-from ui.parts import ended_html, live_html, page_error, read_result
+from ui.html import ended_html, live_html, page_error, read_result
 
 IMPORT = "annotate import"
 PAIR = "annotate pair"

@@ -20,14 +20,15 @@ from db.errors import UserError
 from db.models import Choice, Judgment, Pair, Person, Run, Source, Split
 from runs.devices import list_devices, split_devices
 from runs.rounds import PlannedRun, RoundSettings, next_round_no, plan_round, start_round
-from ui import train_fields, train_inputs
-from ui.access import visitor_of
+from ui.autolabel.refit import MIN_ANSWERS
 from ui.context import Context
-from ui.refit import MIN_ANSWERS
-from ui.train_check import WHOLE_FORM, Text
-from ui.train_commands import parse_words, say_command
-from ui.train_fields import FormField, Typed
-from ui.train_kinds import KINDS, Input
+from ui.gate.access import visitor_of
+from ui.train import fields as train_fields
+from ui.train import inputs as train_inputs
+from ui.train.commands import parse_words, say_command
+from ui.train.fields import FormField, Typed
+from ui.train.form import WHOLE_FORM, Text
+from ui.train.kinds import KINDS, Input
 
 RESTORER = Input(
     "restorer", "Restorer", "What is tuned", train_inputs.check_tunable, choices="restorers", required=True

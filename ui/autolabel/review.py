@@ -28,7 +28,7 @@ from annotate.people import get_person
 from db.errors import UserError
 from db.models import Choice, Side
 from runs.store import run_folder
-from ui.autolabel_report import NO_FIT, is_simulated, read_summary, simulated_html
+from ui.autolabel.report import NO_FIT, is_simulated, read_summary, simulated_html
 from ui.context import Context
 
 PAGE_PAIRS = 6

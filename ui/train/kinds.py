@@ -24,8 +24,9 @@ import reward.score_command
 import reward.train_command
 from annotate.export import ExportOptions
 from annotate.fit_settings import FitSettings
-from ui import train_commands, train_inputs
-from ui.train_options import (
+from ui.train import commands as train_commands
+from ui.train import inputs as train_inputs
+from ui.train.options import (
     EvaluateOptions,
     LabelOptions,
     MeasureOptions,

@@ -22,7 +22,7 @@ from metrics.lists import MetricError, list_names, load_metric_list
 from refl.method_choices import NEEDS, list_methods
 from refl.pretrain_config import PHASES
 from runs.store import artifact_of, run_folder
-from ui.parts import read_result
+from ui.html import read_result
 
 MAX_RUNS = 200
 PUBLISHED_REWARDS = tuple(tomllib.loads((reward.config.FOLDER.parent / "weights.toml").read_text(encoding="utf-8")))

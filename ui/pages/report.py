@@ -22,7 +22,7 @@ from runs.launch import launch
 from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost, run_folder
 from runs.tables import read_table
 from ui.context import Context
-from ui.parts import download_html, page_error, picture_html, table_html
+from ui.html import download_html, page_error, picture_html, table_html
 
 KIND = "annotate rank"
 DAYS_SHOWN = 14

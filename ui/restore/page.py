@@ -19,9 +19,9 @@ from refl.method_choices import list_methods
 from runs.launch import launch, stop
 from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost
 from ui.context import Context
-from ui.data import ALL, PAIR, pair_html, start_pairing
-from ui.parts import ended_html, live_html, page_error, read_result
-from ui.restore_results import ON_SLIDE, PHOTO, choices_of, compare_html
+from ui.html import ended_html, live_html, page_error, read_result
+from ui.pages.data import ALL, PAIR, pair_html, start_pairing
+from ui.restore.results import ON_SLIDE, PHOTO, choices_of, compare_html
 
 RESTORE = "refl restore"
 TICK_SECONDS = 1.0

@@ -26,10 +26,10 @@ from annotate.people import (
 from annotate.project import load_settings
 from db.errors import UserError
 from db.models import Person, Role, utc_now
-from ui.access import Tokens, send_page, visitor_of
 from ui.address import cookie_name
 from ui.context import Context
-from ui.throttle import FAILURES_PER_ADDRESS, FAILURES_PER_NAME, REFUSAL_SECONDS, Busy, Hashing, Throttle
+from ui.gate.access import Tokens, send_page, visitor_of
+from ui.gate.throttle import FAILURES_PER_ADDRESS, FAILURES_PER_NAME, REFUSAL_SECONDS, Busy, Hashing, Throttle
 
 DEVICE_COOKIE = "facereward-browser"
 """Names a browser in which somebody signed in with a password."""

@@ -1,0 +1,1 @@
+"""Build the Auto-annotate page."""

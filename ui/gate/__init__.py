@@ -1,0 +1,1 @@
+"""Let requests in: addresses, sign-in, limits and turns."""

@@ -1,0 +1,1 @@
+"""Build the admin pages of forms and tables."""

@@ -1,0 +1,1 @@
+"""Serve the Runs and Models pages."""
