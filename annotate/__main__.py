@@ -18,9 +18,14 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 from tqdm import tqdm
 
-from annotate.archive import list_outside, unpacked
-from annotate.check_images_command import add_check_command
-from annotate.discard import (
+from annotate.exchange.export import ExportOptions, export_dataset
+from annotate.ingest.archive import list_outside, unpacked
+from annotate.ingest.check_command import add_check_command
+from annotate.ingest.equal_pixels import EqualPair, hash_candidates, set_aside_equal_pairs
+from annotate.ingest.groups import Joined, input_images, join_groups
+from annotate.ingest.manifest import TABLE_SUFFIXES, read_columns
+from annotate.ingest.store import ImportRefused, ImportReport, describe_counts, import_folder, shown
+from annotate.judging.discard import (
     describe_discard,
     describe_discarded,
     describe_restore,
@@ -28,16 +33,9 @@ from annotate.discard import (
     list_people,
     restore_answers,
 )
-from annotate.equal_pixels import EqualPair, hash_candidates, set_aside_equal_pairs
-from annotate.export import ExportOptions, export_dataset
-from annotate.gold import import_gold
-from annotate.groups import Joined, input_images, join_groups
-from annotate.ingest import ImportRefused, ImportReport, describe_counts, import_folder, shown
-from annotate.labeler_commands import add_fit_command, add_label_command
-from annotate.manifest import TABLE_SUFFIXES, read_columns
-from annotate.measure_command import add_measure_command
-from annotate.pairs import make_pairs
-from annotate.people import (
+from annotate.judging.gold import import_gold
+from annotate.judging.pairs import make_pairs
+from annotate.judging.people import (
     add_person,
     count_answers,
     describe_ways,
@@ -50,10 +48,12 @@ from annotate.people import (
     read_lifetime,
     set_password,
 )
-from annotate.project import ProjectSettings, load_settings, save_settings
+from annotate.labeler.command import add_fit_command, add_label_command
+from annotate.measure.command import add_measure_command
 from db.errors import UserError
 from db.models import Role, Split
 from db.pixel_hashes import hash_pixels
+from db.project import ProjectSettings, load_settings, save_settings
 from db.session import Database, open_database
 from runs.command import add_common_options, run_command
 from runs.image_folders import clean_path
@@ -104,8 +104,8 @@ def import_path(database: Database, args: argparse.Namespace, path: Path, run: R
     """Import whatever the path is; returns what was done, as JSON values."""
     suffix = "" if path.is_dir() else path.suffix.lower()
     if (path / "pairs.jsonl").exists() or suffix == ".json":
-        from annotate.read_back import import_dataset  # here: the other imports read no datasets
-        from annotate.read_hpdv2 import import_hpdv2
+        from annotate.exchange.read_back import import_dataset  # here: the other imports read no datasets
+        from annotate.exchange.read_hpdv2 import import_hpdv2
 
         read_back = import_dataset if path.is_dir() else import_hpdv2
         values = {f"{name}_added": count for name, count in read_back(database, args.data, path).items()}
@@ -410,7 +410,11 @@ def add_rank_command(commands: argparse._SubParsersAction[argparse.ArgumentParse
 
 def run_rank(database: Database, args: argparse.Namespace) -> None:
     """Write the report and print the ranking."""
-    from annotate.report import ReportOptions, format_summary, write_report  # here: the other commands plot nothing
+    from annotate.report.write import (  # here: the other commands plot nothing
+        ReportOptions,
+        format_summary,
+        write_report,
+    )
 
     options = ReportOptions(
         n_resamples=args.resamples,

@@ -26,13 +26,13 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.isotonic import IsotonicRegression
 
-from annotate.active import SHORTLIST_LENGTH, rank_disagreement, rank_diverse, rank_uncertain, spread_sources
-from annotate.autolabel import Labeler, Training, compute_p_a, fit_bag, fit_labeler
-from annotate.fit_settings import FitSettings
-from annotate.pairs import ACTIVE_ORDERS, RESERVED_LAST_DIGITS
-from annotate.project import ProjectSettings
+from annotate.judging.pairs import ACTIVE_ORDERS, RESERVED_LAST_DIGITS
+from annotate.labeler.active import SHORTLIST_LENGTH, rank_disagreement, rank_diverse, rank_uncertain, spread_sources
+from annotate.labeler.settings import FitSettings
+from annotate.labeler.svm import Labeler, Training, compute_p_a, fit_bag, fit_labeler
 from benchmarks import votes
 from db.models import Picked
+from db.project import ProjectSettings
 
 Array = npt.NDArray[Any]
 

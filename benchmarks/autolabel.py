@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from sklearn.svm import SVC
 
-from annotate.autolabel import Training, compute_margin, compute_p_a, fit_labeler, mirror
-from annotate.fit_settings import FitSettings
-from annotate.label import Filter, label_pairs
-from annotate.labeler_file import StoredLabeler
-from annotate.vectors import load_differences
+from annotate.labeler.file import StoredLabeler
+from annotate.labeler.label import Filter, label_pairs
+from annotate.labeler.settings import FitSettings
+from annotate.labeler.svm import Training, compute_margin, compute_p_a, fit_labeler, mirror
+from annotate.measure.vectors import load_differences
 from benchmarks.pair_queue import CANDIDATES, PAIRS_OF_A_SOURCE, fill_pairs
 from db.models import Image
 from db.session import Database, open_database
@@ -93,7 +93,7 @@ def compare_kernels(data: Training, gamma: float, differences: np.ndarray) -> No
     """Pairs a second of our decision function against scikit-learn's, both orders of each pair, the same vectors."""
     rows, answers, weights = mirror(data.differences / np.std(data.differences, axis=0), data.p_a, data.weight)
     svm = SVC(kernel="rbf", gamma=gamma, C=1.0).fit(rows, answers, sample_weight=weights)
-    from annotate.autolabel import Labeler, fold_mirrored
+    from annotate.labeler.svm import Labeler, fold_mirrored
 
     folded = fold_mirrored(svm.support_vectors_, svm.dual_coef_[0])
     ours = Labeler((), "rbf", 1.0, gamma, np.std(data.differences, axis=0), *folded, slope=1.0)

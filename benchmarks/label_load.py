@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 from PIL import Image as PilImage
 
-from annotate.people import add_person, make_link_token
+from annotate.judging.people import add_person, make_link_token
 from db.models import Role, utc_now
 from db.session import open_database
 

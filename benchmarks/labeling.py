@@ -28,7 +28,7 @@ import httpx
 import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from annotate.people import add_person
+from annotate.judging.people import add_person
 from benchmarks.label_load import (
     CLIENTS,
     DISTURBANCES,

@@ -31,11 +31,11 @@ from scipy.stats import t
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotate.judgments import Answer, record_judgment
-from annotate.pairs import next_pair
-from annotate.project import load_settings
+from annotate.judging.judgments import Answer, record_judgment
+from annotate.judging.pairs import next_pair
 from db.images import image_path
 from db.models import Candidate, Choice, Image, Pair, Person, utc_now
+from db.project import load_settings
 from db.session import Database, open_database
 from metrics.compute import Request, compute_values
 from refl.pretrain_config import PretrainConfig

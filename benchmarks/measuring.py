@@ -26,7 +26,7 @@ import psutil
 import scipy.io
 from PIL import Image as PilImage
 
-from annotate.ingest import import_folder
+from annotate.ingest.store import import_folder
 from db.session import open_database
 from metrics.lists import CARRIED, OUR_VERSIONS, columns, load_metric_list
 from metrics.natural import MEASURES, Planes, split_planes

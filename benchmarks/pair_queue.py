@@ -19,12 +19,12 @@ from uuid import uuid4
 
 from sqlalchemy import select
 
-from annotate.active import SHORTLIST_LENGTH, replace_shortlists
-from annotate.judgments import Answer, record_judgment
-from annotate.pairs import SHUFFLE_RANGE, is_reserved, lease_pairs
-from annotate.people import add_person
-from annotate.project import ProjectSettings
+from annotate.judging.judgments import Answer, record_judgment
+from annotate.judging.pairs import SHUFFLE_RANGE, is_reserved, lease_pairs
+from annotate.judging.people import add_person
+from annotate.labeler.active import SHORTLIST_LENGTH, replace_shortlists
 from db.models import Choice, Image, Pair, Picked, Side, Split
+from db.project import ProjectSettings
 from db.session import Database, open_database
 
 CANDIDATES = 10

@@ -26,9 +26,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file too, not only with -m
 
-from annotate.autolabel import Training, fit_labeler
-from annotate.fit_settings import FitSettings
-from annotate.labeler_report import (
+from annotate.labeler.report import (
     SIDE,
     compare_methods,
     compute_coverage,
@@ -36,6 +34,8 @@ from annotate.labeler_report import (
     predict_held_out,
     predict_methods,
 )
+from annotate.labeler.settings import FitSettings
+from annotate.labeler.svm import Training, fit_labeler
 from metrics.accuracy import bootstrap_mean
 
 Array = npt.NDArray[Any]

@@ -19,7 +19,7 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from annotate.people import add_person
+from annotate.judging.people import add_person
 from db.models import Role, Run, RunState, utc_now
 from db.session import Database, open_database
 from runs.store import run_folder

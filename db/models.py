@@ -140,7 +140,7 @@ class Base(DeclarativeBase):
 
 
 class Project(Base):
-    """The one project of this database: its settings as `annotate.project.ProjectSettings` writes them."""
+    """The one project of this database: its settings as `db.project.ProjectSettings` writes them."""
 
     __tablename__ = "project"
     __table_args__ = (CheckConstraint("id = 1", name="single_row"),)
@@ -153,7 +153,7 @@ class Project(Base):
 class Question(Base):
     """One version of what people read before they answer; `id` is its number. A row is never changed.
 
-    Words that come back are their old version again: the key is made of them (`annotate.project.question_key`).
+    Words that come back are their old version again: the key is made of them (`db.project.question_key`).
     """
 
     __tablename__ = "question"
@@ -291,7 +291,8 @@ class Pair(Base):
     shuffle_key: Mapped[int]
     """Random order of showing, 0 … 2^31 − 1, from the pair's key."""
     reserved: Mapped[bool] = mapped_column(default=True, server_default=true())
-    """Shown by random picks only, never by an active order: `annotate.pairs.is_reserved` of its key and split."""
+    """Shown by random picks only, never by an active order: `annotate.judging.pairs.is_reserved` of its key and
+    split."""
     judgments_wanted: Mapped[int] = mapped_column(default=1)
     judgment_count: Mapped[int] = mapped_column(default=0)
     """Live judgments that are no repeats. Kept by annotate.judgments in the transaction that adds or supersedes one."""
@@ -415,11 +416,12 @@ class Judgment(Base):
     seconds: Mapped[float]
     """Time the pair was visible before the answer, as the page claims."""
     server_seconds: Mapped[float | None]
-    """The same as the server's clock saw it (`annotate.pace.Stopwatch`); None where it saw nothing."""
+    """The same as the server's clock saw it (`annotate.judging.pace.Stopwatch`); None where it saw nothing."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     superseded_at: Mapped[datetime | None]
     discarded_at: Mapped[datetime | None]
-    """When an admin took this person's answers out (`annotate.discard`); it is `superseded_at` where it stood."""
+    """When an admin took this person's answers out (`annotate.judging.discard`); it is `superseded_at` where it
+    stood."""
 
     pair: Mapped[Pair] = relationship()
     person: Mapped[Person] = relationship()

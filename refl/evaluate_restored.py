@@ -30,8 +30,8 @@ from refl.photo_files import encode_png, map_in_threads, write_whole
 from refl.restore import RestoreMethod, explain_small_memory, to_images
 from refl.restorer_content import name_changes
 from runs import UserError
+from runs.file_cache import read_json
 from runs.files import append_line
-from runs.kept_files import read_json
 
 log = logging.getLogger(__name__)
 

@@ -97,8 +97,8 @@ def check_files(found: FoundScorer, items: Sequence[ImageItem], args: argparse.N
 
 def check_project(found: FoundScorer, data: Path, args: argparse.Namespace) -> None:
     """The same of the project's candidates; which of them have a reward already is known by the loaded model alone."""
+    from db.candidates import open_database
     from reward.score import check_candidates
-    from runs.candidates import open_database
 
     database = open_database(data, args.db)
     try:
@@ -132,8 +132,8 @@ def store_rewards(
     scorer: Scorer, data: Path, args: argparse.Namespace, show: Callable[[int, int], None]
 ) -> ScoreReport:
     """Score candidates, as a run."""
+    from db.candidates import open_database
     from reward.score import score_candidates
-    from runs.candidates import open_database
 
     config = {"scorer": args.scorer, "metric": scorer.metric, "version": scorer.version, "use_prompt": args.use_prompt}
     database, last = open_database(data, args.db), 0.0

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from db.candidates import REWARD_PREFIX
 from pixels.read import RgbImage
 from reward.captions import check_captions
 from reward.checkpoint import compute_version, find_named, load_named
@@ -26,7 +27,6 @@ from reward.images import read_image
 from reward.model import RewardModel, compute_cosine
 from reward.stopping import advise_out_of_memory
 from runs import UserError
-from runs.candidates import REWARD_PREFIX
 
 Array = npt.NDArray[Any]
 Item = TypeVar("Item")

@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db.models import Candidate, Method, Pair, Run, RunState
-from runs.kept_files import read_file, read_json
+from runs.file_cache import read_file, read_json
 from runs.lineage_judgments import NONE, Hashes, Judgments, count_all, find_simulated, parse_judgments, parse_labeler
 from runs.store import LIVE_STATES, artifact_of, run_folder
 

@@ -29,8 +29,8 @@ from sqlalchemy.orm import Session
 from db.errors import UserError
 from db.models import Run, RunState, utc_now
 from db.session import Database, open_database
+from runs.file_cache import read_json
 from runs.files import append_line, write_text_whole
-from runs.kept_files import read_json
 from runs.own_command import own_command
 from runs.signals import SIGNALS, give_back, listen
 from runs.slurm import is_done

@@ -19,11 +19,11 @@ from PIL import Image as PilImage
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotate.pairs import make_pairs
-from annotate.project import load_settings
+from annotate.judging.pairs import make_pairs
 from db.errors import UserError
 from db.images import add_image, probe_bytes
 from db.models import Image, Source
+from db.project import load_settings
 from db.records import add_candidate, add_method, add_source, draw_split
 from db.session import Database
 from pixels.read import read_rgb

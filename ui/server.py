@@ -27,10 +27,10 @@ import ui.restore.page
 import ui.runs.models
 import ui.runs.page
 import ui.train.page
-from annotate.archive import sweep_unpacked
-from annotate.project import load_settings, store_question
+from annotate.ingest.archive import sweep_unpacked
 from db.images import MEDIA_TYPE_OF_SUFFIX, DamagedImage, sweep_unfinished
 from db.models import Image, Role
+from db.project import load_settings, store_question
 from ui.address import BelowRootPath, cookie_name
 from ui.context import Context
 from ui.errors import refuse_invalid

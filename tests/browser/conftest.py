@@ -17,11 +17,11 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy import select
 
 import ui.server
-from annotate.pairs import make_pairs
-from annotate.project import load_settings, save_settings
+from annotate.judging.pairs import make_pairs
 from app import open_listener
 from db.images import add_image, probe_image
 from db.models import Judgment, Split
+from db.project import load_settings, save_settings
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from tests.conftest import address_of

@@ -13,12 +13,12 @@ import pytest
 from playwright.sync_api import Page, expect
 from sqlalchemy import func, select
 
-from annotate.judgments import Answer, record_judgment
-from annotate.pairs import lease_pairs, make_pairs
-from annotate.people import add_person
-from annotate.project import load_settings
+from annotate.judging.judgments import Answer, record_judgment
+from annotate.judging.pairs import lease_pairs, make_pairs
+from annotate.judging.people import add_person
 from db.images import add_image, probe_image
 from db.models import Choice, Judgment, Pair, Person, Role, Side, Split
+from db.project import load_settings
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from ui.server import PAGES

@@ -17,12 +17,12 @@ from playwright.sync_api import Page, expect
 from skimage.data import astronaut
 from sqlalchemy import func, select
 
-from annotate.judgments import Answer, record_judgment
-from annotate.pairs import make_pairs
-from annotate.people import add_person
-from annotate.project import load_settings
+from annotate.judging.judgments import Answer, record_judgment
+from annotate.judging.pairs import make_pairs
+from annotate.judging.people import add_person
 from db.images import add_image, probe_image
 from db.models import Choice, Judgment, Label, MetricValue, Origin, Pair, Person, Picked, Side, Split
+from db.project import load_settings
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 

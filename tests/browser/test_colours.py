@@ -17,11 +17,11 @@ from PIL import Image as PilImage
 from playwright.sync_api import Locator, Page
 from sqlalchemy import select
 
-from annotate.ingest import import_folder
-from annotate.pairs import make_pairs
-from annotate.project import load_settings
+from annotate.ingest.store import import_folder
+from annotate.judging.pairs import make_pairs
 from db.images import image_path
 from db.models import Candidate, Image, Method
+from db.project import load_settings
 from db.session import Database
 from metrics.natural import split_planes
 from pixels.read import decode_rgb, read_rgb

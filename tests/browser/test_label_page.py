@@ -12,9 +12,9 @@ import pytest
 from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
-from annotate.people import add_person, get_person, make_link_token
-from annotate.project import load_settings, save_settings
+from annotate.judging.people import add_person, get_person, make_link_token
 from db.models import Judgment, Pair, Role
+from db.project import load_settings, save_settings
 from db.session import Database
 
 pytestmark = pytest.mark.browser
@@ -199,8 +199,8 @@ def test_offline_answers_are_kept_and_sent_once_in_order(page: Page, database: D
 def test_answers_that_come_too_fast_wait_here_and_are_sent_by_themselves(
     page: Page, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("annotate.pace.BURST_ANSWERS", 2)
-    monkeypatch.setattr("annotate.pace.SECONDS_AN_ANSWER", 2.0)
+    monkeypatch.setattr("annotate.judging.pace.BURST_ANSWERS", 2)
+    monkeypatch.setattr("annotate.judging.pace.SECONDS_AN_ANSWER", 2.0)
     for _ in range(5):
         page.locator("#stage[data-state=shown]").wait_for()
         page.keyboard.press("ArrowLeft")

@@ -223,7 +223,7 @@ def test_two_tabs_show_other_pairs_and_are_told_of_each_other(page: Page, rows: 
 def test_the_last_pairs_with_others_are_said_and_come_when_they_go(
     fill: Any, serve: Any, open_page: Any, sign_in: Any, monkeypatch: pytest.MonkeyPatch, rows: Any
 ) -> None:
-    monkeypatch.setattr("annotate.pairs.GIVEN_BACK_SECONDS", 1.0)
+    monkeypatch.setattr("annotate.judging.pairs.GIVEN_BACK_SECONDS", 1.0)
     fill(1)  # three pairs
     server = serve()
     ada, ben = open_page(), open_page()

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from annotate.archive import unpacked
-from annotate.ingest import import_folder
-from annotate.pairs import make_pairs
-from annotate.project import load_settings, save_settings
+from annotate.ingest.archive import unpacked
+from annotate.ingest.store import import_folder
+from annotate.judging.pairs import make_pairs
 from db.images import add_image, probe_image
 from db.models import Split
+from db.project import load_settings, save_settings
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from tests.browser.conftest import answer

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image as PilImage
 from playwright.sync_api import Page, expect
 
-from annotate.people import add_person
+from annotate.judging.people import add_person
 from db.models import Role, Run, RunState, utc_now
 from db.session import Database
 from runs.store import read_progress, run_folder

@@ -15,10 +15,10 @@ import pytest
 from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
-from annotate.people import add_person, make_link_token
-from annotate.project import save_settings
+from annotate.judging.people import add_person, make_link_token
 from db.errors import UserError
 from db.models import Judgment, Role
+from db.project import save_settings
 from db.session import Database
 from tests.browser.conftest import ThreadedServer
 from tests.conftest import address_of

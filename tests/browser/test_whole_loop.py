@@ -17,10 +17,10 @@ from sqlalchemy import select
 pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
 
-from annotate.pairs import make_pairs
-from annotate.project import load_settings, save_settings
+from annotate.judging.pairs import make_pairs
 from db.images import add_image, probe_image
 from db.models import Candidate, Method, Pair, Split
+from db.project import load_settings, save_settings
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 

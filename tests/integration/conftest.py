@@ -95,7 +95,7 @@ def any_database(data: Path, database_url: str | None) -> Iterator[Database]:
 @pytest.fixture
 def client(database: Database, data: Path) -> Iterator[Callable[..., TestClient]]:
     """Makes clients of one app with --auth, signed in as ada (admin) or ben (annotator)."""
-    from annotate.people import add_person  # here: most tests need no app
+    from annotate.judging.people import add_person  # here: most tests need no app
     from ui.context import Context
     from ui.server import make_app
 

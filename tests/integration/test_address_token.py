@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from annotate.people import add_person, make_link_token
+from annotate.judging.people import add_person, make_link_token
 from db.session import Database, open_database
 from tests.conftest import address_of
 from ui.context import Context

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import event, func, select
 
 from annotate.__main__ import main
-from annotate.people import check_link_token, check_password
-from annotate.project import ProjectSettings, load_settings
+from annotate.judging.people import check_link_token, check_password
 from db.models import Image, Pair, Person, Role
+from db.project import ProjectSettings, load_settings
 from db.session import Database, open_database
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from annotate.pairs import make_pairs
-from annotate.people import add_person, get_person, make_link_token
-from annotate.project import load_settings, save_settings
+from annotate.judging.pairs import make_pairs
+from annotate.judging.people import add_person, get_person, make_link_token
 from db.images import add_image, probe_image
 from db.models import Role, Split
+from db.project import load_settings, save_settings
 from db.records import add_candidate, add_method, add_source
 from db.session import open_database
 from tests.conftest import write_photo

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from sqlalchemy import func, select
 
-from annotate.judgments import Answer, record_judgment
-from annotate.people import get_person
-from annotate.vectors import load_differences
+from annotate.judging.judgments import Answer, record_judgment
+from annotate.judging.people import get_person
+from annotate.measure.vectors import load_differences
 from db.models import Choice, Judgment, Label, MetricValue, Origin, Pair, Side
 from db.session import Database, open_database
 from metrics.lists import columns, load_metric_list

@@ -15,13 +15,13 @@ import pytest
 from sqlalchemy import select
 
 import ui.autolabel.page
-from annotate.browse import count_machine_labels, sure_pairs
-from annotate.judgments import Answer, record_judgment
-from annotate.pairs import make_pairs
-from annotate.people import add_person
-from annotate.project import ProjectSettings
+from annotate.judging.browse import count_machine_labels, sure_pairs
+from annotate.judging.judgments import Answer, record_judgment
+from annotate.judging.pairs import make_pairs
+from annotate.judging.people import add_person
 from db.errors import UserError
 from db.models import Choice, Judgment, Label, Origin, Pair, Person, Picked, Role, Run, RunState, Side, Split
+from db.project import ProjectSettings
 from db.records import add_metric_value
 from db.session import Database
 from runs.store import LIVE_STATES, run_folder

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from annotate.people import add_person
+from annotate.judging.people import add_person
 from app import main
 from db.errors import UserError
 from db.models import Role

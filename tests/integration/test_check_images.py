@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy import select
 
 from annotate.__main__ import main
-from annotate.check_images import check_stored_images
-from annotate.judgments import Answer, record_judgment
-from annotate.pairs import make_pairs
-from annotate.people import add_person
-from annotate.project import load_settings, save_settings
+from annotate.ingest.check_images import check_stored_images
+from annotate.judging.judgments import Answer, record_judgment
+from annotate.judging.pairs import make_pairs
+from annotate.judging.people import add_person
 from db.images import image_path, probe_bytes
 from db.models import Candidate, Choice, Image, MetricValue, Pair, Role, Side, Source, Split
+from db.project import load_settings, save_settings
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from tests.colour_files import encode, gama, tagged

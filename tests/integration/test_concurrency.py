@@ -14,13 +14,13 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import exists, func, select, update
 
-import annotate.pairs
-from annotate.judgments import Answer, record_judgment
-from annotate.pairs import lease_pairs, make_pairs
-from annotate.people import add_person
-from annotate.project import load_settings, save_settings
+import annotate.judging.pairs
+from annotate.judging.judgments import Answer, record_judgment
+from annotate.judging.pairs import lease_pairs, make_pairs
+from annotate.judging.people import add_person
 from db.errors import UserError
 from db.models import Choice, Judgment, Lease, Pair, Split, utc_now
+from db.project import load_settings, save_settings
 
 PAIRS = 40
 AHEAD = 3
@@ -105,7 +105,7 @@ def test_a_killed_clients_pairs_go_to_another_when_its_leases_expire(any_databas
     now = utc_now()
     given = []
     for person_id, seconds in ((gone, 0), (other, 0), (other, 299), (other, 301)):
-        monkeypatch.setattr(annotate.pairs, "utc_now", lambda later=now + timedelta(seconds=seconds): later)
+        monkeypatch.setattr(annotate.judging.pairs, "utc_now", lambda later=now + timedelta(seconds=seconds): later)
         given.append(ask(person_id))
     held = given[0]
     assert len(held) == 3

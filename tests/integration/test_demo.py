@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
-from annotate.project import load_settings, save_settings
 from db.errors import UserError
 from db.images import open_rgb
 from db.models import Candidate, Image, Pair, Source, Split
+from db.project import load_settings, save_settings
 from db.records import add_source
 from db.session import Database, open_database
 from ui import demo

@@ -14,17 +14,17 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from annotate.__main__ import main
-from annotate.discard import Change, count_discarded, discard_answers, restore_answers
-from annotate.export import ExportOptions, export_dataset
-from annotate.judgments import Answer, load_votes, record_judgment, resolve_labels, undo_judgment
-from annotate.pairs import lease_pairs, make_pairs
-from annotate.people import add_person
-from annotate.project import ProjectSettings, load_settings, save_settings
-from annotate.rank import load_judgments
-from annotate.report import ReportOptions, write_report
+from annotate.exchange.export import ExportOptions, export_dataset
+from annotate.judging.discard import Change, count_discarded, discard_answers, restore_answers
+from annotate.judging.judgments import Answer, load_votes, record_judgment, resolve_labels, undo_judgment
+from annotate.judging.pairs import lease_pairs, make_pairs
+from annotate.judging.people import add_person
+from annotate.report.rank import load_judgments
+from annotate.report.write import ReportOptions, write_report
 from db.errors import UserError
 from db.images import add_image, probe_image
 from db.models import Choice, Judgment, Label, Lease, Pair, Person, Side, Split
+from db.project import ProjectSettings, load_settings, save_settings
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 

@@ -13,16 +13,16 @@ import pytest
 from sqlalchemy import func, select, text
 
 from annotate.__main__ import main
-from annotate.export import ExportOptions, export_dataset
-from annotate.judgments import Answer, record_judgment, undo_judgment
-from annotate.pairs import make_pairs
-from annotate.people import add_person
-from annotate.project import load_settings, save_settings
-from annotate.read_back import import_dataset
-from annotate.read_hpdv2 import import_hpdv2
+from annotate.exchange.export import ExportOptions, export_dataset
+from annotate.exchange.read_back import import_dataset
+from annotate.exchange.read_hpdv2 import import_hpdv2
+from annotate.judging.judgments import Answer, record_judgment, undo_judgment
+from annotate.judging.pairs import make_pairs
+from annotate.judging.people import add_person
 from db.errors import UserError
 from db.images import add_image, image_path, probe_image
 from db.models import Choice, Image, Judgment, Label, Pair, Person, Run, RunState, Side, Source, Split
+from db.project import load_settings, save_settings
 from db.records import add_candidate, add_method, add_metric_value, add_source
 from db.session import Database, open_database
 

@@ -29,9 +29,9 @@ from starlette.testclient import TestClient
 
 import db.postgres
 import ui.gate.turns
-from annotate.pairs import make_pairs
-from annotate.project import load_settings
+from annotate.judging.pairs import make_pairs
 from db.errors import UnavailableError, UserError
+from db.project import load_settings
 from db.session import Database, check_writable, open_database
 from db.waiting import patience_seconds, wait_at_most
 from tests.conftest import address_of

@@ -15,15 +15,15 @@ import pytest
 from PIL import Image as PilImage
 from sqlalchemy import select
 
-from annotate.dataset_files import Row
-from annotate.export import ExportOptions, Format, export_dataset, write_dataset
-from annotate.formats import TRL_ANSWERS
-from annotate.judgments import Answer, record_judgment
-from annotate.pairs import make_pairs
-from annotate.people import add_person
-from annotate.project import load_settings
+from annotate.exchange.export import ExportOptions, Format, export_dataset, write_dataset
+from annotate.judging.judgments import Answer, record_judgment
+from annotate.judging.pairs import make_pairs
+from annotate.judging.people import add_person
+from dataset.files import Row
+from dataset.formats import TRL_ANSWERS
 from db.images import add_image, probe_image
 from db.models import Choice, Pair, Side, Split
+from db.project import load_settings
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 

@@ -23,13 +23,13 @@ from PIL import Image as PilImage
 from sqlalchemy import func, select, update
 
 from annotate.__main__ import main, mend
-from annotate.gold import import_gold
-from annotate.ingest import ImportReport, import_folder
-from annotate.pairs import make_pairs
-from annotate.project import load_settings
+from annotate.ingest.store import ImportReport, import_folder
+from annotate.judging.gold import import_gold
+from annotate.judging.pairs import make_pairs
 from db.errors import UserError
 from db.images import image_path, open_rgb
 from db.models import Base, Candidate, Image, Method, Pair, Run, RunState, Source, Split
+from db.project import load_settings
 from db.session import Database, open_database
 from runs.store import reap_lost
 from tests.conftest import write_photo

@@ -14,9 +14,9 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
-from annotate.pairs import make_pairs
-from annotate.project import save_settings
+from annotate.judging.pairs import make_pairs
 from db.models import Judgment, Pair, Split
+from db.project import save_settings
 from tests.conftest import Server
 
 CLIENTS = 4

@@ -9,16 +9,16 @@ from uuid import uuid4
 import numpy as np
 from sqlalchemy import select
 
-from annotate.fit import fit
-from annotate.fit_settings import FitSettings
-from annotate.judgments import Answer, record_judgment
-from annotate.label import Filter, label_pairs
-from annotate.labeler_file import load_labeler
-from annotate.pairs import make_pairs
-from annotate.people import add_person
-from annotate.project import load_settings
-from annotate.vectors import load_differences, load_vectors
+from annotate.judging.judgments import Answer, record_judgment
+from annotate.judging.pairs import make_pairs
+from annotate.judging.people import add_person
+from annotate.labeler.file import load_labeler
+from annotate.labeler.fit import fit
+from annotate.labeler.label import Filter, label_pairs
+from annotate.labeler.settings import FitSettings
+from annotate.measure.vectors import load_differences, load_vectors
 from db.models import Candidate, Choice, Image, Label, MetricValue, Origin, Pair, Side, Source
+from db.project import load_settings
 from db.session import Database
 from metrics.lists import Column
 from runs.store import open_run

@@ -18,9 +18,9 @@ import pytest
 from PIL import Image as PilImage
 from sqlalchemy import select
 
+from db.candidates import store_values
 from db.models import Image, MetricValue
 from db.session import Database
-from runs.candidates import store_values
 
 pytest.importorskip("torch")
 pyiqa = pytest.importorskip("pyiqa")

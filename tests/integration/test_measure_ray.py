@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from annotate.ingest import import_folder
-from annotate.measure import measure_missing
+from annotate.ingest.store import import_folder
+from annotate.measure.run import measure_missing
 from db.models import MetricValue
 from db.session import Database, open_database
 from metrics.lists import Metric, MetricList

@@ -7,10 +7,10 @@ from alembic import command
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from annotate.discard import discard_answers
-from annotate.project import ProjectSettings, question_key, store_question
+from annotate.judging.discard import discard_answers
 from db.engine import alembic_config, default_url, make_engine
 from db.models import Judgment, Lease, Pair, Person, Picked, Question, Run, RunState, Shortlist
+from db.project import ProjectSettings, question_key, store_question
 from db.session import open_database
 
 OLD_ROWS = """

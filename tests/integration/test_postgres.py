@@ -12,12 +12,12 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select, text
 from sqlalchemy.exc import DataError, IntegrityError, StatementError
 
-from annotate.judgments import Answer, record_judgment, resolve_labels, undo_judgment
-from annotate.pairs import lease_pairs, make_pairs
-from annotate.people import add_person
-from annotate.project import ProjectSettings, load_settings, save_settings
+from annotate.judging.judgments import Answer, record_judgment, resolve_labels, undo_judgment
+from annotate.judging.pairs import lease_pairs, make_pairs
+from annotate.judging.people import add_person
 from db.errors import UserError
 from db.models import Base, Choice, Judgment, Label, Lease, Pair, Project, Side, Split
+from db.project import ProjectSettings, load_settings, save_settings
 from db.session import open_database
 
 pytestmark = pytest.mark.filterwarnings("ignore:The (inplace|copy) keyword")  # crowd-kit's, not ours

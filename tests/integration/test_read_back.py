@@ -17,18 +17,18 @@ from PIL import Image as PilImage
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from annotate.check_images import check_stored_images
-from annotate.dataset_files import SCORE_COLUMNS
-from annotate.export import ExportOptions, export_dataset
-from annotate.judgments import Answer, record_judgment, undo_judgment
-from annotate.pairs import make_pairs
-from annotate.people import add_person
-from annotate.project import ProjectSettings, load_settings, save_settings
-from annotate.read_back import import_dataset
-from annotate.read_hpdv2 import import_hpdv2
+from annotate.exchange.export import ExportOptions, export_dataset
+from annotate.exchange.read_back import import_dataset
+from annotate.exchange.read_hpdv2 import import_hpdv2
+from annotate.ingest.check_images import check_stored_images
+from annotate.judging.judgments import Answer, record_judgment, undo_judgment
+from annotate.judging.pairs import make_pairs
+from annotate.judging.people import add_person
+from dataset.files import SCORE_COLUMNS
 from db.errors import UserError
 from db.images import add_image, probe_image
 from db.models import Choice, Judgment, Label, MetricValue, Origin, Pair, Person, Picked, Question, Side, Source, Split
+from db.project import ProjectSettings, load_settings, save_settings
 from db.records import add_candidate, add_method, add_metric_value, add_source
 from db.session import Database, open_database
 
@@ -557,7 +557,7 @@ def test_hpdv2_that_is_not_so_is_refused(
 
 def test_settings_of_the_new_project_hold(judged: Database, data: Path, tmp_path: Path) -> None:
     """How often pairs are judged is the importing project's affair; the split is the dataset's."""
-    from annotate.project import save_settings
+    from db.project import save_settings
 
     export(judged, data, tmp_path / "out")
     other_data = tmp_path / "other"
@@ -592,7 +592,7 @@ def test_a_dataset_that_holds_metadata_is_stored_without_it_and_known_again(
         judge(session, add_person(session, "ada"), session.scalars(select(Pair)).one(), "a")
         names = [image.sha256 for image in images]
     with monkeypatch.context() as earlier:
-        earlier.setattr("annotate.dataset_files.strip_metadata", lambda content: (content, []))
+        earlier.setattr("dataset.files.strip_metadata", lambda content: (content, []))
         export(database, data, tmp_path / "first")
     assert sorted(path.stem for path in (tmp_path / "first" / "images").iterdir()) == sorted(names)
     other_data = tmp_path / "other"

@@ -10,12 +10,12 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import select, update
 
-from annotate.autolabel import MIN_LABELS
-from annotate.judgments import Answer, record_judgment
-from annotate.pairs import lease_pairs, make_pairs
-from annotate.people import add_person
-from annotate.project import load_settings, save_settings
+from annotate.judging.judgments import Answer, record_judgment
+from annotate.judging.pairs import lease_pairs, make_pairs
+from annotate.judging.people import add_person
+from annotate.labeler.svm import MIN_LABELS
 from db.models import Candidate, Choice, Image, MetricValue, Pair, Picked, Run, RunState, Shortlist, Split
+from db.project import load_settings, save_settings
 from metrics.lists import columns, load_metric_list
 from runs.store import LIVE_STATES, end_run
 from ui.autolabel import refit

@@ -19,14 +19,14 @@ from sqlalchemy import select, update
 
 import ui.pages.report
 from annotate.__main__ import main
-from annotate.fit import describe_people
-from annotate.judgments import Answer, record_judgment
-from annotate.pairs import make_pairs
-from annotate.people import add_person
-from annotate.project import ProjectSettings, save_settings
-from annotate.report import ReportOptions, write_report
+from annotate.judging.judgments import Answer, record_judgment
+from annotate.judging.pairs import make_pairs
+from annotate.judging.people import add_person
+from annotate.labeler.fit import describe_people
+from annotate.report.write import ReportOptions, write_report
 from db.errors import UserError
 from db.models import Candidate, Choice, Judgment, MetricValue, Pair, Person, Run, RunState, Side
+from db.project import ProjectSettings, save_settings
 from db.session import Database
 from runs.store import LIVE_STATES, latest_run, run_folder
 from ui.context import Context

@@ -18,10 +18,10 @@ from sqlalchemy import func, select
 torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
 
-from annotate.pairs import make_pairs  # noqa: E402
-from annotate.project import load_settings  # noqa: E402
+from annotate.judging.pairs import make_pairs  # noqa: E402
 from db.images import image_path  # noqa: E402
 from db.models import Candidate, Method, Pair, Run, RunState, Source, Split  # noqa: E402
+from db.project import load_settings  # noqa: E402
 from db.session import Database  # noqa: E402
 from refl.__main__ import main  # noqa: E402
 from refl.restored_rows import add_face  # noqa: E402

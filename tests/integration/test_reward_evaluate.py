@@ -18,12 +18,12 @@ torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 
 from annotate.__main__ import main as annotate  # noqa: E402
-from annotate.judgments import Answer, record_judgment  # noqa: E402
-from annotate.pairs import make_pairs  # noqa: E402
-from annotate.people import add_person  # noqa: E402
-from annotate.project import ProjectSettings  # noqa: E402
+from annotate.judging.judgments import Answer, record_judgment  # noqa: E402
+from annotate.judging.pairs import make_pairs  # noqa: E402
+from annotate.judging.people import add_person  # noqa: E402
 from db.images import add_image, probe_image  # noqa: E402
 from db.models import Choice, MetricValue, Pair, Person, Side, Source, Split  # noqa: E402
+from db.project import ProjectSettings  # noqa: E402
 from db.records import add_candidate, add_method, add_metric_value, add_source  # noqa: E402
 from db.session import Database, open_database  # noqa: E402
 from reward.__main__ import main as reward  # noqa: E402

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image as PilImage
 from starlette.testclient import TestClient
 
-from annotate.people import get_person
+from annotate.judging.people import get_person
 from db.models import Run, RunState, utc_now
 from db.session import Database
 from runs.store import run_folder

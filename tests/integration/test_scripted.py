@@ -15,13 +15,13 @@ import pytest
 from sqlalchemy import delete, func, select, update
 from starlette.testclient import TestClient
 
-from annotate.agreement import compute_people
-from annotate.pace import BURST_ANSWERS, SECONDS_AN_ANSWER
-from annotate.pairs import make_pairs
-from annotate.project import load_settings, save_settings
-from annotate.rank import load_judgments, select_votes
+from annotate.judging.pace import BURST_ANSWERS, SECONDS_AN_ANSWER
+from annotate.judging.pairs import make_pairs
+from annotate.report.agreement import compute_people
+from annotate.report.rank import load_judgments, select_votes
 from db.images import add_image, probe_image
 from db.models import Judgment, Lease, Pair, Split, utc_now
+from db.project import load_settings, save_settings
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 

@@ -18,13 +18,13 @@ from itsdangerous import URLSafeSerializer
 from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
-from annotate.active import replace_shortlists
-from annotate.pairs import make_pairs
-from annotate.people import add_person, disable_person, get_person, make_link_token, set_password
-from annotate.project import ProjectSettings, load_settings, save_settings
+from annotate.judging.pairs import make_pairs
+from annotate.judging.people import add_person, disable_person, get_person, make_link_token, set_password
+from annotate.labeler.active import replace_shortlists
 from db.errors import UserError
 from db.images import add_image, image_path, probe_image
 from db.models import Candidate, Choice, Image, Judgment, Lease, Pair, Picked, Role, Side, Split, utc_now
+from db.project import ProjectSettings, load_settings, save_settings
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from tests.conftest import address_of

@@ -12,7 +12,7 @@ from sqlalchemy import event, select
 from starlette.testclient import TestClient
 
 from annotate.__main__ import main
-from annotate.people import disable_person, end_sessions, get_person, make_link_token, set_password
+from annotate.judging.people import disable_person, end_sessions, get_person, make_link_token, set_password
 from db.errors import UserError
 from db.models import Person, utc_now
 from db.session import Database
@@ -74,7 +74,7 @@ def test_a_link_expires(client: Callable[..., TestClient], database: Database, m
     entered = client()
     assert entered.get(f"/enter/{link}").headers["location"] == "/"
     late = utc_now() + timedelta(days=7, seconds=1)
-    monkeypatch.setattr("annotate.people.utc_now", lambda: late)
+    monkeypatch.setattr("annotate.judging.people.utc_now", lambda: late)
     assert "expired" in client().get(f"/enter/{link}").headers["location"]
     assert "expired" in client().post(f"/enter/{link}").headers["location"]
     assert is_in(entered), "who has entered stays"

@@ -16,8 +16,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 import ui.autolabel.review
-from annotate.browse import count_machine_labels
-from annotate.fit_settings import FitSettings
+from annotate.judging.browse import count_machine_labels
+from annotate.labeler.settings import FitSettings
 from db.errors import UserError
 from db.models import Method, Run, RunState, Split
 from metrics.lists import list_names

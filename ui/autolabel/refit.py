@@ -14,10 +14,10 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from annotate.fit_settings import FitSettings
-from annotate.project import load_settings
+from annotate.labeler.settings import FitSettings
 from db.errors import UserError
 from db.models import Choice, Judgment, Pair, Person, Run, RunState, Shortlist
+from db.project import load_settings
 from runs.launch import launch
 from runs.store import LIVE_STATES, latest_run, reap_lost
 from ui.context import Context

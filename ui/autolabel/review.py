@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 from sqlalchemy.orm import Session
 
-from annotate.browse import (
+from annotate.judging.browse import (
     Disagreement,
     PairDetails,
     correct_label,
@@ -24,7 +24,7 @@ from annotate.browse import (
     read_disagreements,
     sure_pairs,
 )
-from annotate.people import get_person
+from annotate.judging.people import get_person
 from db.errors import UserError
 from db.models import Choice, Side
 from runs.store import run_folder
@@ -133,7 +133,7 @@ def correct(context: Context, name: str, clicked: dict[str, Any]) -> None:
     """Record a click on a pair: data of the pair as it was drawn (pair, left, uuid), choice, and seconds.
 
     Raises:
-        UserError: what was clicked is no answer to a pair, or `annotate.browse.correct_label` refuses it.
+        UserError: what was clicked is no answer to a pair, or `annotate.judging.browse.correct_label` refuses it.
     """
     try:
         pair_id, left, seconds = int(clicked["pair"]), Side(clicked["left"]), float(clicked["seconds"])

@@ -13,7 +13,7 @@ from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
-from annotate.people import (
+from annotate.judging.people import (
     add_person,
     check_link_token,
     check_password,
@@ -23,9 +23,9 @@ from annotate.people import (
     name_key,
     use_up_link,
 )
-from annotate.project import load_settings
 from db.errors import UserError
 from db.models import Person, Role, utc_now
+from db.project import load_settings
 from ui.address import cookie_name
 from ui.context import Context
 from ui.gate.access import Tokens, send_page, visitor_of

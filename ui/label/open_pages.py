@@ -1,8 +1,8 @@
 """Which labelling pages each person has open, and the pairs that each shows.
 
 Kept in memory, as it only keeps two tabs of one person from showing the same pair; after a restart of the server every
-open page is known again with its next request. What is stored never hangs on it: `annotate.judgments` refuses a second
-answer to a pair by itself.
+open page is known again with its next request. What is stored never hangs on it: `annotate.judging.judgments` refuses a
+second answer to a pair by itself.
 """
 
 from __future__ import annotations

@@ -26,12 +26,12 @@ from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, joinedload
 
-from annotate.judgments import Answer, Timer, check_offered, record_judgment, undo_judgment
-from annotate.pace import Pace, Stopwatch
-from annotate.pairs import count_with_others, lease_pairs, release_leases
-from annotate.project import OF_KEY, ProjectSettings, load_settings, question_key
+from annotate.judging.judgments import Answer, Timer, check_offered, record_judgment, undo_judgment
+from annotate.judging.pace import Pace, Stopwatch
+from annotate.judging.pairs import count_with_others, lease_pairs, release_leases
 from db.errors import UserError
 from db.models import Candidate, Choice, Image, Judgment, Lease, Pair, Person, Side, Source, utc_now
+from db.project import OF_KEY, ProjectSettings, load_settings, question_key
 from runs.store import VERSION
 from ui.context import Context
 from ui.errors import describe_invalid
@@ -201,7 +201,8 @@ def label_routes(context: Context, showings: Showings, images: StoredImages, pag
 
 
 def _check_pace(pace: Pace, visitor: Visitor, body: LabelRequest) -> None:
-    """Refuse the answers of a person who is too far ahead of `annotate.pace`; their page keeps and resends them."""
+    """Refuse the answers of a person who is too far ahead of `annotate.judging.pace`; their page keeps and resends
+    them."""
     if body.events and (wait := pace.wait(visitor.person_id)):
         words = f"These answers come faster than anybody can look; they are taken again in {wait} seconds."
         raise HTTPException(429, words, {"Retry-After": str(wait)})
@@ -266,7 +267,7 @@ def answer_label_request(
 
 
 def view_project(settings: ProjectSettings, showings: Showings, visitor: Visitor) -> dict[str, Any]:
-    """What the page shows of the project: the words of `annotate.project.ASKED` and their version."""
+    """What the page shows of the project: the words of `db.project.ASKED` and their version."""
     return {
         "version": question_key(settings),
         "title": settings.title,

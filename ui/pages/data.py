@@ -15,7 +15,7 @@ import gradio as gr
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
-from annotate.ingest import describe_counts
+from annotate.ingest.store import describe_counts
 from db.errors import UserError
 from db.models import Candidate, Image, Method, Pair, Run, RunState, Source, Split
 from runs.image_folders import clean_path
@@ -146,7 +146,7 @@ def start_import(
 
     Args:
         path: as a person pastes it, also in quotes.
-        strip_suffixes, ignore_case: see `annotate.layout.read_folder`.
+        strip_suffixes, ignore_case: see `annotate.ingest.layout.read_folder`.
     Raises:
         UserError: no path, nothing there, or a run is going on.
     """

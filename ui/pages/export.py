@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from annotate.discard import describe_discarded
-from annotate.export import ExportOptions
+from annotate.exchange.export import ExportOptions
+from annotate.judging.discard import describe_discarded
 from db.errors import UserError
 from db.models import Label, Method, Origin, Pair, Person, Run, RunState, Source, Split
 from runs.launch import launch

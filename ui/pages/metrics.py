@@ -15,11 +15,11 @@ import gradio as gr
 import numpy as np
 from sqlalchemy.orm import Session
 
-from annotate.measured import ColumnCount, count_columns, load_by_method
+from annotate.measure.counts import ColumnCount, count_columns, load_by_method
+from db.candidates import REWARD_PREFIX
 from db.errors import UserError
 from db.models import Run
 from metrics.lists import Column, MetricError, columns, list_names, load_metric_list, skipped_metrics
-from runs.candidates import REWARD_PREFIX
 from runs.launch import launch, stop
 from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost
 from ui.context import Context

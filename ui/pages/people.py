@@ -9,8 +9,8 @@ from typing import TypeVar
 import gradio as gr
 from sqlalchemy.orm import Session
 
-from annotate.discard import describe_discard, describe_restore, discard_answers, list_people, restore_answers
-from annotate.people import (
+from annotate.judging.discard import describe_discard, describe_restore, discard_answers, list_people, restore_answers
+from annotate.judging.people import (
     add_person,
     count_answers,
     describe_ways,

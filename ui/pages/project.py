@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
 
-from annotate.project import FIXED_AFTER_IMPORT, ProjectSettings, load_settings, save_settings
 from db.errors import UserError
 from db.images import add_image, probe_image
+from db.project import FIXED_AFTER_IMPORT, ProjectSettings, load_settings, save_settings
 from ui.context import Context
 from ui.html import page_error
 

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from db.models import Run
-from runs.kept_files import read_json
+from runs.file_cache import read_json
 from runs.store import artifact_of, run_folder
 
 SIZE_SECONDS = 20.0

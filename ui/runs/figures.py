@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from db.models import Run
-from runs.kept_files import read_file, read_json
+from runs.file_cache import read_file, read_json
 from runs.series import PART_NAMES
 from runs.store import artifact_of, run_folder
 from runs.tables import read_table

@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 from db.errors import UserError
 from db.models import Person, Run, RunState
 from runs.delete import delete_run, folder_bytes, why_kept, why_out_kept
-from runs.kept_files import read_json
+from runs.file_cache import read_json
 from runs.launch import can_continue, command_of, continue_run
 from runs.lineage import load_lineage
 from runs.series import Array, SeriesReader

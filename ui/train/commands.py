@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
-import annotate.labeler_commands
+import annotate.labeler.command
 import refl.evaluate_command
 import refl.pretrain_command
 import refl.pretrain_config
@@ -21,7 +21,7 @@ import reward.config
 import reward.evaluate_command
 import reward.train_command
 import reward.train_config
-from annotate.export import ExportOptions
+from annotate.exchange.export import ExportOptions
 from db.errors import UserError
 from db.models import Run
 from runs.launch import command_of
@@ -83,7 +83,7 @@ def describe_measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe_fit(args: argparse.Namespace) -> dict[str, Any]:
-    return annotate.labeler_commands.read_settings(args).model_dump()
+    return annotate.labeler.command.read_settings(args).model_dump()
 
 
 def describe_label(args: argparse.Namespace) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 import annotate.__main__
-import annotate.labeler_commands
-import annotate.measure_command
+import annotate.labeler.command
+import annotate.measure.command
 import refl.evaluate_command
 import refl.pretrain_command
 import refl.pretrain_config
@@ -22,8 +22,8 @@ import reward.config
 import reward.evaluate_command
 import reward.score_command
 import reward.train_command
-from annotate.export import ExportOptions
-from annotate.fit_settings import FitSettings
+from annotate.exchange.export import ExportOptions
+from annotate.labeler.settings import FitSettings
 from ui.train import commands as train_commands
 from ui.train import inputs as train_inputs
 from ui.train.options import (
@@ -98,7 +98,7 @@ KINDS: dict[str, Kind] = {
             "annotate measure",
             "Measure the restored images",
             "Fills in the metric values that are not stored yet; the SVM learns from them.",
-            annotate.measure_command.add_measure_command,
+            annotate.measure.command.add_measure_command,
             {"options": MeasureOptions},
             train_commands.describe_measure,
             (
@@ -116,7 +116,7 @@ KINDS: dict[str, Kind] = {
             "annotate fit",
             "Fit the SVM labeler",
             "Learns from people's judgments which of two images they would choose, from metric values alone.",
-            annotate.labeler_commands.add_fit_command,
+            annotate.labeler.command.add_fit_command,
             {"options": FitSettings},
             train_commands.describe_fit,
             shown=frozenset({"metrics", "kernel", "target_accuracy", "include_simulated", "quick"}),
@@ -126,7 +126,7 @@ KINDS: dict[str, Kind] = {
             "annotate label",
             "Label the unjudged pairs",
             "The SVM labels the pairs of which it is sure enough; a person's judgment always wins.",
-            annotate.labeler_commands.add_label_command,
+            annotate.labeler.command.add_label_command,
             {"options": LabelOptions},
             train_commands.describe_label,
             (

@@ -12,11 +12,11 @@ from scipy.special import expit
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotate.autolabel import Training
-from annotate.judgments import Answer, record_judgment
-from annotate.pairs import make_pairs
-from annotate.project import ProjectSettings
+from annotate.judging.judgments import Answer, record_judgment
+from annotate.judging.pairs import make_pairs
+from annotate.labeler.svm import Training
 from db.models import Choice, Judgment, Lease, Pair, Split
+from db.project import ProjectSettings
 from db.session import Database
 
 

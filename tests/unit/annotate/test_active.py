@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from annotate import active
-from annotate.active import (
+from annotate.judging.judgments import undo_judgment
+from annotate.judging.pairs import ACTIVE_ORDERS, lease_pairs, make_pairs
+from annotate.judging.people import add_person
+from annotate.labeler import active
+from annotate.labeler.active import (
     load_candidates,
     load_judged,
     make_shortlists,
@@ -20,11 +23,8 @@ from annotate.active import (
     spread_sources,
     write_shortlists,
 )
-from annotate.autolabel import Training, fit_bag, fit_labeler
-from annotate.fit_settings import FitSettings
-from annotate.judgments import undo_judgment
-from annotate.pairs import ACTIVE_ORDERS, lease_pairs, make_pairs
-from annotate.people import add_person
+from annotate.labeler.settings import FitSettings
+from annotate.labeler.svm import Training, fit_bag, fit_labeler
 from db.models import Pair, Picked, Shortlist, Source, Split
 
 

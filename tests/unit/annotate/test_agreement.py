@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from annotate.agreement import compare_repeats, compute_agreement, compute_people
-from annotate.rank import select_votes
+from annotate.report.agreement import compare_repeats, compute_agreement, compute_people
+from annotate.report.rank import select_votes
 from metrics.votes import compare_with_others
 
 

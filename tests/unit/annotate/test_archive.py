@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from annotate.archive import PREFIX, extract_zip, find_import, list_outside, unpacked
-from annotate.layout import read_folder
+from annotate.ingest.archive import PREFIX, extract_zip, find_import, list_outside, unpacked
+from annotate.ingest.layout import read_folder
 from db.errors import UserError
 
 

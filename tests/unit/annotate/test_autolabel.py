@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.svm import SVC
 
-from annotate.autolabel import (
+from annotate.labeler.settings import FitSettings
+from annotate.labeler.svm import (
     BLOCK,
     Labeler,
     Parameters,
@@ -31,7 +32,6 @@ from annotate.autolabel import (
     mirror,
     split_folds,
 )
-from annotate.fit_settings import FitSettings
 from db.errors import UserError
 
 QUICK = FitSettings(kernel="linear")

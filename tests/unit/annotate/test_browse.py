@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotate.browse import (
+from annotate.judging.browse import (
     correct_label,
     count_machine_labels,
     find_pairs,
@@ -19,7 +19,7 @@ from annotate.browse import (
     read_disagreements,
     sure_pairs,
 )
-from annotate.people import add_person
+from annotate.judging.people import add_person
 from db.errors import UserError
 from db.models import Choice, Judgment, Label, Origin, Pair, Person, Picked, Side, utc_now
 

@@ -13,14 +13,14 @@ from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotate.export import ExportOptions, export_dataset, load_judgments, load_rows
-from annotate.judgments import Answer, record_judgment, resolve_labels, undo_judgment
-from annotate.pairs import make_pairs
-from annotate.people import add_person
-from annotate.project import ProjectSettings, question_key, save_settings
+from annotate.exchange.export import ExportOptions, export_dataset, load_judgments, load_rows
+from annotate.judging.judgments import Answer, record_judgment, resolve_labels, undo_judgment
+from annotate.judging.pairs import make_pairs
+from annotate.judging.people import add_person
 from db.errors import UserError
 from db.images import add_image, image_path, probe_image
 from db.models import Choice, Label, Origin, Pair, Person, Side, Split
+from db.project import ProjectSettings, question_key, save_settings
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
 

@@ -14,18 +14,18 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from annotate import label as label_module
-from annotate.fit import fit
-from annotate.fit_settings import FitSettings
-from annotate.judgments import Answer, record_judgment
-from annotate.label import Filter, LabelReport, label_pairs
-from annotate.labeler_file import FILE, StoredLabeler, find_labeler, load_labeler
-from annotate.pairs import make_pairs
-from annotate.people import add_person
-from annotate.project import load_settings
-from annotate.vectors import load_differences
+from annotate.judging.judgments import Answer, record_judgment
+from annotate.judging.pairs import make_pairs
+from annotate.judging.people import add_person
+from annotate.labeler import label as label_module
+from annotate.labeler.file import FILE, StoredLabeler, find_labeler, load_labeler
+from annotate.labeler.fit import fit
+from annotate.labeler.label import Filter, LabelReport, label_pairs
+from annotate.labeler.settings import FitSettings
+from annotate.measure.vectors import load_differences
 from db.errors import UserError
 from db.models import Candidate, Choice, Image, Judgment, Label, MetricValue, Origin, Pair, Picked, Side, Source, Split
+from db.project import load_settings
 from db.session import Database
 from metrics.lists import columns, load_metric_list
 from runs.store import open_run

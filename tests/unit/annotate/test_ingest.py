@@ -13,16 +13,16 @@ import pytest
 from PIL import Image as PilImage
 from sqlalchemy import func, select
 
-from annotate.gold import import_gold
-from annotate.image_files import open_pool
-from annotate.ingest import ImportRefused, ImportReport, count_ignored, describe_counts, import_folder
-from annotate.layout import read_folder
-from annotate.manifest import parse_seed, read_columns, read_manifest, read_table
-from annotate.pairs import make_pairs
-from annotate.project import ProjectSettings, save_settings
+from annotate.ingest.image_files import open_pool
+from annotate.ingest.layout import read_folder
+from annotate.ingest.manifest import parse_seed, read_columns, read_manifest, read_table
+from annotate.ingest.store import ImportRefused, ImportReport, count_ignored, describe_counts, import_folder
+from annotate.judging.gold import import_gold
+from annotate.judging.pairs import make_pairs
 from db.errors import UserError
 from db.images import image_path, probe_image
 from db.models import Base, Candidate, Image, Method, Pair, Source
+from db.project import ProjectSettings, save_settings
 from db.records import candidate_key, draw_split
 from db.session import Database
 from runs.tables import write_table
@@ -527,8 +527,10 @@ def test_big_import_crosses_batches(
 
 
 def test_no_more_workers_are_started_than_the_memory_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("annotate.image_files.psutil.virtual_memory", lambda: SimpleNamespace(available=64 * 2**30))
-    monkeypatch.setattr("annotate.image_files.CGROUP", tmp_path)
+    monkeypatch.setattr(
+        "annotate.ingest.image_files.psutil.virtual_memory", lambda: SimpleNamespace(available=64 * 2**30)
+    )
+    monkeypatch.setattr("annotate.ingest.image_files.CGROUP", tmp_path)
     with open_pool(2, 10) as pool:
         assert pool is not None
     (tmp_path / "memory.max").write_text("max\n")

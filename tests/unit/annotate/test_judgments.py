@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sqlalchemy import func, select
 
-from annotate.judgments import (
+from annotate.judging.judgments import (
     Answer,
     compute_dawid_skene,
     compute_majority,
@@ -17,11 +17,11 @@ from annotate.judgments import (
     resolve_labels,
     undo_judgment,
 )
-from annotate.pairs import lease_pairs, make_pairs
-from annotate.people import add_person
-from annotate.project import ProjectSettings
+from annotate.judging.pairs import lease_pairs, make_pairs
+from annotate.judging.people import add_person
 from db.errors import UserError
 from db.models import Choice, Judgment, Label, Lease, Origin, Pair, Side
+from db.project import ProjectSettings
 from db.session import open_database
 
 pytestmark = pytest.mark.filterwarnings("ignore:The (inplace|copy) keyword")  # crowd-kit's, not ours

@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from annotate.autolabel import Training, fit_labeler
-from annotate.fit_settings import FitSettings
-from annotate.labeler_report import (
+from annotate.labeler.report import (
     BOOSTING,
     LOGISTIC,
     SIDE,
@@ -24,6 +22,8 @@ from annotate.labeler_report import (
     predict_boosting,
     predict_held_out,
 )
+from annotate.labeler.settings import FitSettings
+from annotate.labeler.svm import Training, fit_labeler
 from metrics.accuracy import bootstrap_mean, bootstrap_share, compute_calibration, compute_credit, exact_interval
 
 QUICK = FitSettings(kernel="linear")

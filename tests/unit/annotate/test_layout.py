@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from annotate.ingest import ImportRefused, differ_in_aspect, import_folder
-from annotate.layout import Plan, read_folder
+from annotate.ingest.layout import Plan, read_folder
+from annotate.ingest.store import ImportRefused, differ_in_aspect, import_folder
 from db.errors import UserError
 from db.models import Candidate, Method, Source
 from db.records import add_method, add_source

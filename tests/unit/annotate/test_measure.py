@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import event, select
 
-from annotate import measure
-from annotate.measure import find_missing, make_batches, measure_missing
-from annotate.measure_worker import BatchResult
+from annotate.measure import run as measure
+from annotate.measure.run import find_missing, make_batches, measure_missing
+from annotate.measure.worker import BatchResult
+from db.candidates import store_values
 from db.errors import UserError
 from db.models import Image, MetricValue
 from db.records import add_candidate, add_method, add_metric_value, add_source
 from metrics.lists import Column, Metric, MetricError, MetricList
-from runs.candidates import store_values
 
 SHARP = Column("sharpness", "facereward 1", "")
 SSIM_LQ = Column("ssim", "pyiqa 9", "lq")

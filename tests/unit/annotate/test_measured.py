@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy.orm import Session
 
-from annotate.measured import count_columns, load_by_method
+from annotate.measure.counts import count_columns, load_by_method
 from db.models import Candidate, Image, Split
 from db.records import add_metric_value, add_source
 from metrics.lists import Column

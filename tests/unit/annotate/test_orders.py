@@ -10,12 +10,12 @@ import pytest
 from scipy.stats import chisquare
 from sqlalchemy import select, update
 
-from annotate.active import replace_shortlists
-from annotate.judgments import undo_judgment
-from annotate.pairs import ACTIVE_ORDERS, is_reserved, lease_pairs, make_pairs
-from annotate.people import add_person
-from annotate.project import ProjectSettings
+from annotate.judging.judgments import undo_judgment
+from annotate.judging.pairs import ACTIVE_ORDERS, is_reserved, lease_pairs, make_pairs
+from annotate.judging.people import add_person
+from annotate.labeler.active import replace_shortlists
 from db.models import Judgment, Lease, Pair, Picked, Source, Split, utc_now
+from db.project import ProjectSettings
 
 PHOTOS = 100
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from annotate.pace import BURST_ANSWERS, CHANGE_COST, SECONDS_AN_ANSWER, Pace
+from annotate.judging.pace import BURST_ANSWERS, CHANGE_COST, SECONDS_AN_ANSWER, Pace
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -9,12 +9,12 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select, update
 
-from annotate.judgments import undo_judgment
-from annotate.pairs import compute_shuffle_key, lease_pairs, make_pairs, wanted_judgments
-from annotate.people import add_person
-from annotate.project import ProjectSettings
+from annotate.judging.judgments import undo_judgment
+from annotate.judging.pairs import compute_shuffle_key, lease_pairs, make_pairs, wanted_judgments
+from annotate.judging.people import add_person
 from db.errors import UserError
 from db.models import Choice, Judgment, Lease, Pair, Side, Split, utc_now
+from db.project import ProjectSettings
 from db.records import candidate_key, pair_key
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from annotate.people import (
+from annotate.judging.people import (
     add_person,
     check_link_token,
     check_password,

@@ -6,7 +6,7 @@ import warnings
 
 import pandas as pd
 
-from annotate.plots import plot_over_time, plot_people, plot_ranking, plot_win_matrix
+from annotate.report.plots import plot_over_time, plot_people, plot_ranking, plot_win_matrix
 
 LONG = "codeformer-" + "x" * 170 + "-seed-1"
 LONG_TOO = "codeformer-" + "x" * 170 + "-seed-2"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select
 
-from annotate.pairs import make_pairs
-from annotate.project import ProjectSettings, load_settings, question_key, save_settings, store_question
+from annotate.judging.pairs import make_pairs
 from db.errors import UserError
 from db.models import Pair, Question, Split
+from db.project import ProjectSettings, load_settings, question_key, save_settings, store_question
 
 
 def test_defaults_before_anything_is_stored(session):

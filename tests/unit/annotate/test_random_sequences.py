@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from annotate.judgments import Answer, record_judgment, undo_judgment
-from annotate.pairs import lease_pairs, make_pairs
-from annotate.people import add_person
-from annotate.project import ProjectSettings
+from annotate.judging.judgments import Answer, record_judgment, undo_judgment
+from annotate.judging.pairs import lease_pairs, make_pairs
+from annotate.judging.people import add_person
 from db.models import Choice, Judgment, Lease, Pair, Side
+from db.project import ProjectSettings
 
 PEOPLE = 3
 a_person = st.integers(0, PEOPLE - 1)

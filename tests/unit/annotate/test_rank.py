@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from sqlalchemy.orm import Session
 
-from annotate.judgments import Answer, record_judgment, undo_judgment
-from annotate.people import add_person
-from annotate.project import ProjectSettings
-from annotate.rank import compute_win_matrix, load_judgments, select_votes
-from annotate.side_bias import compute_side_bias, compute_wilson
+from annotate.judging.judgments import Answer, record_judgment, undo_judgment
+from annotate.judging.people import add_person
+from annotate.report.rank import compute_win_matrix, load_judgments, select_votes
+from annotate.report.side_bias import compute_side_bias, compute_wilson
 from db.errors import UserError
 from db.models import Choice, Pair, Person, Side, Split
+from db.project import ProjectSettings
 from db.session import Database
 from metrics.votes import explain_connection, rank_methods
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from annotate.layout import read_folder
-from annotate.manifest import COLUMNS, add_manifest, find_manifest, parse_seed, read_manifest, read_table
+from annotate.ingest.layout import read_folder
+from annotate.ingest.manifest import COLUMNS, add_manifest, find_manifest, parse_seed, read_manifest, read_table
 from db.errors import UserError
 
 ROWS = [{"source": "0012", "lq": "lq/a.png", "seed": "1"}, {"source": "0013", "lq": "lq/b.png", "seed": ""}]

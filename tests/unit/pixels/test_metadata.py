@@ -15,7 +15,7 @@ from PIL import Image as PilImage
 from PIL import ImageCms, PngImagePlugin
 from sqlalchemy import select
 
-from annotate.ingest import import_folder
+from annotate.ingest.store import import_folder
 from db.images import image_path, probe_bytes
 from db.models import Image
 from db.session import Database

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image as PilImage
 from PIL import ImageCms
 
-from annotate.archive import unpacked
-from annotate.ingest import import_folder
+from annotate.ingest.archive import unpacked
+from annotate.ingest.store import import_folder
 from db.images import probe_bytes
 from db.session import Database
 from metrics.natural import MEASURES, split_planes
@@ -291,7 +291,7 @@ def test_turned_by_exif_or_xmp_with_its_colours_converted() -> None:
 
 
 def test_a_stored_file_whose_bytes_are_not_its_names_is_read_by_nobody(data: Path, tmp_path: Path) -> None:
-    from annotate.measure_worker import ImageFile, ImageJob, measure_batch
+    from annotate.measure.worker import ImageFile, ImageJob, measure_batch
     from db.errors import UserError
     from db.images import image_path, write_image
     from db.pixel_hashes import hash_pixels

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-from annotate.layout import read_folder
+from annotate.ingest.layout import read_folder
 from refl.degrade import PUBLISHED, Degradation, degrade, draw_degradation
 from refl.degrade_command import run_degrade
 from refl.degrade_files import degrade_folder, make_degradation

@@ -11,9 +11,9 @@ from sqlalchemy import select
 
 torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 
-from annotate.project import ProjectSettings, load_settings, save_settings  # noqa: E402
 from db.images import image_path  # noqa: E402
 from db.models import Candidate, Method, Source, Split  # noqa: E402
+from db.project import ProjectSettings, load_settings, save_settings  # noqa: E402
 from db.records import add_source, draw_split  # noqa: E402
 from refl.color_fix import fix_color  # noqa: E402
 from refl.evaluate_restored import restore_batch  # noqa: E402

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image as PilImage
 from sqlalchemy import select
 
+from db.candidates import find_missing
 from db.images import add_image, probe_image
 from db.models import MetricValue, Split
 from db.records import add_candidate, add_method, add_source
@@ -22,7 +23,6 @@ from reward.model import RewardModel
 from reward.score import ImageItem, find_images, read_done, score_candidates, score_files
 from reward.scoring import Scorer, load_scorer, score_batch
 from runs import UserError
-from runs.candidates import find_missing
 from tests.colour_files import encode, gama, tagged
 
 

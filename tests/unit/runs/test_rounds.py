@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from sqlalchemy import select
 
 from annotate.__main__ import add_export_command, add_pair_command
-from annotate.labeler_commands import add_fit_command, add_label_command, read_settings
-from annotate.measure_command import add_measure_command
+from annotate.labeler.command import add_fit_command, add_label_command, read_settings
+from annotate.measure.command import add_measure_command
 from db.errors import UserError
 from db.models import Run, RunState
 from db.session import Database

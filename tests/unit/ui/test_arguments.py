@@ -14,8 +14,8 @@ import ui.pages.data
 import ui.pages.export
 import ui.pages.report
 from annotate.__main__ import add_export_command, add_import_command, add_pair_command, add_rank_command
-from annotate.fit_settings import FitSettings
-from annotate.labeler_commands import add_fit_command, add_label_command
+from annotate.labeler.command import add_fit_command, add_label_command
+from annotate.labeler.settings import FitSettings
 from db.session import Database
 from ui.autolabel.refit import to_flags
 from ui.context import Context

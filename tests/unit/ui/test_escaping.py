@@ -11,13 +11,13 @@ import ui.pages.export
 import ui.pages.metrics
 import ui.pages.people
 import ui.pages.report
-from annotate.card import write_card
-from annotate.formats import our_configs
-from annotate.ingest import import_folder
-from annotate.people import add_person
-from annotate.project import load_settings, save_settings
+from annotate.ingest.store import import_folder
+from annotate.judging.people import add_person
+from dataset.card import write_card
+from dataset.formats import our_configs
 from db.errors import UserError
 from db.models import RunState
+from db.project import load_settings, save_settings
 from db.session import Database
 from runs.store import add_run, end_run, latest_run
 from tests.conftest import write_photo

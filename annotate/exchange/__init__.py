@@ -1,0 +1,1 @@
+"""Export datasets, and read datasets back into a database."""

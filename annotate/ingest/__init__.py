@@ -1,0 +1,1 @@
+"""Import photos and restored images."""

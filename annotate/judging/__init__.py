@@ -1,0 +1,1 @@
+"""Choose pairs, show them to people and record their judgments."""

@@ -1,0 +1,161 @@
+"""Take a person's answers out of everything that is made of judgments, and put them back.
+
+The rows stay, marked with `discarded_at`. Those that stood are superseded too, so that they count nowhere: the pairs
+want other people's judgments instead, and no label, ranking, report or dataset is made of them any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Delete, Update, and_, delete, func, select, update
+from sqlalchemy.orm import Session
+
+from annotate.judging.people import get_person, lock_person
+from db.models import Judgment, Label, LabelJudgment, Lease, Origin, Pair, Person, utc_now
+
+BATCH = 500
+STOOD: ColumnElement[bool] = and_(
+    Judgment.discarded_at.is_not(None), Judgment.superseded_at.is_not_distinct_from(Judgment.discarded_at)
+)
+"""Of discarded judgments those that counted, and not what their person had taken back before."""
+
+
+def list_people(session: Session) -> Sequence[tuple[Person, int | None, int | None, datetime | None]]:
+    """(person, live judgments, discarded judgments, when the latest live one was given) by name.
+
+    The last three are None for who has never judged.
+    """
+    live = Judgment.superseded_at.is_(None)
+    made = (
+        select(
+            Judgment.person_id,
+            func.count().filter(live).label("judgments"),
+            func.count().filter(STOOD).label("discarded"),
+            func.max(Judgment.created_at).filter(live).label("last"),
+        )
+        .group_by(Judgment.person_id)
+        .subquery()
+    )
+    rows = select(Person, made.c.judgments, made.c.discarded, made.c.last)
+    joined = rows.outerjoin(made, made.c.person_id == Person.id).order_by(Person.name)
+    return session.execute(joined).tuples().all()
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was discarded or restored."""
+
+    judgments: int
+    pairs: int
+    """Of which one judgment fewer or more counts; repeats count for none."""
+    labels: int = 0
+    """Withdrawn since they were made of these judgments; the next fit or export makes them of what is left."""
+    answered_anew: int = 0
+    """Left out of a restoring: the person has answered the same again since."""
+
+
+def discard_answers(session: Session, name: str) -> Change:
+    """Take all answers of a person out, and give their tasks back to the queue.
+
+    Raises:
+        UserError: no such person.
+    """
+    person_id = get_person(session, name).id
+    lock_person(session, person_id)
+    now = utc_now()
+    own = (Judgment.person_id == person_id, Judgment.superseded_at.is_(None))
+    made_of_them = select(LabelJudgment.label_id).join(Judgment, Judgment.id == LabelJudgment.judgment_id).where(*own)
+    labels = _change(
+        session,
+        update(Label)
+        .where(Label.id.in_(made_of_them), Label.origin == Origin.human, Label.superseded_at.is_(None))
+        .values(superseded_at=now),
+    )
+    pairs = _change(
+        session,
+        update(Pair)
+        .where(Pair.id.in_(select(Judgment.pair_id).where(*own, Judgment.repeat_no == 0)))
+        .values(judgment_count=Pair.judgment_count - 1),
+    )
+    judgments = _change(session, update(Judgment).where(*own).values(superseded_at=now, discarded_at=now))
+    before = (Judgment.person_id == person_id, Judgment.discarded_at.is_(None))
+    _change(session, update(Judgment).where(*before).values(discarded_at=now))
+    _change(session, delete(Lease).where(Lease.person_id == person_id))
+    session.expire_all()
+    return Change(judgments, pairs, labels)
+
+
+def _change(session: Session, statement: Update | Delete) -> int:
+    """Run a statement over many rows; how many it changed."""
+    result = session.execute(statement.execution_options(synchronize_session=False))
+    return int(result.rowcount)  # type: ignore[attr-defined]
+
+
+def restore_answers(session: Session, name: str) -> Change:
+    """Put all discarded answers of a person back; what they have answered anew since stands as it is.
+
+    Raises:
+        UserError: no such person.
+    """
+    person_id = get_person(session, name).id
+    lock_person(session, person_id)
+    own = Judgment.person_id == person_id
+    showing = (Judgment.pair_id, Judgment.repeat_no)
+    live = {tuple(row) for row in session.execute(select(*showing).where(own, Judgment.superseded_at.is_(None)))}
+    stood = session.execute(select(Judgment.id, *showing).where(own, STOOD).order_by(Judgment.id.desc())).all()
+    back = []
+    for number, *of in stood:
+        if tuple(of) not in live:  # else answered anew, or discarded twice: the latest one comes back
+            live.add(tuple(of))
+            back.append({"id": number, "superseded_at": None, "discarded_at": None})
+    if back:
+        session.execute(update(Judgment), back)
+    _change(session, update(Judgment).where(own, Judgment.discarded_at.is_not(None)).values(discarded_at=None))
+    numbers = {row["id"] for row in back}
+    pairs = [pair_id for number, pair_id, repeat_no in stood if number in numbers and repeat_no == 0]
+    for start in range(0, len(pairs), BATCH):
+        ids = pairs[start : start + BATCH]
+        _change(session, update(Pair).where(Pair.id.in_(ids)).values(judgment_count=Pair.judgment_count + 1))
+    session.expire_all()
+    return Change(len(back), len(pairs), answered_anew=len(stood) - len(back))
+
+
+def describe_discard(name: str, change: Change) -> str:
+    """What a discarding did, in one sentence or two."""
+    back = f"{_count(change.pairs, 'pair')} back in the queue"
+    labels = f", {_count(change.labels, 'label')} made of them withdrawn: fit and export again" if change.labels else ""
+    return f"{_count(change.judgments, 'answer')} of {name} discarded; {back}{labels}. Restoring puts them back."
+
+
+def describe_restore(name: str, change: Change) -> str:
+    """What a restoring did."""
+    anew = f"; {change.answered_anew:,} stay out, answered anew since" if change.answered_anew else ""
+    return f"{_count(change.judgments, 'answer')} of {name} restored{anew}"
+
+
+def count_discarded(session: Session, *, include_simulated: bool = True) -> tuple[int, int]:
+    """(answers that counted and were discarded, the people who gave them)."""
+    statement = (
+        select(func.count(), func.count(Judgment.person_id.distinct()))
+        .join(Person, Person.id == Judgment.person_id)
+        .where(STOOD)
+    )
+    if not include_simulated:
+        statement = statement.where(Person.simulated.is_(False))
+    answers, people = session.execute(statement).one()
+    return answers, people
+
+
+def describe_discarded(answers: int, people: int) -> str:
+    """How many answers a dataset, report or labeler leaves out; '' for none."""
+    if not answers:
+        return ""
+    whose = _count(people, "person", "people")
+    return f"{_count(answers, 'answer')} of {whose} discarded by an admin: left out"
+
+
+def _count(number: int, one: str, several: str = "") -> str:
+    return f"{number:,} {one if number == 1 else several or one + 's'}"

@@ -1,0 +1,1 @@
+"""Fit an SVM on people's judgments and label pairs with it."""

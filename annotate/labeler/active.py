@@ -1,0 +1,246 @@
+"""Active orders: which pairs teach the labeler most when they are judged next.
+
+The `rank_` functions are query strategies, arrays in and indices out, best first. `write_shortlists` applies them to
+the waiting pairs after a fit; `annotate.judging.pairs` then shows the pairs of the project's order. No pair of the
+reserve is ever a candidate here, so that what is picked at random stays a fair sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Select, delete, func, insert, select
+from sqlalchemy.orm import Session, aliased
+
+from annotate.judging.pairs import SHUFFLE_RANGE
+from annotate.labeler.svm import Labeler, Training, compute_p_a, fit_bag
+from annotate.measure.vectors import load_differences
+from db.models import Candidate, Judgment, Pair, Picked, Shortlist
+from db.session import Database
+
+MAX_CANDIDATES = 20_000
+"""Waiting pairs that are ranked; of more, a part drawn at random."""
+SHORTLIST_LENGTH = 500
+"""Pairs of an order: as many as are judged between ten fits, and few enough that a used-up list is passed quickly."""
+AT_ONCE_PER_SOURCE = 2
+"""Pairs of one photo that an order takes before it has taken so many of every other: pairs of one photo are alike."""
+
+Array = npt.NDArray[Any]
+
+
+def rank_uncertain(p_a: Array) -> Array:
+    """Indices of pairs, those first whose more likely answer is the least likely: the smallest margin |p_a − 1/2|.
+
+    Args:
+        p_a: (n,) calibrated probability that a is better; NaN where a metric value is missing.
+    Returns:
+        (m,) indices of the pairs that have a probability, ties in the order given.
+    Source: Lewis & Gale, A Sequential Algorithm for Training Text Classifiers, 1994; with two answers the same as
+        equations 2.1 to 2.3 (least confident, margin, entropy) of Settles, Active Learning Literature Survey, 2009.
+    """
+    return _smallest_first(np.abs(p_a - 0.5))
+
+
+def rank_disagreement(bagged_p_a: Array) -> Array:
+    """Indices of pairs, those first on which the labelers of a bag differ most.
+
+    The difference is the mean Kullback-Leibler divergence of the labelers' answers from their mean answer: the part of
+    the uncertainty that more labels can remove. A pair that all of them find even scores 0.
+
+    Args:
+        bagged_p_a: (labelers, n) probability that a is better; NaN where a metric value is missing.
+    Returns:
+        (m,) indices of the pairs that have probabilities, ties in the order given.
+    Source: Abe & Mamitsuka, Query learning strategies using boosting and bagging, 1998, with the divergence of
+        McCallum & Nigam, Employing EM and pool-based active learning for text classification, 1998.
+    """
+    mean = bagged_p_a.mean(axis=0)
+    return _smallest_first(_entropy(bagged_p_a).mean(axis=0) - _entropy(mean))
+
+
+def _entropy(p: Array) -> Array:
+    """Entropy of a two-sided draw in nats, by element."""
+    inside = np.clip(p, 1e-12, 1 - 1e-12)  # keeps NaN
+    return np.asarray(-inside * np.log(inside) - (1 - inside) * np.log1p(-inside))
+
+
+def _smallest_first(scores: Array) -> Array:
+    order = np.argsort(scores, kind="stable")
+    return order[np.isfinite(scores[order])]
+
+
+def rank_diverse(
+    sources: Array, method_pairs: Array, judged_sources: Array, judged_method_pairs: Array, count: int
+) -> Array:
+    """Indices of pairs, spread evenly over sources and over pairs of methods.
+
+    Greedily the pair whose source is judged or taken least often, among those the one whose pair of methods is; ties in
+    the order given.
+
+    Args:
+        sources, method_pairs: (n,) ids of the waiting pairs.
+        judged_sources, judged_method_pairs: (m,) the same of the pairs judged so far, each as often as it was judged.
+        count: how many to rank.
+    Returns:
+        (min(n, count),) indices.
+    Source: the strata of stratified sampling taken in turn (Cochran, Sampling Techniques, 1977, chapter 5); that
+        diversity by itself is a strong query strategy: Hacohen et al., Active Learning on a Budget, 2022.
+    """
+    source, times_source = _count_judged(sources, judged_sources)
+    method, times_method = _count_judged(method_pairs, judged_method_pairs)
+    # One number that orders by source first: no count of methods reaches `step`.
+    step = len(judged_method_pairs) + len(sources) + 1
+    taken = np.zeros(len(sources), dtype=bool)
+    ranked = []
+    for _ in range(min(len(sources), count)):
+        cost = times_source[source] * step + times_method[method]
+        cost[taken] = np.iinfo(np.int64).max
+        best = int(np.argmin(cost))
+        taken[best] = True
+        times_source[source[best]] += 1
+        times_method[method[best]] += 1
+        ranked.append(best)
+    return np.array(ranked, dtype=np.intp)
+
+
+def _count_judged(values: Array, judged: Array) -> tuple[Array, Array]:
+    """((n,) number of each value, (k,) how often the value of each number was judged)."""
+    names, numbers = np.unique(values, return_inverse=True)
+    waiting = np.searchsorted(names, judged[np.isin(judged, names)])
+    return numbers, np.bincount(waiting, minlength=len(names))
+
+
+def spread_sources(ranked: Array, sources: Array, at_once: int = AT_ONCE_PER_SOURCE) -> Array:
+    """The same indices in rounds: `at_once` of each source in their order, then as many more of each, and so on.
+
+    Args:
+        ranked: (m,) indices, best first.
+        sources: (n,) source of each pair.
+    """
+    order = np.argsort(sources[ranked], kind="stable")  # by source, best first within
+    by_source = sources[ranked][order]
+    first = np.concatenate([[True], by_source[1:] != by_source[:-1]])[: len(ranked)]
+    starts = np.maximum.accumulate(np.where(first, np.arange(len(ranked)), 0))
+    place = np.empty(len(ranked), dtype=np.intp)
+    place[order] = np.arange(len(ranked)) - starts
+    return np.asarray(ranked[np.argsort(place // at_once, kind="stable")])
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Pairs that an active order may show: (n,) ids of the pairs, their sources, and their pairs of methods."""
+
+    pair_ids: Array
+    sources: Array
+    method_pairs: Array
+
+
+_A, _B = aliased(Candidate), aliased(Candidate)
+
+
+def load_candidates(session: Session, most: int, seed: int) -> Candidates:
+    """At most `most` waiting pairs that are not reserved: least-judged first, drawn at random within."""
+    rng = np.random.default_rng(seed)
+    rows: list[Sequence[int]] = []
+    for level in session.scalars(
+        select(Pair.queue_level)
+        .where(Pair.reserved.is_(False), Pair.queue_level.is_not(None))
+        .distinct()
+        .order_by(Pair.queue_level)
+    ).all():
+        waiting = _pair_columns().where(Pair.reserved.is_(False), Pair.queue_level == level)
+        start = int(rng.integers(SHUFFLE_RANGE))
+        for part in (Pair.shuffle_key >= start, Pair.shuffle_key < start):
+            statement = waiting.where(part).order_by(Pair.shuffle_key, Pair.key).limit(most - len(rows))
+            rows += [tuple(row) for row in session.execute(statement)]
+    return Candidates(*_columns_of(rows))
+
+
+def _pair_columns() -> Select[int, int, int, int]:
+    """Id, source and methods of pairs."""
+    return (
+        select(Pair.id, Pair.source_id, _A.method_id, _B.method_id)
+        .join(_A, _A.id == Pair.a_id)
+        .join(_B, _B.id == Pair.b_id)
+    )
+
+
+def _columns_of(rows: list[Sequence[int]]) -> tuple[Array, Array, Array]:
+    """(ids, sources, pairs of methods as one number each, whichever way round) of rows of `_pair_columns`."""
+    table = np.array(rows, dtype=np.int64).reshape(-1, 4)
+    low, high = table[:, 2:].min(axis=1), table[:, 2:].max(axis=1)
+    return table[:, 0], table[:, 1], low * 2**32 + high
+
+
+def load_judged(session: Session) -> tuple[Array, Array]:
+    """((m,) sources, (m,) pairs of methods) of the judged pairs, each as often as it was judged."""
+    times = func.count(Judgment.id)
+    statement = (
+        _pair_columns()
+        .add_columns(times)
+        .join(Judgment, Judgment.pair_id == Pair.id)
+        .where(Judgment.superseded_at.is_(None), Judgment.repeat_no == 0, Pair.gold_answer.is_(None))
+        .group_by(Pair.id, Pair.source_id, _A.method_id, _B.method_id)
+    )
+    rows = [tuple(row) for row in session.execute(statement)]
+    _, sources, method_pairs = _columns_of([row[:4] for row in rows])
+    counts = np.array([row[4] for row in rows], dtype=np.int64)
+    return np.repeat(sources, counts), np.repeat(method_pairs, counts)
+
+
+def make_shortlists(
+    session: Session, labeler: Labeler, bag: Sequence[Labeler], seed: int = 0
+) -> dict[Picked, list[int]]:
+    """Ids of the waiting pairs that each active order would show next, best first, SHORTLIST_LENGTH at most.
+
+    A pair that lacks a metric value is on the diverse list only.
+    """
+    candidates = load_candidates(session, MAX_CANDIDATES, seed)
+    sources = candidates.sources
+    differences = load_differences(session, labeler.columns, candidates.pair_ids.tolist())
+    bagged = np.array([compute_p_a(one, differences) for one in bag])
+    ranked = {
+        Picked.uncertain: spread_sources(rank_uncertain(compute_p_a(labeler, differences)), sources),
+        Picked.disagreement: spread_sources(rank_disagreement(bagged), sources),
+        Picked.diverse: rank_diverse(sources, candidates.method_pairs, *load_judged(session), SHORTLIST_LENGTH),
+    }
+    return {picked: candidates.pair_ids[order[:SHORTLIST_LENGTH]].tolist() for picked, order in ranked.items()}
+
+
+def replace_shortlists(session: Session, shortlists: dict[Picked, list[int]]) -> None:
+    """Put new lists in the place of the stored ones.
+
+    Where no pair is left to list, the stored ones stay: that there are any says that active orders have been at work.
+    """
+    rows = [
+        {"picked": picked, "place": place, "pair_id": pair_id}
+        for picked, pair_ids in shortlists.items()
+        for place, pair_id in enumerate(pair_ids)
+    ]
+    if rows:
+        session.execute(delete(Shortlist))
+        session.execute(insert(Shortlist), rows)
+
+
+def write_shortlists(
+    database: Database, labeler: Labeler, training: Training, seed: int = 0
+) -> dict[Picked, list[int]]:
+    """Rank the waiting pairs by every active order and store the best, for the labelling page to show.
+
+    Nobody waits for the ranking: only the replacing of the rows takes the database's write lock.
+
+    Args:
+        training: what the labeler was fitted on; the bag is fitted on parts of it.
+    Returns:
+        the pair ids of each list.
+    """
+    bag = fit_bag(training, labeler, seed=seed)
+    with database.read() as session:
+        shortlists = make_shortlists(session, labeler, bag, seed)
+    with database.write() as session:
+        replace_shortlists(session, shortlists)
+    return shortlists

@@ -1,0 +1,1 @@
+"""Compute the metric values that are missing."""

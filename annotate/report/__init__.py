@@ -1,0 +1,1 @@
+"""Report on judgments: rankings, agreement, pictures."""
