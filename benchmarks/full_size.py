@@ -22,8 +22,8 @@ from refl.train import compute_rewards, restore, take_step
 from refl.train_config import load_refl_config
 from refl.train_memory import NEVER, build_training, count_training, list_trained, make_part
 from refl.train_setup import Training, make_plan
-from reward.checkpoint import read_architecture
-from reward.config import load_model_config
+from reward.model.checkpoint import read_architecture
+from reward.model.config import load_model_config
 from training.without_memory import make_moments
 
 GIB = 2**30

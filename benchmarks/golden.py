@@ -30,9 +30,9 @@ from benchmarks.golden_restorers import (
     check_text,
     check_vae,
 )
-from reward.config import ModelConfig
-from reward.loss import preference_loss
-from reward.model import RewardModel, compute_cosine, load_tokenizer, preprocess
+from reward.model.config import ModelConfig
+from reward.model.model import RewardModel, compute_cosine, load_tokenizer, preprocess
+from reward.train.loss import preference_loss
 from runs import UserError
 from training.weights import load_strictly
 

@@ -41,7 +41,7 @@ from metrics.compute import Request, compute_values
 from refl.pretrain_config import PretrainConfig
 from refl.pretrain_data import is_held_out
 from refl.restorers.tiny import SHIPPED
-from reward.images import read_image
+from training.images import read_image
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "faces"

@@ -20,8 +20,8 @@ from refl.restorers.surface import draw_ahead, make_generators
 from refl.sampling import Outcome
 from refl.train import Part, compute_terms, draw_trajectory, noise_seed
 from refl.train_setup import Training
-from reward.loss import preference_loss
-from reward.model import clamp_logit_scale, preprocess
+from reward.model.model import clamp_logit_scale, preprocess
+from reward.train.loss import preference_loss
 from training.precision import group_parameters
 
 

@@ -43,8 +43,8 @@ from refl.train_config import ReflConfig, load_refl_config
 from refl.train_data import find_faces
 from refl.train_memory import build_training
 from refl.train_setup import Material, Training, make_monitor, make_plan
-from reward.checkpoint import read_architecture
-from reward.config import load_model_config
+from reward.model.checkpoint import read_architecture
+from reward.model.config import load_model_config
 
 ROOT = Path(__file__).resolve().parents[1]
 WAYS: dict[str, dict[str, Any]] = {

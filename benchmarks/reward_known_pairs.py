@@ -40,9 +40,9 @@ from metrics.accuracy import bootstrap_mean
 from metrics.compute import Request, compute_values, prepare, set_threads
 from metrics.lists import load_metric_list, measured_columns
 from refl.degrade import DegradationSettings, FloatImage, degrade, draw_degradation
-from reward.checkpoint import load_model
 from reward.data import PairImages, Pairs, group_pairs, load_dataset, to_pixels
-from reward.images import read_image
+from reward.model.checkpoint import load_model
+from training.images import read_image
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "faces"

@@ -1,9 +1,9 @@
 """Training a reward model, three ways with the same weights, pairs and steps: `python -m benchmarks.reward_training`.
 
-`hpsv2` is the loop of HPSv2's training script, written anew: every image is decoded and resized by the loader at
-each step, all blocks run with open_clip's own attention, a caption is encoded for each pair. `plain` is
-`reward.train.train`; `cached` the same with `cache_frozen`. The three must come to the same losses. Each runs in a
-process of its own, so that peak memory is that loop's alone; a step's time is the median after the first three. On a
+`hpsv2` is the loop of HPSv2's training script, written anew: every image is decoded and resized by the loader at each
+step, all blocks run with open_clip's own attention, a caption is encoded for each pair. `plain` is
+`reward.train.train.train`; `cached` the same with `cache_frozen`. The three must come to the same losses. Each runs in
+a process of its own, so that peak memory is that loop's alone; a step's time is the median after the first three. On a
 GPU the share of the card's peak is what `plain`'s forward and backward count in floating-point operations, over the
 time and the card's data sheet.
 
@@ -36,15 +36,15 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from benchmarks.reward_known_pairs import ROOT, SHARED, make_row, store, write_rows
-from reward.batches import choose_batch
-from reward.checkpoint import build_model
-from reward.config import ModelConfig, load_model_config
 from reward.data import Pairs, load_dataset
-from reward.images import read_image
-from reward.loss import preference_loss
-from reward.model import clamp_logit_scale, load_tokenizer
-from reward.train import compute_learning_rate, train
-from reward.train_config import TrainConfig
+from reward.model.checkpoint import build_model
+from reward.model.config import ModelConfig, load_model_config
+from reward.model.model import clamp_logit_scale, load_tokenizer
+from reward.train.config import TrainConfig
+from reward.train.loss import preference_loss
+from reward.train.train import compute_learning_rate, train
+from training.batches import choose_batch
+from training.images import read_image
 from training.precision import group_parameters
 
 LOOPS = ("hpsv2", "plain", "cached")

@@ -24,7 +24,7 @@ from refl.restorers.tiny import load_tiny
 from refl.sampling import Trajectory, iterate_outcomes, roll_out
 from refl.train_config import ReflConfig, load_refl_config
 from refl.train_setup import make_plan
-from reward.scoring import load_scorer
+from reward.score.scorer import load_scorer
 
 PRESET = "tiny-refl"
 REFERENCE = "20-steps"

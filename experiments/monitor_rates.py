@@ -41,7 +41,7 @@ from refl.train_config import load_refl_config
 from refl.train_data import DegradedFaces, find_faces, stack
 from refl.train_setup import MONITOR_DRAW, Material
 from refl.verdict import Look, Verdict, compare, compute_spread, mean_and_error
-from reward.checkpoint import load_model
+from reward.model.checkpoint import load_model
 
 SIZES = (0.001, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
 """A step of a walk, in standard deviations of each tensor of weights."""

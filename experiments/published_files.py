@@ -32,7 +32,7 @@ from refl.restorers.osediff_lora import (
     list_encoder_layers,
 )
 from refl.weights import read_manifest
-from reward.weights import FOLDER_MANIFEST, WeightsEntry
+from reward.model.weights import FOLDER_MANIFEST, WeightsEntry
 from runs import UserError
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from db.command import DATABASE_VARIABLE
 from refl.train_config import ReflConfig, load_refl_config, preset_names
-from reward.weights_folder import add_weights_flag
+from reward.model.weights_folder import add_weights_flag
 from runs import UserError
 from runs.hold import hold_folder
 from runs.own_command import drop_common

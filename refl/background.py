@@ -16,8 +16,8 @@ from torch import Tensor
 
 from refl.grey import keep_grey
 from refl.restorers.feedforward import load_architecture
-from reward.stopping import advise_out_of_memory
 from runs import UserError
+from training.stopping import advise_out_of_memory
 from training.weights import map_weights
 
 RgbImage = npt.NDArray[np.uint8]

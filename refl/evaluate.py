@@ -27,7 +27,7 @@ from refl.monitor import judge, measure_metrics, to_bytes
 from refl.photo_files import encode_png, write_whole
 from refl.restore import to_tensor
 from refl.verdict import Array
-from reward.scoring import Scorer, score_batch
+from reward.score.scorer import Scorer, score_batch
 
 WITH_TRUTH = ("psnr", "ssim", "gmsd", "fsim", "vif", "lpips-vgg", "identity", "landmark_distance")
 """Metrics against the ground truth."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from refl.restore_command import MAX_SEED, show_progress
 from refl.train_config import preset_names
-from reward.weights_folder import add_weights_flag
+from reward.model.weights_folder import add_weights_flag
 from runs import UserError
 from runs.store import open_database_run
 
@@ -117,7 +117,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     with open_database_run(args.data, args.db, "refl evaluate", config, args.run) as run:
         from refl.evaluate_plan import make_plan  # here: these load torch, which --help need not wait for
         from refl.evaluate_run import evaluate
-        from reward.stopping import stop_at_next_step
+        from training.stopping import stop_at_next_step
 
         plan = make_plan(args)
         for note in plan.notes:

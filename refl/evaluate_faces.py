@@ -19,8 +19,8 @@ from refl.faces import as_square
 from refl.photo_files import map_in_threads
 from refl.train_config import load_refl_config
 from refl.train_data import DegradedFaces, Face, check_faces, find_faces, load_faces, stack
-from reward.images import read_image
 from runs import UserError
+from training.images import read_image
 
 EVALUATION_DRAW = 2**41
 """The draw of the degradations here, which no training step and no monitor has."""

@@ -12,10 +12,10 @@ from refl.fid import is_wanted
 from refl.restore_methods import AskedMethod, RestoreOptions, name_methods
 from refl.restorers.load import get_restorer_files
 from refl.restorers.outline import Outline, outline_restorer
-from reward.device import choose_device
-from reward.scoring import check_scorer_captions, find_scorer
-from reward.weights_folder import choose_weights_folder
+from reward.model.weights_folder import choose_weights_folder
+from reward.score.scorer import check_scorer_captions, find_scorer
 from runs import UserError
+from training.device import choose_device
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from refl.evaluate_restored import Restored, read_seconds, restore_set, to_file_
 from refl.evaluate_values import Measured, open_measured
 from refl.fid import compare_by_fid
 from refl.restore_methods import AskedMethod, load_method
-from reward.scoring import load_scorer
+from reward.score.scorer import load_scorer
 from runs.files import write_text_whole
 from runs.hold import hold_folder
 from runs.space import explain_full_disk

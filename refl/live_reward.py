@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from metrics.accuracy import bootstrap_mean, compute_credit
 from refl.train_config import LiveRewardConfig
-from reward.batches import choose_batch
 from reward.data import PairImages, Pairs, group_pairs, to_pixels
-from reward.frozen_cache import FrozenCache
-from reward.loss import preference_loss
-from reward.model import RewardModel, clamp_logit_scale, preprocess
-from reward.pair_scorer import InputReader, PairScorer, compute_margins
+from reward.model.model import RewardModel, clamp_logit_scale, preprocess
+from reward.train.frozen_cache import FrozenCache
+from reward.train.loss import preference_loss
+from reward.train.pairs import InputReader, PairScorer, compute_margins
+from training.batches import choose_batch
 from training.precision import DTYPES, OptimizerKind, TrainedWeights, copy_values
 from training.processes import sum_tensors
 

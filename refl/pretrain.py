@@ -23,13 +23,13 @@ from refl.pretrain_phases import Phase, Progress, Training, make_phases, prepare
 from refl.pretrain_state import load_phase, save_phase
 from refl.restorers.tiny import make_tiny, save_tiny
 from refl.restorers.tiny_config import TinyConfig
-from reward.averages import averaged_weights
-from reward.device import choose_device
-from reward.stopping import advise_out_of_memory, stop_at_next_step
 from runs import UserError
 from runs.space import explain_full_disk
 from runs.store import RunStopped
+from training.averages import averaged_weights
+from training.device import choose_device
 from training.precision import copy_values
+from training.stopping import advise_out_of_memory, stop_at_next_step
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from refl.pretrain_config import (
     read_settings,
 )
 from refl.restorers.tiny_config import TinyConfig
-from reward.train_command import add_flag, choose_folder
+from reward.train.command import add_flag, choose_folder
 from runs import UserError
 from runs.hold import hold_folder
 from runs.store import open_database_run

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from db.records import draw_split
 from refl.degrade import DegradationSettings, degrade, draw_degradation
 from refl.pretrain_config import PretrainConfig
-from reward.images import check_images, read_image
 from runs import UserError
 from runs.image_folders import list_images
+from training.images import check_images, read_image
 
 Images = npt.NDArray[np.uint8]
 LARGE = 2

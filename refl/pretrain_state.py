@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from refl.pretrain_config import MAY_CHANGE, THIRD_PHASE, PretrainConfig
 from refl.restorers.tiny_config import TinyConfig
-from reward.training_state import check_settings, count_bytes
 from runs import UserError
 from runs.space import explain_full_disk
+from training.state import check_settings, count_bytes
 
 
 class Stands(Protocol):

@@ -26,8 +26,8 @@ from refl.grey import keep_grey
 from refl.photo_files import map_in_threads
 from refl.restored_rows import Slot, encode_faces, find_missing, store_candidates
 from refl.restorers.surface import Restorer
-from reward.stopping import advise_out_of_memory
 from runs import UserError
+from training.stopping import advise_out_of_memory
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from reward.weights_folder import add_weights_flag, choose_weights_folder
+from reward.model.weights_folder import add_weights_flag, choose_weights_folder
 from runs import UserError
 from runs.hold import hold_folder
 from runs.store import RunLog, open_run
@@ -120,7 +120,7 @@ def restore(database: Database, args: argparse.Namespace, methods: Sequence[str]
     from refl.restore_inputs import Inputs
     from refl.restore_methods import RestoreOptions, check_methods, name_methods
     from refl.restored_rows import find_sources
-    from reward.device import choose_device
+    from training.device import choose_device
 
     device, weights = choose_device(args.device), choose_weights_folder(args)
     options = RestoreOptions(

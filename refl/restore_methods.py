@@ -14,8 +14,8 @@ from refl.restore import RestoreMethod
 from refl.restorers import lora
 from refl.restorers.feedforward import FeedForwardRestorer
 from refl.restorers.load import AnyRestorer, get_restorer_files, load_restorer, method_name
-from reward.stopping import advise_out_of_memory
 from runs import UserError
+from training.stopping import advise_out_of_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

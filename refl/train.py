@@ -30,13 +30,13 @@ from refl.train_data import stack, use_one_thread
 from refl.train_save import first_hacking, keep_copy, rolls_back, save_last, save_tuned
 from refl.train_setup import Material, Training, list_terms, start
 from refl.verdict import Verdict
-from reward.batches import choose_batch, split_batch
-from reward.model import RewardModel
-from reward.stopping import advise_out_of_memory, stop_at_next_step
+from reward.model.model import RewardModel
 from runs import UserError
 from runs.signals import ignore_signals
 from runs.store import RunStopped
+from training.batches import choose_batch, split_batch
 from training.processes import agree_on_largest, sum_tensors
+from training.stopping import advise_out_of_memory, stop_at_next_step
 from training.tracking import end_tracker, start_tracker, track_image
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ from refl.train_config import (
     load_refl_config,
     preset_names,
 )
-from reward.train_command import add_flag, choose_folder, format_progress
-from reward.weights_folder import add_weights_flag, choose_weights_folder
+from reward.model.weights_folder import add_weights_flag, choose_weights_folder
+from reward.train.command import add_flag, choose_folder, format_progress
 from runs import UserError
 from runs.hold import hold_folder
 from runs.store import open_database_run
@@ -182,8 +182,8 @@ def run_train(args: argparse.Namespace) -> None:
 def count_memory(args: argparse.Namespace, config: ReflConfig) -> dict[str, Phase]:
     """How much memory each process will need, of each phase of its training by part."""
     from refl.train_memory import count_training
-    from reward.checkpoint import read_shape
-    from reward.scoring import split_name
+    from reward.model.checkpoint import read_shape
+    from reward.score.scorer import split_name
 
     reward, architecture = read_shape(split_name(args.reward)[1], choose_weights_folder(args))
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -219,7 +219,7 @@ def tune(args: argparse.Namespace, config: ReflConfig, out: Path, progress: Any)
     from refl.train_data import leave_out_held_out
     from refl.train_setup import Material, check_face_captions
     from reward.data import load_dataset
-    from reward.scoring import find_scorer, load_scorer
+    from reward.score.scorer import find_scorer, load_scorer
     from training.precision import DTYPES
     from training.processes import leave_processes
 

@@ -26,9 +26,9 @@ from pixels.metadata import strip_metadata
 from refl.degrade import DegradationSettings, degrade, draw_degradation
 from refl.faces import as_square
 from reward.data import Pairs
-from reward.images import check_images, read_image
 from runs import UserError
 from runs.image_folders import list_images, read_caption
+from training.images import check_images, read_image
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def leave_out_held_out(faces: Sequence[Face], pairs: Pairs, known: Path) -> list
     photo's or person's name.
 
     Args:
-        known: see `reward.images.check_images`.
+        known: see `training.images.check_images`.
     Raises:
         UserError: an image is missing or damaged, or no face is left.
     """
@@ -142,7 +142,7 @@ def check_faces(faces: Sequence[Face], known: Path | None = None) -> dict[Path, 
     """Decode every face once, so that none fails in the middle of training; returns their SHA-256.
 
     Args:
-        known: see `reward.images.check_images`.
+        known: see `training.images.check_images`.
 
     Raises:
         UserError: one is missing or damaged; named.

@@ -28,8 +28,8 @@ from refl.train import Part, compute_rewards, draw_trajectory, restore, roll_out
 from refl.train_config import LiveRewardConfig, ReflConfig
 from refl.train_data import DegradedFaces, Face
 from refl.train_setup import Material, Training, list_terms, make_plan, place_restorer, place_rewards
-from reward.config import ModelConfig
-from reward.model import RewardModel
+from reward.model.config import ModelConfig
+from reward.model.model import RewardModel
 from training.accounting import MemoryCount
 from training.precision import TrainedWeights
 from training.without_memory import count_fake_training, make_lone_accelerator, make_moments

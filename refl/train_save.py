@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from refl.train_setup import REWARD_FOLDER, Training
-from reward.checkpoint import save_changes
-from reward.training_state import STEPS_FOLDER, keep_step, read_record, save_checkpoint
+from reward.model.checkpoint import save_changes
+from training.state import STEPS_FOLDER, keep_step, read_record, save_checkpoint
 
 
 def first_hacking(training: Training) -> int | None:

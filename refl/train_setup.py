@@ -34,18 +34,18 @@ from refl.restorers.osediff import TIMESTEP, OSEDiff
 from refl.sampling import Plan
 from refl.train_config import MAY_CHANGE, ReflConfig
 from refl.train_data import DegradedFaces, Face, check_faces, stack
-from reward.captions import check_captions, describe_long_captions
-from reward.checkpoint import load_changes, load_model
-from reward.config import ModelConfig
 from reward.data import Pairs, check_pairs
-from reward.frozen_cache import cache_frozen
-from reward.model import RewardModel, unlock
-from reward.scoring import split_name
-from reward.training_state import check_settings, find_checkpoint, is_same_file, load_state
+from reward.model.captions import check_captions, describe_long_captions
+from reward.model.checkpoint import load_changes, load_model
+from reward.model.config import ModelConfig
+from reward.model.model import RewardModel, unlock
+from reward.score.scorer import split_name
+from reward.train.frozen_cache import cache_frozen
 from runs import UserError
 from runs.store import code_version
 from training.precision import DTYPES, TrainedWeights, copy_values, place
 from training.processes import make_accelerator
+from training.state import check_settings, find_checkpoint, is_same_file, load_state
 from training.tracking import check_tracker
 
 log = logging.getLogger(__name__)

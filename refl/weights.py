@@ -17,8 +17,8 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from metrics.download import compute_sha256, forget_cached
 from metrics.download import download as download_url
-from reward.weights import MANIFEST as REWARD_MANIFEST
-from reward.weights import WeightsEntry, check_file, fetch, read_entries, read_folder_manifest
+from reward.model.weights import MANIFEST as REWARD_MANIFEST
+from reward.model.weights import WeightsEntry, check_file, fetch, read_entries, read_folder_manifest
 from runs import UserError
 
 log = logging.getLogger(__name__)

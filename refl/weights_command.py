@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reward.weights_folder import add_weights_flag, choose_weights_folder
+from reward.model.weights_folder import add_weights_flag, choose_weights_folder
 from runs import UserError
 
 if TYPE_CHECKING:
-    from reward.weights import WeightsEntry
+    from reward.model.weights import WeightsEntry
 
 
 def add_weights_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

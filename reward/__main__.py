@@ -7,9 +7,9 @@ import logging
 import os
 import sys
 
-from reward.evaluate_command import add_evaluate_command
-from reward.score_command import add_score_command
-from reward.train_command import add_train_command
+from reward.evaluate.command import add_evaluate_command
+from reward.score.command import add_score_command
+from reward.train.command import add_train_command
 from runs.command import add_common_options, run_command
 
 

@@ -21,10 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from reward.config import ModelConfig
-from reward.images import check_images, read_image
-from reward.model import preprocess
+from reward.model.config import ModelConfig
+from reward.model.model import preprocess
 from runs import UserError
+from training.images import check_images, read_image
 
 Split = Literal["train", "val", "test"]
 Origin = Literal["human", "svm"]

@@ -22,7 +22,7 @@ from refl.restorers.feedforward import FeedForwardRestorer, load_feedforward
 from refl.restorers.osediff import OSEDiff, list_osediff_files, load_osediff
 from refl.restorers.tiny import load_tiny
 from refl.weights import find_file, get_files
-from reward.weights_folder import WEIGHTS_FOLDER
+from reward.model.weights_folder import WEIGHTS_FOLDER
 from runs import UserError
 from training.weights import SUFFIXES
 

@@ -17,8 +17,8 @@ pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
 from refl.__main__ import main  # noqa: E402
 from refl.restorers.tiny import save_tiny  # noqa: E402
 from refl.train_data import Face  # noqa: E402
-from reward.checkpoint import build_model, save_model  # noqa: E402
-from reward.config import ModelConfig  # noqa: E402
+from reward.model.checkpoint import build_model, save_model  # noqa: E402
+from reward.model.config import ModelConfig  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.unit.refl.training.conftest import MICRO, faces, make_micro_restorer  # noqa: E402, F401
 from tests.unit.refl.training.test_refl_train import CLIP  # noqa: E402

@@ -159,8 +159,8 @@ def test_a_missing_file_is_one_line(golden_copy, golden_main, capsys, file, grou
 def test_the_published_reward_model_has_our_keys_and_shapes(shared_golden):
     import torch
 
-    from reward.checkpoint import allocate_model, read_architecture
-    from reward.config import load_model_config
+    from reward.model.checkpoint import allocate_model, read_architecture
+    from reward.model.config import load_model_config
 
     published = json.loads((shared_golden / "published_shapes.json").read_text())["FaceRewardModel.pth"]
     config = load_model_config("vit-h-14")

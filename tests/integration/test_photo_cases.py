@@ -14,7 +14,7 @@ from refl.photo_files import find_photos
 from refl.pretrain_config import PretrainConfig
 from refl.pretrain_data import read_faces
 from refl.train_data import find_faces
-from reward.score import find_images
+from reward.score.files_and_rows import find_images
 from runs import UserError
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases" / "photos"

@@ -19,8 +19,8 @@ pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from reward.checkpoint import build_model, save_model  # noqa: E402
-from reward.config import ModelConfig  # noqa: E402
+from reward.model.checkpoint import build_model, save_model  # noqa: E402
+from reward.model.config import ModelConfig  # noqa: E402
 from tests.conftest import ROOT, TWO_PROCESSES  # noqa: E402
 from tests.gradients import difference  # noqa: E402
 from tests.unit.refl.training.test_refl_train import CLIP  # noqa: E402

@@ -27,8 +27,8 @@ from db.project import ProjectSettings  # noqa: E402
 from db.records import add_candidate, add_method, add_metric_value, add_source  # noqa: E402
 from db.session import Database, open_database  # noqa: E402
 from reward.__main__ import main as reward  # noqa: E402
-from reward.checkpoint import build_model, save_model  # noqa: E402
-from reward.config import load_model_config  # noqa: E402
+from reward.model.checkpoint import build_model, save_model  # noqa: E402
+from reward.model.config import load_model_config  # noqa: E402
 
 NOISE = {"clean": 4.0, "soft": 14.0, "noisy": 30.0, "worst": 60.0}
 """Standard deviation of each method's noise, 0 … 255: what the planted people dislike."""

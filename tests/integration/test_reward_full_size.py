@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 
-from reward.checkpoint import build_model, load_model, save_model  # noqa: E402
-from reward.config import load_model_config  # noqa: E402
-from reward.loss import preference_loss  # noqa: E402
+from reward.model.checkpoint import build_model, load_model, save_model  # noqa: E402
+from reward.model.config import load_model_config  # noqa: E402
+from reward.train.loss import preference_loss  # noqa: E402
 from training.precision import group_parameters  # noqa: E402
 
 

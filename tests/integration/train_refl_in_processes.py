@@ -27,8 +27,8 @@ import refl.monitor
 from refl.train import train
 from refl.train_data import find_faces
 from refl.train_setup import Material
-from reward.checkpoint import compute_version, load_model
 from reward.data import LabelledPair, Pairs
+from reward.model.checkpoint import compute_version, load_model
 from runs.store import RunStopped
 from tests.gradients import record_gradients
 from tests.unit.refl.training.conftest import make_micro_osediff, make_micro_restorer

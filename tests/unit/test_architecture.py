@@ -36,7 +36,7 @@ DECODERS = ("PilImage.open", "Image.open", "cv2.imread", "cv2.imdecode", "imagei
 """Calls that decode an image file; `pixels.read` alone may make them, and these for the reason given."""
 DECODES = {
     "pixels/read.py": "the reader",
-    "reward/robustness.py": "a JPEG that it has made itself, in memory",
+    "reward/evaluate/robustness.py": "a JPEG that it has made itself, in memory",
     "refl/degrade.py": "a JPEG that it has made itself, in memory",
     "ui/restore/results.py": "the size of a photo, not its pixels",
 }
@@ -129,7 +129,7 @@ def test_image_files_are_decoded_in_one_place():
         ("annotate/x.py", "import importlib\nimportlib.import_module('torch.nn')", "annotate must not import torch"),
         ("ui/deep/x.py", "from torch import nn", "ui must not import torch"),
         ("app.py", "import torch.nn", "app must not import torch"),
-        ("reward/config.py", "import torch", "__init__ or config must not import torch"),
+        ("reward/model/config.py", "import torch", "__init__ or config must not import torch"),
         (
             "refl/restorers/__init__.py",
             "try:\n    import torch\nexcept ImportError:\n    pass",
@@ -153,7 +153,7 @@ def test_each_rule_can_fail(tmp_path, file, source, fault):
         ("annotate/x.py", "from runs.store import open_run\nimport metrics, db"),
         ("refl/x.py", "import torch\nfrom reward.model import load"),
         ("refl/__init__.py", "def restore():\n    import torch"),
-        ("reward/config.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+        ("reward/model/config.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
         ("ui/x.py", "import gradio, fastapi\nimport refl.degrade"),
         ("app.py", "import ui.server"),
     ],

@@ -17,10 +17,10 @@ import refl.pretrain_config
 import refl.restore_command
 import refl.train_command
 import refl.train_config
-import reward.config
-import reward.evaluate_command
-import reward.train_command
-import reward.train_config
+import reward.evaluate.command
+import reward.model.config
+import reward.train.command
+import reward.train.config
 from annotate.exchange.export import ExportOptions
 from db.errors import UserError
 from db.models import Run
@@ -61,10 +61,10 @@ def parse_words(
 
 
 def load_reward(name: str) -> Tables:
-    settings = reward.train_config.read_settings(name)
+    settings = reward.train.config.read_settings(name)
     return {
-        "model": reward.config.check_model_config(settings["model"], name),
-        "train": reward.train_config.check_train_config(settings["train"], name),
+        "model": reward.model.config.check_model_config(settings["model"], name),
+        "train": reward.train.config.check_train_config(settings["train"], name),
     }
 
 
@@ -102,7 +102,7 @@ def describe_pair(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe_reward_evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    config = {name: getattr(args, name) for name in reward.evaluate_command.COMMAND_FIELDS}
+    config = {name: getattr(args, name) for name in reward.evaluate.command.COMMAND_FIELDS}
     out = str(args.out) if args.out else None
     return {**config, "dataset": str(args.dataset.expanduser().absolute()), "out": out}
 
@@ -124,7 +124,7 @@ def describe_evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe_reward(args: argparse.Namespace) -> dict[str, Any]:
-    return reward.train_command.describe_run(*reward.train_command.read_config(args))
+    return reward.train.command.describe_run(*reward.train.command.read_config(args))
 
 
 def describe_pretrain(args: argparse.Namespace) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 import refl.train_config
-import reward.config
+import reward.model.config
 from db.models import Run, RunState
 from metrics.lists import MetricError, list_names, load_metric_list
 from refl.method_choices import NEEDS, list_methods
@@ -25,7 +25,9 @@ from runs.store import artifact_of, run_folder
 from ui.html import read_result
 
 MAX_RUNS = 200
-PUBLISHED_REWARDS = tuple(tomllib.loads((reward.config.FOLDER.parent / "weights.toml").read_text(encoding="utf-8")))
+PUBLISHED_REWARDS = tuple(
+    tomllib.loads((reward.model.config.FOLDER.parent / "weights.toml").read_text(encoding="utf-8"))
+)
 LATEST = "latest"
 
 
@@ -140,13 +142,13 @@ def check_dataset(value: str, _data: Path) -> str | None:
 
 
 def check_reward(value: str, _data: Path) -> str | None:
-    """What is wrong with what `reward.scoring.load_scorer` is to load; NAME=… may stand before it."""
+    """What is wrong with what `reward.score.scorer.load_scorer` is to load; NAME=… may stand before it."""
     what = without_name(value)
     path = Path(what).expanduser()
     if path.is_dir():
         known = any((folder / "config.json").is_file() for folder in (path, path / "best"))
         return None if known else "This folder is no reward model: it has no config.json, nor a best/ with one."
-    if path.is_file() or what in PUBLISHED_REWARDS or what in reward.config.preset_names():
+    if path.is_file() or what in PUBLISHED_REWARDS or what in reward.model.config.preset_names():
         return None
     return f"There is no file or folder {what}, and no model of that name."
 
@@ -217,7 +219,7 @@ def check_degradation(value: str, _data: Path) -> str | None:
 
 
 def without_name(value: str) -> str:
-    """As `reward.scoring.split_name`, which would load torch: a path with = in it needs no name."""
+    """As `reward.score.scorer.split_name`, which would load torch: a path with = in it needs no name."""
     exists = Path(value).expanduser().exists()
     return value if exists or "=" not in value else value.partition("=")[2]
 

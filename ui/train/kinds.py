@@ -18,10 +18,10 @@ import refl.pretrain_config
 import refl.restore_command
 import refl.train_command
 import refl.train_config
-import reward.config
-import reward.evaluate_command
-import reward.score_command
-import reward.train_command
+import reward.evaluate.command
+import reward.model.config
+import reward.score.command
+import reward.train.command
 from annotate.exchange.export import ExportOptions
 from annotate.labeler.settings import FitSettings
 from ui.train import commands as train_commands
@@ -168,8 +168,8 @@ KINDS: dict[str, Kind] = {
             "reward train",
             "Train a reward model",
             "Learns from labelled pairs to give the image that people prefer the higher reward.",
-            reward.train_command.add_train_command,
-            reward.train_command.CONFIGS,
+            reward.train.command.add_train_command,
+            reward.train.command.CONFIGS,
             train_commands.describe_reward,
             (
                 Input(
@@ -184,7 +184,7 @@ KINDS: dict[str, Kind] = {
                 OUT,
             ),
             frozenset({"max_steps", "batch_size", "learning_rate", "validate_every_steps", "seed"}),
-            reward.config.preset_names,
+            reward.model.config.preset_names,
             train_commands.load_reward,
             has_off=True,
             trains=True,
@@ -193,7 +193,7 @@ KINDS: dict[str, Kind] = {
             "reward score",
             "Score the restored images",
             "Stores the reward of every restored image of the project, like a metric value.",
-            reward.score_command.add_score_command,
+            reward.score.command.add_score_command,
             {"options": ScoreOptions},
             train_commands.describe_score,
             (
@@ -212,7 +212,7 @@ KINDS: dict[str, Kind] = {
             "reward evaluate",
             "Evaluate reward models",
             "Holds reward models, metrics and other scorers against people's held-out labels, in one report.",
-            reward.evaluate_command.add_evaluate_command,
+            reward.evaluate.command.add_evaluate_command,
             {"options": RewardEvaluateOptions},
             train_commands.describe_reward_evaluate,
             (

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 import refl.train_config
-import reward.config
+import reward.model.config
 from db.errors import UserError
 from db.models import Choice, Judgment, Pair, Person, Run, Source, Split
 from runs.devices import list_devices, split_devices
@@ -103,7 +103,7 @@ def fields_of() -> dict[str, FormField]:
     """Name -> field of the settings; those that name one of a few things are choices."""
     fields = {found.name: found for found in train_fields.read_fields("round", RoundSettings, has_off=True)}
     for name, choices in (
-        ("reward_preset", reward.config.preset_names()),
+        ("reward_preset", reward.model.config.preset_names()),
         ("refl_preset", refl.train_config.preset_names()),
         ("device", list_devices()),
     ):

@@ -39,10 +39,10 @@ from refl.restorers.load import load_restorer
 from refl.restorers.osediff_lora import TARGET_ENDS
 from refl.text_encoder import TextEncoder
 from refl.train_data import find_faces
-from reward.checkpoint import read_architecture
-from reward.config import load_model_config
 from reward.data import load_dataset
-from reward.model import RewardModel
+from reward.model.checkpoint import read_architecture
+from reward.model.config import load_model_config
+from reward.model.model import RewardModel
 from runs import UserError
 from training.weights import map_weights
 

@@ -295,7 +295,7 @@ def test_a_stored_file_whose_bytes_are_not_its_names_is_read_by_nobody(data: Pat
     from db.errors import UserError
     from db.images import image_path, write_image
     from db.pixel_hashes import hash_pixels
-    from reward.images import read_image
+    from training.images import read_image
 
     probe = probe_bytes(PLAIN, "photo")
     write_image(data, probe, PLAIN)
@@ -335,7 +335,7 @@ KINDS: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_photo_is_the_same_as_a_file_and_as_a_candidate(kind: str, tmp_path: Path) -> None:
     from refl.photo_files import read_photo
-    from reward.images import read_image
+    from training.images import read_image
 
     content = KINDS[kind]()
     file, candidate = tmp_path / "photo.png", tmp_path / "candidate.png"

@@ -13,7 +13,7 @@ pytest.importorskip("torch", reason="needs torch: `make install`")
 import refl.weights
 from refl.weights import find_any, find_file, read_manifest
 from refl.weights_command import add_weights_command
-from reward.weights import WeightsEntry
+from reward.model.weights import WeightsEntry
 from runs import UserError
 
 CONTENT = b"\x80weight"

@@ -16,9 +16,9 @@ from PIL import Image as PilImage
 torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 
-from reward.checkpoint import build_model  # noqa: E402
-from reward.config import ModelConfig  # noqa: E402
-from reward.model import RewardModel  # noqa: E402
+from reward.model.checkpoint import build_model  # noqa: E402
+from reward.model.config import ModelConfig  # noqa: E402
+from reward.model.model import RewardModel  # noqa: E402
 
 ARCHITECTURE = {
     "embed_dim": 16,

@@ -16,14 +16,14 @@ from db.images import add_image, probe_image
 from db.models import MetricValue, Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
-from reward.captions import check_captions, describe_long_captions
-from reward.checkpoint import compute_version
-from reward.config import ModelConfig
 from reward.data import load_dataset
-from reward.model import RewardModel
-from reward.score import ImageItem, read_done, score_candidates, score_files
-from reward.scoring import Scorer
-from reward.train_setup import choose_pairs
+from reward.model.captions import check_captions, describe_long_captions
+from reward.model.checkpoint import compute_version
+from reward.model.config import ModelConfig
+from reward.model.model import RewardModel
+from reward.score.files_and_rows import ImageItem, read_done, score_candidates, score_files
+from reward.score.scorer import Scorer
+from reward.train.setup import choose_pairs
 from runs import UserError
 from tests.unit.reward.test_train import make_train_config
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reward.config import load_model_config, preset_names
+from reward.model.config import load_model_config, preset_names
 from runs import UserError
 
 

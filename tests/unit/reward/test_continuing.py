@@ -13,11 +13,11 @@ pytest.importorskip("torch", reason="needs torch: `make install`")
 
 from pydantic import BaseModel
 
-from reward.config import ModelConfig
-from reward.train_command import choose_folder
-from reward.train_config import UNCHANGING, TrainConfig
-from reward.training_state import check_same, check_settings
+from reward.model.config import ModelConfig
+from reward.train.command import choose_folder
+from reward.train.config import UNCHANGING, TrainConfig
 from runs import UserError
+from training.state import check_same, check_settings
 
 
 class Newer(BaseModel):

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reward.answers import Answers, answer_by_file, answer_by_metrics, answer_by_model
 from reward.data import LabelledPair, Pairs
-from reward.device import choose_device
-from reward.evaluate import (
+from reward.evaluate.answers import Answers, answer_by_file, answer_by_metrics, answer_by_model
+from reward.evaluate.compare import (
     Labels,
     calibrate_scorers,
     compare_by,
@@ -25,10 +24,10 @@ from reward.evaluate import (
     name_agreement,
     name_method_pairs,
 )
-from reward.model import RewardModel
-from reward.people import choose_labels, read_judgments, select_votes
-from reward.robustness import compress, measure_robustness, resize, shift
-from reward.scoring import (
+from reward.evaluate.people import choose_labels, read_judgments, select_votes
+from reward.evaluate.robustness import compress, measure_robustness, resize, shift
+from reward.model.model import RewardModel
+from reward.score.scorer import (
     Scorer,
     check_scorer_captions,
     compute_version,
@@ -38,6 +37,7 @@ from reward.scoring import (
 )
 from runs import UserError
 from runs.tables import write_table
+from training.device import choose_device
 
 
 def make_pair(number: int, p_a: float, **fields: object) -> LabelledPair:

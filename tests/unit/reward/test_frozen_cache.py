@@ -15,9 +15,9 @@ pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 from accelerate import Accelerator  # noqa: E402
 
 from reward.data import Pairs, check_pairs, load_dataset  # noqa: E402
-from reward.frozen_cache import CachedPairs, cache_frozen, make_room, take_room  # noqa: E402
-from reward.model import RewardModel  # noqa: E402
-from reward.train import train  # noqa: E402
+from reward.model.model import RewardModel  # noqa: E402
+from reward.train.frozen_cache import CachedPairs, cache_frozen, make_room, take_room  # noqa: E402
+from reward.train.train import train  # noqa: E402
 from runs import UserError  # noqa: E402
 from tests.unit.reward.test_train import make_train_config  # noqa: E402
 
@@ -83,7 +83,7 @@ def test_it_holds_what_the_model_gives_and_is_computed_once(
 
 
 def _read(path: Path) -> object:
-    from reward.images import read_image
+    from training.images import read_image
 
     return read_image(path)
 

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 
-from reward.loss import preference_loss  # noqa: E402
+from reward.train.loss import preference_loss  # noqa: E402
 
 
 def test_hand_worked_numbers():

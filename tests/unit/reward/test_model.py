@@ -7,9 +7,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 open_clip = pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 
-from reward.checkpoint import allocate_model, read_architecture  # noqa: E402
-from reward.config import load_model_config  # noqa: E402
-from reward.model import MAX_LOGIT_SCALE, clamp_logit_scale, preprocess, unlock  # noqa: E402
+from reward.model.checkpoint import allocate_model, read_architecture  # noqa: E402
+from reward.model.config import load_model_config  # noqa: E402
+from reward.model.model import MAX_LOGIT_SCALE, clamp_logit_scale, preprocess, unlock  # noqa: E402
 from runs import UserError  # noqa: E402
 from training.precision import group_parameters  # noqa: E402
 

@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 transforms = pytest.importorskip("torchvision.transforms", reason="needs torchvision: `make install`")
 
-from reward.config import load_model_config  # noqa: E402
-from reward.model import preprocess  # noqa: E402
+from reward.model.config import load_model_config  # noqa: E402
+from reward.model.model import preprocess  # noqa: E402
 
 CONFIG = load_model_config("vit-h-14")
 PUBLISHED_REFL = CONFIG.model_copy(update={"interpolation": "bilinear", "antialias": False})

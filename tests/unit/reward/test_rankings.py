@@ -10,9 +10,9 @@ from scipy.stats import kendalltau, spearmanr
 pytest.importorskip("torch", reason="needs torch: `make install`")
 
 from metrics.votes import rank_methods
-from reward.evaluate import Labels
-from reward.rankings import compare_rankings, correlate_ranks, count_wins, fit_scores, join_votes, resample
-from reward.report import describe_rankings
+from reward.evaluate.compare import Labels
+from reward.evaluate.rankings import compare_rankings, correlate_ranks, count_wins, fit_scores, join_votes, resample
+from reward.evaluate.report import describe_rankings
 from tests.unit.reward.test_evaluate import make_pair, predict
 
 METHODS = ["best", "good", "fair", "bad"]

@@ -11,14 +11,14 @@ torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 from safetensors.torch import save_file  # noqa: E402
 
-import reward.checkpoint  # noqa: E402
-import reward.weights  # noqa: E402
+import reward.model.checkpoint  # noqa: E402
+import reward.model.weights  # noqa: E402
 import training.weights  # noqa: E402
-from reward.checkpoint import build_model, load_model, save_model  # noqa: E402
-from reward.config import load_model_config  # noqa: E402
-from reward.scoring import find_scorer, load_scorer  # noqa: E402
-from reward.weights import read_manifest  # noqa: E402
-from reward.weights_folder import WEIGHTS_FOLDER  # noqa: E402
+from reward.model.checkpoint import build_model, load_model, save_model  # noqa: E402
+from reward.model.config import load_model_config  # noqa: E402
+from reward.model.weights import read_manifest  # noqa: E402
+from reward.model.weights_folder import WEIGHTS_FOLDER  # noqa: E402
+from reward.score.scorer import find_scorer, load_scorer  # noqa: E402
 from runs import UserError  # noqa: E402
 from training.weights import map_weights, read_weights  # noqa: E402
 
@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_told_before_it_is_read(make_model, tmp_path, monke
     save_model(make_model(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     write(tmp_path / "model.safetensors", {"visual.proj": torch.zeros(1)})
-    monkeypatch.setattr(reward.checkpoint, "read_weights", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(reward.model.checkpoint, "read_weights", lambda *_: pytest.fail("it was read"))
     with pytest.raises(UserError, match=r"visual\.proj is \[1\]|is missing"):
         load_model(tmp_path)
 
@@ -116,7 +116,7 @@ def test_a_scorer_in_bfloat16_has_a_version_of_its_own(make_model, tmp_path):
 
 
 def test_the_folders_manifest_adds_and_replaces(tmp_path, monkeypatch):
-    monkeypatch.setattr(reward.weights, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(reward.model.weights, "HF_HUB_OFFLINE", True)
     folder = tmp_path / WEIGHTS_FOLDER
     folder.mkdir()
     for name in ("mine", "face-reward-model"):
@@ -124,12 +124,12 @@ def test_the_folders_manifest_adds_and_replaces(tmp_path, monkeypatch):
             stream.write(ENTRY.format(name=name, sha256="0" * 64))
         config = load_model_config("vit-h-14", weights=name)
         with pytest.raises(UserError, match=rf"put it into {re.escape(str(folder))}, or anywhere and give its path"):
-            reward.weights.find_weights(config, folder=folder)
+            reward.model.weights.find_weights(config, folder=folder)
         write(folder / "mine.pth", {})
-        assert reward.weights.locate_weights(config, folder=folder) == folder / "mine.pth"
+        assert reward.model.weights.locate_weights(config, folder=folder) == folder / "mine.pth"
         assert find_scorer(name, folder).name == name
         with pytest.raises(UserError, match="SHA-256 is"):
-            reward.weights.find_weights(config, folder=folder)
+            reward.model.weights.find_weights(config, folder=folder)
         (folder / "mine.pth").unlink()
     assert "mine" in read_manifest(folder)
     assert "mine" not in read_manifest()

@@ -16,12 +16,12 @@ from db.images import add_image, probe_image
 from db.models import MetricValue, Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
-from reward.card import describe_licence, write_card
-from reward.checkpoint import compute_version, save_model
-from reward.config import ModelConfig
-from reward.model import RewardModel
-from reward.score import ImageItem, find_images, read_done, score_candidates, score_files
-from reward.scoring import Scorer, load_scorer, score_batch
+from reward.model.card import describe_licence, write_card
+from reward.model.checkpoint import compute_version, save_model
+from reward.model.config import ModelConfig
+from reward.model.model import RewardModel
+from reward.score.files_and_rows import ImageItem, find_images, read_done, score_candidates, score_files
+from reward.score.scorer import Scorer, load_scorer, score_batch
 from runs import UserError
 from tests.colour_files import encode, gama, tagged
 
@@ -90,7 +90,7 @@ def test_a_kill_loses_one_batch(
         return score_batch(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr("reward.score.score_batch", killed)
+        patch.setattr("reward.score.files_and_rows.score_batch", killed)
         with pytest.raises(KeyboardInterrupt):
             score_files(scorer, items, out, 2)
     assert len(read_done(out, scorer.version)) == 4

@@ -10,11 +10,11 @@ import pytest
 pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 
-import reward.scoring
-import reward.weights
+import reward.model.weights
+import reward.score.scorer
 from reward.__main__ import main
-from reward.checkpoint import save_model
-from reward.model import RewardModel
+from reward.model.checkpoint import save_model
+from reward.model.model import RewardModel
 
 Run = Callable[..., str]
 
@@ -29,8 +29,8 @@ def captioned(make_model: Callable[..., RewardModel], tmp_path: Path) -> Path:
 @pytest.fixture
 def fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command that must fail before any weights are read; gives what it says."""
-    monkeypatch.setattr(reward.weights, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(reward.scoring, "load_named", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr(reward.model.weights, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(reward.score.scorer, "load_named", lambda *_, **__: pytest.fail("weights were read"))
 
     def run(*words: object) -> str:
         assert main([*map(str, words), "--data", str(tmp_path / "data")]) == 2

@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 
-from reward.stopping import explain_out_of_memory, stop_at_next_step  # noqa: E402
 from runs import UserError  # noqa: E402
 from runs.store import RunStopped  # noqa: E402
 from tests.unit.reward.test_train import make_train_config  # noqa: E402
+from training.stopping import explain_out_of_memory, stop_at_next_step  # noqa: E402
 
 ON_CPU = RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to …")
 ON_GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")

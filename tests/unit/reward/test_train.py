@@ -15,14 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reward.batches import choose_batch, split_batch
-from reward.checkpoint import build_model, load_model
-from reward.config import ModelConfig
 from reward.data import Pairs, load_dataset
-from reward.train import compute_learning_rate, train
-from reward.train_config import TrainConfig
+from reward.model.checkpoint import build_model, load_model
+from reward.model.config import ModelConfig
+from reward.train.config import TrainConfig
+from reward.train.train import compute_learning_rate, train
 from runs import UserError
 from tests.gradients import difference, record_gradients
+from training.batches import choose_batch, split_batch
 
 MAX_DIFFERENCE = 9e-7
 """Of one step's gradients, against their length, between a batch and its parts: ten times the most measured with

@@ -15,13 +15,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 
-from reward.checkpoint import build_model  # noqa: E402
-from reward.config import ModelConfig  # noqa: E402
 from reward.data import Pairs, load_dataset  # noqa: E402
-from reward.pair_scorer import summarize  # noqa: E402
-from reward.train import sum_up, train  # noqa: E402
-from reward.train_setup import choose_pairs  # noqa: E402
-from reward.training_state import load_state  # noqa: E402
+from reward.model.checkpoint import build_model  # noqa: E402
+from reward.model.config import ModelConfig  # noqa: E402
+from reward.train.pairs import summarize  # noqa: E402
+from reward.train.setup import choose_pairs  # noqa: E402
+from reward.train.train import sum_up, train  # noqa: E402
 from runs import UserError  # noqa: E402
 from tests.unit.reward.test_checkpoint import Harmful  # noqa: E402
 from tests.unit.reward.test_evaluate import make_pair  # noqa: E402
@@ -31,6 +30,7 @@ from tests.unit.reward.test_train import (  # noqa: E402
     relative_difference,
     weights_of,
 )
+from training.state import load_state  # noqa: E402
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import pytest
 pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 
-from reward import train_memory
 from reward.__main__ import main
-from reward.checkpoint import read_architecture
-from reward.config import ModelConfig, load_model_config
-from reward.train_config import check_train_config, read_settings
-from reward.train_memory import count_training, describe_lack
+from reward.model.checkpoint import read_architecture
+from reward.model.config import ModelConfig, load_model_config
+from reward.train import memory as train_memory
+from reward.train.config import check_train_config, read_settings
+from reward.train.memory import count_training, describe_lack
 from tests.unit.reward.test_train import make_train_config
 from training import without_memory
 from training.accounting import MemoryCount

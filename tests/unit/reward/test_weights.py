@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 
-import reward.weights
-from reward.config import load_model_config
-from reward.weights import WeightsEntry, check_file, find_weights, read_manifest
+import reward.model.weights
+from reward.model.config import load_model_config
+from reward.model.weights import WeightsEntry, check_file, find_weights, read_manifest
 from runs import UserError
 
 
@@ -39,8 +39,8 @@ class Hub:
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     found = Hub(tmp_path)
-    monkeypatch.setattr(reward.weights, "hf_hub_download", found.download)
-    monkeypatch.setattr(reward.weights, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(reward.model.weights, "hf_hub_download", found.download)
+    monkeypatch.setattr(reward.model.weights, "HF_HUB_OFFLINE", False)
     return found
 
 
@@ -77,7 +77,7 @@ def test_the_next_mirror_is_tried(hub):
 
 
 def test_nothing_is_downloaded_offline(hub, monkeypatch):
-    monkeypatch.setattr(reward.weights, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(reward.model.weights, "HF_HUB_OFFLINE", True)
     hub.online = {"xswu/HPSv2/HPS_v2.1_compressed.pt"}
     with pytest.raises(UserError) as error:
         find_weights(config("hps-v2.1"))
@@ -99,14 +99,14 @@ def test_a_bad_file_leaves_the_cache_and_the_next_mirror_is_tried(hub, monkeypat
     entry = read_manifest()["hps-v2"].model_copy(
         update={"size_bytes": 1 + len("spaces/xswu/HPSv2/HPS_v2_compressed.pt")}
     )
-    monkeypatch.setattr(reward.weights, "read_manifest", lambda *_: {"hps-v2": entry})
+    monkeypatch.setattr(reward.model.weights, "read_manifest", lambda *_: {"hps-v2": entry})
     hub.online = set(entry.hub)
     with caplog.at_level("WARNING"):
         assert find_weights(config("hps-v2")).read_bytes().endswith(b"spaces/xswu/HPSv2/HPS_v2_compressed.pt")
     assert hub.downloaded == entry.hub
     assert "taken out of the Hugging Face cache" in caplog.text
     entry = entry.model_copy(update={"size_bytes": 7})
-    monkeypatch.setattr(reward.weights, "read_manifest", lambda *_: {"hps-v2": entry})
+    monkeypatch.setattr(reward.model.weights, "read_manifest", lambda *_: {"hps-v2": entry})
     with pytest.raises(
         UserError, match=r"xswu/HPSv2/HPS\S+: 32 bytes came, not the 7 .*; spaces/xswu.*: 39 bytes came"
     ):

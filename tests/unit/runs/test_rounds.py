@@ -18,8 +18,8 @@ from db.session import Database
 from refl.restore_command import add_restore_command, check_arguments
 from refl.train_command import add_train_command as add_refl_train_command
 from refl.train_command import read_config as read_refl_config
-from reward.train_command import add_train_command
-from reward.train_command import read_config as read_reward_config
+from reward.train.command import add_train_command
+from reward.train.command import read_config as read_reward_config
 from runs import launch
 from runs.command import add_common_options
 from runs.launch import start_process

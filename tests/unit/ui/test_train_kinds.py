@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from refl.pretrain_command import run_pretrain
-from reward.train_command import run_train as run_reward
+from reward.train.command import run_train as run_reward
 from runs.devices import list_devices
 from ui.train.commands import parse_words, say_command
 from ui.train.fields import FormField, Typed, parse, to_typed
@@ -213,7 +213,9 @@ def test_presets_and_kinds_that_are_not_there_are_said(places: dict[str, str], t
         asked = ask("reward train", places).model_copy(update={"preset": preset})
         assert list(check(asked, data).errors) == ["preset"], preset
     own = tmp_path / "own.toml"
-    own.write_text((Path("reward/configs") / "tiny.toml").read_text().replace("max_steps = 1000", "max_steps = 777"))
+    own.write_text(
+        (Path("reward/model/configs") / "tiny.toml").read_text().replace("max_steps = 1000", "max_steps = 777")
+    )
     checked = check(ask("reward train", places).model_copy(update={"preset": str(own)}), data)
     assert checked.errors == {}
     assert checked.words[0] == f"--config={own}"

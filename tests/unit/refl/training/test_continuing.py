@@ -22,7 +22,7 @@ from torch import nn
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.train import train
 from refl.train_data import Face
-from reward.checkpoint import load_model, save_model
+from reward.model.checkpoint import load_model, save_model
 from runs import UserError
 from runs.store import RunStopped
 from tests.unit.refl.training.test_refl_train import clip, make_config, make_material  # noqa: F401
@@ -242,10 +242,10 @@ def test_a_write_that_fails_anywhere_in_a_checkpoint_leaves_the_one_before(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     where = {
-        "torch.save": "reward.training_state.torch.save",
+        "torch.save": "training.state.torch.save",
         "safetensors": "training.weights.save_file",
-        "fsync": "reward.training_state.os.fsync",
-        "rename": "reward.training_state._take_place",
+        "fsync": "training.state.os.fsync",
+        "rename": "training.state._take_place",
     }[place]
     monkeypatch.setattr(where, fail)
     with pytest.raises(UserError, match=r"last: the disk is full: .*B are needed"):

@@ -36,10 +36,10 @@ from refl.evaluate_values import open_measured
 from refl.restore_methods import load_method
 from refl.restorers.tiny import save_tiny
 from refl.train_data import Face
-from reward.checkpoint import build_model, save_model
-from reward.config import ModelConfig
-from reward.model import RewardModel
-from reward.scoring import load_scorer
+from reward.model.checkpoint import build_model, save_model
+from reward.model.config import ModelConfig
+from reward.model.model import RewardModel
+from reward.score.scorer import load_scorer
 from runs import UserError
 from runs.hold import hold_folder
 from tests.unit.refl.training.conftest import MICRO, make_micro_restorer

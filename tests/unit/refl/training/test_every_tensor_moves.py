@@ -16,9 +16,9 @@ from refl.losses import compute_reward_loss, compute_structure_loss
 from refl.perceptual import load_perceptual
 from refl.train import train
 from refl.train_data import Face
-from reward.checkpoint import build_model, load_model
-from reward.config import ModelConfig, load_model_config
-from reward.model import RewardModel
+from reward.model.checkpoint import build_model, load_model
+from reward.model.config import ModelConfig, load_model_config
+from reward.model.model import RewardModel
 from tests.unit.refl.training.conftest import make_micro_osediff, make_micro_restorer
 from tests.unit.refl.training.test_refl_train import clip, make_config, make_material  # noqa: F401
 from training.precision import TrainedWeights, place

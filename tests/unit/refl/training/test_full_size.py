@@ -13,8 +13,8 @@ from refl.sampling import roll_out
 from refl.train import draw_trajectory
 from refl.train_config import load_refl_config
 from refl.train_memory import build_training, count_training
-from reward.checkpoint import read_architecture
-from reward.config import load_model_config
+from reward.model.checkpoint import read_architecture
+from reward.model.config import load_model_config
 from training.accounting import MemoryCount
 from training.without_memory import count_without_memory
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from refl.live_reward import LiveReward
 from refl.train_config import LiveRewardConfig
-from reward.checkpoint import build_model
-from reward.config import ModelConfig
 from reward.data import LabelledPair, Pairs
-from reward.model import RewardModel
+from reward.model.checkpoint import build_model
+from reward.model.config import ModelConfig
+from reward.model.model import RewardModel
 from tests.gradients import difference, record_gradients
 
 CLIP = {

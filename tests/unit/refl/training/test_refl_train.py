@@ -19,9 +19,9 @@ from refl.train import train
 from refl.train_config import ReflConfig
 from refl.train_data import Face
 from refl.train_setup import Material
-from reward.checkpoint import build_model, compute_version, save_model
-from reward.config import ModelConfig
-from reward.model import RewardModel
+from reward.model.checkpoint import build_model, compute_version, save_model
+from reward.model.config import ModelConfig
+from reward.model.model import RewardModel
 from runs import UserError
 from tests.gradients import difference, record_gradients
 
@@ -190,7 +190,7 @@ def test_the_live_reward_changes_only_at_its_steps_and_is_saved(
     updated = [place for place, line in enumerate(lines) if "live_reward/loss" in line]
     assert updated == [2]
     assert all(torch.equal(value, first[name]) for name, value in clip.state_dict().items())  # the first one rests
-    from reward.checkpoint import load_model
+    from reward.model.checkpoint import load_model
 
     saved = load_model(tmp_path / "out" / "tuned" / "reward").state_dict()
     assert any(not torch.equal(saved[name], first[name]) for name in first)

@@ -64,23 +64,23 @@ def test_the_datasets_held_out_photos_are_left_out(tmp_path: Path, caplog: pytes
 
 
 def test_a_continued_training_reads_no_file_that_is_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import reward.images
+    import training.images
 
     faces = [write_face(tmp_path / f"{number}.png", number) for number in range(3)]
     known, read = tmp_path / "checked.json", []
-    decode = reward.images.decode_image
+    decode = training.images.decode_image
     monkeypatch.setattr(
-        reward.images, "decode_image", lambda content, path: read.append(path.name) or decode(content, path)
+        training.images, "decode_image", lambda content, path: read.append(path.name) or decode(content, path)
     )
-    first = reward.images.check_images(dict.fromkeys(faces), known)
+    first = training.images.check_images(dict.fromkeys(faces), known)
     assert sorted(read) == ["0.png", "1.png", "2.png"]
     read.clear()
-    assert reward.images.check_images(dict.fromkeys(faces), known) == first
+    assert training.images.check_images(dict.fromkeys(faces), known) == first
     assert read == []
     write_face(faces[1], 77)
-    assert reward.images.check_images(dict.fromkeys(faces), known) != first
+    assert training.images.check_images(dict.fromkeys(faces), known) != first
     assert read == ["1.png"]
     known.write_text("{ half")
     read.clear()
-    reward.images.check_images(dict.fromkeys(faces), known)
+    training.images.check_images(dict.fromkeys(faces), known)
     assert len(read) == 3

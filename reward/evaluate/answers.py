@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from pixels.read import RgbImage
 from reward.data import LabelledPair
-from reward.scoring import Scorer, read_batches, score_batch, split_name
+from reward.score.scorer import Scorer, read_batches, score_batch, split_name
 from runs import UserError
 from runs.tables import restore_cell
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from reward.evaluate import AGREEMENT_NAMES
+from reward.evaluate.compare import AGREEMENT_NAMES
 from runs.pictures import COLOURS, FAINT, INK, draw_accuracy, draw_band, draw_ceiling, plot_style
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from reward.config import ModelConfig, check_model_config
-from reward.people import SIMULATED
-from reward.weights import read_manifest
+from reward.evaluate.people import SIMULATED
+from reward.model.config import ModelConfig, check_model_config
+from reward.model.weights import read_manifest
 from runs import UserError
 from runs.store import without_nan
 from training.weights import SUFFIXES
@@ -28,7 +28,7 @@ def write_card(checkpoint: Path, evaluation: dict[str, Any] | None = None) -> No
     """Write the checkpoint's `README.md`; with results of an evaluation, keep them there as well.
 
     Args:
-        evaluation: JSON values, as `reward.evaluate_command.summarize_for_card` gives them; None takes those kept.
+        evaluation: JSON values, as `reward.evaluate.command.summarize_for_card` gives them; None takes those kept.
     Raises:
         UserError: the folder is no checkpoint, or cannot be written.
     """

@@ -18,9 +18,9 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from reward.config import FOLDER, ModelConfig, check_model_config, load_model_config, preset_names
-from reward.model import RewardModel
-from reward.weights import find_weights, locate_weights, read_manifest
+from reward.model.config import FOLDER, ModelConfig, check_model_config, load_model_config, preset_names
+from reward.model.model import RewardModel
+from reward.model.weights import find_weights, locate_weights, read_manifest
 from runs import UserError
 from training.weights import State, check_strictly, load_strictly, map_weights, read_weights, save_tensors, strip_prefix
 
@@ -186,7 +186,7 @@ def find_named(what: str, weights_dir: Path | None = None) -> tuple[Path | None,
     else:
         raise UserError(
             f"There is no scorer {what!r}. Give a checkpoint folder, a weight file, one of {', '.join(names)} "
-            f"(reward/weights.toml), or one of the presets {', '.join(preset_names())}."
+            f"(reward/model/weights.toml), or one of the presets {', '.join(preset_names())}."
         )
     if config.weights:
         locate_weights(config, bool(read_architecture(config).get("quick_gelu")), weights_dir)

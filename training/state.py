@@ -23,8 +23,8 @@ from accelerate import Accelerator
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from reward.config import ModelConfig
-from reward.train_config import UNCHANGING, TrainConfig
+from reward.model.config import ModelConfig
+from reward.train.config import UNCHANGING, TrainConfig
 from runs import UserError
 from runs.space import explain_full_disk
 

@@ -12,9 +12,9 @@ from PIL import Image as PilImage
 
 from metrics.accuracy import compute_credit
 from pixels.read import RgbImage
-from reward.answers import answer_by_model
-from reward.evaluate import Labels
-from reward.scoring import Scorer
+from reward.evaluate.answers import answer_by_model
+from reward.evaluate.compare import Labels
+from reward.score.scorer import Scorer
 
 AS_THEY_ARE, SWAPPED = "as they are", "swapped, in other batches"
 

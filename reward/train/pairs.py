@@ -12,11 +12,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from metrics.accuracy import bootstrap_share, compute_calibration, compute_credit
-from reward.batches import make_loader
 from reward.data import PairImages, Pairs, group_pairs, to_pixels
-from reward.frozen_cache import CachedPairs, FrozenCache, stack_pairs
-from reward.loss import preference_loss
-from reward.model import RewardModel, compute_cosine
+from reward.model.model import RewardModel, compute_cosine
+from reward.train.frozen_cache import CachedPairs, FrozenCache, stack_pairs
+from reward.train.loss import preference_loss
+from training.batches import make_loader
 from training.processes import gather_places, share_places
 
 Array = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reward.weights_folder import add_weights_flag, choose_weights_folder
+from reward.model.weights_folder import add_weights_flag, choose_weights_folder
 from runs import UserError
 from runs.hold import hold_folder
 from runs.store import code_version, open_database_run
@@ -17,9 +17,9 @@ from runs.store import code_version, open_database_run
 if TYPE_CHECKING:
     import pandas as pd
 
-    from reward.answers import Answers
-    from reward.evaluate import Labels
-    from reward.scoring import FoundScorer
+    from reward.evaluate.answers import Answers
+    from reward.evaluate.compare import Labels
+    from reward.score.scorer import FoundScorer
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +50,9 @@ def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentP
     )
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder that `annotate export` wrote, or HPDv2's")
     parser.add_argument(
-        "--scorer",
-        action="append",
-        default=[],
-        metavar="[NAME=]MODEL",
-        help="a checkpoint folder, a training's folder, a weight file, a name of reward/weights.toml (hps-v2.1) or a "
-        "preset (vit-l-14: the CLIP that training would start from); repeatable",
+        "--scorer", action="append", default=[], metavar="[NAME=]MODEL", help="a checkpoint folder, a training's folder,
+        a weight file, a name of reward/model/weights.toml (hps-v2.1) or a " "preset (vit-l-14: the CLIP that training
+        would start from); repeatable",
     )
     parser.add_argument(
         "--pair-scores",
@@ -119,13 +116,13 @@ def evaluate(
     import pandas as pd  # here: these load torch, which --help and a wrong flag need not wait for
 
     from metrics.votes import explain_connection
-    from reward.answers import answer_by_file, answer_by_metrics
-    from reward.card import write_card
     from reward.data import load_dataset
-    from reward.device import choose_device
-    from reward.people import SIMULATED, choose_labels, read_judgments
-    from reward.rankings import join_votes
-    from reward.report import measure, write_report
+    from reward.evaluate.answers import answer_by_file, answer_by_metrics
+    from reward.evaluate.people import SIMULATED, choose_labels, read_judgments
+    from reward.evaluate.rankings import join_votes
+    from reward.evaluate.report import measure, write_report
+    from reward.model.card import write_card
+    from training.device import choose_device
 
     check_numbers(args)
     device = choose_device(args.device)
@@ -182,7 +179,7 @@ def find_scorers(labels: Labels, args: argparse.Namespace) -> list[FoundScorer]:
     Raises:
         UserError: one is not there, or wants captions where there are none.
     """
-    from reward.scoring import check_scorer_captions, find_scorer
+    from reward.score.scorer import check_scorer_captions, find_scorer
 
     found = [find_scorer(asked, choose_weights_folder(args)) for asked in args.scorer]
     without = sum(not row.caption for row in labels.pairs)
@@ -204,9 +201,9 @@ def ask_models(
 
 def ask_model(asked: str, labels: Labels, args: argparse.Namespace, device: str) -> Asked:
     """Load a reward model and ask it."""
-    from reward.answers import answer_by_model
-    from reward.robustness import measure_robustness
-    from reward.scoring import check_scorer_captions, load_scorer
+    from reward.evaluate.answers import answer_by_model
+    from reward.evaluate.robustness import measure_robustness
+    from reward.score.scorer import check_scorer_captions, load_scorer
 
     scorer = load_scorer(asked, device, weights_dir=choose_weights_folder(args))
     without = sum(not row.caption for row in labels.pairs)
@@ -269,7 +266,7 @@ def summarize_for_card(summary: dict[str, Any], name: str) -> dict[str, Any]:
 
 def format_summary(summary: dict[str, Any]) -> str:
     """The key numbers for a terminal, the best scorer first."""
-    from reward.report import SIMULATED_NOTE, show_interval
+    from reward.evaluate.report import SIMULATED_NOTE, show_interval
 
     labels, people = summary["labels"], summary["people"]
     width = max(len(row["scorer"]) for row in summary["scorers"])

@@ -19,19 +19,19 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from reward.batches import choose_batch, split_batch
-from reward.checkpoint import save_model
-from reward.config import ModelConfig
 from reward.data import Pairs
-from reward.loss import preference_loss
-from reward.model import clamp_logit_scale
-from reward.pair_scorer import measure
-from reward.stopping import explain_out_of_memory, stop_at_next_step
-from reward.train_config import TrainConfig
-from reward.train_setup import Training, start
-from reward.training_state import get_random_states, keep_step, save_checkpoint
+from reward.model.checkpoint import save_model
+from reward.model.config import ModelConfig
+from reward.model.model import clamp_logit_scale
+from reward.train.config import TrainConfig
+from reward.train.loss import preference_loss
+from reward.train.pairs import measure
+from reward.train.setup import Training, start
 from runs.store import RunStopped
+from training.batches import choose_batch, split_batch
 from training.processes import agree_on_largest
+from training.state import get_random_states, keep_step, save_checkpoint
+from training.stopping import explain_out_of_memory, stop_at_next_step
 from training.tracking import end_tracker, start_tracker
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from pixels.read import READING
 from reward.data import Images, Pairs, group_images
-from reward.model import RewardModel
+from reward.model.model import RewardModel
 from runs import UserError
 from training.processes import tell_all
 

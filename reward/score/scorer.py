@@ -19,14 +19,14 @@ import torch
 
 from db.candidates import REWARD_PREFIX
 from pixels.read import RgbImage
-from reward.captions import check_captions
-from reward.checkpoint import compute_version, find_named, load_named
-from reward.config import ModelConfig
 from reward.data import group_images, to_pixels
-from reward.images import read_image
-from reward.model import RewardModel, compute_cosine
-from reward.stopping import advise_out_of_memory
+from reward.model.captions import check_captions
+from reward.model.checkpoint import compute_version, find_named, load_named
+from reward.model.config import ModelConfig
+from reward.model.model import RewardModel, compute_cosine
 from runs import UserError
+from training.images import read_image
+from training.stopping import advise_out_of_memory
 
 Array = npt.NDArray[Any]
 Item = TypeVar("Item")

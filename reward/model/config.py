@@ -27,7 +27,7 @@ class ModelConfig(BaseModel):
     )
     weights: str = Field(
         "",
-        description="Where training starts: a file, a name in reward/weights.toml, an open_clip tag of the "
+        description="Where training starts: a file, a name in reward/model/weights.toml, an open_clip tag of the "
         "architecture, or ORG/REPOSITORY/FILE of the Hugging Face hub; empty for random weights",
     )
     unlocked_image_groups: int = Field(

@@ -19,8 +19,8 @@ from scipy.stats import mannwhitneyu
 
 from metrics.accuracy import bootstrap_mean, bootstrap_share, compute_calibration, compute_credit
 from metrics.votes import compute_ceiling
-from reward.answers import Answers
 from reward.data import LabelledPair
+from reward.evaluate.answers import Answers
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]

@@ -14,19 +14,19 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from reward.captions import check_captions, describe_long_captions
-from reward.checkpoint import build_model, load_model
-from reward.config import ModelConfig
 from reward.data import LabelledPair, Pairs, check_pairs
-from reward.frozen_cache import cache_frozen
-from reward.model import RewardModel
-from reward.pair_scorer import InputReader, PairScorer
-from reward.train_config import TrainConfig
-from reward.training_state import check_same, find_checkpoint, load_state, set_random_states
+from reward.model.captions import check_captions, describe_long_captions
+from reward.model.checkpoint import build_model, load_model
+from reward.model.config import ModelConfig
+from reward.model.model import RewardModel
+from reward.train.config import TrainConfig
+from reward.train.frozen_cache import cache_frozen
+from reward.train.pairs import InputReader, PairScorer
 from runs import UserError
 from runs.store import code_version
 from training.precision import DTYPES, TrainedWeights, place
 from training.processes import make_accelerator
+from training.state import check_same, find_checkpoint, load_state, set_random_states
 from training.tracking import check_tracker
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from reward.config import ModelConfig
+from reward.model.config import ModelConfig
 from runs import UserError
 
 
@@ -49,7 +49,7 @@ def describe_long_captions(
     long = [text for text in {text for text in captions if text} if len(text.encode()) > places]
     if not long:
         return None
-    from reward.model import load_tokenizer  # here: it loads torch, and most captions are short
+    from reward.model.model import load_tokenizer  # here: it loads torch, and most captions are short
 
     encode = load_tokenizer().encode
     cut = sorted((text for text in long if len(encode(text)) > places), key=len)

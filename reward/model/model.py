@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from reward.config import ModelConfig
+from reward.model.config import ModelConfig
 from runs import UserError
 
 MAX_LOGIT_SCALE = 100.0

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from reward.config import FOLDER, preset_names
+from reward.model.config import FOLDER, preset_names
 from runs import UserError
 
 UNCHANGING = {

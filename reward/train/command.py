@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from reward.config import ModelConfig, check_model_config, preset_names
-from reward.train_config import UNCHANGING, TrainConfig, check_train_config, read_settings
+from reward.model.config import ModelConfig, check_model_config, preset_names
+from reward.train.config import UNCHANGING, TrainConfig, check_train_config, read_settings
 from runs import UserError
 from runs.hold import hold_folder
 from runs.store import open_database_run
@@ -136,9 +136,9 @@ def run_train(args: argparse.Namespace) -> None:
         return
     import torch  # here: these load torch, which --help and a wrong flag need not wait for
 
-    from reward.card import write_card
     from reward.data import load_dataset
-    from reward.train import train
+    from reward.model.card import write_card
+    from reward.train.train import train
     from training.processes import leave_processes
 
     dataset, out, model, config = read_config(args)
@@ -169,8 +169,8 @@ def print_memory(model: ModelConfig, config: TrainConfig) -> None:
     """What training will need, by part; and, where there is a GPU that has less left, what to change."""
     import torch  # here: these load torch, which --help and a wrong flag need not wait for
 
-    from reward.checkpoint import read_architecture
-    from reward.train_memory import count_training, describe_lack
+    from reward.model.checkpoint import read_architecture
+    from reward.train.memory import count_training, describe_lack
     from training.memory import describe_memory
 
     processes = int(os.environ.get("WORLD_SIZE", "1"))

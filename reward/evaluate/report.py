@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from metrics.votes import MIN_SOURCES
-from reward import report_plots as plots
-from reward.answers import Answers
-from reward.evaluate import (
+from reward.evaluate import plots
+from reward.evaluate.answers import Answers
+from reward.evaluate.compare import (
     Labels,
     calibrate_scorers,
     compare_by,
@@ -23,7 +23,7 @@ from reward.evaluate import (
     name_agreement,
     name_method_pairs,
 )
-from reward.rankings import MIN_RANKED, compare_rankings
+from reward.evaluate.rankings import MIN_RANKED, compare_rankings
 from runs import UserError
 from runs.files import write_text_whole
 from runs.pictures import mark_simulated, save_figure
@@ -98,7 +98,7 @@ def write_report(out: Path, tables: dict[str, pd.DataFrame], summary: dict[str, 
     """Write all files; summary.json is the last, so that a folder with one holds a whole report.
 
     Args:
-        summary: JSON values; see `reward.evaluate_command.run_evaluate`.
+        summary: JSON values; see `reward.evaluate.command.run_evaluate`.
     Raises:
         UserError: the folder cannot be written.
     """

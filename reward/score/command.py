@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from reward.evaluate_command import add_scoring_options
-from reward.weights_folder import choose_weights_folder
+from reward.evaluate.command import add_scoring_options
+from reward.model.weights_folder import choose_weights_folder
 from runs import UserError
 from runs.store import open_run
 
 if TYPE_CHECKING:
-    from reward.score import ImageItem, ScoreReport
-    from reward.scoring import FoundScorer, Scorer
+    from reward.score.files_and_rows import ImageItem, ScoreReport
+    from reward.score.scorer import FoundScorer, Scorer
 
 PROGRESS_SECONDS = 1.0
 REWARDS = Path("rewards.jsonl")
@@ -41,10 +41,8 @@ def add_score_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
         help="images, folders of them, dataset folders, or a data folder",
     )
     parser.add_argument(
-        "--scorer",
-        required=True,
-        metavar="[NAME=]MODEL",
-        help="a checkpoint folder, a training's folder, a weight file, a name of reward/weights.toml, or a preset",
+        "--scorer", required=True, metavar="[NAME=]MODEL", help="a checkpoint folder, a training's folder, a weight
+        file, a name of reward/model/weights.toml, or a preset",
     )
     parser.add_argument(
         "--out",
@@ -58,9 +56,9 @@ def add_score_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
 
 def run_score(args: argparse.Namespace) -> None:
     """Score whatever the places are, and say what was done."""
-    from reward.device import choose_device  # here: these load torch, which --help need not wait for
-    from reward.score import find_images
-    from reward.scoring import find_scorer, load_scorer
+    from reward.score.files_and_rows import find_images
+    from reward.score.scorer import find_scorer, load_scorer
+    from training.device import choose_device  # here: these load torch, which --help need not wait for
 
     if args.batch_size < 1:
         raise UserError(f"--batch-size is {args.batch_size}; give 1 or more.")
@@ -87,8 +85,8 @@ def run_score(args: argparse.Namespace) -> None:
 
 def check_files(found: FoundScorer, items: Sequence[ImageItem], args: argparse.Namespace) -> None:
     """What scoring files would find amiss, before a model is loaded: captions, and the file that is written."""
-    from reward.score import read_done
-    from reward.scoring import check_scorer_captions
+    from reward.score.files_and_rows import read_done
+    from reward.score.scorer import check_scorer_captions
 
     without = sum(not item.caption for item in items)
     check_scorer_captions(found, without, len(items), "images", use_prompt=args.use_prompt)
@@ -98,7 +96,7 @@ def check_files(found: FoundScorer, items: Sequence[ImageItem], args: argparse.N
 def check_project(found: FoundScorer, data: Path, args: argparse.Namespace) -> None:
     """The same of the project's candidates; which of them have a reward already is known by the loaded model alone."""
     from db.candidates import open_database
-    from reward.score import check_candidates
+    from reward.score.files_and_rows import check_candidates
 
     database = open_database(data, args.db)
     try:
@@ -120,7 +118,7 @@ def write_rewards(
     scorer: Scorer, items: list[ImageItem], args: argparse.Namespace, show: Callable[[int, int], None]
 ) -> ScoreReport:
     """Score files."""
-    from reward.score import score_files
+    from reward.score.files_and_rows import score_files
 
     out = args.out or REWARDS
     report = score_files(scorer, items, out, args.batch_size, use_prompt=args.use_prompt, progress=show)
@@ -133,7 +131,7 @@ def store_rewards(
 ) -> ScoreReport:
     """Score candidates, as a run."""
     from db.candidates import open_database
-    from reward.score import score_candidates
+    from reward.score.files_and_rows import score_candidates
 
     config = {"scorer": args.scorer, "metric": scorer.metric, "version": scorer.version, "use_prompt": args.use_prompt}
     database, last = open_database(data, args.db), 0.0

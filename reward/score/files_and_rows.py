@@ -15,9 +15,9 @@ from typing import Any
 
 from db.candidates import CandidateImage, Database, find_missing, store_values
 from pixels.read import READING
-from reward.captions import describe_long_captions
 from reward.data import load_dataset
-from reward.scoring import FoundScorer, Scorer, check_scorer_captions, read_batches, score_batch
+from reward.model.captions import describe_long_captions
+from reward.score.scorer import FoundScorer, Scorer, check_scorer_captions, read_batches, score_batch
 from runs import UserError
 from runs.hold import hold_file
 from runs.image_folders import IMAGE_SUFFIXES, list_images, read_caption

@@ -23,7 +23,7 @@ from metrics.download import (
     find_fault,
     forget_cached,
 )
-from reward.config import ModelConfig
+from reward.model.config import ModelConfig
 from runs import UserError
 from training.weights import SUFFIXES
 
@@ -82,7 +82,9 @@ def read_entries(path: Path) -> dict[str, WeightsEntry]:
     except ValidationError as error:
         fault = error.errors()[0]
         field = ".".join(str(part) for part in fault["loc"]) or "an entry"
-        raise UserError(f"{path}: {field}: {fault['msg']}. reward/weights.toml shows what an entry says.") from error
+        raise UserError(
+            f"{path}: {field}: {fault['msg']}. reward/model/weights.toml shows what an entry says."
+        ) from error
     except ValueError as error:  # not TOML, or no text
         raise UserError(f"{path}: not TOML ({error}).") from error
 

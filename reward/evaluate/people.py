@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from reward.data import LabelledPair, Pairs, Split
-from reward.evaluate import Labels
+from reward.evaluate.compare import Labels
 from runs import UserError
 
 SIMULATED = "with simulated annotators"

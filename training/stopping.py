@@ -9,7 +9,7 @@ from types import FrameType
 import torch
 
 from metrics.memory import is_of_workers, is_out_of_memory
-from reward.train_config import TrainConfig
+from reward.train.config import TrainConfig
 from runs import UserError
 from runs.signals import INSISTING, give_back, listen
 from runs.store import RunStopped

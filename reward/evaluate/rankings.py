@@ -11,9 +11,9 @@ import pandas as pd
 from scipy.special import expit
 
 from metrics.votes import MIN_SOURCES, PRIOR_TIES, rank_methods
-from reward.answers import Answers
 from reward.data import LabelledPair
-from reward.evaluate import RESAMPLES, Labels
+from reward.evaluate.answers import Answers
+from reward.evaluate.compare import RESAMPLES, Labels
 
 Array = npt.NDArray[Any]
 
@@ -31,7 +31,7 @@ def join_votes(labels: Labels, votes: pd.DataFrame) -> pd.DataFrame:
     """People's votes; a label without votes, such as an imported one, is one vote.
 
     Args:
-        votes: of these pairs, as `reward.people.select_votes` gives them.
+        votes: of these pairs, as `reward.evaluate.people.select_votes` gives them.
     """
     voted = set(votes["pair"])
     others = [row for row in labels.pairs if row.pair not in voted]
@@ -58,7 +58,7 @@ def compare_rankings(
     Only methods that people compared with each other, directly or through others: their largest group.
 
     Args:
-        votes: people's, of these pairs, as `reward.people.select_votes` gives them.
+        votes: people's, of these pairs, as `reward.evaluate.people.select_votes` gives them.
     Returns:
         (methods: method, people, people_low, people_high, then a column a scorer with its scores;
         a row a scorer: CORRELATION_COLUMNS; correlations are NaN below MIN_RANKED methods, their 95 % intervals, from

@@ -1,0 +1,1 @@
+"""Compare reward models, metrics and people on labelled pairs."""

@@ -1,0 +1,1 @@
+"""Define, load and save reward models."""

@@ -1,0 +1,1 @@
+"""Compute rewards of files and of a database's candidates."""
