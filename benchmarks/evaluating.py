@@ -40,11 +40,11 @@ def evaluate_here(words: list[str], all_metrics: bool) -> int:
     """The command in this process, with the few metrics only; none are downloaded."""
     import torch  # here: the other process must not load it, whose memory this one would inherit
 
-    import refl.evaluate
+    import refl.evaluate.compare
     from refl.__main__ import main as run_command
 
     if not all_metrics:
-        refl.evaluate.WITH_TRUTH, refl.evaluate.WITHOUT_TRUTH = METRICS, ()  # type: ignore[assignment]
+        refl.evaluate.compare.WITH_TRUTH, refl.evaluate.compare.WITHOUT_TRUTH = METRICS, ()  # type: ignore[assignment]
     torch.manual_seed(0)  # of the reward model, which must be the same when it is run again
     return run_command(words)
 

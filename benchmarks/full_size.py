@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from refl.restorers.diffusion import DiffusionRestorer
-from refl.train import compute_rewards, restore, take_step
-from refl.train_config import load_refl_config
-from refl.train_memory import NEVER, build_training, count_training, list_trained, make_part
-from refl.train_setup import Training, make_plan
+from refl.tune.config import load_refl_config
+from refl.tune.memory import NEVER, build_training, count_training, list_trained, make_part
+from refl.tune.setup import Training, make_plan
+from refl.tune.train import compute_rewards, restore, take_step
 from reward.model.checkpoint import read_architecture
 from reward.model.config import load_model_config
 from training.without_memory import make_moments

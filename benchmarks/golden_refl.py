@@ -10,10 +10,10 @@ import torch
 
 from benchmarks.golden_files import Errors, compare, load_golden
 from benchmarks.golden_restorers import load_restorer
-from refl.convert import make_key_table
-from refl.losses import compute_change, compute_structure_loss
-from refl.low_pass import compute_low_pass
-from refl.sampling import Rollout, Trajectory, iterate_outcomes
+from refl.published.convert import make_key_table
+from refl.tune.losses import compute_change, compute_structure_loss
+from refl.tune.low_pass import compute_low_pass
+from refl.tune.sampling import Rollout, Trajectory, iterate_outcomes
 
 
 def check_dtcwt(folder: Path, config: dict[str, Any]) -> Errors:  # noqa: ARG001

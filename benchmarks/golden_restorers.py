@@ -1,6 +1,6 @@
 """DiffBIR's and Stable Diffusion's golden numbers against our restorer, built from the LDM-format files as published.
 
-Every group goes through `refl.convert` and the methods of DiffusionRestorer that restoring and training use.
+Every group goes through `refl.published.convert` and the methods of DiffusionRestorer that restoring and training use.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from benchmarks.golden_files import Errors, compare, load_golden
-from refl.color_fix import fix_color
-from refl.convert import load_published, select_control, split_checkpoint
-from refl.ldm_shapes import make_control, make_text_encoder, make_unet, make_vae, read_unet_shape
+from refl.faces.color_fix import fix_color
+from refl.published.convert import load_published, select_control, split_checkpoint
+from refl.published.shapes import make_control, make_text_encoder, make_unet, make_vae, read_unet_shape
+from refl.published.text_encoder import TextEncoder
 from refl.restorers.diffbir import load_stage1
 from refl.restorers.diffusion import DiffusionRestorer, DiffusionSettings
-from refl.text_encoder import TextEncoder
 
 
 def load_restorer(folder: Path, config: dict[str, Any]) -> DiffusionRestorer:

@@ -38,8 +38,8 @@ from db.models import Candidate, Choice, Image, Pair, Person, utc_now
 from db.project import load_settings
 from db.session import Database, open_database
 from metrics.compute import Request, compute_values
-from refl.pretrain_config import PretrainConfig
-from refl.pretrain_data import is_held_out
+from refl.pretrain.config import PretrainConfig
+from refl.pretrain.data import is_held_out
 from refl.restorers.tiny import SHIPPED
 from training.images import read_image
 

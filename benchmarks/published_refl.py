@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from refl.losses import compute_change
 from refl.restorers.diffusion import DiffusionRestorer, count_noises, make_schedule
 from refl.restorers.surface import draw_ahead, make_generators
-from refl.sampling import Outcome
-from refl.train import Part, compute_terms, draw_trajectory, noise_seed
-from refl.train_setup import Training
+from refl.tune.losses import compute_change
+from refl.tune.sampling import Outcome
+from refl.tune.setup import Training
+from refl.tune.train import Part, compute_terms, draw_trajectory, noise_seed
 from reward.model.model import clamp_logit_scale, preprocess
 from reward.train.loss import preference_loss
 from training.precision import group_parameters

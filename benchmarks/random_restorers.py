@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from spandrel.architectures.SwinIR import SwinIR, SwinIRArch
 from torch import Tensor, nn
 
-from refl.color_fix import fix_color_by_wavelet
-from refl.ldm_shapes import (
+from refl.faces.color_fix import fix_color_by_wavelet
+from refl.published.shapes import (
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_VAE,
     UNetShape,
@@ -18,12 +18,12 @@ from refl.ldm_shapes import (
     make_control,
     make_unet,
 )
+from refl.published.text_encoder import TextEncoder
 from refl.restorers.diffusion import DiffusionRestorer, DiffusionSettings
 from refl.restorers.feedforward import FeedForwardRestorer
 from refl.restorers.osediff import OSEDiff, OSEDiffSettings
 from refl.restorers.tiny import SHIPPED, load_tiny, make_tiny
 from refl.restorers.tiny_config import TinyConfig
-from refl.text_encoder import TextEncoder
 
 SHAPES = {
     "full": STABLE_DIFFUSION,

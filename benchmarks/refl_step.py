@@ -1,8 +1,8 @@
 """A ReFL step as the published loop takes it, and as ours does: `python -m benchmarks.refl_step`.
 
 `published` is benchmarks/published_refl.py: one image at a time, as DiffusionReward's train.py has it, in float32.
-`ours` is `refl.train.take_step` on the same draws, noise, weights, faces and terms, so that the losses must be equal;
-the ways below it change the trajectory, and are another method at another price.
+`ours` is `refl.tune.train.take_step` on the same draws, noise, weights, faces and terms, so that the losses must be
+equal; the ways below it change the trajectory, and are another method at another price.
 
 A step's seconds count the optimizer, and at their share what comes less often: the reward model's update (every 10th
 step), ours alone the norms of each term's gradient (every 10th) and the monitor's look at 16 faces (every 100th).
@@ -38,11 +38,11 @@ from benchmarks.published_refl import PublishedLoop, select
 from benchmarks.random_restorers import make_text
 from benchmarks.restoring import PEAK_TFLOPS
 from refl.restorers.diffusion import DiffusionRestorer
-from refl.train import Part, look, take_means, take_step
-from refl.train_config import ReflConfig, load_refl_config
-from refl.train_data import find_faces
-from refl.train_memory import build_training
-from refl.train_setup import Material, Training, make_monitor, make_plan
+from refl.tune.config import ReflConfig, load_refl_config
+from refl.tune.data import find_faces
+from refl.tune.memory import build_training
+from refl.tune.setup import Material, Training, make_monitor, make_plan
+from refl.tune.train import Part, look, take_means, take_step
 from reward.model.checkpoint import read_architecture
 from reward.model.config import load_model_config
 

@@ -39,7 +39,7 @@ from scipy.stats import t as student
 from metrics.accuracy import bootstrap_mean
 from metrics.compute import Request, compute_values, prepare, set_threads
 from metrics.lists import load_metric_list, measured_columns
-from refl.degrade import DegradationSettings, FloatImage, degrade, draw_degradation
+from refl.faces.degrade import DegradationSettings, FloatImage, degrade, draw_degradation
 from reward.data import PairImages, Pairs, group_pairs, load_dataset, to_pixels
 from reward.model.checkpoint import load_model
 from training.images import read_image

@@ -26,11 +26,11 @@ from torch import Tensor
 
 from metrics.accuracy import bootstrap_mean
 from metrics.compute import Request, compute_values
-from refl.degrade import draw_degradation
-from refl.pretrain_card import read_record
-from refl.pretrain_config import PretrainConfig
-from refl.pretrain_data import Batch, Faces, Images, load_faces, make_pairs, read_faces, scale_degradation
-from refl.pretrain_phases import to_pixels
+from refl.faces.degrade import draw_degradation
+from refl.pretrain.card import read_record
+from refl.pretrain.config import PretrainConfig
+from refl.pretrain.data import Batch, Faces, Images, load_faces, make_pairs, read_faces, scale_degradation
+from refl.pretrain.phases import to_pixels
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.tiny import SHIPPED, load_tiny, make_tiny
 from refl.restorers.tiny_config import TinyConfig

@@ -18,12 +18,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.loop import run
-from refl.perceptual import load_perceptual
 from refl.restorers.surface import make_generators
 from refl.restorers.tiny import load_tiny
-from refl.sampling import Trajectory, iterate_outcomes, roll_out
-from refl.train_config import ReflConfig, load_refl_config
-from refl.train_setup import make_plan
+from refl.tune.config import ReflConfig, load_refl_config
+from refl.tune.perceptual import load_perceptual
+from refl.tune.sampling import Trajectory, iterate_outcomes, roll_out
+from refl.tune.setup import make_plan
 from reward.score.scorer import load_scorer
 
 PRESET = "tiny-refl"

@@ -33,14 +33,14 @@ from scipy.stats import beta
 from torch import Tensor, nn
 
 from benchmarks import loop
-from refl.monitor import Monitor, choose_judges, to_bytes
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.load import load_restorer
-from refl.train import train
-from refl.train_config import load_refl_config
-from refl.train_data import DegradedFaces, find_faces, stack
-from refl.train_setup import MONITOR_DRAW, Material
-from refl.verdict import Look, Verdict, compare, compute_spread, mean_and_error
+from refl.tune.config import load_refl_config
+from refl.tune.data import DegradedFaces, find_faces, stack
+from refl.tune.monitor import Monitor, choose_judges, to_bytes
+from refl.tune.setup import MONITOR_DRAW, Material
+from refl.tune.train import train
+from refl.tune.verdict import Look, Verdict, compare, compute_spread, mean_and_error
 from reward.model.checkpoint import load_model
 
 SIZES = (0.001, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
@@ -79,7 +79,7 @@ def recorded(folder: Path) -> Iterator[None]:
         rows.append({name: pack(look) for name, look in (("first", first), ("now", now))})
         return compare(first, now, families_needed, before_suspicious)
 
-    with patch("refl.monitor.compare", keep):
+    with patch("refl.tune.monitor.compare", keep):
         yield
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "looks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

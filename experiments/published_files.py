@@ -21,8 +21,9 @@ from spandrel.architectures.SwinIR import SwinIR
 from torch import Tensor
 
 from metrics.download import compute_sha256
-from refl.convert import UNET, VAE, select
-from refl.ldm_shapes import make_unet, make_vae, read_unet_shape
+from refl.published.convert import UNET, VAE, select
+from refl.published.shapes import make_unet, make_vae, read_unet_shape
+from refl.published.weights import read_manifest
 from refl.restorers.osediff_lora import (
     ENCODER,
     MODULES,
@@ -31,7 +32,6 @@ from refl.restorers.osediff_lora import (
     group_layers,
     list_encoder_layers,
 )
-from refl.weights import read_manifest
 from reward.model.weights import FOLDER_MANIFEST, WeightsEntry
 from runs import UserError
 

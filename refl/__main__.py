@@ -7,13 +7,13 @@ import logging
 import os
 import sys
 
-from refl.ablate_command import add_ablate_command
-from refl.degrade_command import add_degrade_command
-from refl.evaluate_command import add_evaluate_command
-from refl.pretrain_command import add_pretrain_command
-from refl.restore_command import add_restore_command
-from refl.train_command import add_train_command
-from refl.weights_command import add_weights_command
+from refl.evaluate.command import add_evaluate_command
+from refl.faces.degrade_command import add_degrade_command
+from refl.pretrain.command import add_pretrain_command
+from refl.restore.command import add_restore_command
+from refl.restorers.command import add_weights_command
+from refl.tune.ablate import add_ablate_command
+from refl.tune.command import add_train_command
 from runs.command import add_common_options, run_command
 
 

@@ -27,7 +27,7 @@ from db.project import load_settings
 from db.records import add_candidate, add_method, add_source, draw_split
 from db.session import Database
 from pixels.read import read_rgb
-from refl.degrade import PUBLISHED, FloatImage, degrade, draw_degradation
+from refl.faces.degrade import PUBLISHED, FloatImage, degrade, draw_degradation
 
 IMAGE_SIZE_PX = 512
 PAIRS_PER_SOURCE = 8

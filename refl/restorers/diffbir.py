@@ -16,13 +16,19 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from refl.convert import StableDiffusionState, check_published, load_published, select_control, split_checkpoint
-from refl.ldm_shapes import UNetShape, make_control, make_text_encoder, make_unet, make_vae, read_unet_shape
-from refl.restorers.control import ConditionControlNet
+from refl.published.control import ConditionControlNet
+from refl.published.convert import (
+    StableDiffusionState,
+    check_published,
+    load_published,
+    select_control,
+    split_checkpoint,
+)
+from refl.published.shapes import UNetShape, make_control, make_text_encoder, make_unet, make_vae, read_unet_shape
+from refl.published.text_encoder import TextEncoder
+from refl.published.weights import FoundFile, find_any, find_file, get_files
 from refl.restorers.diffusion import DiffusionRestorer, DiffusionSettings
 from refl.restorers.feedforward import load_architecture
-from refl.text_encoder import TextEncoder
-from refl.weights import FoundFile, find_any, find_file, get_files
 from runs import UserError
 from training.weights import State, map_weights, read_weights
 

@@ -17,9 +17,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from refl.color_fix import ColorFix, fix_color
+from refl.faces.color_fix import ColorFix, fix_color
+from refl.published.control import ConditionControlNet
 from refl.restorers import lora
-from refl.restorers.control import ConditionControlNet
 from refl.restorers.surface import HeldPrompt, check_images, draw_ahead, make_generators
 
 Prediction = Literal["epsilon", "v_prediction"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from refl.convert import name_unet_key
+from refl.published.convert import name_unet_key
 from refl.restorers import lora
 from runs import UserError
 

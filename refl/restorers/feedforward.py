@@ -20,8 +20,8 @@ from spandrel import (
 )
 from torch import Tensor, nn
 
+from refl.published.weights import FoundFile
 from refl.restorers.surface import check_images
-from refl.weights import FoundFile
 from runs import UserError
 from training.weights import list_candidates, list_faults, map_weights, name_some
 

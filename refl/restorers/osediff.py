@@ -17,7 +17,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from refl.color_fix import ColorFix, fix_color
+from refl.faces.color_fix import ColorFix, fix_color
+from refl.published.weights import find_any, find_file, get_files
 from refl.restorers import lora
 from refl.restorers.diffbir import STABLE_DIFFUSION, choose_dtypes, fill_stable_diffusion, make_stable_diffusion
 from refl.restorers.diffusion import dtype_of, make_schedule
@@ -30,7 +31,6 @@ from refl.restorers.osediff_lora import (
     merge_lora,
 )
 from refl.restorers.surface import HeldPrompt, check_images
-from refl.weights import find_any, find_file, get_files
 from training.weights import read_checkpoint
 
 TIMESTEP = 999

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from refl.published.weights import find_any, find_file
 from refl.restorers import lora
 from refl.restorers.diffbir import STABLE_DIFFUSION, VERSIONS
 from refl.restorers.feedforward import FeedForwardRestorer
 from refl.restorers.load import is_restorer_folder, method_name
 from refl.restorers.osediff import FACE_ADAPTERS, OSEDiff, OSEDiffSettings
 from refl.restorers.tiny import LEVELS, SHIPPED, read_tiny_config
-from refl.weights import find_any, find_file
 from runs import UserError
 
 STABLE_DIFFUSION_MULTIPLE_PX = 64

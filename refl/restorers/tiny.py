@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from metrics.download import compute_sha256
-from refl.restorers.control import ConditionControlNet
+from refl.published.control import ConditionControlNet
 from refl.restorers.diffusion import DiffusionRestorer, DiffusionSettings
 from refl.restorers.tiny_config import TinyConfig
 from runs import UserError

@@ -16,7 +16,7 @@ pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
 
 from refl.__main__ import main  # noqa: E402
 from refl.restorers.tiny import save_tiny  # noqa: E402
-from refl.train_data import Face  # noqa: E402
+from refl.tune.data import Face  # noqa: E402
 from reward.model.checkpoint import build_model, save_model  # noqa: E402
 from reward.model.config import ModelConfig  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
@@ -82,7 +82,7 @@ def test_killed_while_restoring_and_while_measuring_it_ends_with_the_same_table(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name, metrics in zip(("WITH_TRUTH", "WITHOUT_TRUTH"), QUICK, strict=True):
-        monkeypatch.setattr(f"refl.evaluate.{name}", metrics)
+        monkeypatch.setattr(f"refl.evaluate.compare.{name}", metrics)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main([*words, f"--out={whole}"]) == 0
     run_until_death([*words, f"--out={killed}"], DIES_RESTORING)

@@ -10,10 +10,10 @@ pytest.importorskip("torch", reason="needs torch: `make install`")
 
 from pathlib import Path
 
-from refl.photo_files import find_photos
-from refl.pretrain_config import PretrainConfig
-from refl.pretrain_data import read_faces
-from refl.train_data import find_faces
+from refl.faces.photo_files import find_photos
+from refl.pretrain.config import PretrainConfig
+from refl.pretrain.data import read_faces
+from refl.tune.data import find_faces
 from reward.score.files_and_rows import find_images
 from runs import UserError
 

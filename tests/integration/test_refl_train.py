@@ -27,7 +27,7 @@ from db.models import Run, RunState  # noqa: E402
 from db.session import open_database  # noqa: E402
 from refl.__main__ import main  # noqa: E402
 from refl.restorers.tiny import save_tiny  # noqa: E402
-from refl.train_data import Face  # noqa: E402
+from refl.tune.data import Face  # noqa: E402
 from reward.model.checkpoint import build_model, save_model  # noqa: E402
 from reward.model.config import ModelConfig  # noqa: E402
 from runs.store import RunStopped  # noqa: E402
@@ -281,7 +281,7 @@ def test_relative_and_absolute_paths_are_one_training(
             ended.set()
             os.kill(os.getpid(), signal.SIGHUP)
 
-    monkeypatch.setattr("refl.train_command.format_progress", end)
+    monkeypatch.setattr("refl.tune.command.format_progress", end)
     with pytest.raises(RunStopped):
         run_here(relative)
     assert json.loads((out / "last" / "training.json").read_text())["step"] == 2

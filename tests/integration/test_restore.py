@@ -24,7 +24,7 @@ from db.models import Candidate, Method, Pair, Run, RunState, Source, Split  # n
 from db.project import load_settings  # noqa: E402
 from db.session import Database  # noqa: E402
 from refl.__main__ import main  # noqa: E402
-from refl.restored_rows import add_face  # noqa: E402
+from refl.restore.rows import add_face  # noqa: E402
 from refl.restorers.tiny import make_tiny, save_tiny  # noqa: E402
 from refl.restorers.tiny_config import TinyConfig  # noqa: E402
 from runs.hold import hold_folder  # noqa: E402
@@ -113,7 +113,7 @@ def pixels_of(database: Database, data: Path, key: str, method: str, seed: int) 
 def test_missing_weights_are_all_told_before_anything_is_loaded_or_stored(
     restore: Restore, database: Database, data: Path, make_photo: Callable[..., Path], tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("refl.weights.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("refl.published.weights.HF_HUB_OFFLINE", True)
     photo, weights = make_photo(tmp_path / "face.png", 1), tmp_path / "weights"
     code, said = restore(photo, "--aligned", "--weights", weights, "--method", "diffbir-v1", "--method", "osediff")
     assert code == 2

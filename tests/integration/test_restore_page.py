@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from PIL import Image as PilImage
 
-import refl.method_choices
+import refl.restore.choices
 import ui.restore.page
 from db.errors import UserError
 from db.images import add_image, probe_image
 from db.models import Run, RunState, Source
 from db.records import add_candidate, add_method
 from db.session import Database
-from refl.method_choices import NEEDS, list_methods
-from refl.restore_command import add_restore_command, check_arguments
-from refl.restored_rows import add_face
+from refl.restore.choices import NEEDS, list_methods
+from refl.restore.command import add_restore_command, check_arguments
+from refl.restore.rows import add_face
 from runs.store import RunLog, add_run, end_run, run_folder
 from ui.context import Context
 from ui.restore.page import ALL_SPLITS, AS_IT_IS, OWN, PROJECT, RESTORE, start_restoring, status_html
@@ -215,7 +215,7 @@ def test_restorers_whose_weights_are_here_come_first(data: Path) -> None:
     assert names[0] == "tiny"
     assert set(names) == set(NEEDS)
     (data / "weights").mkdir(parents=True)
-    manifest = tomllib.loads(refl.method_choices.MANIFEST.read_text())
+    manifest = tomllib.loads(refl.restore.choices.MANIFEST.read_text())
     for name in ("sd-2.1-base-safetensors", "diffbir-swinir-face", "diffbir-v1-face"):
         assert not list_methods(data)[1].is_here
         (data / "weights" / manifest[name]["file"]).touch()
@@ -224,7 +224,7 @@ def test_restorers_whose_weights_are_here_come_first(data: Path) -> None:
 
 
 def test_every_file_that_a_restorer_needs_is_in_the_manifest() -> None:
-    manifest = tomllib.loads(refl.method_choices.MANIFEST.read_text())
+    manifest = tomllib.loads(refl.restore.choices.MANIFEST.read_text())
     needed = {name for groups in NEEDS.values() for group in groups for name in group}
     assert needed <= manifest.keys()
 

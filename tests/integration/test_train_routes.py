@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from db.models import Person, Run, RunState, utc_now
 from db.session import Database
-from refl.method_choices import list_methods
+from refl.restore.choices import list_methods
 from runs.store import add_run, end_run, run_folder
 from tests.watching import wait_for_end
 

@@ -23,10 +23,10 @@ from accelerate.utils import gather_object
 from PIL import Image as PilImage
 from torch import Tensor
 
-import refl.monitor
-from refl.train import train
-from refl.train_data import find_faces
-from refl.train_setup import Material
+import refl.tune.monitor
+from refl.tune.data import find_faces
+from refl.tune.setup import Material
+from refl.tune.train import train
 from reward.data import LabelledPair, Pairs
 from reward.model.checkpoint import compute_version, load_model
 from runs.store import RunStopped
@@ -170,18 +170,18 @@ def die(count: int) -> None:
 @contextmanager
 def pretend_hacking(really: bool) -> Iterator[None]:
     """Let every look but the first say hacking."""
-    compare = refl.monitor.compare
+    compare = refl.tune.monitor.compare
 
     def say(*arguments: Any, **more: Any) -> Any:
         verdict = compare(*arguments, **more)
         return replace(verdict, suspicious=True, hacking=True)
 
     if really:
-        refl.monitor.compare = say
+        refl.tune.monitor.compare = say
     try:
         yield
     finally:
-        refl.monitor.compare = compare
+        refl.tune.monitor.compare = compare
 
 
 def all_same(hashes: list[str]) -> bool:

@@ -37,7 +37,7 @@ DECODERS = ("PilImage.open", "Image.open", "cv2.imread", "cv2.imdecode", "imagei
 DECODES = {
     "pixels/read.py": "the reader",
     "reward/evaluate/robustness.py": "a JPEG that it has made itself, in memory",
-    "refl/degrade.py": "a JPEG that it has made itself, in memory",
+    "refl/faces/degrade.py": "a JPEG that it has made itself, in memory",
     "ui/restore/results.py": "the size of a photo, not its pixels",
 }
 

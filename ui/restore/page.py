@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from db.errors import UserError
 from db.models import Run, RunState, Source, Split
-from refl.method_choices import list_methods
+from refl.restore.choices import list_methods
 from runs.launch import launch, stop
 from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost
 from ui.context import Context

@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 from pydantic import BaseModel
 
 import annotate.labeler.command
-import refl.evaluate_command
-import refl.pretrain_command
-import refl.pretrain_config
-import refl.restore_command
-import refl.train_command
-import refl.train_config
+import refl.evaluate.command
+import refl.pretrain.command
+import refl.pretrain.config
+import refl.restore.command
+import refl.tune.command
+import refl.tune.config
 import reward.evaluate.command
 import reward.model.config
 import reward.train.command
@@ -69,13 +69,13 @@ def load_reward(name: str) -> Tables:
 
 
 def load_pretrain(name: str) -> Tables:
-    model, train = refl.pretrain_config.check_pretrain_config(refl.pretrain_config.read_settings(name), name)
+    model, train = refl.pretrain.config.check_pretrain_config(refl.pretrain.config.read_settings(name), name)
     return {"model": model, "train": train}
 
 
 def load_refl(name: str) -> Tables:
-    config = refl.train_config.load_refl_config(name)
-    return {table: getattr(config, table) for table in refl.train_command.TABLES}
+    config = refl.tune.config.load_refl_config(name)
+    return {table: getattr(config, table) for table in refl.tune.command.TABLES}
 
 
 def describe_measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -112,15 +112,15 @@ def describe_score(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe_restore(args: argparse.Namespace) -> dict[str, Any]:
-    refl.restore_command.check_arguments(args)
+    refl.restore.command.check_arguments(args)
     config = {"methods": args.method, "seeds": args.seeds, "steps": args.steps, "split": args.split}
     config |= {"inputs": [str(path) for path in args.inputs], "sources": len(args.source), "aligned": args.aligned}
     return config | {"out": str(args.out) if args.out else None}
 
 
 def describe_evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    refl.evaluate_command.check_arguments(args)
-    return refl.evaluate_command.describe_run(args)
+    refl.evaluate.command.check_arguments(args)
+    return refl.evaluate.command.describe_run(args)
 
 
 def describe_reward(args: argparse.Namespace) -> dict[str, Any]:
@@ -128,9 +128,9 @@ def describe_reward(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe_pretrain(args: argparse.Namespace) -> dict[str, Any]:
-    described = refl.pretrain_command.describe_run(*refl.pretrain_command.read_config(args))
+    described = refl.pretrain.command.describe_run(*refl.pretrain.command.read_config(args))
     return {**described, "phase": args.phase}
 
 
 def describe_refl(args: argparse.Namespace) -> dict[str, Any]:
-    return refl.train_command.describe_run(args, refl.train_command.read_config(args))
+    return refl.tune.command.describe_run(args, refl.tune.command.read_config(args))

@@ -15,12 +15,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-import refl.train_config
+import refl.tune.config
 import reward.model.config
 from db.models import Run, RunState
 from metrics.lists import MetricError, list_names, load_metric_list
-from refl.method_choices import NEEDS, list_methods
-from refl.pretrain_config import PHASES
+from refl.pretrain.config import PHASES
+from refl.restore.choices import NEEDS, list_methods
 from runs.store import artifact_of, run_folder
 from ui.html import read_result
 
@@ -50,7 +50,7 @@ def list_choices(session: Session, data: Path) -> dict[str, list[Choice]]:
         "faces": list(_faces(runs)),
         "metrics": [Choice(name, name) for name in list_names()],
         "phases": [Choice(name, name) for name in PHASES],
-        "degradations": [Choice(name, name) for name in refl.train_config.preset_names()],
+        "degradations": [Choice(name, name) for name in refl.tune.config.preset_names()],
     }
 
 
@@ -213,7 +213,7 @@ def check_phase(value: str, _data: Path) -> str | None:
 
 def check_degradation(value: str, _data: Path) -> str | None:
     """That it is a preset of ReFL's, or a file."""
-    if value in refl.train_config.preset_names():
+    if value in refl.tune.config.preset_names():
         return None
     return check_path(value, _data)
 

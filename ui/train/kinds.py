@@ -12,12 +12,12 @@ from pydantic import BaseModel
 import annotate.__main__
 import annotate.labeler.command
 import annotate.measure.command
-import refl.evaluate_command
-import refl.pretrain_command
-import refl.pretrain_config
-import refl.restore_command
-import refl.train_command
-import refl.train_config
+import refl.evaluate.command
+import refl.pretrain.command
+import refl.pretrain.config
+import refl.restore.command
+import refl.tune.command
+import refl.tune.config
 import reward.evaluate.command
 import reward.model.config
 import reward.score.command
@@ -241,8 +241,8 @@ KINDS: dict[str, Kind] = {
             "refl pretrain",
             "Pretrain a tiny restorer",
             "Learns to restore small faces from nothing but a folder of sharp ones.",
-            refl.pretrain_command.add_pretrain_command,
-            refl.pretrain_command.CONFIGS,
+            refl.pretrain.command.add_pretrain_command,
+            refl.pretrain.command.CONFIGS,
             train_commands.describe_pretrain,
             (
                 Input(
@@ -267,7 +267,7 @@ KINDS: dict[str, Kind] = {
                 OUT,
             ),
             frozenset({"stage1_steps", "vae_steps", "diffusion_steps", "batch_size", "image_size_px", "seed"}),
-            refl.pretrain_config.preset_names,
+            refl.pretrain.config.preset_names,
             train_commands.load_pretrain,
             has_off=True,
         ),
@@ -275,8 +275,8 @@ KINDS: dict[str, Kind] = {
             "refl train",
             "Tune a restorer by the reward (ReFL)",
             "Trains a restorer with the gradient of a reward model, held by structure and independent judges.",
-            refl.train_command.add_train_command,
-            refl.train_command.TABLES,
+            refl.tune.command.add_train_command,
+            refl.tune.command.TABLES,
             train_commands.describe_refl,
             (
                 Input(
@@ -318,7 +318,7 @@ KINDS: dict[str, Kind] = {
                 OUT,
             ),
             frozenset({"max_steps", "batch_size", "learning_rate", "reward_weight", "monitor_every_steps"}),
-            refl.train_config.preset_names,
+            refl.tune.config.preset_names,
             train_commands.load_refl,
             has_off=True,
             trains=True,
@@ -327,7 +327,7 @@ KINDS: dict[str, Kind] = {
             "refl restore",
             "Restore photos",
             "Makes restored images of the project's photos, or of others, as candidates to pair and judge.",
-            refl.restore_command.add_restore_command,
+            refl.restore.command.add_restore_command,
             {"options": RestoreOptions},
             train_commands.describe_restore,
             (
@@ -356,7 +356,7 @@ KINDS: dict[str, Kind] = {
             "refl evaluate",
             "Evaluate restorers",
             "Holds tuned restorers against the one they began as, on held-out faces, in one report.",
-            refl.evaluate_command.add_evaluate_command,
+            refl.evaluate.command.add_evaluate_command,
             {"options": EvaluateOptions},
             train_commands.describe_evaluate,
             (

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-import refl.train_config
+import refl.tune.config
 import reward.model.config
 from db.errors import UserError
 from db.models import Choice, Judgment, Pair, Person, Run, Source, Split
@@ -104,7 +104,7 @@ def fields_of() -> dict[str, FormField]:
     fields = {found.name: found for found in train_fields.read_fields("round", RoundSettings, has_off=True)}
     for name, choices in (
         ("reward_preset", reward.model.config.preset_names()),
-        ("refl_preset", refl.train_config.preset_names()),
+        ("refl_preset", refl.tune.config.preset_names()),
         ("device", list_devices()),
     ):
         fields[name] = replace(fields[name], type="choice", choices=tuple(choices))

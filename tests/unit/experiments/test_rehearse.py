@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKL
 
 import experiments.rehearse
-import refl.weights
+import refl.published.weights
 from experiments.published_files import (
     CONTROL,
     PUBLISHED_SHAPES,
@@ -33,12 +33,12 @@ from experiments.published_files import (
 from experiments.rehearsal_inputs import write_dataset, write_faces
 from experiments.rehearse import Step, find_fault, format_row, list_steps, main, run_steps
 from experiments.watched_process import watch
-from refl.convert import TEXT, UNET, VAE, make_key_table
-from refl.ldm_shapes import UNetShape, make_control, make_unet
+from refl.published.convert import TEXT, UNET, VAE, make_key_table
+from refl.published.shapes import UNetShape, make_control, make_unet
+from refl.published.text_encoder import TextEncoder
 from refl.restorers.load import load_restorer
 from refl.restorers.osediff_lora import TARGET_ENDS
-from refl.text_encoder import TextEncoder
-from refl.train_data import find_faces
+from refl.tune.data import find_faces
 from reward.data import load_dataset
 from reward.model.checkpoint import read_architecture
 from reward.model.config import load_model_config
@@ -130,7 +130,7 @@ def folder(small_shapes, tmp_path_factory):
 
 
 def test_files_load_by_the_published_names_and_are_checked(folder, small_shapes, monkeypatch):
-    monkeypatch.setattr(refl.weights, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(refl.published.weights, "HF_HUB_OFFLINE", True)
     for asked in ("diffbir-v1", "diffbir-v2.1", "osediff"):
         restorer = load_restorer(asked, weights_dir=folder, dtype=torch.bfloat16)
         restored = restorer.restore(torch.rand(1, 3, 64, 64), [0], 1 if asked == "osediff" else 2)

@@ -334,7 +334,7 @@ KINDS: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_photo_is_the_same_as_a_file_and_as_a_candidate(kind: str, tmp_path: Path) -> None:
-    from refl.photo_files import read_photo
+    from refl.faces.photo_files import read_photo
     from training.images import read_image
 
     content = KINDS[kind]()

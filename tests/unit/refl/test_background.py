@@ -8,8 +8,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("spandrel", reason="needs spandrel: `make install`")
 
-import refl.background  # noqa: E402
-from refl.background import enlarge, load_enlarger  # noqa: E402
+import refl.restore.background  # noqa: E402
+from refl.restore.background import enlarge, load_enlarger  # noqa: E402
 from runs import UserError  # noqa: E402
 
 
@@ -29,8 +29,8 @@ def test_a_photo_in_tiles_is_the_photo_in_one(weights, monkeypatch) -> None:
     photo = np.random.default_rng(0).integers(0, 256, (53, 81, 3), dtype=np.uint8)
     whole = enlarge(photo, model)
     assert whole.shape == (106, 162, 3)
-    monkeypatch.setattr(refl.background, "TILE_PX", 20)
-    monkeypatch.setattr(refl.background, "OVERLAP_PX", 8)  # more than the network's four 3 x 3 layers reach
+    monkeypatch.setattr(refl.restore.background, "TILE_PX", 20)
+    monkeypatch.setattr(refl.restore.background, "OVERLAP_PX", 8)  # more than the network's four 3 x 3 layers reach
     assert np.array_equal(enlarge(photo, model), whole)
     with torch.inference_mode():
         direct = model(torch.from_numpy(photo).permute(2, 0, 1)[None] / 255)[0].permute(1, 2, 0).clamp(0, 1) * 255
@@ -54,7 +54,7 @@ def test_small_photos_pass(weights, height, width) -> None:
 
 
 def test_too_large_a_result_is_refused(weights, monkeypatch) -> None:
-    monkeypatch.setattr(refl.background, "MAX_OUTPUT_PIXELS", 100)
+    monkeypatch.setattr(refl.restore.background, "MAX_OUTPUT_PIXELS", 100)
     with pytest.raises(UserError, match="6 x 5 pixels enlarged 2 times are above the limit of 100"):
         enlarge(np.zeros((5, 6, 3), np.uint8), load_enlarger(weights, "cpu"))
 

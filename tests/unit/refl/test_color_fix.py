@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 
-from refl.color_fix import (  # noqa: E402
+from refl.faces.color_fix import (  # noqa: E402
     compute_low_band,
     fix_color,
     fix_color_by_statistics,

@@ -12,15 +12,15 @@ pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
 
 import torch
 
-from refl.convert import (
+from refl.published.control import init_from_unet
+from refl.published.convert import (
     export_control,
     load_published,
     make_key_table,
     select_control,
     split_checkpoint,
 )
-from refl.ldm_shapes import UNetShape, make_control, make_text_encoder, make_unet, make_vae, read_unet_shape
-from refl.restorers.control import init_from_unet
+from refl.published.shapes import UNetShape, make_control, make_text_encoder, make_unet, make_vae, read_unet_shape
 from runs import UserError
 
 GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "golden"

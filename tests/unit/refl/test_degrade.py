@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from refl.degrade import (
+from refl.faces.degrade import (
     GFPGAN,
     PUBLISHED,
     STRONG,

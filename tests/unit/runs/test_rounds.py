@@ -15,9 +15,9 @@ from annotate.measure.command import add_measure_command
 from db.errors import UserError
 from db.models import Run, RunState
 from db.session import Database
-from refl.restore_command import add_restore_command, check_arguments
-from refl.train_command import add_train_command as add_refl_train_command
-from refl.train_command import read_config as read_refl_config
+from refl.restore.command import add_restore_command, check_arguments
+from refl.tune.command import add_train_command as add_refl_train_command
+from refl.tune.command import read_config as read_refl_config
 from reward.train.command import add_train_command
 from reward.train.command import read_config as read_reward_config
 from runs import launch

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from refl.pretrain_command import run_pretrain
+from refl.pretrain.command import run_pretrain
 from reward.train.command import run_train as run_reward
 from runs.devices import list_devices
 from ui.train.commands import parse_words, say_command

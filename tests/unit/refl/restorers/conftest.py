@@ -13,11 +13,11 @@ pytest.importorskip("spandrel", reason="needs spandrel: `make install`")
 
 import torch
 
-import refl.weights
-from refl.convert import TEXT, UNET, VAE, export_control, make_key_table
-from refl.ldm_shapes import UNetShape, make_control, make_unet
+import refl.published.weights
+from refl.published.convert import TEXT, UNET, VAE, export_control, make_key_table
+from refl.published.shapes import UNetShape, make_control, make_unet
+from refl.published.text_encoder import TextEncoder
 from refl.restorers.osediff_lora import PUBLISHED_ALPHA, add_adapters, group_layers, list_encoder_layers
-from refl.text_encoder import TextEncoder
 
 SMALL = UNetShape(
     widths=(64, 64, 128, 128),
@@ -133,11 +133,11 @@ def weights_dir(published_folder: Path) -> Iterator[Path]:
     """`published_folder`, with a manifest that knows no checksums, since the numbers are others."""
     manifest = {
         name: entry.model_copy(update={"sha256": "", "size_bytes": 0})
-        for name, entry in refl.weights.read_manifest().items()
+        for name, entry in refl.published.weights.read_manifest().items()
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(refl.weights, "read_manifest", lambda *_: manifest)
-        patch.setattr(refl.weights, "HF_HUB_OFFLINE", True)
+        patch.setattr(refl.published.weights, "read_manifest", lambda *_: manifest)
+        patch.setattr(refl.published.weights, "HF_HUB_OFFLINE", True)
         yield published_folder
 
 

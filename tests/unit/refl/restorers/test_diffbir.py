@@ -13,8 +13,8 @@ pytest.importorskip("torch", reason="needs torch: `make install`")
 import torch
 from safetensors.torch import save_file
 
-from refl.convert import export_control
-from refl.ldm_shapes import UNetShape, make_control
+from refl.published.convert import export_control
+from refl.published.shapes import UNetShape, make_control
 from refl.restorers.diffbir import load_stage1
 from refl.restorers.load import load_restorer
 from runs import UserError

@@ -53,8 +53,8 @@ def content(weights_dir):
 @pytest.fixture(scope="module")
 def unmerged(weights_dir, published, content):
     """The same restorer with its adapters beside the weights."""
-    from refl.convert import load_published, split_checkpoint
-    from refl.ldm_shapes import make_unet, make_vae, read_unet_shape
+    from refl.published.convert import load_published, split_checkpoint
+    from refl.published.shapes import make_unet, make_vae, read_unet_shape
     from training.weights import read_weights
 
     path = weights_dir / "v2-1_512-ema-pruned.ckpt"

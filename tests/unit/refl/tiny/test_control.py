@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch.testing import assert_close
 
-from refl.restorers.control import ConditionControlNet, init_from_unet
+from refl.published.control import ConditionControlNet, init_from_unet
 
 SHARED: dict[str, Any] = {
     "block_out_channels": (8, 16),

@@ -13,10 +13,10 @@ import torch
 from PIL import Image as PilImage
 from safetensors.torch import load_file
 
-from refl.pretrain import compute_learning_rate, pretrain
-from refl.pretrain_config import PretrainConfig
-from refl.pretrain_data import cut_square, load_faces, make_batch, make_pairs, read_ahead, scale_degradation
-from refl.pretrain_phases import Training, diffusion_loss
+from refl.pretrain.config import PretrainConfig
+from refl.pretrain.data import cut_square, load_faces, make_batch, make_pairs, read_ahead, scale_degradation
+from refl.pretrain.phases import Training, diffusion_loss
+from refl.pretrain.train import compute_learning_rate, pretrain
 from refl.restorers.tiny import load_tiny, make_tiny, read_tiny_config
 from runs import UserError
 from runs.store import RunStopped

@@ -9,8 +9,8 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from refl.pretrain_config import PretrainConfig
-from refl.pretrain_loss import compute_gmsd, compute_gradient_similarity, compute_psnr, compute_ssim, pixel_loss
+from refl.pretrain.config import PretrainConfig
+from refl.pretrain.loss import compute_gmsd, compute_gradient_similarity, compute_psnr, compute_ssim, pixel_loss
 
 CONFIG = PretrainConfig(stage1_steps=1, vae_steps=1, diffusion_steps=1, ssim_weight=0.5, gradient_weight=0.25)
 

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from skimage.data import astronaut
 
-from refl.pretrain_card import read_record
-from refl.pretrain_config import PretrainConfig
-from refl.pretrain_data import is_held_out, make_pairs, read_faces
-from refl.pretrain_loss import compute_gmsd, compute_ssim
-from refl.pretrain_phases import to_pixels
+from refl.pretrain.card import read_record
+from refl.pretrain.config import PretrainConfig
+from refl.pretrain.data import is_held_out, make_pairs, read_faces
+from refl.pretrain.loss import compute_gmsd, compute_ssim
+from refl.pretrain.phases import to_pixels
 from refl.restorers.tiny import SHIPPED, load_tiny, make_tiny, save_tiny
 from refl.restorers.tiny_config import TinyConfig
 from runs import UserError

@@ -14,12 +14,12 @@ pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
 
 from diffusers import AutoencoderKL  # noqa: E402
 
-from refl.ldm_shapes import UNetShape, make_unet  # noqa: E402
+from refl.published.shapes import UNetShape, make_unet  # noqa: E402
 from refl.restorers.diffusion import DiffusionRestorer  # noqa: E402
 from refl.restorers.osediff import OSEDiff, OSEDiffSettings  # noqa: E402
 from refl.restorers.tiny import LearnedPrompt, make_tiny  # noqa: E402
 from refl.restorers.tiny_config import TinyConfig  # noqa: E402
-from refl.train_data import Face, find_faces  # noqa: E402
+from refl.tune.data import Face, find_faces  # noqa: E402
 
 MICRO = TinyConfig(
     image_size_px=16,

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from refl.restorers.diffusion import DiffusionRestorer
-from refl.train import train
-from refl.train_data import Face
+from refl.tune.data import Face
+from refl.tune.train import train
 from reward.model.checkpoint import load_model, save_model
 from runs import UserError
 from runs.store import RunStopped

@@ -15,17 +15,17 @@ from torch import Tensor
 
 from metrics.lists import Column
 from metrics.weights import MissingWeights, is_offline
-from refl.degrade import DegradationSettings
-from refl.evaluate import choose_metrics, measure_quality, name_columns, summarize, tabulate, write_grid
-from refl.evaluate_faces import FaceSet
-from refl.evaluate_report import format_cell, format_table, write_report
-from refl.evaluate_restored import Restored, compute_keys, read_images, restore_set, write_images
-from refl.evaluate_values import open_measured
-from refl.fid import Moments, compare_by_fid
-from refl.monitor import judge, to_bytes
-from refl.restore import RestoreMethod, to_tensor
+from refl.evaluate.compare import choose_metrics, measure_quality, name_columns, summarize, tabulate, write_grid
+from refl.evaluate.faces import FaceSet
+from refl.evaluate.fid import Moments, compare_by_fid
+from refl.evaluate.report import format_cell, format_table, write_report
+from refl.evaluate.restored import Restored, compute_keys, read_images, restore_set, write_images
+from refl.evaluate.values import open_measured
+from refl.faces.degrade import DegradationSettings
+from refl.restore.restore import RestoreMethod, to_tensor
 from refl.restorers.diffusion import DiffusionRestorer
-from refl.train_data import find_faces
+from refl.tune.data import find_faces
+from refl.tune.monitor import judge, to_bytes
 
 MILD = DegradationSettings(blur_kernel_px=5, blur_sigma_px=(0.5, 1.0), downsample_factor=(1, 2))
 
@@ -143,7 +143,7 @@ def test_where_one_download_fails_no_other_is_tried(monkeypatch: pytest.MonkeyPa
             offline.append(is_offline())
             raise MissingWeights(f"{column.metric} needs w.pth", "there is no network")
 
-    monkeypatch.setattr("refl.evaluate.prepare", prepare)
+    monkeypatch.setattr("refl.evaluate.compare.prepare", prepare)
     found, left_out = choose_metrics(truth=True)
     assert offline == [False, True]
     assert not is_offline()
@@ -182,7 +182,7 @@ def test_fid_is_the_distance_of_two_gaussians_and_needs_many_faces(
     fid = fid_arch.FID.__new__(fid_arch.FID)
     torch.nn.Module.__init__(fid)
     fid.model, fid.test_img_size = Colours(), (8, 8)
-    monkeypatch.setattr("refl.fid.load_fid", lambda: fid)
+    monkeypatch.setattr("refl.evaluate.fid.load_fid", lambda: fid)
     hq = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     faces = make_set(tmp_path / "faces", hq)
     restored = [write_restored(tmp_path, faces, name, images) for name, images in (("base", hq), ("tuned", hq * 0.5))]
@@ -191,7 +191,7 @@ def test_fid_is_the_distance_of_two_gaussians_and_needs_many_faces(
     assert rows.empty
     assert reason == "FID needs 1,000 faces or more, and synthetic has 6."
 
-    monkeypatch.setattr("refl.fid.MIN_FACES", 2)
+    monkeypatch.setattr("refl.evaluate.fid.MIN_FACES", 2)
     done: list[int] = []
     rows, reason = compare_by_fid(restored, "base", measured, 2, "cpu", done.append)
     assert reason is None
@@ -215,8 +215,8 @@ def test_without_inception_fid_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_
     def load() -> None:
         raise MissingWeights("fid needs w.pth", "there is no network")
 
-    monkeypatch.setattr("refl.fid.load_fid", load)
-    monkeypatch.setattr("refl.fid.MIN_FACES", 1)
+    monkeypatch.setattr("refl.evaluate.fid.load_fid", load)
+    monkeypatch.setattr("refl.evaluate.fid.MIN_FACES", 1)
     hq = torch.rand(2, 3, 8, 8)
     faces = make_set(tmp_path / "faces", hq)
     restored = [write_restored(tmp_path, faces, "base", hq)]

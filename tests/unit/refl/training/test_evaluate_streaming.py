@@ -19,23 +19,23 @@ import torch
 from PIL import Image as PilImage
 from sqlalchemy import select
 
-import refl.evaluate_restored
-import refl.evaluate_run
-import refl.restore_methods
+import refl.evaluate.restored
+import refl.evaluate.run
+import refl.restore.methods
 from db.models import Run, RunState
 from db.session import open_database
 from refl.__main__ import main
-from refl.ablate_command import evaluate_variants
-from refl.evaluate import measure_reward
-from refl.evaluate_command import add_evaluate_command, check_arguments
-from refl.evaluate_faces import FaceSet
-from refl.evaluate_plan import Plan, make_plan
-from refl.evaluate_restored import compute_keys, find_changes
-from refl.evaluate_run import evaluate
-from refl.evaluate_values import open_measured
-from refl.restore_methods import load_method
+from refl.evaluate.command import add_evaluate_command, check_arguments
+from refl.evaluate.compare import measure_reward
+from refl.evaluate.faces import FaceSet
+from refl.evaluate.plan import Plan, make_plan
+from refl.evaluate.restored import compute_keys, find_changes
+from refl.evaluate.run import evaluate
+from refl.evaluate.values import open_measured
+from refl.restore.methods import load_method
 from refl.restorers.tiny import save_tiny
-from refl.train_data import Face
+from refl.tune.ablate import evaluate_variants
+from refl.tune.data import Face
 from reward.model.checkpoint import build_model, save_model
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel
@@ -45,7 +45,7 @@ from runs.hold import hold_folder
 from tests.unit.refl.training.conftest import MICRO, make_micro_restorer
 from tests.unit.refl.training.test_refl_train import CLIP
 
-FREE_MEMORY = refl.evaluate_run.free_memory
+FREE_MEMORY = refl.evaluate.run.free_memory
 TABLES = ("values.csv", "summary.csv", "synthetic.png")
 CONFIG = """
 [degradation]
@@ -72,8 +72,8 @@ def base(tmp_path: Path, faces: list[Face], monkeypatch: pytest.MonkeyPatch) -> 
             text_mode=text_mode,  # type: ignore[arg-type]
         )
         save_model(build_model(config), tmp_path / "rewards" / name)
-    monkeypatch.setattr("refl.evaluate_run.choose_metrics", lambda _truth, _device: (["psnr", "gmsd"], {"vif": "slow"}))
-    monkeypatch.setattr(refl.evaluate_run, "free_memory", lambda: None)  # a tenth of a second each beside pytest
+    monkeypatch.setattr("refl.evaluate.run.choose_metrics", lambda _truth, _device: (["psnr", "gmsd"], {"vif": "slow"}))
+    monkeypatch.setattr(refl.evaluate.run, "free_memory", lambda: None)  # a tenth of a second each beside pytest
     words = [f"--method={tmp_path / 'restorers' / 'one'}", f"--method=other={tmp_path / 'restorers' / 'two'}"]
     words += [f"--faces={faces[0].path.parent}", f"--degradation={tmp_path / 'config.toml'}", "--batch-size=3"]
     words += [f"--reward={name}={tmp_path / 'rewards' / name}" for name in ("learned", "captioned")]
@@ -123,7 +123,7 @@ def test_killed_anywhere_and_continued_it_gives_the_same_tables(
     assert told[-1] == (128, 128)
     assert [done for done, _ in told] == sorted({done for done, _ in told})
     restored: list[int] = []
-    monkeypatch.setattr(refl.evaluate_restored, "restore_batch", spy(refl.evaluate_restored.restore_batch, restored))
+    monkeypatch.setattr(refl.evaluate.restored, "restore_batch", spy(refl.evaluate.restored.restore_batch, restored))
     for images in (3, 14, 30, 70, 120):
         evaluate_until(plan, tmp_path / "killed", images)
     evaluate_until(plan, tmp_path / "killed", None)
@@ -198,7 +198,7 @@ def test_more_faces_and_seeds_keep_what_is_there(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     restored: list[int] = []
-    monkeypatch.setattr(refl.evaluate_restored, "restore_batch", spy(refl.evaluate_restored.restore_batch, restored))
+    monkeypatch.setattr(refl.evaluate.restored, "restore_batch", spy(refl.evaluate.restored.restore_batch, restored))
     for limit, fresh in (("3", 3), ("6", 3), ("2", 0), ("8", 2)):
         restored.clear()
         words = [word for word in base if not word.startswith(("--reward", "--method=other"))]
@@ -227,7 +227,7 @@ def test_one_restorer_and_one_reward_model_at_a_time(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[weakref.ref[Any]] = []
-    monkeypatch.setattr(refl.evaluate_run, "free_memory", FREE_MEMORY)
+    monkeypatch.setattr(refl.evaluate.run, "free_memory", FREE_MEMORY)
 
     def watched(load: Callable[..., Any], inner: Callable[[Any], Any]) -> Callable[..., Any]:
         def loaded(*args: Any, **kwargs: Any) -> Any:
@@ -239,10 +239,10 @@ def test_one_restorer_and_one_reward_model_at_a_time(
         return loaded
 
     monkeypatch.setattr(
-        refl.restore_methods, "load_restorer", watched(refl.restore_methods.load_restorer, lambda found: found)
+        refl.restore.methods, "load_restorer", watched(refl.restore.methods.load_restorer, lambda found: found)
     )
     monkeypatch.setattr(
-        refl.evaluate_run, "load_scorer", watched(refl.evaluate_run.load_scorer, lambda found: found.model)
+        refl.evaluate.run, "load_scorer", watched(refl.evaluate.run.load_scorer, lambda found: found.model)
     )
     evaluate_until(plan_of(base, tmp_path), tmp_path / "out", None)
     assert len(alive) == 4
@@ -252,7 +252,7 @@ def test_no_model_sees_more_than_a_batch(base: list[str], tmp_path: Path, monkey
     scored: list[int] = []
     monkeypatch.setattr(RewardModel, "encode_pixels", spy(RewardModel.encode_pixels, scored))
     restored: list[int] = []
-    monkeypatch.setattr(refl.evaluate_restored, "restore_batch", spy(refl.evaluate_restored.restore_batch, restored))
+    monkeypatch.setattr(refl.evaluate.restored, "restore_batch", spy(refl.evaluate.restored.restore_batch, restored))
     evaluate_until(plan_of(base, tmp_path), tmp_path / "out", None)
     assert restored == [3, 3, 2] * 4
     assert scored == [3, 3, 2] * 8
@@ -275,13 +275,13 @@ def test_as_many_images_are_in_memory_for_24_faces_as_for_8(
         nonlocal now
         now -= count
 
-    for module, name in ((refl.evaluate_restored, "restore_batch"), (refl.evaluate, "read_images")):
+    for module, name in ((refl.evaluate.restored, "restore_batch"), (refl.evaluate, "read_images")):
         function = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *args, function=function: note(function(*args)))
     for name in ("read_lq", "read_squares"):
         method = getattr(FaceSet, name)
         monkeypatch.setattr(FaceSet, name, lambda *args, method=method: note(method(*args)))
-    monkeypatch.setattr("refl.evaluate_run.write_grid", lambda *_args: None)  # 16 faces, however many there are
+    monkeypatch.setattr("refl.evaluate.run.write_grid", lambda *_args: None)  # 16 faces, however many there are
     peaks = []
     for count in (8, 24):
         for number in range(8, count):
@@ -299,7 +299,7 @@ def test_without_captions_it_is_refused_before_anything_is_loaded(
 ) -> None:
     for face in faces[:2]:
         face.path.with_suffix(".txt").unlink()
-    monkeypatch.setattr(refl.restore_methods, "load_restorer", lambda *_args, **_kwargs: pytest.fail("loaded"))
+    monkeypatch.setattr(refl.restore.methods, "load_restorer", lambda *_args, **_kwargs: pytest.fail("loaded"))
     with pytest.raises(UserError, match=r"None of the 8 synthetic faces has a caption.*--use-prompt to let captioned"):
         plan_of(base, tmp_path)
     plan = plan_of([*base, "--use-prompt"], tmp_path)
@@ -327,7 +327,7 @@ def test_without_captions_it_is_refused_before_anything_is_loaded(
 def test_what_is_wrong_is_said_before_anything_is_loaded(
     base: list[str], tmp_path: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refl.restore_methods, "load_restorer", lambda *_args, **_kwargs: pytest.fail("loaded"))
+    monkeypatch.setattr(refl.restore.methods, "load_restorer", lambda *_args, **_kwargs: pytest.fail("loaded"))
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(UserError, match=message):
@@ -354,21 +354,21 @@ def test_restorers_are_loaded_with_the_type_steps_and_weights_that_were_asked_fo
 def test_a_signal_ends_it_after_the_batch_and_the_same_command_goes_on(
     base: list[str], tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    restore_batch = refl.evaluate_restored.restore_batch
+    restore_batch = refl.evaluate.restored.restore_batch
 
     def send(*args: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return restore_batch(*args)
 
     command = ["evaluate", "--data", str(data), *base]
-    monkeypatch.setattr(refl.evaluate_restored, "restore_batch", send)
+    monkeypatch.setattr(refl.evaluate.restored, "restore_batch", send)
     with pytest.raises(SystemExit) as stopped:
         main(command)
     assert stopped.value.code == 128 + signal.SIGTERM
     (folder,) = (data / "evaluations").iterdir()
     assert len(list(folder.rglob("*.png"))) == 3
     restored: list[int] = []
-    monkeypatch.setattr(refl.evaluate_restored, "restore_batch", spy(restore_batch, restored))
+    monkeypatch.setattr(refl.evaluate.restored, "restore_batch", spy(restore_batch, restored))
     assert main(command) == 0
     assert sum(restored) == 29
     assert list((data / "evaluations").iterdir()) == [folder]
@@ -385,7 +385,7 @@ def test_a_signal_ends_it_after_the_batch_and_the_same_command_goes_on(
 
 def test_an_ablation_gets_its_report_without_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
-    monkeypatch.setattr("refl.ablate_command.run_module", lambda command, _url: ran.append(command))
+    monkeypatch.setattr("refl.tune.ablate.run_module", lambda command, _url: ran.append(command))
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / "training.json").write_text('{"config": {}}')
     args = argparse.Namespace(restorer="tiny", reward="frm", test_faces=None, data="data", db=None, weights=None)
@@ -397,7 +397,7 @@ def test_a_reward_is_the_one_that_score_gives(base: list[str], tmp_path: Path) -
     """Of the 8-bit pixels of the PNG, at its caption."""
     plan = plan_of(base, tmp_path)
     method = load_method(plan.methods[0], plan.options)
-    (restored,) = refl.evaluate_restored.restore_set(method, plan.sets[0], [0], tmp_path, batch_size=8)
+    (restored,) = refl.evaluate.restored.restore_set(method, plan.sets[0], [0], tmp_path, batch_size=8)
     scorer = load_scorer(str(tmp_path / "rewards" / "captioned"), "cpu")
     measured = open_measured(tmp_path / "measured.jsonl")
     measure_reward(scorer, [restored], measured, batch_size=3)
@@ -418,7 +418,7 @@ def test_only_faces_that_are_read_otherwise_now_are_restored_anew(tmp_path, monk
     before = [FaceSet("wild", one, 8, None) for one in ([faces[0]], faces)]
     records = [{**one.describe(), "settings": {}} for one in before]
     keys = compute_keys([face.path for face in faces], before[1])
-    monkeypatch.setattr("refl.evaluate_faces.READING", 1_000)
+    monkeypatch.setattr("refl.evaluate.faces.READING", 1_000)
     after = [replace(one) for one in before]
     wanted = [{**one.describe(), "settings": {}} for one in after]
     assert [find_changes(*pair) for pair in zip(records, wanted, strict=True)] == [[], ["faces"]]

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import refl.train_setup
+import refl.tune.setup
 import training.processes
-from refl.losses import compute_reward_loss, compute_structure_loss
-from refl.perceptual import load_perceptual
-from refl.train import train
-from refl.train_data import Face
+from refl.tune.data import Face
+from refl.tune.losses import compute_reward_loss, compute_structure_loss
+from refl.tune.perceptual import load_perceptual
+from refl.tune.train import train
 from reward.model.checkpoint import build_model, load_model
 from reward.model.config import ModelConfig, load_model_config
 from reward.model.model import RewardModel
@@ -58,7 +58,7 @@ def test_every_trained_tensor_has_a_gradient_and_moves(
     if precision == "fp16":
         if not can_compute(torch.float16):
             pytest.skip("this processor has no kernels for float16")
-        monkeypatch.setattr(refl.train_setup, "make_accelerator", make_cpu_accelerator)
+        monkeypatch.setattr(refl.tune.setup, "make_accelerator", make_cpu_accelerator)
     make, trajectory, fields = KINDS[kind]
     seen: list[TrainedWeights] = []
     start: list[list[Tensor]] = []

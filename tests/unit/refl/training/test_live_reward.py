@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from PIL import Image as PilImage
 from torch import Tensor
 
-from refl.live_reward import LiveReward
-from refl.train_config import LiveRewardConfig
+from refl.tune.config import LiveRewardConfig
+from refl.tune.live_reward import LiveReward
 from reward.data import LabelledPair, Pairs
 from reward.model.checkpoint import build_model
 from reward.model.config import ModelConfig

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from refl.losses import compute_change, compute_reward_loss, compute_structure_loss
-from refl.low_pass import compute_low_pass
+from refl.tune.losses import compute_change, compute_reward_loss, compute_structure_loss
+from refl.tune.low_pass import compute_low_pass
 
 GOLDEN = Path(__file__).resolve().parents[5] / "shared" / "golden"
 

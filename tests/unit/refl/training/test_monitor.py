@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from PIL import Image as PilImage
 from torch import Tensor
 
-import refl.monitor
-from refl.monitor import (
+import refl.tune.monitor
+from refl.tune.monitor import (
     Monitor,
     choose_judges,
     compute_contrast,
@@ -221,13 +221,13 @@ def test_a_judge_without_a_number_is_said_and_has_no_vote(
 ) -> None:
     rewards, accelerator = {"live": inverse_reward, "frozen": inverse_reward}, Accelerator(cpu=True)
     monitor = make_monitor(judges_needed=2)
-    real = refl.monitor.judge
+    real = refl.tune.monitor.judge
 
     def judge_some(names: Sequence[str], restored: Tensor, hq: Tensor) -> dict[str, np.ndarray]:
         found = real(names, restored, hq)
         return {**found, "psnr": np.full(len(restored), np.nan)}
 
-    monkeypatch.setattr(refl.monitor, "judge", judge_some)
+    monkeypatch.setattr(refl.tune.monitor, "judge", judge_some)
     means, _, _ = monitor.look(0, make_restore(1.0), rewards, accelerator)
     assert "psnr" not in means
     assert "step 0: psnr gave no number for 3 of 3 held-out faces" in caplog.text

@@ -8,8 +8,8 @@ from torch import nn
 
 from benchmarks.published_refl import PublishedLoop, select
 from benchmarks.refl_step import make_part, prepare
-from refl.train import take_means, take_step
-from refl.train_config import load_refl_config
+from refl.tune.config import load_refl_config
+from refl.tune.train import take_means, take_step
 
 CHANGES = {
     "trajectory": {"steps": 4},

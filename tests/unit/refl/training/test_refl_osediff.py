@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from refl.restorers.osediff import OSEDiff
-from refl.train import train
-from refl.train_data import Face
-from refl.train_setup import Material
+from refl.tune.data import Face
+from refl.tune.setup import Material
+from refl.tune.train import train
 from runs import UserError
 from tests.unit.refl.training.conftest import make_micro_osediff
 from tests.unit.refl.training.test_refl_train import Brightness, make_config

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from refl.restorers.diffusion import DiffusionRestorer
-from refl.train import train
-from refl.train_config import ReflConfig
-from refl.train_data import Face
-from refl.train_setup import Material
+from refl.tune.config import ReflConfig
+from refl.tune.data import Face
+from refl.tune.setup import Material
+from refl.tune.train import train
 from reward.model.checkpoint import build_model, compute_version, save_model
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel

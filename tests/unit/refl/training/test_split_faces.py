@@ -10,7 +10,7 @@ import pytest
 import torch  # noqa: F401  # so that the folder's tests are left out together where it is not installed
 from PIL import Image as PilImage
 
-from refl.train_data import find_faces, leave_out_held_out, split_faces
+from refl.tune.data import find_faces, leave_out_held_out, split_faces
 from reward.data import LabelledPair, Pairs
 from runs import UserError
 

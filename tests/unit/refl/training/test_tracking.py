@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from refl.train import train
-from refl.train_data import Face
+from refl.tune.data import Face
+from refl.tune.train import train
 from runs import UserError
 from tests.unit.refl.training.conftest import make_micro_restorer
 from tests.unit.refl.training.test_refl_train import Brightness, make_config, make_material

@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch  # noqa: F401  # so that the folder's tests are left out together where it is not installed
 
-import refl.train_command
+import refl.tune.command
 from refl.__main__ import main
 from training.accounting import Phase
 
@@ -30,18 +30,18 @@ def test_a_small_card_is_told_which_preset_fits(
 ) -> None:
     needs = {"no": 34, "bf16": 18}
 
-    def count(_args: object, config: refl.train_command.ReflConfig) -> dict[str, Phase]:
+    def count(_args: object, config: refl.tune.command.ReflConfig) -> dict[str, Phase]:
         size = 13 if config.train.trainable == "lora" else needs[config.train.mixed_precision]
         return {"step": Phase(size * 2**30, {"activations": size * 2**30})}
 
-    monkeypatch.setattr(refl.train_command, "count_memory", count)
+    monkeypatch.setattr(refl.tune.command, "count_memory", count)
     args = type("Args", (), {"restorer": "diffbir-v1"})()
-    config = refl.train_command.load_refl_config("paper")
+    config = refl.tune.command.load_refl_config("paper")
     for card_gib, said in ((80, ""), (23.6, "the preset paper-24gb fits"), (15.8, "the preset lora-16gb fits")):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            refl.train_command.say_memory(args, config, card_gib)
+            refl.tune.command.say_memory(args, config, card_gib)
         assert (said in caplog.text) if said else not caplog.text
     caplog.clear()
-    refl.train_command.say_memory(args, config, 8)
+    refl.tune.command.say_memory(args, config, 8)
     assert "lower image_size_px" in caplog.text

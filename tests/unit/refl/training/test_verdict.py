@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from refl.verdict import Look, compare, compute_spread
+from refl.tune.verdict import Look, compare, compute_spread
 
 
 def make_look(live: Sequence[float], frozen: Sequence[float] | None = None, **judges: Sequence[float]) -> Look:

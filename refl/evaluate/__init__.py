@@ -1,0 +1,1 @@
+"""Compare restorers on the same faces and seeds."""

@@ -1,0 +1,1 @@
+"""Find, align, degrade and paste back faces."""

@@ -1,0 +1,25 @@
+"""A photo without colour stays without: restorers and enlargers know colour photos only, and tint what has none."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from pixels.read import RgbImage
+
+MAX_SPREAD = 3
+"""Of 255, between the channels of any pixel: JPEG leaves as much in a black-and-white photo, and so does the grey that
+`refl.faces.align` puts around a face at the photo's border."""
+
+
+def is_grey(photo: RgbImage) -> bool:
+    """Whether a photo, (H, W, 3), has no colour."""
+    red, green, blue = cv2.split(photo)
+    return all(cv2.absdiff(a, b).max() <= MAX_SPREAD for a, b in ((red, green), (green, blue), (red, blue)))
+
+
+def keep_grey(restored: RgbImage, photo: RgbImage) -> RgbImage:
+    """What was made of a photo, (H, W, 3) of any size: its lightness alone where the photo has no colour."""
+    if not is_grey(photo):
+        return restored
+    return np.repeat(cv2.cvtColor(restored, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)

@@ -1,0 +1,1 @@
+"""Train a tiny restorer from a folder of faces."""

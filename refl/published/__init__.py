@@ -1,0 +1,1 @@
+"""Read the published files of Stable Diffusion, DiffBIR and OpenCLIP."""

@@ -1,0 +1,1 @@
+"""Restore photos, folders and a database's sources."""

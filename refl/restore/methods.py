@@ -1,0 +1,149 @@
+"""What a person asked to restore with, loaded and named: NAME=WHAT and the options to a `RestoreMethod`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refl.faces.color_fix import ColorFix
+from refl.restore.restore import RestoreMethod
+from refl.restorers import lora
+from refl.restorers.feedforward import FeedForwardRestorer
+from refl.restorers.load import AnyRestorer, get_restorer_files, load_restorer, method_name
+from runs import UserError
+from training.stopping import advise_out_of_memory
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """How restorers are used, all of them alike; None leaves it to the restorer."""
+
+    device: str
+    weights: Path
+    """Folder of published weight files."""
+    dtype: str = "float32"
+    steps: int | None = None
+    """Of restorers that take several."""
+    work_size_px: int | None = None
+    size_px: int | None = None
+    color_fix: ColorFix | None = None
+    strength: float | None = None
+    """Of what LoRA training added."""
+    small_memory: bool = False
+
+
+@dataclass(frozen=True)
+class AskedMethod:
+    """A restorer that was asked for."""
+
+    what: str
+    """What `load_restorer` takes."""
+    name: str
+    """As given, or following from `what`."""
+    is_given: bool
+    """Whether the name was given: it is then taken as it is."""
+
+
+def name_methods(asked: Sequence[str]) -> list[AskedMethod]:
+    """Each [NAME=]WHAT understood, before anything is loaded.
+
+    Raises:
+        UserError: there is no such restorer, or two have one name.
+    """
+    methods: list[AskedMethod] = []
+    for one in asked:
+        is_named = "=" in one and not Path(one).exists()  # a folder's own name may have an = in it
+        name, what = one.split("=", 1) if is_named else ("", one)
+        methods.append(AskedMethod(what, name or method_name(what), bool(name)))
+    names = [method.name for method in methods]
+    for method in methods:
+        if names.count(method.name) > 1:
+            raise UserError(
+                f"Two of the restorers are called {method.name!r}; give one a name: --method NAME={method.what}"
+            )
+    return methods
+
+
+def check_methods(methods: Sequence[AskedMethod], options: RestoreOptions, besides: Sequence[str] = ()) -> None:
+    """What can be known before anything is loaded: that files are here, and that a strength has adapters to set.
+
+    Args:
+        besides: paths and manifest names of other files that are wanted.
+    Raises:
+        UserError: something is wrong; of missing files all are named.
+    """
+    for method in methods:
+        folder = Path(method.what).expanduser()
+        is_lora = (folder / "trained.json").is_file() and lora.read_record(folder)["kind"] == "lora"
+        if options.strength is not None and not is_lora:
+            raise _no_strength(method.what)
+    get_restorer_files([method.what for method in methods], options.weights, besides)
+
+
+def load_method(asked: AskedMethod, options: RestoreOptions) -> RestoreMethod:
+    """The restorer, ready on the device.
+
+    A name that was not given says what differs from the restorer's own way: `diffbir-v1-20steps-bfloat16`.
+
+    Raises:
+        UserError: there is no such restorer, or it cannot be used with these options.
+    """
+    what = asked.what
+    said = f"{what} does not fit into the memory of {options.device}; give --dtype bfloat16 or --device cpu."
+    with advise_out_of_memory(lambda: said):
+        restorer = load_restorer(what, device=options.device, dtype=DTYPES[options.dtype], weights_dir=options.weights)
+    changes = dict(_change(restorer, what, options))
+    own_fix = "none" if isinstance(restorer, FeedForwardRestorer) else options.color_fix
+    return RestoreMethod(
+        name=asked.name if asked.is_given else "-".join([asked.name, *(words for words, _ in changes.values())]),
+        restorer=restorer,
+        device=options.device,
+        steps=changes["steps"][1] if "steps" in changes else None,
+        work_size_px=options.work_size_px,
+        size_px=options.size_px,
+        color_fix=None if options.color_fix in (own_fix, "none") else options.color_fix,
+        settings={**restorer.settings, **{key: value for key, (_, value) in changes.items()}},
+    )
+
+
+def _change(restorer: AnyRestorer, what: str, options: RestoreOptions) -> Iterator[tuple[str, tuple[str, Any]]]:
+    """Set what differs from the restorer's own way; gives (setting, (its part of the name, its value))."""
+    if options.steps is not None and restorer.default_steps not in (1, options.steps):
+        yield "steps", (f"{options.steps}steps", options.steps)
+    work_px = options.work_size_px
+    if work_px is not None and work_px % restorer.multiple_px:
+        raise UserError(f"--work-size is {work_px}; {what} takes multiples of {restorer.multiple_px} pixels.")
+    if work_px not in (None, restorer.image_size_px):
+        yield "image_size_px", (f"at{work_px}px", work_px)
+    color_fix = options.color_fix
+    if color_fix not in (None, restorer.settings.get("color_fix", "none")):
+        yield "color_fix", ("unfixed" if color_fix == "none" else str(color_fix), color_fix)
+    if color_fix is not None and not isinstance(restorer, FeedForwardRestorer):
+        restorer.use = replace(restorer.use, color_fix=color_fix)
+    if options.strength is not None:
+        yield from _set_strength(restorer, what, options.strength)
+    if options.size_px is not None:
+        yield "size_px", (f"{options.size_px}px", options.size_px)
+    if options.dtype != "float32":
+        yield "dtype", (options.dtype, options.dtype)
+    if options.small_memory and not isinstance(restorer, FeedForwardRestorer):
+        restorer.enable_small_memory()
+        yield "small_memory", ("small-memory", True)  # tiles blend at their borders, and slices round otherwise
+
+
+def _set_strength(restorer: AnyRestorer, what: str, strength: float) -> Iterator[tuple[str, tuple[str, Any]]]:
+    if isinstance(restorer, FeedForwardRestorer) or "lora_strength" not in restorer.settings:
+        raise _no_strength(what)
+    restorer.set_lora_strength(strength)
+    if strength != 1:
+        yield "lora_strength", (f"strength{strength:g}", strength)
+
+
+def _no_strength(what: str) -> UserError:
+    return UserError(f"--strength is for restorers tuned by LoRA; {what} is none. Restore by it in a call of its own.")

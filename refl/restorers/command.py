@@ -1,0 +1,123 @@
+"""`python -m refl weights`: published files listed, downloaded and checked; a tuned ControlNet in DiffBIR's format."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reward.model.weights_folder import add_weights_flag, choose_weights_folder
+from runs import UserError
+
+if TYPE_CHECKING:
+    from reward.model.weights import WeightsEntry
+
+
+def add_weights_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`weights list`, `weights fetch NAME ...`, `weights check [NAME ...]`, `weights export FOLDER FILE`."""
+    parser = commands.add_parser(
+        "weights",
+        help="list, download or check published weight files; export a tuned ControlNet",
+        description="Published weight files: which there are and under which licence, from which mirror to get them. "
+        "With HF_HUB_OFFLINE=1 nothing is downloaded. `export FOLDER FILE` writes the ControlNet that a training left "
+        "in FOLDER as DiffBIR's own code loads it.",
+    )
+    parser.add_argument("action", choices=("list", "fetch", "check", "export"), help="what to do")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="as `list` shows them; check: all where none is given. export: FOLDER FILE",
+    )
+    add_weights_flag(parser)
+    parser.set_defaults(command=run_weights)
+
+
+def run_weights(args: argparse.Namespace) -> None:
+    """Do the action with the named files."""
+    from refl.published.weights import read_manifest  # here: these load torch, which --help need not wait for
+
+    if args.action == "export":
+        export_file(args.names)
+        return
+    folder = choose_weights_folder(args)
+    manifest = read_manifest(folder)
+    unknown = [name for name in args.names if name not in manifest]
+    if unknown:
+        raise UserError(f"There are no weights {unknown[0]!r}. The names: {', '.join(manifest)}.")
+    chosen = {name: manifest[name] for name in args.names or manifest}
+    if args.action == "fetch":
+        if not args.names:
+            raise UserError("Name what to fetch, as `python -m refl weights list` shows it.")
+        lines = fetch_files(chosen, folder)
+    elif args.action == "check":
+        lines = check_files(chosen, folder)
+    else:
+        lines = list_files(chosen, folder)
+    for line in lines:
+        print(line)
+
+
+def export_file(names: list[str]) -> None:
+    """Write what a training left as DiffBIR's own code loads it.
+
+    Raises:
+        UserError: two paths were not given, or the folder holds no ControlNet.
+    """
+    if len(names) != 2:
+        raise UserError("Give the folder that a training wrote and the file to write: weights export FOLDER FILE.")
+    from refl.restorers.export import export_trained_control
+
+    count = export_trained_control(Path(names[0]), Path(names[1]))
+    print(f"{names[1]}: {count} tensors in DiffBIR's format")
+
+
+def list_files(chosen: dict[str, WeightsEntry], folder: Path) -> Iterator[str]:
+    """What they are, and whether they are here."""
+    from refl.published.weights import find_here
+
+    for name, entry in chosen.items():
+        path = find_here(entry, folder)
+        size = (
+            f"{(path.stat().st_size if path else entry.size_bytes) / 1e6:,.0f} MB" if path or entry.size_bytes else ""
+        )
+        yield f"{name}  {entry.file}  {size}  {'here: ' + str(path) if path else 'not here'}"
+        yield f"    {entry.description}"
+        yield f"    licence: {entry.licence}"
+        yield f"    from: {', '.join([*entry.hub, *entry.url]) or entry.page}"
+
+
+def fetch_files(chosen: dict[str, WeightsEntry], folder: Path) -> Iterator[str]:
+    """Download what is not here, and check it."""
+    from refl.published.weights import find_file
+
+    for name in chosen:
+        found = find_file(name, folder)
+        yield f"{name}: {found.path}"
+
+
+def check_files(chosen: dict[str, WeightsEntry], folder: Path) -> Iterator[str]:
+    """Check those that are here.
+
+    Raises:
+        UserError: one or more are not what they should be; each is named.
+    """
+    from refl.published.weights import find_here, identify
+
+    faults = []
+    for name, entry in chosen.items():
+        path = find_here(entry, folder)
+        if path is None:
+            yield f"{name}: not here"
+            continue
+        try:
+            found = identify(path, entry)
+        except UserError as error:
+            faults.append(str(error))
+            yield f"{name}: WRONG"
+            continue
+        known = "as published" if entry.sha256 else "its published checksum is not known to us"
+        yield f"{name}: {path}, SHA-256 {found.sha256} ({known})"
+    if faults:
+        raise UserError(" ".join(faults))

@@ -1,0 +1,1 @@
+"""Fine-tune a restorer by the gradient of a reward (ReFL)."""

@@ -1,0 +1,265 @@
+"""How a restorer is fine-tuned with a reward: every field is a flag of `python -m refl train`. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from refl.faces.degrade import DegradationSettings
+from runs import UserError
+
+FOLDER = Path(__file__).parent / "configs"
+MAY_CHANGE = {
+    "micro_batch_size",
+    "rollout_batch_size",
+    "compile",
+    "tracker",
+    "gradient_checkpointing",
+    "checkpoint_every_steps",
+    "keep_every_steps",
+    "keep_steps_max",
+    "log_every_steps",
+    "workers",
+}
+"""Fields that decide nothing about the weights; all others must be the same when a training is continued."""
+
+
+def _check_order(limits: tuple[float, float]) -> tuple[float, float]:
+    if not limits[0] <= limits[1]:
+        raise ValueError(f"the low end comes first, got {limits[0]:g} to {limits[1]:g}")
+    return limits
+
+
+_Strict = ConfigDict(extra="forbid", frozen=True)
+_Index = Annotated[int, Field(ge=0, le=999)]
+_Eta = Annotated[float, Field(ge=0, le=1)]
+
+
+class TrajectoryConfig(BaseModel):
+    """How latents come from noise to the step with gradient."""
+
+    model_config = _Strict
+
+    steps: int = Field(50, ge=1, le=1000, description="Denoising steps of the whole schedule")
+    gradient_window: Annotated[tuple[_Index, _Index], AfterValidator(_check_order)] = Field(
+        (0, 1),
+        description="First step with gradient, counted from the end (0 is the last), drawn uniformly from low … high "
+        "anew each training step",
+    )
+    unroll: bool = Field(
+        False,
+        description="Go on with gradient from there to the end (DRaFT-K) instead of predicting the clean latents at "
+        "once",
+    )
+    eta: Annotated[tuple[_Eta, _Eta], AfterValidator(_check_order)] = Field(
+        (0.0, 1.0), description="Fresh noise of each DDIM step, drawn uniformly from low … high: 0 none, 1 as DDPM"
+    )
+    start_fraction: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Start from the condition noised to this share of the schedule, 1 from pure noise; 0 as the "
+        "restorer itself does",
+    )
+    renoise: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Noise the finished latents anew this often, a gradient each (DRaFT-LV), so that one trajectory "
+        "serves several; 0 takes the gradient on the trajectory itself",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.gradient_window[1] >= self.steps:
+            raise ValueError(f"gradient_window ends at {self.gradient_window[1]}, but there are {self.steps} steps")
+        return self
+
+
+class LossConfig(BaseModel):
+    """Factors of the terms; 0 leaves a term out and does not compute it."""
+
+    model_config = _Strict
+
+    reward_weight: float = Field(0.005, ge=0, description="Factor on 1 - reward")
+    structure_weight: float = Field(
+        0.01, ge=0, description="Factor on the mean difference of the wavelet low band to the ground truth"
+    )
+    regularizer_weight: float = Field(
+        1e-4,
+        ge=0,
+        description="Factor on the mean squared change since training began: of the ControlNet's outputs, summed, or "
+        "of the denoiser's output where adapters are trained",
+    )
+    perceptual_weight: float = Field(0.01, ge=0, description="Factor on the perceptual distance to the ground truth")
+    perceptual: Literal["lpips", "gmsd"] = Field(
+        "lpips",
+        description="Perceptual distance: LPIPS-VGG, which needs its backbone's weights, or GMSD, which needs no file",
+    )
+    use_prompt: bool = Field(
+        False,
+        description="Let the reward model's own prompt stand in where not one face has a caption, instead of refusing",
+    )
+    color_fix: bool = Field(
+        False,
+        description="Apply the restorer's colour fix before all terms, so that training sees what inference shows",
+    )
+
+
+class LiveRewardConfig(BaseModel):
+    """How the reward model goes on learning, so that it cannot be fooled."""
+
+    model_config = _Strict
+
+    reward_every_steps: int = Field(
+        10, ge=0, description="Steps between updates of the reward model (ground truth against output); 0 for never"
+    )
+    reward_first_step: int = Field(0, ge=0, description="Step of the first update; later ones let the restorer move")
+    reward_learning_rate: float = Field(2e-6, gt=0, le=1, description="AdamW's step size for the reward model")
+    reward_weight_decay: float = Field(0.35, ge=0, le=10, description="AdamW's decay of the reward model's matrices")
+    reward_loss_scale: float = Field(0.1, gt=0, description="Factor on the reward model's loss, a sum over images")
+    replay_pairs: int = Field(
+        0,
+        ge=0,
+        description="Labelled pairs of --dataset added to each update, over all processes, so that people's taste is "
+        "not forgotten",
+    )
+    max_accuracy_loss: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="An update is taken back where the accuracy on held-out human labels of --dataset falls by more "
+        "than this below the first model's, and by more than its noise; 1 never measures it",
+    )
+
+
+class TrainConfig(BaseModel):
+    """Optimization, memory, how often things happen. An image is one face."""
+
+    model_config = _Strict
+
+    max_steps: int = Field(3500, ge=1, description="Optimizer steps")
+    batch_size: int = Field(4, ge=1, description="Images an optimizer step, over all processes")
+    micro_batch_size: int = Field(
+        1,
+        ge=0,
+        description="Images that one process takes through the model at a time; gradients of a batch are accumulated, "
+        "so this decides memory, not the result; 0 takes a process's whole share of the batch",
+    )
+    rollout_batch_size: int = Field(
+        0,
+        ge=0,
+        description="Images that one process denoises at a time where no gradient is kept, in trajectories and in the "
+        "monitor's looks; 0 takes its whole share of the batch",
+    )
+    learning_rate: float = Field(5e-5, gt=0, le=1, description="AdamW's step size, constant after warmup")
+    warmup_steps: int = Field(0, ge=0, description="Steps over which the rate rises linearly")
+    weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW's decay of matrices; never of norms and biases")
+    max_gradient_norm: float = Field(1.0, ge=0, description="Longer gradients are scaled to this length; 0 for never")
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="Share kept a step of the running average of the weights, which is saved; 0: none"
+    )
+    trainable: Literal["control", "lora"] = Field("control", description="The whole ControlNet, or adapters (LoRA)")
+    lora_rank: int = Field(16, ge=1, le=1024, description="Rank of the adapters")
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        "adamw",
+        description="AdamW with moments in float32, or in 8 bits (needs bitsandbytes and a GPU), of the restorer and "
+        "the live reward",
+    )
+    mixed_precision: Literal["no", "bf16", "fp16"] = Field(
+        "no",
+        description="Number format of forward and backward passes and of all frozen weights; trained weights stay "
+        "float32; fp16 needs a GPU",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations a second time instead of keeping them: less memory, a third slower"
+    )
+    compile: bool = Field(
+        False, description="Compile the denoiser's blocks (torch.compile): minutes at the start, faster steps on a GPU"
+    )
+    image_size_px: int = Field(0, ge=0, le=4096, description="Side of the faces, pixels; 0 as the restorer's own")
+    checkpoint_every_steps: int = Field(500, ge=1, description="Steps between writings of last/")
+    keep_every_steps: int = Field(
+        0,
+        ge=0,
+        description="Steps between copies of the restorer that stay in steps/, beside last/ and tuned/; 0 for none",
+    )
+    keep_steps_max: int = Field(
+        0, ge=0, description="How many of these copies stay; the oldest is removed for a new one; 0 keeps all"
+    )
+    monitor_every_steps: int = Field(
+        100, ge=0, description="Steps between looks of the hacking monitor at held-out faces; 0 for none"
+    )
+    monitor_faces: int = Field(16, ge=2, le=1000, description="Held-out faces that the monitor restores")
+    on_hacking: Literal["warn", "stop", "roll_back"] = Field(
+        "warn", description="What the monitor does when the reward rises and independent judges fall"
+    )
+    hacking_judges: int = Field(
+        2,
+        ge=1,
+        description="How many families of judges (fidelity, identity, naturalness, spectrum and colour, the rewards' "
+        "gap) must have fallen at two looks in a row",
+    )
+    log_every_steps: int = Field(10, ge=1, description="Steps averaged in each progress line")
+    gradient_norms: bool = Field(
+        True, description="Log the length of each term's gradient at every progress line; costs a backward pass a term"
+    )
+    workers: int = Field(2, ge=0, le=256, description="Processes that decode and degrade, for each training process")
+    seed: int = Field(
+        231, ge=0, le=2**31 - 1, description="Seed of order, degradations, noise, drawn steps and new adapters"
+    )
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = Field(
+        "none", description="Program that is given the progress and the grids as well; must be installed"
+    )
+
+
+class ReflConfig(BaseModel):
+    """One ReFL training."""
+
+    model_config = _Strict
+
+    trajectory: TrajectoryConfig = TrajectoryConfig()
+    loss: LossConfig = LossConfig()
+    live_reward: LiveRewardConfig = LiveRewardConfig()
+    train: TrainConfig = TrainConfig()
+    degradation: DegradationSettings = DegradationSettings()
+
+
+def preset_names() -> list[str]:
+    """The ReFL presets that ship with the project."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml") if "[trajectory]" in path.read_text(encoding="utf-8"))
+
+
+def load_refl_config(name_or_path: str, changes: dict[str, dict[str, Any]] | None = None) -> ReflConfig:
+    """A shipped preset, a person's own TOML file, or the `config.json` of a run, with single fields replaced.
+
+    Args:
+        changes: table -> field -> value.
+    Raises:
+        UserError: no such preset or file, not TOML or JSON, or a value is not allowed.
+    """
+    path = FOLDER / f"{name_or_path}.toml"
+    if name_or_path not in preset_names():
+        path = Path(name_or_path).expanduser()
+        if not path.is_file():
+            raise UserError(
+                f"There is no preset {name_or_path!r}. Name one of {', '.join(preset_names())}, or a TOML or JSON file."
+            )
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:  # of TOML, JSON and UTF-8 alike
+        raise UserError(f"{path}: not {'JSON' if path.suffix == '.json' else 'TOML'} ({error}).") from error
+    for table, fields in (changes or {}).items():
+        values[table] = {**values.get(table, {}), **fields}
+    try:
+        return ReflConfig.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field = ".".join(str(part) for part in fault["loc"])
+        said = fault["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: {field}: {said} ({fault['input']!r}).") from error

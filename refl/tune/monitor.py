@@ -1,0 +1,292 @@
+"""The hacking monitor: does the reward rise because faces get better, or because the reward model is fooled?
+
+A fixed set of held-out faces, degraded and restored with fixed seeds, is looked at every so many steps. Beside the
+rewards stand judges that training never optimises. Everything is compared image by image with the first look, so that
+faces and seeds do not add noise; `refl.tune.verdict` has the rule. The faces of a look are shared out over the
+processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from metrics.compute import Request, compute_values
+from metrics.lists import Metric, MetricList, skipped_metrics
+from metrics.load import needs_reference
+from refl.faces.photo_files import encode_png, write_whole
+from refl.tune.verdict import Array, Look, Verdict, compare
+from training.processes import gather_places, share_places
+
+log = logging.getLogger(__name__)
+
+RewardFunction = Callable[[Tensor], Tensor]
+"""(N, 3, H, W) in [0, 1] -> (N,) rewards of the held-out faces, in their order."""
+FaceRewards = Callable[[Tensor, Sequence[int]], Tensor]
+"""(N, 3, H, W) in [0, 1] on the CPU, and which of the held-out faces these are -> (N,) rewards."""
+
+GRID_FACES = 8
+HIGH_FREQUENCY = 0.25
+"""Cycles a pixel; half of what an image can hold."""
+MIN_SATURATION = MIN_CONTRAST = 1e-3
+
+
+def choose_judges(perceptual: str, hq: Sequence[npt.NDArray[np.uint8]]) -> list[str]:
+    """The judges that can be had here for these ground truths, none of which is the perceptual term of the loss.
+
+    Of the metrics: PSNR, SSIM, GMSD (FSIM where GMSD is optimised), NIQE, and identity where its packages are installed
+    and find a face. Of our own: `saturation`, `contrast` and `high_frequency`, minus their distance from the ground
+    truth's.
+    """
+    asked = ["psnr", "ssim", "fsim" if perceptual == "gmsd" else "gmsd", "niqe_skvideo", "identity"]
+    listed = MetricList(name="judges", version="1", description="", metrics=[Metric(name=name) for name in asked])
+    here = [name for name in asked if name not in skipped_metrics(listed)]
+    measured = measure_metrics(here, list(hq)[:1], list(hq)[:1])
+    return [name for name in here if np.isfinite(measured[name]).all() or name == "psnr"] + list(OWN_JUDGES)
+
+
+def judge(names: Sequence[str], restored: Tensor, hq: Tensor) -> dict[str, Array]:
+    """(N,) of each judge, higher is better; not finite where a metric cannot measure a face.
+
+    Args:
+        restored, hq: (N, 3, H, W) in [0, 1].
+    """
+    metrics = [name for name in names if name not in OWN_JUDGES]
+    # whoever trains by autocast is judged in float32 all the same
+    with torch.autocast("cpu", enabled=False), torch.autocast(restored.device.type, enabled=False):
+        found = measure_metrics(metrics, to_bytes(restored), to_bytes(hq))
+        for name in set(names) & set(OWN_JUDGES):
+            measure = OWN_JUDGES[name]
+            found[name] = -(measure(restored.float()) / measure(hq.float())).log().abs().double().cpu().numpy()
+    return {name: found[name] for name in names}
+
+
+def measure_metrics(
+    names: Sequence[str],
+    images: Sequence[npt.NDArray[np.uint8]],
+    references: Sequence[npt.NDArray[np.uint8]],
+    device: str = "cpu",
+) -> dict[str, Array]:
+    """(N,) of each metric, oriented so that higher is better; NaN where it cannot measure an image.
+
+    Args:
+        references: one an image; may be empty where no metric compares.
+    """
+    count = len(images)
+    requests = [
+        Request(name, place, count + place if needs_reference(name) else None)
+        for name in names
+        for place in range(count)
+    ]
+    values = compute_values(requests, [*images, *references], device)
+    numbers = np.array([math.nan if value.value is None else value.value for value in values], dtype=np.float64)
+    return dict(zip(names, numbers.reshape(len(names), count), strict=True))
+
+
+def compute_saturation(images: Tensor) -> Tensor:
+    """(N,) mean over pixels of max - min of red, green and blue; at least MIN_SATURATION."""
+    return (images.amax(dim=1) - images.amin(dim=1)).mean(dim=(1, 2)).clamp_min(MIN_SATURATION)
+
+
+def compute_high_frequency(images: Tensor) -> Tensor:
+    """(N,) power of the luma above HIGH_FREQUENCY in either axis, where grids and checkerboards show; above 0."""
+    luma = images.mean(dim=1)
+    power = torch.fft.fft2(luma, norm="ortho").abs().square()
+    down, across = (torch.fft.fftfreq(side, device=images.device).abs() for side in luma.shape[-2:])
+    high = (down[:, None] > HIGH_FREQUENCY) | (across[None, :] > HIGH_FREQUENCY)
+    high_power: Tensor = (power * high).mean(dim=(1, 2))
+    return high_power + 1e-8
+
+
+def compute_contrast(images: Tensor) -> Tensor:
+    """(N,) standard deviation of the luma over pixels; at least MIN_CONTRAST."""
+    return images.mean(dim=1).std(dim=(1, 2), correction=0).clamp_min(MIN_CONTRAST)
+
+
+OWN_JUDGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "saturation": compute_saturation,
+    "contrast": compute_contrast,
+    "high_frequency": compute_high_frequency,
+}
+"""Measures of an image; the judge is minus the distance of its logarithm from the ground truth's."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one process saw of one face."""
+
+    rewards: dict[str, float]
+    first_rewards: dict[str, float]
+    """Of what was restored first, by the models as they are now."""
+    judges: dict[str, float]
+    image: Tensor | None
+    """(3, H, W) uint8; None where nobody will look at it."""
+
+
+@dataclass
+class Monitor:
+    """The held-out faces, what was first made of them, and all looks so far; the same on every process."""
+
+    lq: Tensor
+    """(N, 3, H, W) in [0, 1], on the CPU; hq too."""
+    hq: Tensor
+    seeds: list[int]
+    judges: list[str]
+    judges_needed: int
+    """Families of judges, see `refl.tune.verdict`."""
+    batch_size: int = 16
+    """Faces restored, rewarded and judged at a time."""
+    first_restored: Tensor | None = None
+    """(N, 3, H, W) uint8."""
+    first: Look | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def look(
+        self,
+        step: int,
+        restore: Callable[[Tensor, Sequence[int]], Tensor],
+        rewards: Mapping[str, FaceRewards],
+        accelerator: Accelerator,
+    ) -> tuple[dict[str, float], Verdict | None, Tensor]:
+        """Restore, reward and judge the held-out faces, each process its share. A collective: all processes call it.
+
+        Args:
+            restore: (N, 3, H, W) on the CPU and N seeds -> (N, 3, H, W) in [0, 1] on any device.
+            rewards: `live`, the model that trains with the restorer, and `frozen`, the one that training began with.
+        Returns:
+            (means by name for the progress line; the comparison with the first look, None at the first; (n, 3, H, W)
+            uint8 of the first GRID_FACES faces as restored now), the same on every process.
+        """
+        mine = share_places(accelerator, len(self.lq))
+        own: list[tuple[int, Seen]] = []
+        for start in range(0, len(mine), self.batch_size):
+            places = mine[start : start + self.batch_size]
+            own += zip(places, self._see(places, restore, rewards), strict=True)
+        seen = gather_places(accelerator, own)
+        now = Look(step, _collect(row.rewards for row in seen), _collect(row.judges for row in seen))
+        restored = torch.stack([row.image for row in seen if row.image is not None])
+        verdict = None
+        if self.first is None:
+            self.first_restored, self.first = restored, now
+        else:
+            # what is now the live model scores the first outputs anew: its own drift is no gain
+            rescored = Look(self.first.step, _collect(row.first_rewards for row in seen), self.first.judges)
+            verdict = compare(rescored, now, self.judges_needed, self.is_suspicious())
+        numbers = {name: values[~np.isnan(values)] for name, values in (now.rewards | now.judges).items()}
+        means = {name: float(values.mean()) for name, values in numbers.items() if len(values)}
+        if accelerator.is_main_process:
+            say_missing({name: len(self.lq) - len(values) for name, values in numbers.items()}, len(self.lq), step)
+        self.history.append({"step": step, "means": means, "verdict": verdict.as_json() if verdict else None})
+        return means, verdict, restored[:GRID_FACES]
+
+    def is_suspicious(self) -> bool:
+        """Whether the last look was."""
+        verdict = self.history[-1]["verdict"] if self.history else None
+        return bool(verdict and verdict.get("suspicious", verdict["hacking"]))  # earlier versions told hacking alone
+
+    @torch.no_grad()
+    def _see(
+        self,
+        places: list[int],
+        restore: Callable[[Tensor, Sequence[int]], Tensor],
+        rewards: Mapping[str, FaceRewards],
+    ) -> list[Seen]:
+        """What there is to see of these faces. The pixels rewarded, judged and drawn are the same, of 8 bits."""
+        restored = to_uint8(restore(self.lq[places], [self.seeds[place] for place in places]))
+        images = restored.float() / 255
+        given = {name: reward(images, places).double().tolist() for name, reward in rewards.items()}
+        first_given: dict[str, list[float]] = {}
+        if self.first_restored is not None:
+            before = self.first_restored[places].float() / 255
+            first_given = {name: reward(before, places).double().tolist() for name, reward in rewards.items()}
+        judged = judge(self.judges, images, self.hq[places])
+        return [
+            Seen(
+                {name: values[row] for name, values in given.items()},
+                {name: values[row] for name, values in first_given.items()},
+                {name: float(values[row]) for name, values in judged.items()},
+                restored[row].clone() if self.first_restored is None or place < GRID_FACES else None,
+            )
+            for row, place in enumerate(places)
+        ]
+
+    def write_grid(self, path: Path, restored: Tensor) -> None:
+        """A PNG of the first GRID_FACES faces; its rows: what was given, first restored, restored now, ground truth.
+
+        Args:
+            restored: as `look` returns it.
+        """
+        assert self.first_restored is not None
+        rows = [
+            torch.cat(list(images[:GRID_FACES]), dim=2)
+            for images in (
+                to_uint8(self.lq[:GRID_FACES]),
+                self.first_restored,
+                restored,
+                to_uint8(self.hq[:GRID_FACES]),
+            )
+        ]
+        write_whole(path, encode_png(torch.cat(rows, dim=1).permute(1, 2, 0).contiguous().numpy()))
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """What a continuation needs: the first look, and the history; None before the first look."""
+        if self.first is None:
+            return None
+        return {
+            "first_restored": self.first_restored,
+            "step": self.first.step,
+            "rewards": {name: torch.from_numpy(values) for name, values in self.first.rewards.items()},
+            "judges": {name: torch.from_numpy(values) for name, values in self.first.judges.items()},
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave; a judge that was not to be had then judges the first look now."""
+        rewards, judges = ({name: v.cpu().numpy() for name, v in state[part].items()} for part in ("rewards", "judges"))
+        first_restored = state["first_restored"].cpu()
+        if first_restored.is_floating_point():  # as earlier versions kept it
+            first_restored = to_uint8(first_restored)
+        new = [name for name in self.judges if name not in judges]
+        judges |= judge(new, first_restored.float() / 255, self.hq) if new else {}
+        self.first = Look(state["step"], rewards, {name: judges[name] for name in self.judges})
+        self.first_restored = first_restored
+        self.history = state["history"]
+
+
+def say_missing(missing: Mapping[str, int], faces: int, step: int) -> None:
+    """Warn of every reward and judge that gave no number, so that nobody takes its silence for its consent.
+
+    Args:
+        missing: of how many of so many faces each gave none.
+    """
+    for name, count in missing.items():
+        if count:
+            log.warning(
+                "step %s: %s gave no number for %s of %s held-out faces; they do not count", step, name, count, faces
+            )
+
+
+def _collect(rows: Iterable[dict[str, float]]) -> dict[str, Array]:
+    """(N,) of each name, of N faces' values."""
+    found = list(rows)
+    return {name: np.array([row[name] for row in found], dtype=np.float64) for name in found[0]}
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """(N, 3, H, W) uint8 on the CPU of (N, 3, H, W) in [0, 1]."""
+    return (images.detach().clamp(0, 1) * 255).round().byte().cpu()
+
+
+def to_bytes(images: Tensor) -> list[npt.NDArray[np.uint8]]:
+    """(H, W, 3) uint8 of each of (N, 3, H, W) in [0, 1]."""
+    return [np.ascontiguousarray(image) for image in to_uint8(images).permute(0, 2, 3, 1).numpy()]

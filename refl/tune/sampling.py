@@ -1,0 +1,199 @@
+"""A ReFL trajectory: denoise without gradient to a drawn step, and from there to clean latents with gradient.
+
+The part without gradient takes a whole batch at once, the part with gradient as many images as memory holds. Every
+random number follows from seeds, one per image: a batch gives what its images give alone, and a training that is
+continued sees the noise that it would have seen. All of a trajectory's noise is drawn before its first step.
+
+Sources: ReFL (arXiv:2304.05977, algorithm 1) as DiffusionReward uses it; going on with gradient to the end is DRaFT-K,
+re-noising DRaFT-LV (arXiv:2309.17400, sections 4.1 and 4.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from refl.published.control import ConditionControlNet
+from refl.restorers.diffusion import DiffusionRestorer, count_noises
+from refl.restorers.osediff import OSEDiff
+from refl.restorers.surface import draw_ahead
+
+Plan = Sequence[tuple[int, int]]
+"""(timestep, the one after it) of each step; -1 after the last."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One draw: which way the latents go, and where the gradient begins."""
+
+    plan: Plan
+    etas: Sequence[float]
+    """DDIM's eta of each step of the plan: how much fresh noise it adds."""
+    gradient_index: int
+    """The first step with gradient, counted from the end: 0 is the last."""
+    unroll: bool = False
+    """Go on with gradient from there to the end, instead of predicting the clean latents at once."""
+    renoise: int = 0
+    """After a full trajectory, re-noise the result this many times for gradient steps (DRaFT-LV)."""
+
+    @property
+    def gradient_place(self) -> int:
+        """The place in the plan of the first step with gradient."""
+        return len(self.plan) - 1 - self.gradient_index
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Where N images stand before their steps with gradient. Nothing of it has a gradient."""
+
+    cleaned: Tensor
+    """(N, 3, H, W) stage 1's image, whose colours the colour fix gives back; OSEDiff's input."""
+    embedding: Tensor
+    """(N, T, C) of the prompts."""
+    condition: Tensor
+    """(N, c, h, w) latents of what is restored; empty for OSEDiff, whose gradient begins at the encoder."""
+    latents: Tensor
+    """(N, c, h, w) at the gradient's step; clean ones where they are to be re-noised; empty for OSEDiff."""
+    noises: Sequence[Tensor]
+    """(N, c, h, w) each, what the steps with gradient will take."""
+
+    def select(self, start: int, stop: int) -> Rollout:
+        """The images from `start` up to `stop`."""
+        return Rollout(
+            self.cleaned[start:stop],
+            self.embedding[start:stop],
+            self.condition[start:stop],
+            self.latents[start:stop],
+            [noise[start:stop] for noise in self.noises],
+        )
+
+
+def join(rollouts: Sequence[Rollout]) -> Rollout:
+    """The images of all, in order."""
+    return Rollout(
+        torch.cat([one.cleaned for one in rollouts]),
+        torch.cat([one.embedding for one in rollouts]),
+        torch.cat([one.condition for one in rollouts]),
+        torch.cat([one.latents for one in rollouts]),
+        [torch.cat(noise) for noise in zip(*(one.noises for one in rollouts), strict=True)],
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the part with gradient gave."""
+
+    x0: Tensor
+    """(N, c, h, w) clean latents."""
+    cleaned: Tensor
+    """(N, 3, H, W) whose colours the colour fix gives back."""
+    compared: tuple[Tensor, ...]
+    """What the regularizer compares: the ControlNet's outputs, or the denoiser's where adapters are trained."""
+    reference: tuple[Tensor, ...]
+    """The same before training, without gradient; empty where there is no regularizer."""
+
+
+@torch.no_grad()
+def roll_out(
+    restorer: DiffusionRestorer | OSEDiff,
+    lq: Tensor,
+    embedding: Tensor,
+    trajectory: Trajectory,
+    generators: Sequence[torch.Generator],
+) -> Rollout:
+    """Denoise a batch to the step where its gradient begins.
+
+    Args:
+        lq: (N, 3, H, W) in [0, 1].
+        embedding: (1, T, C) of the restorer's prompt, the same for all images.
+        generators: one per image, for the start's noise and all that comes after.
+    """
+    embedding = embedding.expand(len(lq), -1, -1)
+    if isinstance(restorer, OSEDiff):
+        return Rollout(lq, embedding, lq[:, :0], lq[:, :0], [])
+    cleaned = restorer.clean(lq)
+    condition = restorer.encode_pixels(cleaned)
+    stop = len(trajectory.plan) if trajectory.renoise else trajectory.gradient_place
+    plan, etas = trajectory.plan[:stop], trajectory.etas[:stop]
+    later = trajectory.renoise
+    if trajectory.unroll:
+        later = (later or 1) * count_noises(trajectory.etas[trajectory.gradient_place :]) + later
+    count = 1 + count_noises(etas) + later
+    noises = draw_ahead(generators, condition.shape[1:], count, condition.device)
+    latents = restorer.start(condition, next(noises), trajectory.plan[0][0])
+    latents = restorer.denoise(latents, plan, etas, condition, embedding, noises)
+    return Rollout(cleaned, embedding, condition, latents, list(noises))
+
+
+def iterate_outcomes(
+    restorer: DiffusionRestorer | OSEDiff,
+    rollout: Rollout,
+    trajectory: Trajectory,
+    *,
+    regularize: bool = False,
+    frozen_control: ConditionControlNet | None = None,
+) -> Iterator[Outcome]:
+    """One outcome, or `renoise` of them, each with a graph of its own: call backward before taking the next.
+
+    Args:
+        regularize: whether to compute what the regularizer compares with: with `frozen_control`, the ControlNet before
+            training, its outputs; without, the denoiser's output (OSEDiff's clean latents) with adapters off.
+    """
+    if isinstance(restorer, OSEDiff):
+        yield _follow_osediff(restorer, rollout, regularize)
+        return
+    noises = iter(rollout.noises)
+    if not trajectory.renoise:
+        yield _follow(restorer, rollout, rollout.latents, noises, trajectory, regularize, frozen_control)
+        return
+    signal, noise = restorer.noise_scales(trajectory.plan[trajectory.gradient_place][0])
+    for _ in range(trajectory.renoise):
+        noisy = signal * rollout.latents + noise * next(noises)
+        yield _follow(restorer, rollout, noisy, noises, trajectory, regularize, frozen_control)
+
+
+def _follow(
+    restorer: DiffusionRestorer,
+    rollout: Rollout,
+    latents: Tensor,
+    noises: Iterator[Tensor],
+    trajectory: Trajectory,
+    regularize: bool,
+    frozen_control: ConditionControlNet | None,
+) -> Outcome:
+    """From the latents at the gradient's step to clean ones, with gradient."""
+    place = trajectory.gradient_place
+    step, eta = trajectory.plan[place], trajectory.etas[place]
+    at = torch.tensor(step[0], device=latents.device)
+    inputs = (latents, at, rollout.condition, rollout.embedding)
+    compared: tuple[Tensor, ...] = ()
+    reference: tuple[Tensor, ...] = ()
+    if regularize and frozen_control is not None:
+        with torch.no_grad():
+            reference = restorer.compute_control(*inputs, frozen_control)
+    elif regularize:
+        with torch.no_grad(), restorer.without_adapters():
+            reference = (restorer.predict_output(*inputs),)
+    residuals = restorer.compute_control(*inputs)
+    output = restorer.predict_output(*inputs, residuals)
+    if regularize:
+        compared = residuals if frozen_control is not None else (output,)
+    if not trajectory.unroll:
+        return Outcome(restorer.to_x0(latents, step[0], output), rollout.cleaned, compared, reference)
+    latents = restorer.apply_output(latents, step, output, eta, noises)
+    plan, etas = trajectory.plan[place + 1 :], trajectory.etas[place + 1 :]
+    latents = restorer.denoise(latents, plan, etas, rollout.condition, rollout.embedding, noises)
+    return Outcome(latents, rollout.cleaned, compared, reference)
+
+
+def _follow_osediff(restorer: OSEDiff, rollout: Rollout, regularize: bool) -> Outcome:
+    """OSEDiff's one step, with gradient from the encoder on; there is neither noise nor a ControlNet."""
+    reference: tuple[Tensor, ...] = ()
+    if regularize:
+        with torch.no_grad(), restorer.without_adapters():
+            reference = (restorer.restore_latents(rollout.cleaned, rollout.embedding),)
+    x0 = restorer.restore_latents(rollout.cleaned, rollout.embedding)
+    return Outcome(x0, rollout.cleaned, (x0,) if regularize else (), reference)
