@@ -30,11 +30,11 @@ check: lint
 lint: .venv/dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy pixels db runs metrics annotate training reward refl ui app.py benchmarks experiments
+	$(BIN)/mypy pixels db runs metrics dataset annotate training reward refl ui app.py benchmarks experiments
 
 # Faces → candidates → pairs → simulated answers → SVM → reward model → ReFL → evaluation, on ../shared/faces.
 loop: .venv/installed
-	$(BIN)/python -m benchmarks.loop $(ARGS)
+	$(BIN)/python -m experiments.loop $(ARGS)
 
 # The published method at full size with random weights: half an hour, 24 GiB of memory, 50 GB in FOLDER.
 FOLDER ?= $(DATA)/rehearsal
@@ -56,7 +56,7 @@ lower-bounds:
 	sed '/^# Measuring and training/,$$d' requirements.txt > .venv-lower/requirements-app.txt
 	.venv-lower/bin/uv pip install --quiet --python .venv-lower/bin/python --resolution lowest-direct \
 		--only-binary :all: -r .venv-lower/requirements-app.txt -r requirements-dev.txt
-	.venv-lower/bin/python -m pytest tests/unit tests/integration/test_formats.py
+	.venv-lower/bin/python -m pytest tests/unit tests/integration/annotate/test_formats.py
 	$(PYTHON) -m venv .venv-lower-torch
 	echo 'opencv-python ; sys_platform == "never"' > .venv-lower-torch/without.txt
 	.venv-lower/bin/uv pip install --quiet --python .venv-lower-torch/bin/python --resolution lowest-direct \

@@ -18,21 +18,13 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 from tqdm import tqdm
 
-from annotate.exchange.export import ExportOptions, export_dataset
+from annotate.exchange.export import export_dataset
 from annotate.ingest.archive import list_outside, unpacked
 from annotate.ingest.check_command import add_check_command
 from annotate.ingest.equal_pixels import EqualPair, hash_candidates, set_aside_equal_pairs
 from annotate.ingest.groups import Joined, input_images, join_groups
-from annotate.ingest.manifest import TABLE_SUFFIXES, read_columns
 from annotate.ingest.store import ImportRefused, ImportReport, describe_counts, import_folder, shown
-from annotate.judging.discard import (
-    describe_discard,
-    describe_discarded,
-    describe_restore,
-    discard_answers,
-    list_people,
-    restore_answers,
-)
+from annotate.judging.discard import describe_discard, describe_restore, discard_answers, list_people, restore_answers
 from annotate.judging.gold import import_gold
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import (
@@ -50,10 +42,13 @@ from annotate.judging.people import (
 )
 from annotate.labeler.command import add_fit_command, add_label_command
 from annotate.measure.command import add_measure_command
+from dataset.options import ExportOptions
+from dataset.tables import TABLE_SUFFIXES, read_columns
 from db.errors import UserError
 from db.models import Role, Split
 from db.pixel_hashes import hash_pixels
 from db.project import ProjectSettings, load_settings, save_settings
+from db.records import describe_discarded
 from db.session import Database, open_database
 from runs.command import add_common_options, run_command
 from runs.image_folders import clean_path

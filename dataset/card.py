@@ -6,8 +6,8 @@ import json
 from collections import Counter
 from typing import Any
 
-from annotate.judging.discard import describe_discarded
 from dataset.card_configs import ALL_SPLITS, Config, write_front_matter
+from db.records import describe_discarded
 from runs.store import code_version
 
 Row = dict[str, Any]

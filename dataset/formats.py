@@ -21,7 +21,7 @@ from db.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from annotate.exchange.export import ExportOptions
+    from dataset.options import ExportOptions
 
 BYTES_BATCH = 100
 """Rows whose image bytes are held at a time."""

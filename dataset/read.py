@@ -10,8 +10,8 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from annotate.ingest.manifest import MAX_SEED
 from dataset.files import SCORE_COLUMNS
+from dataset.tables import MAX_SEED
 from db.errors import UserError
 from db.images import MEDIA_TYPE_OF_SUFFIX
 from db.models import Choice, Origin, Picked, Side, Split

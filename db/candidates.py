@@ -1,7 +1,4 @@
-"""The candidates' images for whatever gives them values: which of them lack one, and storing values.
-
-For annotate, which measures, and for reward, which scores and knows runs, not db.
-"""
+"""Find the candidates' images that lack a value, and store values."""
 
 from __future__ import annotations
 
@@ -17,9 +14,7 @@ from sqlalchemy.exc import OperationalError
 from db.errors import UserError
 from db.images import image_path
 from db.models import Candidate, Image, MetricValue, Source
-from db.session import Database, open_database
-
-__all__ = ["REWARD_PREFIX", "CandidateImage", "Database", "find_missing", "open_database", "store_values"]
+from db.session import Database
 
 PAGE_IMAGES = 512
 REWARD_PREFIX = "reward-"

@@ -5,13 +5,23 @@ from __future__ import annotations
 import hashlib
 import math
 
-from sqlalchemy import Insert, select
+from sqlalchemy import ColumnElement, Insert, and_, func, select
 from sqlalchemy.orm import Session, make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.util import identity_key
 
 from db.errors import UserError
-from db.models import Base, Candidate, Image, Method, MetricValue, Source, Split
+from db.models import (
+    Base,
+    Candidate,
+    Image,
+    Judgment,
+    Method,
+    MetricValue,
+    Person,
+    Source,
+    Split,
+)
 
 GROUP_JOINT = " & "
 """Between the persons' names of a group that several were joined to, since they share a photo."""
@@ -175,3 +185,33 @@ def add_metric_value(
     row.value, row.raw_value, row.failure = value, raw_value, failure
     session.flush()
     return row
+
+
+SIMULATED = "with simulated annotators"
+
+STOOD: ColumnElement[bool] = and_(
+    Judgment.discarded_at.is_not(None), Judgment.superseded_at.is_not_distinct_from(Judgment.discarded_at)
+)
+"""Of discarded judgments those that counted, and not what their person had taken back before."""
+
+
+def count_discarded(session: Session, *, include_simulated: bool = True) -> tuple[int, int]:
+    """(answers that counted and were discarded, the people who gave them)."""
+    statement = (
+        select(func.count(), func.count(Judgment.person_id.distinct()))
+        .join(Person, Person.id == Judgment.person_id)
+        .where(STOOD)
+    )
+    if not include_simulated:
+        statement = statement.where(Person.simulated.is_(False))
+    answers, people = session.execute(statement).one()
+    return answers, people
+
+
+def describe_discarded(answers: int, people: int) -> str:
+    """How many answers a dataset, report or labeler leaves out; '' for none."""
+    if not answers:
+        return ""
+    given = f"{answers:,} answer{'s' if answers > 1 else ''}"
+    whose = f"{people:,} people" if people > 1 else "1 person"
+    return f"{given} of {whose} discarded by an admin: left out"

@@ -1,5 +1,5 @@
 """From a reward model to a tuned restorer: restorers with published weights, degradation, restoring, pretraining, ReFL.
 
 Owns what makes restored faces and what fine-tunes it; its outputs become candidates through db.records, to be judged
-like any other. Knows db, runs, metrics and reward; never annotate. Importing this package loads no torch.
+like any other. Knows db, runs, metrics, training and reward; never annotate. Importing this package loads no torch.
 """

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -21,47 +21,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dataset.labelled import LabelledPair, Origin, Split, first_fault, inside
+from db.errors import UserError
 from reward.model.config import ModelConfig
 from reward.model.model import preprocess
-from runs import UserError
 from training.images import check_images, read_image
 
-Split = Literal["train", "val", "test"]
-Origin = Literal["human", "svm"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 Name = Annotated[str, Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledPair:
-    """One label: two images of one source, and how probable it is that a is better."""
-
-    pair: str
-    """The pair's key, unique in a dataset."""
-    image_a: Path
-    image_b: Path
-    sha256_a: str | None
-    """None where the format does not say; scores.parquet is keyed by it."""
-    sha256_b: str | None
-    p_a: float
-    """0 … 1; 0.5 for a tie."""
-    weight: float
-    """Of the label, 0 or more."""
-    origin: Origin
-    made_by: str
-    agreement: float | None
-    """Share of the label's judgments that gave its most frequent answer, where known."""
-    caption: str | None
-    source: str
-    group: str
-    """The person on the photo where known, else the source; never in two splits."""
-    split: Split
-    method_a: str | None
-    """None where the format does not say."""
-    method_b: str | None
-    lq: Path | None
-    hq: Path | None
 
 
 @dataclass(frozen=True)
@@ -174,13 +141,6 @@ def read_pairs(folder: Path) -> list[LabelledPair]:
     return rows
 
 
-def first_fault(error: ValidationError) -> str:
-    """The first thing that is wrong with a row: 'p_a: Input should be …, got 1.5'."""
-    fault = error.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"])
-    return f"{where + ': ' if where else ''}{fault['msg']}, got {str(fault['input'])[:60]!r}"
-
-
 def _to_row(folder: Path, line: PairLine) -> LabelledPair:
     if line.sha256_a == line.sha256_b:
         raise ValueError(f"a and b are the same image, {line.image_a}")
@@ -193,19 +153,6 @@ def _to_row(folder: Path, line: PairLine) -> LabelledPair:
         include={*LabelledPair.__dataclass_fields__} - {"image_a", "image_b", "lq", "hq"},
     )
     return LabelledPair(**shared, image_a=a, image_b=b, lq=lq, hq=hq)
-
-
-def inside(folder: Path, name: str | None) -> Path | None:
-    """The file that a dataset calls `name`.
-
-    Raises:
-        ValueError: the name leads out of the dataset.
-    """
-    if name is None:
-        return None
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"{name!r} lies outside the dataset")
-    return folder / name
 
 
 def _check_rows(path: Path, rows: Sequence[LabelledPair]) -> None:

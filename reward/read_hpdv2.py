@@ -17,8 +17,8 @@ from pathlib import Path
 import networkx as nx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reward.data import SPLITS, LabelledPair, Split, first_fault, inside
-from runs import UserError
+from dataset.labelled import SPLITS, LabelledPair, Split, first_fault, inside
+from db.errors import UserError
 
 MADE_BY = "imported:hpdv2"
 

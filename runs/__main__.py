@@ -17,12 +17,14 @@ from db.models import Run, RunState, utc_now
 from db.session import Database, open_database
 from runs.command import add_common_options, run_command
 from runs.delete import delete_run
-from runs.launch import command_of, continue_run, is_waiting, launch
+from runs.devices import list_devices
+from runs.launch import continue_run, launch
 from runs.own_command import drop_common
+from runs.process import command_of, is_waiting
 from runs.round_command import add_round_command, run_round
 from runs.stop import give_up, stop
 from runs.store import artifact_of, read_log_tail, read_progress, reap_lost, run_folder
-from runs.supervise import list_devices, supervise, why_waiting
+from runs.supervise import supervise, why_waiting
 
 DESCRIPTION = "Start long jobs, watch them, stop and continue them: what the Train and Runs pages do."
 LATER = "What is queued starts as soon as it can, while the app or `python -m runs supervise` is running."

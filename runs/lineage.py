@@ -18,6 +18,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db.models import Candidate, Method, Pair, Run, RunState
+from db.records import SIMULATED
 from runs.file_cache import read_file, read_json
 from runs.lineage_judgments import NONE, Hashes, Judgments, count_all, find_simulated, parse_judgments, parse_labeler
 from runs.store import LIVE_STATES, artifact_of, run_folder
@@ -31,7 +32,6 @@ GROUPS = {
 }
 """Kinds of runs that make something that others are made of; all other kinds use it."""
 LABELER = re.compile(r"svm-(\d+)-[0-9a-f]{8}\b")
-SIMULATED = "with simulated annotators"
 
 
 @dataclass

@@ -19,11 +19,9 @@ from sqlalchemy.orm import Session
 from db.models import Run, RunState
 from db.session import Database
 from runs.devices import CPU, list_devices, split_devices
-from runs.launch import is_waiting, lock_starting, start_process
+from runs.process import is_waiting, lock_starting, start_process
 from runs.space import say_if_full
 from runs.store import LIVE_STATES, is_elsewhere, reap_lost, run_folder
-
-__all__ = ["list_devices", "start_due", "start_supervisor", "why_waiting"]
 
 log = logging.getLogger(__name__)
 

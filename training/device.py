@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from runs import UserError
+from db.errors import UserError
 
 
 def choose_device(device: str) -> str:

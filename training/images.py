@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from db.errors import UserError
 from pixels.read import ImageFault, RgbImage, check_name, decode_rgb
-from runs import UserError
 from runs.files import write_text_whole
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from runs import UserError
+from db.errors import UserError
 from training.processes import copy_to_all, sum_tensors
 
 Precision = Literal["no", "bf16", "fp16"]

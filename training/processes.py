@@ -16,7 +16,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, broadcast_object_list, gather_object
 from torch import Tensor
 
-from runs import UserError
+from db.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,7 @@ from accelerate import Accelerator
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from reward.model.config import ModelConfig
-from reward.train.config import UNCHANGING, TrainConfig
-from runs import UserError
+from db.errors import UserError
 from runs.space import explain_full_disk
 
 STEPS_FOLDER = "steps"
@@ -176,26 +174,6 @@ def _read_older(part: dict[str, Any]) -> dict[str, Any] | None:
     optimizer = part["optimizer"]
     others = {"averages": part.get("averages", []), "scaler": part.get("scaler")}
     return optimizer and {"optimizer": optimizer, **others}
-
-
-def check_same(
-    record: dict[str, Any], now: dict[str, Any], model: ModelConfig, config: TrainConfig, folder: Path
-) -> None:
-    """That a checkpoint is of this model, dataset and way of training.
-
-    Args:
-        record: its `training.json`.
-        now: the same of the training that is to continue it: `dataset` and `dataset_sha256`.
-    Raises:
-        UserError: something that decides the weights differs; named.
-    """
-    if record["dataset_sha256"] != now["dataset_sha256"]:
-        raise UserError(
-            f"{folder} was trained on {record['dataset']}, with other labels than {now['dataset']} has now. Name "
-            "another --out to train on these."
-        )
-    check_settings(record["model"], model, sorted(type(model).model_fields), folder)
-    check_settings(record["train"], config, sorted(UNCHANGING), folder)
 
 
 def check_settings(before: dict[str, Any], now: BaseModel, names: Iterable[str], where: Path) -> None:

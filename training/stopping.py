@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from types import FrameType
 
-import torch
-
+from db.errors import UserError
 from metrics.memory import is_of_workers, is_out_of_memory
-from reward.train.config import TrainConfig
-from runs import UserError
 from runs.signals import INSISTING, give_back, listen
 from runs.store import RunStopped
 
@@ -57,39 +54,3 @@ def advise_out_of_memory(advise: Callable[[], str]) -> Iterator[None]:
             "Out of memory in the processes that decode images. Set workers lower (0 decodes in the training itself), "
             "or give them more shared memory where this is a container: docker run --shm-size=8g."
         ) from error
-
-
-def explain_out_of_memory(config: TrainConfig, processes: int) -> AbstractContextManager[None]:
-    """`advise_out_of_memory` for a training.
-
-    Args:
-        processes: that share a batch.
-    """
-
-    def advise() -> str:
-        changes = list_savings(config, processes)
-        if not changes:
-            return (
-                "Out of memory with one pair a forward pass. Train fewer groups and blocks, or a smaller architecture."
-            )
-        pairs = config.choose_micro_batch_size(processes)
-        return f"Out of memory with {pairs} pairs a forward pass. Set {', or '.join(changes)}."
-
-    return advise_out_of_memory(advise)
-
-
-def list_savings(config: TrainConfig, processes: int) -> list[str]:
-    """Settings that need less memory, each as what follows "Set"; none where all of them are set so already.
-
-    Args:
-        processes: that share a batch.
-    """
-    micro_batch_size = config.choose_micro_batch_size(processes)
-    changes = []
-    if micro_batch_size > 1:
-        changes.append(f"micro_batch_size to {micro_batch_size // 2} (the batch and the result stay)")
-    if not config.gradient_checkpointing:
-        changes.append("gradient_checkpointing to true")
-    if config.mixed_precision == "no" and torch.cuda.is_available():
-        changes.append("mixed_precision to bf16 in a new --out")
-    return changes

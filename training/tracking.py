@@ -8,8 +8,8 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
+from db.errors import UserError
 from pixels.read import read_rgb
-from runs import UserError
 
 
 def check_tracker(tracker: str) -> None:

@@ -26,8 +26,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from db.errors import UserError
 from metrics.download import HEAD_BYTES, find_fault, is_safetensors
-from runs import UserError
 from training.unpickling import OTHER_ARRAY, STAND_INS, ArrayStandIn
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
 
-from annotate.ingest.manifest import TABLE_SUFFIXES, read_columns
+from dataset.tables import TABLE_SUFFIXES, read_columns
 from db.errors import UserError
 from db.images import MAX_FILE_BYTES
 from runs.image_folders import is_system_entry

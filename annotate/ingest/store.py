@@ -32,7 +32,8 @@ from annotate.ingest.image_files import (
     stored_id,
 )
 from annotate.ingest.layout import Plan, PlannedSource, read_folder
-from annotate.ingest.manifest import TABLE_SUFFIXES, add_manifest, find_manifest, read_manifest
+from annotate.ingest.manifest import add_manifest, find_manifest, read_manifest
+from dataset.tables import TABLE_SUFFIXES
 from db.errors import UserError
 from db.images import Probe, sweep_unfinished
 from db.models import Candidate, Image, Method, Source

@@ -10,17 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Delete, Update, and_, delete, func, select, update
+from sqlalchemy import Delete, Update, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from annotate.judging.people import get_person, lock_person
 from db.models import Judgment, Label, LabelJudgment, Lease, Origin, Pair, Person, utc_now
+from db.records import STOOD
 
 BATCH = 500
-STOOD: ColumnElement[bool] = and_(
-    Judgment.discarded_at.is_not(None), Judgment.superseded_at.is_not_distinct_from(Judgment.discarded_at)
-)
-"""Of discarded judgments those that counted, and not what their person had taken back before."""
 
 
 def list_people(session: Session) -> Sequence[tuple[Person, int | None, int | None, datetime | None]]:
@@ -134,27 +131,6 @@ def describe_restore(name: str, change: Change) -> str:
     """What a restoring did."""
     anew = f"; {change.answered_anew:,} stay out, answered anew since" if change.answered_anew else ""
     return f"{_count(change.judgments, 'answer')} of {name} restored{anew}"
-
-
-def count_discarded(session: Session, *, include_simulated: bool = True) -> tuple[int, int]:
-    """(answers that counted and were discarded, the people who gave them)."""
-    statement = (
-        select(func.count(), func.count(Judgment.person_id.distinct()))
-        .join(Person, Person.id == Judgment.person_id)
-        .where(STOOD)
-    )
-    if not include_simulated:
-        statement = statement.where(Person.simulated.is_(False))
-    answers, people = session.execute(statement).one()
-    return answers, people
-
-
-def describe_discarded(answers: int, people: int) -> str:
-    """How many answers a dataset, report or labeler leaves out; '' for none."""
-    if not answers:
-        return ""
-    whose = _count(people, "person", "people")
-    return f"{_count(answers, 'answer')} of {whose} discarded by an admin: left out"
 
 
 def _count(number: int, one: str, several: str = "") -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotate.ingest.manifest import Row, parse_seed, read_table
 from annotate.judging.pairs import compute_shuffle_key, is_reserved, same_picture, wanted_judgments
+from dataset.tables import Row, parse_seed, read_table
 from db.errors import UserError
 from db.models import Candidate, Method, Pair, Source
 from db.project import ProjectSettings, load_settings

@@ -33,10 +33,9 @@ from db.models import (
     utc_now,
 )
 from db.project import ProjectSettings, load_settings, store_question
-from db.records import insert_row
+from db.records import SIMULATED, insert_row
 
 RESOLVE_METHODS = ("majority", "dawid-skene")
-SIMULATED = " with simulated annotators"
 """Ends the maker's name of every label in which a program's answers count, as votes or as what a labeler learnt."""
 VIEW_MODES = ("fit", "zoom", "1:1", "input", "truth", "flicker")
 """As the labelling page looks at a pair, see static/viewer.js."""
@@ -280,7 +279,7 @@ def resolve_labels(
     excluded = {get_person(session, name).id for name in exclude_people}
     votes = load_votes(session, excluded=excluded, include_simulated=include_simulated)
     p_a = compute_majority(votes) if method == "majority" else compute_dawid_skene(votes)
-    made_by = method + SIMULATED if include_simulated else method
+    made_by = f"{method} {SIMULATED}" if include_simulated else method
     report = ResolveReport()
     live = {
         label.pair_id: label

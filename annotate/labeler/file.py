@@ -17,10 +17,10 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotate.judging.judgments import SIMULATED
 from annotate.labeler.svm import Array, Labeler
 from db.errors import UserError
 from db.models import Run, RunState
+from db.records import SIMULATED
 from metrics.lists import Column
 from runs.store import run_folder
 
@@ -45,7 +45,7 @@ class StoredLabeler:
     @property
     def made_by(self) -> str:
         """What its labels carry."""
-        return self.name + (SIMULATED if self.provenance["simulated"] else "")
+        return self.name + (f" {SIMULATED}" if self.provenance["simulated"] else "")
 
 
 def save_labeler(

@@ -26,3 +26,7 @@ class FitSettings(BaseModel):
         False,
         description="Leave out the other classifiers, importance and the learning curve, which take most of the time",
     )
+
+
+MIN_ANSWERS = 30
+"""Answers that are no ties before the first fit: annotate.autolabel.MIN_LABELS, which would load scikit-learn."""

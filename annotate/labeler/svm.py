@@ -183,7 +183,7 @@ def fit_svm(data: Training, parameters: Parameters) -> Labeler:
     """One SVM with given parameters, not calibrated (slope 1).
 
     Both kernels take the squared hinge loss, whose optimum follows the share of people who prefer a; the plain hinge
-    only asks for its side and is worse on votes that are hardly more certain than a coin (`benchmarks/votes.py`).
+    only asks for its side and is worse on votes that are hardly more certain than a coin (`experiments/votes.py`).
     Weights are scaled to a mean of one, so that C means the same whatever their unit.
     """
     if parameters.kernel == "rbf":

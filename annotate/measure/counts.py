@@ -46,7 +46,7 @@ class ColumnCount:
 
 
 def count_columns(session: Session, columns: Sequence[Column]) -> list[ColumnCount]:
-    """The counts of every column, as `annotate.measure.run.find_missing` sees them, in the columns' order."""
+    """The counts of every column, as `annotate.measure.missing.find_missing` sees them, in the columns' order."""
     counts: dict[Column, ColumnCount] = {}
     for reference in sorted({column.reference for column in columns}):
         of_kind = {(c.metric, c.version): c for c in columns if c.reference == reference}

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from annotate.measure.run import CPU_BATCH, GPU_BATCH, find_missing, make_batches
+from annotate.measure.missing import CPU_BATCH, GPU_BATCH, find_missing, make_batches
 from annotate.measure.worker import BatchResult, measure_batch, prepare, use_one_thread
 from db.command import hidden_secrets
 from db.errors import UserError

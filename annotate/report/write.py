@@ -12,7 +12,6 @@ import pandas as pd
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from annotate.judging.discard import count_discarded, describe_discarded
 from annotate.report.agreement import compute_agreement, compute_people
 from annotate.report.plots import plot_over_time, plot_people, plot_ranking, plot_win_matrix
 from annotate.report.rank import compute_win_matrix, load_judgments, select_votes
@@ -20,6 +19,7 @@ from annotate.report.rewards import compute_mean_rewards
 from annotate.report.side_bias import compute_side_bias
 from db.errors import UserError
 from db.models import Judgment, Person, Question, Split, utc_now
+from db.records import count_discarded, describe_discarded
 from metrics.votes import MIN_SOURCES, explain_connection, rank_methods
 from runs.files import write_text_whole
 from runs.hold import hold_folder

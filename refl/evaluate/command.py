@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from db.errors import UserError
 from refl.restore.command import MAX_SEED, show_progress
 from refl.tune.config import preset_names
 from reward.model.weights_folder import add_weights_flag
-from runs import UserError
 from runs.store import open_database_run
 
 MAY_CHANGE = ("out", "device", "batch_size", "weights")

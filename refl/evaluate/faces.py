@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from db.errors import UserError
 from db.models import Split
 from db.session import open_database
 from pixels.read import READING, decode_plain
@@ -19,7 +20,6 @@ from refl.faces.degrade import DegradationSettings
 from refl.faces.photo_files import map_in_threads
 from refl.tune.config import load_refl_config
 from refl.tune.data import DegradedFaces, Face, check_faces, find_faces, load_faces, stack
-from runs import UserError
 from training.images import read_image
 
 EVALUATION_DRAW = 2**41

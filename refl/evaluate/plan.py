@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from db.errors import UserError
 from refl.evaluate.faces import FaceSet, load_sets
 from refl.evaluate.fid import is_wanted
 from refl.evaluate.restored import to_file_name
@@ -14,7 +15,6 @@ from refl.restorers.load import get_restorer_files
 from refl.restorers.outline import Outline, outline_restorer
 from reward.model.weights_folder import choose_weights_folder
 from reward.score.scorer import check_scorer_captions, find_scorer
-from runs import UserError
 from training.device import choose_device
 
 

@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from db.errors import UserError
 from pixels.read import RgbImage, read_rgb
 from refl.evaluate.faces import FaceSet, split_batches
 from refl.faces.grey import keep_grey
 from refl.faces.photo_files import encode_png, map_in_threads, write_whole
 from refl.restore.restore import RestoreMethod, explain_small_memory, to_images
 from refl.restorers.content import name_changes
-from runs import UserError
 from runs.file_cache import read_json
 from runs.files import append_line
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from runs import UserError
+from db.errors import UserError
 from runs.files import append_line
 from runs.store import iterate_lines
 

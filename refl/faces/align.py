@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from db.errors import UserError
 from metrics.faces import LEFT_EYE, RIGHT_EYE, load_detector, load_dlib_model
-from runs import UserError
 
 RgbImage = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]

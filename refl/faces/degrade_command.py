@@ -35,8 +35,8 @@ def add_degrade_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
 
 def run_degrade(args: argparse.Namespace) -> None:
     """Degrade the folder and say what was done."""
+    from db.errors import UserError
     from refl.faces.degrade_files import degrade_folder  # here: --help needs no OpenCV
-    from runs import UserError
     from runs.hold import hold_file
 
     if args.workers is not None and args.workers < 1:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from db.errors import UserError
 from refl.faces.degrade import (
     GFPGAN,
     PUBLISHED,
@@ -35,7 +36,6 @@ from refl.faces.photo_files import (
     read_photo,
     write_whole,
 )
-from runs import UserError
 from runs.store import iterate_lines
 
 PRESETS: Mapping[str, DegradationSettings] = {

@@ -14,9 +14,10 @@ from typing import TypeVar
 
 from PIL import Image as PilImage
 
+from db.errors import UserError
 from db.images import Probe, probe_image
 from pixels.read import RgbImage, decode_rgb
-from runs import UserError, files
+from runs import files
 from runs.image_folders import IMAGE_SUFFIXES, is_system_entry, list_images, normalize_name
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from runs import UserError
+from db.errors import UserError
 from runs.files import write_text_whole
 
 MEASURES = {"psnr": "PSNR (dB, higher is better)", "ssim": "SSIM (higher)", "gmsd": "GMSD (lower)"}

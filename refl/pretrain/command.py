@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from db.errors import UserError
 from refl.pretrain.config import (
     MAY_CHANGE,
     PHASES,
@@ -20,7 +21,6 @@ from refl.pretrain.config import (
 )
 from refl.restorers.tiny_config import TinyConfig
 from reward.train.command import add_flag, choose_folder
-from runs import UserError
 from runs.hold import hold_folder
 from runs.store import open_database_run
 

@@ -8,8 +8,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from db.errors import UserError
 from refl.restorers.tiny_config import TinyConfig
-from runs import UserError
 
 FOLDER = Path(__file__).parent / "configs"
 PHASES = ("stage1", "vae", "diffusion")

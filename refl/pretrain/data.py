@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from db.errors import UserError
 from db.records import draw_split
 from refl.faces.degrade import DegradationSettings, degrade, draw_degradation
 from refl.pretrain.config import PretrainConfig
-from runs import UserError
 from runs.image_folders import list_images
 from training.images import check_images, read_image
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from db.errors import UserError
 from refl.pretrain.config import MAY_CHANGE, THIRD_PHASE, PretrainConfig
 from refl.restorers.tiny_config import TinyConfig
-from runs import UserError
 from runs.space import explain_full_disk
 from training.state import check_settings, count_bytes
 

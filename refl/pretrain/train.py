@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from db.errors import UserError
 from refl.pretrain.card import write_card, write_record
 from refl.pretrain.config import PHASES, PretrainConfig
 from refl.pretrain.data import Batch, Faces, read_ahead
@@ -23,7 +24,6 @@ from refl.pretrain.phases import Phase, Progress, Training, make_phases, prepare
 from refl.pretrain.state import load_phase, save_phase
 from refl.restorers.tiny import make_tiny, save_tiny
 from refl.restorers.tiny_config import TinyConfig
-from runs import UserError
 from runs.space import explain_full_disk
 from runs.store import RunStopped
 from training.averages import averaged_weights

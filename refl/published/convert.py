@@ -18,8 +18,8 @@ from pathlib import Path
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 
+from db.errors import UserError
 from refl.published.text_encoder import TextEncoder
-from runs import UserError
 from training.weights import State, check_strictly, name_some, strip_prefix
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.model."

@@ -15,9 +15,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
+from db.errors import UserError
 from refl.published.control import ConditionControlNet
 from refl.published.text_encoder import TextEncoder
-from runs import UserError
 
 HEAD_WIDTH = 64
 SCALING_FACTOR = 0.18215

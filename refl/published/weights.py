@@ -15,11 +15,11 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
+from db.errors import UserError
 from metrics.download import compute_sha256, forget_cached
 from metrics.download import download as download_url
 from reward.model.weights import MANIFEST as REWARD_MANIFEST
 from reward.model.weights import WeightsEntry, check_file, fetch, read_entries, read_folder_manifest
-from runs import UserError
 
 log = logging.getLogger(__name__)
 

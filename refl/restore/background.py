@@ -14,9 +14,9 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
+from db.errors import UserError
 from refl.faces.grey import keep_grey
 from refl.restorers.feedforward import load_architecture
-from runs import UserError
 from training.stopping import advise_out_of_memory
 from training.weights import map_weights
 

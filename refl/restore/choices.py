@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-MANIFEST = Path(__file__).parent / "weights.toml"
+MANIFEST = Path(__file__).parents[1] / "published" / "weights.toml"
 NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "tiny": (),
     "diffbir-v1": (("sd-2.1-base", "sd-2.1-base-safetensors"), ("diffbir-swinir-face",), ("diffbir-v1-face",)),

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from db.errors import UserError
 from reward.model.weights_folder import add_weights_flag, choose_weights_folder
-from runs import UserError
 from runs.hold import hold_folder
 from runs.store import RunLog, open_run
 

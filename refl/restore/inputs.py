@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from db.errors import UserError
 from db.session import Database
 from refl.faces.align import MAX_PIXELS_ENLARGED, TEMPLATE_SIZE_PX, Points, RgbImage, align_face, compute_alignment
 from refl.faces.photo_files import PhotosRefused, check_photos, encode_png, find_photos, read_photo
 from refl.restore.rows import add_face
-from runs import UserError
 
 FaceFinder = Callable[[RgbImage], list[Points]]
 NO_FACE = {

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from db.errors import UserError
 from refl.faces.color_fix import ColorFix
 from refl.restore.restore import RestoreMethod
 from refl.restorers import lora
 from refl.restorers.feedforward import FeedForwardRestorer
 from refl.restorers.load import AnyRestorer, get_restorer_files, load_restorer, method_name
-from runs import UserError
 from training.stopping import advise_out_of_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

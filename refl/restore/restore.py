@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from db.errors import UserError
 from db.session import Database
 from pixels.read import ImageFault, RgbImage, read_rgb
 from refl.faces.align import as_square
@@ -26,7 +27,6 @@ from refl.faces.grey import keep_grey
 from refl.faces.photo_files import map_in_threads
 from refl.restore.rows import Slot, encode_faces, find_missing, store_candidates
 from refl.restorers.surface import Restorer
-from runs import UserError
 from training.stopping import advise_out_of_memory
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from db.errors import UserError
 from db.images import add_image, find_image, image_path, probe_bytes, write_image
 from db.models import Candidate, Image, Method, Project, Source, Split
 from db.records import add_candidate, add_method, add_source, draw_split
@@ -24,7 +25,6 @@ from db.session import Database
 from pixels.read import ImageFault, RgbImage, decode_rgb, read_rgb
 from refl.faces.photo_files import encode_png, map_in_threads
 from refl.restorers.content import name_changes
-from runs import UserError
 from runs.image_folders import name_forms, normalize_name
 
 PAGE_SOURCES = 512

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from db.errors import UserError
 from reward.model.weights_folder import add_weights_flag, choose_weights_folder
-from runs import UserError
 
 if TYPE_CHECKING:
     from reward.model.weights import WeightsEntry

@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
+from db.errors import UserError
 from refl.published.control import ConditionControlNet
 from refl.published.convert import (
     StableDiffusionState,
@@ -29,7 +30,6 @@ from refl.published.text_encoder import TextEncoder
 from refl.published.weights import FoundFile, find_any, find_file, get_files
 from refl.restorers.diffusion import DiffusionRestorer, DiffusionSettings
 from refl.restorers.feedforward import load_architecture
-from runs import UserError
 from training.weights import State, map_weights, read_weights
 
 log = logging.getLogger(__name__)

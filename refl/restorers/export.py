@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from db.errors import UserError
 from refl.published.convert import name_unet_key
 from refl.restorers import lora
-from runs import UserError
 
 PREFIX = "control."
 """Of the ControlNet's parameters in a folder that `save_trained` wrote."""

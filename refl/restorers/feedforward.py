@@ -20,9 +20,9 @@ from spandrel import (
 )
 from torch import Tensor, nn
 
+from db.errors import UserError
 from refl.published.weights import FoundFile
 from refl.restorers.surface import check_images
-from runs import UserError
 from training.weights import list_candidates, list_faults, map_weights, name_some
 
 IMAGE_SIZE_PX = 512

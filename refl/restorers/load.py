@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from db.errors import UserError
 from refl.published.weights import find_file, get_files
 from refl.restorers import lora
 from refl.restorers.diffbir import VERSIONS, list_diffbir_files, load_diffbir, set_steps
@@ -23,7 +24,6 @@ from refl.restorers.feedforward import FeedForwardRestorer, load_feedforward
 from refl.restorers.osediff import OSEDiff, list_osediff_files, load_osediff
 from refl.restorers.tiny import load_tiny
 from reward.model.weights_folder import WEIGHTS_FOLDER
-from runs import UserError
 from training.weights import SUFFIXES
 
 NAMES = ("tiny", *VERSIONS, "osediff", "feedforward:FILE")

@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from db.errors import UserError
 from metrics.download import compute_sha256
-from runs import UserError
 from training.weights import check_strictly, map_weights, save_tensors
 
 Kind = Literal["control", "lora"]

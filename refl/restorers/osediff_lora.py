@@ -14,8 +14,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from db.errors import UserError
 from refl.restorers.lora import lora_layers
-from runs import UserError
 from training.weights import check_strictly, name_some
 
 PUBLISHED_ALPHA = 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from db.errors import UserError
 from refl.published.weights import find_any, find_file
 from refl.restorers import lora
 from refl.restorers.diffbir import STABLE_DIFFUSION, VERSIONS
@@ -12,7 +13,6 @@ from refl.restorers.feedforward import FeedForwardRestorer
 from refl.restorers.load import is_restorer_folder, method_name
 from refl.restorers.osediff import FACE_ADAPTERS, OSEDiff, OSEDiffSettings
 from refl.restorers.tiny import LEVELS, SHIPPED, read_tiny_config
-from runs import UserError
 
 STABLE_DIFFUSION_MULTIPLE_PX = 64
 """Its autoencoder halves a side three times, its denoiser three times more."""

@@ -15,11 +15,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from db.errors import UserError
 from metrics.download import compute_sha256
 from refl.published.control import ConditionControlNet
 from refl.restorers.diffusion import DiffusionRestorer, DiffusionSettings
 from refl.restorers.tiny_config import TinyConfig
-from runs import UserError
 from training.weights import check_strictly, read_weights, save_tensors
 
 SHIPPED = Path(__file__).parent / "tiny_weights"

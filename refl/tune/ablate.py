@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from db.command import DATABASE_VARIABLE
+from db.errors import UserError
 from refl.tune.config import ReflConfig, load_refl_config, preset_names
 from reward.model.weights_folder import add_weights_flag
-from runs import UserError
 from runs.hold import hold_folder
 from runs.own_command import drop_common
 from runs.store import open_database_run

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from db.errors import UserError
 from db.models import Split
 from db.session import open_database
 from refl.faces.degrade import DegradationSettings
@@ -26,7 +27,6 @@ from refl.tune.config import (
 )
 from reward.model.weights_folder import add_weights_flag, choose_weights_folder
 from reward.train.command import add_flag, choose_folder, format_progress
-from runs import UserError
 from runs.hold import hold_folder
 from runs.store import open_database_run
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from db.errors import UserError
 from refl.faces.degrade import DegradationSettings
-from runs import UserError
 
 FOLDER = Path(__file__).parent / "configs"
 MAY_CHANGE = {

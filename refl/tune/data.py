@@ -18,6 +18,7 @@ from sqlalchemy import select
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from db.errors import UserError
 from db.images import image_path
 from db.models import Image, Source, Split
 from db.records import GROUP_JOINT, draw_split
@@ -26,7 +27,6 @@ from pixels.metadata import strip_metadata
 from refl.faces.align import as_square
 from refl.faces.degrade import DegradationSettings, degrade, draw_degradation
 from reward.data import Pairs
-from runs import UserError
 from runs.image_folders import list_images, read_caption
 from training.images import check_images, read_image
 

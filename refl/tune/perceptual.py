@@ -9,9 +9,9 @@ import pyiqa
 import torch
 from torch import Tensor
 
+from db.errors import UserError
 from metrics.lists import MetricError
 from metrics.weights import load_with_weights
-from runs import UserError
 
 PerceptualLoss = Callable[[Tensor, Tensor], Tensor]
 """(restored, hq), (N, 3, H, W) about [0, 1] -> (N,) distances, lower is better, with gradient to the first."""

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from db.errors import UserError
 from refl.published.control import ConditionControlNet
 from refl.restorers.content import name_changes
 from refl.restorers.diffusion import DiffusionRestorer
@@ -41,7 +42,6 @@ from reward.model.config import ModelConfig
 from reward.model.model import RewardModel, unlock
 from reward.score.scorer import split_name
 from reward.train.frozen_cache import cache_frozen
-from runs import UserError
 from runs.store import code_version
 from training.precision import DTYPES, TrainedWeights, copy_values, place
 from training.processes import make_accelerator

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from db.errors import UserError
 from refl.faces.color_fix import fix_color
 from refl.restorers.surface import make_generators
 from refl.tune.config import ReflConfig
@@ -31,7 +32,6 @@ from refl.tune.save import first_hacking, keep_copy, rolls_back, save_last, save
 from refl.tune.setup import Material, Training, list_terms, start
 from refl.tune.verdict import Verdict
 from reward.model.model import RewardModel
-from runs import UserError
 from runs.signals import ignore_signals
 from runs.store import RunStopped
 from training.batches import choose_batch, split_batch

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit
 
+from dataset.labelled import LabelledPair
+from db.errors import UserError
 from pixels.read import RgbImage
-from reward.data import LabelledPair
 from reward.score.scorer import Scorer, read_batches, score_batch, split_name
-from runs import UserError
 from runs.tables import restore_cell
 
 Array = npt.NDArray[Any]

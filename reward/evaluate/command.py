@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reward.model.weights_folder import add_weights_flag, choose_weights_folder
-from runs import UserError
+from db.errors import UserError
+from reward.model.weights_folder import choose_weights_folder
+from reward.score.command import add_scoring_options
 from runs.hold import hold_folder
 from runs.store import code_version, open_database_run
 
@@ -50,9 +51,12 @@ def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentP
     )
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder that `annotate export` wrote, or HPDv2's")
     parser.add_argument(
-        "--scorer", action="append", default=[], metavar="[NAME=]MODEL", help="a checkpoint folder, a training's folder,
-        a weight file, a name of reward/model/weights.toml (hps-v2.1) or a " "preset (vit-l-14: the CLIP that training
-        would start from); repeatable",
+        "--scorer",
+        action="append",
+        default=[],
+        metavar="[NAME=]MODEL",
+        help="a checkpoint folder, a training's folder, a weight file, a name of reward/model/weights.toml "
+        "(hps-v2.1) or a preset (vit-l-14: the CLIP that training would start from); repeatable",
     )
     parser.add_argument(
         "--pair-scores",
@@ -75,19 +79,6 @@ def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentP
     parser.add_argument("--seed", type=int, default=0, help="of resampling (default: 0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the report (default: the run's)")
     parser.set_defaults(command=run_evaluate)
-
-
-def add_scoring_options(parser: argparse.ArgumentParser) -> None:
-    """What every command that runs a reward model takes."""
-    parser.add_argument(
-        "--use-prompt",
-        action="store_true",
-        help="compare with the model's own prompt even where not one image has a caption; for single images that lack "
-        "one it always stands in",
-    )
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
-    add_weights_flag(parser)
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -115,10 +106,11 @@ def evaluate(
     """
     import pandas as pd  # here: these load torch, which --help and a wrong flag need not wait for
 
+    from db.records import SIMULATED
     from metrics.votes import explain_connection
     from reward.data import load_dataset
     from reward.evaluate.answers import answer_by_file, answer_by_metrics
-    from reward.evaluate.people import SIMULATED, choose_labels, read_judgments
+    from reward.evaluate.people import choose_labels, read_judgments
     from reward.evaluate.rankings import join_votes
     from reward.evaluate.report import measure, write_report
     from reward.model.card import write_card

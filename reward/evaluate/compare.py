@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import mannwhitneyu
 
+from dataset.labelled import LabelledPair
 from metrics.accuracy import bootstrap_mean, bootstrap_share, compute_calibration, compute_credit
 from metrics.votes import compute_ceiling
-from reward.data import LabelledPair
 from reward.evaluate.answers import Answers
 
 Array = npt.NDArray[Any]

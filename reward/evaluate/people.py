@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reward.data import LabelledPair, Pairs, Split
+from dataset.labelled import LabelledPair, Split
+from db.errors import UserError
+from db.records import SIMULATED
+from reward.data import Pairs
 from reward.evaluate.compare import Labels
-from runs import UserError
 
-SIMULATED = "with simulated annotators"
 """How `made_by` of a label ends that programs' answers are in."""
 JUDGMENT_FIELDS = ["pair", "person", "simulated", "choice", "picked", "superseded_at", "repeat_no", "gold"]
 

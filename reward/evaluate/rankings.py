@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit
 
+from dataset.labelled import LabelledPair
 from metrics.votes import MIN_SOURCES, PRIOR_TIES, rank_methods
-from reward.data import LabelledPair
 from reward.evaluate.answers import Answers
 from reward.evaluate.compare import RESAMPLES, Labels
 

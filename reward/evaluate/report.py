@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from db.errors import UserError
 from metrics.votes import MIN_SOURCES
 from reward.evaluate import plots
 from reward.evaluate.answers import Answers
@@ -24,7 +25,6 @@ from reward.evaluate.compare import (
     name_method_pairs,
 )
 from reward.evaluate.rankings import MIN_RANKED, compare_rankings
-from runs import UserError
 from runs.files import write_text_whole
 from runs.pictures import mark_simulated, save_figure
 from runs.space import explain_full_disk

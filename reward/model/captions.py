@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from db.errors import UserError
 from reward.model.config import ModelConfig
-from runs import UserError
 
 
 def check_captions(

@@ -11,10 +11,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from reward.evaluate.people import SIMULATED
+from db.errors import UserError
+from db.records import SIMULATED
 from reward.model.config import ModelConfig, check_model_config
 from reward.model.weights import read_manifest
-from runs import UserError
 from runs.store import without_nan
 from training.weights import SUFFIXES
 

@@ -18,10 +18,10 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
+from db.errors import UserError
 from reward.model.config import FOLDER, ModelConfig, check_model_config, load_model_config, preset_names
 from reward.model.model import RewardModel
 from reward.model.weights import find_weights, locate_weights, read_manifest
-from runs import UserError
 from training.weights import State, check_strictly, load_strictly, map_weights, read_weights, save_tensors, strip_prefix
 
 KNOWN_KEYS: dict[str, set[str]] = {

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from runs import UserError
+from db.errors import UserError
 
 FOLDER = Path(__file__).parent / "configs"
 

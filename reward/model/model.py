@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from db.errors import UserError
 from reward.model.config import ModelConfig
-from runs import UserError
 
 MAX_LOGIT_SCALE = 100.0
 """As in CLIP and HPSv2: the clamp of `clamp_logit_scale`."""

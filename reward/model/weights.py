@@ -14,6 +14,7 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever client it uses
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from db.errors import UserError
 from metrics.download import (
     DownloadError,
     check_content,
@@ -24,7 +25,6 @@ from metrics.download import (
     forget_cached,
 )
 from reward.model.config import ModelConfig
-from runs import UserError
 from training.weights import SUFFIXES
 
 log = logging.getLogger(__name__)

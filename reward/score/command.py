@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from reward.evaluate.command import add_scoring_options
-from reward.model.weights_folder import choose_weights_folder
-from runs import UserError
+from db.errors import UserError
+from reward.model.weights_folder import add_weights_flag, choose_weights_folder
 from runs.store import open_run
+
+if TYPE_CHECKING:
+    from reward.score.scorer import FoundScorer
 
 if TYPE_CHECKING:
     from reward.score.files_and_rows import ImageItem, ScoreReport
@@ -41,8 +43,11 @@ def add_score_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
         help="images, folders of them, dataset folders, or a data folder",
     )
     parser.add_argument(
-        "--scorer", required=True, metavar="[NAME=]MODEL", help="a checkpoint folder, a training's folder, a weight
-        file, a name of reward/model/weights.toml, or a preset",
+        "--scorer",
+        required=True,
+        metavar="[NAME=]MODEL",
+        help="a checkpoint folder, a training's folder, a weight file, a name of reward/model/weights.toml, or a "
+        "preset",
     )
     parser.add_argument(
         "--out",
@@ -95,7 +100,7 @@ def check_files(found: FoundScorer, items: Sequence[ImageItem], args: argparse.N
 
 def check_project(found: FoundScorer, data: Path, args: argparse.Namespace) -> None:
     """The same of the project's candidates; which of them have a reward already is known by the loaded model alone."""
-    from db.candidates import open_database
+    from db.session import open_database
     from reward.score.files_and_rows import check_candidates
 
     database = open_database(data, args.db)
@@ -130,7 +135,7 @@ def store_rewards(
     scorer: Scorer, data: Path, args: argparse.Namespace, show: Callable[[int, int], None]
 ) -> ScoreReport:
     """Score candidates, as a run."""
-    from db.candidates import open_database
+    from db.session import open_database
     from reward.score.files_and_rows import score_candidates
 
     config = {"scorer": args.scorer, "metric": scorer.metric, "version": scorer.version, "use_prompt": args.use_prompt}
@@ -165,3 +170,16 @@ def print_report(report: ScoreReport, scorer: Scorer, seconds: float) -> None:
         print(f"unreadable: {fault}")
     if report.unreadable_count > len(report.unreadable):
         print(f"unreadable: {report.unreadable_count - len(report.unreadable):,} more")
+
+
+def add_scoring_options(parser: argparse.ArgumentParser) -> None:
+    """What every command that runs a reward model takes."""
+    parser.add_argument(
+        "--use-prompt",
+        action="store_true",
+        help="compare with the model's own prompt even where not one image has a caption; for single images that lack "
+        "one it always stands in",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+    add_weights_flag(parser)

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from db.candidates import CandidateImage, Database, find_missing, store_values
+from db.candidates import CandidateImage, find_missing, store_values
+from db.errors import UserError
+from db.session import Database
 from pixels.read import READING
 from reward.data import load_dataset
 from reward.model.captions import describe_long_captions
 from reward.score.scorer import FoundScorer, Scorer, check_scorer_captions, read_batches, score_batch
-from runs import UserError
 from runs.hold import hold_file
 from runs.image_folders import IMAGE_SUFFIXES, list_images, read_caption
 from runs.space import explain_full_disk

@@ -18,13 +18,13 @@ import numpy.typing as npt
 import torch
 
 from db.candidates import REWARD_PREFIX
+from db.errors import UserError
 from pixels.read import RgbImage
 from reward.data import group_images, to_pixels
 from reward.model.captions import check_captions
 from reward.model.checkpoint import compute_version, find_named, load_named
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel, compute_cosine
-from runs import UserError
 from training.images import read_image
 from training.stopping import advise_out_of_memory
 

@@ -14,9 +14,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
+from db.errors import UserError
 from reward.model.config import ModelConfig, check_model_config, preset_names
 from reward.train.config import UNCHANGING, TrainConfig, check_train_config, read_settings
-from runs import UserError
 from runs.hold import hold_folder
 from runs.store import open_database_run
 

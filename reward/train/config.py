@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from db.errors import UserError
 from reward.model.config import FOLDER, preset_names
-from runs import UserError
 
 UNCHANGING = {
     "max_steps",

@@ -24,10 +24,10 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from db.errors import UserError
 from pixels.read import READING
 from reward.data import Images, Pairs, group_images
 from reward.model.model import RewardModel
-from runs import UserError
 from training.processes import tell_all
 
 log = logging.getLogger(__name__)

@@ -13,16 +13,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from reward.data import LabelledPair, Pairs, to_pixels
+from dataset.labelled import LabelledPair
+from reward.data import Pairs, to_pixels
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel
 from reward.train.config import TrainConfig
 from reward.train.pairs import InputReader, PairScorer, compute_margins
+from reward.train.savings import list_savings
 from reward.train.setup import N_SUMS, Training, place_model
 from reward.train.train import take_step
 from training.accounting import MemoryCount
 from training.memory import CUDA_GIB, GIB
-from training.stopping import list_savings
 from training.without_memory import count_fake_training, make_lone_accelerator, make_moments
 
 IMAGE_SIZE_PX = 512

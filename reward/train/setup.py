@@ -14,19 +14,20 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from reward.data import LabelledPair, Pairs, check_pairs
+from dataset.labelled import LabelledPair
+from db.errors import UserError
+from reward.data import Pairs, check_pairs
 from reward.model.captions import check_captions, describe_long_captions
 from reward.model.checkpoint import build_model, load_model
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel
-from reward.train.config import TrainConfig
+from reward.train.config import UNCHANGING, TrainConfig
 from reward.train.frozen_cache import cache_frozen
 from reward.train.pairs import InputReader, PairScorer
-from runs import UserError
 from runs.store import code_version
 from training.precision import DTYPES, TrainedWeights, place
 from training.processes import make_accelerator
-from training.state import check_same, find_checkpoint, load_state, set_random_states
+from training.state import check_settings, find_checkpoint, load_state, set_random_states
 from training.tracking import check_tracker
 
 log = logging.getLogger(__name__)
@@ -198,3 +199,23 @@ def resume(training: Training, last: Path) -> None:
         log.info("continuing after step %s of %s", training.step, training.config.max_steps)
     else:
         log.info("%s is finished: its %s steps are done, nothing is left to train", last.parent, training.step)
+
+
+def check_same(
+    record: dict[str, Any], now: dict[str, Any], model: ModelConfig, config: TrainConfig, folder: Path
+) -> None:
+    """That a checkpoint is of this model, dataset and way of training.
+
+    Args:
+        record: its `training.json`.
+        now: the same of the training that is to continue it: `dataset` and `dataset_sha256`.
+    Raises:
+        UserError: something that decides the weights differs; named.
+    """
+    if record["dataset_sha256"] != now["dataset_sha256"]:
+        raise UserError(
+            f"{folder} was trained on {record['dataset']}, with other labels than {now['dataset']} has now. Name "
+            "another --out to train on these."
+        )
+    check_settings(record["model"], model, sorted(type(model).model_fields), folder)
+    check_settings(record["train"], config, sorted(UNCHANGING), folder)

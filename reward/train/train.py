@@ -26,12 +26,13 @@ from reward.model.model import clamp_logit_scale
 from reward.train.config import TrainConfig
 from reward.train.loss import preference_loss
 from reward.train.pairs import measure
+from reward.train.savings import explain_out_of_memory
 from reward.train.setup import Training, start
 from runs.store import RunStopped
 from training.batches import choose_batch, split_batch
 from training.processes import agree_on_largest
 from training.state import get_random_states, keep_step, save_checkpoint
-from training.stopping import explain_out_of_memory, stop_at_next_step
+from training.stopping import stop_at_next_step
 from training.tracking import end_tracker, start_tracker
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,19 +17,30 @@ MAY_IMPORT = {
     "db": {"pixels"},
     "metrics": {"pixels"},
     "runs": {"db", "pixels"},
-    "annotate": {"pixels", "db", "runs", "metrics"},
-    "training": {"pixels", "runs", "metrics"},
-    "reward": {"pixels", "runs", "metrics", "training"},
-    "refl": {"pixels", "db", "runs", "metrics", "reward", "training"},
-    "ui": {"pixels", "db", "runs", "metrics", "annotate", "reward", "refl", "training"},
-    "app": {"pixels", "db", "runs", "metrics", "annotate", "reward", "refl", "training", "ui"},
+    "dataset": {"pixels", "db", "runs"},
+    "training": {"pixels", "db", "runs", "metrics"},
+    "annotate": {"pixels", "db", "runs", "metrics", "dataset"},
+    "reward": {"pixels", "db", "runs", "metrics", "dataset", "training"},
+    "refl": {"pixels", "db", "runs", "metrics", "training", "reward"},
+    "ui": {"pixels", "db", "runs", "metrics", "dataset", "annotate", "reward", "refl"},
+    "app": {"pixels", "db", "runs", "metrics", "dataset", "annotate", "reward", "refl", "ui"},
 }
 """What each package may import of ours, from the design.
 
-pixels < all, db < runs < annotate, runs < training < reward < refl, all < ui < app.
+pixels < db, metrics < runs < dataset, training < annotate, reward < refl < ui < app.
 """
+FLOORS = {
+    "annotate": ("judging", "ingest", "measure report exchange", "labeler", "__main__"),
+    "reward": ("model", "read_hpdv2", "data", "train score", "evaluate", "__main__"),
+    "refl": ("faces published", "restorers", "restore pretrain tune", "evaluate", "__main__"),
+    "ui": (
+        *("address errors", "context", "gate html", "pairing"),
+        *("label pages autolabel restore train runs", "server demo"),
+    ),
+}
+"""The rooms of each package that has some, from the ground up: a room may import those below it alone."""
 WEB = {"gradio", "fastapi", "starlette", "uvicorn"}
-LIGHT = ("pixels", "db", "runs", "annotate", "ui", "app")
+LIGHT = ("pixels", "db", "runs", "dataset", "annotate", "ui", "app")
 """Packages that the app's process loads: no torch in any of their files."""
 
 
@@ -68,6 +80,55 @@ def imports(source: str, *, at_load: bool = False) -> Iterator[tuple[int, str]]:
         waiting.extend(ast.iter_child_nodes(node))
 
 
+def find_modules(root: Path) -> dict[str, Path]:
+    """Our modules by dotted name; a package by the name of its folder."""
+    return {".".join(file.with_suffix("").parts).removesuffix(".__init__"): file for file in python_files(root)}
+
+
+def find_arrows(root: Path) -> nx.DiGraph:
+    """Which of our modules imports which, imports inside functions included."""
+    modules = find_modules(root)
+    arrows = nx.DiGraph()
+    for name, file in modules.items():
+        for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                targets = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inside = [f"{node.module}.{alias.name}" for alias in node.names]
+                targets = [target if target in modules else node.module for target in inside]
+            else:
+                continue
+            arrows.add_edges_from((name, target) for target in targets if target in modules)
+    return arrows
+
+
+def find_circles(root: Path) -> list[list[str]]:
+    """Modules that import one another, in a circle of any length."""
+    return [sorted(circle) for circle in nx.strongly_connected_components(find_arrows(root)) if len(circle) > 1]
+
+
+def find_climbs(root: Path) -> list[str]:
+    """Imports of a room by one that is not above it, and rooms that no floor names."""
+    floor_of = {
+        f"{package}.{room}": floor
+        for package, floors in FLOORS.items()
+        for floor, rooms in enumerate(floors)
+        for room in rooms.split()
+    }
+    faults = []
+    for name, target in find_arrows(root).edges:
+        package, *inside = name.split(".")
+        if package not in FLOORS or target.split(".")[0] != package or not inside or target == package:
+            continue
+        here, there = (".".join(module.split(".")[:2]) for module in (name, target))
+        missing = [room for room in (here, there) if room not in floor_of]
+        if missing:
+            faults.append(f"{missing[0]} stands on no floor")
+        elif here != there and floor_of[there] >= floor_of[here]:
+            faults.append(f"{name} imports {target}, which does not stand below it")
+    return faults
+
+
 def find_faults(root: Path) -> list[str]:
     """Every import under `root` that the design forbids, a line each."""
     faults = []
@@ -98,6 +159,43 @@ def test_imports_point_one_way():
     assert find_faults(ROOT) == []
 
 
+def test_no_modules_import_one_another():
+    assert find_circles(ROOT) == []
+
+
+def test_rooms_import_those_below_them_alone():
+    assert find_climbs(ROOT) == []
+
+
+def write_modules(root, **sources):
+    for name, source in sources.items():
+        path = root / (name.replace("__", "/") + ".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+
+
+def test_a_planted_circle_is_found_also_inside_functions(tmp_path):
+    write_modules(
+        tmp_path, runs__a="import runs.b", runs__b="def f():\n    from runs.c import g", runs__c="import runs.a"
+    )
+    assert find_circles(tmp_path) == [["runs.a", "runs.b", "runs.c"]]
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "fault"),
+    [
+        ("annotate__judging__x", "from annotate.ingest.y import f", "annotate.ingest.y, which does not stand below it"),
+        ("reward__train__x", "def f():\n    import reward.score.y", "reward.score.y, which does not stand below it"),
+        ("refl__restorers__x", "from refl.attic import y", "refl.attic stands on no floor"),
+    ],
+)
+def test_a_planted_climb_is_found(tmp_path, file, source, fault):
+    others = {"annotate__ingest__y": "", "reward__score__y": "", "refl__attic__y": "", "annotate__judging__z": ""}
+    write_modules(tmp_path, **others, **{file: source})
+    (found,) = find_climbs(tmp_path)
+    assert fault in found
+
+
 def test_image_files_are_decoded_in_one_place():
     decoding = {
         file.as_posix()
@@ -118,7 +216,7 @@ def test_image_files_are_decoded_in_one_place():
         ("annotate/x.py", "import reward", "annotate must not import reward"),
         ("reward/x.py", "from annotate.export import read", "reward must not import annotate"),
         ("reward/x.py", "import refl.train", "reward must not import refl"),
-        ("reward/x.py", "from db.models import Run", "reward must not import db"),
+        ("dataset/x.py", "from annotate.exchange import export", "dataset must not import annotate"),
         ("training/x.py", "from reward.model import RewardModel", "training must not import reward"),
         ("refl/x.py", "from annotate import pairs", "refl must not import annotate"),
         ("refl/x.py", "import ui", "refl must not import ui"),

@@ -21,7 +21,8 @@ from annotate.labeler.settings import FitSettings
 from db.errors import UserError
 from db.models import Method, Run, RunState, Split
 from metrics.lists import list_names
-from runs.launch import launch, stop
+from runs.launch import launch
+from runs.stop import stop
 from runs.store import LIVE_STATES, latest_run, reap_lost
 from ui.autolabel.refit import to_flags
 from ui.autolabel.report import NO_FIT, label_numbers_html, label_sentence, read_summary, report_html

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from annotate.labeler.settings import FitSettings
+from annotate.labeler.settings import MIN_ANSWERS, FitSettings
 from db.errors import UserError
 from db.models import Choice, Judgment, Pair, Person, Run, RunState, Shortlist
 from db.project import load_settings
@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 FIT = "annotate fit"
 LOOK_SECONDS = 5.0
-MIN_ANSWERS = 30
-"""Answers that are no ties before the first fit: annotate.autolabel.MIN_LABELS, which would load scikit-learn."""
 
 
 def start_refits(context: Context) -> threading.Thread:

@@ -19,20 +19,19 @@ from annotate.ingest.store import describe_counts
 from db.errors import UserError
 from db.models import Candidate, Image, Method, Pair, Run, RunState, Source, Split
 from runs.image_folders import clean_path
-from runs.launch import launch, stop
+from runs.launch import launch
+from runs.stop import stop
 from runs.store import LIVE_STATES, latest_run, reap_lost
 from ui.context import Context
 from ui.html import ended_html, live_html, page_error, read_result
+from ui.pairing import AGAINST, ALL, IMPORT, PAIR, RANDOM, pair_html, refuse_second_run, start_pairing
 
-IMPORT = "annotate import"
-PAIR = "annotate pair"
 TICK_SECONDS = 1.0
 MAX_ROWS = 200
 THUMBNAILS = 24
 SKIP_BAD = "Leave unfit files out instead of refusing the import"
 ENDINGS = "Endings of names"
 ANY_CASE = "Any case"
-ALL, RANDOM, AGAINST = "All", "Some, at random", "Only with one method"
 LAYOUT = """A folder has `lq/` with the photos, optionally `hq/` with their ground truth, and a folder for each method,
 with the same file names in each; `lq/<name>.txt` is a photo's caption. Or name a manifest (`.csv` or `.jsonl`, a row a
 restored image) with the columns `source`, `lq`, `hq`, `method`, `restored`, `seed`, `caption`, `person`, or a zip of
@@ -155,42 +154,13 @@ def start_import(
     found = clean_path(path).expanduser().absolute()
     if not found.exists():
         raise UserError(f"There is nothing at {found} on the server.")
-    _refuse_second_run(context)
+    refuse_second_run(context)
     config = {"path": str(found), "skip_bad": skip_bad, "workers": None}
     config |= {"strip_suffix": list(strip_suffixes), "ignore_case": ignore_case}
     arguments = [str(found), *(["--skip-bad"] if skip_bad else [])]
     # In one piece: an ending may begin with a dash.
     arguments += [f"--strip-suffix={ending}" for ending in strip_suffixes] + (["--ignore-case"] if ignore_case else [])
     return launch(context.database, context.data, IMPORT, arguments, config, url=context.url)
-
-
-def start_pairing(context: Context, which: str, per_source: float | None, against: str | None) -> int:
-    """Start `annotate pair` as a run and return its id.
-
-    Raises:
-        UserError: no number or method chosen, or a run is going on.
-    """
-    config: dict[str, Any] = {"per_source": None, "against": None, "seed": 0}
-    arguments = []
-    if which == RANDOM:
-        if not per_source:
-            raise UserError("Say how many pairs a photo gets.")
-        config["per_source"] = int(per_source)
-        arguments = [f"--per-source={int(per_source)}"]
-    elif which == AGAINST:
-        if not against:
-            raise UserError("Choose the method that every pair is to have.")
-        config["against"] = against
-        arguments = [f"--against={against}"]  # in one piece: the name may begin with a dash
-    _refuse_second_run(context)
-    return launch(context.database, context.data, PAIR, arguments, config, url=context.url)
-
-
-def _refuse_second_run(context: Context) -> None:
-    with context.database.read() as session:
-        for run in (latest_run(session, IMPORT), latest_run(session, PAIR)):
-            if run is not None and run.state in LIVE_STATES:
-                raise UserError(f"Run {run.id} ({run.kind}) is going on; wait for it or stop it.")
 
 
 def stop_runs(context: Context) -> None:
@@ -273,24 +243,6 @@ def import_html(data: Path, run: Run | None) -> str:
             is_open = " open" if key == "refused" else ""
             parts.append(f"<details{is_open}><summary>{words}: {number:,}</summary>{table}{more}</details>")
     return "".join(parts)
-
-
-def pair_html(data: Path, run: Run | None) -> str:
-    """How the latest pairing goes or went."""
-    if run is None:
-        return ""
-    if run.state in LIVE_STATES:
-        return live_html(data, run, "Making pairs")
-    result = read_result(data, run.id)
-    if run.state is not RunState.finished:
-        return ended_html(run, "")
-    return ended_html(
-        run,
-        f"{result['added']:,} pairs added, {result['existing']:,} were there. {result['sources_with_pairs']:,} photos "
-        f"have pairs, {result['sources_without_pairs']:,} have no two restored images to compare"
-        + (f"; {result['identical']:,} pairs of the same pixels were left out" if result["identical"] else "")
-        + (f"; {result['set_aside']:,} that were there are not asked any more" if result.get("set_aside") else ""),
-    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]], *, total: bool) -> str:

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from annotate.exchange.export import ExportOptions
-from annotate.judging.discard import describe_discarded
+from dataset.options import ExportOptions
 from db.errors import UserError
 from db.models import Label, Method, Origin, Pair, Person, Run, RunState, Source, Split
+from db.records import describe_discarded
 from runs.launch import launch
 from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost, run_folder
 from ui.context import Context

@@ -20,7 +20,8 @@ from db.candidates import REWARD_PREFIX
 from db.errors import UserError
 from db.models import Run
 from metrics.lists import Column, MetricError, columns, list_names, load_metric_list, skipped_metrics
-from runs.launch import launch, stop
+from runs.launch import launch
+from runs.stop import stop
 from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost
 from ui.context import Context
 from ui.html import ended_html, live_html, page_error, read_result, table_html

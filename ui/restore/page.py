@@ -16,11 +16,12 @@ from sqlalchemy import select
 from db.errors import UserError
 from db.models import Run, RunState, Source, Split
 from refl.restore.choices import list_methods
-from runs.launch import launch, stop
+from runs.launch import launch
+from runs.stop import stop
 from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost
 from ui.context import Context
 from ui.html import ended_html, live_html, page_error, read_result
-from ui.pages.data import ALL, PAIR, pair_html, start_pairing
+from ui.pairing import ALL, PAIR, pair_html, start_pairing
 from ui.restore.results import ON_SLIDE, PHOTO, choices_of, compare_html
 
 RESTORE = "refl restore"

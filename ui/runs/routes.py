@@ -26,8 +26,9 @@ from db.errors import UserError
 from db.models import Person, Run, RunState
 from runs.delete import delete_run, folder_bytes, why_kept, why_out_kept
 from runs.file_cache import read_json
-from runs.launch import can_continue, command_of, continue_run
+from runs.launch import can_continue, continue_run
 from runs.lineage import load_lineage
+from runs.process import command_of
 from runs.series import Array, SeriesReader
 from runs.stop import stop
 from runs.store import LIVE_STATES, artifact_of, reap_lost, run_folder

@@ -21,10 +21,10 @@ import reward.evaluate.command
 import reward.model.config
 import reward.train.command
 import reward.train.config
-from annotate.exchange.export import ExportOptions
+from dataset.options import ExportOptions
 from db.errors import UserError
 from db.models import Run
-from runs.launch import command_of
+from runs.process import command_of
 
 Tables = dict[str, BaseModel]
 """Name of a table -> its values."""

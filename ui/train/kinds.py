@@ -22,8 +22,8 @@ import reward.evaluate.command
 import reward.model.config
 import reward.score.command
 import reward.train.command
-from annotate.exchange.export import ExportOptions
 from annotate.labeler.settings import FitSettings
+from dataset.options import ExportOptions
 from ui.train import commands as train_commands
 from ui.train import inputs as train_inputs
 from ui.train.options import (

@@ -16,11 +16,11 @@ from sqlalchemy.orm import Session
 
 import refl.tune.config
 import reward.model.config
+from annotate.labeler.settings import MIN_ANSWERS
 from db.errors import UserError
 from db.models import Choice, Judgment, Pair, Person, Run, Source, Split
 from runs.devices import list_devices, split_devices
 from runs.rounds import PlannedRun, RoundSettings, next_round_no, plan_round, start_round
-from ui.autolabel.refit import MIN_ANSWERS
 from ui.context import Context
 from ui.gate.access import visitor_of
 from ui.train import fields as train_fields

@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL
 
 import experiments.rehearse
 import refl.published.weights
+from db.errors import UserError
 from experiments.published_files import (
     CONTROL,
     PUBLISHED_SHAPES,
@@ -43,7 +44,6 @@ from reward.data import load_dataset
 from reward.model.checkpoint import read_architecture
 from reward.model.config import load_model_config
 from reward.model.model import RewardModel
-from runs import UserError
 from training.weights import map_weights
 
 SMALL = UNetShape((64, 128), 1, (1, 2), (True, False), 1, 32)

@@ -22,7 +22,8 @@ from db.images import probe_bytes
 from db.session import Database
 from metrics.natural import MEASURES, split_planes
 from pixels.colour import COLOUR_CHUNKS
-from pixels.read import PNG_SIGNATURE, ImageFault, decode_plain, decode_rgb, read_rgb
+from pixels.metadata import PNG_SIGNATURE
+from pixels.read import ImageFault, decode_plain, decode_rgb, read_rgb
 from tests.colour_files import (
     ADOBE,
     SRGB,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from db.errors import UserError
 from reward.data import check_pairs, load_dataset
-from runs import UserError
 
 
 def test_a_dataset_folder_is_read_whole(make_dataset: Callable[..., Path]) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("torch", reason="needs torch: `make install`")
 
+from db.errors import UserError
 from reward.data import load_dataset
-from runs import UserError
 
 TRAIN = [
     {"prompt": "a man", "file_path": ["1.jpg", "2.jpg"], "human_preference": [1, 0], "user_hash": "x"},

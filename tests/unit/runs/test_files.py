@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from runs import UserError, store
+from db.errors import UserError
+from runs import store
 from runs.command import run_command
 from runs.files import append_line, write_text_whole
 from runs.space import explain_full_disk, is_disk_full

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from runs import UserError, hold
+from db.errors import UserError
+from runs import hold
 from runs.hold import hold_folder
 from tests.conftest import ROOT
 

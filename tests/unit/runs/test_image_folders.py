@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runs import UserError
+from db.errors import UserError
 from runs.image_folders import clean_path, describe_kind, list_images, name_forms, normalize_name, read_caption
 
 MakePhoto = Callable[..., Path]

@@ -22,7 +22,7 @@ from reward.train.command import add_train_command
 from reward.train.command import read_config as read_reward_config
 from runs import launch
 from runs.command import add_common_options
-from runs.launch import start_process
+from runs.process import start_process
 from runs.rounds import RoundSettings, next_round_no, plan_round, start_round
 from runs.supervise import why_waiting
 

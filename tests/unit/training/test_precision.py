@@ -12,7 +12,7 @@ pytest.importorskip("accelerate", reason="needs accelerate: `make install`")
 from accelerate import Accelerator  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from runs import UserError  # noqa: E402
+from db.errors import UserError  # noqa: E402
 from training.precision import TrainedWeights, make_optimizer, place  # noqa: E402
 
 

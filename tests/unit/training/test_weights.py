@@ -22,7 +22,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 from safetensors.torch import save_file  # noqa: E402
 
-from runs import UserError  # noqa: E402
+from db.errors import UserError  # noqa: E402
 from training.weights import (  # noqa: E402
     check_strictly,
     list_candidates,

@@ -11,6 +11,7 @@ import ui.pages.export
 import ui.pages.metrics
 import ui.pages.people
 import ui.pages.report
+import ui.pairing
 from annotate.ingest.store import import_folder
 from annotate.judging.people import add_person
 from dataset.card import write_card
@@ -41,10 +42,10 @@ def test_names_of_files_methods_people_and_runs_are_text(database: Database, dat
         add_person(session, HOSTILE[:40])
         save_settings(session, {"title": HOSTILE, "question": HOSTILE})
         assert load_settings(session).title == HOSTILE
-    run_id = add_run(database, data, ui.pages.data.IMPORT, {"path": f"/x/{HOSTILE}"})
+    run_id = add_run(database, data, ui.pairing.IMPORT, {"path": f"/x/{HOSTILE}"})
     end_run(database, run_id, RunState.failed, HOSTILE)
     with database.read() as session:
-        run = latest_run(session, ui.pages.data.IMPORT)
+        run = latest_run(session, ui.pairing.IMPORT)
         assert run is not None
         shown = [
             ui.pages.data.counts_html(session),

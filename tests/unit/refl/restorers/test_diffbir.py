@@ -13,11 +13,11 @@ pytest.importorskip("torch", reason="needs torch: `make install`")
 import torch
 from safetensors.torch import save_file
 
+from db.errors import UserError
 from refl.published.convert import export_control
 from refl.published.shapes import UNetShape, make_control
 from refl.restorers.diffbir import load_stage1
 from refl.restorers.load import load_restorer
-from runs import UserError
 
 STEPS = 4
 ALIKE = 2e-4

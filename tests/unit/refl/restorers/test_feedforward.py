@@ -10,8 +10,8 @@ pytest.importorskip("spandrel", reason="needs spandrel: `make install`")
 import torch
 from safetensors.torch import save_file
 
+from db.errors import UserError
 from refl.restorers.load import load_restorer
-from runs import UserError
 
 BF16_BOUND = 0.01
 

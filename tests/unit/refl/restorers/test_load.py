@@ -9,10 +9,10 @@ pytest.importorskip("torch", reason="needs torch: `make install`")
 import torch
 
 import refl.restorers.diffbir
+from db.errors import UserError
 from refl.restore.methods import RestoreOptions, check_methods, name_methods
 from refl.restorers.command import export_file
 from refl.restorers.load import ADAPTERS, get_restorer_files, load_restorer, method_name
-from runs import UserError
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from db.errors import UserError
 from refl.restorers.load import load_restorer
 from refl.restorers.osediff import OSEDiff, OSEDiffSettings
 from refl.restorers.osediff_lora import (
@@ -23,7 +24,6 @@ from refl.restorers.osediff_lora import (
     load_published_adapters,
     merge_lora,
 )
-from runs import UserError
 from training.weights import read_checkpoint
 
 HALF_BOUNDS = {torch.bfloat16: 0.02, torch.float16: 0.004}

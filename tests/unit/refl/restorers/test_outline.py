@@ -8,9 +8,9 @@ pytest.importorskip("torch", reason="needs torch: `make install`")
 
 import torch
 
+from db.errors import UserError
 from refl.restorers.load import load_restorer
 from refl.restorers.outline import Outline, outline_restorer
-from runs import UserError
 
 
 @pytest.mark.parametrize("asked", ["tiny", "diffbir-v1", "diffbir-v2.1", "osediff", "feedforward:swinir", "tuned"])

@@ -1,0 +1,147 @@
+"""`annotate people`, `project` and gold imports as a person types them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, func, select
+
+from annotate.__main__ import main
+from annotate.judging.people import check_link_token, check_password
+from db.models import Image, Pair, Person, Role
+from db.project import ProjectSettings, load_settings
+from db.session import Database, open_database
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def run(data: Path, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "annotate", *arguments, "--data", str(data)]
+    return subprocess.run(command, cwd=ROOT, input=typed, capture_output=True, text=True, check=False)
+
+
+def test_people_from_first_to_last(data: Path, database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    def people(*arguments: str) -> tuple[int, str, str]:
+        code = main(["people", *arguments, "--data", str(data)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    assert people("add", "ann", "--role", "admin") == (0, "ann added as admin\n", "")
+    assert people("add", "bob") == (0, "bob added as annotator\n", "")
+    assert people("add", "robot", "--simulated")[0] == 0
+    code, _, error = people("add", "bob")
+    assert (code, error) == (2, "error: There is already a person called 'bob'; choose another name.\n")
+    link = people("link", "bob", "--base-url", "https://faces.example/")[1].strip()
+    assert link.startswith("https://faces.example/enter/")
+    assert people("link", "robot")[1].startswith("http://127.0.0.1:7860/enter/")
+    assert people("disable", "robot") == (0, "robot disabled\n", "")
+    assert people("disable", "ann")[2] == "error: 'ann' is the only admin; add another before disabling this one.\n"
+    assert people("list")[1].splitlines() == [
+        "ann\tadmin\t0 judgments\tno password or link\tactive",
+        "bob\tannotator\t0 judgments\tlink\tactive",
+        "robot\tannotator\t0 judgments\tlink\tdisabled",
+    ]
+    assert people("enable", "robot") == (0, "robot enabled\n", "")
+    assert people("list")[1].splitlines()[2] == "robot\tannotator\t0 judgments\tlink\tsimulated"
+    assert people("add", "bob", "--discard")[2].startswith("error: --discard goes with disable")
+    assert people("link", "zoe")[0] == people("enable", "zoe")[0] == people("discard", "zoe")[0] == 2
+    assert people("add")[2] == "error: people add needs a name.\n"
+    assert people("list", "ann")[2] == "error: people list takes no name.\n"
+    with database.read() as session:
+        entered = check_link_token(session, link.rpartition("/")[2])
+        assert entered is not None
+        assert (entered.name, entered.role) == ("bob", Role.annotator)
+        assert session.scalars(select(Person.simulated).where(Person.name == "robot")).one()
+
+
+def test_password_is_read_from_standard_input(data: Path, database: Database) -> None:
+    assert run(data, "people", "add", "ann").returncode == 0
+    short = run(data, "people", "password", "ann", typed="short\n")
+    assert (short.returncode, short.stderr.count("\n")) == (2, 1)
+    result = run(data, "people", "password", "ann", typed="correct horse\n")
+    assert (result.returncode, result.stdout) == (0, "password set\n")
+    with database.read() as session:
+        assert check_password(session, "ann", "correct horse") is not None
+        assert check_password(session, "ann", "short") is None
+
+
+def test_project_shown_can_be_set(data: Path, tmp_path: Path, database: Database) -> None:
+    result = run(data, "project", "set", "title=2024", "judgments_per_pair=2", "reasons=eyes,skin", "gold_share=0.1")
+    assert (result.returncode, result.stderr) == (0, "")
+    with database.read() as session:
+        settings = load_settings(session)
+    assert settings == ProjectSettings(title="2024", judgments_per_pair=2, reasons=["eyes", "skin"], gold_share=0.1)
+    shown = tmp_path / "project.toml"
+    shown.write_text(run(data, "project", "show").stdout, encoding="utf-8")
+    other = tmp_path / "other"
+    assert run(other, "project", "set", "title=Changed", "--from", str(shown)).returncode == 0
+    assert run(other, "project", "show").stdout == shown.read_text(encoding="utf-8").replace('"2024"', '"Changed"')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["set", "judgments_per_pair=0"], "judgments_per_pair: Input should be greater than or equal to 1, got 0"),
+        (["set", "colour=red"], "colour: Extra inputs are not permitted, got 'red'"),
+        (["set", "title"], "'title' is not FIELD=VALUE."),
+        (["set"], "project show takes no settings"),
+        (["show", "title=x"], "project show takes no settings"),
+        (["set", "--from", "absent.toml"], "absent.toml: cannot be read (No such file or directory)."),
+    ],
+)
+def test_wrong_settings(
+    data: Path, database: Database, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["project", *arguments, "--data", str(data)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+    with database.read() as session:
+        assert load_settings(session) == ProjectSettings()
+
+
+def test_gold_file_is_known_by_its_columns(
+    data: Path, database: Database, restored_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["import", str(restored_folder), "--data", str(data)]) == 0
+    gold = restored_folder / "known.csv"
+    gold.write_text("answer,source,method_a,method_b\na,face0,gfpgan,bicubic\ntie,face1,gfpgan,bicubic\n")
+    capsys.readouterr()
+    assert main(["import", str(gold), "--data", str(data)]) == 0
+    assert capsys.readouterr().out == "2 gold pairs added\n"
+    with database.read() as session:
+        assert len(session.scalars(select(Pair).where(Pair.gold_answer.is_not(None))).all()) == 2
+    gold.write_text("answer,source,method_a,method_b\na,face2,gfpgan,bicubic\na,face9,gfpgan,bicubic\n")
+    assert main(["import", str(gold), "--data", str(data)]) == 2
+    assert "known.csv, line 3: there is no source called 'face9'" in capsys.readouterr().err
+    with database.read() as session:
+        assert len(session.scalars(select(Pair)).all()) == 2, "also line 2 was not added"
+
+
+def test_a_full_disk_is_one_line_and_nothing_half_written(
+    data: Path, tmp_path: Path, make_photo: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SQLite's own limit stands for the disk's: no page may be added to the file."""
+    folder = tmp_path / "photos"
+    for number in range(60):  # more rows than a page holds
+        make_photo(folder / "lq" / f"{number}.png", number, (8, 8))
+    with open_database(data).read() as session:
+        pages = session.connection().exec_driver_sql("PRAGMA page_count").scalar_one()
+
+    def open_full(where: Path, url: str | None) -> Database:
+        opened = open_database(where, url)
+        opened.close()  # so that every connection from now on is a new one
+        event.listen(opened.engine, "connect", lambda raw, _: raw.execute(f"PRAGMA max_page_count={pages}"))
+        return opened
+
+    with monkeypatch.context() as patched:
+        patched.setattr("annotate.__main__.open_database", open_full)
+        assert main(["import", str(folder), "--data", str(data)]) == 2
+    said = capsys.readouterr().err
+    assert "error: The database failed: database or disk is full." in said
+    assert "Traceback" not in said
+    with open_database(data).read() as session:
+        assert session.scalar(select(func.count()).select_from(Image)) == 0
+    assert main(["import", str(folder), "--data", str(data)]) == 0

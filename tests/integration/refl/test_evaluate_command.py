@@ -1,0 +1,106 @@
+"""`python -m refl evaluate` as a process that dies as it restores, then as it measures, and ends as if it had not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch: `make install`")
+pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
+
+from refl.__main__ import main  # noqa: E402
+from refl.restorers.tiny import save_tiny  # noqa: E402
+from refl.tune.data import Face  # noqa: E402
+from reward.model.checkpoint import build_model, save_model  # noqa: E402
+from reward.model.config import ModelConfig  # noqa: E402
+from tests.conftest import ROOT  # noqa: E402
+from tests.unit.refl.conftest import MICRO, faces, make_micro_restorer  # noqa: E402, F401
+from tests.unit.refl.tune.test_refl_train import CLIP  # noqa: E402
+
+QUICK = ("psnr", "gmsd"), ("niqe_skvideo",)
+"""Metrics with and without ground truth, instead of all."""
+DIES_RESTORING = """
+import os, refl.evaluate_restored as restored
+write, written = restored.write_whole, []
+def write_or_die(file, content):
+    if file.suffix == ".png":
+        written.append(file)
+        if len(written) == 11:
+            file.with_name(f".{file.name}.part").write_bytes(content[:9])
+            os._exit(9)
+    write(file, content)
+restored.write_whole = write_or_die
+"""
+DIES_MEASURING = """
+import os, refl.evaluate_values as values
+add, added = values.Measured.add, []
+def add_or_die(self, keys, found):
+    added.append(keys)
+    if len(added) == 5:
+        with open(self.path, "a") as stream:
+            stream.write('{"keys": ["0')
+        os._exit(9)
+    add(self, keys, found)
+values.Measured.add = add_or_die
+"""
+
+
+@pytest.fixture
+def words(data: Path, tmp_path: Path, faces: list[Face]) -> list[str]:  # noqa: F811
+    """A command on two micro restorers, a micro reward model and eight faces."""
+    for name, seed in (("one", 0), ("two", 1)):
+        save_tiny(make_micro_restorer(seed), MICRO, tmp_path / name)
+    (tmp_path / "micro.json").write_text(json.dumps(CLIP))
+    torch.manual_seed(0)
+    reward = ModelConfig(
+        architecture=str(tmp_path / "micro.json"), image_size_px=16, unlocked_image_groups=3, unlocked_text_blocks=0
+    )
+    save_model(build_model(reward), tmp_path / "reward")
+    words = ["evaluate", "--data", str(data), "--faces", str(faces[0].path.parent), "--reward"]
+    words += [f"frozen={tmp_path / 'reward'}", "--degradation", "tiny-refl", "--seeds", "0", "1", "--batch-size", "3"]
+    return [*words, "--method", str(tmp_path / "one"), "--method", str(tmp_path / "two")]
+
+
+def run_until_death(words: list[str], dies: str) -> None:
+    """The command in a process that ends itself as SIGKILL would: at once, nothing cleaned up."""
+    quick = "import refl.evaluate as evaluate\n" + f"evaluate.WITH_TRUTH, evaluate.WITHOUT_TRUTH = {QUICK}"
+    program = f"{quick}\n{dies}\nimport sys\nfrom refl.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 9, done.stderr
+
+
+def test_killed_while_restoring_and_while_measuring_it_ends_with_the_same_table(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name, metrics in zip(("WITH_TRUTH", "WITHOUT_TRUTH"), QUICK, strict=True):
+        monkeypatch.setattr(f"refl.evaluate.compare.{name}", metrics)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main([*words, f"--out={whole}"]) == 0
+    run_until_death([*words, f"--out={killed}"], DIES_RESTORING)
+    assert 6 <= len(list(killed.rglob("*.png"))) < 32
+    run_until_death([*words, f"--out={killed}"], DIES_MEASURING)
+    assert len(list(killed.rglob("*.png"))) == 32
+    assert (killed / "measured.jsonl").read_text().count("\n") == 4
+    assert main([*words, f"--out={killed}"]) == 0
+    for name in ("values.csv", "summary.csv", "synthetic.png"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    with open(killed / "summary.csv", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["metric"] == "reward frozen"]
+    assert [row["n"] for row in rows] == ["8", "8"]
+    assert json.loads((killed / "summary.json").read_text())["notes"]  # six of the faces have no caption
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_faces() -> None:
+    command = [sys.executable, "-m", "benchmarks.evaluating", "--faces", "100", "1000"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,112 @@
+"""ReFL in two processes is ReFL in one: nothing hangs, all processes hold the same weights, decisions are the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+torch = pytest.importorskip("torch", reason="needs torch: `make install`")
+pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
+
+from safetensors.torch import load_file  # noqa: E402
+
+from reward.model.checkpoint import build_model, save_model  # noqa: E402
+from reward.model.config import ModelConfig  # noqa: E402
+from tests.conftest import ROOT, TWO_PROCESSES  # noqa: E402
+from tests.gradients import difference  # noqa: E402
+from tests.unit.refl.tune.test_refl_train import CLIP  # noqa: E402
+
+SCRIPT = Path(__file__).with_name("train_in_processes.py")
+LIMIT_SECONDS = 240
+"""A hang of the processes fails; all scenarios together take half a minute on a quiet machine."""
+MAX_DIFFERENCE = 7.4e-5
+"""Of the first step's gradients between one process and two, against their length: ten times the most measured, 7.4e-6,
+over all scenarios with ATEN_CPU_CAPABILITY unset, avx2 and default. In bfloat16 a batch of another size rounds
+otherwise, so there only the processes are compared with each other."""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Both runs of all scenarios: `one`, `two` and their folders."""
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "faces").mkdir()
+    for seed in range(9):
+        small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        large = cv2.resize(small, (20, 20), interpolation=cv2.INTER_CUBIC)
+        PilImage.fromarray(large).save(folder / "faces" / f"{seed}.png")
+    (folder / "micro.json").write_text(json.dumps(CLIP))
+    torch.manual_seed(0)
+    settings = {"image_size_px": 16, "unlocked_image_groups": 2, "unlocked_text_blocks": 0, "text_mode": "learned"}
+    save_model(build_model(ModelConfig(architecture=str(folder / "micro.json"), **settings)), folder / "reward")
+    found: dict[str, Any] = {"folder": folder}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    for name, launcher in (("one", ()), ("two", TWO_PROCESSES)):
+        (folder / name).mkdir()
+        words = [sys.executable, *launcher, str(SCRIPT), str(folder), str(folder / name)]
+        done = subprocess.run(
+            words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        found[name] = torch.load(folder / name / "results.pt", weights_only=True)
+    return found
+
+
+SCENARIOS = [
+    "periods",
+    "dataset",
+    "nine faces",
+    "stop",
+    "roll back",
+    "lora",
+    "osediff",
+    "bf16",
+    "signal",
+    "SIGUSR1",
+    "killed",
+]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_two_processes_hold_the_same_weights_and_learn_as_one(results: dict[str, Any], name: str) -> None:
+    one, two = results["one"][name], results["two"][name]
+    assert two["same"]
+    assert one["ended"] == two["ended"]
+    assert len(one["gradients"]) == 2  # of the restorer and of the reward model
+    if name != "bf16":
+        for alone, together in zip(one["gradients"], two["gradients"], strict=True):
+            assert difference(alone, together) < MAX_DIFFERENCE
+
+
+def test_they_end_as_they_should(results: dict[str, Any]) -> None:
+    ended = {name: found["ended"] for name, found in results["two"].items()}
+    assert ended["periods"] == ended["dataset"] == ended["nine faces"] == ["step 5"]
+    assert ended["stop"] == ended["roll back"] == ["step 2"]
+    assert ended["signal"] == ended["SIGUSR1"] == ["stopped", "step 5"]
+    assert ended["killed"] == ["killed", "step 5"]
+    out = results["folder"] / "two"
+    grids = sorted(path.name for path in (out / "periods" / "grids").iterdir())
+    assert grids == ["000000.png", "000002.png", "000004.png", "000005.png"]
+    assert [path.name for path in sorted((out / "periods" / "steps").iterdir())] == ["000002", "000004"]
+    # what is rolled back to is from before the first suspicious look
+    assert json.loads((out / "roll back" / "tuned" / "training.json").read_text())["step"] == 0
+    assert json.loads((out / "stop" / "tuned" / "training.json").read_text())["step"] == 2
+
+
+@pytest.mark.parametrize("processes", ["one", "two"])
+def test_stopped_and_killed_trainings_continue_to_the_same_weights(results: dict[str, Any], processes: str) -> None:
+    """`signal`, `SIGUSR1` and `killed` are the same training, ended differently."""
+    out = results["folder"] / processes
+    for file in ("trained.safetensors", "reward/changes.safetensors"):
+        killed = load_file(out / "killed" / "last" / file)
+        for name in ("signal", "SIGUSR1"):
+            stopped = load_file(out / name / "last" / file)
+            assert all(torch.equal(value, killed[key]) for key, value in stopped.items()), (name, file)

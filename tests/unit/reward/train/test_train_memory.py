@@ -1,0 +1,87 @@
+"""The memory of a reward model's training, counted on fake tensors: as on real ones, and the paper's on a small GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="needs torch: `make install`")
+pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
+
+from reward.__main__ import main
+from reward.model.checkpoint import read_architecture
+from reward.model.config import ModelConfig, load_model_config
+from reward.train import memory as train_memory
+from reward.train.config import check_train_config, read_settings
+from reward.train.memory import count_training, describe_lack
+from tests.unit.reward.train.test_train import make_train_config
+from training import without_memory
+from training.accounting import MemoryCount
+from training.memory import CUDA_GIB, GIB
+
+PAPER_GIB = 11
+"""Counted: 10.31. A card of 24 GB leaves about 22 to a training, one of 16 GB about 14."""
+
+
+@pytest.mark.timeout(280)
+def test_the_papers_reward_model_is_trained_on_a_small_gpu() -> None:
+    """Its whole batch of 128 pairs by accumulation in one process."""
+    model = load_model_config("vit-h-14")
+    config = check_train_config(read_settings("vit-h-14")["train"], "vit-h-14")
+    count = count_training(model, read_architecture(model), config)
+    assert set(count.phases) == {"step", "validation"}
+    assert count.peak_bytes / GIB <= PAPER_GIB
+    parts, trained = count.phases["step"].at_peak, 514_793_729
+    assert parts["moments"] == pytest.approx(2 * 4 * trained, rel=1e-3)
+    assert parts["trained weights, float32"] == pytest.approx(4 * trained, rel=1e-3)
+    assert parts["gradients"] == pytest.approx(4 * trained, rel=1e-3)
+    assert parts["image tower"] + parts["text tower"] == pytest.approx(2 * 986_110_000, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"mixed_precision": "bf16", "gradient_checkpointing": True, "ema_decay": 0.9, "cache_frozen": True}]
+)
+def test_real_tensors_give_the_same_count(
+    make_config: Callable[..., ModelConfig], monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+) -> None:
+    model, config = make_config(), make_train_config(batch_size=8, micro_batch_size=2, **changes)
+    monkeypatch.setattr(train_memory, "IMAGE_SIZE_PX", 64)
+    fake = count_training(model, read_architecture(model), config)
+    monkeypatch.setattr(without_memory, "count_without_memory", lambda device: MemoryCount(device, workspaces=True))
+    real = count_training(model, read_architecture(model), config)
+    for name, phase in real.phases.items():
+        assert (fake.phases[name].peak_bytes, fake.phases[name].at_peak) == (phase.peak_bytes, phase.at_peak), name
+
+
+def test_processes_share_a_batch_and_a_training_without_validation_has_none(
+    make_config: Callable[..., ModelConfig],
+) -> None:
+    model, config = make_config(), make_train_config(batch_size=32, validate_every_steps=0)
+    alone, shared = (count_training(model, read_architecture(model), config, processes) for processes in (1, 8))
+    assert set(alone.phases) == {"step"}
+    assert shared.peak_bytes < alone.peak_bytes / 2
+
+
+def test_what_does_not_fit_gets_one_line_of_advice() -> None:
+    config = make_train_config(batch_size=8, mixed_precision="bf16")
+    assert not describe_lack(3 * GIB, int((3 + CUDA_GIB) * GIB) + 1, config, 1)
+    assert describe_lack(10 * GIB, 8 * GIB, config, 1) == (
+        "It needs 10.7 GiB with what CUDA takes; 8.0 GiB of the GPU are free. Set micro_batch_size to 4 (the batch and "
+        "the result stay), or gradient_checkpointing to true; or take a smaller preset (vit-l-14 or vit-b-32)."
+    )
+    spared = config.model_copy(update={"micro_batch_size": 1, "gradient_checkpointing": True})
+    assert describe_lack(10 * GIB, 8 * GIB, spared, 1).endswith("Take a smaller preset (vit-l-14 or vit-b-32).")
+
+
+def test_the_command_prints_the_table_without_a_dataset_and_makes_no_run(
+    architecture_file: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = {"architecture": architecture_file, "image-size-px": 32, "unlocked-image-groups": 5}
+    words = [f"--{name}={value}" for name, value in flags.items()]
+    assert main(["train", "--preset", "tiny", "--data", str(data), "--memory", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["GiB", "step", "validation"]
+    assert lines[-1].startswith("in all")
+    assert not data.exists()
