@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from benchmarks.reward_known_pairs import ROOT, SHARED, make_row, store, write_rows
+from experiments.reward_known_pairs import ROOT, SHARED, make_row, store, write_rows
 from reward.data import Pairs, load_dataset
 from reward.model.checkpoint import build_model
 from reward.model.config import ModelConfig, load_model_config

@@ -1,1 +1,1 @@
-"""Evidence: scripts whose tables stand in benchmarks/README.md."""
+"""Evidence: scripts whose tables stand in experiments/README.md."""

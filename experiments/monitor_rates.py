@@ -8,7 +8,7 @@ look that is called hacking is a false alarm.
 Control: the restorer is trained with nothing but a static reward, which must end in hacking; a training is caught where
 the monitor says so by step MAX_STEPS.
 
-The faces are of ../shared/faces: `train` and `val` as in benchmarks.loop, from whose chain the first reward model
+The faces are of ../shared/faces: `train` and `val` as in experiments.loop, from whose chain the first reward model
 comes; the second learns from the same labels with another seed. All values of all looks stay in --out; what is there
 is not made again, so that a changed rule is tried on the same looks in seconds.
 """
@@ -32,7 +32,7 @@ from accelerate import Accelerator
 from scipy.stats import beta
 from torch import Tensor, nn
 
-from benchmarks import loop
+from experiments import loop
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.load import load_restorer
 from refl.tune.config import load_refl_config

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from spandrel.architectures.SwinIR import SwinIR
 from torch import Tensor
 
+from db.errors import UserError
 from metrics.download import compute_sha256
 from refl.published.convert import UNET, VAE, select
 from refl.published.shapes import make_unet, make_vae, read_unet_shape
@@ -33,7 +34,6 @@ from refl.restorers.osediff_lora import (
     list_encoder_layers,
 )
 from reward.model.weights import FOLDER_MANIFEST, WeightsEntry
-from runs import UserError
 
 log = logging.getLogger(__name__)
 

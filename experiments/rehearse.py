@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PilImage
 
+from db.errors import UserError
 from experiments.published_files import PUBLISHED_SHAPES, read_shapes, write_files
 from experiments.rehearsal_inputs import write_dataset, write_faces
 from experiments.watched_process import Watched, watch
-from runs import UserError
 
 log = logging.getLogger(__name__)
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.golden_files import Errors, compare, load_golden
-from benchmarks.golden_restorers import load_restorer
 from refl.published.convert import make_key_table
 from refl.tune.losses import compute_change, compute_structure_loss
 from refl.tune.low_pass import compute_low_pass
 from refl.tune.sampling import Rollout, Trajectory, iterate_outcomes
+from tests.golden.files import Errors, compare, load_golden
+from tests.golden.restorers import load_restorer
 
 
-def check_dtcwt(folder: Path, config: dict[str, Any]) -> Errors:  # noqa: ARG001
+def check_dtcwt(folder: Path, config: dict[str, Any]) -> Errors:
     """Low bands of both images, the loss and its gradient, for every size in the file."""
     golden = load_golden(folder, "io_losses.safetensors")
     errors: Errors = {}

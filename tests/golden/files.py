@@ -1,4 +1,4 @@
-"""Reading golden numbers and comparing with them; shared by the checks of benchmarks/golden.py."""
+"""Read golden numbers and compare with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from runs import UserError
+from db.errors import UserError
 
 Errors = dict[str, float]
 

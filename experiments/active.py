@@ -1,4 +1,4 @@
-"""How many labels each order of showing needs for the same held-out accuracy: `python -m benchmarks.active`.
+"""How many labels each order of showing needs for the same held-out accuracy: `python -m experiments.active`.
 
 Pairs are asked one by one as the labelling page asks them (the reserve and the share at random included), the labeler
 is fitted anew after every batch, and its accuracy is measured on photos that were never asked. Answers are drawn from
@@ -30,9 +30,9 @@ from annotate.judging.pairs import ACTIVE_ORDERS, RESERVED_LAST_DIGITS
 from annotate.labeler.active import SHORTLIST_LENGTH, rank_disagreement, rank_diverse, rank_uncertain, spread_sources
 from annotate.labeler.settings import FitSettings
 from annotate.labeler.svm import Labeler, Training, compute_p_a, fit_bag, fit_labeler
-from benchmarks import votes
 from db.models import Picked
 from db.project import ProjectSettings
+from experiments import votes
 
 Array = npt.NDArray[Any]
 

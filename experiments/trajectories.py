@@ -1,7 +1,7 @@
-"""Ways to the step with gradient, at equal arithmetic: `python -m benchmarks.trajectories --chain DIR --out DIR`.
+"""Ways to the step with gradient, at equal arithmetic: `python -m experiments.trajectories --chain DIR --out DIR`.
 
-The chain is what `python -m benchmarks.loop --out` left of one seed: faces and a reward model. Each way trains the tiny
-restorer by `refl train` for as many steps as a budget of arithmetic allows, a step costing what
+The chain is what `python -m experiments.loop --out` left of one seed: faces and a reward model. Each way trains the
+tiny restorer by `refl train` for as many steps as a budget of arithmetic allows, a step costing what
 torch.utils.flop_counter counts; then one `refl evaluate` compares all with the base on unseen faces, by the reward
 model that trained them, frozen, and by metrics that no way optimised.
 """
@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.loop import run
+from experiments.loop import run
 from refl.restorers.surface import make_generators
 from refl.restorers.tiny import load_tiny
 from refl.tune.config import ReflConfig, load_refl_config
@@ -83,7 +83,7 @@ def list_flags(changes: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Train each way, evaluate all, print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chain", type=Path, required=True, help="folder of one seed that benchmarks.loop left")
+    parser.add_argument("--chain", type=Path, required=True, help="folder of one seed that experiments.loop left")
     parser.add_argument("--out", type=Path, required=True, help="folder of the trainings and the report")
     parser.add_argument("--steps", type=int, default=100, help=f"that {REFERENCE} takes (default: 100)")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What each column of a metric list adds: `python -m benchmarks.metric_lists [--metrics offline]`.
+"""What each column of a metric list adds: `python -m experiments.metric_lists [--metrics offline]`.
 
 Reads ../shared/faces: real votes on super-resolution (votes/sr, 12 photos, 4 methods) and real restorers' outputs of
 real low-quality faces (restored, 85 photos, 14 methods; only 4 have a ground truth). One row a column:
@@ -25,7 +25,7 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.votes import count_pairs, find_image, read_wins
+from experiments.votes import count_pairs, find_image, read_wins
 from metrics.compute import Request, compute_values, prepare, set_threads
 from metrics.lists import Column, columns, load_metric_list
 from pixels.read import read_rgb

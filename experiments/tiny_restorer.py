@@ -1,4 +1,4 @@
-"""What the tiny restorer makes of faces that it never saw: `python -m benchmarks.tiny_restorer --faces DIR`.
+"""What the tiny restorer makes of faces that it never saw: `python -m experiments.tiny_restorer --faces DIR`.
 
 The faces held out in training are degraded as in training, each once. A row a method: means over the faces, with 95 %
 bootstrap intervals over faces of what each gains on the degraded input. PSNR, SSIM and GMSD are pyiqa's, on 8-bit
@@ -24,6 +24,7 @@ import torch
 from PIL import Image as PilImage
 from torch import Tensor
 
+from db.errors import UserError
 from metrics.accuracy import bootstrap_mean
 from metrics.compute import Request, compute_values
 from refl.faces.degrade import draw_degradation
@@ -34,7 +35,6 @@ from refl.pretrain.phases import to_pixels
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.tiny import SHIPPED, load_tiny, make_tiny
 from refl.restorers.tiny_config import TinyConfig
-from runs import UserError
 from training.precision import copy_values
 
 METRICS = ("psnr", "ssim", "gmsd")
@@ -134,7 +134,7 @@ def load_regression(folder: Path) -> tuple[DiffusionRestorer, int]:
     """A restorer whose stage 1 was trained alone in this folder, and that network's number of parameters."""
     path = folder / "stage1" / "state.pt"
     if not path.is_file():
-        raise UserError(f"{path} is missing. Train it: see `python -m benchmarks.tiny_restorer --help`.")
+        raise UserError(f"{path} is missing. Train it: see `python -m experiments.tiny_restorer --help`.")
     state = torch.load(path, map_location="cpu", weights_only=True)
     restorer = make_tiny(TinyConfig.model_validate(json.loads(state["record"])["model"]))
     assert restorer.stage1 is not None

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.golden_files import Errors, compare, load_golden
 from refl.faces.color_fix import fix_color
 from refl.published.convert import load_published, select_control, split_checkpoint
 from refl.published.shapes import make_control, make_text_encoder, make_unet, make_vae, read_unet_shape
 from refl.published.text_encoder import TextEncoder
 from refl.restorers.diffbir import load_stage1
 from refl.restorers.diffusion import DiffusionRestorer, DiffusionSettings
+from tests.golden.files import Errors, compare, load_golden
 
 
 def load_restorer(folder: Path, config: dict[str, Any]) -> DiffusionRestorer:
@@ -122,7 +122,7 @@ def compare_schedules(folder: Path, restorer: DiffusionRestorer) -> float:
     return float(sum([t for t, _ in restorer.plan_steps(steps)][::-1] != times for steps, times in given.items()))
 
 
-def check_color(folder: Path, config: dict[str, Any]) -> Errors:  # noqa: ARG001
+def check_color(folder: Path, config: dict[str, Any]) -> Errors:
     """The wavelet colour fix."""
     golden = load_golden(folder, "io_color.safetensors")
     return {"output": compare(fix_color(golden["content01"], golden["style01"], "wavelet"), golden["output"])}
