@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from db.models import (
-    Split,
-)
+from db.models import Split
+from runs.options import Options, Output
 
 Format = Literal["jsonl", "parquet", "hpdv2", "imagereward", "pickapic", "diffusion-dpo", "trl", "imagefolder"]
 
 
-class ExportOptions(BaseModel):
-    """Every field is a flag of `python -m annotate export` and a field of the Export page."""
+class ExportOptions(Options):
+    """Which labels, how they are resolved, and in whose format they are written."""
 
-    model_config = ConfigDict(extra="forbid")
-
+    out: Annotated[Path | None, Output("New folder")] = Field(
+        None, description="A new folder (default: in the run's folder)"
+    )
     format: Format = Field("jsonl", description="jsonl is our own dataset folder, which import reads back")
     name: str = Field("face-preferences", min_length=1, max_length=100, description="Name on the dataset card")
     licence: str = Field("unknown", min_length=1, max_length=100, description="Licence on the dataset card")

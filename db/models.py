@@ -135,6 +135,7 @@ class Base(DeclarativeBase):
         float: Double,
         dict[str, Any]: JSON,
         list[str]: JSON,
+        list[dict[str, str]]: JSON,
         list[int]: JSON,
     }
 
@@ -483,6 +484,10 @@ class Run(Base):
     config: Mapped[dict[str, Any]] = mapped_column(default=dict)
     arguments: Mapped[list[str]] = mapped_column(default=list, server_default=text("'[]'"))
     """What follows `kind` on the command line, without --data, --db and --run."""
+    inputs: Mapped[list[dict[str, str]] | None]
+    """What it is made from: {"option", "kind", "value"}, paths absolute; None where the command did not record it."""
+    outputs: Mapped[list[dict[str, str]] | None]
+    """What it writes: {"option", "value"}; None as above."""
     cwd: Mapped[str | None]
     """The folder that relative paths among the arguments start from; None where the command is not known."""
     device: Mapped[str | None]

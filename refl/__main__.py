@@ -14,7 +14,7 @@ from refl.restore.command import add_restore_command
 from refl.restorers.command import add_weights_command
 from refl.tune.ablate import add_ablate_command
 from refl.tune.command import add_train_command
-from runs.command import add_common_options, run_command
+from runs.command_line import add_common_options, run_command
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import sys
 from reward.evaluate.command import add_evaluate_command
 from reward.score.command import add_score_command
 from reward.train.command import add_train_command
-from runs.command import add_common_options, run_command
+from runs.command_line import add_common_options, run_command
 
 
 def main(argv: list[str] | None = None) -> int:

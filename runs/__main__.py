@@ -15,7 +15,7 @@ from sqlalchemy import select
 from db.errors import UserError
 from db.models import Run, RunState, utc_now
 from db.session import Database, open_database
-from runs.command import add_common_options, run_command
+from runs.command_line import add_common_options, run_command
 from runs.delete import delete_run
 from runs.devices import list_devices
 from runs.launch import continue_run, launch

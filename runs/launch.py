@@ -17,11 +17,39 @@ from db.models import Run, RunState
 from db.session import Database
 from runs import slurm
 from runs.devices import TRAINING_KINDS, is_device
+from runs.options import Command, O
 from runs.process import is_waiting, lock_starting, start_process
 from runs.space import say_if_full
 from runs.store import insert_run, reap_lost
 
 CONTINUABLE = (RunState.stopped, RunState.failed, RunState.lost)
+
+
+def start(database: Database, data: Path, command: Command[O], options: O, **how: Any) -> int:
+    """Start a command as a run, or queue it, and return its id at once: the one way of pages and of the next round.
+
+    Args:
+        how: url, person_id, device, after and launcher, as of `launch`.
+    Raises:
+        UserError: the options cannot be meant, or as `launch`.
+    """
+    return launch(database, data, command.name, **describe_run(command, options, data), **how)
+
+
+def describe_run(command: Command[O], options: O, data: Path) -> dict[str, Any]:
+    """The arguments, config, inputs and outputs of a run.
+
+    Raises:
+        UserError: the options cannot be meant.
+    """
+    words = command.words(options)
+    settled = command.settle(options, data)
+    return {
+        "arguments": words,
+        "config": command.config(settled),
+        "inputs": command.inputs(settled),
+        "outputs": command.outputs(settled),
+    }
 
 
 def launch(
@@ -36,6 +64,8 @@ def launch(
     device: str | None = None,
     after: Sequence[int] = (),
     launcher: dict[str, Any] | None = None,
+    inputs: list[dict[str, str]] | None = None,
+    outputs: list[dict[str, str]] | None = None,
 ) -> int:
     """Start `python -m <kind> <arguments>` as a run, or queue it, and return its id at once.
 
@@ -64,6 +94,8 @@ def launch(
             device=device,
             after=list(after),
             launcher=launcher or {},
+            inputs=inputs,
+            outputs=outputs,
         )
     _start_soon(database, data, run.id, url)
     return run.id

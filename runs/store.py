@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,7 @@ from db.models import Run, RunState, utc_now
 from db.session import Database, open_database
 from runs.file_cache import read_json
 from runs.files import append_line, write_text_whole
+from runs.options import Command, O, Place
 from runs.own_command import own_command
 from runs.signals import SIGNALS, give_back, listen
 from runs.slurm import is_done
@@ -139,7 +140,7 @@ def insert_run(session: Session, data: Path, kind: str, config: dict[str, Any], 
 
 @contextmanager
 def open_run(
-    database: Database, data: Path, kind: str, config: dict[str, Any], run_id: int | None = None
+    database: Database, data: Path, kind: str, config: dict[str, Any], run_id: int | None = None, **columns: Any
 ) -> Iterator[RunLog]:
     """Run the block as a run: running while it lasts, then finished, stopped or failed with the reason.
 
@@ -149,13 +150,14 @@ def open_run(
     Args:
         config: what was asked, as JSON values.
         run_id: the queued run that this process was launched for; None makes a new one.
+        columns: inputs and outputs, where the command records them.
     Raises:
         UserError: there is no queued run of that id.
     """
     if run_id is None:
-        run_id = add_run(database, data, kind, config, **own_command(kind), **_of_this_process())
+        run_id = add_run(database, data, kind, config, **own_command(kind), **_of_this_process(), **columns)
     else:
-        _claim(database, data, run_id, config)
+        _claim(database, data, run_id, config, columns)
     _note_found(database, data, run_id, config)
     previous = listen(_raise_stopped, _STOPPING)
     state, reason = RunState.failed, None
@@ -181,30 +183,29 @@ def open_run(
 
 
 @contextmanager
-def open_database_run(
-    data: Path, url: str | None, kind: str, config: dict[str, Any], run_id: int | None = None
-) -> Iterator[RunLog]:
-    """`open_run` in the database of a data folder, or in that of the URL: for packages that know runs and not db.
+def record(command: Command[O], options: O, place: Place) -> Iterator[tuple[Database, RunLog]]:
+    """Run the block as a run of a command, with the database of its place.
 
     Raises:
         UserError: the database cannot be opened, or there is no queued run of that id.
     """
-    database = open_database(data, url)
+    database = open_database(place.data, place.db)
     try:
-        with open_run(database, data, kind, config, run_id) as run:
-            yield run
+        made = {"inputs": command.inputs(options), "outputs": command.outputs(options)}
+        with open_run(database, place.data, command.name, command.config(options), place.run, **made) as run:
+            yield database, run
     finally:
         database.close()
 
 
-def _claim(database: Database, data: Path, run_id: int, config: dict[str, Any]) -> None:
+def _claim(database: Database, data: Path, run_id: int, config: dict[str, Any], columns: Mapping[str, Any]) -> None:
     """Make this process the one that runs a queued run; of two that try, one succeeds.
 
     What the command made of its options joins what was asked for, so that all runs of a kind are described alike.
     """
     with database.write() as session:
         claimed = session.execute(
-            update(Run).where(Run.id == run_id, Run.state == RunState.queued).values(**_of_this_process())
+            update(Run).where(Run.id == run_id, Run.state == RunState.queued).values(**_of_this_process(), **columns)
         )
         if claimed.rowcount != 1:  # type: ignore[attr-defined]
             raise UserError(f"Run {run_id} is not waiting to be started; leave --run out to start a new one.")

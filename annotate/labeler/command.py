@@ -1,47 +1,28 @@
-"""`python -m annotate fit` and `label`: learn from people's labels, label the rest."""
+"""Learn from people's labels and label the rest: `python -m annotate fit` and `label`."""
 
 from __future__ import annotations
 
-import argparse
-import time
 from dataclasses import asdict
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field
 
 from annotate.labeler.settings import FitSettings
-from db.errors import UserError
 from db.models import Split
 from db.project import load_settings
-from db.session import Database
-from runs.store import open_run
+from runs.options import Command, Input, Options, Place
+from runs.progress import show_progress
+from runs.store import record
 
-PROGRESS_SECONDS = 1.0
-
-
-def add_fit_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`fit`: an SVM on metric differences, from the human labels of the train split."""
-    parser = commands.add_parser("fit", help="fit an SVM labeler on people's labels; report how good it is")
-    for name, field in FitSettings.model_fields.items():
-        flag = f"--{name.replace('_', '-')}"
-        words = f"{field.description} (default: {field.default})".replace("%", "%%")
-        if field.annotation is bool:
-            parser.add_argument(flag, action="store_true", help=field.description)
-        else:
-            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
-            parser.add_argument(flag, default=field.default, choices=choices, help=words)
-    parser.set_defaults(command=run_fit)
+LATEST = "latest"
 
 
-def run_fit(database: Database, args: argparse.Namespace) -> None:
+def run_fit(settings: FitSettings, place: Place) -> None:
     """Fit, report, and choose the pairs that are shown next where the project asks for it."""
-    from annotate.labeler.active import (
-        write_shortlists,  # here: these load scikit-learn, which other commands do not need
-    )
+    from annotate.labeler.active import write_shortlists  # here: these load scikit-learn, which others do not need
     from annotate.labeler.fit import fit
 
-    settings = read_settings(args)
-    with open_run(database, args.data, "annotate fit", settings.model_dump(), args.run) as run:
+    with record(FIT, settings, place) as (database, run):
         labeler, training, summary = fit(database, run.folder, run.run_id, settings, run.progress)
         with database.read() as session:
             project = load_settings(session)
@@ -50,21 +31,6 @@ def run_fit(database: Database, args: argparse.Namespace) -> None:
         run.write_result({"out": str(run.folder), "labeler": summary["labeler"]})
     print(format_fit(summary))
     print(f"report: {run.folder}")
-
-
-def read_settings(args: argparse.Namespace) -> FitSettings:
-    """The command's options, checked.
-
-    Raises:
-        UserError: an option is out of range.
-    """
-    try:
-        return FitSettings.model_validate({name: getattr(args, name) for name in FitSettings.model_fields})
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise UserError(
-            f"--{str(fault['loc'][0]).replace('_', '-')}: {fault['msg']}, got {fault['input']!r}"
-        ) from error
 
 
 def format_fit(summary: dict[str, Any]) -> str:
@@ -108,53 +74,32 @@ def describe_target(target: dict[str, Any]) -> str:
     )
 
 
-def add_label_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`label`: label the pairs that nobody judged with a fitted labeler."""
-    parser = commands.add_parser("label", help="label the unjudged pairs with a fitted labeler")
-    parser.add_argument("--labeler", default="latest", metavar="NAME", help="name, or run number (default: latest)")
-    parser.add_argument("--target-accuracy", type=float, metavar="A", help="default: that of the fit")
-    parser.add_argument("--splits", action="extend", nargs="+", default=[], choices=[split.value for split in Split])
-    parser.add_argument(
-        "--methods",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="only pairs of two of these methods",
+class LabelOptions(Options):
+    """Which labeler labels which pairs."""
+
+    labeler: Annotated[str, Input("labeler", "Labeler")] = Field(
+        LATEST, min_length=1, description="Name or run number of a fit"
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be labelled")
-    parser.set_defaults(command=run_label)
+    target_accuracy: float | None = Field(
+        None, gt=0.5, lt=1, description="Target accuracy of the labels (default: that of the fit)"
+    )
+    splits: list[Split] = Field([], description="Only pairs of these splits (default: all)")
+    methods: list[str] = Field([], description="Only pairs of two of these methods (default: all)")
+    dry_run: bool = Field(False, description="Only count what would be labelled")
 
 
-def run_label(database: Database, args: argparse.Namespace) -> None:
+def run_label(options: LabelOptions, place: Place) -> None:
     """Label, and say how many pairs got a label and how many flipped."""
     from annotate.labeler.file import find_labeler
     from annotate.labeler.label import Filter, label_pairs
 
-    with database.read() as session:
-        stored = find_labeler(session, args.data, args.labeler)
-    target = args.target_accuracy or float(stored.provenance["settings"]["target_accuracy"])
-    if not 0.5 < target < 1:
-        raise UserError(f"--target-accuracy: {target:g} is not between 0.5 and 1.")
-    chosen = Filter(tuple(Split(name) for name in args.splits), tuple(args.methods))
-    config = {
-        "labeler": stored.name,
-        "target_accuracy": target,
-        "splits": args.splits,
-        "methods": args.methods,
-        "dry_run": args.dry_run,
-    }
-    last = 0.0
-    with open_run(database, args.data, "annotate label", config, args.run) as run:
-
-        def progress(done: int, total: int) -> None:
-            nonlocal last
-            if time.monotonic() - last >= PROGRESS_SECONDS or done == total:
-                last = time.monotonic()
-                run.progress(done, total)
-
-        report = label_pairs(database, stored, target, chosen, dry_run=args.dry_run, progress=progress)
-        result = {**asdict(report), "coverage": report.coverage, "dry_run": args.dry_run}
+    with record(LABEL, options, place) as (database, run), show_progress(run, "labelling", "pairs") as show:
+        with database.read() as session:
+            stored = find_labeler(session, place.data, options.labeler)
+        target = options.target_accuracy or float(stored.provenance["settings"]["target_accuracy"])
+        chosen = Filter(tuple(options.splits), tuple(options.methods))
+        report = label_pairs(database, stored, target, chosen, dry_run=options.dry_run, progress=show)
+        result = {**asdict(report), "coverage": report.coverage, "dry_run": options.dry_run}
         run.write_result(result)
     print(format_label(result))
 
@@ -172,3 +117,7 @@ def format_label(result: dict[str, Any]) -> str:
         f"metric value\n{result['added']:,} new, {result['flipped']:,} flipped, {result['changed']:,} changed without "
         f"flipping, {result['withdrawn']:,} withdrawn, {result['unchanged']:,} as they were"
     )
+
+
+FIT = Command("annotate fit", "fit an SVM labeler on people's labels; report how good it is", FitSettings, run_fit)
+LABEL = Command("annotate label", "label the unjudged pairs with a fitted labeler", LabelOptions, run_label)

@@ -1,23 +1,23 @@
-"""What can be set when a labeler is fitted; apart from the fitting, so that the pages need not load scikit-learn."""
+"""Settings of a fit; apart from the fitting, so that pages need not load scikit-learn."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from runs.options import Options
 
 
-class FitSettings(BaseModel):
-    """Every field is a flag of `python -m annotate fit` and a field of the Auto-annotate page."""
-
-    model_config = ConfigDict(extra="forbid")
+class FitSettings(Options):
+    """How a labeler is fitted."""
 
     metrics: str = Field("offline", min_length=1, description="Metric list: a shipped one's name, or a TOML file")
     kernel: Literal["auto", "linear", "rbf"] = Field(
         "auto", description="Kernel of the SVM; auto takes the one with the smaller held-out loss"
     )
     target_accuracy: float = Field(
-        0.9, gt=0.5, lt=1, description="Accuracy that the machine labels shall have; the SVM abstains on the others"
+        0.9, gt=0.5, lt=1, description="Target accuracy of machine labels; the SVM abstains on the others"
     )
     folds: int = Field(5, ge=2, le=50, description="Held-out folds, grouped by source photo")
     seed: int = Field(0, ge=0, description="Seed of folds, resampling and the parts drawn")

@@ -1,89 +1,74 @@
-"""`python -m annotate measure`: fill in the metric values that are not measured yet."""
+"""Compute the metric values that are missing: `python -m annotate measure`."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
-from tqdm import tqdm
+from pydantic import Field
 
 from annotate.measure.run import MAX_NAMED, MeasureReport, measure_missing
 from db.errors import UserError
-from db.session import Database
 from metrics.lists import MetricError, list_names, load_metric_list
-from runs.store import open_run
+from runs.options import Command, Flag, Input, Options, Place
+from runs.progress import show_progress
+from runs.store import record
 
-PROGRESS_SECONDS = 1.0
 
+class MeasureOptions(Options):
+    """What is measured, and where it computes."""
 
-def add_measure_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`measure`: metric values of every restored image."""
-    parser = commands.add_parser(
-        "measure",
-        help="measure the restored images",
-        description="Measures what is missing and nothing twice; ended at any time, the same command goes on.",
+    metrics: Annotated[str, Input("metrics", "Metric list"), Flag(metavar="LIST")] = Field(
+        "offline", min_length=1, description=f"{', '.join(list_names())}, or a TOML file of your own"
     )
-    parser.add_argument(
-        "--metrics",
-        default="offline",
-        metavar="LIST",
-        help=f"{', '.join(list_names())}, or a TOML file of your own (default: offline)",
+    device: Annotated[str, Flag(terminal_only=True)] = Field(
+        "auto", description="auto, cpu, cuda (every GPU) or cuda:1"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (every GPU), cuda:1 (default: auto)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core, or two a GPU)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images stored together (default: 8, 32 on a GPU)")
-    parser.add_argument(
-        "--ray",
-        nargs="?",
-        const="local",
-        metavar="ADDRESS",
-        help="measure on a Ray cluster whose machines all see the data folder (without ADDRESS: start one here)",
+    workers: int | None = Field(None, ge=1, le=1024, description="Processes (default: one per core, or two per GPU)")
+    batch_size: int | None = Field(
+        None, ge=1, le=10_000, description="Images stored together (default: 8, or 32 on a GPU)"
     )
-    parser.set_defaults(command=run_measure)
+    ray: Annotated[str | None, Flag(metavar="ADDRESS", alone="local", terminal_only=True)] = Field(
+        None,
+        description="Measure on a Ray cluster whose machines all see the data folder (without ADDRESS: start one here)",
+    )
 
 
-def run_measure(database: Database, args: argparse.Namespace) -> None:
-    """Measure what is missing and say what was done."""
+def settle_measure(options: MeasureOptions, _data: Path) -> MeasureOptions:
+    """Check that the metric list can be read.
+
+    Raises:
+        UserError: it cannot.
+    """
     try:
-        metric_list = load_metric_list(args.metrics)
+        load_metric_list(options.metrics)
     except MetricError as error:
         raise UserError(str(error)) from error
-    config = {
-        "metrics": args.metrics,
-        "list": metric_list.model_dump(),
-        "device": args.device,
-        "workers": args.workers,
-        "batch_size": args.batch_size,
-        "ray": args.ray,
-    }
-    start, last = time.monotonic(), 0.0
-    with (
-        open_run(database, args.data, "annotate measure", config, args.run) as run,
-        tqdm(desc="measuring", unit=" images", disable=not sys.stderr.isatty()) as bar,
-    ):
+    return options
+
+
+def run_measure(options: MeasureOptions, place: Place) -> None:
+    """Measure what is missing and say what was done."""
+    start = time.monotonic()
+    metric_list = load_metric_list(options.metrics)
+    with record(MEASURE, options, place) as (database, run), show_progress(run, "measuring", "images") as show:
 
         def progress(done: int, total: int) -> None:
-            nonlocal last
-            bar.total = total
-            bar.update(done - bar.n)
-            if time.monotonic() - last >= PROGRESS_SECONDS or done == total:
-                last = time.monotonic()
-                rate = done / max(last - start, 1e-3)
-                left = (total - done) / rate if done else None
-                run.progress(done, total, images_per_second=round(rate, 2), seconds_left=left and round(left))
+            rate = done / max(time.monotonic() - start, 1e-3)
+            left = round((total - done) / rate) if done else None
+            show(done, total, images_per_second=round(rate, 2), seconds_left=left)
 
         report = measure_missing(
             database,
-            Path(args.data),
+            place.data,
             metric_list,
-            device=args.device,
-            workers=args.workers,
-            batch_size=args.batch_size,
+            device=options.device,
+            workers=options.workers,
+            batch_size=options.batch_size,
             progress=progress,
-            ray_address=args.ray,
+            ray_address=options.ray,
         )
         run.write_result(asdict(report))
     print_report(report, time.monotonic() - start)
@@ -103,3 +88,13 @@ def print_report(report: MeasureReport, seconds: float) -> None:
         print(f"unreadable: {report.unreadable_count - len(report.unreadable):,} more")
     if report.unreadable_count:
         print("nothing is stored of unreadable images: put the files back and measure again")
+
+
+MEASURE = Command(
+    "annotate measure",
+    "measure the restored images",
+    MeasureOptions,
+    run_measure,
+    "Measures what is missing and nothing twice; ended at any time, the same command goes on.",
+    settle_measure,
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from annotate.report.agreement import compute_agreement, compute_people
+from annotate.report.options import RankOptions
 from annotate.report.plots import plot_over_time, plot_people, plot_ranking, plot_win_matrix
 from annotate.report.rank import compute_win_matrix, load_judgments, select_votes
 from annotate.report.rewards import compute_mean_rewards
 from annotate.report.side_bias import compute_side_bias
 from db.errors import UserError
-from db.models import Judgment, Person, Question, Split, utc_now
+from db.models import Judgment, Person, Question, utc_now
 from db.records import count_discarded, describe_discarded
 from metrics.votes import MIN_SOURCES, explain_connection, rank_methods
 from runs.files import write_text_whole
@@ -32,20 +33,8 @@ MAX_METHODS_PLOTTED = 40
 """Methods beyond which the pictures show the best only; the CSV files always have all."""
 
 
-@dataclass(frozen=True)
-class ReportOptions:
-    """What a report takes in."""
-
-    n_resamples: int = 1000
-    """Bootstrap resamples; 0 leaves the intervals out."""
-    seed: int = 0
-    split: Split | None = None
-    people: tuple[str, ...] = ()
-    include_simulated: bool = False
-
-
 def write_report(
-    session: Session, out: Path, options: ReportOptions, on_step: Callable[[int, int], None] | None = None
+    session: Session, out: Path, options: RankOptions, on_step: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
     """Rank the methods, describe the people, and write all of it to a folder.
 
@@ -62,8 +51,6 @@ def write_report(
         UserError: no judgments to rank, a negative number of resamples, an unknown person, or `out` cannot be written.
     """
     step = on_step or (lambda _done, _total: None)
-    if options.n_resamples < 0:
-        raise UserError(f"{options.n_resamples} resamples: give 0 (no intervals) or more.")
     last_judgment_id = session.scalar(select(func.max(Judgment.id))) or 0
     judgments = load_judgments(
         session, split=options.split, people=options.people, include_simulated=options.include_simulated
@@ -72,11 +59,11 @@ def write_report(
     if votes.empty:
         raise UserError(_nothing_to_rank(session, judgments, options))
     step(1, 5)
-    ranking = rank_methods(votes, n_resamples=options.n_resamples, seed=options.seed)
+    ranking = rank_methods(votes, n_resamples=options.resamples, seed=options.seed)
     step(2, 5)
-    bias = compute_side_bias(votes, n_resamples=options.n_resamples, seed=options.seed)
+    bias = compute_side_bias(votes, n_resamples=options.resamples, seed=options.seed)
     step(3, 5)
-    agreement = compute_agreement(votes, n_resamples=options.n_resamples, seed=options.seed)
+    agreement = compute_agreement(votes, n_resamples=options.resamples, seed=options.seed)
     people = compute_people(judgments, votes)
     shares, counts = compute_win_matrix(votes, ranking["method"].tolist())
     rewards = compute_mean_rewards(session, options.split, options.seed)
@@ -162,7 +149,7 @@ def count_by_question(session: Session, judgments: pd.DataFrame) -> pd.DataFrame
     return pd.DataFrame(rows, columns=["version", "key", "since", "judgments", "title", "question"], dtype=object)
 
 
-def _nothing_to_rank(session: Session, judgments: pd.DataFrame, options: ReportOptions) -> str:
+def _nothing_to_rank(session: Session, judgments: pd.DataFrame, options: RankOptions) -> str:
     reasons = []
     if len(judgments):
         reasons.append(f"{len(judgments)} are skips, repeats or of gold pairs")
@@ -192,7 +179,7 @@ def _notes(
     ranking: pd.DataFrame,
     people: pd.DataFrame,
     questions: pd.DataFrame,
-    options: ReportOptions,
+    options: RankOptions,
 ) -> list[str]:
     """What a reader of the numbers has to know, one sentence each."""
     notes = []
@@ -212,7 +199,7 @@ def _notes(
         ]
         notes.append(f"What is asked has changed between these judgments: {', '.join(asked)}; see questions.csv.")
     notes += explain_connection(select_votes(judgments))
-    bare = ranking[ranking["low"].isna()] if options.n_resamples else ranking[:0]
+    bare = ranking[ranking["low"].isna()] if options.resamples else ranking[:0]
     for names, why in (
         (bare.loc[bare["n_sources"] < MIN_SOURCES, "method"], f"judged on fewer than {MIN_SOURCES} sources"),
         (bare.loc[bare["n_sources"] >= MIN_SOURCES, "method"], "every resample of the sources gives the same score"),

@@ -19,8 +19,9 @@ from annotate.judging.discard import Change, discard_answers, restore_answers
 from annotate.judging.judgments import Answer, load_votes, record_judgment, resolve_labels, undo_judgment
 from annotate.judging.pairs import lease_pairs, make_pairs
 from annotate.judging.people import add_person
+from annotate.report.options import RankOptions
 from annotate.report.rank import load_judgments
-from annotate.report.write import ReportOptions, write_report
+from annotate.report.write import write_report
 from dataset.options import ExportOptions
 from db.errors import UserError
 from db.images import add_image, probe_image
@@ -92,7 +93,7 @@ def test_what_is_discarded_counts_nowhere_and_comes_back_whole(judged: Database,
         assert session.scalars(select(func.count(Lease.id))).one() == 0
         assert count_discarded(session) == (5, 1)
         assert set(session.scalars(select(Judgment.uuid))) == uuids, "nothing is lost"
-        summary = write_report(session, tmp_path / "report", ReportOptions(n_resamples=0))
+        summary = write_report(session, tmp_path / "report", RankOptions(resamples=0))
     assert (summary["n_judgments"], summary["n_people"]) == (2, 1)
     assert "5 answers of 1 person discarded by an admin: left out." in summary["notes"]
     counts = export_dataset(judged, data, tmp_path / "out", ExportOptions())

@@ -23,7 +23,8 @@ from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person
 from annotate.labeler.fit import describe_people
-from annotate.report.write import ReportOptions, write_report
+from annotate.report.options import RankOptions
+from annotate.report.write import write_report
 from db.errors import UserError
 from db.models import Candidate, Choice, Judgment, MetricValue, Pair, Person, Run, RunState, Side
 from db.project import ProjectSettings, save_settings
@@ -155,7 +156,7 @@ def test_answers_to_an_older_question_are_counted_apart(judged: Database, data: 
 
 
 def test_the_same_judgments_give_the_same_files(judged: Database, tmp_path: Path) -> None:
-    options = ReportOptions(n_resamples=20, people=("anna",))
+    options = RankOptions(resamples=20, people=["anna"])
     with judged.read() as session:
         for name in ("first", "again"):
             write_report(session, tmp_path / name, options)
@@ -199,7 +200,7 @@ def test_an_awkward_little_report_is_made_all_the_same(database: Database, tmp_p
         person, pair = add_person(session, "anna"), session.scalars(select(Pair)).one()
         record_judgment(session, person.id, Answer(str(uuid.uuid4()), pair.id, 0, Side.a, Choice.a, 1.0))
     with database.read() as session:
-        summary = write_report(session, tmp_path / "out", ReportOptions(n_resamples=20))
+        summary = write_report(session, tmp_path / "out", RankOptions(resamples=20))
     assert [row["low"] for row in summary["ranking"]] == [None, None]
     assert summary["agreement"]["alpha nominal"]["value"] is None
     assert any("won every judgment" in note for note in summary["notes"])
@@ -207,7 +208,7 @@ def test_an_awkward_little_report_is_made_all_the_same(database: Database, tmp_p
 
 def test_nobody_has_judged_yet(database: Database, tmp_path: Path) -> None:
     with database.read() as session, pytest.raises(UserError, match=r"^No judgments to rank\. Judge some pairs first"):
-        write_report(session, tmp_path / "out", ReportOptions())
+        write_report(session, tmp_path / "out", RankOptions())
     assert not (tmp_path / "out").exists()
     with database.read() as session:
         assert "No judgments yet" in ui.pages.report.counts_html(session)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from db.errors import UserError
 from runs import store
-from runs.command import run_command
+from runs.command_line import run_command
 from runs.files import append_line, write_text_whole
 from runs.space import explain_full_disk, is_disk_full
 from runs.store import open_run

@@ -21,7 +21,7 @@ from refl.tune.command import read_config as read_refl_config
 from reward.train.command import add_train_command
 from reward.train.command import read_config as read_reward_config
 from runs import launch
-from runs.command import add_common_options
+from runs.command_line import add_common_options
 from runs.process import start_process
 from runs.rounds import RoundSettings, next_round_no, plan_round, start_round
 from runs.supervise import why_waiting

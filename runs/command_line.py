@@ -10,7 +10,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 import db.command
+from runs.options import Place, add_parser, list_commands, read_namespace
 from runs.space import is_disk_full, say_room
+
+
+def run_package(package: str, about: str, argv: list[str] | None = None) -> int:
+    """Run one command of `python -m PACKAGE`: its options from the command line, then the command.
+
+    Returns:
+        The exit code: 2 for a UserError, or a disk or database that fails, said in one line.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {package}", description=about)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in list_commands(package):
+        add_parser(commands, command)
+    for subparser in dict.fromkeys(commands.choices.values()):  # one with an older name is there twice
+        add_common_options(subparser)
+    args = parser.parse_args(argv)
+
+    def run() -> None:
+        options = args.command.settle(read_namespace(args.command, args), args.data)
+        args.command.run(options, Place(args.data, args.db, args.run))
+
+    return run_command(run)
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,16 @@
+"""List the commands of `python -m annotate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from annotate.exchange.command import EXPORT
+from annotate.ingest.check_command import CHECK
+from annotate.ingest.command import IMPORT, MEND
+from annotate.judging.command import PAIR, PEOPLE, PROJECT
+from annotate.labeler.command import FIT, LABEL
+from annotate.measure.command import MEASURE
+from annotate.report.command import RANK
+from runs.options import Command
+
+COMMANDS: tuple[Command[Any], ...] = (IMPORT, PAIR, MEND, PEOPLE, PROJECT, MEASURE, CHECK, FIT, LABEL, RANK, EXPORT)
