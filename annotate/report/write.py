@@ -72,7 +72,7 @@ def write_report(
     summary: dict[str, Any] = {
         "written_at": utc_now().isoformat(timespec="seconds"),
         "last_judgment_id": last_judgment_id,
-        "options": asdict(options),
+        "options": options.model_dump(mode="json", exclude={"out"}),
         "n_judgments": len(judgments),
         "n_votes": len(votes),
         "n_sources": int(votes["source"].nunique()),
