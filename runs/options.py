@@ -378,7 +378,7 @@ def _add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
     mark, default = setting.how, setting.default
     words = setting.description
     if setting.table == OWN and not setting.required and default not in (None, False, True, "", [], ()):
-        words += f" (default: {' '.join(map(_to_word, default)) if setting.is_many else _to_word(default)})"
+        words += f" (default: {' '.join(map(to_word, default)) if setting.is_many else to_word(default)})"
     options: dict[str, Any] = {"help": words.replace("%", "%%"), "default": argparse.SUPPRESS}
     names = [setting.name] if mark.positional else [setting.flag]
     if not mark.positional:
@@ -423,7 +423,7 @@ def to_words(setting: Setting, value: Any) -> list[str]:
         return []
     if setting.type == "switch":
         return [setting.flag] if value else [f"--no-{setting.flag[2:]}"] if setting.has_off else []
-    words = [_to_word(item) for item in (value if setting.is_many else [value])]
+    words = [to_word(item) for item in (value if setting.is_many else [value])]
     if setting.how.positional or (setting.is_many and setting.is_path):
         words = [f"./{word}" if word.startswith("-") else word for word in words]
     if setting.how.positional:
@@ -435,7 +435,8 @@ def to_words(setting: Setting, value: Any) -> list[str]:
     return [setting.flag, *words] if words else []
 
 
-def _to_word(value: Any) -> str:
+def to_word(value: Any) -> str:
+    """A single value as a command line has it."""
     if isinstance(value, enum.Enum):
         return str(value.value)
     if isinstance(value, float):
