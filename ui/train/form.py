@@ -234,8 +234,8 @@ def _ask_command(form: Form, request: Request, data: Path, plan: Plan, given: di
     try:
         options = form.command.make(given)
         plan.words = form.command.words(options)
-        options = form.command.settle(options, data)
-        plan.options, plan.config = options, form.command.config(options)
+        plan.config = form.command.config(form.command.settle(options, data))
+        plan.options = options
     except UserError as error:
         # 'tiny: warmup_steps is …', '/…/paper.toml: trajectory: gradient_window ends …': where it was read helps nobody
         said = re.sub(r"^(\S*\.(toml|json)|[\w-]+): ", "", str(error).removeprefix(f"{request.preset}: "))
