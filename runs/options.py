@@ -197,11 +197,7 @@ class Command(Generic[O]):
         return options.model_dump(mode="json")
 
     def words(self, options: O) -> list[str]:
-        """The words of a command line that gives these options; those with their defaults are left out.
-
-        Raises:
-            UserError: a value cannot be written on a command line.
-        """
+        """The words of a command line that gives these options; those with their defaults are left out."""
         before: list[str] = []
         words: list[str] = []
         usual: Mapping[str, Any] = {}
@@ -413,26 +409,18 @@ METAVARS = {"whole number": "N", "numbers": "N", "names": "NAME"}
 def to_words(setting: Setting, value: Any) -> list[str]:
     """The words by which a command line gives this value.
 
-    A value that begins with dashes stays a value: it is written behind the flag's equals sign. Only of several, which
-    follow the flag, none may look like a flag.
-
-    Raises:
-        UserError: one of several does.
+    A value that begins with dashes stays a value: it is written behind the flag's equals sign, or as a path from here.
     """
     if value is None:
         return []
     if setting.type == "switch":
         return [setting.flag] if value else [f"--no-{setting.flag[2:]}"] if setting.has_off else []
     words = [to_word(item) for item in (value if setting.is_many else [value])]
-    if setting.how.positional or (setting.is_many and setting.is_path):
-        words = [f"./{word}" if word.startswith("-") else word for word in words]
-    if setting.how.positional:
-        return words
-    if not setting.is_many or setting.how.repeated or (len(words) == 1 and setting.type != "numbers"):
-        return [f"{setting.flag}={word}" for word in words]
-    if setting.type == "names" and (flags := [word for word in words if word.startswith("-")]):
-        raise UserError(f"{flags[0]} begins with a dash; a command line takes such a name only alone.")
-    return [setting.flag, *words] if words else []
+    together = setting.is_many and (setting.is_path or setting.type == "numbers") and not setting.how.repeated
+    if setting.how.positional or together:
+        words = [f"./{word}" if word.startswith("-") and setting.is_path else word for word in words]
+        return words if setting.how.positional else [setting.flag, *words] if words else []
+    return [f"{setting.flag}={word}" for word in words]
 
 
 def to_word(value: Any) -> str:

@@ -221,7 +221,7 @@ def _check_fields(
                 continue
             given[found.name] = value
             plan.words += to_words(found, value)
-        except (ValueError, UserError) as error:
+        except ValueError as error:
             if preset is not None and typed == to_typed(found, before):
                 continue  # a preset's own: not said on the command line
             plan.errors[key] = str(error)

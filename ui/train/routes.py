@@ -16,17 +16,18 @@ from sqlalchemy.orm import Session
 
 from db.errors import UserError
 from db.models import Run
-from runs.devices import CPU, list_devices, split_devices
 from runs import launch
+from runs.devices import CPU, list_devices, split_devices
 from runs.store import LIVE_STATES, artifact_of, run_folder
 from runs.supervise import why_waiting
 from ui.context import Context
 from ui.gate.access import visitor_of
 from ui.train import form as train_check
 from ui.train.estimate import estimate
-from ui.train.form import Plan, Request as Filled, check, say_command
-from ui.train.inputs import list_choices, read_json
+from ui.train.form import Plan, check, say_command
+from ui.train.form import Request as Filled
 from ui.train.forms import FORMS
+from ui.train.inputs import list_choices, read_json
 
 MAX_LIVE = 50
 
