@@ -30,8 +30,8 @@ class RunPanel:
     """The latest runs of some commands on one page.
 
     A page calls `place` where the status is to stand, `start` for each button that starts a run, and `show` last, with
-    what else it shows. While a run goes on, its buttons rest and only the statuses are sent; when it ends, everything is
-    shown anew.
+    what else it shows. While a run goes on, its buttons rest and only the statuses are sent; once it ends, all is shown
+    anew.
     """
 
     def __init__(

@@ -180,7 +180,7 @@ def _check_inputs(
             plan.errors[wanted.name] = "Give one."
         usual = [str(wanted.default)] if isinstance(wanted.default, str) and wanted.default else []
         for value in values or usual:
-            if fault := _find_fault(form, wanted, value, data, will_be):
+            if fault := _find_fault(wanted, value, data, will_be):
                 plan.errors[wanted.name] = fault
         if values:
             given[wanted.name] = values if wanted.is_many else values[0]
@@ -191,7 +191,7 @@ def _check_inputs(
                 plan.words += words
 
 
-def _find_fault(form: Form, wanted: Setting, value: str, data: Path, will_be: Sequence[Path]) -> str | None:
+def _find_fault(wanted: Setting, value: str, data: Path, will_be: Sequence[Path]) -> str | None:
     try:
         train_fields.check_text(value)
     except ValueError as error:

@@ -57,7 +57,7 @@ def train_routes(context: Context) -> APIRouter:
                 "from": None,
             }
             if source is not None:
-                answer["from"] = read_earlier(session, context.data, source)
+                answer["from"] = read_earlier(session, source)
         return answer
 
     @routes.post("/check")
@@ -117,7 +117,7 @@ def list_live(session: Session) -> list[dict[str, Any]]:
     return [{"id": run.id, "kind": run.kind, "state": run.state.value} for run in session.scalars(live)]
 
 
-def read_earlier(session: Session, data: Path, run_id: int) -> dict[str, Any]:
+def read_earlier(session: Session, run_id: int) -> dict[str, Any]:
     """The form of a run like an earlier one, in a folder of its own.
 
     Raises:
