@@ -19,6 +19,7 @@ import torch
 from PIL import Image as PilImage
 from sqlalchemy import select
 
+import refl.evaluate.compare
 import refl.evaluate.restored
 import refl.evaluate.run
 import refl.restore.methods
@@ -275,7 +276,7 @@ def test_as_many_images_are_in_memory_for_24_faces_as_for_8(
         nonlocal now
         now -= count
 
-    for module, name in ((refl.evaluate.restored, "restore_batch"), (refl.evaluate, "read_images")):
+    for module, name in ((refl.evaluate.restored, "restore_batch"), (refl.evaluate.compare, "read_images")):
         function = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *args, function=function: note(function(*args)))
     for name in ("read_lq", "read_squares"):
