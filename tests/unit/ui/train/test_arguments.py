@@ -40,7 +40,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         started.append(arguments)
         return 1
 
-    for page in (ui.autolabel.page, ui.pages.data, ui.pages.export, ui.pages.report):
+    for page in (ui.autolabel.page, ui.pages.data, ui.pairing, ui.pages.export, ui.pages.report):
         monkeypatch.setattr(page, "launch", launch)
     return started
 
