@@ -17,6 +17,7 @@ from sqlalchemy import select
 from starlette.middleware.sessions import SessionMiddleware
 
 import ui.autolabel.page
+import ui.mounts
 import ui.pages.data
 import ui.pages.export
 import ui.pages.metrics
@@ -24,9 +25,6 @@ import ui.pages.people
 import ui.pages.project
 import ui.pages.report
 import ui.restore.page
-import ui.runs.models
-import ui.runs.page
-import ui.train.page
 from annotate.ingest.archive import sweep_unpacked
 from db.images import MEDIA_TYPE_OF_SUFFIX, DamagedImage, sweep_unfinished
 from db.models import Image, Role
@@ -57,9 +55,9 @@ PAGES = (
     ("Restore", ui.restore.page.build),
     ("Metrics", ui.pages.metrics.build),
     ("Auto-annotate", ui.autolabel.page.build),
-    ("Train", ui.train.page.build),
-    ("Runs", ui.runs.page.build),
-    ("Models", ui.runs.models.build),
+    ("Train", ui.mounts.build_train),
+    ("Runs", ui.mounts.build_runs),
+    ("Models", ui.mounts.build_models),
     ("Project", ui.pages.project.build),
     ("People", ui.pages.people.build),
     ("Report", ui.pages.report.build),
