@@ -22,7 +22,7 @@ PARAMETER = "token"
 COOKIE_SECONDS = 365 * 24 * 3600
 OPEN_PATHS = ("/static/", "/favicon.ico", "/enter/")
 """What the page looks like that is shown to whoever has no token, and personal links, which are secrets themselves."""
-CLOSED_PAGE = Path(__file__).parent / "static" / "closed.html"
+CLOSED_PAGE = Path(__file__).parents[1] / "static" / "closed.html"
 FORWARDED = (
     *("forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip"),
     *("cf-connecting-ip", "fastly-client-ip", "fly-client-ip"),
