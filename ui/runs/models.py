@@ -1,6 +1,6 @@
 """The Models page: labelers, datasets, reward models, restorers and methods, back to the judgments and forward again.
 
-The page itself is static/models.js, drawn from `runs.lineage`.
+The page itself is static/runs/models.js, drawn from `runs.lineage`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import gradio as gr
 
 from ui.context import Context
 
-MOUNT = "import('ROOT/static/models.js').then((page) => page.mount(element.querySelector('#fr-models')));"
+MOUNT = "import('ROOT/static/runs/models.js').then((page) => page.mount(element.querySelector('#fr-models')));"
 
 
 def build(context: Context) -> None:

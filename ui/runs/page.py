@@ -1,6 +1,6 @@
 """The Runs page: what runs and ran, live, with curves, samples, logs, and the buttons stop, continue, clone, delete.
 
-The page itself is static/runs.js: it asks `ui.runs.routes` while somebody looks, and keeps what it shows in its
+The page itself is static/runs/runs.js: it asks `ui.runs.routes` while somebody looks, and keeps what it shows in its
 address.
 """
 
@@ -10,7 +10,7 @@ import gradio as gr
 
 from ui.context import Context
 
-MOUNT = "import('ROOT/static/runs.js').then((page) => page.mount(element.querySelector('#fr-runs')));"
+MOUNT = "import('ROOT/static/runs/runs.js').then((page) => page.mount(element.querySelector('#fr-runs')));"
 
 
 def build(context: Context) -> None:

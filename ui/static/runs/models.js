@@ -1,6 +1,6 @@
 /** The Models page: what was made, back to the judgments it came from and forward to what was made with it. */
 
-import { at } from "./elements.js";
+import { at } from "../common/dom.js";
 import { LATER_MS, addStyle, ask, here, make, readHash, useAs, watch } from "./watch.js";
 
 const SVG = "http://www.w3.org/2000/svg";

@@ -1,7 +1,7 @@
 /** The Runs page: the table of runs; a run's own page is run.js, several side by side compare.js. */
 
 import { compareView } from "./compare.js";
-import { at } from "./elements.js";
+import { at } from "../common/dom.js";
 import { runView } from "./run.js";
 import { LATER_MS, SOON_MS, addStyle, ask, bar, here, make, moment, readHash, stateMark, table, timeOf, watch, writeHash } from "./watch.js";
 

@@ -1,6 +1,6 @@
 /** Small pieces of the page. */
 
-const ROOT = new URL("..", import.meta.url).pathname.slice(0, -1);
+const ROOT = new URL("../..", import.meta.url).pathname.slice(0, -1);
 
 /** The address of one of this server's paths ('/api/…'), which may lie below a path of a proxy's. */
 export const at = (path) => ROOT + path;

@@ -3,9 +3,9 @@
  * What is filled in stands in the address, so that a reload or a link shows the same. All texts are set as text.
  */
 
-import { at, button, element } from "./elements.js";
-import { makeField, makeInput, showCommand } from "./train_fields.js";
-import { mountRound } from "./train_round.js";
+import { at, button, element } from "../common/dom.js";
+import { makeField, makeInput, showCommand } from "./fields.js";
+import { mountRound } from "./round.js";
 
 const CHECK_AFTER_MS = 250;
 const GROUPS = { annotate: "Labels", reward: "Reward model", refl: "Restorer" };

@@ -1,7 +1,7 @@
 /** One run's page: how it goes, its curves as they grow, samples, checkpoints, log and config, and its buttons. */
 
 import { arrange, legendNames, makeChart } from "./charts.js";
-import { at } from "./elements.js";
+import { at } from "../common/dom.js";
 import { makeSeries } from "./series.js";
 import { LATER_MS, LIVE, SOON_MS, ask, backLink, bar, flatten, make, moment, post, size, stateMark, table, timeOf, useAs, watch } from "./watch.js";
 

@@ -4,11 +4,11 @@
  * pair that they have not seen.
  */
 
-import { at, button, element } from "./elements.js";
+import { at, button, element } from "../common/dom.js";
 import { setUpHelp, setUpTheme } from "./help.js";
 import { isNamed, makeKeys } from "./keys.js";
 import { makeId, makeOutbox } from "./outbox.js";
-import { forget, keep, namesOf, recallJson } from "./storage.js";
+import { forget, keep, namesOf, recallJson } from "../common/storage.js";
 import { makeViewer } from "./viewer.js";
 
 const AHEAD = 4;

@@ -1,8 +1,8 @@
 /** The help dialog with its changeable keys, and the theme button. */
 
-import { button, element } from "./elements.js";
+import { button, element } from "../common/dom.js";
 import { ACTIONS, keyToGive, nameKey } from "./keys.js";
-import { forget, keep } from "./storage.js";
+import { forget, keep } from "../common/storage.js";
 
 const $ = (id) => document.getElementById(id);
 const THEMES = { undefined: "light", light: "dark", dark: undefined };

@@ -4,8 +4,8 @@
  * or a lost network loses nothing. Sending an answer twice stores it once, since each has its own id.
  */
 
-import { at } from "./elements.js";
-import { forget, keep, namesOf, recallJson } from "./storage.js";
+import { at } from "../common/dom.js";
+import { forget, keep, namesOf, recallJson } from "../common/storage.js";
 
 const MAX_EVENTS = 100;
 const RETRY_MS = [500, 1000, 2000, 4000, 8000];

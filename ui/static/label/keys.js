@@ -6,7 +6,7 @@
  * input method that is on, or the digits of AZERTY, it counts by its place on the keyboard.
  */
 
-import { keep, recallJson } from "./storage.js";
+import { keep, recallJson } from "../common/storage.js";
 
 const STORAGE = "facereward:keys";
 

@@ -1,6 +1,6 @@
 /** What the pages that watch runs share: small elements, asking the server again and again, words for numbers. */
 
-import { at } from "./elements.js";
+import { at } from "../common/dom.js";
 
 /** An element with properties and children; texts are texts, never HTML. */
 export function make(tag, properties = {}, ...children) {
@@ -18,7 +18,7 @@ export function make(tag, properties = {}, ...children) {
 /** Put the style sheet of these pages into the document, once. */
 export function addStyle() {
   if (document.getElementById("fr-watch-style")) return;
-  document.head.append(make("link", { id: "fr-watch-style", rel: "stylesheet", href: at("/static/watch.css") }));
+  document.head.append(make("link", { id: "fr-watch-style", rel: "stylesheet", href: at("/static/runs/watch.css") }));
 }
 
 /** The page's state, kept behind the # of its address: a reload or a link shows the same. */

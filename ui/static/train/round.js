@@ -1,7 +1,7 @@
 /** The next round: its settings, all that it will do as a list, and the button that starts it. */
 
-import { at, button, element } from "./elements.js";
-import { makeField, makeInput, showCommand } from "./train_fields.js";
+import { at, button, element } from "../common/dom.js";
+import { makeField, makeInput, showCommand } from "./fields.js";
 
 const PLAN_AFTER_MS = 250;
 

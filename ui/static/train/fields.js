@@ -1,6 +1,6 @@
 /** The controls of a form: what a field or an input of ui/train/form.py looks like, and what is typed into it. */
 
-import { button, element } from "./elements.js";
+import { button, element } from "../common/dom.js";
 
 let numbered = 0;
 

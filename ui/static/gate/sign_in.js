@@ -4,7 +4,7 @@
  */
 
 import { cookiesWork } from "./cookies.js";
-import { at, button } from "./elements.js";
+import { at, button } from "../common/dom.js";
 
 const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
