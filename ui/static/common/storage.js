@@ -1,5 +1,6 @@
+// @ts-check
 /**
- * What this browser keeps for the page. It may refuse (cookies blocked, no storage at all), be full, or be emptied by
+ * Keep texts in this browser. It may refuse (cookies blocked, no storage at all), be full, or be emptied by
  * another page of the same address; nothing here throws, and `keep` says whether the text is really there.
  */
 

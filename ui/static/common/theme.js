@@ -1,4 +1,5 @@
-// Sets the theme before the first paint: light, dark, or the system's where nothing was chosen.
+// @ts-check
+// Set the theme before the first paint: light, dark, or the system's where nothing was chosen.
 try {
   const chosen = localStorage.getItem("facereward:theme");
   if (chosen) document.documentElement.dataset.theme = chosen;

@@ -1,4 +1,5 @@
-/** The page of a browser that does not have the address's token: says whether cookies are blocked. */
+// @ts-check
+/** Say on the page of a browser without the address's token whether cookies are blocked. */
 
 import { cookiesWork } from "./cookies.js";
 

@@ -1,4 +1,5 @@
-/** Whether a browser keeps our cookies. */
+// @ts-check
+/** Find out whether a browser keeps our cookies. */
 
 /** Whether this browser keeps a cookie for this address; one that says yes may still refuse them. */
 export function cookiesWork() {

@@ -1,12 +1,13 @@
+// @ts-check
 /**
- * Fills the sign-in form: the password field only where the server asks for one, the error of the last try, whether
- * cookies are blocked, and the question whether a new name is meant for somebody who is there.
+ * Fill the sign-in form: the password field only where the server asks for one, the error of the last try, whether
+ * cookies are blocked, and for a new name like a known one the question who is meant.
  */
 
+import { $, button } from "../common/dom.js";
+import { at } from "../common/server.js";
 import { cookiesWork } from "./cookies.js";
-import { at, button } from "../common/dom.js";
 
-const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
 $("cookies").hidden = cookiesWork();
 $("next").value = query.get("next") ?? at("/");

@@ -1,16 +1,16 @@
-/** The help dialog with its changeable keys, and the theme button. */
+// @ts-check
+/** Fill the help dialog with its changeable keys, and run the theme button. */
 
-import { button, element } from "../common/dom.js";
-import { ACTIONS, keyToGive, nameKey } from "./keys.js";
+import { $, button, make } from "../common/dom.js";
 import { forget, keep } from "../common/storage.js";
+import { ACTIONS, keyToGive, nameKey } from "./keys.js";
 
-const $ = (id) => document.getElementById(id);
 const THEMES = { undefined: "light", light: "dark", dark: undefined };
 
 /** Fill in the keys wherever the page names one, and return what opens the help. */
 export function setUpHelp(keys) {
   function showKeys() {
-    for (const label of document.querySelectorAll("kbd[data-key]")) label.textContent = nameKey(keys.keyOf(label.dataset.key));
+    for (const label of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("kbd[data-key]"))) label.textContent = nameKey(keys.keyOf(label.dataset.key));
   }
 
   function open() {
@@ -22,13 +22,9 @@ export function setUpHelp(keys) {
   function makeRow(action) {
     const { words, held } = ACTIONS[action];
     const change = button("", () => catchKey(action, change));
-    change.replaceChildren(element("kbd", nameKey(keys.keyOf(action))));
+    change.replaceChildren(make("kbd", {}, nameKey(keys.keyOf(action))));
     change.setAttribute("aria-label", `Change the key for: ${words}`);
-    const cell = document.createElement("td");
-    cell.append(change);
-    const row = document.createElement("tr");
-    row.append(cell, element("td", held ? `hold: ${words}` : words));
-    return row;
+    return make("tr", {}, make("td", {}, change), make("td", {}, held ? `hold: ${words}` : words));
   }
 
   function catchKey(action, control) {

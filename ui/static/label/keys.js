@@ -1,8 +1,9 @@
+// @ts-check
 /**
- * Which key does what. Single characters can be turned off or changed (WCAG 2.1.4), and the
- * choice is kept in this browser.
+ * Map keys to actions. Single characters can be turned off or changed (WCAG 2.1.4), and the choice is kept in this
+ * browser.
  *
- * A key counts by the character that it writes. Where that is none of ours, as with a Cyrillic or an Arabic layout, an
+ * A key counts by the character that it writes. Where that is not one of ours, as with a Cyrillic or an Arabic layout, an
  * input method that is on, or the digits of AZERTY, it counts by its place on the keyboard.
  */
 

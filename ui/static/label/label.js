@@ -1,14 +1,16 @@
+// @ts-check
 /**
- * The labelling page. Four pairs stand decoded ahead, so that an answer is followed by the next pair within a frame;
- * the answer travels meanwhile. Keys are ignored from the answer until the next pair is painted: nobody can judge a
+ * Run the labelling page. Four pairs are decoded ahead, so that the next pair follows an answer within a frame, while
+ * the answer is on its way. Keys are ignored from the answer until the next pair is painted: nobody can judge a
  * pair that they have not seen.
  */
 
-import { at, button, element } from "../common/dom.js";
+import { $, button, make } from "../common/dom.js";
+import { at, post } from "../common/server.js";
+import { forget, keep, namesOf, recallJson } from "../common/storage.js";
 import { setUpHelp, setUpTheme } from "./help.js";
 import { isNamed, makeKeys } from "./keys.js";
 import { makeId, makeOutbox } from "./outbox.js";
-import { forget, keep, namesOf, recallJson } from "../common/storage.js";
 import { makeViewer } from "./viewer.js";
 
 const AHEAD = 4;
@@ -26,7 +28,6 @@ const READING = ["help-dialog", "history-dialog", "guidelines-dialog"]; // dialo
 
 const SIDES = { left: "left is better", right: "right is better", tie: "tie" };
 
-const $ = (id) => document.getElementById(id);
 const session = await fetchSession();
 const keys = makeKeys();
 const openHelp = setUpHelp(keys);
@@ -338,7 +339,7 @@ function showReasons() {
     chip.setAttribute("aria-pressed", String(last.event.reasons.includes(reason)));
     return chip;
   });
-  $("reasons").replaceChildren(element("span", `Last answer: ${word}, because of …`), ...chips);
+  $("reasons").replaceChildren(make("span", {}, `Last answer: ${word}, because of …`), ...chips);
 }
 
 /* ---- what is asked ---- */
@@ -459,8 +460,9 @@ const placeOfKey = (event) => event.code || event.key;
 
 document.addEventListener("keydown", (event) => {
   // Held down, Enter would press the button that has the focus again and again.
-  if (event.repeat && event.key === "Enter" && event.target.closest?.("button, a")) event.preventDefault();
-  const typing = event.target.closest?.("input:not([type=checkbox]), textarea, select, [contenteditable]");
+  const target = event.target instanceof Element ? event.target : null;
+  if (event.repeat && event.key === "Enter" && target?.closest("button, a")) event.preventDefault();
+  const typing = target?.closest("input:not([type=checkbox]), textarea, select, [contenteditable]");
   const withOthers = event.ctrlKey || event.altKey || event.metaKey || (event.shiftKey && isNamed(event));
   if (event.repeat || withOthers || typing || document.querySelector("dialog[open]")) return;
   const action = keys.actionOf(event);
@@ -478,7 +480,7 @@ document.addEventListener("keyup", (event) => {
 window.addEventListener("blur", () => letGo());
 window.addEventListener("pagehide", () => letGo());
 
-for (const control of document.querySelectorAll("[data-action]")) {
+for (const control of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-action]"))) {
   control.addEventListener("click", (event) => {
     // The second of a double click was meant for the pair before.
     const doubled = event.detail > 1 && performance.now() - current?.paintedTime < DOUBLE_CLICK_MS;
@@ -553,7 +555,7 @@ async function openHistory() {
   const words = { left: "left", right: "right", tie: "tie" };
   $("history").replaceChildren(
     ...entries.map((entry) => {
-      const item = document.createElement("li");
+      const item = make("li");
       for (const side of ["left", "right"]) {
         const image = new Image();
         Object.assign(image, { src: entry[side].url, loading: "lazy", alt: `${side} candidate` });
@@ -561,9 +563,9 @@ async function openHistory() {
         item.append(image);
       }
       const text = words[entry.choice] ?? `skipped: ${entry.skip_reason}`;
-      item.append(element("span", [text, ...entry.reasons].join(", ")));
-      if (entry.asked) item.append(element("span", `asked: ${entry.asked}`));
-      item.append(element("time", nameTime(new Date(entry.created_at))));
+      item.append(make("span", {}, [text, ...entry.reasons].join(", ")));
+      if (entry.asked) item.append(make("span", {}, `asked: ${entry.asked}`));
+      item.append(make("time", {}, nameTime(new Date(entry.created_at))));
       item.append(
         button("Undo", () => {
           $("history-dialog").close();
@@ -577,7 +579,7 @@ async function openHistory() {
       return item;
     }),
   );
-  if (!entries.length) $("history").replaceChildren(element("li", "None yet."));
+  if (!entries.length) $("history").replaceChildren(make("li", {}, "None yet."));
   $("history-dialog").showModal();
 }
 
@@ -599,8 +601,7 @@ function showState(state) {
   $("saved").replaceChildren(text);
   showStrip();
   if (state.name !== "signed-out") return;
-  const link = element("a", "Sign in again");
-  link.href = at("/sign-in");
+  const link = make("a", { href: at("/sign-in") }, "Sign in again");
   if (!kept) link.target = "_blank"; // leaving this page would lose them
   $("saved").append(link);
 }
@@ -649,7 +650,7 @@ function showSetAside() {
     ...setAside.map(({ event, error, at }) => {
       const words = event?.type === "undo" ? "undo" : (SIDES[event?.choice] ?? "an answer");
       const reason = typeof event?.skip_reason === "string" ? `skip, ${event.skip_reason.slice(0, 100)}` : words;
-      return element("li", `Not stored: ${error} (${reason}, ${new Date(at).toLocaleTimeString()})`);
+      return make("li", {}, `Not stored: ${error} (${reason}, ${new Date(at).toLocaleTimeString()})`);
     }),
   );
   $("try-again").hidden = !setAside.length;
@@ -677,7 +678,7 @@ $("try-again").addEventListener("click", () => {
 
 /** A remark that the next answer may wipe away. */
 function notify(text) {
-  $("reasons").replaceChildren(element("span", text));
+  $("reasons").replaceChildren(make("span", {}, text));
 }
 
 async function fetchProgress() {
@@ -694,9 +695,8 @@ function showProgress() {
   const { mine, all } = progress;
   const left = Math.max(0, all.wanted - all.done - since);
   const pace = ({ per_hour: rate }) => (rate ? `, ${rate} an hour` : "");
-  const own = element("span", `you: ${mine.done + since}${pace(mine)}`);
-  const everybody = element("span", ` · all: ${all.done + since} of ${all.wanted}${pace(all)}`);
-  everybody.className = "wide";
+  const own = make("span", {}, `you: ${mine.done + since}${pace(mine)}`);
+  const everybody = make("span", { className: "wide" }, ` · all: ${all.done + since} of ${all.wanted}${pace(all)}`);
   $("progress").replaceChildren(own, everybody, ` · ${left} left`);
 }
 
@@ -740,7 +740,7 @@ async function signOut(event) {
 }
 
 function closeGuidelines() {
-  fetch(at("/api/guidelines-seen"), { method: "POST" }).catch(() => {}); // then they are shown once more
+  post("/api/guidelines-seen").catch(() => {}); // then they are shown once more
 }
 
 // Back may bring the page as it was left: pairs, question and sign-in are looked at anew.

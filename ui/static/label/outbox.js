@@ -1,10 +1,10 @@
+// @ts-check
 /**
- * The way to the server: answers wait here until the server has acknowledged them, in their order, and the same request
- * brings the next pairs. They are kept in the browser meanwhile, where it keeps anything: then a reload, a dead server
- * or a lost network loses nothing. Sending an answer twice stores it once, since each has its own id.
+ * Send answers to the server, in their order, and keep them until it has acknowledged them; the same request brings the
+ * next pairs. Where the browser stores anything, a reload, a dead server or a lost network loses no answer. Sending an answer twice stores it once, since each has its own id.
  */
 
-import { at } from "../common/dom.js";
+import { at } from "../common/server.js";
 import { forget, keep, namesOf, recallJson } from "../common/storage.js";
 
 const MAX_EVENTS = 100;

@@ -1,5 +1,6 @@
+// @ts-check
 /**
- * The two frames: which images stand in them, at which scale, moved how far. Both always share one scale and position.
+ * Show two images in two frames, zoom and move them. Both always share one scale and position.
  * A scale is device pixels for each pixel of the box, the smallest that holds both candidates: 1 is pixel for pixel,
  * whatever the screen's devicePixelRatio. Each image is as large as the box allows without being stretched.
  */

@@ -1,17 +1,12 @@
-/** Line charts as SVG: axes with ticks, a legend, the values under the pointer. All texts are set as text. */
+// @ts-check
+/** Draw line charts as SVG: axes with ticks, a legend, the values under the pointer. */
+
+import { svg } from "../common/dom.js";
 
 // Okabe and Ito's, as runs/pictures.py has them; black is the text's colour, so that it is seen in the dark too.
 export const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "currentColor", "#8C8C8C"];
 const DASHES = ["", "6 3", "2 3"]; // after as many series as there are colours
 const MARGIN = { left: 54, right: 10, top: 8, bottom: 24 };
-const SVG = "http://www.w3.org/2000/svg";
-
-function svg(tag, attributes, text) {
-  const made = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
 
 /** A number as short as it is still told apart. */
 export function short(value) {
@@ -22,7 +17,7 @@ export function short(value) {
 }
 
 /** Round numbers of an axis from low to high, at most about `count`. */
-function ticks(low, high, count) {
+export function ticks(low, high, count) {
   const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 2.5, 5, 10].find((one) => one * power >= rough);
@@ -31,7 +26,7 @@ function ticks(low, high, count) {
   return found;
 }
 
-function logTicks(low, high) {
+export function logTicks(low, high) {
   const found = [];
   for (let power = Math.floor(low); power <= Math.ceil(high); power += 1) {
     for (const digit of high - low < 2 ? [1, 2, 5] : [1]) {
@@ -53,7 +48,7 @@ function range(values) {
 }
 
 /** The place in ascending numbers that is nearest to a value. */
-function nearest(sorted, value) {
+export function nearest(sorted, value) {
   let [from, to] = [0, sorted.length - 1];
   while (from < to) {
     const middle = (from + to) >> 1;

@@ -1,8 +1,11 @@
-/** Several runs side by side: their curves over one another, their configs with the differences marked. */
+// @ts-check
+/** Compare several runs: their curves over one another, their configs with the differences marked. */
 
+import { make } from "../common/dom.js";
+import { ask } from "../common/server.js";
 import { COLOURS, arrange, makeChart } from "./charts.js";
 import { makeSeries } from "./series.js";
-import { LATER_MS, LIVE, SOON_MS, ask, backLink, flatten, here, make, stateMark, timeOf, watch } from "./watch.js";
+import { LATER_MS, LIVE, SOON_MS, backLink, flatten, here, stateMark, timeOf, watch } from "./watch.js";
 
 export function compareView(root, ids) {
   const memory = new Map();

@@ -1,9 +1,10 @@
-/** The Models page: what was made, back to the judgments it came from and forward to what was made with it. */
+// @ts-check
+/** Fill the Models page: all that was made, back to its judgments and forward to what was made with it. */
 
-import { at } from "../common/dom.js";
-import { LATER_MS, addStyle, ask, here, make, readHash, useAs, watch } from "./watch.js";
+import { make, svg } from "../common/dom.js";
+import { ask, at } from "../common/server.js";
+import { LATER_MS, addStyle, here, readHash, useAs, watch } from "./watch.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 const COLUMNS = [
   ["judgments", "Judgments"],
   ["labeler", "Labelers"],
@@ -79,13 +80,6 @@ function reach(graph, id, way) {
     waiting.push(...graph.byId.get(next)[way]);
   }
   return found;
-}
-
-function svg(tag, attributes, text) {
-  const made = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
 }
 
 function draw(graph, picked, on) {

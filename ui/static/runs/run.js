@@ -1,9 +1,12 @@
-/** One run's page: how it goes, its curves as they grow, samples, checkpoints, log and config, and its buttons. */
+// @ts-check
+/** Show one run: its progress, growing curves, samples, checkpoints, log and config, and its buttons. */
 
+import { make } from "../common/dom.js";
+import { ask, at, post } from "../common/server.js";
+import { moment, size } from "../common/words.js";
 import { arrange, legendNames, makeChart } from "./charts.js";
-import { at } from "../common/dom.js";
 import { makeSeries } from "./series.js";
-import { LATER_MS, LIVE, SOON_MS, ask, backLink, bar, flatten, make, moment, post, size, stateMark, table, timeOf, useAs, watch } from "./watch.js";
+import { LATER_MS, LIVE, SOON_MS, backLink, bar, flatten, stateMark, table, timeOf, useAs, watch } from "./watch.js";
 
 export function runView(root, id) {
   const memory = new Map();
@@ -296,7 +299,7 @@ function gridView(body, id) {
   return (given) => {
     const atEnd = !names.length || slider.valueAsNumber === names.length - 1;
     names = given;
-    slider.max = Math.max(0, names.length - 1);
+    slider.max = String(Math.max(0, names.length - 1));
     if (atEnd) slider.value = slider.max;
     show();
   };

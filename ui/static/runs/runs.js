@@ -1,9 +1,12 @@
-/** The Runs page: the table of runs; a run's own page is run.js, several side by side compare.js. */
+// @ts-check
+/** Fill the Runs page: a table of runs; one run is shown by run.js, several side by side by compare.js. */
 
+import { make } from "../common/dom.js";
+import { ask, at } from "../common/server.js";
+import { moment } from "../common/words.js";
 import { compareView } from "./compare.js";
-import { at } from "../common/dom.js";
 import { runView } from "./run.js";
-import { LATER_MS, SOON_MS, addStyle, ask, bar, here, make, moment, readHash, stateMark, table, timeOf, watch, writeHash } from "./watch.js";
+import { LATER_MS, SOON_MS, addStyle, bar, here, readHash, stateMark, table, timeOf, watch, writeHash } from "./watch.js";
 
 const STATES = ["live", "queued", "running", "stopping", "stopped", "finished", "failed", "lost"];
 const HEAD = ["", "Run", "State", "Progress", "Time", "Key figure", "Who", "Started", "Remark"];
@@ -35,6 +38,7 @@ function tableView(root, firstHash) {
   const rows = new Map(); // run id -> its row
   const chosen = new Set();
   let asked = readAsked(firstHash);
+  let live = false; // whether any run of all goes on
 
   const alarm = make("p", { className: "fr-error", role: "alert", hidden: true });
   const state = select("State", ["all states", ...STATES], "", (value) => filter({ state: value }));
@@ -71,11 +75,11 @@ function tableView(root, firstHash) {
     const answer = await ask(`/api/runs?${words}`, memory);
     if (answer) showRows(answer);
     for (const row of rows.values()) row.showTime();
-    return look.live ? SOON_MS : LATER_MS;
+    return live ? SOON_MS : LATER_MS;
   }
 
   function showRows(answer) {
-    look.live = answer.live;
+    live = answer.live;
     setOptions(kind.select, ["all kinds", ...answer.kinds], asked.kind);
     state.select.value = asked.state;
     const ids = new Set(answer.runs.map((run) => run.id));

@@ -1,6 +1,7 @@
-/** The series of one run, kept and added to: only what came since the last answer travels. */
+// @ts-check
+/** Keep the series of a run and add to them; only points that are new since the last answer are sent. */
 
-import { ask } from "./watch.js";
+import { ask } from "../common/server.js";
 
 const POINTS = 400;
 

@@ -1,70 +1,63 @@
-/** The controls of a form: what a field or an input of ui/train/form.py looks like, and what is typed into it. */
+// @ts-check
+/** Make the control of a setting, and that of an input, and read what is typed into them. */
 
-import { button, element } from "../common/dom.js";
+import { make } from "../common/dom.js";
+import { errorLine, makeCheck, makeId, smallButton } from "./controls.js";
 
-let numbered = 0;
+/** @import { Field, Input, Value } from "./address.js" */
 
 /**
- * One setting.
- * @param {object} spec what the server says of it
- * @param {string|boolean|string[]} preset its value in the preset
- * @param typed what it holds instead, undefined for the preset's
- * @returns {{element, label, value, isChanged, setDefault, setError, hasError}}
+ * The control of one setting.
+ * @param {Field} spec
+ * @param {Value} preset its value in the preset
+ * @param {Value | undefined} typed what it holds instead; undefined for the preset's
+ * @param {() => void} onChange
  */
 export function makeField(spec, preset, typed, onChange) {
-  const id = `tr-field-${++numbered}`;
   const label = inWords(spec.name);
-  const made = element("div", "");
-  made.className = "tr-field";
-  made.dataset.key = spec.key;
-  const control = makeControl(spec, id, () => {
+  const hint = makeHint();
+  const error = errorLine();
+  const control = makeControl(spec, () => {
     refresh();
     onChange();
   });
-  const unit = element("span", spec.unit ? ` ${spec.unit}` : "");
-  unit.className = "tr-unit";
-  const head = element("div", "");
-  head.className = "tr-head";
-  const back = button("", () => {
+  const back = smallButton("Undo", () => {
     control.set(preset);
     refresh();
     control.focus();
     onChange();
   });
-  back.className = "tr-small tr-back";
-  const hint = element("p", "");
-  hint.className = "fr-note tr-note";
-  hint.id = `${id}-hint`;
-  const error = element("p", "");
-  error.className = "tr-error";
-  error.id = `${id}-error`;
+  back.classList.add("tr-back");
+  const unit = make("span", { className: "tr-unit" }, spec.unit ? ` ${spec.unit}` : "");
+  const head = make("div", { className: "tr-head" }, control.title(label, unit), back);
+  const element = make("div", { className: "tr-field", "data-key": spec.key }, head, control.element, error, hint);
   control.describe(`${hint.id} ${error.id}`);
-  head.append(control.title(label, unit), back);
-  made.append(head, control.element, error, hint);
   control.set(typed ?? preset);
+  refresh();
 
   function refresh() {
     const isChanged = !same(control.value(), preset);
-    made.classList.toggle("tr-changed", isChanged);
+    element.classList.toggle("tr-changed", isChanged);
     back.hidden = !isChanged;
-    back.textContent = "Undo";
     back.title = `Back to ${say(preset)}`;
     back.setAttribute("aria-label", `${label}: back to ${say(preset)}`);
     const range = spec.range ? `${spec.range}; ` : "";
     setText(hint, `${spec.description}${spec.type === "switch" ? "" : ` (${range}default: ${say(preset)})`}`);
   }
-  refresh();
+
   return {
-    element: made,
+    element,
     label,
     value: control.value,
     isChanged: () => !same(control.value(), preset),
+    /** @param {Value} value of another preset; a field that is not changed takes it */
     setDefault(value) {
       const follows = same(control.value(), preset);
       preset = value;
       if (follows) control.set(value);
       refresh();
     },
+    /** @param {string | undefined} text */
     setError(text) {
       error.textContent = text ?? "";
       control.invalid(Boolean(text));
@@ -73,203 +66,229 @@ export function makeField(spec, preset, typed, onChange) {
   };
 }
 
-/** A command line that breaks between options, not at the dashes in them; its text stays what a shell reads. */
-export function showCommand(made, text) {
-  const parts = text.split(/ (?=--)/).map((part) => element("span", part));
-  made.replaceChildren(...parts.flatMap((part, place) => (place ? [" ", part] : [part])));
+const makeHint = () => make("p", { className: "fr-note tr-note", id: makeId() });
+
+/**
+ * Set a text in which `what stands between backticks` is code.
+ * @param {HTMLElement} place
+ * @param {string} text
+ */
+function setText(place, text) {
+  place.replaceChildren(...text.split("`").map((part, number) => (number % 2 ? make("code", {}, part) : part)));
 }
 
-/** A text in which `what stands between backticks` is code. */
-function setText(made, text) {
-  made.replaceChildren(...text.split("`").map((part, place) => (place % 2 ? element("code", part) : part)));
-}
-
-/** 'max_steps' as 'Max steps' */
+/**
+ * 'max_steps' as 'Max steps'.
+ * @param {string} name
+ */
 export function inWords(name) {
   const words = name.replaceAll("_", " ").replace(/ px$/, "");
   return words[0].toUpperCase() + words.slice(1);
 }
 
-function same(one, other) {
-  return Array.isArray(one) ? one.length === other.length && one.every((item) => other.includes(item)) : one === other;
+/**
+ * Whether two values are the same; lists, in any order.
+ * @param {Value} one
+ * @param {Value} other
+ */
+export function same(one, other) {
+  if (!Array.isArray(one) || !Array.isArray(other)) return one === other;
+  return one.length === other.length && one.every((item) => other.includes(item));
 }
 
-function say(value) {
+/**
+ * A value in words.
+ * @param {Value} value
+ */
+export function say(value) {
   if (typeof value === "boolean") return value ? "on" : "off";
   if (Array.isArray(value)) return value.join(", ") || "none";
   return value.replaceAll("\n", ", ") || "empty";
 }
 
-function makeControl(spec, id, onChange) {
-  if (spec.type === "choices") return makeBoxes(spec, id, onChange);
-  const tag = { choice: "select", names: "textarea" }[spec.type] ?? "input";
-  const control = document.createElement(tag);
-  control.id = id;
-  const isSwitch = spec.type === "switch";
-  if (tag === "select") {
-    control.append(...[...(spec.optional ? [""] : []), ...spec.choices].map((name) => new Option(name || "—", name)));
-  } else if (tag === "textarea") {
-    control.rows = 2;
-  } else {
-    control.type = isSwitch ? "checkbox" : "text";
-    control.autocomplete = "off";
-    control.spellcheck = false;
-    control.inputMode = { "whole number": "numeric", number: "decimal" }[spec.type] ?? "text";
-  }
-  control.addEventListener(tag === "select" || isSwitch ? "change" : "input", onChange);
+/**
+ * @typedef {object} Control
+ * @property {Node} element
+ * @property {(text: string, unit: Node) => HTMLElement} title
+ * @property {() => Value} value
+ * @property {(value: any) => void} set
+ * @property {(ids: string) => void} describe
+ * @property {(is: boolean) => void} invalid
+ * @property {() => void} focus
+ */
+
+/**
+ * @param {Field} spec
+ * @param {() => void} onChange
+ * @returns {Control}
+ */
+function makeControl(spec, onChange) {
+  if (spec.type === "choices") return makeBoxes(spec, onChange);
+  if (spec.type === "switch") return makeSwitch(onChange);
+  const id = makeId();
+  const control = makeLine(spec, { id, on: { [spec.type === "choice" ? "change" : "input"]: onChange } });
   return {
-    element: isSwitch ? document.createDocumentFragment() : control,
-    title(text, unit) {
-      const name = element("label", isSwitch ? "" : text);
-      name.htmlFor = id;
-      if (isSwitch) name.append(control, text);
-      name.className = isSwitch ? "tr-check" : "";
-      name.append(unit);
-      return name;
-    },
-    value: () => (isSwitch ? control.checked : control.value),
-    set: (value) => (isSwitch ? (control.checked = value) : (control.value = value)),
-    describe: (ids) => control.setAttribute("aria-describedby", ids),
-    invalid: (is) => control.setAttribute("aria-invalid", String(is)),
-    focus: () => control.focus(),
+    element: control,
+    title: (text, unit) => make("label", { htmlFor: id }, text, unit),
+    value: () => control.value,
+    set: (value) => (control.value = value),
+    ...describing(control),
   };
 }
 
-/** Several of a few choices. */
-function makeBoxes(spec, id, onChange) {
-  const made = element("div", "");
-  made.className = "tr-boxes";
-  made.setAttribute("role", "group");
-  made.setAttribute("aria-labelledby", `${id}-label`);
-  const boxes = spec.choices.map((name) => {
-    const label = element("label", "");
-    label.className = "tr-check";
-    const box = document.createElement("input");
-    Object.assign(box, { type: "checkbox", value: name });
-    box.addEventListener("change", onChange);
-    label.append(box, name);
-    made.append(label);
-    return box;
-  });
+/**
+ * @param {Field} spec
+ * @param {Record<string, unknown>} properties
+ */
+function makeLine(spec, properties) {
+  if (spec.type === "names") return make("textarea", { ...properties, rows: 2 });
+  if (spec.type === "choice") {
+    const names = [...(spec.optional ? [""] : []), ...spec.choices];
+    return make("select", properties, ...names.map((name) => new Option(name || "—", name)));
+  }
+  const inputMode = { "whole number": "numeric", number: "decimal" }[spec.type] ?? "text";
+  return make("input", { ...properties, type: "text", autocomplete: "off", spellcheck: false, inputMode });
+}
+
+/** @param {HTMLElement} control */
+const describing = (control) => ({
+  describe: (ids) => control.setAttribute("aria-describedby", ids),
+  invalid: (is) => control.setAttribute("aria-invalid", String(is)),
+  focus: () => control.focus(),
+});
+
+/**
+ * A checkbox, which stands in its title.
+ * @param {() => void} onChange
+ * @returns {Control}
+ */
+function makeSwitch(onChange) {
+  const { element, box } = makeCheck({ value: "on", words: "" }, onChange);
   return {
-    element: made,
+    element: document.createDocumentFragment(),
     title(text, unit) {
-      const name = element("span", text);
-      name.id = `${id}-label`;
-      name.className = "tr-label";
-      name.append(unit);
-      return name;
+      element.append(text, unit);
+      return element;
     },
+    value: () => box.checked,
+    set: (value) => (box.checked = value),
+    ...describing(box),
+  };
+}
+
+/**
+ * Several of a few choices.
+ * @param {Field} spec
+ * @param {() => void} onChange
+ * @returns {Control}
+ */
+function makeBoxes(spec, onChange) {
+  const checks = spec.choices.map((name) => makeCheck({ value: name, words: name }, onChange));
+  const boxes = checks.map((check) => check.box);
+  const id = makeId();
+  const element = make("div", { className: "tr-boxes", role: "group", "aria-labelledby": id }, ...checks.map((check) => check.element));
+  return {
+    ...describing(element),
+    element,
+    title: (text, unit) => make("span", { id, className: "tr-label" }, text, unit),
     value: () => boxes.filter((box) => box.checked).map((box) => box.value),
     set: (values) => boxes.forEach((box) => (box.checked = values.includes(box.value))),
-    describe: (ids) => made.setAttribute("aria-describedby", ids),
-    invalid: (is) => made.classList.toggle("tr-invalid", is),
+    invalid: (is) => element.classList.toggle("tr-invalid", is),
     focus: () => boxes[0].focus(),
   };
 }
 
 /**
- * What a run starts from or writes: one of the project's, or any path; several where the command takes several.
- * @returns {{element, label, values, isChanged, setError, hasError}}
+ * The control of what a run starts from or writes: one of the project's, or any path; several where the command takes
+ * several.
+ * @param {Input} spec
+ * @param {string[]} given
+ * @param {() => void} onChange
  */
 export function makeInput(spec, given, onChange) {
-  const id = `tr-input-${++numbered}`;
-  const made = element("div", "");
-  made.className = "tr-field";
-  made.dataset.input = spec.name;
-  const rows = element("div", "");
-  rows.className = "tr-rows";
-  const hint = element("p", "");
+  const id = makeId();
+  const hint = makeHint();
   setText(hint, spec.description);
-  hint.className = "fr-note tr-note";
-  hint.id = `${id}-hint`;
-  const error = element("p", "");
-  error.className = "tr-error";
-  error.id = `${id}-error`;
-  const title = element("label", spec.label);
-  title.htmlFor = id;
-  const head = element("div", "");
-  head.append(title, ...(spec.required ? [] : [optionalMark()]));
-  made.append(head, rows, error, hint);
-  const list = [];
+  const error = errorLine();
+  const places = make("div", { className: "tr-rows" });
+  const optional = spec.required ? null : make("span", { className: "tr-unit" }, " may be left empty");
+  const head = make("div", {}, make("label", { htmlFor: id }, spec.label), optional);
+  const element = make("div", { className: "tr-field", "data-input": spec.name }, head, places, error, hint);
+  /** @type {ReturnType<typeof makeRow>[]} */
+  const rows = [];
   let touched = given.length > 0;
   const onInput = () => {
     touched = true;
     onChange();
   };
 
-  function addRow(value, rowId) {
-    const row = makeRow(spec, value, list.length, onInput);
-    if (rowId) row.control.id = rowId;
+  /** @param {string} value */
+  function addRow(value) {
+    const row = makeRow(spec, value, rows.length, onInput);
+    if (!rows.length) row.control.id = id;
     row.control.setAttribute("aria-describedby", `${hint.id} ${error.id}`);
-    list.push(row);
-    rows.append(row.element);
-    if (list.length > 1) {
-      const away = button("Remove", () => {
-        list.splice(list.indexOf(row), 1);
-        row.element.remove();
-        onInput();
-      });
-      away.className = "tr-small";
-      away.setAttribute("aria-label", `Remove this one of ${spec.label}`);
-      row.element.append(away);
-    }
+    rows.push(row);
+    places.append(row.element);
+    if (rows.length === 1) return row;
+    const remove = smallButton("Remove", () => {
+      rows.splice(rows.indexOf(row), 1);
+      row.element.remove();
+      onInput();
+    });
+    remove.setAttribute("aria-label", `Remove this one of ${spec.label}`);
+    row.element.append(remove);
     return row;
   }
 
-  addRow(given[0] ?? "", id);
+  addRow(given[0] ?? "");
   if (spec.many) {
     for (const value of given.slice(1)) addRow(value);
-    const more = button("Add another", () => addRow("").control.focus());
-    more.className = "tr-small";
+    const more = smallButton("Add another", () => addRow("").control.focus());
     more.setAttribute("aria-label", `Add another to ${spec.label}`);
-    made.insertBefore(more, error);
+    element.insertBefore(more, error);
   }
   return {
-    element: made,
+    element,
     label: spec.label,
-    values: () => list.map((row) => row.value().trim()).filter(Boolean),
-    isChanged: () => list.some((row) => row.value().trim()),
+    values: () => rows.map((row) => row.value().trim()).filter(Boolean),
+    isChanged: () => rows.some((row) => row.value().trim()),
+    /** @param {string | undefined} text */
     setError(text) {
       error.textContent = text ?? "";
       error.classList.toggle("tr-quiet", !touched); // nobody has done anything wrong yet
-      for (const row of list) row.setInvalid(Boolean(text) && touched);
+      for (const row of rows) row.setInvalid(Boolean(text) && touched);
     },
     hasError: () => error.textContent !== "",
   };
 }
 
-function optionalMark() {
-  const made = element("span", " may be left empty");
-  made.className = "tr-unit";
-  return made;
-}
-
-/** A choice, and a line for any other path; only the line where there is nothing to choose. */
+/**
+ * A choice, and a line for any other path; only the line where there is nothing to choose.
+ * @param {Input} spec
+ * @param {string} value
+ * @param {number} place of this one among several
+ * @param {() => void} onChange
+ */
 function makeRow(spec, value, place, onChange) {
-  const made = element("div", "");
-  made.className = "tr-row";
-  const line = document.createElement("input");
-  Object.assign(line, { type: "text", value, spellcheck: false, autocomplete: "off" });
-  line.placeholder = "path on the server";
-  line.addEventListener("input", onChange);
+  const options = { type: "text", value, spellcheck: false, autocomplete: "off", placeholder: "path on the server" };
+  const line = make("input", { ...options, on: { input: onChange } });
+  const name = place ? `${spec.label} ${place + 1}` : "";
   if (!spec.choices.length) {
-    made.append(line);
-    if (place) line.setAttribute("aria-label", `${spec.label} ${place + 1}`);
-    const setInvalid = (is) => line.setAttribute("aria-invalid", String(is));
-    return { element: made, control: line, value: () => line.value, setInvalid };
-  }
-  const select = document.createElement("select");
-  select.append(new Option(spec.required ? "Choose …" : "—", ""));
-  for (const choice of spec.choices) {
-    const made = new Option(choice.words, choice.value);
-    made.title = choice.value;
-    select.append(made);
+    if (name) line.setAttribute("aria-label", name);
+    return {
+      element: make("div", { className: "tr-row" }, line),
+      /** @type {HTMLElement} */
+      control: line,
+      value: () => line.value,
+      /** @param {boolean} is */
+      setInvalid: (is) => line.setAttribute("aria-invalid", String(is)),
+    };
   }
   const other = new Option("Another name or path …", "");
-  select.append(other);
-  if (place) select.setAttribute("aria-label", `${spec.label} ${place + 1}`);
-  line.setAttribute("aria-label", `${spec.label}${place ? ` ${place + 1}` : ""}: name or path`);
+  const select = make("select", {}, new Option(spec.required ? "Choose …" : "—", ""));
+  select.append(...spec.choices.map((choice) => Object.assign(new Option(choice.words, choice.value), { title: choice.value })), other);
+  if (name) select.setAttribute("aria-label", name);
+  line.setAttribute("aria-label", `${name || spec.label}: name or path`);
   const known = spec.choices.findIndex((choice) => choice.value === value);
   select.selectedIndex = !value ? 0 : known >= 0 ? known + 1 : select.options.length - 1;
   line.hidden = !other.selected;
@@ -279,11 +298,12 @@ function makeRow(spec, value, place, onChange) {
     if (other.selected) line.focus();
     onChange();
   });
-  made.append(select, line);
   return {
-    element: made,
+    element: make("div", { className: "tr-row" }, select, line),
+    /** @type {HTMLElement} */
     control: select,
     value: () => (other.selected ? line.value : select.value),
+    /** @param {boolean} is */
     setInvalid(is) {
       select.setAttribute("aria-invalid", String(is && !other.selected));
       line.setAttribute("aria-invalid", String(is && other.selected));

@@ -1,137 +1,127 @@
-/** The next round: its settings, all that it will do as a list, and the button that starts it. */
+// @ts-check
+/** Show the next round: its settings, all that it will do as a list, and the button that starts it. */
 
-import { at, button, element } from "../common/dom.js";
-import { makeField, makeInput, showCommand } from "./fields.js";
+import { button, make } from "../common/dom.js";
+import { ask, post } from "../common/server.js";
+import { alert, linkRuns, note, showCommand } from "./controls.js";
+import { makeField, makeInput } from "./fields.js";
+
+/** @import { Field, Input } from "./address.js" */
 
 const PLAN_AFTER_MS = 250;
 
-/** Fill the section. */
+/**
+ * @typedef {object} Plan what the server says of a round with some settings
+ * @property {number} round its number
+ * @property {string} folder
+ * @property {Input & {default: string}} restorer
+ * @property {Field[]} fields
+ * @property {Step[]} plan
+ * @property {string[]} notes
+ * @property {Record<string, string>} errors by name of a field; '' for the whole round
+ *
+ * @typedef {{words: string, command: string, device: string | null, after: number[]}} Step a run of the round
+ */
+
+/** @param {HTMLElement} section the element to fill */
 export async function mountRound(section) {
   section.className = "tr-round";
   section.setAttribute("aria-labelledby", "tr-round-title");
-  const title = element("h3", "Next round");
-  title.id = "tr-round-title";
-  const intro = element("p", "");
-  const form = element("div", "");
-  const folded = element("details", "");
-  const grid = element("div", "");
-  grid.className = folded.className = "tr-grid";
-  folded.className = "";
-  folded.append(element("summary", "More settings"), grid);
-  const notes = element("div", "");
-  const list = element("ol", "");
-  list.className = "tr-plan";
-  const faults = element("div", "");
-  faults.setAttribute("aria-live", "polite");
-  const start = button("Start the round", () => begin(round));
+  const intro = make("p");
+  const shown = make("div", { className: "tr-grid" });
+  const folded = make("div", { className: "tr-grid" });
+  const notes = make("div");
+  const list = make("ol", { className: "tr-plan" });
+  const faults = make("div", { "aria-live": "polite" });
+  const start = button("Start the round", begin);
   start.className = "tr-primary";
-  const done = element("div", "");
-  done.setAttribute("role", "status");
-  section.replaceChildren(title, intro, form, folded, notes, list, faults, start, done);
-  const round = { intro, form, folded: grid, notes, list, faults, start, done, fields: new Map(), asked: 0, timer: 0, number: 0 };
-  await plan(round, {});
-}
+  const done = make("div", { role: "status" });
+  section.replaceChildren(
+    make("h3", { id: "tr-round-title" }, "Next round"),
+    intro,
+    make("div", {}, shown),
+    make("details", {}, make("summary", {}, "More settings"), folded),
+    ...[notes, list, faults, start, done],
+  );
+  /** @type {ReturnType<typeof makeInput>} */
+  let restorer;
+  /** @type {Map<string, ReturnType<typeof makeField>>} */
+  const fields = new Map();
+  let number = 0; // of the round
+  let plans = 0;
+  let timer = 0;
+  await plan({});
 
-async function plan(round, values) {
-  const number = ++round.asked;
-  let answer;
-  try {
-    const response = await fetch(at(`/api/train/round?${new URLSearchParams(values)}`));
-    if (!response.ok) throw new Error();
-    answer = await response.json();
-  } catch {
-    round.start.disabled = true;
-    return round.faults.replaceChildren(line("The plan could not be made; load the page anew.", "fr-error"));
+  /** @param {Record<string, unknown>} values */
+  async function plan(values) {
+    const own = ++plans;
+    /** @type {Plan} */
+    let answer;
+    try {
+      answer = await ask(`/api/train/round?${new URLSearchParams(/** @type {Record<string, string>} */ (values))}`);
+    } catch {
+      start.disabled = true;
+      return faults.replaceChildren(alert("The plan could not be made; load the page anew."));
+    }
+    if (own !== plans) return;
+    if (!restorer) fillForm(answer);
+    number = answer.round;
+    intro.textContent =
+      `Goes from the judgments so far to the next pairs to judge, in ${answer.plan.length || "some"} runs that wait for one another. ` +
+      `Round ${answer.round} writes into ${answer.folder}. Nothing starts before you press the button.`;
+    notes.replaceChildren(...answer.notes.map(note));
+    list.replaceChildren(...answer.plan.map(showStep));
+    showErrors(answer.errors);
   }
-  if (number !== round.asked) return;
-  if (!round.fields.size) makeForm(round, answer);
-  round.number = answer.round;
-  round.intro.textContent =
-    `From the judgments so far to the next pairs to judge, as ${answer.plan.length || "some"} runs that wait for one another. ` +
-    `What round ${answer.round} makes lies in ${answer.folder}. Nothing is started before you press the button.`;
-  round.notes.replaceChildren(...answer.notes.map((text) => line(text, "fr-note tr-note")));
-  round.list.replaceChildren(...answer.plan.map(showRun));
-  showErrors(round, answer.errors);
-}
 
-function line(text, className) {
-  const made = element("p", text);
-  made.className = className;
-  if (className === "fr-error") made.setAttribute("role", "alert");
-  return made;
-}
-
-function makeForm(round, answer) {
-  const changed = () => {
-    clearTimeout(round.timer);
-    round.timer = setTimeout(() => plan(round, collect(round)), PLAN_AFTER_MS);
-  };
-  const { default: restorer, ...spec } = answer.restorer;
-  round.restorer = makeInput(spec, [restorer], changed);
-  const grid = element("div", "");
-  grid.className = "tr-grid";
-  grid.append(round.restorer.element);
-  for (const field of answer.fields) {
-    const made = makeField({ ...field, key: `round.${field.name}` }, field.default, undefined, changed);
-    round.fields.set(field.name, made);
-    (field.shown ? grid : round.folded).append(made.element);
+  /** @param {Plan} answer */
+  function fillForm(answer) {
+    restorer = makeInput(answer.restorer, [answer.restorer.default], changed);
+    shown.append(restorer.element);
+    for (const field of answer.fields) {
+      const made = makeField({ ...field, key: `round.${field.name}` }, field.default, undefined, changed);
+      fields.set(field.name, made);
+      (field.shown ? shown : folded).append(made.element);
+    }
   }
-  round.form.replaceChildren(grid);
-}
 
-function collect(round) {
-  const values = { restorer: round.restorer.values()[0] ?? "" };
-  for (const [name, field] of round.fields) if (field.isChanged()) values[name] = field.value();
-  return values;
-}
-
-function showRun(run) {
-  const made = element("li", "");
-  const words = element("p", `${run.words[0].toUpperCase()}${run.words.slice(1)}`);
-  const where = [run.device && `on ${run.device}`, run.after.length && `after step ${run.after.map((place) => place + 1).join(", ")}`];
-  const more = where.filter(Boolean).join(", ");
-  if (more) {
-    const note = element("span", ` (${more})`);
-    note.className = "fr-note";
-    words.append(note);
+  function changed() {
+    clearTimeout(timer);
+    timer = setTimeout(() => plan(collect()), PLAN_AFTER_MS);
   }
-  const command = element("code", "");
-  showCommand(command, run.command);
-  made.append(words, command);
-  return made;
-}
 
-function showErrors(round, errors) {
-  round.restorer.setError(errors.restorer);
-  for (const [name, field] of round.fields) field.setError(errors[name]);
-  round.faults.replaceChildren(...(errors[""] ? [line(errors[""], "fr-error")] : []));
-  round.start.disabled = Object.keys(errors).length > 0;
-}
-
-async function begin(round) {
-  round.start.disabled = true; // pressed twice, it starts once
-  round.done.replaceChildren();
-  let answer;
-  try {
-    const response = await fetch(at("/api/train/round"), {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ round: round.number, values: collect(round) }),
-    });
-    answer = await response.json();
-  } catch {
-    answer = {};
+  function collect() {
+    const values = [...fields].filter(([, field]) => field.isChanged()).map(([name, field]) => [name, field.value()]);
+    return { restorer: restorer.values()[0] ?? "", ...Object.fromEntries(values) };
   }
-  if (!answer.runs) return showErrors(round, answer.errors ?? { "": answer.error ?? "The server does not take this." });
-  const said = element("p", `Round ${round.number} was started: `);
-  said.className = "tr-done";
-  answer.runs.forEach((id, place) => {
-    const link = element("a", `run ${id}`);
-    link.href = at(`/admin/runs#run=${id}`);
-    said.append(...(place ? [", ", link] : [link]));
-  });
-  said.append(".");
-  round.done.append(said);
-  await plan(round, collect(round));
-  round.start.disabled = true; // the next one is not meant yet
+
+  /** @param {Record<string, string>} errors by name of a field; '' for the whole round */
+  function showErrors(errors) {
+    restorer.setError(errors.restorer);
+    for (const [name, field] of fields) field.setError(errors[name]);
+    faults.replaceChildren(...(errors[""] ? [alert(errors[""])] : []));
+    start.disabled = Object.keys(errors).length > 0;
+  }
+
+  async function begin() {
+    start.disabled = true; // pressed twice, it starts once
+    done.replaceChildren();
+    try {
+      const { runs } = await post("/api/train/round", { round: number, values: collect() });
+      done.replaceChildren(make("p", { className: "tr-done" }, `Round ${number} was started: `, ...linkRuns(runs), "."));
+    } catch (error) {
+      return showErrors(error.errors);
+    }
+    await plan(collect());
+    start.disabled = true; // the next one is not meant yet
+  }
+}
+
+/** @param {Step} step */
+function showStep({ words, command, device, after }) {
+  const more = [device && `on ${device}`, after.length && `after step ${after.map((place) => place + 1).join(", ")}`].filter(Boolean).join(", ");
+  const code = make("code");
+  showCommand(code, command);
+  const text = `${words[0].toUpperCase()}${words.slice(1)}`;
+  return make("li", {}, make("p", {}, text, more ? make("span", { className: "fr-note" }, ` (${more})`) : null), code);
 }
