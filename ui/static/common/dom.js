@@ -16,7 +16,7 @@ export function make(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
     if (name === "on") for (const [event, action] of Object.entries(value)) made.addEventListener(event, action);
-    else if (name in made && !ATTRIBUTES_ALONE.includes(name)) made[name] = value;
+    else if (name in made && !ATTRIBUTES_ALONE.includes(name)) Object.assign(made, { [name]: value });
     else made.setAttribute(name, String(value));
   }
   made.append(...children.filter((child) => child != null));

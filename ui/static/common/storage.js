@@ -4,7 +4,10 @@
  * another page of the same address; nothing here throws, and `keep` says whether the text is really there.
  */
 
-/** The text under a name, null where there is none or the browser refuses. */
+/**
+ * The text under a name, null where there is none or the browser refuses.
+ * @param {string} name
+ */
 export function recall(name) {
   try {
     return localStorage.getItem(name);
@@ -13,7 +16,10 @@ export function recall(name) {
   }
 }
 
-/** What JSON text under a name means, null where there is none or it is no JSON. */
+/**
+ * What JSON text under a name means, null where there is none or it is not JSON.
+ * @param {string} name
+ */
 export function recallJson(name) {
   try {
     return JSON.parse(recall(name));
@@ -22,7 +28,11 @@ export function recallJson(name) {
   }
 }
 
-/** Keep a text under a name; false where the browser did not. */
+/**
+ * Keep a text under a name; false where the browser did not.
+ * @param {string} name
+ * @param {string} text
+ */
 export function keep(name, text) {
   try {
     localStorage.setItem(name, text);
@@ -32,6 +42,7 @@ export function keep(name, text) {
   }
 }
 
+/** @param {string} name */
 export function forget(name) {
   try {
     localStorage.removeItem(name);
@@ -40,7 +51,10 @@ export function forget(name) {
   }
 }
 
-/** All names that begin so. */
+/**
+ * All names that begin so.
+ * @param {string} prefix
+ */
 export function namesOf(prefix) {
   try {
     return Object.keys(localStorage).filter((name) => name.startsWith(prefix));

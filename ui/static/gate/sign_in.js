@@ -22,8 +22,14 @@ $("explain").textContent = info.auth
   ? "Sign in with your name and password, or open your personal link."
   : "Who is judging? Your answers are kept under this name.";
 
-/** A name that nobody has yet, but some have one like it: `free` says whether it may be taken all the same. */
+/**
+ * A name that nobody has yet, but some have one like it: `free` says whether it may be taken all the same.
+ * @param {string} name
+ * @param {string[]} alike
+ * @param {boolean} free
+ */
 function askWhoIsMeant(name, alike, free) {
+  /** @type {(chosen: string, isNew: boolean) => void} */
   const enterAs = (chosen, isNew) => {
     $("name").value = chosen;
     $("is-new").value = isNew ? "yes" : "";

@@ -5,9 +5,13 @@ import { $, button, make } from "../common/dom.js";
 import { forget, keep } from "../common/storage.js";
 import { ACTIONS, keyToGive, nameKey } from "./keys.js";
 
+/** @type {Record<string, string | undefined>} */
 const THEMES = { undefined: "light", light: "dark", dark: undefined };
 
-/** Fill in the keys wherever the page names one, and return what opens the help. */
+/**
+ * Fill in the keys wherever the page names one, and return what opens the help.
+ * @param {ReturnType<typeof import('./keys.js').makeKeys>} keys
+ */
 export function setUpHelp(keys) {
   function showKeys() {
     for (const label of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("kbd[data-key]"))) label.textContent = nameKey(keys.keyOf(label.dataset.key));
@@ -19,6 +23,7 @@ export function setUpHelp(keys) {
     if (!$("help-dialog").open) $("help-dialog").showModal();
   }
 
+  /** @param {string} action */
   function makeRow(action) {
     const { words, held } = ACTIONS[action];
     const change = button("", () => catchKey(action, change));
@@ -27,6 +32,10 @@ export function setUpHelp(keys) {
     return make("tr", {}, make("td", {}, change), make("td", {}, held ? `hold: ${words}` : words));
   }
 
+  /**
+   * @param {string} action
+   * @param {HTMLElement} control
+   */
   function catchKey(action, control) {
     control.textContent = "press a key";
     control.addEventListener("keydown", (event) => {

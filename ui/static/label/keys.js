@@ -11,7 +11,12 @@ import { keep, recallJson } from "../common/storage.js";
 
 const STORAGE = "facereward:keys";
 
-/** Action → words for the help, default key, and whether it lasts while the key is held. */
+/** @typedef {Pick<KeyboardEvent, 'key' | 'code' | 'shiftKey' | 'getModifierState'>} Keydown */
+
+/**
+ * Action → words for the help, default key, and whether it lasts while the key is held.
+ * @type {Record<string, {words: string, key: string, held?: boolean}>}
+ */
 export const ACTIONS = {
   left: { words: "left is better", key: "ArrowLeft" },
   right: { words: "right is better", key: "ArrowRight" },
@@ -29,13 +34,21 @@ export const ACTIONS = {
   help: { words: "this help", key: "?" },
 };
 
+/** @type {Record<string, string>} */
 const NAMES = { ArrowLeft: "←", ArrowRight: "→", ArrowDown: "↓", ArrowUp: "↑", "-": "−", " ": "space" };
 
-/** Keys that work besides, unless they were given to another action. */
+/**
+ * Keys that work besides, unless they were given to another action.
+ * @type {Record<string, string>}
+ */
 const ALSO = { Backspace: "undo", ArrowUp: "skip", "=": "zoomIn", h: "help" };
 
-/** What the keys write on a US keyboard whose places are taken where a layout writes other letters there. */
+/**
+ * What the keys write on a US keyboard whose places are taken where a layout writes other letters there.
+ * @type {Record<string, string>}
+ */
 const PLACES = { Minus: "-", Equal: "=", Slash: "/", NumpadAdd: "+", NumpadSubtract: "-", Space: " " };
+/** @type {Record<string, string>} */
 const WITH_SHIFT = { Equal: "+", Slash: "?" };
 
 /** Keys that have the same name as their place, also where an input method hides the name. */
@@ -44,10 +57,17 @@ const NAMED_PLACE = /^(Arrow\w+|Backspace|Enter|Tab|Escape)$/;
 /** Keys whose character is known only to an input method, or to the next key. */
 const NO_CHARACTER = ["Process", "Unidentified", "Dead", ""];
 
-/** Whether a key is one like Enter or F5, which writes nothing. */
+/**
+ * Whether a key is one like Enter or F5, which writes nothing.
+ * @param {Pick<KeyboardEvent, 'key'>} event
+ */
 export const isNamed = ({ key }) => /^[ -~]{2,}$/.test(key) && !NO_CHARACTER.includes(key);
 
-/** The key that a key stands for by its place, null where its place says nothing. */
+/**
+ * The key that a key stands for by its place, null where its place does not tell.
+ * @param {Pick<KeyboardEvent, 'key' | 'code' | 'shiftKey'>} event
+ * @returns {string | null}
+ */
 function keyOfPlace({ key, code, shiftKey }) {
   // A Latin letter or digit means what it says: AZERTY's w is not the z whose place it has.
   if (isNamed({ key }) || /^[a-z0-9]$/i.test(key)) return null;
@@ -61,7 +81,10 @@ function keyOfPlace({ key, code, shiftKey }) {
   return (shiftKey && WITH_SHIFT[code]) || PLACES[code] || (hidden && NAMED_PLACE.test(code) ? code : null);
 }
 
-/** Which keys a keydown may be, the likeliest first: by its character, then by its place. */
+/**
+ * Which keys a keydown may be, the likeliest first: by its character, then by its place.
+ * @param {Keydown} event
+ */
 function readings(event) {
   const key = event.key.normalize("NFKC"); // an input method writes letters and digits of full width
   const { code, shiftKey } = event;
@@ -70,7 +93,10 @@ function readings(event) {
   return [NO_CHARACTER.includes(key) ? null : written, placed].filter(Boolean);
 }
 
-/** The key to be given to an action by pressing it, null where nothing says which it is. */
+/**
+ * The key to be given to an action by pressing it, null where nothing says which it is.
+ * @param {Keydown} event
+ */
 export const keyToGive = (event) => readings(event).at(-1) ?? null;
 
 function readStored() {
@@ -79,22 +105,31 @@ function readStored() {
   return { letters: letters !== false, changed: Object.fromEntries(given) };
 }
 
-/** A key as a person reads it. */
+/**
+ * A key as a person reads it.
+ * @param {string} key
+ */
 export const nameKey = (key) => NAMES[key] ?? (key.length === 1 ? key.toUpperCase() : key);
 
 /** The keys in use: action of a keydown, and ways to change them. */
 export function makeKeys() {
   const state = readStored();
   const save = () => keep(STORAGE, JSON.stringify(state));
+  /** @param {string} action */
   const keyOf = (action) => state.changed[action] ?? ACTIONS[action].key;
   return {
     keyOf,
     letters: () => state.letters,
+    /** @param {boolean} on */
     setLetters(on) {
       state.letters = on;
       save();
     },
-    /** Give a key to an action; whoever had it gets the action's old one. */
+    /**
+     * Give a key to an action; the action that had it gets the old key of this one.
+     * @param {string} action
+     * @param {string} key
+     */
     change(action, key) {
       const other = Object.keys(ACTIONS).find((name) => keyOf(name) === key);
       if (other) state.changed[other] = keyOf(action);
@@ -106,7 +141,10 @@ export function makeKeys() {
       state.letters = true;
       save();
     },
-    /** The action of a keydown, null where there is none or single characters are off. */
+    /**
+     * The action of a keydown, null where there is none or single characters are off.
+     * @param {Keydown} event
+     */
     actionOf(event) {
       for (const key of readings(event)) {
         if (key.length === 1 && !state.letters) continue;
@@ -115,7 +153,10 @@ export function makeKeys() {
       }
       return null;
     },
-    /** The digit 1 … 9 of a keydown that is no action, as the place in a list from 0 on; null where it is none. */
+    /**
+     * The digit 1 … 9 of a keydown that is not an action, as an index from 0; null for any other key.
+     * @param {Keydown} event
+     */
     placeOf(event) {
       const digit = readings(event).find((key) => /^[1-9]$/.test(key));
       return digit && state.letters ? Number(digit) - 1 : null;

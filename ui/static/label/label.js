@@ -13,6 +13,25 @@ import { isNamed, makeKeys } from "./keys.js";
 import { makeId, makeOutbox } from "./outbox.js";
 import { makeViewer } from "./viewer.js";
 
+/** @import { Answer, Judge, Sent, State } from "./outbox.js" */
+/** @import { Entry, Overlay, Source, View } from "./viewer.js" */
+
+/**
+ * @typedef {object} Project what the people who judge are asked
+ * @property {string} version
+ * @property {string} title
+ * @property {string} question
+ * @property {string} guidelines_html
+ * @property {string[]} reasons
+ * @property {string[]} skip_reasons
+ *
+ * @typedef {{person: {id: string, name: string, role: string}, project: Project, guidelines_seen: boolean}} Session
+ * @typedef {{entry: Entry, event: Judge, offered: string[]}} Given an answer of this page, with the reasons offered
+ * @typedef {{event: Sent, error: string, at: number, name: string | null}} SetAside
+ * @typedef {{done: number, per_hour: number | null}} Pace
+ * @typedef {{mine: Pace, all: Pace & {wanted: number}}} Progress
+ */
+
 const AHEAD = 4;
 const REMEMBERED = 30;
 const LOOK_AGAIN_MS = 10_000;
@@ -26,21 +45,27 @@ const DOUBLE_CLICK_MS = 400;
 const SIGN_OUT_MS = 5_000;
 const READING = ["help-dialog", "history-dialog", "guidelines-dialog"]; // dialogs that hide the pair while they are read
 
+/** @type {Record<string, string>} */
 const SIDES = { left: "left is better", right: "right is better", tie: "tie" };
 
 const session = await fetchSession();
 const keys = makeKeys();
 const openHelp = setUpHelp(keys);
+/** @type {Entry[]} */
 const ring = []; // the next pairs, decoded or being decoded, in order
+/** @type {Given[]} */
 const past = []; // own answers of this page, newest last
 const wantedBack = new Set(); // undo events whose pair is to be shown when the server names it
+/** @type {Entry | null} */
 let current = null;
 let locked = true;
+/** @type {Given | null} */
 let last = null; // the answer that reasons may still be added to
+/** @type {Progress | null} */
 let progress = null;
 let since = 0; // judgments since `progress` was asked for
 let done = false;
-let busy = { others: 0, own: 0 }; // pairs that others, or this person's other pages, are looking at
+let busy = { others: 0, own: 0, damaged: 0 }; // pairs that others, or this person's other pages, are looking at
 let ownPages = 0; // other pages that this person has open
 let kept = true; // whether this browser keeps what waits
 let signsOut = false; // asked for while answers wait
@@ -51,22 +76,24 @@ const setAside = readSetAside(); // events that the server did not take, each wi
 const viewer = makeViewer($("left"), $("right"), (text) => ($("readout").textContent = text), noteMode);
 const outbox = makeOutbox(session.person.id, { need, onAnswer, onState: showState, onRefused: setAsideEvent });
 
+/** @returns {Promise<Session>} */
 async function fetchSession() {
   for (;;) {
-    const response = await fetch(at("/api/session")).catch(() => null);
+    const response = await fetch(at("/api/session")).catch(() => /** @type {null} */ (null));
     if (response?.status === 401) {
       location.assign(at("/sign-in"));
       return new Promise(() => {}); // nothing more happens on this page
     }
-    const told = response?.ok ? await response.json().catch(() => null) : null;
-    if (told?.person) return told;
+    const found = response?.ok ? await response.json().catch(() => /** @type {null} */ (null)) : null;
+    if (found?.person) return found;
     $("stage").dataset.state = "loading";
-    $("notice").textContent = "The server does not answer. This page goes on trying.";
+    $("notice").textContent = "The server does not answer. This page keeps trying.";
     $("notice").hidden = false;
     await new Promise((resolve) => setTimeout(resolve, 2 * TRY_AGAIN_MS));
   }
 }
 
+/** @param {string} mode */
 function noteMode(mode) {
   current?.modes.add(mode);
 }
@@ -82,6 +109,7 @@ function need() {
   };
 }
 
+/** @param {Answer} answer */
 function onAnswer(answer) {
   if (answer.project) takeProject(answer.project);
   for (const result of answer.results) {
@@ -100,7 +128,10 @@ function onAnswer(answer) {
   if (!current) showNext();
 }
 
-/** Drop the pairs that another page of this person took over while this one was silent. */
+/**
+ * Drop the pairs that another page of this person took over while this one was silent.
+ * @param {string[]} showings
+ */
 function leaveToOtherPage(showings) {
   const gone = new Set(showings);
   ring.splice(0, ring.length, ...ring.filter((entry) => !gone.has(entry.view.showing)));
@@ -109,9 +140,13 @@ function leaveToOtherPage(showings) {
   showNext();
 }
 
-/** A pair with its images loading and decoding; `ready` settles when both candidates can be painted at once. */
+/**
+ * A pair with its images loading and decoding; `ready` settles when both candidates can be painted at once.
+ * @param {View} view
+ * @returns {Entry}
+ */
 function makeEntry(view) {
-  const load = (source, alt) => {
+  const load = (/** @type {Source} */ source, /** @type {string} */ alt) => {
     const image = new Image();
     image.alt = alt;
     image.draggable = false;
@@ -119,7 +154,7 @@ function makeEntry(view) {
     image.src = source.url;
     return image;
   };
-  const twice = (source, alt) => source && [load(source, alt), load(source, alt)];
+  const twice = (/** @type {Source | null} */ source, /** @type {string} */ alt) => source && [load(source, alt), load(source, alt)];
   const images = {
     left: load(view.left, "Left candidate"),
     right: load(view.right, "Right candidate"),
@@ -128,16 +163,21 @@ function makeEntry(view) {
   };
   const decoded = [images.left, images.right, ...(images.lq ?? []), ...(images.hq ?? [])].map((image) => image.decode());
   const ready = Promise.all(decoded);
-  ready.catch(() => {}); // told when the pair's turn comes
+  ready.catch(() => {}); // `show` handles it when the pair's turn comes
   return { view, images, modes: new Set(), visibleMs: 0, ready };
 }
 
+/** @param {number | null} keyTime */
 async function showNext(keyTime = null) {
   current = ring.shift() ?? null;
   if (!current) return showEmpty();
   await show(current, keyTime);
 }
 
+/**
+ * @param {Entry} entry
+ * @param {number | null} keyTime
+ */
 async function show(entry, keyTime = null) {
   current = entry;
   locked = true;
@@ -151,7 +191,7 @@ async function show(entry, keyTime = null) {
     if (current !== entry) return;
     if (gone) alarm(gone);
     else if (!entry.triedAgain) return tryAgain(entry, keyTime);
-    else alarm("An image of a pair could not be loaded. The pair is left out and comes again later.");
+    else alarm("An image of a pair could not be loaded. The pair is left out and shown again later.");
     return showNext();
   }
   clearTimeout(slow);
@@ -170,28 +210,35 @@ async function show(entry, keyTime = null) {
   );
 }
 
-/** Else whoever sees the old pair stand still answers once more, and that falls to the next one. */
+/** Say that the next pair is loading: someone who still sees the old one would answer again, for the next pair. */
 function sayLoading() {
   $("notice").textContent = "Loading the next pair …";
   $("notice").hidden = false;
 }
 
-/** What the server says of an image that it cannot show for good; empty where it does not. */
+/**
+ * Ask why an image cannot be shown: the server's reason where it is lost for good, else an empty text.
+ * @param {Entry} entry
+ */
 async function findGone({ view }) {
   for (const image of [view.left, view.right, view.lq, view.hq]) {
-    const response = image && (await fetch(image.url).catch(() => null));
+    const response = image && (await fetch(image.url).catch(() => /** @type {null} */ (null)));
     if (response?.status === 410) return (await response.json().catch(() => ({}))).detail ?? "An image is damaged.";
   }
   return "";
 }
 
-/** Fetched ahead while the network was away, images may well load a little later. */
+/**
+ * Load the images again: if they were fetched ahead while the network was away, they may load now.
+ * @param {Entry} entry
+ * @param {number | null} keyTime
+ */
 async function tryAgain(entry, keyTime) {
   await new Promise((resolve) => setTimeout(resolve, TRY_AGAIN_MS));
   if (current === entry) await show({ ...makeEntry(entry.view), triedAgain: true }, keyTime);
 }
 
-/** Settles when what was put into the page has been painted: one frame, and what the browser does after it. */
+/** Wait until what was put into the page is painted: one frame, and what the browser does after it. */
 function painted() {
   return new Promise((resolve) => {
     requestAnimationFrame(() => {
@@ -211,19 +258,20 @@ function showEmpty() {
   $("notice").textContent = !done
     ? "Loading the next pair …"
     : progress?.all.wanted === 0
-      ? "There is nothing to judge yet. An admin imports photos on the page Data, restores them on Restore and makes pairs; this page looks again by itself."
-      : `All done for now. ${describeBusy()} This page looks again by itself.`;
+      ? `There is nothing to judge yet. ${session.person.role === "admin" ? "Import photos on the Data page, restore them and make pairs. " : ""}This page refreshes itself.`
+      : `All done for now. ${describeBusy()} This page refreshes itself.`;
 }
 
-/** Why nothing is shown where some pairs still want this person's judgment. */
+/** Say why nothing is shown although some pairs still need this person's judgment. */
 function describeBusy() {
-  const pairs = (count) => (count === 1 ? "The last pair is" : `The last ${count} pairs are`);
-  if (busy.damaged) return "Pairs are left out whose images are damaged on the server; tell whoever runs the project.";
+  const pairs = (/** @type {number} */ count) => (count === 1 ? "The last pair is" : `The last ${count} pairs are`);
+  if (busy.damaged) return "Some pairs are left out, because their images are damaged on the server. Please tell an admin.";
   if (busy.own) return `${pairs(busy.own)} open in another tab, window or device of yours.`;
-  if (busy.others) return `${pairs(busy.others)} with others just now, and come here if they leave them.`;
+  if (busy.others) return `${pairs(busy.others)} with others just now, and come to you if they leave them.`;
   return "No pair waits for your judgment.";
 }
 
+/** @param {Entry} entry */
 function showReferences(entry) {
   const { lq, hq } = entry.view;
   $("lq-figure").hidden = !lq;
@@ -246,17 +294,24 @@ function toggleTruth() {
 
 /* ---- answers ---- */
 
+/** @param {Entry} entry */
 function visibleSeconds(entry) {
   const running = entry.visibleSince == null ? 0 : performance.now() - entry.visibleSince;
   return Math.min(MOST_SECONDS, Math.round(entry.visibleMs + running) / 1000);
 }
 
+/**
+ * @param {string} choice
+ * @param {number | null} keyTime
+ * @param {string | null} skipReason
+ */
 function answer(choice, keyTime = null, skipReason = null) {
   if (locked || !current) return;
   // With the two swapped, "left" would mean the image that now stands right.
   if (viewer.held() && choice !== "skip") return notify("Let go of the held view, then answer.");
   locked = true;
   const entry = current;
+  /** @type {Judge} */
   const event = {
     type: "judge",
     id: makeId(),
@@ -282,7 +337,7 @@ function answer(choice, keyTime = null, skipReason = null) {
   });
 }
 
-/** Take the newest answer back and show its pair again, at once where this page still has it. */
+/** Take the newest answer back and show its pair again, immediately where this page still has it. */
 async function undo() {
   if (locked && current) return;
   const newest = past.pop();
@@ -302,6 +357,7 @@ async function undo() {
   else if (entries) notify("There is nothing to undo.");
 }
 
+/** @param {string} judgment */
 function undoFromHistory(judgment) {
   const id = makeId();
   wantedBack.add(id);
@@ -310,6 +366,7 @@ function undoFromHistory(judgment) {
   outbox.flush();
 }
 
+/** @param {Entry} entry */
 async function showBefore(entry) {
   if (current) {
     current.visibleMs = 0;
@@ -318,7 +375,10 @@ async function showBefore(entry) {
   await show(entry);
 }
 
-/** A reason toggled: the answer is sent anew with a new id and takes the place of the one before. */
+/**
+ * Toggle a reason: send the answer again with a new id; it replaces the one before.
+ * @param {string} reason
+ */
 function toggleReason(reason) {
   if (!last) return;
   const { event } = last;
@@ -332,7 +392,7 @@ function toggleReason(reason) {
 function showReasons() {
   $("reasons").replaceChildren();
   if (!last || last.offered.length === 0) return;
-  const word = { left: "left", right: "right", tie: "tie" }[last.event.choice];
+  const word = last.event.choice;
   const chips = last.offered.map((reason, place) => {
     const chip = button(reason, () => toggleReason(reason), String(place + 1));
     chip.title = reason;
@@ -344,6 +404,7 @@ function showReasons() {
 
 /* ---- what is asked ---- */
 
+/** @type {Record<string, string>} parts of the project in words */
 const PARTS = {
   title: "the title",
   question: "the question",
@@ -361,14 +422,17 @@ function showProject() {
   showSkipReasons();
 }
 
-/** An admin changed what is asked. Answers of before keep their version; no other is given until this one is painted. */
+/**
+ * Show that an admin changed the question. Earlier answers keep their version; none is taken until this one is painted.
+ * @param {Project} project
+ */
 async function takeProject(project) {
-  const same = (part) => JSON.stringify(session.project[part]) === JSON.stringify(project[part]);
-  const changed = Object.keys(PARTS).filter((part) => !same(part));
+  const same = (/** @type {keyof Project} */ part) => JSON.stringify(session.project[part]) === JSON.stringify(project[part]);
+  const changed = /** @type {(keyof Project)[]} */ (Object.keys(PARTS)).filter((part) => !same(part));
   session.project = project;
   showProject();
   const words = changed.map((part) => PARTS[part]).join(", ");
-  $("changed").firstElementChild.textContent = `An admin has changed ${words}. Your answers from now on are to what stands here now.`;
+  $("changed").firstElementChild.textContent = `An admin has changed ${words}. From now on you answer to the new version.`;
   $("changed").hidden = false;
   if (locked) return; // the next pair and this are painted together
   const entry = current;
@@ -402,6 +466,7 @@ function openSkip() {
   ($("skip-reasons").firstChild ?? $("skip-text")).focus();
 }
 
+/** @param {string} reason */
 function skipBecause(reason) {
   if (!reason.trim()) {
     $("skip-text").focus();
@@ -413,7 +478,7 @@ function skipBecause(reason) {
 }
 
 $("skip-send").addEventListener("click", () => skipBecause($("skip-text").value));
-$("skip-dialog").addEventListener("keydown", (event) => {
+$("skip-dialog").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
   if (event.target === $("skip-text")) {
     if (event.key === "Enter" && !event.isComposing) {
       event.preventDefault();
@@ -427,6 +492,7 @@ $("skip-dialog").addEventListener("keydown", (event) => {
 
 /* ---- keys and buttons ---- */
 
+/** @type {Record<string, (time: number | null) => void>} */
 const PRESSED = {
   left: (time) => answer("left", time),
   right: (time) => answer("right", time),
@@ -441,10 +507,16 @@ const PRESSED = {
   history: openHistory,
   help: openHelp,
 };
+/** @type {Record<string, Overlay>} */
 const HELD = { input: "lq", flicker: "flicker" };
 
+/** @type {string | number | null} */
 let heldBy = null; // what began the held view: a key's place, or a pointer
 
+/**
+ * @param {Overlay} what
+ * @param {string | number} by
+ */
 function hold(what, by) {
   heldBy = by;
   viewer.hold(what);
@@ -456,6 +528,7 @@ function letGo(by = heldBy) {
   viewer.hold(null);
 }
 
+/** @param {KeyboardEvent} event */
 const placeOfKey = (event) => event.code || event.key;
 
 document.addEventListener("keydown", (event) => {
@@ -493,6 +566,10 @@ holdWhilePressed($("hq"), "hq");
 $("toggle-truth").addEventListener("click", toggleTruth);
 $("open-history").addEventListener("click", openHistory);
 
+/**
+ * @param {HTMLElement} control
+ * @param {Overlay} what
+ */
 function holdWhilePressed(control, what) {
   control.addEventListener("pointerdown", (event) => {
     control.setPointerCapture(event.pointerId);
@@ -501,7 +578,7 @@ function holdWhilePressed(control, what) {
   control.addEventListener("keydown", (event) => {
     if ((event.key === "Enter" || event.key === " ") && !event.repeat) hold(what, placeOfKey(event));
   });
-  for (const end of ["pointerup", "pointercancel"]) control.addEventListener(end, (event) => letGo(event.pointerId));
+  for (const end of /** @type {const} */ (["pointerup", "pointercancel"])) control.addEventListener(end, (event) => letGo(event.pointerId));
   control.addEventListener("blur", () => letGo());
   control.addEventListener("contextmenu", (event) => event.preventDefault());
 }
@@ -530,6 +607,10 @@ function keepTime() {
 
 /* ---- own answers so far ---- */
 
+/**
+ * @param {number} limit
+ * @returns {Promise<any[] | null>}
+ */
 async function fetchHistory(limit) {
   try {
     const [here, response] = await Promise.all([fetch(at("/api/session")), fetch(at(`/api/history?limit=${limit}`))]);
@@ -543,7 +624,10 @@ async function fetchHistory(limit) {
   return null;
 }
 
-/** The time of day, with its date where that is another than today's. */
+/**
+ * The time of day, with its date where that is another than today's.
+ * @param {Date} moment
+ */
 function nameTime(moment) {
   const today = moment.toDateString() === new Date().toDateString();
   return today ? moment.toLocaleTimeString() : moment.toLocaleString();
@@ -552,7 +636,6 @@ function nameTime(moment) {
 async function openHistory() {
   const entries = await fetchHistory(30);
   if (!entries) return;
-  const words = { left: "left", right: "right", tie: "tie" };
   $("history").replaceChildren(
     ...entries.map((entry) => {
       const item = make("li");
@@ -562,7 +645,7 @@ async function openHistory() {
         image.classList.toggle("chosen", entry.choice === side);
         item.append(image);
       }
-      const text = words[entry.choice] ?? `skipped: ${entry.skip_reason}`;
+      const text = entry.choice in SIDES ? entry.choice : `skipped: ${entry.skip_reason}`;
       item.append(make("span", {}, [text, ...entry.reasons].join(", ")));
       if (entry.asked) item.append(make("span", {}, `asked: ${entry.asked}`));
       item.append(make("time", {}, nameTime(new Date(entry.created_at))));
@@ -585,6 +668,7 @@ async function openHistory() {
 
 /* ---- state of saving and progress ---- */
 
+/** @param {State} state */
 function showState(state) {
   kept = state.kept;
   if (state.name === "saved") signsOut = false;
@@ -596,7 +680,7 @@ function showState(state) {
     saving: "saving …",
     retrying: `not saved yet: ${answers} ${where}, trying again`,
     "too-fast": `too fast: ${answers} ${where}, sent within ${state.seconds} s`,
-    "signed-out": `signed out, or signed in as somebody else: ${answers} ${where}. `,
+    "signed-out": `signed out, or signed in under another name: ${answers} ${where}. `,
   }[state.name];
   $("saved").replaceChildren(text);
   showStrip();
@@ -606,10 +690,10 @@ function showState(state) {
   $("saved").append(link);
 }
 
-/** What holds for as long as it stands below the question. */
+/** Show below the question what is true as long as it stands there. */
 function showStrip() {
   const lines = [];
-  if (!kept) lines.push("This browser keeps no answers (its storage is full or blocked): they are sent at once, and lost if this page closes before it says “saved”.");
+  if (!kept) lines.push("This browser keeps no answers (its storage is full or blocked). They are sent immediately, but lost if this page closes before it says “saved”.");
   if (setAside.length) lines.push(`${setAside.length === 1 ? "1 answer was" : `${setAside.length} answers were`} not stored.`);
   if (setAside.some(({ name }) => !name)) lines.push("Try again before this page closes: this browser does not keep it.");
   if (ownPages) lines.push("Also open in another tab, window or device of yours.");
@@ -617,7 +701,10 @@ function showStrip() {
   $("strip").textContent = lines.join(" ");
 }
 
-/** What the person must know, kept in view until they dismiss it. */
+/**
+ * Show what the person must know until they dismiss it.
+ * @param {string} text
+ */
 function alarm(text) {
   $("alert-text").textContent = text;
   $("alert").hidden = false;
@@ -626,11 +713,16 @@ function alarm(text) {
 /* ---- answers that the server did not take ---- */
 
 function readSetAside() {
+  /** @type {SetAside[]} */
   const stored = namesOf(setAsidePrefix).map((name) => ({ ...recallJson(name), name }));
   return stored.filter((one) => typeof one.error === "string").sort((one, other) => one.at - other.at);
 }
 
-/** The server will never take this event as it is: it is kept apart and shown, and what follows goes on. */
+/**
+ * Keep and show an event that the server will never accept as it is; later events are sent as usual.
+ * @param {Sent} event
+ * @param {string} error
+ */
 function setAsideEvent(event, error) {
   const one = { event, error, at: Date.now() };
   const name = setAsidePrefix + (typeof event?.id === "string" ? event.id : makeId());
@@ -649,7 +741,7 @@ function showSetAside() {
   $("set-aside").replaceChildren(
     ...setAside.map(({ event, error, at }) => {
       const words = event?.type === "undo" ? "undo" : (SIDES[event?.choice] ?? "an answer");
-      const reason = typeof event?.skip_reason === "string" ? `skip, ${event.skip_reason.slice(0, 100)}` : words;
+      const reason = event?.type === "judge" && typeof event.skip_reason === "string" ? `skip, ${event.skip_reason.slice(0, 100)}` : words;
       return make("li", {}, `Not stored: ${error} (${reason}, ${new Date(at).toLocaleTimeString()})`);
     }),
   );
@@ -676,13 +768,16 @@ $("try-again").addEventListener("click", () => {
   outbox.flush();
 });
 
-/** A remark that the next answer may wipe away. */
+/**
+ * Show a remark, which the next answer may remove.
+ * @param {string} text
+ */
 function notify(text) {
   $("reasons").replaceChildren(make("span", {}, text));
 }
 
 async function fetchProgress() {
-  const response = await fetch(at("/api/progress")).catch(() => null);
+  const response = await fetch(at("/api/progress")).catch(() => /** @type {null} */ (null));
   if (!response?.ok) return;
   progress = await response.json();
   since = 0;
@@ -694,7 +789,7 @@ function showProgress() {
   if (!progress) return;
   const { mine, all } = progress;
   const left = Math.max(0, all.wanted - all.done - since);
-  const pace = ({ per_hour: rate }) => (rate ? `, ${rate} an hour` : "");
+  const pace = (/** @type {Pace} */ { per_hour: rate }) => (rate ? `, ${rate} per hour` : "");
   const own = make("span", {}, `you: ${mine.done + since}${pace(mine)}`);
   const everybody = make("span", { className: "wide" }, ` · all: ${all.done + since} of ${all.wanted}${pace(all)}`);
   $("progress").replaceChildren(own, everybody, ` · ${left} left`);
@@ -713,7 +808,7 @@ function start() {
   showSetAside();
   showEmpty();
   if (!session.guidelines_seen) {
-    $("first-time").textContent = `You begin here as “${person.name}”. If you have judged here under another name, close this, sign out, and sign in as before.`;
+    $("first-time").textContent = `You begin here as “${person.name}”. If you judged here under another name before, close this, sign out, and sign in with that name.`;
     $("guidelines-dialog").showModal();
     $("guidelines-dialog").addEventListener("close", closeGuidelines, { once: true });
   }
@@ -724,7 +819,10 @@ function start() {
   setInterval(() => !current && outbox.renew(), LOOK_AGAIN_MS);
 }
 
-/** Once signed out, nobody may send answers or give pairs back: what waits goes first, or is said to stay. */
+/**
+ * Sign out after the waiting answers are sent, which nobody may do later; if they cannot be, say so first.
+ * @param {SubmitEvent} event
+ */
 async function signOut(event) {
   if (signsOut || !outbox.state().waiting) return outbox.leave();
   event.preventDefault();
@@ -733,7 +831,7 @@ async function signOut(event) {
   const until = performance.now() + SIGN_OUT_MS;
   while (outbox.state().waiting && performance.now() < until) await new Promise((resolve) => setTimeout(resolve, 50));
   const { waiting } = outbox.state();
-  if (!waiting) return event.target.requestSubmit();
+  if (!waiting) return $("sign-out-form").requestSubmit();
   const answers = waiting === 1 ? "1 answer is" : `${waiting} answers are`;
   const fate = kept ? `kept in this browser until “${session.person.name}” signs in here again` : "lost";
   alarm(`${answers} not saved yet, and ${fate}. To sign out all the same, press it once more.`);

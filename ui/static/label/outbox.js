@@ -11,9 +11,40 @@ const MAX_EVENTS = 100;
 const RETRY_MS = [500, 1000, 2000, 4000, 8000];
 const HEARTBEAT_MS = 2000;
 const TIMER_EARLY_MS = 20;
+/** @type {Record<number, string>} */
 const STATE_OF_STATUS = { 401: "signed-out", 409: "signed-out", 429: "too-fast" };
-const SEND_MS = 30_000; // a request that hangs longer, as on a connection that died in silence, is sent anew
-const TAKEN_APART = [400, 413, 414, 422]; // a request refused so may hold one bad event, which alone is to blame
+const SEND_MS = 30_000; // a request that hangs longer, as on a connection that died in silence, is sent again
+const TAKEN_APART = [400, 413, 414, 422]; // a request with such a status may hold a single bad event
+
+/**
+ * @typedef {{id: string, type: "judge", showing: string, choice: string, skip_reason: string | null, reasons: string[],
+ *   seconds: number, view_mode: string, question: string, replaces?: string}} Judge an answer
+ * @typedef {{id: string, type: "undo", judgment: string}} Undo the taking back of an answer
+ * @typedef {Judge | Undo} Sent an event, as the server takes it
+ *
+ * @typedef {object} Answer what the server says
+ * @property {{id: string | null, status: string, error?: string, pair?: import('./viewer.js').View}[]} results one for each event
+ * @property {import('./viewer.js').View[]} pairs to show next
+ * @property {string[]} [gone] showings that another page of this person took over
+ * @property {any} [project] where it has changed
+ * @property {boolean} done
+ * @property {number} with_others
+ * @property {number} in_own_pages
+ * @property {number} damaged
+ * @property {number} own_pages
+ *
+ * @typedef {object} Asking what the page has and wants
+ * @property {number} [want] pairs
+ * @property {string[]} holding
+ * @property {string} [question] version of the question that is shown
+ * @property {boolean} [leaving]
+ *
+ * @typedef {object} State
+ * @property {string} name
+ * @property {number} waiting answers on their way
+ * @property {boolean} kept whether this browser keeps them for a later page
+ * @property {number} [seconds] for which none is sent
+ */
 
 /** A random UUID; crypto.randomUUID is missing on plain http addresses. */
 export function makeId() {
@@ -27,28 +58,32 @@ export function makeId() {
 /**
  * Make the outbox of this tab.
  * @param {string} personId whose answers these are; another person's never mix in.
- * @param {{need: () => {want: number, holding: string[], question: string}, onAnswer: (answer: object) => void,
- *   onState: (state: {name: string, waiting: number, kept: boolean, seconds: number}) => void,
- *   onRefused: (event: object, error: string) => void}} page what to ask for, what to do with the answer, and what with
- *   an event that the server does not take. States: saved, saving, retrying, too-fast, signed-out; `waiting` answers
- *   are on their way, for `seconds` none is sent, and `kept` says whether this browser keeps them for a later page.
+ * @param {object} page
+ * @param {() => Asking} page.need what to ask for
+ * @param {(answer: Answer) => void} page.onAnswer what to do with the server's answer
+ * @param {(state: State) => void} page.onState called with every change; names: saved, saving, retrying, too-fast,
+ *   signed-out
+ * @param {(event: Sent, error: string) => void} page.onRefused called with an event that the server does not take
  */
 export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
   const prefix = `facereward:outbox:${personId}:`;
   const pageId = makeId();
   const ownKey = prefix + pageId;
+  /** @type {Set<string>} */
   const adopted = new Set(); // boxes whose events are in `events`, still to be removed
+  /** @type {Sent[]} */
   let events = [];
   let kept = true;
   let inFlight = false;
   let failures = 0;
-  let timer = 0;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
   let again = false;
   let most = MAX_EVENTS;
   let failing = "retrying"; // the state while `failures`
   let notBefore = 0; // Date.now() until which the server asked to wait
 
-  /** Other tabs read `seen`: a tab that lives renews it, one that closes says so with 0. */
+  /** Store the events with the time; other tabs read `seen`: an open tab renews it, one that closes sets 0. */
   function store(seen = Date.now()) {
     if (events.length) kept = keep(ownKey, JSON.stringify({ seen, events }));
     else forget(ownKey);
@@ -71,20 +106,28 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
     if (events.length > before) report("saving");
   }
 
+  /** @type {(sent: Sent[], asking: Asking) => string} */
   const makeBody = (sent, asking) => JSON.stringify({ person: personId, page: pageId, events: sent, ...asking });
 
+  /** @param {string} name */
   function report(name) {
     onState({ name, waiting: events.length, kept, seconds: Math.max(0, Math.ceil((notBefore - Date.now()) / 1000)) });
   }
 
-  /** Queue an event; `flush` sends it. */
+  /**
+   * Queue an event; `flush` sends it.
+   * @param {Sent} event
+   */
   function push(event) {
     events.push(event);
     store();
     report(failures ? failing : "saving");
   }
 
-  /** Take the events out that have an answer of the server, of whatever kind. */
+  /**
+   * Remove the events that the server has answered, stored or refused.
+   * @param {Sent[]} sent
+   */
   function settle(sent) {
     events = events.filter((event) => !sent.includes(event));
     store();
@@ -111,6 +154,7 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
         signal: AbortSignal.timeout?.(SEND_MS),
       });
       if (!response.ok) throw new ServerError(response, await response.text());
+      /** @type {Answer} */
       const answer = await response.json();
       if (!isAnswerTo(sent, answer)) throw new Error("something else answered in the server's place");
       settle(sent);
@@ -140,8 +184,8 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
   }
 
   /**
-   * Say that the page goes. Its end cuts its requests off, but no beacon; what comes both ways is stored once. A
-   * beacon takes 64 KiB, so of many answers only the first go with it.
+   * Say that the page closes. That aborts its requests, but not a beacon; an answer that comes both ways is stored once.
+   * A beacon takes 64 KiB, so of many answers only the first are sent with it.
    */
   function leave() {
     store(0);
@@ -178,13 +222,21 @@ export function makeOutbox(personId, { need, onAnswer, onState, onRefused }) {
   return { push, flush, leave, renew, state: () => ({ name: events.length ? "saving" : "saved", waiting: events.length, kept }) };
 }
 
-/** Whether this is the server's word on each of these events; a network's portal or a proxy may say anything. */
+/**
+ * Whether this answers each of these events; a network's login page or a proxy may send anything.
+ * @param {Sent[]} sent
+ * @param {Answer} answer
+ */
 function isAnswerTo(sent, answer) {
   if (!Array.isArray(answer?.results) || !Array.isArray(answer.pairs) || answer.results.length !== sent.length) return false;
   return answer.results.every(({ id, status }, place) => id === sent[place]?.id || (id === null && status === "refused"));
 }
 
-/** Send a body that outlives the page; false where it is too large for that. Some browsers have no beacons. */
+/**
+ * Send a body that outlives the page; false where it is too large for that. Some browsers have no beacons.
+ * @param {string} address
+ * @param {string} body
+ */
 function sendLast(address, body) {
   const blob = new Blob([body], { type: "application/json" });
   if (navigator.sendBeacon) return navigator.sendBeacon(address, blob);
@@ -194,6 +246,10 @@ function sendLast(address, body) {
 }
 
 class ServerError extends Error {
+  /**
+   * @param {Response} response
+   * @param {string} text
+   */
   constructor(response, text) {
     super(`${response.status} ${text.slice(0, 200)}`);
     this.status = response.status;

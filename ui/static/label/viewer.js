@@ -5,6 +5,30 @@
  * whatever the screen's devicePixelRatio. Each image is as large as the box allows without being stretched.
  */
 
+/**
+ * @typedef {{url: string, width: number, height: number}} Source the address of an image and its size in pixels
+ * @typedef {{x: number, y: number}} Point CSS pixels from the centre of a frame
+ *
+ * @typedef {object} View what the server says of a pair
+ * @property {string} showing
+ * @property {Source} left
+ * @property {Source} right
+ * @property {Source | null} lq
+ * @property {Source | null} hq
+ *
+ * @typedef {object} Entry a pair with its images loading
+ * @property {View} view
+ * @property {{left: HTMLImageElement, right: HTMLImageElement, lq: HTMLImageElement[] | null, hq: HTMLImageElement[] | null}} images
+ * @property {Set<string>} modes in which the pair was viewed
+ * @property {number} visibleMs
+ * @property {number | null} [visibleSince] performance.now(); null while it is not in view
+ * @property {number} [paintedTime]
+ * @property {boolean} [triedAgain]
+ * @property {Promise<unknown>} ready settles when both candidates can be painted
+ *
+ * @typedef {"lq" | "hq" | "flicker" | null} Overlay
+ */
+
 const RATIO_MS = 200;
 const FEW_LINES = window.matchMedia("(max-height: 320px)"); // as in style.css
 const LEVELS = [0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 16];
@@ -12,12 +36,15 @@ const LEVELS = [0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 16];
 /**
  * Make the viewer of two frames.
  * @param {HTMLElement} left @param {HTMLElement} right
- * @param {(text: string) => void} onReadout told the scale in words whenever it changes.
- * @param {(mode: string) => void} onMode told how the pair is being looked at.
+ * @param {(text: string) => void} onReadout called with the scale in words whenever it changes.
+ * @param {(mode: string) => void} onMode called with the mode of viewing (fit, 1:1, zoom, input, …) whenever it changes.
  */
 export function makeViewer(left, right, onReadout, onMode) {
+  /** @type {Entry | null} */
   let pair = null;
-  let overlay = null; // "lq", "hq" or "flicker" while held
+  /** @type {Overlay} */
+  let overlay = null; // while held
+  /** @type {number | null} */
   let scale = null; // null is fit
   let offset = { x: 0, y: 0 }; // CSS pixels from the centre
 
@@ -39,13 +66,18 @@ export function makeViewer(left, right, onReadout, onMode) {
   /** The images in the two frames, each with its size in its own pixels. */
   function contents() {
     const { images, view } = pair;
-    const [left, right] = ["left", "right"].map((side) => ({ ...view[side], image: images[side] }));
+    const left = { ...view.left, image: images.left };
+    const right = { ...view.right, image: images.right };
     if (overlay === "flicker") return [right, left];
-    if (!overlay || !images[overlay]) return [left, right];
-    return images[overlay].map((image) => ({ ...view[overlay], image }));
+    const shown = overlay;
+    if (!shown || !images[shown]) return [left, right];
+    return images[shown].map((image) => ({ ...view[shown], image }));
   }
 
-  /** Pixels of the box for each pixel of an image: 1 for the larger candidate, and for an input of its size. */
+  /**
+   * Pixels of the box for each pixel of an image: 1 for the larger candidate, and for an input of its size.
+   * @param {{width: number, height: number}} image
+   */
   function enlargement({ width, height }) {
     const box = boxSize();
     return Math.min(box.width / width, box.height / height);
@@ -76,9 +108,14 @@ export function makeViewer(left, right, onReadout, onMode) {
     onReadout(describe(used, shown));
   }
 
+  /** @param {number} value */
   const snap = (value) => Math.round(value * ratio()) / ratio();
 
-  /** The scales of the two images in view, in words, and their sizes where these differ. */
+  /**
+   * The scales of the two images in view, in words, and their sizes where these differ.
+   * @param {number} used the scale
+   * @param {{width: number, height: number}[]} images
+   */
   function describe(used, [left, right]) {
     const [a, b] = [left, right].map((one) => nameScale(used * enlargement(one)));
     const scales = a === b ? a : `left ${a} · right ${b}`;
@@ -86,7 +123,11 @@ export function makeViewer(left, right, onReadout, onMode) {
     return `${scale === null ? "fit " : ""}${scales}${sizes}`;
   }
 
-  /** Zoom about a point of a frame, given in CSS pixels from its centre. */
+  /**
+   * Zoom about a point of a frame, given in CSS pixels from its centre.
+   * @param {number | null} next null to fit
+   * @param {Point} point
+   */
   function zoomTo(next, point = { x: 0, y: 0 }) {
     if (!pair) return;
     const before = scale ?? fitScale();
@@ -100,6 +141,10 @@ export function makeViewer(left, right, onReadout, onMode) {
     layOut();
   }
 
+  /**
+   * @param {number} direction +1 or -1
+   * @param {Point} [point]
+   */
   function step(direction, point) {
     const now = scale ?? fitScale();
     const levels = direction > 0 ? LEVELS.filter((level) => level > now + 1e-6) : LEVELS.filter((level) => level < now - 1e-6);
@@ -126,7 +171,10 @@ export function makeViewer(left, right, onReadout, onMode) {
   });
 
   return {
-    /** Put a pair into the frames, whole and at the scale in use; nothing of the last pair's holds on. */
+    /**
+     * Show a pair at the scale in use; a view that was held for the last pair ends.
+     * @param {Entry} next
+     */
     show(next) {
       pair = next;
       overlay = null;
@@ -139,7 +187,10 @@ export function makeViewer(left, right, onReadout, onMode) {
       right.replaceChildren();
       onReadout("");
     },
-    /** Show the input, the ground truth or the other candidate while held; null ends it. */
+    /**
+     * Show the input, the ground truth or the other candidate while held; null ends it.
+     * @param {Overlay} what
+     */
     hold(what) {
       if (!pair || overlay === what || (what !== null && what !== "flicker" && !pair.images[what])) return;
       overlay = what;
@@ -148,6 +199,7 @@ export function makeViewer(left, right, onReadout, onMode) {
       layOut();
     },
     held: () => overlay !== null,
+    /** @param {number} wanted */
     toggleScale: (wanted) => zoomTo(scale === wanted ? null : wanted),
     fit: () => zoomTo(null),
     zoomIn: () => step(+1),
@@ -158,8 +210,9 @@ export function makeViewer(left, right, onReadout, onMode) {
 }
 
 /**
- * Tell of every change of devicePixelRatio, as when the window moves to another screen, with the one before. Looked up,
- * since neither `resize` nor the media query `resolution` tells of all of them.
+ * Call `onChange` with the old devicePixelRatio whenever it changes, as when the window moves to another screen. Polled,
+ * since neither `resize` nor the media query `resolution` fires for every change.
+ * @param {(before: number) => void} onChange
  */
 function watchRatio(onChange) {
   let before = window.devicePixelRatio;
@@ -170,21 +223,31 @@ function watchRatio(onChange) {
   }, RATIO_MS);
 }
 
+/** @param {{width: number, height: number}} image */
 const nameSize = ({ width, height }) => `${width} × ${height}`;
 
-/** "1:1 pixels" only of a scale that is exactly that. */
+/**
+ * "1:1 pixels" only of a scale that is exactly that.
+ * @param {number} scale
+ */
 function nameScale(scale) {
   if (Math.abs(scale - 1) < 1e-9) return "1:1 pixels";
   return `${Math.round(scale * 100)} % ${scale < 1 ? "smoothed" : "pixels"}`;
 }
 
+/** @type {(value: number, limit: number) => number} */
 const clamp = (value, limit) => Math.min(limit, Math.max(-limit, value));
 
-/** Wheel, drag and pinch over any of the frames; points are CSS pixels from the frame's centre. */
+/**
+ * Wheel, drag and pinch over any of the frames; points are CSS pixels from the frame's centre.
+ * @param {HTMLElement[]} frames
+ * @param {{onWheel: (direction: number, point: Point) => void, onDrag: (x: number, y: number) => void, onPinch: (factor: number, point: Point) => void}} on
+ */
 function watchPointers(frames, { onWheel, onDrag, onPinch }) {
+  /** @type {Map<number, Point>} */
   const pointers = new Map();
   for (const frame of frames) {
-    const fromCentre = (x, y) => {
+    const fromCentre = (/** @type {number} */ x, /** @type {number} */ y) => {
       const box = frame.getBoundingClientRect();
       return { x: x - box.left - box.width / 2, y: y - box.top - box.height / 2 };
     };
@@ -214,10 +277,11 @@ function watchPointers(frames, { onWheel, onDrag, onPinch }) {
         onPinch(factor, fromCentre((now.x + other.x) / 2, (now.y + other.y) / 2));
       }
     });
-    for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
+    for (const end of /** @type {const} */ (["pointerup", "pointercancel", "lostpointercapture"])) {
       frame.addEventListener(end, (event) => pointers.delete(event.pointerId));
     }
   }
 }
 
+/** @type {(a: Point, b: Point) => number} */
 const distance = (a, b) => Math.hypot(a.x - b.x, a.y - b.y);

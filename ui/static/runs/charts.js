@@ -5,10 +5,18 @@ import { svg } from "../common/dom.js";
 
 // Okabe and Ito's, as runs/pictures.py has them; black is the text's colour, so that it is seen in the dark too.
 export const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "currentColor", "#8C8C8C"];
+/**
+ * @typedef {{name: string, x: number[], y: (number | null)[], label?: string, colour?: number}} Line
+ * @typedef {(value: number) => number} Place from a value to the drawing
+ */
+
 const DASHES = ["", "6 3", "2 3"]; // after as many series as there are colours
 const MARGIN = { left: 54, right: 10, top: 8, bottom: 24 };
 
-/** A number as short as it is still told apart. */
+/**
+ * A number in at most four significant digits.
+ * @param {number | null | undefined} value
+ */
 export function short(value) {
   if (value == null || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
@@ -16,7 +24,13 @@ export function short(value) {
   return String(Number(value.toPrecision(4)));
 }
 
-/** Round numbers of an axis from low to high, at most about `count`. */
+/**
+ * Round numbers of an axis from low to high, at most about `count`.
+ * @param {number} low
+ * @param {number} high
+ * @param {number} count
+ * @returns {number[]}
+ */
 export function ticks(low, high, count) {
   const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -26,6 +40,11 @@ export function ticks(low, high, count) {
   return found;
 }
 
+/**
+ * @param {number} low
+ * @param {number} high
+ * @returns {number[]}
+ */
 export function logTicks(low, high) {
   const found = [];
   for (let power = Math.floor(low); power <= Math.ceil(high); power += 1) {
@@ -37,6 +56,10 @@ export function logTicks(low, high) {
   return found.length > 8 ? found.filter((_, place) => place % Math.ceil(found.length / 6) === 0) : found;
 }
 
+/**
+ * @param {(number | null)[]} values
+ * @returns {[number, number]}
+ */
 function range(values) {
   let [low, high] = [Infinity, -Infinity];
   for (const value of values) {
@@ -47,7 +70,11 @@ function range(values) {
   return [low, high];
 }
 
-/** The place in ascending numbers that is nearest to a value. */
+/**
+ * The place in ascending numbers that is nearest to a value.
+ * @param {number[]} sorted
+ * @param {number} value
+ */
 export function nearest(sorted, value) {
   let [from, to] = [0, sorted.length - 1];
   while (from < to) {
@@ -59,8 +86,9 @@ export function nearest(sorted, value) {
 }
 
 /**
- * A chart of a title; `draw([{name, x, y}, …])` draws it anew, null in y is a gap. Lines keep their colour by their place.
+ * A chart of a title; `draw([{name, x, y}, …])` redraws it, null in y is a gap. Lines keep their colour by their place.
  * A series may bring `label`, what the legend calls it, and `colour`, its place in COLOURS.
+ * @param {string} title
  */
 export function makeChart(title, { small = false, xName = "step" } = {}) {
   const [width, height] = small ? [340, 150] : [560, 190];
@@ -79,8 +107,11 @@ export function makeChart(title, { small = false, xName = "step" } = {}) {
   const legend = document.createElement("ul");
   box.append(head, picture, legend);
 
+  /** @type {Line[]} */
   let series = [];
-  let hidden = new Set();
+  /** @type {Set<string>} */
+  const hidden = new Set();
+  /** @type {{toX: Place, toY: Place, place: (value: number) => number | null, xLow: number, xSpan: number} | null} */
   let scale = null; // how numbers became places, for the pointer
   let drawn = "";
 
@@ -89,6 +120,7 @@ export function makeChart(title, { small = false, xName = "step" } = {}) {
     paint();
   });
 
+  /** @param {Line[]} given */
   function draw(given) {
     const state = JSON.stringify(given.map(({ name, x }) => [name, x.length, x.at(-1)])) + given.map(({ y }) => y.at(-1)).join();
     if (state === drawn) return;
@@ -102,7 +134,8 @@ export function makeChart(title, { small = false, xName = "step" } = {}) {
     const [lowest] = range(series.flatMap((one) => range(one.y)));
     log.hidden = !(lowest > 0);
     const logarithmic = !log.hidden && log.getAttribute("aria-pressed") === "true";
-    const place = logarithmic ? (value) => (value > 0 ? Math.log10(value) : null) : (value) => value;
+    /** @type {(value: number) => number | null} */
+    const place = (value) => (!logarithmic ? value : value > 0 ? Math.log10(value) : null);
     const [xLow, xHigh] = range(shown.flatMap((one) => [one.x[0], one.x.at(-1)]));
     const bounds = shown.flatMap((one) => range(one.y).map(place));
     let [low, high] = range(bounds.filter(Number.isFinite));
@@ -115,8 +148,8 @@ export function makeChart(title, { small = false, xName = "step" } = {}) {
     if (high === low) [low, high] = [low - Math.abs(low || 1) * 0.1, high + Math.abs(high || 1) * 0.1];
     else [low, high] = [low - (high - low) * 0.04, high + (high - low) * 0.04];
     const xSpan = xHigh - xLow || 1;
-    const toX = (x) => MARGIN.left + ((x - xLow) / xSpan) * (width - MARGIN.left - MARGIN.right);
-    const toY = (y) => height - MARGIN.bottom - ((y - low) / (high - low)) * (height - MARGIN.top - MARGIN.bottom);
+    const toX = (/** @type {number} */ x) => MARGIN.left + ((x - xLow) / xSpan) * (width - MARGIN.left - MARGIN.right);
+    const toY = (/** @type {number} */ y) => height - MARGIN.bottom - ((y - low) / (high - low)) * (height - MARGIN.top - MARGIN.bottom);
     scale = { toX, toY, place, xLow, xSpan };
     paintAxes(logarithmic ? logTicks(low, high) : ticks(low, high, small ? 4 : 5), xHigh > xLow ? ticks(xLow, xHigh, small ? 4 : 6) : [xLow], logarithmic);
     for (const one of shown) paintLine(one, toX, toY, place);
@@ -124,6 +157,11 @@ export function makeChart(title, { small = false, xName = "step" } = {}) {
     paintLegend(null);
   }
 
+  /**
+   * @param {number[]} yTicks
+   * @param {number[]} xTicks
+   * @param {boolean} logarithmic
+   */
   function paintAxes(yTicks, xTicks, logarithmic) {
     const { toX, toY } = scale;
     for (const at of yTicks) {
@@ -142,6 +180,12 @@ export function makeChart(title, { small = false, xName = "step" } = {}) {
     }
   }
 
+  /**
+   * @param {Line} one
+   * @param {Place} toX
+   * @param {Place} toY
+   * @param {(value: number) => number | null} place
+   */
   function paintLine(one, toX, toY, place) {
     let path = "";
     let before = false; // whether the last point is there to draw on from
@@ -161,12 +205,16 @@ export function makeChart(title, { small = false, xName = "step" } = {}) {
     picture.append(svg("path", { d: path, stroke: colour, "stroke-dasharray": dash, class: one.x.length === 1 ? "fr-dot" : "fr-line" }));
   }
 
+  /** @param {Line} one */
   function styleOf(one) {
     const number = one.colour ?? series.indexOf(one);
     return { colour: COLOURS[number % COLOURS.length], dash: DASHES[Math.floor(number / COLOURS.length) % DASHES.length] };
   }
 
-  /** Name and value of each line: the last one, or that at a step. */
+  /**
+   * Name and value of each line: the last one, or that at a step.
+   * @param {number | null} step
+   */
   function paintLegend(step) {
     legend.replaceChildren(
       ...series.map((one) => {
@@ -203,7 +251,7 @@ export function makeChart(title, { small = false, xName = "step" } = {}) {
     const frame = picture.getBoundingClientRect();
     const inside = ((event.clientX - frame.left) / frame.width) * width;
     const share = (inside - MARGIN.left) / (width - MARGIN.left - MARGIN.right);
-    const longest = series.reduce((most, one) => (one.x.length > most.length ? one.x : most), []);
+    const longest = series.reduce((most, one) => (one.x.length > most.length ? one.x : most), /** @type {number[]} */ ([]));
     if (!longest.length || share < -0.05 || share > 1.05) return;
     const step = longest[nearest(longest, scale.xLow + share * scale.xSpan)];
     const x = scale.toX(step).toFixed(1);
@@ -219,6 +267,7 @@ export function makeChart(title, { small = false, xName = "step" } = {}) {
   return { element: box, draw };
 }
 
+/** @param {(number | null)[]} values */
 function lastPlace(values) {
   let at = values.length - 1;
   while (at >= 0 && values[at] == null) at -= 1;
@@ -239,10 +288,11 @@ const SECTIONS = [
 /**
  * Names of series in their charts: [{title, charts: [{title, names}]}]. Those of one kind share a chart; what has scales
  * of its own (metrics, rates) has charts of its own.
+ * @param {string[]} names
  */
 export function arrange(names) {
   const left = new Set(names);
-  const take = (test) => [...left].filter((name) => test(name) && left.delete(name));
+  const take = (/** @type {(name: string) => boolean} */ test) => [...left].filter((name) => test(name) && left.delete(name));
   const found = [];
   for (const { title, test, shared, together = [] } of SECTIONS) {
     const own = take((name) => test.test(name));
@@ -263,9 +313,13 @@ export function arrange(names) {
   return found;
 }
 
+/** @param {string} name */
 const plain = (name) => name.slice(name.indexOf("/") + 1).replaceAll("_", " ");
 
-/** What a chart's legend calls its series: without what all of their names begin with. */
+/**
+ * What a chart's legend calls its series: without what all of their names begin with.
+ * @param {string[]} names
+ */
 export function legendNames(names) {
   const prefixes = new Set(names.map((name) => name.split("/")[0]));
   return names.map((name) => (prefixes.size === 1 ? name.slice(name.indexOf("/") + 1) : name));

@@ -7,9 +7,17 @@ import { COLOURS, arrange, makeChart } from "./charts.js";
 import { makeSeries } from "./series.js";
 import { LATER_MS, LIVE, SOON_MS, backLink, flatten, here, stateMark, timeOf, watch } from "./watch.js";
 
+/** @import { Details, Run } from "./watch.js" */
+
+/**
+ * @param {HTMLElement} root
+ * @param {number[]} ids
+ */
 export function compareView(root, ids) {
+  /** @type {Map<string, string | null>} */
   const memory = new Map();
-  const several = ids.map((id) => ({ id, series: makeSeries(id), run: null }));
+  const several = ids.map((id) => ({ id, series: makeSeries(id), run: /** @type {Run & Details} */ (null) }));
+  /** @type {Map<string, ReturnType<typeof makeChart>>} */
   const charts = new Map(); // series name -> chart
   const alarm = make("p", { className: "fr-error", role: "alert", hidden: true });
   const heads = make("div", { className: "fr-heads" });
@@ -111,6 +119,7 @@ export function compareView(root, ids) {
     );
   }
 
+  /** @param {Error | null} error */
   function showError(error) {
     alarm.hidden = !error;
     alarm.textContent = error ? error.message : "";

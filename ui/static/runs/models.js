@@ -5,6 +5,30 @@ import { make, svg } from "../common/dom.js";
 import { ask, at } from "../common/server.js";
 import { LATER_MS, addStyle, here, readHash, useAs, watch } from "./watch.js";
 
+/** @import { Details } from "./watch.js" */
+
+/**
+ * @typedef {object} Node something that was made, as the server says
+ * @property {string} id
+ * @property {"judgments" | "labeler" | "dataset" | "reward" | "restorer" | "method" | "use"} group
+ * @property {string} title
+ * @property {string} kind
+ * @property {number | null} run that made it
+ * @property {string} state of that run
+ * @property {string | null} path
+ * @property {string} note
+ * @property {{name: string, value: string} | null} figure
+ * @property {boolean} simulated whether simulated annotators judged what it came from
+ * @property {{human?: number, simulated?: number, people?: number, programs?: number}} judgments
+ * @property {{human?: number, svm?: number}} labels
+ * @property {string[]} parents ids of what it was made from
+ * @property {string[]} children ids of what was made with it
+ *
+ * @typedef {{byId: Map<string, Node>, nodes: Node[]}} Graph
+ * @typedef {"parents" | "children"} Way
+ */
+
+/** @type {[string, string][]} groups with their titles */
 const COLUMNS = [
   ["judgments", "Judgments"],
   ["labeler", "Labelers"],
@@ -15,10 +39,12 @@ const COLUMNS = [
 ];
 const MOST_DRAWN = 8; // of a column; the tables below have all
 const BOX = { width: 164, height: 64, gapX: 38, gapY: 14, top: 30 };
-const count = (number) => number.toLocaleString("en");
+const count = (/** @type {number} */ number) => number.toLocaleString("en");
 
+/** @param {HTMLElement} root */
 export function mount(root) {
   addStyle();
+  /** @type {Map<string, string | null>} */
   const memory = new Map();
   const alarm = make("p", { className: "fr-error", role: "alert", hidden: true });
   const drawing = make("div", { className: "fr-scroll" });
@@ -27,6 +53,7 @@ export function mount(root) {
   const intro = "Everything here comes from judgments, or from what ships with the program. Choose one to see what it came from and what was made with it.";
   root.replaceChildren(make("h2", {}, "Models"), make("p", { className: "fr-note" }, intro), alarm, drawing, detail, tables);
   document.title = "Models · FaceReward";
+  /** @type {Graph | null} */
   let graph = null;
 
   function show() {
@@ -56,11 +83,18 @@ export function mount(root) {
   );
 }
 
-/** Nodes with children beside parents; the judgments are one of them. */
+/**
+ * Nodes with children beside parents; the judgments are one of them.
+ * @param {{judgments: {people: number, programs: number, human: number, simulated: number}, nodes: Node[]}} answer
+ * @returns {Graph}
+ */
 function makeGraph({ judgments, nodes }) {
-  const root = { id: "judgments", group: "judgments", title: "Judgments", judgments, labels: {}, parents: [], note: "" };
-  root.simulated = judgments.simulated > 0;
-  const byId = new Map([root, ...nodes].map((node) => [node.id, { ...node, children: [] }]));
+  /** @type {Node} */
+  const root = {
+    ...{ id: "judgments", group: "judgments", kind: "", title: "Judgments", judgments, simulated: judgments.simulated > 0 },
+    ...{ run: null, state: "", path: null, note: "", figure: null, labels: {}, parents: [], children: [] },
+  };
+  const byId = new Map([root, ...nodes].map((node) => [node.id, { ...node, children: /** @type {string[]} */ ([]) }]));
   for (const node of byId.values()) {
     const judged = (node.group === "labeler" || node.group === "dataset") && node.judgments.human + node.judgments.simulated > 0;
     if (judged) node.parents = ["judgments", ...node.parents];
@@ -69,8 +103,14 @@ function makeGraph({ judgments, nodes }) {
   return { byId, nodes: [...byId.values()] };
 }
 
-/** Ids of all that lie behind a node (`parents`) or before it (`children`), the nearest first. */
+/**
+ * Ids of all that a node came from (`parents`) or that were made with it (`children`), the nearest first.
+ * @param {Graph} graph
+ * @param {string} id
+ * @param {Way} way
+ */
 function reach(graph, id, way) {
+  /** @type {Set<string>} */
   const found = new Set();
   const waiting = [...(graph.byId.get(id)?.[way] ?? [])];
   while (waiting.length) {
@@ -82,7 +122,13 @@ function reach(graph, id, way) {
   return found;
 }
 
+/**
+ * @param {Graph} graph
+ * @param {Node | undefined} picked
+ * @param {Set<string> | null} on what the picked one came from or was used for
+ */
 function draw(graph, picked, on) {
+  /** @type {Map<string, {x: number, y: number}>} */
   const places = new Map();
   let most = 1;
   COLUMNS.forEach(([group], column) => {
@@ -115,6 +161,13 @@ function draw(graph, picked, on) {
   return picture;
 }
 
+/**
+ * @param {Node} node
+ * @param {number} x
+ * @param {number} y
+ * @param {Node | undefined} picked
+ * @param {Set<string> | null} on
+ */
 function box(node, x, y, picked, on) {
   const classes = [on?.has(node.id) ? "fr-on" : "", picked?.id === node.id ? "fr-picked" : ""].join(" ").trim();
   const link = svg("a", { class: classes, href: here(picked?.id === node.id ? "" : `model=${encodeURIComponent(node.id)}`) });
@@ -126,8 +179,10 @@ function box(node, x, y, picked, on) {
   return link;
 }
 
+/** @type {(text: string, most: number) => string} */
 const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
+/** @param {Node} node */
 function secondLine(node, brief = false) {
   if (node.group === "judgments") {
     const { people, programs } = node.judgments;
@@ -139,33 +194,45 @@ function secondLine(node, brief = false) {
   return [`run ${node.run}`, state, figure].filter(Boolean).join(" · ");
 }
 
+/** @param {Node} node */
 function judgmentWords(node, brief = false) {
   const { human, simulated } = node.judgments;
-  if (!human && !simulated) return node.simulated ? "simulated" : brief ? "no judgments behind it" : "";
+  if (!human && !simulated) return node.simulated ? "simulated" : brief ? "no judgments" : "";
   const people = human ? [`${count(human)} human`] : [];
   return [...people, ...(simulated ? [`${count(simulated)} simulated`] : [])].join(" + ");
 }
 
-/** Labels by origin; those made of judgments are people's only where no program judged. */
+/**
+ * Labels by origin; those made of judgments are people's only where no program judged.
+ * @param {Node} node
+ */
 function labelWords(node) {
   const { human = 0, svm = 0 } = node.labels;
   const from = !node.simulated ? "by people" : node.judgments.human ? "from judgments" : "from simulated judgments";
   return [...(human ? [`${count(human)} ${from}`] : []), ...(svm ? [`${count(svm)} by the SVM`] : [])].join(" + ");
 }
 
-const groupName = (node) => ({ labeler: "labeler", dataset: "dataset", reward: "reward model", restorer: "restorer", method: "method", use: node.kind })[node.group];
+/** @param {Node} node */
+const groupName = ({ group, kind }) => (group === "use" ? kind : group === "reward" ? "reward model" : group);
 
+/** @param {Node} node */
 function linkTo(node) {
   if (node.id === "judgments") return make("span", {}, "judgments");
   const href = node.group === "use" ? at(`/admin/runs#run=${node.run}`) : here(`model=${encodeURIComponent(node.id)}`);
   return make("a", { href }, node.group === "use" ? `run ${node.run}` : node.title);
 }
 
+/**
+ * @param {Graph} graph
+ * @param {Node} node
+ */
 function describe(graph, node) {
+  /** @type {HTMLElement[]} */
   const rows = [];
-  if (node.simulated) rows.push(make("p", { className: "fr-simulated" }, "Simulated annotators are behind it: no figures about people."));
-  const facts = [groupName(node), node.figure && `${node.figure.name} ${node.figure.value}`, node.note, judgmentWords(node) && `${judgmentWords(node)} judgments behind it`, labelWords(node) && `labels: ${labelWords(node)}`];
+  if (node.simulated) rows.push(make("p", { className: "fr-simulated" }, "Includes simulated annotators; says nothing about real people."));
+  const facts = [groupName(node), node.figure && `${node.figure.name} ${node.figure.value}`, node.note, judgmentWords(node) && `${judgmentWords(node)} judgments`, labelWords(node) && `labels: ${labelWords(node)}`];
   rows.push(make("p", {}, facts.filter(Boolean).join(" · ")));
+  /** @type {HTMLElement[]} */
   const links = [];
   if (node.run && node.group !== "method") links.push(make("a", { href: at(`/admin/runs#run=${node.run}`) }, `Run ${node.run}: curves, checkpoints, use as …`));
   if (node.run && node.group === "method") links.push(make("a", { href: at(`/admin/runs#run=${node.run}`) }, `First restored by run ${node.run}`));
@@ -176,18 +243,28 @@ function describe(graph, node) {
   return [make("h3", {}, node.title), ...rows];
 }
 
-/** What its checkpoints can be used for; asked for when it is looked at. */
+/**
+ * What its checkpoints can be used for; asked for when it is looked at.
+ * @param {number} run
+ */
 function usesOf(run) {
   const list = make("div");
   ask(`/api/runs/${run}`)
-    .then((found) => list.replaceChildren(...found.checkpoints.map((one) => make("p", {}, make("b", {}, one.name), ": ", ...useAs(one)))))
+    .then((/** @type {Details} */ found) => list.replaceChildren(...found.checkpoints.map((one) => make("p", {}, make("b", {}, one.name), ": ", ...useAs(one)))))
     .catch(() => {}); // deleted meanwhile; the page says so soon
   return list;
 }
 
-/** An indented list of what lies behind or before, each once. */
+/**
+ * An indented list of all that a node came from or that was made with it, each once.
+ * @param {string} title
+ * @param {Graph} graph
+ * @param {Node} node
+ * @param {Way} way
+ */
 function chain(title, graph, node, way) {
   const seen = new Set([node.id]);
+  /** @type {(id: string) => HTMLElement | null} */
   function list(id) {
     const items = graph.byId.get(id)[way].filter((next) => graph.byId.has(next) && !seen.has(next));
     for (const next of items) seen.add(next);
@@ -206,12 +283,17 @@ function chain(title, graph, node, way) {
   return made ? [make("h4", {}, title), made] : [];
 }
 
+/**
+ * @param {Graph} graph
+ * @param {string} group
+ * @param {string} title
+ */
 function table(graph, group, title) {
   const nodes = graph.nodes.filter((node) => node.group === group).reverse();
   if (!nodes.length) return make("div");
   const method = group === "method";
   const head = ["Name", method ? "Images" : "Key figure", "Judgments", "Labels", "Made from", "Made with it"];
-  const links = (ids) => ids.filter((id) => graph.byId.has(id)).flatMap((id, place) => [place ? ", " : "", linkTo(graph.byId.get(id))]);
+  const links = (/** @type {string[]} */ ids) => ids.filter((id) => graph.byId.has(id)).flatMap((id, place) => [place ? ", " : "", linkTo(graph.byId.get(id))]);
   return make(
     "div",
     {},

@@ -8,11 +8,21 @@ import { arrange, legendNames, makeChart } from "./charts.js";
 import { makeSeries } from "./series.js";
 import { LATER_MS, LIVE, SOON_MS, backLink, bar, flatten, stateMark, table, timeOf, useAs, watch } from "./watch.js";
 
+/** @import { Details, Run } from "./watch.js" */
+
+/**
+ * @param {HTMLElement} root
+ * @param {number} id
+ */
 export function runView(root, id) {
+  /** @type {Map<string, string | null>} */
   const memory = new Map();
   const series = makeSeries(id);
+  /** @type {Map<string, {chart: ReturnType<typeof makeChart>, names: string[]}>} */
   const charts = new Map(); // name of a chart -> {chart, names}
-  let run = null;
+  /** @type {Run & Details} */
+  let run;
+  let arranged = ""; // which series stand in which charts
 
   const alarm = make("p", { className: "fr-error", role: "alert", hidden: true });
   const refusal = make("p", { className: "fr-error", role: "alert", hidden: true });
@@ -72,13 +82,14 @@ export function runView(root, id) {
     reason.className = run.error ? "fr-error" : "fr-note";
     reason.textContent = words ?? "";
     hacking.hidden = run.result.hacking == null;
-    hacking.textContent = `The monitor saw hacking at step ${run.result.hacking}: the reward rose while independent judges fell.`;
+    hacking.textContent = `Reward hacking from step ${run.result.hacking} on: the reward rose while independent judges fell.`;
     showButtons();
     showCheckpoints();
     showConfig();
   }
 
   function showButtons() {
+    /** @type {HTMLElement[]} */
     const made = [];
     if (run.can.stop) made.push(action("Stop", () => post(`/api/runs/${id}/stop`), run.state === "stopping" ? "Stopping …" : ""));
     if (run.can.continue) made.push(action("Continue", () => post(`/api/runs/${id}/continue`)));
@@ -88,7 +99,12 @@ export function runView(root, id) {
     if (!run.can.delete) confirm.hidden = true;
   }
 
-  /** A button that does something once; what the server refuses is said above. */
+  /**
+   * A button that does something once; a refusal of the server is shown below the buttons.
+   * @param {string} words
+   * @param {() => Promise<unknown>} doIt
+   * @param {string} busy what the button says instead, disabled
+   */
   function action(words, doIt, busy = "") {
     const made = make("button", { type: "button", disabled: Boolean(busy) }, busy || words);
     made.addEventListener("click", async () => {
@@ -141,8 +157,8 @@ export function runView(root, id) {
     curves.element.hidden = series.all.size === 0;
     const wanted = arrange([...series.all.keys()]);
     const key = JSON.stringify(wanted);
-    if (curves.key !== key) {
-      curves.key = key;
+    if (arranged !== key) {
+      arranged = key;
       charts.clear();
       curves.body.replaceChildren(
         ...wanted.map(({ title: heading, charts: some }) => {
@@ -179,7 +195,7 @@ export function runView(root, id) {
     showGrid(news.grids);
     pictures.element.hidden = !news.pictures.length;
     pictures.body.replaceChildren(
-      ...news.pictures.map((name) => make("figure", { className: "fr-picture" }, image(id, name, name), make("figcaption", {}, name))),
+      ...news.pictures.map((/** @type {string} */ name) => make("figure", { className: "fr-picture" }, image(id, name, name), make("figcaption", {}, name))),
     );
   }
 
@@ -209,10 +225,11 @@ export function runView(root, id) {
   }
 
   function showConfig() {
+    /** @type {Map<string, string>} */
     const about = new Map();
     if (run.command) about.set("command", run.command);
     if (run.who) about.set("started by", run.who);
-    about.set("asked for", moment(run.created_at));
+    about.set("requested", moment(run.created_at));
     if (run.ended_at) about.set("ended", moment(run.ended_at));
     if (run.device) about.set("device", run.device);
     if (run.host) about.set("host", run.host);
@@ -230,11 +247,13 @@ export function runView(root, id) {
     result.body.replaceChildren(definitions(found, "fr-one"));
   }
 
+  /** @param {Error} error */
   function refused(error) {
     refusal.hidden = false;
     refusal.textContent = error.message;
   }
 
+  /** @param {(Error & {status?: number}) | null} error */
   function showError(error) {
     if (error?.status === 404) {
       watching.end();
@@ -248,6 +267,7 @@ export function runView(root, id) {
   return { end: watching.end };
 }
 
+/** @param {string} title */
 function section(title) {
   const body = make("div");
   const element = make("details", { open: true, hidden: true, className: "fr-section" }, make("summary", {}, make("h3", {}, title)), body);
@@ -255,7 +275,10 @@ function section(title) {
   return { element, body };
 }
 
-/** Charts that stand alone under no heading go side by side. */
+/**
+ * Charts that stand alone under no heading go side by side.
+ * @param {HTMLElement} body
+ */
 function joinSingles(body) {
   const singles = [...body.children].filter((child) => child.classList.contains("fr-charts"));
   if (singles.length < 2) return;
@@ -266,15 +289,28 @@ function joinSingles(body) {
   }
 }
 
+/**
+ * @param {Map<string, string>} rows
+ * @param {string} className
+ */
 function definitions(rows, className = "") {
   return make("dl", { className: `fr-list ${className}` }, ...[...rows].map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
 }
 
+/**
+ * @param {number} id of the run
+ * @param {string} name
+ * @param {string} words
+ */
 function image(id, name, words) {
   return make("img", { src: at(`/api/runs/${id}/samples/${encodeURIComponent(name)}`), alt: words, loading: "lazy" });
 }
 
-/** A sample grid with a slider over the steps; it stays at the newest while it is there. */
+/**
+ * A sample grid with a slider over the steps; it stays at the newest while it is there.
+ * @param {HTMLElement} body
+ * @param {number} id of the run
+ */
 function gridView(body, id) {
   const picture = image(id, "", "");
   picture.removeAttribute("src");
@@ -286,6 +322,7 @@ function gridView(body, id) {
     picture,
     make("p", { className: "fr-note" }, "Rows: what was given, first restored, restored now, ground truth."),
   );
+  /** @type {string[]} */
   let names = [];
   function show() {
     const name = names[slider.valueAsNumber];
@@ -296,7 +333,7 @@ function gridView(body, id) {
     picture.alt = `Samples of step ${step}`;
   }
   slider.addEventListener("input", show);
-  return (given) => {
+  return (/** @type {string[]} */ given) => {
     const atEnd = !names.length || slider.valueAsNumber === names.length - 1;
     names = given;
     slider.max = String(Math.max(0, names.length - 1));

@@ -8,12 +8,18 @@ import { compareView } from "./compare.js";
 import { runView } from "./run.js";
 import { LATER_MS, SOON_MS, addStyle, bar, here, readHash, stateMark, table, timeOf, watch, writeHash } from "./watch.js";
 
+/** @import { Run } from "./watch.js" */
+
 const STATES = ["live", "queued", "running", "stopping", "stopped", "finished", "failed", "lost"];
 const HEAD = ["", "Run", "State", "Progress", "Time", "Key figure", "Who", "Started", "Remark"];
 
-/** Show what the address says, in an element of the page. */
+/**
+ * Show what the address says, in an element of the page.
+ * @param {HTMLElement} root
+ */
 export function mount(root) {
   addStyle();
+  /** @type {{key?: string, end: () => void, update?: (hash: URLSearchParams) => void} | null} */
   let view = null;
   function show() {
     const hash = readHash();
@@ -33,9 +39,16 @@ export function mount(root) {
   show();
 }
 
+/**
+ * @param {HTMLElement} root
+ * @param {URLSearchParams} firstHash
+ */
 function tableView(root, firstHash) {
+  /** @type {Map<string, string | null>} */
   const memory = new Map();
+  /** @type {Map<number, ReturnType<typeof makeRow>>} */
   const rows = new Map(); // run id -> its row
+  /** @type {Set<number>} */
   const chosen = new Set();
   let asked = readAsked(firstHash);
   let live = false; // whether any run of all goes on
@@ -61,11 +74,16 @@ function tableView(root, firstHash) {
   showChosen();
   const watching = watch(look, showError);
 
+  /** @param {URLSearchParams} hash */
   function readAsked(hash) {
     table.hash = hash.toString();
     return { state: hash.get("state") ?? "", kind: hash.get("kind") ?? "", before: hash.get("before") ?? "" };
   }
 
+  /**
+   * @param {Record<string, unknown>} change
+   * @param {boolean} paging
+   */
   function filter(change, paging = false) {
     writeHash({ ...asked, ...(paging ? {} : { before: "" }), ...change });
   }
@@ -78,6 +96,7 @@ function tableView(root, firstHash) {
     return live ? SOON_MS : LATER_MS;
   }
 
+  /** @param {{runs: Run[], kinds: string[], live: boolean, more: boolean}} answer */
   function showRows(answer) {
     live = answer.live;
     setOptions(kind.select, ["all kinds", ...answer.kinds], asked.kind);
@@ -98,7 +117,7 @@ function tableView(root, firstHash) {
     empty.hidden = Boolean(answer.runs.length);
     empty.replaceChildren(
       ...(asked.state || asked.kind || asked.before
-        ? ["No run fits."]
+        ? ["No run matches these filters."]
         : ["No runs yet. Start one on the ", make("a", { href: at("/admin/train") }, "Train page"), ", or in a terminal: it shows here just the same."]),
     );
     newest.hidden = !asked.before;
@@ -110,6 +129,7 @@ function tableView(root, firstHash) {
     compare.disabled = chosen.size < 2;
   }
 
+  /** @param {Error | null} error */
   function showError(error) {
     alarm.hidden = !error;
     alarm.textContent = error ? `No answer from the server, trying again: ${error.message}` : "";
@@ -117,6 +137,7 @@ function tableView(root, firstHash) {
 
   return {
     end: watching.end,
+    /** @param {URLSearchParams} hash */
     update(hash) {
       asked = readAsked(hash);
       memory.clear();
@@ -125,6 +146,11 @@ function tableView(root, firstHash) {
   };
 }
 
+/**
+ * @param {number} id
+ * @param {Set<number>} chosen
+ * @param {() => void} onChoice
+ */
 function makeRow(id, chosen, onChoice) {
   const box = make("input", { type: "checkbox", checked: chosen.has(id), "aria-label": `Choose run ${id}` });
   box.addEventListener("change", () => {
@@ -136,9 +162,11 @@ function makeRow(id, chosen, onChoice) {
   const cells = Array.from({ length: HEAD.length - 2 }, () => make("td"));
   const element = make("tr", {}, make("td", {}, box), make("td", {}, link), ...cells);
   const [state, progress, time, figure, who, started, remark] = cells;
-  let run = null;
+  /** @type {Run} */
+  let run;
   return {
     element,
+    /** @param {Run} given */
     update(given) {
       run = given;
       link.textContent = `${run.id} · ${run.kind}`;
@@ -155,13 +183,24 @@ function makeRow(id, chosen, onChoice) {
   };
 }
 
+/**
+ * @param {string} words
+ * @param {string[]} names
+ * @param {string} value
+ * @param {(value: string) => void} onChange
+ */
 function select(words, names, value, onChange) {
   const made = make("select", { on: { change: () => onChange(made.value) } });
   setOptions(made, names, value);
   return { select: made, label: make("label", {}, `${words} `, made) };
 }
 
-/** The first name stands for all, the empty value. */
+/**
+ * The first name stands for all, the empty value.
+ * @param {HTMLSelectElement} made
+ * @param {string[]} names
+ * @param {string} value
+ */
 function setOptions(made, names, value) {
   if (made.options.length !== names.length || [...made.options].some((option, place) => option.text !== names[place])) {
     made.replaceChildren(...names.map((name, place) => make("option", { value: place ? name : "" }, name)));

@@ -5,8 +5,12 @@ import { ask } from "../common/server.js";
 
 const POINTS = 400;
 
-/** `look()` asks for news and says whether there are any; `all` is a Map of name -> {x, y}. */
+/**
+ * `look()` asks for news and says whether there are any; `all` is a Map of name -> {x, y}.
+ * @param {number} id of the run
+ */
 export function makeSeries(id) {
+  /** @type {Map<string, {x: number[], y: (number | null)[]}>} */
   const all = new Map();
   let version = "";
 
@@ -19,7 +23,7 @@ export function makeSeries(id) {
       all.set(name, { x: [...one.x, ...x], y: [...one.y, ...y] });
     }
     version = answer.version;
-    if (!answer.whole && [...all.values()].some(({ x }) => x.length > 2 * POINTS)) version = ""; // next time few points anew
+    if (!answer.whole && [...all.values()].some(({ x }) => x.length > 2 * POINTS)) version = ""; // ask for all of them next time, in few points
     return true;
   }
 

@@ -5,6 +5,41 @@ import { make } from "../common/dom.js";
 import { at } from "../common/server.js";
 import { duration } from "../common/words.js";
 
+/**
+ * @typedef {object} Run what the server says of a run
+ * @property {number} id
+ * @property {string} kind
+ * @property {string} state
+ * @property {string | null} part what it does just now
+ * @property {number | null} done
+ * @property {number | null} total
+ * @property {number | null} seconds_left
+ * @property {string | null} created_at
+ * @property {string | null} started_at
+ * @property {string | null} ended_at
+ * @property {string | null} who
+ * @property {string | null} error
+ * @property {string | null} why_waiting
+ * @property {{name: string, value: string} | null} figure
+ *
+ * @typedef {object} Details what the server says of a run besides, on its own page
+ * @property {Record<string, unknown>} config
+ * @property {Record<string, unknown>} result
+ * @property {Record<string, unknown>} launcher
+ * @property {{stop: boolean, continue: boolean, clone: boolean, delete: boolean}} can
+ * @property {Checkpoint[]} checkpoints
+ * @property {number[]} after
+ * @property {string} command
+ * @property {string} code_version
+ * @property {string} folder
+ * @property {string | null} out
+ * @property {string | null} device
+ * @property {string | null} host
+ * @property {number} bytes
+ *
+ * @typedef {{name: string, path: string, step: number | null, bytes: number, uses: {words: string, href: string}[]}} Checkpoint
+ */
+
 /** Put the style sheet of these pages into the document, once. */
 export function addStyle() {
   if (document.getElementById("fr-watch-style")) return;
@@ -14,13 +49,17 @@ export function addStyle() {
 /** The page's state, kept behind the # of its address: a reload or a link shows the same. */
 export const readHash = () => new URLSearchParams(location.hash.slice(1));
 
-/** The address of this page with another state; '#…' alone would lead to the first page, by Gradio's <base>. */
+/**
+ * The address of this page with another state; '#…' alone would lead to the first page, by Gradio's <base>.
+ * @param {string} hash
+ */
 export const here = (hash = "") => `${location.pathname}#${hash}`;
 
 /** The table of runs as it was last looked at, filters and all. */
 export const table = { hash: "" };
 export const backLink = () => make("p", {}, make("a", { href: here(table.hash) }, "← All runs"));
 
+/** @param {Record<string, any>} values */
 export function writeHash(values) {
   const words = Object.entries(values).filter(([, value]) => value !== "" && value != null);
   const text = words.map(([name, value]) => `${name}=${encodeURIComponent(value).replaceAll("%2C", ",")}`).join("&");
@@ -28,11 +67,14 @@ export function writeHash(values) {
 }
 
 /**
- * Call `look` now and again every so often while the page is in view; it returns in how many milliseconds to look
- * again. Never two at once; a look that fails is told to `onError`, and the next one tells it null.
+ * Call `look` now and repeatedly while the page is in view; it returns the milliseconds until the next call. Never two
+ * at a time. `onError` is called with the error of a look that fails, and with null after one that does not.
+ * @param {() => Promise<number>} look
+ * @param {(error: Error | null) => void} onError
  */
 export function watch(look, onError) {
-  let timer = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
   let ended = false;
   let looking = false;
   let again = false;
@@ -74,7 +116,11 @@ export const LIVE = ["queued", "running", "stopping"];
 export const SOON_MS = 1_500;
 export const LATER_MS = 2_000;
 
-/** A progress bar with its share; an empty text where nothing is known. */
+/**
+ * A progress bar with its share; an empty text where nothing is known.
+ * @param {Run} run
+ * @param {string} label
+ */
 export function bar(run, label = "") {
   const part = LIVE.includes(run.state) ? (run.part ?? "") : "";
   if (run.done == null || !run.total) return make("span", { className: "fr-note" }, part);
@@ -88,11 +134,17 @@ export function bar(run, label = "") {
   return make("span", { className: "fr-progress" }, full, `${Math.floor(100 * share)} %`, part ? ` ${part}` : "");
 }
 
+/** @param {string} state */
 export function stateMark(state) {
   return make("span", { className: `fr-state fr-${state}` }, state);
 }
 
-/** Configs as rows: 'train.max_steps' -> value as text. */
+/**
+ * Configs as rows: 'train.max_steps' -> value as text.
+ * @param {unknown} value
+ * @param {string} prefix
+ * @param {Map<string, string>} into
+ */
 export function flatten(value, prefix = "", into = new Map()) {
   if (value !== null && typeof value === "object" && !Array.isArray(value)) {
     for (const [name, item] of Object.entries(value)) flatten(item, prefix ? `${prefix}.${name}` : name, into);
@@ -100,7 +152,10 @@ export function flatten(value, prefix = "", into = new Map()) {
   return into;
 }
 
-/** '2 min 3 s left' of a run that goes on, else how long it took. */
+/**
+ * '2 min 3 s left' of a run that goes on, else how long it took.
+ * @param {Run} run
+ */
 export function timeOf(run) {
   if (LIVE.includes(run.state) && run.seconds_left != null) return `${duration(run.seconds_left)} left`;
   if (!run.started_at) return "";
@@ -108,7 +163,10 @@ export function timeOf(run) {
   return duration((end - Date.parse(run.started_at)) / 1_000);
 }
 
-/** What a checkpoint can be used for, each a link into the Train page. */
+/**
+ * What a checkpoint can be used for, each a link into the Train page.
+ * @param {Checkpoint} checkpoint
+ */
 export function useAs(checkpoint) {
   return ["use to ", ...checkpoint.uses.flatMap(({ words, href }, place) => [place ? " · " : "", make("a", { href: at(href) }, words)])];
 }

@@ -146,13 +146,15 @@ function makeLine(spec, properties) {
     const names = [...(spec.optional ? [""] : []), ...spec.choices];
     return make("select", properties, ...names.map((name) => new Option(name || "—", name)));
   }
-  const inputMode = { "whole number": "numeric", number: "decimal" }[spec.type] ?? "text";
+  const inputMode = spec.type === "whole number" ? "numeric" : spec.type === "number" ? "decimal" : "text";
   return make("input", { ...properties, type: "text", autocomplete: "off", spellcheck: false, inputMode });
 }
 
 /** @param {HTMLElement} control */
 const describing = (control) => ({
+  /** @param {string} ids */
   describe: (ids) => control.setAttribute("aria-describedby", ids),
+  /** @param {boolean} is */
   invalid: (is) => control.setAttribute("aria-invalid", String(is)),
   focus: () => control.focus(),
 });

@@ -7,6 +7,7 @@ import { makeField, makeInput } from "./fields.js";
 
 /** @import { Asked, Kind, Value } from "./address.js" */
 
+/** @type {Record<string, string>} titles of a config's tables */
 const TABLES = {
   options: "More settings",
   model: "Model",
@@ -32,7 +33,7 @@ export function makeForm(kind, asked, onChange) {
   const fields = new Map(
     kind.fields.map((spec) => [spec.key, makeField(spec, defaults[spec.key], asked.values?.[spec.key], onChange)]),
   );
-  const inputsWhere = (folded) => kind.inputs.filter((one) => one.folded === folded).map((one) => inputs.get(one.name));
+  const inputsWhere = (/** @type {boolean} */ folded) => kind.inputs.filter((one) => one.folded === folded).map((one) => inputs.get(one.name));
   const folds = makeFolds();
 
   /**

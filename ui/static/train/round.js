@@ -61,7 +61,7 @@ export async function mountRound(section) {
       answer = await ask(`/api/train/round?${new URLSearchParams(/** @type {Record<string, string>} */ (values))}`);
     } catch {
       start.disabled = true;
-      return faults.replaceChildren(alert("The plan could not be made; load the page anew."));
+      return faults.replaceChildren(alert("The plan could not be made; reload the page."));
     }
     if (own !== plans) return;
     if (!restorer) fillForm(answer);
@@ -113,7 +113,7 @@ export async function mountRound(section) {
       return showErrors(error.errors);
     }
     await plan(collect());
-    start.disabled = true; // the next one is not meant yet
+    start.disabled = true; // so that a second press does not start the next round
   }
 }
 

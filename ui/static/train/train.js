@@ -28,7 +28,7 @@ const GROUPS = { annotate: "Labels", reward: "Reward model", refl: "Restorer" };
 /** @param {HTMLElement} root the element to fill */
 export async function mount(root) {
   let known = await load();
-  if (!known) return root.replaceChildren(alert("The forms could not be loaded. Load the page anew."));
+  if (!known) return root.replaceChildren(alert("The forms could not be loaded. Reload the page."));
   const kindSelect = labelled("Kind of run", make("select", { on: { change: () => fill({ kind: kindSelect.control.value }) } }, ...groupKinds(known.kinds)));
   const about = note("");
   const body = make("div", { className: "tr-body" });
@@ -122,7 +122,7 @@ export async function mount(root) {
     try {
       plan.sayStarted(await post("/api/train/start", collect()));
     } catch (error) {
-      showErrors(error.status === 0 ? { "": "The server cannot be reached; look on the Runs page whether it started." } : error.errors);
+      showErrors(error.status === 0 ? { "": "The server cannot be reached; see on the Runs page whether it started." } : error.errors);
     }
   }
 }
@@ -137,12 +137,12 @@ const readHash = () => new URLSearchParams(location.hash.slice(1));
 /** @returns {Promise<Known | null>} null where the server does not answer */
 async function load() {
   const from = readHash().get("from");
-  const load = (query) => ask(`/api/train/kinds${query}`);
   try {
-    return { ...(await load(from ? `?from=${encodeURIComponent(from)}` : "")), fault: "" };
+    return { ...(await ask(`/api/train/kinds${from ? `?from=${encodeURIComponent(from)}` : ""}`)), fault: "" };
   } catch (error) {
     if (error.status !== 404) return null;
-    return load("").then((known) => ({ ...known, fault: error.message }), () => null);
+    const known = await ask("/api/train/kinds").catch(() => /** @type {null} */ (null));
+    return known && { ...known, fault: error.message };
   }
 }
 
