@@ -173,4 +173,4 @@ def test_the_next_round_is_shown_before_it_is_started(
     expect(section.get_by_role("status").get_by_role("link")).to_have_count(8)
     with database.read() as session:
         assert [run.after for run in session.query(Run).order_by(Run.id)] == [[], *([run] for run in range(1, 8))]
-    expect(section).to_contain_text("What round 2 makes")
+    expect(section).to_contain_text("Round 2 writes into")
