@@ -145,6 +145,23 @@ test("what a closed tab left is sent before the own answers; a living tab's is n
   assert.deepEqual(Object.keys(storage).sort(), [box("living"), "facereward:outbox:ben:page"]);
 });
 
+test("what a tab left that closes later goes before the answers that wait", async () => {
+  const storage = new Storage();
+  storage.setItem(box("other"), JSON.stringify({ seen: 1_000_000, events: [{ id: "old" }] }));
+  const { outbox } = open({ storage });
+  let sent = answerWith(away);
+  outbox.push({ id: "new" });
+  await outbox.flush();
+  for (let turn = 0; turn < 4; turn += 1) {
+    mock.timers.tick(2_000);
+    await settle();
+  }
+  sent = answerWith(stored);
+  mock.timers.tick(8_000);
+  await settle();
+  assert.deepEqual(sent.map(ids), [["old", "new"]]);
+});
+
 test("a browser that stores nothing is said to, and asks before the page closes", () => {
   const { outbox, states, emit } = open({ storage: new Storage(0) });
   outbox.push({ id: "a" });
