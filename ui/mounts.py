@@ -12,26 +12,25 @@ NOTE = '<p class="fr-note">Loading …</p>'
 def build_train(context: Context) -> None:
     """Build the Train page: a form made of each command's options, or the whole next round.
 
-    static/train.js talks to ui/train/routes.py. A link such as /admin/train#kind=refl%20train&reward=FOLDER opens a
+    static/train/train.js talks to ui/train/routes.py. A link such as /admin/train#kind=refl%20train&reward=FOLDER opens a
     filled-in form.
     """
     gr.Markdown("## Train")
-    style = f'<link rel="stylesheet" href="{context.root_path}/static/train.css">'
-    _mount(context, "train", f'{style}<div id="fr-train" class="fr-train">{NOTE}</div>', plain=True)
+    style = f'<link rel="stylesheet" href="{context.root_path}/static/train/train.css">'
+    _mount(context, "train", "train/train.js", f'{style}<div id="fr-train" class="fr-train">{NOTE}</div>', plain=True)
 
 
 def build_runs(context: Context) -> None:
-    """Build the Runs page: what runs and ran, live; static/runs.js asks `ui.runs.routes` while somebody looks."""
-    _mount(context, "runs", f'<div id="fr-runs"><h2>Runs</h2>{NOTE}</div>')
+    """Build the Runs page: what runs and ran, live; static/runs/runs.js asks `ui.runs.routes` while somebody looks."""
+    _mount(context, "runs", "runs/runs.js", f'<div id="fr-runs"><h2>Runs</h2>{NOTE}</div>')
 
 
 def build_models(context: Context) -> None:
     """Build the Models page: each model back to its judgments and forward again, from `runs.lineage`."""
-    _mount(context, "models", f'<div id="fr-models"><h2>Models</h2>{NOTE}</div>')
+    _mount(context, "models", "runs/models.js", f'<div id="fr-models"><h2>Models</h2>{NOTE}</div>')
 
 
-def _mount(context: Context, name: str, html: str, *, plain: bool = False) -> None:
-    """Load the module static/NAME.js and let it fill the element #fr-NAME."""
-    module = f"{context.root_path}/static/{name}.js"
-    load = f"import('{module}').then((page) => page.mount(element.querySelector('#fr-{name}')));"
+def _mount(context: Context, name: str, module: str, html: str, *, plain: bool = False) -> None:
+    """Load a module of static/ and let it fill the element #fr-NAME."""
+    load = f"import('{context.root_path}/static/{module}').then((page) => page.mount(element.querySelector('#fr-{name}')));"
     gr.HTML(html, js_on_load=load, apply_default_css=not plain)

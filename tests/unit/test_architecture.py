@@ -34,7 +34,7 @@ FLOORS = {
     "reward": ("model", "read_hpdv2", "data", "train score", "evaluate", "__main__"),
     "refl": ("faces published", "restorers", "restore pretrain tune", "evaluate", "__main__"),
     "ui": (
-        *("address errors", "context", "gate html", "run_panel", "pairing"),
+        *("address errors templates", "context", "gate html", "run_panel", "pairing"),
         *("label pages autolabel restore train runs mounts", "server demo"),
     ),
 }

@@ -119,7 +119,7 @@ def test_writes_get_a_503_and_all_else_its_answer(
         said = [record for record in caplog.records if record.levelno >= logging.WARNING]
         assert [(record.name, record.exc_info) for record in said] == [("ui.gate.turns", None)]
         assert "\n" not in said[0].getMessage()
-        assert ada.get("/static/label.js").status_code == 200
+        assert ada.get("/static/label/label.js").status_code == 200
         if database_url is None:
             assert ada.get("/api/session").status_code == 200
             assert ada.get("/api/progress").status_code == 200
@@ -305,7 +305,7 @@ def test_a_host_that_is_none_is_refused(data: Path) -> None:
     database = open_database(data)
     ada = TestClient(make_app(Context(database=database, data=data, auth=True)), base_url="http://localhost")
     for header, host in itertools.product(("host", "x-forwarded-host"), BAD_HOSTS):
-        for path in ("/", "/sign-in", "/static/label.js", "/admin/"):
+        for path in ("/", "/sign-in", "/static/label/label.js", "/admin/"):
             answer = ada.get(path, headers=[(header.encode(), host.encode("latin-1"))])
             assert answer.status_code == 400, (header, path, answer.text)
             assert "no host" in answer.json()["error"]
