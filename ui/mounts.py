@@ -12,7 +12,7 @@ NOTE = '<p class="fr-note">Loading …</p>'
 def build_train(context: Context) -> None:
     """Build the Train page: a form made of each command's options, or the whole next round.
 
-    static/train/train.js talks to ui/train/routes.py. A link such as /admin/train#kind=refl%20train&reward=FOLDER opens a
+    static/train/train.js asks `ui.train.routes`. A link such as /admin/train#kind=refl%20train&reward=FOLDER opens a
     filled-in form.
     """
     gr.Markdown("## Train")
@@ -32,5 +32,6 @@ def build_models(context: Context) -> None:
 
 def _mount(context: Context, name: str, module: str, html: str, *, plain: bool = False) -> None:
     """Load a module of static/ and let it fill the element #fr-NAME."""
-    load = f"import('{context.root_path}/static/{module}').then((page) => page.mount(element.querySelector('#fr-{name}')));"
+    address = f"{context.root_path}/static/{module}"
+    load = f"import('{address}').then((page) => page.mount(element.querySelector('#fr-{name}')));"
     gr.HTML(html, js_on_load=load, apply_default_css=not plain)
