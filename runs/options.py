@@ -11,7 +11,9 @@ import argparse
 import enum
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -36,6 +38,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+M = TypeVar("M", bound=BaseModel)
 O = TypeVar("O", bound=Options)  # noqa: E741, the usual name of a type parameter is one letter
 
 
@@ -67,7 +70,7 @@ class Flag:
     """Another name than the field's."""
     metavar: str = ""
     alone: str | None = None
-    """The value of a flag without one."""
+    """The value of a flag without one; '' of one that takes several values says that it may have none."""
     terminal_only: bool = False
     """Whether no page shows it."""
 
@@ -162,12 +165,18 @@ class Command(Generic[O]):
         """An option by its name."""
         return next(setting for setting in self.settings if setting.name == name)
 
+    def value(self, options: O, setting: Setting) -> Any:
+        """What these options say of one of them."""
+        return getattr(options if setting.table == OWN else getattr(options, setting.table), setting.name)
+
     def make(self, given: Mapping[str, Any]) -> O:
         """The options of these values, by the options' names; what is left out has its default or the preset's value.
 
         Raises:
-            UserError: a value is not allowed; the message names its flag.
+            UserError: a value is not allowed, or there is no such option; the message names its flag.
         """
+        if unknown := sorted(given.keys() - {setting.name for setting in self.settings}):
+            raise UserError(f"{self.name} has no option {unknown[0]}.")
         values = {setting.name: given[setting.name] for setting in self.settings if _is_own(setting, given)}
         if self.presets:
             tables: dict[str, dict[str, Any]] = {}
@@ -176,7 +185,10 @@ class Command(Generic[O]):
                     tables.setdefault(setting.table, {})
                     if setting.name in given:
                         tables[setting.table][setting.name] = given[setting.name]
-            values = {**self.presets.load(str(given["preset"]), tables), **values}
+            preset = str(given.get("preset") or "")
+            if not preset:
+                raise UserError(f"Give --preset {' | '.join(self.presets.names())}, or --config FILE.")
+            values = {"preset": preset, **self.presets.load(preset, tables), **values}
         try:
             return self.options.model_validate(values)
         except ValidationError as error:
@@ -189,8 +201,7 @@ class Command(Generic[O]):
         said = describe_fault(fault, named[-1] if named else None)
         if not named:
             return said
-        where = named[-1].flag or named[-1].how.metavar or named[-1].name
-        return f"{where}: {said[:-1]}, got {fault['input']!r}." if fault["type"] != "value_error" else said
+        return say_fault(named[-1].flag or named[-1].how.metavar or named[-1].name, said, fault)
 
     def config(self, options: O) -> dict[str, Any]:
         """What a run is of, as JSON values: the same whoever starts it."""
@@ -203,19 +214,19 @@ class Command(Generic[O]):
         usual: Mapping[str, Any] = {}
         if self.presets:
             preset = str(getattr(options, "preset", ""))
-            usual = self.presets.load(preset, {})
             words.append(f"--preset={preset}" if preset in self.presets.names() else f"--config={preset}")
+            with suppress(UserError):  # a file that is whole with some flags alone: all of them are written then
+                usual = self.presets.load(preset, {})
         for setting in self.settings:
+            value, is_usual = self.value(options, setting), False
             if setting.table == OWN:
-                value, default = getattr(options, setting.name), setting.default
+                is_usual = not setting.required and value == setting.default
             else:
-                value = getattr(getattr(options, setting.table), setting.name)
-                default = getattr(usual[setting.table], setting.name)
-            if setting.name == "preset" or value == default:
-                continue
-            # Positional words come first: what follows a flag of several values would be taken for one of them.
-            (before if setting.how.positional else words).extend(to_words(setting, value))
-        return before + words
+                is_usual = value == getattr(usual[setting.table], setting.name) if usual else value is None
+            if not is_usual and not (self.presets and setting.name == "preset"):
+                (before if setting.how.positional else words).extend(to_words(setting, value))
+        # Positional words come first, or behind dashes: what follows a flag of several values is taken for one of them.
+        return [*words, "--", *before] if any(word.startswith("-") for word in before) else before + words
 
     def inputs(self, options: O) -> list[dict[str, str]]:
         """What a run of these options is made from: option, kind and value, paths absolute."""
@@ -223,7 +234,7 @@ class Command(Generic[O]):
             {"option": setting.name, "kind": setting.input.kind, "value": value}
             for setting in self.settings
             if setting.input
-            for value in _values_of(getattr(options, setting.name))
+            for value in _values_of(self.value(options, setting))
         ]
 
     def outputs(self, options: O) -> list[dict[str, str]]:
@@ -232,7 +243,7 @@ class Command(Generic[O]):
             {"option": setting.name, "value": value}
             for setting in self.settings
             if setting.output
-            for value in _values_of(getattr(options, setting.name))
+            for value in _values_of(self.value(options, setting))
         ]
 
 
@@ -244,7 +255,8 @@ def list_commands(package: str) -> tuple[Command[Any], ...]:
 
 def find_command(name: str) -> Command[Any] | None:
     """A command by the name that a run has as its kind; None of one that is not there (any more)."""
-    return next((command for command in list_commands(name.partition(" ")[0]) if command.name == name), None)
+    package, _, subcommand = name.partition(" ")
+    return next((one for one in list_commands(package) if one.name == name or subcommand in one.aliases), None)
 
 
 def _is_own(setting: Setting, given: Mapping[str, Any]) -> bool:
@@ -256,7 +268,7 @@ def _values_of(value: Any) -> Iterator[str]:
         if item not in (None, ""):
             text = str(item)
             path = without_name(text)
-            is_path = "/" in path or Path(path).expanduser().exists()
+            is_path = isinstance(item, Path) or "/" in path or Path(path).expanduser().exists()
             yield str(Path(path).expanduser().absolute()) if is_path else path
 
 
@@ -362,7 +374,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], co
         )
     groups: dict[str, Any] = {OWN: parser}
     for setting in command.settings:
-        if setting.name != "preset":
+        if not command.presets or setting.name != "preset":
             if setting.table not in groups:
                 groups[setting.table] = parser.add_argument_group(f"settings: {setting.table}")
             _add_flag(groups[setting.table], setting)
@@ -378,7 +390,7 @@ def _add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
     options: dict[str, Any] = {"help": words.replace("%", "%%"), "default": argparse.SUPPRESS}
     names = [setting.name] if mark.positional else [setting.flag]
     if not mark.positional:
-        options |= {"dest": setting.name, "required": setting.required}
+        options |= {"dest": setting.name, "required": setting.required and setting.table == OWN}
     if setting.type == "switch":
         group.add_argument(
             *names, action=argparse.BooleanOptionalAction if setting.has_off else "store_true", **options
@@ -389,7 +401,7 @@ def _add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
     else:
         options["metavar"] = mark.metavar or ("DIR" if setting.is_path else METAVARS.get(setting.type, "X"))
     if mark.alone is not None:
-        options |= {"nargs": "?", "const": mark.alone}
+        options |= {"nargs": "*", "action": "extend"} if setting.is_many else {"nargs": "?", "const": mark.alone}
     elif mark.positional:
         options["nargs"] = {True: "+" if setting.required else "*", False: None if setting.required else "?"}[
             setting.is_many
@@ -409,18 +421,28 @@ METAVARS = {"whole number": "N", "numbers": "N", "names": "NAME"}
 def to_words(setting: Setting, value: Any) -> list[str]:
     """The words by which a command line gives this value.
 
-    A value that begins with dashes stays a value: it is written behind the flag's equals sign, or as a path from here.
+    A value that begins with dashes stays a value: it is written behind the flag's equals sign, a path as one from here.
+
+    Raises:
+        UserError: a command line cannot say it: it takes away what stands there without the flag, or is just "--".
     """
-    if value is None:
-        return []
     if setting.type == "switch":
         return [setting.flag] if value else [f"--no-{setting.flag[2:]}"] if setting.has_off else []
+    if value is None or (setting.is_many and not value and setting.how.alone is None):
+        if setting.default or setting.table != OWN:
+            raise UserError(f"{setting.flag}: a command line cannot take its value away; give one.")
+        return []
     words = [to_word(item) for item in (value if setting.is_many else [value])]
-    together = setting.is_many and (setting.is_path or setting.type == "numbers") and not setting.how.repeated
-    if setting.how.positional or together:
-        words = [f"./{word}" if word.startswith("-") and setting.is_path else word for word in words]
-        return words if setting.how.positional else [setting.flag, *words] if words else []
-    return [f"{setting.flag}={word}" for word in words]
+    if setting.is_path and (setting.how.positional or setting.is_many):
+        words = [f"./{word}" if word.startswith("-") else word for word in words]
+    if setting.how.positional:
+        return words
+    if "--" in words:  # argparse drops it
+        raise UserError(f"{setting.flag}: a command line cannot hold -- as a value.")
+    alone = not setting.is_many or setting.how.repeated or (len(words) == 1 and setting.type != "numbers")
+    if alone or (setting.type == "names" and any(word.startswith("-") for word in words)):
+        return [f"{setting.flag}={word}" for word in words]
+    return [setting.flag, *words]
 
 
 def to_word(value: Any) -> str:
@@ -429,7 +451,9 @@ def to_word(value: Any) -> str:
         return str(value.value)
     if isinstance(value, float):
         short = f"{value:g}"
-        return short if float(short) == value else repr(value)
+        word = short if float(short) == value else repr(value)
+        # -1e-05 would be taken for a flag
+        return f"{Decimal(word):f}" if word.startswith("-") and "e" in word else word
     return str(value)
 
 
@@ -437,7 +461,8 @@ def describe_fault(fault: Mapping[str, Any], setting: Setting | None = None) -> 
     """What to give instead, of one of pydantic's errors, as a sentence."""
     kind, limits = fault["type"], {name: _in_words(value) for name, value in fault.get("ctx", {}).items()}
     if setting and setting.is_many and (kind in ("missing", "tuple_type") or kind.startswith("too_")):
-        return f"Give {setting.length or 'one or more'} numbers with spaces between."
+        noun = "numbers" if setting.type == "numbers" else "values"
+        return f"Give {setting.length or 'one or more'} {noun} with spaces between."
     words = {
         "missing": "This is needed.",
         "int_parsing": "Give a whole number.",
@@ -453,6 +478,34 @@ def describe_fault(fault: Mapping[str, Any], setting: Setting | None = None) -> 
     }
     said = words.get(kind) or f"{str(fault['msg']).removeprefix('Value error, ').removesuffix('.')}."
     return said if "_" in said.partition(" ")[0] or said.startswith("-") else said[0].upper() + said[1:]
+
+
+def say_fault(where: str, said: str, fault: Mapping[str, Any]) -> str:
+    """A fault as a line that begins with where it is, and ends with what was given."""
+    if fault["type"] in ("missing", "value_error") or where in said:
+        return said if where in said else f"{where}: {said}"
+    return f"{where}: {said[:-1]}, got {fault['input']!r}."
+
+
+def make_table(kind: type[M], values: Mapping[str, Any], where: str, changes: Mapping[str, Any] | None = None) -> M:
+    """A table of settings: the values of a preset or file, and changes over them.
+
+    Args:
+        where: the values come from.
+    Raises:
+        UserError: a value is not allowed; said with the flag of a change, else with where it was read.
+    """
+    changes = changes or {}
+    try:
+        return kind.model_validate({**values, **changes})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = ".".join(map(str, fault["loc"]))
+        setting = next((one for one in read_settings(kind, from_presets=True, table=where) if one.name == name), None)
+        said = describe_fault(fault, setting)
+        if setting and name in changes:
+            raise UserError(say_fault(setting.flag, said, fault)) from error
+        raise UserError(f"{where}: {say_fault(name, said, fault) if name else said}") from error
 
 
 def _in_words(value: Any) -> str:
