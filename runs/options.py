@@ -39,6 +39,17 @@ class Options(BaseModel):
 O = TypeVar("O", bound=Options)  # noqa: E741, the usual name of a type parameter is one letter
 
 
+def make_absolute(options: O) -> O:
+    """The options with their paths absolute, as a run records them."""
+    changed: dict[str, Any] = {}
+    for name, value in options:
+        if isinstance(value, Path):
+            changed[name] = value.expanduser().absolute()
+        elif isinstance(value, list) and any(isinstance(item, Path) for item in value):
+            changed[name] = [item.expanduser().absolute() for item in value]
+    return options.model_copy(update=changed)
+
+
 @dataclass(frozen=True)
 class Input:
     """Mark an option that names what a run is made from."""
@@ -68,6 +79,8 @@ class Flag:
     metavar: str = ""
     alone: str | None = None
     """The value of a flag without one."""
+    rest: bool = False
+    """Whether all words after the flag are its values, those that look like flags too."""
     terminal_only: bool = False
     """Whether no page shows it."""
 
@@ -215,7 +228,7 @@ class Command(Generic[O]):
             else:
                 value = getattr(getattr(options, setting.table), setting.name)
                 default = getattr(usual[setting.table], setting.name)
-            if setting.name == "preset" or value == default:
+            if (self.presets and setting.name == "preset") or value == default:
                 continue
             # Positional words come first: what follows a flag of several values would be taken for one of them.
             (before if setting.how.positional else words).extend(to_words(setting, value))
@@ -366,7 +379,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], co
         )
     groups: dict[str, Any] = {OWN: parser}
     for setting in command.settings:
-        if setting.name != "preset":
+        if not command.presets or setting.name != "preset":
             if setting.table not in groups:
                 groups[setting.table] = parser.add_argument_group(f"settings: {setting.table}")
             _add_flag(groups[setting.table], setting)
@@ -382,7 +395,7 @@ def _add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
     options: dict[str, Any] = {"help": words.replace("%", "%%"), "default": argparse.SUPPRESS}
     names = [setting.name] if mark.positional else [setting.flag]
     if not mark.positional:
-        options |= {"dest": setting.name, "required": setting.required}
+        options |= {"dest": setting.name, "required": setting.required and setting.table == OWN}
     if setting.type == "switch":
         group.add_argument(
             *names, action=argparse.BooleanOptionalAction if setting.has_off else "store_true", **options
@@ -398,6 +411,8 @@ def _add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
         options["nargs"] = {True: "+" if setting.required else "*", False: None if setting.required else "?"}[
             setting.is_many
         ]
+    elif mark.rest:
+        options["nargs"] = argparse.REMAINDER
     elif mark.repeated:
         options["action"] = "append"
     elif setting.is_many:
@@ -428,6 +443,8 @@ def to_words(setting: Setting, value: Any) -> list[str]:
         words = [f"./{word}" if word.startswith("-") else word for word in words]
     if setting.how.positional:
         return words
+    if setting.how.rest:
+        return [setting.flag, *words] if words else []
     if not setting.is_many or setting.how.repeated or (len(words) == 1 and setting.type != "numbers"):
         return [f"{setting.flag}={word}" for word in words]
     if setting.type == "names" and (flags := [word for word in words if word.startswith("-")]):

@@ -384,3 +384,13 @@ def artifact_of(data: Path, run: Run) -> Path | None:
     """The folder that a run makes: 'out' of its result, or of its config while there is no result."""
     out = read_json(run_folder(data, run.id) / "result.json").get("out") or run.config.get("out")
     return Path(run.cwd or ".", out) if isinstance(out, str) and out else None
+
+
+@contextmanager
+def open_database_run(data, url, kind, config, run_id=None):  # LOCAL SHIM, never committed
+    database = open_database(data, url)
+    try:
+        with open_run(database, data, kind, config, run_id) as run:
+            yield run
+    finally:
+        database.close()

@@ -16,7 +16,6 @@ def add_weights_flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup) 
     )
 
 
-def choose_weights_folder(args: argparse.Namespace) -> Path:
+def choose_weights_folder(named: Path | None, data: Path) -> Path:
     """The folder that was named, or the data folder's own."""
-    named: Path | None = args.weights
-    return named.expanduser() if named else Path(args.data) / WEIGHTS_FOLDER
+    return named.expanduser() if named else data / WEIGHTS_FOLDER
