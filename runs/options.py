@@ -42,6 +42,17 @@ M = TypeVar("M", bound=BaseModel)
 O = TypeVar("O", bound=Options)  # noqa: E741, the usual name of a type parameter is one letter
 
 
+def make_absolute(options: O) -> O:
+    """The options with their paths absolute, as a run records them."""
+    changed: dict[str, Any] = {}
+    for name, value in options:
+        if isinstance(value, Path):
+            changed[name] = value.expanduser().absolute()
+        elif isinstance(value, list) and any(isinstance(item, Path) for item in value):
+            changed[name] = [item.expanduser().absolute() for item in value]
+    return options.model_copy(update=changed)
+
+
 @dataclass(frozen=True)
 class Input:
     """Mark an option that names what a run is made from."""
@@ -71,6 +82,8 @@ class Flag:
     metavar: str = ""
     alone: str | None = None
     """The value of a flag without one; '' of one that takes several values says that it may have none."""
+    rest: bool = False
+    """Whether all words after the flag are its values, those that look like flags too."""
     terminal_only: bool = False
     """Whether no page shows it."""
 
@@ -406,6 +419,8 @@ def _add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
         options["nargs"] = {True: "+" if setting.required else "*", False: None if setting.required else "?"}[
             setting.is_many
         ]
+    elif mark.rest:
+        options["nargs"] = argparse.REMAINDER
     elif mark.repeated:
         options["action"] = "append"
     elif setting.is_many:
@@ -437,6 +452,8 @@ def to_words(setting: Setting, value: Any) -> list[str]:
         words = [f"./{word}" if word.startswith("-") else word for word in words]
     if setting.how.positional:
         return words
+    if setting.how.rest:
+        return [setting.flag, *words] if words else []
     if "--" in words:  # argparse drops it
         raise UserError(f"{setting.flag}: a command line cannot hold -- as a value.")
     alone = not setting.is_many or setting.how.repeated or (len(words) == 1 and setting.type != "numbers")

@@ -69,7 +69,7 @@ def words(data: Path, tmp_path: Path, faces: list[Face]) -> list[str]:  # noqa: 
 
 def run_until_death(words: list[str], dies: str) -> None:
     """The command in a process that ends itself as SIGKILL would: at once, nothing cleaned up."""
-    quick = "import refl.evaluate.compare as evaluate\n" + f"evaluate.WITH_TRUTH, evaluate.WITHOUT_TRUTH = {QUICK}"
+    quick = "import refl.evaluate.compare as compare\n" + f"compare.WITH_TRUTH, compare.WITHOUT_TRUTH = {QUICK}"
     program = f"{quick}\n{dies}\nimport sys\nfrom refl.__main__ import main\nsys.exit(main(sys.argv[1:]))"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", program, *words]
