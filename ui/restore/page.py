@@ -166,7 +166,7 @@ def start_restoring(
         raise UserError("Choose a restorer.")
     if not count:
         raise UserError("Say how many candidates each restorer makes.")
-    given: dict[str, Any] = {"method": methods, "seeds": list(range(int(count)))}
+    given: dict[str, Any] = {"methods": methods, "seeds": list(range(int(count)))}
     if origin == OWN:
         if not files:
             raise UserError("Drop a photo first.")

@@ -6,16 +6,20 @@ import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
+from pydantic import Field
 
+from db.errors import UserError
 from runs.devices import list_devices
-from runs.options import Setting, read_words
+from runs.options import Command, Flag, Input, Options, Output, Setting, read_words
+from runs.rounds import plan_round
 from ui.train.fields import UNITS, Typed, parse, range_of, to_typed
 from ui.train.form import WHOLE_FORM, Request, check, describe_form, first_preset, read_back, say_command
-from ui.train.forms import FORMS
-from ui.train.round import check_plan, read_settings
+from ui.train.forms import FORMS, Form
+from ui.train.inputs import Choice
+from ui.train.round import read_round
 
 NASTY = ["$(touch pwned)", "; rm -rf ~ #", "--db=sqlite:///x", "-x", "a\nb", "'\"`|&<>*?\\", "  ", "=", "ä 脸"]
 
@@ -39,7 +43,7 @@ def inputs_of(kind: str, places: dict[str, str]) -> dict[str, list[str]]:
         "reward evaluate": {"dataset": [places["dataset"]], "scorer": [places["frm"], "mine=hps-v2.1"]},
         "refl pretrain": {"faces": [places["faces"]]},
         "refl train": {"restorer": [places["tuned"]], "reward": [places["frm"]]},
-        "refl restore": {"method": ["tiny"]},
+        "refl restore": {"methods": ["tiny"]},
         "refl evaluate": {"method": ["tiny", places["tuned"]]},
     }.get(kind, {})
 
@@ -184,8 +188,8 @@ def test_what_is_wrong_is_said_at_its_field(
         ("refl train", {"restorer": ["{faces}"], "reward": ["{frm}"]}, "restorer", "is no restorer"),
         ("refl train", {"restorer": ["feedforward:x"], "reward": ["{frm}"]}, "restorer", "no noise to learn from"),
         ("refl train", {"restorer": ["tiny"], "reward": ["{frm}"], "faces": ["/no"]}, "faces", "no folder /no"),
-        ("refl restore", {"method": ["a=tiny", "b=/no"]}, "method", "no folder /no"),
-        ("refl restore", {"method": ["tiny"], "inputs": ["/no.png"]}, "inputs", "no file or folder"),
+        ("refl restore", {"methods": ["a=tiny", "b=/no"]}, "methods", "no folder /no"),
+        ("refl restore", {"methods": ["tiny"], "inputs": ["/no.png"]}, "inputs", "no file or folder"),
         ("refl pretrain", {"faces": ["{faces}"], "phase": ["last"]}, "phase", "Choose one of"),
         ("annotate measure", {"metrics": ["nothing"]}, "metrics", "no metric list"),
         ("annotate label", {"labeler": ["99"]}, "labeler", "No such labeler."),
@@ -251,7 +255,7 @@ def test_paths_that_look_like_flags_stay_paths(places: dict[str, str], tmp_path:
     assert checked.words == ["--preset=tiny", "--faces", "./--aligned", places["faces"]]
     options = read_words(FORMS["refl pretrain"].command, checked.words)
     assert options.faces == [Path("--aligned"), Path(places["faces"])]
-    asked = Request(kind="refl restore", inputs={"inputs": ["--aligned"], "method": ["tiny"]})
+    asked = Request(kind="refl restore", inputs={"inputs": ["--aligned"], "methods": ["tiny"]})
     checked = check(asked, Path(places["data"]))
     assert (checked.errors, checked.config["inputs"], checked.config["aligned"]) == ({}, ["--aligned"], False)
 
@@ -261,8 +265,8 @@ def test_a_folder_that_a_run_waited_for_will_make_need_not_be_there(places: dict
     asked.inputs["reward"] = [str(tmp_path / "later" / "best")]
     assert list(check(asked, Path(places["data"])).errors) == ["reward"]
     assert check(asked, Path(places["data"]), [tmp_path / "later"]).errors == {}
-    asked = Request(kind="refl restore", inputs={"method": [f"mine={tmp_path}/later/tuned"]})
-    assert list(check(asked, Path(places["data"])).errors) == ["method"]
+    asked = Request(kind="refl restore", inputs={"methods": [f"mine={tmp_path}/later/tuned"]})
+    assert list(check(asked, Path(places["data"])).errors) == ["methods"]
     assert check(asked, Path(places["data"]), [tmp_path / "later"]).errors == {}
 
 
@@ -271,12 +275,12 @@ def test_reward_models_to_compare_get_names(places: dict[str, str]) -> None:
     asked.inputs["reward"] = [places["frm"], f"{places['frm']}/best", f"mine={places['frm']}"]
     checked = check(asked, Path(places["data"]))
     assert checked.errors == {}
-    assert [value.partition("=")[0] for value in checked.config["reward"]] == ["frm", "frm", "mine"]
+    assert [value.partition("=")[0] for value in checked.config["reward"]] == ["frm", "frm-2", "mine"]
 
 
 def test_a_round_with_wrong_settings_is_refused_at_its_field(places: dict[str, str]) -> None:
     data = Path(places["data"])
-    settings, errors = read_settings({"seeds": "0 1", "max_refl_steps": "20", "include_simulated": True}, data)
+    settings, errors = read_round({"seeds": "0 1", "max_refl_steps": "20", "include_simulated": True}, data)
     assert errors == {}
     assert settings is not None
     assert (settings.seeds, settings.max_refl_steps, settings.device) == ((0, 1), 20, list_devices()[0])
@@ -288,23 +292,42 @@ def test_a_round_with_wrong_settings_is_refused_at_its_field(places: dict[str, s
         ({"device": "cuda:77"}, "device"),
         ({"nothing": "1"}, WHOLE_FORM),
     ):
-        settings, errors = read_settings(values, data)
+        settings, errors = read_round(values, data)
         assert (settings, list(errors)) == (None, [place])
 
 
 def test_a_preset_that_a_command_refuses_makes_no_plan(places: dict[str, str]) -> None:
-    from runs.rounds import plan_round
-
     data = Path(places["data"])
-    settings, _ = read_settings({"reward_preset": "none"}, data)
+    settings, _ = read_round({"reward_preset": "none"}, data)
     assert settings is not None
-    _, fault = check_plan(data, plan_round(data, 1, settings))
-    assert fault is not None
-    assert "reward train" in fault
-    settings, _ = read_settings({}, data)
+    with pytest.raises(UserError, match="reward train"):
+        plan_round(data, 1, settings)
+    settings, _ = read_round({}, data)
     assert settings is not None
-    plan, fault = check_plan(data, plan_round(data, 1, settings))
-    assert fault is None
-    by_kind = {one.kind: one.config for one in plan}
-    assert by_kind["reward train"]["train"]["max_steps"] == 1000
-    assert by_kind["refl train"]["round"] == 1
+    configs = {
+        one.kind: one.command.config(one.command.settle(one.options, data)) for one in plan_round(data, 1, settings)
+    }
+    assert configs["reward train"]["train"]["max_steps"] == 1000
+    assert configs["refl train"]["reward"] == str(data / "rounds" / "1" / "reward" / "best")
+
+
+def test_a_new_command_is_a_form_at_once(tmp_path: Path) -> None:
+    class Toy(Options):
+        faces: Annotated[Path, Input("faces")] = Field(description="Sharp faces")
+        out: Annotated[Path | None, Output()] = Field(None, description="Folder of the toys")
+        turns: int = Field(3, ge=1, le=9, description="Turns per toy")
+        colour: Literal["red", "blue"] = Field("red", description="Colour of the toys")
+        device: Annotated[str, Flag(terminal_only=True)] = Field("auto", description="Where it computes")
+
+    toy = Command("annotate toy", "make toys", Toy, lambda _options, _place: None)
+    described = describe_form(Form(toy, "Toys", "Makes toys.", frozenset({"turns"})), {"faces": [Choice("a", "the a")]})
+    assert [(one["name"], one["required"], one["folded"], one["choices"]) for one in described["inputs"]] == [
+        ("faces", True, False, [{"value": "a", "words": "the a"}]),
+        ("out", False, True, []),
+    ]
+    assert [(one["name"], one["flag"], one["type"], one["range"], one["shown"]) for one in described["fields"]] == [
+        ("turns", "--turns", "whole number", "1 to 9", True),
+        ("colour", "--colour", "choice", "", False),
+    ]
+    asked = read_back(Form(toy, "", ""), ["--turns=5", f"--faces={tmp_path}"])
+    assert (asked.inputs["faces"], asked.values) == ([str(tmp_path)], {"options.turns": "5"})
