@@ -11,12 +11,11 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from dataset.files import SCORE_COLUMNS
-from dataset.tables import MAX_SEED
 from db.errors import UserError
 from db.images import MEDIA_TYPE_OF_SUFFIX
 from db.models import Choice, Origin, Picked, Side, Split
 from db.project import question_key
-from db.records import candidate_key, pair_key
+from db.records import MAX_SEED, candidate_key, pair_key
 
 DATA_FILES = ("pairs.jsonl", "judgments.jsonl", "scores.parquet")
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from db.errors import UserError
+from db.records import MAX_SEED
 from runs.image_folders import (
     describe_fault,
     find_encoding,
@@ -26,7 +27,6 @@ from runs.tables import restore_cell
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", *JSON_SUFFIXES)
 DELIMITERS = ",;\t|"
-MAX_SEED = 2**31 - 1
 SEED = re.compile(r"([0-9]+)(?:[.,]0*)?")
 """A whole number, also as spreadsheets write a column that has empty cells: 1.0, or 1,0."""
 EXCEL_DELIMITER = re.compile(r'\ufeff?"?sep=(.?)"?[,;\t]*', re.IGNORECASE)

@@ -23,6 +23,8 @@ from db.models import (
     Split,
 )
 
+MAX_SEED = 2**31 - 1
+"""The largest seed that a row holds."""
 GROUP_JOINT = " & "
 """Between the persons' names of a group that several were joined to, since they share a photo."""
 

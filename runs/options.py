@@ -42,6 +42,17 @@ M = TypeVar("M", bound=BaseModel)
 O = TypeVar("O", bound=Options)  # noqa: E741, the usual name of a type parameter is one letter
 
 
+def make_absolute(options: O) -> O:
+    """The options with their paths absolute, as a run records them."""
+    changed: dict[str, Any] = {}
+    for name, value in options:
+        if isinstance(value, Path):
+            changed[name] = value.expanduser().absolute()
+        elif isinstance(value, list) and any(isinstance(item, Path) for item in value):
+            changed[name] = [item.expanduser().absolute() for item in value]
+    return options.model_copy(update=changed)
+
+
 @dataclass(frozen=True)
 class Input:
     """Mark an option that names what a run is made from."""
@@ -71,6 +82,8 @@ class Flag:
     metavar: str = ""
     alone: str | None = None
     """The value of a flag without one; '' of one that takes several values says that it may have none."""
+    rest: bool = False
+    """Whether all words after the flag are its values, those that look like flags too."""
     terminal_only: bool = False
     """Whether no page shows it."""
 
@@ -208,11 +221,7 @@ class Command(Generic[O]):
         return options.model_dump(mode="json")
 
     def words(self, options: O) -> list[str]:
-        """The words of a command line that gives these options; those with their defaults are left out.
-
-        Raises:
-            UserError: a value cannot be written on a command line.
-        """
+        """The words of a command line that gives these options; those with their defaults are left out."""
         before: list[str] = []
         words: list[str] = []
         usual: Mapping[str, Any] = {}
@@ -390,7 +399,7 @@ def _add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
     mark, default = setting.how, setting.default
     words = setting.description
     if setting.table == OWN and not setting.required and default not in (None, False, True, "", [], ()):
-        words += f" (default: {' '.join(map(_to_word, default)) if setting.is_many else _to_word(default)})"
+        words += f" (default: {' '.join(map(to_word, default)) if setting.is_many else to_word(default)})"
     options: dict[str, Any] = {"help": words.replace("%", "%%"), "default": argparse.SUPPRESS}
     names = [setting.name] if mark.positional else [setting.flag]
     if not mark.positional:
@@ -410,6 +419,8 @@ def _add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
         options["nargs"] = {True: "+" if setting.required else "*", False: None if setting.required else "?"}[
             setting.is_many
         ]
+    elif mark.rest:
+        options["nargs"] = argparse.REMAINDER
     elif mark.repeated:
         options["action"] = "append"
     elif setting.is_many:
@@ -425,7 +436,7 @@ METAVARS = {"whole number": "N", "numbers": "N", "names": "NAME"}
 def to_words(setting: Setting, value: Any) -> list[str]:
     """The words by which a command line gives this value.
 
-    A value that begins with dashes stays a value: it is written behind the flag's equals sign.
+    A value that begins with dashes stays a value: it is written behind the flag's equals sign, a path as one from here.
 
     Raises:
         UserError: a command line cannot say it: it takes away what stands there without the flag, or is just "--".
@@ -436,9 +447,13 @@ def to_words(setting: Setting, value: Any) -> list[str]:
         if setting.default or setting.table != OWN:
             raise UserError(f"{setting.flag}: a command line cannot take its value away; give one.")
         return []
-    words = [_to_word(item) for item in (value if setting.is_many else [value])]
+    words = [to_word(item) for item in (value if setting.is_many else [value])]
+    if setting.is_path and (setting.how.positional or setting.is_many):
+        words = [f"./{word}" if word.startswith("-") else word for word in words]
     if setting.how.positional:
         return words
+    if setting.how.rest:
+        return [setting.flag, *words] if words else []
     if "--" in words:  # argparse drops it
         raise UserError(f"{setting.flag}: a command line cannot hold -- as a value.")
     alone = not setting.is_many or setting.how.repeated or (len(words) == 1 and setting.type != "numbers")
@@ -447,7 +462,8 @@ def to_words(setting: Setting, value: Any) -> list[str]:
     return [setting.flag, *words]
 
 
-def _to_word(value: Any) -> str:
+def to_word(value: Any) -> str:
+    """A single value as a command line has it."""
     if isinstance(value, enum.Enum):
         return str(value.value)
     if isinstance(value, float):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from db.errors import UserError
 from db.models import Split
-from db.session import open_database
+from db.session import Database
 from pixels.read import READING, decode_plain
+from refl.evaluate.options import EvaluateOptions
 from refl.faces.align import as_square
 from refl.faces.degrade import DegradationSettings
 from refl.faces.photo_files import map_in_threads
@@ -92,22 +93,22 @@ def split_batches(count: int, size: int) -> Iterator[range]:
     return (range(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def load_sets(args: argparse.Namespace, size_px: int) -> list[FaceSet]:
+def load_sets(options: EvaluateOptions, database: Database, data: Path, size_px: int) -> list[FaceSet]:
     """`synthetic`, degraded with fixed seeds, and `wild`; every file is decoded once.
 
     Raises:
         UserError: there is no face, or one is damaged.
     """
     found = {
-        "synthetic": find_faces(args.faces) if args.faces else load_test_faces(args),
-        "wild": find_faces(args.wild) if args.wild else [],
+        "synthetic": find_faces(options.faces) if options.faces else load_faces(database, data, Split.test),
+        "wild": find_faces(options.wild) if options.wild else [],
     }
     sets = []
     for name, faces in found.items():
-        if faces := faces[: args.limit]:
+        if faces := faces[: options.limit]:
             known = check_faces(faces)
             faces = [replace(face, sha256=known[face.path]) for face in faces]
-            degradation = load_refl_config(args.degradation).degradation if name == "synthetic" else None
+            degradation = load_refl_config(options.degradation).degradation if name == "synthetic" else None
             sets.append(FaceSet(name, faces, size_px, degradation))
     if not sets:
         raise UserError(
@@ -115,12 +116,3 @@ def load_sets(args: argparse.Namespace, size_px: int) -> list[FaceSet]:
             "ground truth (hq)."
         )
     return sets
-
-
-def load_test_faces(args: argparse.Namespace) -> list[Face]:
-    """Ground truths of the project's test split."""
-    database = open_database(args.data, args.db)
-    try:
-        return load_faces(database, args.data, Split.test)
-    finally:
-        database.close()

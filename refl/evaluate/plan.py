@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from db.errors import UserError
+from db.session import Database
 from refl.evaluate.faces import FaceSet, load_sets
 from refl.evaluate.fid import is_wanted
+from refl.evaluate.options import EvaluateOptions, name_rewards
 from refl.evaluate.restored import to_file_name
-from refl.restore.methods import AskedMethod, RestoreOptions, name_methods
+from refl.restore.methods import AskedMethod, LoadOptions, name_methods
 from refl.restorers.load import get_restorer_files
 from refl.restorers.outline import Outline, outline_restorer
 from reward.model.weights_folder import choose_weights_folder
@@ -24,7 +26,7 @@ class Plan:
 
     methods: Sequence[AskedMethod]
     """The first is the base."""
-    options: RestoreOptions
+    options: LoadOptions
     sets: Sequence[FaceSet]
     seeds: Sequence[int]
     rewards: Mapping[str, str]
@@ -41,40 +43,40 @@ class Plan:
         return self.methods[0].name
 
 
-def make_plan(args: argparse.Namespace) -> Plan:
+def make_plan(options: EvaluateOptions, database: Database, data: Path) -> Plan:
     """Understand and check all of it.
 
     Raises:
         UserError: a restorer, a reward model, a file or a face is missing or damaged, sizes do not fit, or a reward
             model lacks captions.
     """
-    device, weights = choose_device(args.device), choose_weights_folder(args)
-    methods = name_methods(args.method)
+    device, weights = choose_device(options.device), choose_weights_folder(options.weights, data)
+    methods = name_methods(options.method)
     check_folders([to_file_name(method.name) for method in methods])
     get_restorer_files([method.what for method in methods], weights)
     outlines = [outline_restorer(method.what, weights) for method in methods]
-    size_px = args.image_size_px or outlines[0].image_size_px
+    size_px = options.image_size_px or outlines[0].image_size_px
     check_sizes(size_px, {method.name: outline for method, outline in zip(methods, outlines, strict=True)})
-    rewards = name_rewards(args.reward)
+    rewards = name_rewards(options.reward)
     scorers = {name: find_scorer(f"{name}={what}", weights) for name, what in rewards.items()}
-    sets = load_sets(args, size_px)
+    sets = load_sets(options, database, data, size_px)
     notes = []
     for faces in sets:
         without = sum(not face.caption for face in faces.faces)
         for name, scorer in scorers.items():
             things = f"{faces.name} faces"
-            note = check_scorer_captions(scorer, without, len(faces.faces), things, use_prompt=args.use_prompt)
+            note = check_scorer_captions(scorer, without, len(faces.faces), things, use_prompt=options.use_prompt)
             notes += [f"reward {name}: {note}"] if note else []
-    seeds = list(dict.fromkeys(args.seeds))
+    seeds = list(dict.fromkeys(options.seeds))
     images = sum(len(seeds) if outline.is_random else 1 for outline in outlines)
     return Plan(
         methods=methods,
-        options=RestoreOptions(device, weights, args.dtype, args.steps, work_size_px=size_px),
+        options=LoadOptions(device, weights, options.dtype, options.steps, work_size_px=size_px),
         sets=sets,
         seeds=seeds,
         rewards=rewards,
         notes=notes,
-        batch_size=args.batch_size,
+        batch_size=options.batch_size,
         total=sum(len(faces.faces) * (images * (2 + len(rewards)) + is_wanted(faces) * len(methods)) for faces in sets),
     )
 
@@ -102,20 +104,3 @@ def check_sizes(size_px: int, outlines: Mapping[str, Outline]) -> None:
                 f"{name} takes sides that are multiples of {outline.multiple_px} px, not {size_px}; set "
                 "--image-size-px."
             )
-
-
-def name_rewards(asked: Sequence[str]) -> dict[str, str]:
-    """Name -> model of each NAME=MODEL.
-
-    Raises:
-        UserError: one has no name, or two have the same.
-    """
-    found: dict[str, str] = {}
-    for text in asked:
-        name, equals, what = text.partition("=")
-        if not equals or not name:
-            raise UserError(f"--reward {text}: give it a name, such as --reward frozen={text.removeprefix('=')}.")
-        if name in found:
-            raise UserError(f"Two reward models are called {name!r}; name one of them otherwise.")
-        found[name] = what
-    return found

@@ -1,18 +1,20 @@
-"""How a tiny restorer is trained: every field is a flag of `python -m refl pretrain`. Loads no torch."""
+"""Set how a tiny restorer is trained: the options of `python -m refl pretrain`. Loads no torch."""
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from db.errors import UserError
 from refl.restorers.tiny_config import TinyConfig
+from runs.options import Input, Options, Output
+from runs.presets import list_presets, read_tables
 
-FOLDER = Path(__file__).parent / "configs"
-PHASES = ("stage1", "vae", "diffusion")
+SHIPPED = list_presets(Path(__file__).parent / "configs", "model")
+PhaseName = Literal["stage1", "vae", "diffusion"]
+PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 MAY_CHANGE = {
     "stage1_steps",
     "vae_steps",
@@ -54,9 +56,9 @@ class PretrainConfig(BaseModel):
     vae_steps: int = Field(ge=1, description="Optimizer steps of the autoencoder, the second phase")
     diffusion_steps: int = Field(ge=1, description="Optimizer steps of denoiser and ControlNet, the third phase")
     batch_size: int = Field(
-        8, ge=1, description="Faces a step of the first two phases; a quarter of it at the large size"
+        8, ge=1, description="Faces per step of the first two phases; a quarter of it at the large size"
     )
-    diffusion_batch_size: int = Field(16, ge=1, description="Faces a step of the third phase, likewise")
+    diffusion_batch_size: int = Field(16, ge=1, description="Faces per step of the third phase, likewise")
     large_share: float = Field(0.2, ge=0, le=1, description="Share of steps on faces of twice image_size_px")
     stage1_learning_rate: float = Field(8e-4, gt=0, le=1, description="AdamW's step size of the first phase")
     vae_learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW's step size of the second phase")
@@ -65,7 +67,7 @@ class PretrainConfig(BaseModel):
     decay_share: float = Field(0.3, ge=0, le=1, description="Share of a phase, its last, in which the rate falls to 0")
     weight_decay: float = Field(1e-4, ge=0, le=10, description="AdamW's decay of all weights")
     max_gradient_norm: float = Field(1.0, gt=0, description="Longer gradients are scaled to this length")
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="Share kept a step of the running average that is used")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="EMA decay per step")
     ssim_weight: float = Field(0.1, ge=0, description="Weight of 1 - SSIM beside the mean absolute error")
     gradient_weight: float = Field(0.2, ge=0, description="Weight of 1 - gradient magnitude similarity beside it")
     kl_weight: float = Field(2e-4, ge=0, description="Weight of the latents' divergence from unit normal, a number")
@@ -74,7 +76,7 @@ class PretrainConfig(BaseModel):
         0.7, gt=0, le=1, description="Share of the noise schedule that is trained, from its clean end"
     )
     small_variants: int = Field(4, ge=1, description="Degraded versions of a face whose latents are kept")
-    large_variants: int = Field(1, ge=1, description="The same at the large size")
+    large_variants: int = Field(1, ge=1, description="Degraded versions of a face at the large size")
     crop_scale: tuple[float, float] = Field(
         (0.85, 1.0), description="Side of the random crop, as a share of the face image, lowest and highest"
     )
@@ -85,11 +87,11 @@ class PretrainConfig(BaseModel):
     jpeg_quality: tuple[int, int] = Field((30, 100), description="JPEG quality, 1 to 100")
     held_out_share: float = Field(0.04, gt=0, lt=1, description="Share of faces, by file name, that is not trained on")
     validate_faces: int = Field(48, ge=2, description="How many held-out faces are restored at a validation")
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="Type of the arithmetic; weights are float32")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="Compute dtype; weights are float32")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train; auto takes a GPU if there is one"
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Decides first weights, faces, degradations and noise")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of first weights, faces, degradations and noise")
     log_every_steps: int = Field(100, ge=1, description="Steps between progress lines")
     validate_every_steps: int = Field(1000, ge=0, description="Steps between validations; 0 for the phase's end only")
     checkpoint_every_seconds: float = Field(120, gt=0, description="Seconds between checkpoints")
@@ -107,48 +109,28 @@ class PretrainConfig(BaseModel):
         return self
 
 
+class PretrainOptions(Options):
+    """What is trained on which faces, and how."""
+
+    preset: str = Field(description="Settings: a preset's name, or a file")
+    faces: Annotated[list[Path], Input("faces")] = Field(
+        [], description="Folders of face images of any size, with those below"
+    )
+    out: Annotated[Path | None, Output()] = Field(
+        None, description="Folder of the restorer (default: in DATA/restorers, by settings)"
+    )
+    phase: Annotated[PhaseName | None, Input("phase")] = Field(
+        None, description="Train this one alone (default: all in turn)"
+    )
+    model: TinyConfig
+    train: PretrainConfig
+
+
 def preset_names() -> list[str]:
     """The presets that ship with the project."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml") if "[model]" in path.read_text(encoding="utf-8"))
+    return list(SHIPPED)
 
 
-def read_settings(name_or_path: str) -> dict[str, Any]:
-    """The tables `model` and `train` of a preset or a TOML file, and `faces` and `out` where given.
-
-    Raises:
-        UserError: no such preset or file, not TOML, a table is missing, or something else is in it.
-    """
-    path = FOLDER / f"{name_or_path}.toml"
-    if name_or_path not in preset_names():
-        path = Path(name_or_path).expanduser()
-        if not path.is_file():
-            raise UserError(
-                f"There is no preset {name_or_path!r}. Name one of {', '.join(preset_names())}, or a TOML file."
-            )
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not TOML ({error}).") from error
-    for table in ("model", "train"):
-        if not isinstance(values.get(table), dict):
-            raise UserError(f"{path}: has no table [{table}]; see {FOLDER / 'tiny.toml'} for one.")
-    unknown = sorted(set(values) - {"model", "train", "faces", "out"})
-    if unknown:
-        raise UserError(f"{path}: {unknown[0]!r} is unknown; there are [model], [train], faces and out.")
-    return values
-
-
-def check_pretrain_config(values: dict[str, Any], where: str) -> tuple[TinyConfig, PretrainConfig]:
-    """The configs of the tables `model` and `train`.
-
-    Raises:
-        UserError: a field is unknown, missing or not allowed; named with `where` it was read.
-    """
-    try:
-        return TinyConfig.model_validate(values["model"]), PretrainConfig.model_validate(values["train"])
-    except ValidationError as error:
-        fault = error.errors()[0]
-        if not fault["loc"]:  # of several fields, which the message names
-            raise UserError(f"{where}: {fault['msg'].removeprefix('Value error, ')}.") from error
-        field = ".".join(str(part) for part in fault["loc"])
-        raise UserError(f"{where}: {field}: {fault['msg']} ({fault['input']!r}).") from error
+def load_options(name_or_path: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The tables of a preset, a TOML file or a run's config.json, and what else it names; see `read_tables`."""
+    return read_tables(name_or_path, SHIPPED, PretrainOptions, changes)

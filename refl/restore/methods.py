@@ -1,4 +1,4 @@
-"""What a person asked to restore with, loaded and named: NAME=WHAT and the options to a `RestoreMethod`."""
+"""Parse `NAME=METHOD`, check that its files are here, and load the restorer."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @dataclass(frozen=True)
-class RestoreOptions:
-    """How restorers are used, all of them alike; None leaves it to the restorer."""
+class LoadOptions:
+    """How restorers are loaded and used, all of them alike; None leaves it to the restorer."""
 
     device: str
     weights: Path
@@ -70,7 +70,7 @@ def name_methods(asked: Sequence[str]) -> list[AskedMethod]:
     return methods
 
 
-def check_methods(methods: Sequence[AskedMethod], options: RestoreOptions, besides: Sequence[str] = ()) -> None:
+def check_methods(methods: Sequence[AskedMethod], options: LoadOptions, besides: Sequence[str] = ()) -> None:
     """What can be known before anything is loaded: that files are here, and that a strength has adapters to set.
 
     Args:
@@ -86,7 +86,7 @@ def check_methods(methods: Sequence[AskedMethod], options: RestoreOptions, besid
     get_restorer_files([method.what for method in methods], options.weights, besides)
 
 
-def load_method(asked: AskedMethod, options: RestoreOptions) -> RestoreMethod:
+def load_method(asked: AskedMethod, options: LoadOptions) -> RestoreMethod:
     """The restorer, ready on the device.
 
     A name that was not given says what differs from the restorer's own way: `diffbir-v1-20steps-bfloat16`.
@@ -112,7 +112,7 @@ def load_method(asked: AskedMethod, options: RestoreOptions) -> RestoreMethod:
     )
 
 
-def _change(restorer: AnyRestorer, what: str, options: RestoreOptions) -> Iterator[tuple[str, tuple[str, Any]]]:
+def _change(restorer: AnyRestorer, what: str, options: LoadOptions) -> Iterator[tuple[str, tuple[str, Any]]]:
     """Set what differs from the restorer's own way; gives (setting, (its part of the name, its value))."""
     if options.steps is not None and restorer.default_steps not in (1, options.steps):
         yield "steps", (f"{options.steps}steps", options.steps)

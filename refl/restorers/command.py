@@ -1,57 +1,54 @@
-"""`python -m refl weights`: published files listed, downloaded and checked; a tuned ControlNet in DiffBIR's format."""
+"""List, download and check published weight files, or export a tuned ControlNet: `python -m refl weights`."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from db.errors import UserError
-from reward.model.weights_folder import add_weights_flag, choose_weights_folder
+from reward.model.weights_folder import choose_weights_folder
+from runs.options import Command, Flag, Options, Place
 
 if TYPE_CHECKING:
     from reward.model.weights import WeightsEntry
 
 
-def add_weights_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`weights list`, `weights fetch NAME ...`, `weights check [NAME ...]`, `weights export FOLDER FILE`."""
-    parser = commands.add_parser(
-        "weights",
-        help="list, download or check published weight files; export a tuned ControlNet",
-        description="Published weight files: which there are and under which licence, from which mirror to get them. "
-        "With HF_HUB_OFFLINE=1 nothing is downloaded. `export FOLDER FILE` writes the ControlNet that a training left "
-        "in FOLDER as DiffBIR's own code loads it.",
+class WeightsOptions(Options):
+    """What is done with which files."""
+
+    action: Annotated[Literal["list", "fetch", "check", "export"], Flag(positional=True)] = Field(
+        description="What to do"
     )
-    parser.add_argument("action", choices=("list", "fetch", "check", "export"), help="what to do")
-    parser.add_argument(
-        "names",
-        nargs="*",
-        metavar="NAME",
-        help="as `list` shows them; check: all where none is given. export: FOLDER FILE",
+    names: Annotated[list[str], Flag(positional=True, metavar="NAME")] = Field(
+        [], description="As `list` shows them; check: all where none is given. export: FOLDER FILE"
     )
-    add_weights_flag(parser)
-    parser.set_defaults(command=run_weights)
+    weights: Annotated[Path | None, Flag(terminal_only=True)] = Field(
+        None, description="Folder of published weight files (default: DATA/weights)"
+    )
 
 
-def run_weights(args: argparse.Namespace) -> None:
+def run_weights(options: WeightsOptions, place: Place) -> None:
     """Do the action with the named files."""
     from refl.published.weights import read_manifest  # here: these load torch, which --help need not wait for
 
-    if args.action == "export":
-        export_file(args.names)
+    names = options.names
+    if options.action == "export":
+        export_file(names)
         return
-    folder = choose_weights_folder(args)
+    folder = choose_weights_folder(options.weights, place.data)
     manifest = read_manifest(folder)
-    unknown = [name for name in args.names if name not in manifest]
+    unknown = [name for name in names if name not in manifest]
     if unknown:
         raise UserError(f"There are no weights {unknown[0]!r}. The names: {', '.join(manifest)}.")
-    chosen = {name: manifest[name] for name in args.names or manifest}
-    if args.action == "fetch":
-        if not args.names:
+    chosen = {name: manifest[name] for name in names or manifest}
+    if options.action == "fetch":
+        if not names:
             raise UserError("Name what to fetch, as `python -m refl weights list` shows it.")
         lines = fetch_files(chosen, folder)
-    elif args.action == "check":
+    elif options.action == "check":
         lines = check_files(chosen, folder)
     else:
         lines = list_files(chosen, folder)
@@ -121,3 +118,14 @@ def check_files(chosen: dict[str, WeightsEntry], folder: Path) -> Iterator[str]:
         yield f"{name}: {path}, SHA-256 {found.sha256} ({known})"
     if faults:
         raise UserError(" ".join(faults))
+
+
+WEIGHTS = Command(
+    "refl weights",
+    "list, download or check published weight files; export a tuned ControlNet",
+    WeightsOptions,
+    run_weights,
+    "Published weight files: which there are and under which licence, from which mirror to get them. With "
+    "HF_HUB_OFFLINE=1 nothing is downloaded. `export FOLDER FILE` writes the ControlNet that a training left in FOLDER "
+    "as DiffBIR's own code loads it.",
+)

@@ -1,4 +1,4 @@
-"""`python -m refl ablate`: what each part of ReFL does, as one command: trainings side by side, one table.
+"""Train a preset with each part of ReFL left out, and compare all in one table: `python -m refl ablate`.
 
 Every variant is a `python -m refl train` (and, where the reward model itself differs, a `python -m reward train` before
 it) that a person could type; those that are finished are not run again. At the end one `python -m refl evaluate`
@@ -7,7 +7,6 @@ compares all of them with the base.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -15,14 +14,17 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from db.command import DATABASE_VARIABLE
 from db.errors import UserError
 from refl.tune.config import ReflConfig, load_refl_config, preset_names
-from reward.model.weights_folder import add_weights_flag
 from runs.hold import hold_folder
+from runs.options import Command, Flag, Input, Options, Output, Place, make_absolute
 from runs.own_command import drop_common
-from runs.store import open_database_run
+from runs.store import record
 
 log = logging.getLogger(__name__)
 
@@ -68,59 +70,69 @@ def list_variants(config: ReflConfig, with_labels: bool) -> list[Variant]:
     return variants
 
 
-def add_ablate_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`ablate`: all variants of a preset."""
-    parser = commands.add_parser(
-        "ablate",
-        help="train a preset with each of its parts left out, and compare",
-        description="The same command again goes on after what is finished.",
+class AblateOptions(Options):
+    """What is ablated, on which faces, and where to."""
+
+    preset: Annotated[str, Flag(positional=True, metavar="PRESET")] = Field(
+        description=f"{', '.join(preset_names())}, or a config file"
     )
-    parser.add_argument("preset", help=f"{', '.join(preset_names())}, or a config file")
-    parser.add_argument("--restorer", required=True, help="what is tuned, as of `refl train`")
-    parser.add_argument("--reward", required=True, help="the shared reward model, as of `refl train`")
-    parser.add_argument("--faces", type=Path, metavar="DIR", help="faces to train on, as of `refl train`")
-    parser.add_argument("--test-faces", type=Path, metavar="DIR", help="faces to evaluate on (default: the test split)")
-    parser.add_argument(
-        "--dataset", type=Path, metavar="DIR", help="labelled pairs; with --reward-preset also variants of the labels"
+    restorer: Annotated[str, Input("restorer")] = Field(min_length=1, description="What is tuned, as of `refl train`")
+    reward: Annotated[str, Input("reward", "Reward model"), Flag(metavar="MODEL")] = Field(
+        min_length=1, description="The shared reward model, as of `refl train`"
     )
-    parser.add_argument(
-        "--reward-preset", metavar="PRESET", help="how reward models for variants of labels are trained"
+    faces: Annotated[Path | None, Input("faces")] = Field(None, description="Faces to train on, as of `refl train`")
+    test_faces: Annotated[Path | None, Input("faces", "Test faces")] = Field(
+        None, description="Faces to evaluate on (default: the test split)"
     )
-    add_weights_flag(parser)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these variants, beside the full one")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of all of it")
-    parser.add_argument(
-        "--with",
-        dest="flags",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="FLAG",
-        help="all that follows goes to every `refl train`: --with --max-steps 200",
+    dataset: Annotated[Path | None, Input("dataset")] = Field(
+        None, description="Labelled pairs; with --reward-preset also variants of the labels"
     )
-    parser.set_defaults(command=run_ablate)
+    reward_preset: Annotated[str | None, Flag(metavar="PRESET")] = Field(
+        None, description="How reward models for variants of labels are trained"
+    )
+    only: list[str] = Field([], description="Only these variants, beside the full one (default: all)")
+    out: Annotated[Path, Output()] = Field(description="Folder of all of it")
+    weights: Annotated[Path | None, Flag(terminal_only=True)] = Field(
+        None, description="Folder of published weight files (default: DATA/weights)"
+    )
+    flags: Annotated[list[str], Flag(name="with", rest=True, metavar="FLAG")] = Field(
+        [], description="All that follows goes to every `refl train`: --with --max-steps 200"
+    )
 
 
-def run_ablate(args: argparse.Namespace) -> None:
-    """Run what is not finished, then evaluate all."""
-    variants = list_variants(load_refl_config(args.preset), bool(args.dataset and args.reward_preset))
+def settle_ablate(options: AblateOptions, _data: Path) -> AblateOptions:
+    """Make paths absolute.
+
+    Raises:
+        UserError: there is no such preset or variant.
+    """
+    choose_variants(options)
+    return make_absolute(options.model_copy(update={"flags": drop_common(options.flags)}))
+
+
+def choose_variants(options: AblateOptions) -> list[Variant]:
+    """The full variant and those that are asked for, all where none are named.
+
+    Raises:
+        UserError: there is no such preset or variant.
+    """
+    variants = list_variants(load_refl_config(options.preset), bool(options.dataset and options.reward_preset))
     names = [variant.name for variant in variants]
-    unknown = sorted(set(args.only or []) - set(names))
+    unknown = sorted(set(options.only) - set(names))
     if unknown:
         raise UserError(f"There is no variant {unknown[0]!r}. Name one of {', '.join(names)}.")
-    chosen = [variant for variant in variants if not args.only or variant.name in (*args.only, "full")]
-    out = args.out.expanduser().absolute()
-    config = {
-        "preset": args.preset,
-        "variants": [variant.name for variant in chosen],
-        "flags": drop_common(args.flags),
-        "out": str(out),
-    }
-    with open_database_run(args.data, args.db, "refl ablate", config, args.run) as run, hold_folder(out):
+    return [variant for variant in variants if not options.only or variant.name in (*options.only, "full")]
+
+
+def run_ablate(options: AblateOptions, place: Place) -> None:
+    """Run what is not finished, then evaluate all."""
+    chosen, out = choose_variants(options), options.out
+    with record(ABLATE, options, place) as (_, run), hold_folder(out):
         for done, variant in enumerate(chosen):
             run.progress(done, len(chosen) + 1)
-            train_variant(variant, args, out)
+            train_variant(variant, options, place)
         run.progress(len(chosen), len(chosen) + 1)
-        evaluate_variants([folder_of(out, variant) for variant in chosen], args, out)
+        evaluate_variants([folder_of(out, variant) for variant in chosen], options, place)
         run.write_result({"out": str(out)})
     print(f"report: {out / 'report' / 'report.md'}")
 
@@ -130,32 +142,29 @@ def folder_of(out: Path, variant: Variant) -> Path:
     return out / variant.name.replace("%", " percent").replace(" ", "-")
 
 
-def train_variant(variant: Variant, args: argparse.Namespace, out: Path) -> None:
+def train_variant(variant: Variant, options: AblateOptions, place: Place) -> None:
     """Train a variant to its end, its own reward model first; at once where it is finished."""
-    folder, reward = folder_of(out, variant), args.reward
-    shared = f"--data={args.data}"
+    folder, reward = folder_of(options.out, variant), options.reward
+    shared = f"--data={place.data}"
     if variant.reward is not None:
         reward = str(folder / "reward-model" / "best")
-        command = ["reward", "train", f"--preset={args.reward_preset}", f"--dataset={args.dataset}"]
-        run_module([*command, f"--out={folder / 'reward-model'}", *variant.reward, shared], args.db)
-    what = [f"--restorer={args.restorer}", f"--reward={reward}", f"--out={folder}"]
-    what += [f"--{name}={getattr(args, name)}" for name in ("faces", "dataset") if getattr(args, name)]
-    what += [f"--weights={args.weights}"] if args.weights else []
-    preset = f"--preset={args.preset}" if args.preset in preset_names() else f"--config={args.preset}"
-    run_module(["refl", "train", preset, *what, *drop_common(args.flags), *variant.refl, shared], args.db)
+        command = ["reward", "train", f"--preset={options.reward_preset}", f"--dataset={options.dataset}"]
+        run_module([*command, f"--out={folder / 'reward-model'}", *variant.reward, shared], place.db)
+    what = [f"--restorer={options.restorer}", f"--reward={reward}", f"--out={folder}"]
+    what += [f"--{name}={value}" for name in ("faces", "dataset", "weights") if (value := getattr(options, name))]
+    preset = f"--preset={options.preset}" if options.preset in preset_names() else f"--config={options.preset}"
+    run_module(["refl", "train", preset, *what, *options.flags, *variant.refl, shared], place.db)
 
 
-def evaluate_variants(folders: list[Path], args: argparse.Namespace, out: Path) -> None:
+def evaluate_variants(folders: list[Path], options: AblateOptions, place: Place) -> None:
     """One report on the base and every variant; their rewards by the shared model, which none of them trained."""
     methods = [f"--method={folder / 'tuned'}" for folder in folders]
-    what = [f"--method={args.restorer}", *methods, f"--reward=frozen={args.reward}", f"--out={out / 'report'}"]
-    what += [f"--weights={args.weights}"] if args.weights else []
-    if args.test_faces:
-        what.append(f"--faces={args.test_faces}")
-    degradation = read_degradation(folders[0], out)
-    shared = f"--data={args.data}"
+    what = [f"--method={options.restorer}", *methods, f"--reward=frozen={options.reward}"]
+    what += [f"--out={options.out / 'report'}", f"--degradation={read_degradation(folders[0], options.out)}"]
+    what += [f"--weights={options.weights}"] if options.weights else []
+    what += [f"--faces={options.test_faces}"] if options.test_faces else []
     # after hours of training a report must come out; it says where the prompt stands in for captions
-    run_module(["refl", "evaluate", *what, f"--degradation={degradation}", "--use-prompt", shared], args.db)
+    run_module(["refl", "evaluate", *what, "--use-prompt", f"--data={place.data}"], place.db)
 
 
 def read_degradation(folder: Path, out: Path) -> Path:
@@ -179,3 +188,13 @@ def run_module(command: list[str], url: str | None) -> None:
     done = subprocess.run([sys.executable, "-m", *command], env=environment)
     if done.returncode:
         raise UserError(f"`python -m {command[0]} {command[1]}` ended with {done.returncode}; see above. Run again.")
+
+
+ABLATE = Command(
+    "refl ablate",
+    "train a preset with each of its parts left out, and compare",
+    AblateOptions,
+    run_ablate,
+    "The same command again goes on after what is finished.",
+    settle_ablate,
+)

@@ -1,18 +1,18 @@
-"""How a restorer is fine-tuned with a reward: every field is a flag of `python -m refl train`. Loads no torch."""
+"""Set how a restorer is fine-tuned with a reward: the options of `python -m refl train`. Loads no torch."""
 
 from __future__ import annotations
 
-import json
-import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from db.errors import UserError
 from refl.faces.degrade import DegradationSettings
+from runs.options import Flag, Input, Options, Output
+from runs.presets import list_presets, read_tables
 
-FOLDER = Path(__file__).parent / "configs"
+SHIPPED = list_presets(Path(__file__).parent / "configs", "trajectory")
 MAY_CHANGE = {
     "micro_batch_size",
     "rollout_batch_size",
@@ -118,7 +118,9 @@ class LiveRewardConfig(BaseModel):
     reward_every_steps: int = Field(
         10, ge=0, description="Steps between updates of the reward model (ground truth against output); 0 for never"
     )
-    reward_first_step: int = Field(0, ge=0, description="Step of the first update; later ones let the restorer move")
+    reward_first_step: int = Field(
+        0, ge=0, description="First reward update; a later start lets the restorer train alone first"
+    )
     reward_learning_rate: float = Field(2e-6, gt=0, le=1, description="AdamW's step size for the reward model")
     reward_weight_decay: float = Field(0.35, ge=0, le=10, description="AdamW's decay of the reward model's matrices")
     reward_loss_scale: float = Field(0.1, gt=0, description="Factor on the reward model's loss, a sum over images")
@@ -137,13 +139,13 @@ class LiveRewardConfig(BaseModel):
     )
 
 
-class TrainConfig(BaseModel):
+class ReflTrainConfig(BaseModel):
     """Optimization, memory, how often things happen. An image is one face."""
 
     model_config = _Strict
 
     max_steps: int = Field(3500, ge=1, description="Optimizer steps")
-    batch_size: int = Field(4, ge=1, description="Images an optimizer step, over all processes")
+    batch_size: int = Field(4, ge=1, description="Images per optimizer step, over all processes")
     micro_batch_size: int = Field(
         1,
         ge=0,
@@ -161,7 +163,7 @@ class TrainConfig(BaseModel):
     weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW's decay of matrices; never of norms and biases")
     max_gradient_norm: float = Field(1.0, ge=0, description="Longer gradients are scaled to this length; 0 for never")
     ema_decay: float = Field(
-        0.0, ge=0, lt=1, description="Share kept a step of the running average of the weights, which is saved; 0: none"
+        0.0, ge=0, lt=1, description="EMA decay per step; the averaged weights are saved; 0 for no average"
     )
     trainable: Literal["control", "lora"] = Field("control", description="The whole ControlNet, or adapters (LoRA)")
     lora_rank: int = Field(16, ge=1, le=1024, description="Rank of the adapters")
@@ -172,8 +174,7 @@ class TrainConfig(BaseModel):
     )
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(
         "no",
-        description="Number format of forward and backward passes and of all frozen weights; trained weights stay "
-        "float32; fp16 needs a GPU",
+        description="Compute dtype, and that of all frozen weights; trained weights stay float32; fp16 needs a GPU",
     )
     gradient_checkpointing: bool = Field(
         False, description="Compute activations a second time instead of keeping them: less memory, a third slower"
@@ -225,41 +226,73 @@ class ReflConfig(BaseModel):
     trajectory: TrajectoryConfig = TrajectoryConfig()
     loss: LossConfig = LossConfig()
     live_reward: LiveRewardConfig = LiveRewardConfig()
-    train: TrainConfig = TrainConfig()
+    train: ReflTrainConfig = ReflTrainConfig()
     degradation: DegradationSettings = DegradationSettings()
+
+
+class ReflTrainOptions(Options):
+    """What is tuned, with which reward, on which faces, and how."""
+
+    preset: str = Field(description="Settings: a preset's name, or a file")
+    restorer: Annotated[str, Input("restorer")] = Field(
+        min_length=1, description="What is tuned: tiny, diffbir-v1, …, or a folder of one"
+    )
+    reward: Annotated[str, Input("reward", "Reward model"), Flag(metavar="MODEL")] = Field(
+        min_length=1, description="The reward to maximize: a checkpoint folder, or a name or file"
+    )
+    faces: Annotated[Path | None, Input("faces")] = Field(
+        None,
+        description="Sharp, aligned faces to train on, NAME.txt beside as captions; a folder below is one person; a "
+        "tenth of the people is held out (default: the ground truths of the project's sources, by their split)",
+    )
+    held_out: Annotated[Path | None, Input("faces", "Held-out faces")] = Field(
+        None, description="Faces for the monitor instead of that tenth"
+    )
+    dataset: Annotated[Path | None, Input("dataset")] = Field(
+        None, description="Labelled pairs to replay, and human ones to measure the reward on"
+    )
+    out: Annotated[Path | None, Output()] = Field(
+        None, description="Folder of the checkpoints last/ and tuned/ (default: in DATA/restorers, by settings)"
+    )
+    weights: Annotated[Path | None, Flag(terminal_only=True)] = Field(
+        None, description="Folder of published weight files (default: DATA/weights)"
+    )
+    memory: Annotated[bool, Flag(terminal_only=True)] = Field(
+        False,
+        description="Say how much memory each process will need, by part, and end; on a GPU it is said at every start",
+    )
+    trajectory: TrajectoryConfig = TrajectoryConfig()
+    loss: LossConfig = LossConfig()
+    live_reward: LiveRewardConfig = LiveRewardConfig()
+    train: ReflTrainConfig = ReflTrainConfig()
+    degradation: DegradationSettings = DegradationSettings()
+
+    @property
+    def config(self) -> ReflConfig:
+        """The settings alone."""
+        return _collect(vars(self))
 
 
 def preset_names() -> list[str]:
     """The ReFL presets that ship with the project."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml") if "[trajectory]" in path.read_text(encoding="utf-8"))
+    return list(SHIPPED)
 
 
-def load_refl_config(name_or_path: str, changes: dict[str, dict[str, Any]] | None = None) -> ReflConfig:
-    """A shipped preset, a person's own TOML file, or the `config.json` of a run, with single fields replaced.
+def load_options(name_or_path: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The tables of a shipped preset, a person's own TOML file, or the `config.json` of a run, and what else it names.
 
     Args:
         changes: table -> field -> value.
     Raises:
         UserError: no such preset or file, not TOML or JSON, or a value is not allowed.
     """
-    path = FOLDER / f"{name_or_path}.toml"
-    if name_or_path not in preset_names():
-        path = Path(name_or_path).expanduser()
-        if not path.is_file():
-            raise UserError(
-                f"There is no preset {name_or_path!r}. Name one of {', '.join(preset_names())}, or a TOML or JSON file."
-            )
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:  # of TOML, JSON and UTF-8 alike
-        raise UserError(f"{path}: not {'JSON' if path.suffix == '.json' else 'TOML'} ({error}).") from error
-    for table, fields in (changes or {}).items():
-        values[table] = {**values.get(table, {}), **fields}
-    try:
-        return ReflConfig.model_validate(values)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        field = ".".join(str(part) for part in fault["loc"])
-        said = fault["msg"].removeprefix("Value error, ")
-        raise UserError(f"{path}: {field}: {said} ({fault['input']!r}).") from error
+    return read_tables(name_or_path, SHIPPED, ReflTrainOptions, changes)
+
+
+def load_refl_config(name_or_path: str, changes: Mapping[str, Mapping[str, Any]] | None = None) -> ReflConfig:
+    """The settings of a preset or file; see `load_options`."""
+    return _collect(load_options(name_or_path, changes or {}))
+
+
+def _collect(values: Mapping[str, Any]) -> ReflConfig:
+    return ReflConfig(**{table: values[table] for table in ReflConfig.model_fields})

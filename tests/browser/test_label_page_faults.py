@@ -251,7 +251,7 @@ def test_pairs_of_a_damaged_image_are_left_out_and_that_is_said(
     page = open_page()
     sign_in(page, serve(), "ada")
     page.keyboard.press("ArrowLeft")
-    expect(page.locator("#notice")).to_contain_text("Pairs are left out whose images are damaged on the server")
+    expect(page.locator("#notice")).to_contain_text("their images are damaged on the server")
     expect(page.get_by_role("alert")).to_contain_text("An image of this pair is damaged on the server.")
     assert len(rows()) == 1
     path.write_bytes(content)

@@ -32,10 +32,10 @@ pixels < db, metrics < runs < dataset, training < annotate, reward < refl < ui <
 FLOORS = {
     "annotate": ("judging", "ingest", "measure report exchange", "labeler", "__main__"),
     "reward": ("model", "read_hpdv2", "data", "train score", "evaluate", "__main__"),
-    "refl": ("faces published", "restorers", "restore pretrain tune", "evaluate", "__main__"),
+    "refl": ("faces published", "restorers", "restore pretrain tune", "evaluate", "commands __main__"),
     "ui": (
-        *("address errors", "context", "gate html", "pairing"),
-        *("label pages autolabel restore train runs", "server demo"),
+        *("address errors templates", "context", "gate html", "run_panel", "pairing"),
+        *("label pages autolabel restore train runs mounts", "server demo"),
     ),
 }
 """The rooms of each package that has some, from the ground up: a room may import those below it alone."""

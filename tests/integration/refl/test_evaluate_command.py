@@ -26,7 +26,7 @@ from tests.unit.refl.tune.test_refl_train import CLIP  # noqa: E402
 QUICK = ("psnr", "gmsd"), ("niqe_skvideo",)
 """Metrics with and without ground truth, instead of all."""
 DIES_RESTORING = """
-import os, refl.evaluate_restored as restored
+import os, refl.evaluate.restored as restored
 write, written = restored.write_whole, []
 def write_or_die(file, content):
     if file.suffix == ".png":
@@ -38,7 +38,7 @@ def write_or_die(file, content):
 restored.write_whole = write_or_die
 """
 DIES_MEASURING = """
-import os, refl.evaluate_values as values
+import os, refl.evaluate.values as values
 add, added = values.Measured.add, []
 def add_or_die(self, keys, found):
     added.append(keys)
@@ -69,7 +69,7 @@ def words(data: Path, tmp_path: Path, faces: list[Face]) -> list[str]:  # noqa: 
 
 def run_until_death(words: list[str], dies: str) -> None:
     """The command in a process that ends itself as SIGKILL would: at once, nothing cleaned up."""
-    quick = "import refl.evaluate as evaluate\n" + f"evaluate.WITH_TRUTH, evaluate.WITHOUT_TRUTH = {QUICK}"
+    quick = "import refl.evaluate.compare as compare\n" + f"compare.WITH_TRUTH, compare.WITHOUT_TRUTH = {QUICK}"
     program = f"{quick}\n{dies}\nimport sys\nfrom refl.__main__ import main\nsys.exit(main(sys.argv[1:]))"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", program, *words]

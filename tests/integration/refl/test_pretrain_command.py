@@ -93,7 +93,7 @@ def test_a_run_trains_and_the_same_command_is_done_at_once(data, faces, tmp_path
         (["--preset", "tiny", "--faces", "absent"], "no such folder"),
         (
             ["--preset", "tiny", "--faces", "FACES", "--batch-size", "many"],
-            "batch_size: Input should be a valid integer",
+            "--batch-size: Give a whole number, got 'many'",
         ),
         (["--preset", "tiny", "--faces", "FACES", "--crop-scale", "1", "0.5"], "crop_scale: the low end comes first"),
         (["--config", "absent.toml", "--faces", "FACES"], "There is no preset 'absent.toml'. Name one of tiny"),

@@ -233,7 +233,7 @@ def test_what_cannot_be_is_refused_in_one_line(
     command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for flags, said in (
-        (("--reward-weight=-1",), "reward_weight"),
+        (("--reward-weight=-1",), "--reward-weight: Give 0 or more, got '-1'"),
         (("--replay-pairs=4",), "replay_pairs needs labelled pairs"),
         (("--gradient-window", "2", "1"), "the low end comes first"),
     ):

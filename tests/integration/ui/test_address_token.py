@@ -82,7 +82,7 @@ def test_whoever_lacks_the_token_reaches_nothing(make_client: Callable[..., Test
     assert (page.status_code, page.headers["content-type"]) == (401, "text/html; charset=utf-8")
     assert "app.py prints in the terminal" in page.text
     assert "MESSAGE" not in page.text
-    assert other.get("/static/style.css").status_code == 200
+    assert other.get("/static/common/style.css").status_code == 200
     assert other.cookies == {}
 
 
@@ -126,7 +126,7 @@ def test_the_exchange_leads_nowhere_else(opened: TestClient, path: str) -> None:
 
 @pytest.mark.parametrize(("name", "value"), PROXIES)
 def test_what_came_through_a_proxy_is_refused(opened: TestClient, folder: Path, name: str, value: str) -> None:
-    for path in ("/", address_of(folder, ""), "/sign-in", "/static/style.css", "/api/session"):
+    for path in ("/", address_of(folder, ""), "/sign-in", "/static/common/style.css", "/api/session"):
         answer = opened.get(path, headers={name: value})
         assert answer.status_code == 403, path
         assert "--auth" in answer.text

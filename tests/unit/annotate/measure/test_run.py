@@ -73,7 +73,7 @@ def test_what_is_stored_is_not_missing_another_version_is(two_sources):
 
 
 def test_pages_follow_each_other_and_images_of_one_size_lie_together(database, monkeypatch):
-    monkeypatch.setattr(measure, "PAGE_IMAGES", 4)
+    monkeypatch.setattr("annotate.measure.missing.PAGE_IMAGES", 4)
     with database.write() as session:
         source, method = add_source(session, "face", "train"), add_method(session, "m")
         for number in range(9):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ import torch
 from PIL import Image as PilImage
 from sqlalchemy import select
 
+import refl.evaluate.compare
 import refl.evaluate.restored
 import refl.evaluate.run
 import refl.restore.methods
@@ -26,7 +26,7 @@ from db.errors import UserError
 from db.models import Run, RunState
 from db.session import open_database
 from refl.__main__ import main
-from refl.evaluate.command import add_evaluate_command, check_arguments
+from refl.evaluate.command import EVALUATE
 from refl.evaluate.compare import measure_reward
 from refl.evaluate.faces import FaceSet
 from refl.evaluate.plan import Plan, make_plan
@@ -35,13 +35,14 @@ from refl.evaluate.run import evaluate
 from refl.evaluate.values import open_measured
 from refl.restore.methods import load_method
 from refl.restorers.tiny import save_tiny
-from refl.tune.ablate import evaluate_variants
+from refl.tune.ablate import AblateOptions, evaluate_variants
 from refl.tune.data import Face
 from reward.model.checkpoint import build_model, save_model
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel
 from reward.score.scorer import load_scorer
 from runs.hold import hold_folder
+from runs.options import Place, read_words
 from tests.unit.refl.conftest import MICRO, make_micro_restorer
 from tests.unit.refl.tune.test_refl_train import CLIP
 
@@ -81,12 +82,12 @@ def base(tmp_path: Path, faces: list[Face], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def plan_of(words: list[str], tmp_path: Path) -> Plan:
-    parser = argparse.ArgumentParser()
-    add_evaluate_command(parser.add_subparsers())
-    args = parser.parse_args(["evaluate", *words])
-    args.data, args.db = tmp_path / "data", None
-    check_arguments(args)
-    return make_plan(args)
+    data = tmp_path / "data"
+    database = open_database(data)
+    try:
+        return make_plan(EVALUATE.settle(read_words(EVALUATE, words), data), database, data)
+    finally:
+        database.close()
 
 
 class Killed(Exception):
@@ -275,7 +276,7 @@ def test_as_many_images_are_in_memory_for_24_faces_as_for_8(
         nonlocal now
         now -= count
 
-    for module, name in ((refl.evaluate.restored, "restore_batch"), (refl.evaluate, "read_images")):
+    for module, name in ((refl.evaluate.restored, "restore_batch"), (refl.evaluate.compare, "read_images")):
         function = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *args, function=function: note(function(*args)))
     for name in ("read_lq", "read_squares"):
@@ -318,9 +319,9 @@ def test_without_captions_it_is_refused_before_anything_is_loaded(
         (["--reward=nowhere"], "give it a name, such as --reward frozen=nowhere"),
         (["--reward=a=nowhere"], "There is no scorer 'nowhere'"),
         (["--reward=learned=tiny"], "Two reward models are called 'learned'"),
-        (["--limit=0"], "--limit is 0; give 1 or more"),
-        (["--batch-size=0"], "--batch-size is 0"),
-        (["--seeds", "-1"], "--seeds are"),
+        (["--limit=0"], "--limit: Give 1 or more, got '0'"),
+        (["--batch-size=0"], "--batch-size: Give 1 or more"),
+        (["--seeds", "-1"], "--seeds: Give 0 or more"),
         (["--wild=."], "holds no PNG"),
     ],
 )
@@ -388,8 +389,8 @@ def test_an_ablation_gets_its_report_without_captions(tmp_path: Path, monkeypatc
     monkeypatch.setattr("refl.tune.ablate.run_module", lambda command, _url: ran.append(command))
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / "training.json").write_text('{"config": {}}')
-    args = argparse.Namespace(restorer="tiny", reward="frm", test_faces=None, data="data", db=None, weights=None)
-    evaluate_variants([tmp_path], args, tmp_path)
+    options = AblateOptions(preset="paper", restorer="tiny", reward="frm", out=tmp_path)
+    evaluate_variants([tmp_path], options, Place())
     assert "--use-prompt" in ran[0]
 
 

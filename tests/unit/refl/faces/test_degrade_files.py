@@ -9,10 +9,11 @@ from PIL import Image as PilImage
 
 from annotate.ingest.layout import read_folder
 from db.errors import UserError
+from refl.faces.command import DegradeOptions, run_degrade
 from refl.faces.degrade import PUBLISHED, Degradation, degrade, draw_degradation
-from refl.faces.degrade_command import run_degrade
 from refl.faces.degrade_files import degrade_folder, make_degradation
 from refl.faces.photo_files import PhotosRefused, map_in_threads
+from runs.options import Place
 
 
 @pytest.fixture
@@ -168,10 +169,7 @@ def test_no_photos(tmp_path: Path, make_photo, name) -> None:
 
 
 def test_the_command_says_what_comes_next(photos: Path, tmp_path: Path, capsys) -> None:
-    import argparse
-
-    args = argparse.Namespace(folder=photos, out=tmp_path / "a b", preset="published", seed=0, workers=2)
-    run_degrade(args)
+    run_degrade(DegradeOptions(folder=photos, out=tmp_path / "a b", workers=2), Place())
     said = capsys.readouterr().out
     assert "4 photos degraded" in said
     assert f"python -m annotate import '{tmp_path / 'a b'}'" in said

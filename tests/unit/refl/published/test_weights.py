@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +11,9 @@ pytest.importorskip("torch", reason="needs torch: `make install`")
 import refl.published.weights
 from db.errors import UserError
 from refl.published.weights import find_any, find_file, read_manifest
-from refl.restorers.command import add_weights_command
+from refl.restorers.command import WEIGHTS, run_weights
 from reward.model.weights import WeightsEntry
+from runs.options import Place, read_words
 
 CONTENT = b"\x80weight"
 ENTRY = WeightsEntry(
@@ -39,11 +38,7 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> dict[str, WeightsEntry]:
 
 
 def run(*arguments: str) -> None:
-    parser = argparse.ArgumentParser()
-    add_weights_command(parser.add_subparsers())
-    args = parser.parse_args(["weights", *arguments])
-    args.data = Path("data")
-    args.command(args)
+    run_weights(read_words(WEIGHTS, arguments), Place())
 
 
 def test_the_manifest_says_of_every_file_where_and_under_what_terms():

@@ -10,7 +10,7 @@ import torch
 
 import refl.restorers.diffbir
 from db.errors import UserError
-from refl.restore.methods import RestoreOptions, check_methods, name_methods
+from refl.restore.methods import LoadOptions, check_methods, name_methods
 from refl.restorers.command import export_file
 from refl.restorers.load import ADAPTERS, get_restorer_files, load_restorer, method_name
 
@@ -176,11 +176,11 @@ def test_all_missing_files_are_named_before_any_is_read(weights_dir, tmp_path, m
 
 
 def test_what_a_restoring_lacks_is_told_before_a_restorer_is_loaded(weights_dir, tmp_path):
-    options = RestoreOptions(device="cpu", weights=tmp_path)
+    options = LoadOptions(device="cpu", weights=tmp_path)
     with pytest.raises(UserError, match=r"^3 weight files .*RealESRGAN_x2plus\.pth is not here"):
         check_methods(name_methods(["osediff"]), options, ["realesrgan-x2"])
     tune(load_restorer("diffbir-v1", weights_dir=weights_dir), tmp_path / "tuned")
-    strong = RestoreOptions(device="cpu", weights=weights_dir, strength=0.5)
+    strong = LoadOptions(device="cpu", weights=weights_dir, strength=0.5)
     check_methods(name_methods([str(tmp_path / "tuned")]), strong)
     with pytest.raises(UserError, match="tuned by LoRA; diffbir-v1 is none"):
         check_methods(name_methods([str(tmp_path / "tuned"), "diffbir-v1"]), strong)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch  # noqa: F401  # so that the folder's tests are left out together where it is not installed
 
 import refl.tune.command
 from refl.__main__ import main
+from runs.options import read_words
 from training.accounting import Phase
 
 WORDS = ["train", "--preset", "tiny-refl", "--restorer", "tiny", "--reward", "tiny"]
@@ -30,18 +32,18 @@ def test_a_small_card_is_told_which_preset_fits(
 ) -> None:
     needs = {"no": 34, "bf16": 18}
 
-    def count(_args: object, config: refl.tune.command.ReflConfig) -> dict[str, Phase]:
+    def count(_options: object, config: refl.tune.config.ReflConfig, _weights: Path) -> dict[str, Phase]:
         size = 13 if config.train.trainable == "lora" else needs[config.train.mixed_precision]
         return {"step": Phase(size * 2**30, {"activations": size * 2**30})}
 
     monkeypatch.setattr(refl.tune.command, "count_memory", count)
-    args = type("Args", (), {"restorer": "diffbir-v1"})()
-    config = refl.tune.command.load_refl_config("paper")
+    options = read_words(refl.tune.command.TRAIN, ["--preset=paper", "--restorer=diffbir-v1", "--reward=frm"])
+    weights = Path("weights")
     for card_gib, said in ((80, ""), (23.6, "the preset paper-24gb fits"), (15.8, "the preset lora-16gb fits")):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            refl.tune.command.say_memory(args, config, card_gib)
+            refl.tune.command.say_memory(options, weights, card_gib)
         assert (said in caplog.text) if said else not caplog.text
     caplog.clear()
-    refl.tune.command.say_memory(args, config, 8)
+    refl.tune.command.say_memory(options, weights, 8)
     assert "lower image_size_px" in caplog.text
