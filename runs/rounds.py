@@ -139,7 +139,12 @@ def plan_round(data: Path, round_no: int, settings: RoundSettings) -> list[Plann
         command = find_command(name)
         assert command is not None, name
         device = settings.device if name in COMPUTING else None
-        plan.append(PlannedRun(command, command.make(values), words, device, [place - 1] if place else []))
+        try:
+            options = command.make(values)
+            command.settle(options, data)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        plan.append(PlannedRun(command, options, words, device, [place - 1] if place else []))
     return plan
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from db.errors import UserError
 from runs.options import Input, make_table
+from runs.presets import list_presets, read_preset
 
 FOLDER = Path(__file__).parent / "configs"
+SHIPPED = list_presets(FOLDER, "model")
 
 
 class ModelConfig(BaseModel):
@@ -64,39 +64,7 @@ class ModelConfig(BaseModel):
 
 def preset_names() -> list[str]:
     """The presets that ship with the project."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
-
-
-def read_preset(name_or_path: str) -> tuple[Path, dict[str, Any]]:
-    """(file, tables) of a shipped preset, of a person's own TOML file, or of a config.json.
-
-    Raises:
-        UserError: no such preset or file, it is not TOML or JSON, or it has no table `model`.
-    """
-    path = FOLDER / f"{name_or_path}.toml"
-    if name_or_path not in preset_names():
-        path = Path(name_or_path).expanduser()
-        if not path.is_file():
-            raise UserError(
-                f"There is no preset {name_or_path!r}. Name one of {', '.join(preset_names())}, or a TOML or JSON file."
-            )
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, ValueError) as error:
-        raise UserError(f"{path}: not {'JSON' if path.suffix == '.json' else 'TOML'} ({error}).") from error
-    check_has_table(path, values, "model")
-    return path, values
-
-
-def check_has_table(path: Path, values: Any, table: str) -> None:
-    """Check that a file of settings has a table.
-
-    Raises:
-        UserError: it has not.
-    """
-    if not isinstance(values, dict) or not isinstance(values.get(table), dict):
-        raise UserError(f"{path}: has no table [{table}]; see {FOLDER / 'tiny.toml'} for one.")
+    return list(SHIPPED)
 
 
 def load_model_config(name_or_path: str, **changes: Any) -> ModelConfig:
@@ -105,5 +73,7 @@ def load_model_config(name_or_path: str, **changes: Any) -> ModelConfig:
     Raises:
         UserError: no such preset, the file is not one, or a value is not allowed.
     """
-    path, values = read_preset(name_or_path)
+    path, values = read_preset(name_or_path, SHIPPED)
+    if not isinstance(values.get("model"), dict):
+        raise UserError(f"{path}: has no table [model]; see {SHIPPED['tiny']} for one.")
     return make_table(ModelConfig, {**values["model"], **changes}, str(path))

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +14,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from db.errors import UserError
-from reward.model.config import ModelConfig, preset_names
-from reward.train.config import UNCHANGING, RewardTrainConfig, load_preset
+from reward.model.config import SHIPPED, ModelConfig, preset_names
+from reward.train.config import UNCHANGING, RewardTrainConfig
 from runs.hold import hold_folder
 from runs.options import Command, Flag, Input, Options, Output, Place, Presets
+from runs.presets import read_tables
 from runs.store import record
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,11 @@ class TrainOptions(Options):
     )
     model: ModelConfig
     train: RewardTrainConfig
+
+
+def load_preset(name_or_path: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The tables of a preset, a TOML file or a config.json, and the options that it names; see `read_tables`."""
+    return read_tables(name_or_path, SHIPPED, TrainOptions, changes)
 
 
 def settle_train(options: TrainOptions, data: Path) -> TrainOptions:

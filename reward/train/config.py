@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from db.errors import UserError
-from reward.model.config import ModelConfig, check_has_table, read_preset
-from runs.options import make_table
 
 UNCHANGING = {
     "max_steps",
@@ -115,24 +110,3 @@ class RewardTrainConfig(BaseModel):
         """Pairs that one of so many processes takes through the model at a time, at most."""
         share = math.ceil(self.batch_size / processes)
         return min(self.micro_batch_size or share, share)
-
-
-def load_preset(name_or_path: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The tables `model` and `train`, and `dataset` and `out` where given, of a preset, a TOML file or a config.json.
-
-    Args:
-        changes: of fields, by table.
-    Raises:
-        UserError: no such preset or file, not TOML or JSON, a table is missing, something else is in it, or a value is
-            not allowed.
-    """
-    path, values = read_preset(name_or_path)
-    check_has_table(path, values, "train")
-    unknown = sorted(set(values) - {"model", "train", "dataset", "out", "preset"})
-    if unknown:
-        raise UserError(f"{path}: {unknown[0]!r} is unknown; there are [model], [train], dataset and out.")
-    tables = {
-        name: make_table(kind, values[name], name_or_path, changes.get(name))
-        for name, kind in (("model", ModelConfig), ("train", RewardTrainConfig))
-    }
-    return tables | {name: values[name] for name in ("dataset", "out") if values.get(name)}

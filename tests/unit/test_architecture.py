@@ -30,8 +30,8 @@ MAY_IMPORT = {
 pixels < db, metrics < runs < dataset, training < annotate, reward < refl < ui < app.
 """
 FLOORS = {
-    "annotate": ("judging", "ingest", "measure report exchange", "labeler", "__main__"),
-    "reward": ("model", "read_hpdv2", "data", "train score", "evaluate", "__main__"),
+    "annotate": ("judging", "ingest", "measure report exchange", "labeler", "commands __main__"),
+    "reward": ("model", "read_hpdv2", "data", "train score", "evaluate", "commands __main__"),
     "refl": ("faces published", "restorers", "restore pretrain tune", "evaluate", "commands __main__"),
     "ui": (
         *("address errors templates", "context", "gate html", "run_panel", "pairing"),

@@ -177,3 +177,34 @@ def test_who_is_signed_in_stays_so(data, database_url):
         command.downgrade(config, "0004")
         assert connection.execute(text("SELECT name FROM person")).all() == [("Ada",)]
     engine.dispose()
+
+
+def test_what_a_run_of_before_was_made_from_is_not_known(data, database_url):
+    data.mkdir()
+    engine = make_engine(database_url or default_url(data))
+    config = alembic_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0006")
+        connection.execute(
+            text(
+                "INSERT INTO run (id, kind, config, state, arguments, after, launcher, code_version, created_at) VALUES"
+                " (1, 'reward train', '{\"dataset\": \"/d\"}', 'finished', '[]', '[]', '{}', 'v',"
+                " '2026-01-01 00:00:00')"
+            )
+        )
+    database = open_database(data, database_url)
+    with database.write() as session:
+        old = session.get_one(Run, 1)
+        assert (old.inputs, old.outputs, old.config) == (None, None, {"dataset": "/d"})
+        recorded = [{"option": "dataset", "kind": "dataset", "value": "/d"}]
+        session.add(Run(id=2, kind="reward train", config={}, code_version="v", inputs=recorded, outputs=[]))
+    with database.read() as session:
+        new = session.get_one(Run, 2)
+        assert (new.inputs, new.outputs) == (recorded, [])
+    database.close()
+    with engine.begin() as connection:  # and back
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0006")
+        assert connection.execute(text("SELECT kind FROM run ORDER BY id")).all() == [("reward train",)] * 2
+    engine.dispose()

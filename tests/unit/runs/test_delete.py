@@ -61,6 +61,24 @@ def test_what_it_made_goes_only_when_asked_and_unused(database: Database, data: 
     assert out.parent.is_dir()
 
 
+def test_a_run_that_recorded_its_inputs_refers_to_these_and_to_what_it_writes(database: Database, data: Path) -> None:
+    out = data / "rewards" / "one"
+    out.mkdir(parents=True)
+    run_id = add_ended(database, data, out=str(out))
+    mentions = {"preset": f"{out}/config.json", "note": str(out)}
+    inputs = [{"option": "reward", "kind": "reward", "value": f"{out}/best"}]
+    outputs = [{"option": "out", "value": str(out)}]
+    for recorded in ({"inputs": inputs, "outputs": []}, {"inputs": [], "outputs": outputs}):
+        user = add_run(database, data, "refl train", mentions, **recorded)
+        end_run(database, user, RunState.finished)
+        with pytest.raises(UserError, match=rf"Run {user} \(refl train\) refers to"):
+            delete_run(database, data, run_id, also_out=True)
+        delete_run(database, data, user)
+    end_run(database, add_run(database, data, "refl train", mentions, inputs=[], outputs=[]), RunState.finished)
+    assert delete_run(database, data, run_id, also_out=True) > 0
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("out", ["outside", "data/rewards", "data", "data/images/ab", "data/../outside"])
 def test_folders_that_are_not_the_runs_own_stay(database: Database, data: Path, tmp_path: Path, out: str) -> None:
     (tmp_path / out).mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from reward.__main__ import main
 from reward.model.checkpoint import read_architecture
 from reward.model.config import ModelConfig, load_model_config
 from reward.train import memory as train_memory
-from reward.train.config import load_preset
+from reward.train.command import load_preset
 from reward.train.memory import count_training, describe_lack
 from tests.unit.reward.train.test_train import make_train_config
 from training import without_memory
