@@ -220,7 +220,7 @@ def wait_for_run(context: Context) -> Run:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with context.database.read() as session:
-            run = latest_run(session, ui.pages.report.KIND)
+            run = latest_run(session, ui.pages.report.RANK.name)
         assert run is not None
         if run.state not in LIVE_STATES:
             return run

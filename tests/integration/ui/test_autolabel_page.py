@@ -208,7 +208,9 @@ def test_what_cannot_be_started(context: Context, database: Database, metric_lis
     with pytest.raises(UserError, match=r"folds: .* got 1"):
         start_fit(context, settings(metric_list, folds=1))
     with database.write() as session:
-        session.add_all(Run(kind=kind, config={}, code_version="x", state=RunState.queued) for kind in (FIT, LABEL))
+        session.add_all(
+            Run(kind=kind, config={}, code_version="x", state=RunState.queued) for kind in (FIT.name, LABEL.name)
+        )
     with pytest.raises(UserError, match=r"Run 1 \(annotate fit\) is going on"):
         start_fit(context, settings(metric_list))
     with pytest.raises(UserError, match=r"Run 2 \(annotate label\) is going on"):

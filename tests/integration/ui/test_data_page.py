@@ -116,11 +116,11 @@ def test_what_cannot_be_started(context: Context, database: Database, restored_f
     with pytest.raises(UserError, match="Choose the method"):
         start_pairing(context, ui.pairing.AGAINST, None, None)
     with database.write() as session:
-        session.add(Run(kind=PAIR, config={}, code_version="x", state=RunState.queued))
+        session.add(Run(kind=PAIR.name, config={}, code_version="x", state=RunState.queued))
     with pytest.raises(UserError, match=r"Run 1 \(annotate pair\) is going on"):
         start_import(context, str(restored_folder), skip_bad=False)
     with database.read() as session:
-        assert ui.pages.data.latest_run(session, IMPORT) is None, "nothing was started"
+        assert latest_run(session, IMPORT.name) is None, "nothing was started"
 
 
 def test_all_events_are_private_and_the_timer_rests(context: Context) -> None:

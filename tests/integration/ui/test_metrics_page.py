@@ -111,7 +111,7 @@ def test_one_value_a_method_is_drawn_too(context: Context, database: Database, a
 
 
 def test_progress_has_speed_and_time_left(context: Context) -> None:
-    run_id = add_run(context.database, context.data, MEASURE, {"metrics": "off<line"})
+    run_id = add_run(context.database, context.data, MEASURE.name, {"metrics": "off<line"})
     with context.database.read() as session:
         run = session.get_one(Run, run_id)
     assert "Measuring off&lt;line …" in status_html(context.data, run)
@@ -132,14 +132,14 @@ def test_what_cannot_be_started(context: Context, metric_list: str, monkeypatch:
     with pytest.raises(UserError, match="needs pyiqa, which is not installed; run `make install`"):
         start_measuring(context, "offline")
     with context.database.write() as session:
-        session.add(Run(kind=MEASURE, config={}, code_version="x", state=RunState.queued))
+        session.add(Run(kind=MEASURE.name, config={}, code_version="x", state=RunState.queued))
     with pytest.raises(UserError, match="Run 1 is measuring already"):
         start_measuring(context, metric_list)
 
 
 def test_measuring_that_fails_says_why(context: Context, tmp_path: Path) -> None:
     missing = str(tmp_path / "gone.toml")
-    run_id = launch(context.database, context.data, MEASURE, [f"--metrics={missing}"], {"metrics": missing})
+    run_id = launch(context.database, context.data, MEASURE.name, [f"--metrics={missing}"], {"metrics": missing})
     for _ in range(1_200):
         ui.pages.metrics.reap_lost(context.database, context.data)
         with context.database.read() as session:

@@ -125,7 +125,7 @@ def test_one_run_at_a_time(context: Context, started: list[list[str]]) -> None:
 @pytest.fixture
 def finished(context: Context, data: Path, make_photo: Callable[..., Path], tmp_path: Path) -> Run:
     """A run that restored the faces of two whole photos, one of which has none, by 'm' with seed 0 and 3."""
-    run_id = add_run(context.database, data, RESTORE, {})
+    run_id = add_run(context.database, data, RESTORE.name, {})
     whole = make_photo(tmp_path / "a b.jpg", 0, (80, 60))
     pasted = make_photo(tmp_path / "restored" / "a b.png", 1, (160, 120))
     with context.database.write() as session:
@@ -197,7 +197,7 @@ def test_a_turned_photo_has_the_shape_that_is_shown(context: Context, finished: 
 
 
 def test_a_run_that_failed_or_goes_on_shows_no_results(context: Context, data: Path) -> None:
-    run_id = add_run(context.database, data, RESTORE, {})
+    run_id = add_run(context.database, data, RESTORE.name, {})
     RunLog(run_id, run_folder(data, run_id)).progress(1, 4, stage="looking at photos")
     with context.database.read() as session:
         run = session.get_one(Run, run_id)
