@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,6 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person
 from annotate.labeler import label as label_module
@@ -24,31 +22,26 @@ from annotate.labeler.label import Filter, LabelReport, label_pairs
 from annotate.labeler.settings import FitSettings
 from annotate.measure.vectors import load_differences
 from db.errors import UserError
-from db.models import Candidate, Choice, Image, Judgment, Label, MetricValue, Origin, Pair, Picked, Side, Source, Split
+from db.models import Candidate, Choice, Image, Judgment, Label, MetricValue, Origin, Pair, Picked, Source, Split
 from db.project import load_settings
+from db.records import add_metric_value
 from db.session import Database
 from metrics.lists import columns, load_metric_list
 from runs.store import open_run
+from tests.making import add_candidates, write_metric_list
+from tests.making import judge as judge_pair
 
-LIST = """
-name = "two"
-version = "1"
-description = "for tests"
-metrics = [{ name = "sharpness" }, { name = "contrast" }]
-"""
 METHODS = ["m1", "m2", "m3", "m4"]
 SOURCES = 24
 
 
 @pytest.fixture
 def metric_list(tmp_path: Path) -> str:
-    path = tmp_path / "two.toml"
-    path.write_text(LIST)
-    return str(path)
+    return write_metric_list(tmp_path / "two.toml")
 
 
 @pytest.fixture
-def measured(database: Database, add_candidates: Callable[..., list[Candidate]], metric_list: str) -> Database:
+def measured(database: Database, metric_list: str) -> Database:
     """SOURCES photos of four candidates, both metrics stored; every fifth photo is of the test split."""
     rng = np.random.default_rng(0)
     wanted = columns(load_metric_list(metric_list))
@@ -58,15 +51,8 @@ def measured(database: Database, add_candidates: Callable[..., list[Candidate]],
             for candidate in add_candidates(session, f"face{number:02}", METHODS, split):
                 for column in wanted:
                     value = float(rng.normal())
-                    session.add(
-                        MetricValue(
-                            image_id=candidate.image_id,
-                            metric=column.metric,
-                            version=column.version,
-                            value=value,
-                            raw_value=value,
-                        )
-                    )
+                    values = {"value": value, "raw_value": value}
+                    add_metric_value(session, candidate.image, column.metric, column.version, **values)
         make_pairs(session, load_settings(session))
     return database
 
@@ -86,8 +72,7 @@ def judge(measured: Database, metric_list: str) -> Callable[..., None]:
             differences = load_differences(session, columns(load_metric_list(metric_list)), pairs)
             for pair_id, difference in zip(pairs, differences[:, 0], strict=True):
                 choice = Choice.a if (difference > 0) != (rng.random() < 0.1) else Choice.b
-                answer = Answer(str(uuid4()), pair_id, 0, Side.a, choice, 1.0, picked=picked)
-                record_judgment(session, person.id, answer)
+                judge_pair(session, person.id, pair_id, choice, picked=picked)
 
     return judge
 
@@ -281,14 +266,14 @@ def test_a_column_that_few_images_have_is_dropped_and_said(
     assert "Not used, since too few images have them: contrast." in summary["notes"]
 
 
-def test_nothing_measured_names_the_command(database: Database, data: Path, metric_list: str, add_candidates) -> None:
+def test_nothing_measured_names_the_command(database: Database, data: Path, metric_list: str) -> None:
     with database.write() as session:
         add_candidates(session, "face", METHODS, Split.train)
         make_pairs(session, load_settings(session))
         person = add_person(session, "ada")
         session.flush()
         for pair_id in session.scalars(select(Pair.id)):
-            record_judgment(session, person.id, Answer(str(uuid4()), pair_id, 0, Side.a, Choice.a, 1.0))
+            judge_pair(session, person.id, pair_id)
     with pytest.raises(UserError, match=r"run `python -m annotate measure --metrics two` first"):
         run_fit(database, data, metric_list)
 
@@ -327,7 +312,7 @@ def test_a_judgment_that_comes_in_meanwhile_wins(
             person = add_person(session, "ben")
             session.flush()
             first = changes.added[0][0]
-            record_judgment(session, person.id, Answer(str(uuid4()), first, 0, Side.a, Choice.tie, 1.0))
+            judge_pair(session, person.id, first, Choice.tie)
         return changes
 
     monkeypatch.setattr(label_module, "_compare", judge_first)
@@ -388,16 +373,15 @@ def test_a_stored_reward_is_a_feature_like_any_other(
     measured: Database, data: Path, tmp_path: Path, metric_list: str, judge: Callable[..., None]
 ) -> None:
     judge(100)
-    path = tmp_path / "with_reward.toml"
-    reward = '{ name = "reward-mine", version = "reward 0123456789abcdef" }'
-    path.write_text(LIST.replace('{ name = "sharpness" }', reward))
+    version = "reward 0123456789abcdef"
+    path = write_metric_list(tmp_path / "with_reward.toml", metrics=(f"reward-mine {version}", "contrast"))
     with measured.write() as session:
         for value in session.scalars(select(MetricValue).where(MetricValue.metric == "sharpness")):
-            rewarded = {"metric": "reward-mine", "version": "reward 0123456789abcdef"}
+            rewarded = {"metric": "reward-mine", "version": version}
             same = {"value": value.value, "raw_value": value.raw_value}
             session.add(MetricValue(image_id=value.image_id, **rewarded, **same))
     by_sharpness, _ = run_fit(measured, data, metric_list)
-    by_reward, summary = run_fit(measured, data, str(path))
+    by_reward, summary = run_fit(measured, data, path)
     assert summary["columns"] == ["reward-mine", "contrast"]
     assert np.array_equal(by_reward.labeler.vectors, by_sharpness.labeler.vectors)
     assert label_pairs(measured, by_reward, 0.88, Filter()).labelled > 0
