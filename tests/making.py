@@ -1,4 +1,4 @@
-"""Makes what tests work on: photos, projects of photos, judgments, metric lists; runs commands to their end."""
+"""Make what tests work on: photos, projects, judgments, metric lists, the app; run commands to their end."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from unittest.mock import patch
 from uuid import uuid4
 
 import numpy as np
+import pytest
 from PIL import Image as PilImage
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
@@ -40,6 +41,14 @@ SECRET_METHODS = ("bicubic-secret", "gfpgan-secret", "codeformer-secret")
 """Names of methods that no page of an annotator may hold."""
 MakeClient = Callable[..., "TestClient"]
 """The fixtures that make browsers without a screen: `client("ben")` is signed in, `client()` is not."""
+
+
+def find_case(place: str) -> Path:
+    """An input of ../shared/cases; the test is skipped where it is absent."""
+    path = ROOT.parent / "shared" / "cases" / place
+    if not path.exists():
+        pytest.skip(f"needs ../shared/cases/{place}, which is not beside this checkout")
+    return path
 
 
 def write_photo(path: Path, seed: int, size_px: tuple[int, int] = (24, 32)) -> Path:

@@ -15,11 +15,10 @@ from annotate.judging.pairs import make_pairs
 from db.project import load_settings, save_settings
 from db.session import Database
 from tests.browser.conftest import answer
-from tests.making import add_face, add_photos
+from tests.making import add_face, add_photos, find_case
 
 pytestmark = pytest.mark.browser
 
-ASPECT = Path(__file__).resolve().parents[3] / "shared" / "cases" / "import" / "aspect_512x512_against_512x640.zip"
 Size = tuple[int, int]
 
 
@@ -120,9 +119,7 @@ def test_a_smaller_candidate_of_the_same_shape_is_enlarged_and_each_true_scale_i
 def test_the_shared_case_is_imported_and_shown_unstretched(
     database: Database, data: Path, label_page: Any, tmp_path: Path
 ) -> None:
-    if not ASPECT.is_file():
-        pytest.skip("needs ../shared/cases/import/aspect_512x512_against_512x640.zip")
-    with unpacked(data, ASPECT) as folder:
+    with unpacked(data, find_case("import/aspect_512x512_against_512x640.zip")) as folder:
         import_folder(database, data, folder)
     with database.write() as session:
         make_pairs(session, load_settings(session))

@@ -13,9 +13,7 @@ from sqlalchemy import func, select
 
 from db.models import Candidate, Image, Method, Pair, Source
 from db.session import Database
-from tests.making import AnnotateHere, fetch
-
-CASES = Path(__file__).resolve().parents[4] / "shared" / "cases"
+from tests.making import AnnotateHere, fetch, find_case
 
 
 @dataclass(frozen=True)
@@ -67,14 +65,6 @@ REMEDIES = {
         sources=["0001"], candidates=3, options=("--strip-suffix=_00", "--strip-suffix=_out", "--strip-suffix=_SwinIR")
     ),
 }
-
-
-def find_case(place: str) -> Path:
-    """The input; the test is skipped where it is absent."""
-    path = CASES / place
-    if not path.exists():
-        pytest.skip(f"needs ../shared/cases/{place}, which is not beside this checkout")
-    return path
 
 
 @pytest.fixture

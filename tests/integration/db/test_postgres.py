@@ -30,7 +30,7 @@ def fill(any_database):
 
     def make(pairs, people, **settings):
         with any_database.write() as session:
-            add_pairs(session, pairs, repeat_share=0.0, gold_share=0.0, **settings)
+            add_pairs(session, pairs, **{"repeat_share": 0.0, "gold_share": 0.0, **settings})
             return [add_person(session, f"person {number}").id for number in range(people)]
 
     return make
