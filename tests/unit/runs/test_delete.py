@@ -10,6 +10,8 @@ from db.models import Label, Method, Origin, Pair, Run, RunState
 from db.session import Database
 from runs.delete import delete_run, why_kept, why_out_kept
 from runs.store import add_run, artifact_of, end_run, open_run, run_folder
+from tests.making import add_candidates
+from tests.watching import get_run
 
 
 def add_ended(database: Database, data: Path, kind: str = "reward train", **config: Any) -> int:
@@ -118,13 +120,12 @@ def test_a_result_names_the_artifact_before_the_config(database: Database, data:
     run_id = add_ended(database, data, "annotate fit", out="elsewhere")
     folder = run_folder(data, run_id)
     (folder / "result.json").write_text(json.dumps({"out": str(folder)}))
-    with database.read() as session:
-        assert artifact_of(data, session.get_one(Run, run_id)) == folder
+    assert artifact_of(data, get_run(database, run_id)) == folder
     delete_run(database, data, run_id, also_out=True)
     assert not folder.exists()
 
 
-def test_what_something_came_from_stays(database: Database, data: Path, add_candidates: Any) -> None:
+def test_what_something_came_from_stays(database: Database, data: Path) -> None:
     restore, fit, export = (
         add_ended(database, data, kind) for kind in ("refl restore", "annotate fit", "annotate export")
     )

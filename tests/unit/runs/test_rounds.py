@@ -18,6 +18,7 @@ from runs.options import read_words
 from runs.process import start_process
 from runs.rounds import RoundSettings, next_round_no, plan_round, start_round
 from runs.supervise import why_waiting
+from tests.making import fetch
 
 KINDS = [
     "annotate measure",
@@ -121,5 +122,4 @@ def test_a_round_is_queued_as_a_chain(database: Database, data: Path, monkeypatc
     assert next_round_no(data) == 2
     with pytest.raises(UserError, match="plan the next round anew"):  # somebody else was faster
         start_round(database, data, plan)
-    with database.read() as session:
-        assert len(session.scalars(select(Run)).all()) == len(KINDS), "all or none"
+    assert len(fetch(database, select(Run))) == len(KINDS), "all or none"

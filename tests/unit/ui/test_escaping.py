@@ -21,7 +21,7 @@ from db.models import RunState
 from db.project import load_settings, save_settings
 from db.session import Database
 from runs.store import add_run, end_run, latest_run
-from tests.conftest import write_photo
+from tests.making import write_photo
 from ui.context import Context
 from ui.html import ended_html, page_error
 

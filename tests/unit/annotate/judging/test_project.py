@@ -9,6 +9,7 @@ from annotate.judging.pairs import make_pairs
 from db.errors import UserError
 from db.models import Pair, Question, Split
 from db.project import ProjectSettings, load_settings, question_key, save_settings, store_question
+from tests.making import add_candidates
 
 
 def test_defaults_before_anything_is_stored(session):
@@ -67,7 +68,7 @@ def test_bad_values_are_named_and_change_nothing(session, changes, message):
     assert load_settings(session) == ProjectSettings(title="Faces")
 
 
-def test_the_split_is_fixed_once_photos_are_there(session, add_candidates):
+def test_the_split_is_fixed_once_photos_are_there(session):
     save_settings(session, {"test_share": 0.2, "seed": 4})
     add_candidates(session, "face", ["m1"])
     for name, value in (("val_share", 0.2), ("test_share", 0.1), ("seed", 5)):
@@ -76,7 +77,7 @@ def test_the_split_is_fixed_once_photos_are_there(session, add_candidates):
     assert save_settings(session, {"test_share": 0.2, "title": "Same split"}).title == "Same split"
 
 
-def test_pairs_follow_the_number_of_judgments_wanted(session, add_candidates):
+def test_pairs_follow_the_number_of_judgments_wanted(session):
     for split in Split:
         add_candidates(session, split.value, ["m1", "m2"], split)
     make_pairs(session, load_settings(session))
