@@ -5,7 +5,7 @@ PORT ?= 7860
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: app install test test-slow check lint bench loop rehearse lower-bounds clean
+.PHONY: app install test test-slow check check-js lint bench loop rehearse lower-bounds clean
 
 app: .venv/app-installed
 	$(BIN)/python app.py --demo --data $(DATA) --port $(PORT) $(ARGS)
@@ -24,8 +24,17 @@ test-slow: .venv/dev-installed
 	$(BIN)/python -m pytest -m "slow"
 
 # As `make test` without processes and browsers: some seconds.
-check: lint
+check: lint check-js
 	$(BIN)/python -m pytest tests/unit
+
+# Types and tests of what the browser runs. Only this needs Node and typescript; the app has no build.
+check-js:
+	@if ! command -v npm > /dev/null; then echo "check-js: skipped, as there is no npm (Node 20 or newer)"; else \
+		$(MAKE) --no-print-directory node_modules/installed && npm run --silent types && npm run --silent test; fi
+
+node_modules/installed: package.json package-lock.json
+	npm ci --no-audit --no-fund --silent
+	touch $@
 
 lint: .venv/dev-installed
 	$(BIN)/ruff format --check .
@@ -83,4 +92,4 @@ lower-bounds:
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lower .venv-lower-torch .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-lower .venv-lower-torch node_modules .mypy_cache .ruff_cache .pytest_cache

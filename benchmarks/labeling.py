@@ -142,7 +142,7 @@ class Annotator:
             connection.request("POST", "/api/label", body, headers)
             response = connection.getresponse()
             reply = json.loads(response.read())
-            while response.status == 429:  # further ahead of annotate.pace than anybody who looks
+            while response.status == 429:  # further ahead of annotate.judging.pace than anybody who looks
                 time.sleep(int(response.headers["Retry-After"]))
                 start = time.perf_counter()
                 connection.request("POST", "/api/label", body, headers)

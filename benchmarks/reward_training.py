@@ -40,7 +40,7 @@ from reward.data import Pairs, load_dataset
 from reward.model.checkpoint import build_model
 from reward.model.config import ModelConfig, load_model_config
 from reward.model.model import clamp_logit_scale, load_tokenizer
-from reward.train.config import TrainConfig
+from reward.train.config import RewardTrainConfig
 from reward.train.loss import preference_loss
 from reward.train.train import compute_learning_rate, train
 from training.batches import choose_batch
@@ -93,7 +93,7 @@ class HpsPairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return normalized
 
 
-def train_as_hpsv2(pairs: Pairs, model_config: ModelConfig, config: TrainConfig) -> list[tuple[float, float]]:
+def train_as_hpsv2(pairs: Pairs, model_config: ModelConfig, config: RewardTrainConfig) -> list[tuple[float, float]]:
     """(loss, seconds since the start) of each step."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(config.seed)
@@ -133,7 +133,7 @@ def run_loop(loop: str, args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     pairs = load_dataset(args.dataset)
     model_config = load_model_config(args.preset, weights="", text_mode="caption")
-    config = TrainConfig(
+    config = RewardTrainConfig(
         max_steps=args.steps,
         batch_size=args.batch_size,
         learning_rate=1e-5,

@@ -147,7 +147,8 @@ def save_settings(session: Session, changes: dict[str, object]) -> ProjectSettin
             update(Pair)
             .where(
                 Pair.source_id.in_(select(Source.id).where(in_split)),
-                Pair.judgments_wanted > 0,  # none are wanted of a pair that was set aside (see annotate.equal_pixels)
+                Pair.judgments_wanted
+                > 0,  # none are wanted of a pair that was set aside (see annotate.ingest.equal_pixels)
                 Pair.judgments_wanted != wanted,
             )
             .values(judgments_wanted=wanted)

@@ -171,7 +171,7 @@ def pick(
     lists: dict[Picked, Array],
     rng: np.random.Generator,
 ) -> int:
-    """The pair that is asked next: the rules of annotate.pairs._pick_queued, on arrays."""
+    """The pair that is asked next: the rules of annotate.judging.pairs._pick_queued, on arrays."""
     wanting = times < study.answers.shape[1]
     if not lists:
         return draw_least_asked(wanting, times, rng)
@@ -210,7 +210,7 @@ def measure_accuracy(study: Study, labeler: Labeler) -> float:
 def rank_all(
     study: Study, order: str, times: Array, reserved: Array, labeler: Labeler, data: Training, seed: int
 ) -> dict[Picked, Array]:
-    """The shortlists of the orders that are in use, as annotate.active makes them: indices of pairs."""
+    """The shortlists of the orders that are in use, as annotate.labeler.active makes them: indices of pairs."""
     open_pairs = np.nonzero(~reserved & (times < study.answers.shape[1]))[0]
     open_pairs = np.random.default_rng(seed).permutation(open_pairs)
     differences, sources = study.differences[open_pairs], study.sources[open_pairs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -27,6 +28,10 @@ def run_package(package: str, about: str, argv: list[str] | None = None) -> int:
     for subparser in dict.fromkeys(commands.choices.values()):  # one with an older name is there twice
         add_common_options(subparser)
     args = parser.parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes of a training, whose lines are the same
+    for name in ("reward", "refl", "training"):
+        logging.getLogger(name).setLevel(logging.INFO if first else logging.WARNING)
 
     def run() -> None:
         options = args.command.settle(read_namespace(args.command, args), args.data)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -14,6 +13,7 @@ from sqlalchemy.orm import Session
 from db.errors import UserError
 from db.models import Label, Method, Run, RunState
 from db.session import Database
+from runs.made_from import guess_paths, list_named
 from runs.slurm import forget_environment
 from runs.store import LIVE_STATES, artifact_of, run_folder, was_found
 
@@ -97,33 +97,17 @@ def _check_out(session: Session, data: Path, run: Run, out: Path) -> None:
     _check_no_reference(session, run, out)
 
 
+def _is_one_within(paths: Iterable[str], folder: Path) -> bool:
+    return any(_is_within(Path(path), folder) for path in paths if Path(path).is_absolute())
+
+
 def _check_no_reference(session: Session, run: Run, folder: Path) -> None:
     for other in session.scalars(select(Run).where(Run.id != run.id).order_by(Run.id)):
-        words = [*_strings(other.config), *other.arguments]
-        if any(_concerns(word, other.cwd, folder) for word in words):
+        if _is_one_within(list_named(other), folder):
             raise UserError(f"Run {other.id} ({other.kind}) refers to {folder}; delete that run first.")
     for name, settings in session.execute(select(Method.name, Method.settings)):
-        if any(_concerns(word, None, folder) for word in _strings(settings)):
+        if _is_one_within(guess_paths(settings), folder):
             raise UserError(f"The method {name} was restored with {folder}; it stays.")
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
-
-
-def _concerns(word: str, cwd: str | None, folder: Path) -> bool:
-    """Whether a setting names the folder, something in it, or, as an option's value, `--name=folder`."""
-    path = word.partition("=")[2] if word.startswith("--") else word
-    if "/" not in path or "\0" in path:
-        return False
-    return _is_within(Path(cwd or ".", path), folder)
 
 
 def why_kept(session: Session, data: Path, run: Run) -> str | None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from runs.space import explain_full_disk
+
+TAIL_BYTES = 65_536
 
 
 def append_line(file: Path, line: str) -> None:
@@ -46,3 +50,29 @@ def write_whole(file: Path, content: bytes) -> None:
 def write_text_whole(file: Path, text: str) -> None:
     """`write_whole` of a text, in UTF-8."""
     write_whole(file, text.encode())
+
+
+def read_tail(file: Path, size_bytes: int = TAIL_BYTES) -> bytes:
+    """Read the last bytes of a file; nothing where there is none."""
+    try:
+        with open(file, "rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - size_bytes))
+            return stream.read()
+    except FileNotFoundError:
+        return b""
+
+
+def read_last_objects(file: Path, size_bytes: int = TAIL_BYTES) -> list[dict[str, Any]]:
+    """Read the JSON objects in the last whole lines of a file.
+
+    A line that is still being written, or that a killed process left half-written, is passed over.
+    """
+    found = []
+    for line in read_tail(file, size_bytes).split(b"\n")[:-1]:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found

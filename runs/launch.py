@@ -36,16 +36,17 @@ def start(database: Database, data: Path, command: Command[O], options: O, **how
     return launch(database, data, command.name, **describe_run(command, options, data), **how)
 
 
-def describe_run(command: Command[O], options: O, data: Path) -> dict[str, Any]:
+def describe_run(command: Command[O], options: O, data: Path, arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """The arguments, config, inputs and outputs of a run.
 
+    Args:
+        arguments: as a person typed them; None writes those that give the options.
     Raises:
         UserError: the options cannot be meant.
     """
-    words = command.words(options)
     settled = command.settle(options, data)
     return {
-        "arguments": words,
+        "arguments": command.words(options) if arguments is None else list(arguments),
         "config": command.config(settled),
         "inputs": command.inputs(settled),
         "outputs": command.outputs(settled),

@@ -1,14 +1,13 @@
 """Where each labeler, dataset, reward model, restorer and method comes from, back to the judgments, and what it became.
 
-Nothing is recorded for it: a run that names a path inside what another run made is its child, and labels name the
-labeler that made them.
+A run whose recorded inputs lie inside what another run made is its child, and labels name the labeler that made them.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from db.models import Candidate, Method, Pair, Run, RunState
 from db.records import SIMULATED
 from runs.file_cache import read_file, read_json
 from runs.lineage_judgments import NONE, Hashes, Judgments, count_all, find_simulated, parse_judgments, parse_labeler
+from runs.made_from import guess_paths, list_inputs
 from runs.store import LIVE_STATES, artifact_of, run_folder
 
 GROUPS = {
@@ -117,10 +117,12 @@ def find_folders(runs: Iterable[Run], artifacts: Mapping[int, Path | None], data
     A folder that the data folder lies in has no owner, or all would come from that run.
     """
     found = Folders({}, {})
-    root = _absolute(str(data))
+    root = os.path.abspath(data)
     for run in runs:
         artifact = artifacts[run.id]
-        folders = {os.path.join(root, "runs", str(run.id))} | ({_absolute(str(artifact))} if artifact else set())
+        folders = {os.path.join(root, "runs", str(run.id))} | (
+            {os.path.abspath(os.path.expanduser(artifact))} if artifact else set()
+        )
         found.own[run.id] = folders
         for folder in folders:
             if f"{root}/" != f"{folder}/" and not f"{root}/".startswith(f"{folder.rstrip('/')}/"):
@@ -129,46 +131,33 @@ def find_folders(runs: Iterable[Run], artifacts: Mapping[int, Path | None], data
 
 
 def find_parents(run: Run, folders: Folders) -> set[int]:
-    """Runs before this one inside whose folders its config or arguments name a path."""
+    """Runs before this one inside whose folders lies what it is made from."""
+    return find_makers(list_inputs(run), run.id, folders)
+
+
+def find_makers(paths: Iterable[str], run_id: int, folders: Folders) -> set[int]:
+    """Runs before one inside whose folders these paths lie; values that are no paths lie in none.
+
+    Args:
+        run_id: of the run that is made from them.
+    """
     found = set()
-    for text in _texts([run.config, run.arguments or []]):
-        for word in _words(text):
-            path = _absolute(word, run.cwd)
-            while path not in folders.owners and path != "/":
-                path = os.path.dirname(path)
-            before = [owner for owner in folders.owners.get(path, []) if owner < run.id]
-            if before and path not in folders.own[run.id]:
-                found.add(before[-1])
+    for path in filter(os.path.isabs, paths):
+        folder = os.path.normpath(path)
+        while folder not in folders.owners and folder != os.path.dirname(folder):
+            folder = os.path.dirname(folder)
+        before = [owner for owner in folders.owners.get(folder, []) if owner < run_id]
+        if before and folder not in folders.own[run_id]:
+            found.add(before[-1])
     return found
 
 
-def _absolute(path: str, cwd: str | None = None) -> str:
-    return os.path.abspath(os.path.join(cwd or "", os.path.expanduser(path)))
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in JSON values."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _texts(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item)
-
-
-def _words(text: str) -> Iterator[str]:
-    """A text, and what follows each = in it, where that may be a path: --method=NAME=PATH."""
-    while "/" in text and "\0" not in text:
-        yield text
-        text = text.partition("=")[2]
-
-
 def _labelers(run: Run, result: dict[str, Any]) -> set[int]:
-    """Fits whose labeler made the labels of a dataset, or is named in the config."""
-    named = [*_texts(run.config), *(result.get("made_by") or {} if run.kind == "annotate export" else ())]
-    found = {int(match[1]) for text in named if (match := LABELER.match(text))}
+    """Fits whose labeler labelled, or made the labels of a dataset."""
+    named = [run.config.get("labeler"), result.get("labeler") if run.kind == "annotate label" else None]
+    if run.kind == "annotate export":
+        named += result.get("made_by") or {}
+    found = {int(match[1]) for text in named if (match := LABELER.match(str(text)))}
     return {number for number in found if number < run.id}
 
 
@@ -208,10 +197,11 @@ def _method_nodes(session: Session, runs: Sequence[Run], data: Path) -> dict[str
     folders = find_folders(runs, {run.id: artifact_of(data, run) for run in runs}, data)
     makers: dict[str, set[int]] = {}
     for run in runs:
-        names = read_json(run_folder(data, run.id) / "result.json").get("methods") if run.kind == "refl restore" else ()
-        for name, asked in zip(names or (), run.config.get("methods") or (), strict=False):
-            one = Run(id=run.id, kind=run.kind, config={"method": asked}, arguments=[], cwd=run.cwd)
-            makers.setdefault(str(name), set()).update(find_parents(one, folders))
+        if run.kind != "refl restore":
+            continue
+        names = read_json(run_folder(data, run.id) / "result.json").get("methods") or ()
+        for name, asked in zip(names, run.config.get("methods") or (), strict=False):
+            makers.setdefault(str(name), set()).update(find_makers(guess_paths(asked, run.cwd), run.id, folders))
     counted_images = select(Candidate.method_id, func.count()).group_by(Candidate.method_id)
     images = {method_id: count for method_id, count in session.execute(counted_images)}  # noqa: C416, a result has keys of its own
     judged: dict[int, int] = {}

@@ -11,7 +11,9 @@ import argparse
 import enum
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -36,6 +38,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+M = TypeVar("M", bound=BaseModel)
 O = TypeVar("O", bound=Options)  # noqa: E741, the usual name of a type parameter is one letter
 
 
@@ -78,7 +81,7 @@ class Flag:
     """Another name than the field's."""
     metavar: str = ""
     alone: str | None = None
-    """The value of a flag without one."""
+    """The value of a flag without one; '' of one that takes several values says that it may have none."""
     rest: bool = False
     """Whether all words after the flag are its values, those that look like flags too."""
     terminal_only: bool = False
@@ -175,12 +178,18 @@ class Command(Generic[O]):
         """An option by its name."""
         return next(setting for setting in self.settings if setting.name == name)
 
+    def value(self, options: O, setting: Setting) -> Any:
+        """What these options say of one of them."""
+        return getattr(options if setting.table == OWN else getattr(options, setting.table), setting.name)
+
     def make(self, given: Mapping[str, Any]) -> O:
         """The options of these values, by the options' names; what is left out has its default or the preset's value.
 
         Raises:
-            UserError: a value is not allowed; the message names its flag.
+            UserError: a value is not allowed, or there is no such option; the message names its flag.
         """
+        if unknown := sorted(given.keys() - {setting.name for setting in self.settings}):
+            raise UserError(f"{self.name} has no option {unknown[0]}.")
         values = {setting.name: given[setting.name] for setting in self.settings if _is_own(setting, given)}
         if self.presets:
             tables: dict[str, dict[str, Any]] = {}
@@ -189,7 +198,10 @@ class Command(Generic[O]):
                     tables.setdefault(setting.table, {})
                     if setting.name in given:
                         tables[setting.table][setting.name] = given[setting.name]
-            values = {**self.presets.load(str(given["preset"]), tables), **values}
+            preset = str(given.get("preset") or "")
+            if not preset:
+                raise UserError(f"Give --preset {' | '.join(self.presets.names())}, or --config FILE.")
+            values = {"preset": preset, **self.presets.load(preset, tables), **values}
         try:
             return self.options.model_validate(values)
         except ValidationError as error:
@@ -202,37 +214,32 @@ class Command(Generic[O]):
         said = describe_fault(fault, named[-1] if named else None)
         if not named:
             return said
-        where = named[-1].flag or named[-1].how.metavar or named[-1].name
-        return f"{where}: {said[:-1]}, got {fault['input']!r}." if fault["type"] != "value_error" else said
+        return say_fault(named[-1].flag or named[-1].how.metavar or named[-1].name, said, fault)
 
     def config(self, options: O) -> dict[str, Any]:
         """What a run is of, as JSON values: the same whoever starts it."""
         return options.model_dump(mode="json")
 
     def words(self, options: O) -> list[str]:
-        """The words of a command line that gives these options; those with their defaults are left out.
-
-        Raises:
-            UserError: a value cannot be written on a command line.
-        """
+        """The words of a command line that gives these options; those with their defaults are left out."""
         before: list[str] = []
         words: list[str] = []
         usual: Mapping[str, Any] = {}
         if self.presets:
             preset = str(getattr(options, "preset", ""))
-            usual = self.presets.load(preset, {})
             words.append(f"--preset={preset}" if preset in self.presets.names() else f"--config={preset}")
+            with suppress(UserError):  # a file that is whole with some flags alone: all of them are written then
+                usual = self.presets.load(preset, {})
         for setting in self.settings:
+            value, is_usual = self.value(options, setting), False
             if setting.table == OWN:
-                value, default = getattr(options, setting.name), setting.default
+                is_usual = not setting.required and value == setting.default
             else:
-                value = getattr(getattr(options, setting.table), setting.name)
-                default = getattr(usual[setting.table], setting.name)
-            if (self.presets and setting.name == "preset") or value == default:
-                continue
-            # Positional words come first: what follows a flag of several values would be taken for one of them.
-            (before if setting.how.positional else words).extend(to_words(setting, value))
-        return before + words
+                is_usual = value == getattr(usual[setting.table], setting.name) if usual else value is None
+            if not is_usual and not (self.presets and setting.name == "preset"):
+                (before if setting.how.positional else words).extend(to_words(setting, value))
+        # Positional words come first, or behind dashes: what follows a flag of several values is taken for one of them.
+        return [*words, "--", *before] if any(word.startswith("-") for word in before) else before + words
 
     def inputs(self, options: O) -> list[dict[str, str]]:
         """What a run of these options is made from: option, kind and value, paths absolute."""
@@ -240,7 +247,7 @@ class Command(Generic[O]):
             {"option": setting.name, "kind": setting.input.kind, "value": value}
             for setting in self.settings
             if setting.input
-            for value in _values_of(getattr(options, setting.name))
+            for value in _values_of(self.value(options, setting))
         ]
 
     def outputs(self, options: O) -> list[dict[str, str]]:
@@ -249,7 +256,7 @@ class Command(Generic[O]):
             {"option": setting.name, "value": value}
             for setting in self.settings
             if setting.output
-            for value in _values_of(getattr(options, setting.name))
+            for value in _values_of(self.value(options, setting))
         ]
 
 
@@ -261,7 +268,8 @@ def list_commands(package: str) -> tuple[Command[Any], ...]:
 
 def find_command(name: str) -> Command[Any] | None:
     """A command by the name that a run has as its kind; None of one that is not there (any more)."""
-    return next((command for command in list_commands(name.partition(" ")[0]) if command.name == name), None)
+    package, _, subcommand = name.partition(" ")
+    return next((one for one in list_commands(package) if one.name == name or subcommand in one.aliases), None)
 
 
 def _is_own(setting: Setting, given: Mapping[str, Any]) -> bool:
@@ -273,7 +281,7 @@ def _values_of(value: Any) -> Iterator[str]:
         if item not in (None, ""):
             text = str(item)
             path = without_name(text)
-            is_path = "/" in path or Path(path).expanduser().exists()
+            is_path = isinstance(item, Path) or "/" in path or Path(path).expanduser().exists()
             yield str(Path(path).expanduser().absolute()) if is_path else path
 
 
@@ -391,7 +399,7 @@ def _add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
     mark, default = setting.how, setting.default
     words = setting.description
     if setting.table == OWN and not setting.required and default not in (None, False, True, "", [], ()):
-        words += f" (default: {' '.join(map(_to_word, default)) if setting.is_many else _to_word(default)})"
+        words += f" (default: {' '.join(map(to_word, default)) if setting.is_many else to_word(default)})"
     options: dict[str, Any] = {"help": words.replace("%", "%%"), "default": argparse.SUPPRESS}
     names = [setting.name] if mark.positional else [setting.flag]
     if not mark.positional:
@@ -406,7 +414,7 @@ def _add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
     else:
         options["metavar"] = mark.metavar or ("DIR" if setting.is_path else METAVARS.get(setting.type, "X"))
     if mark.alone is not None:
-        options |= {"nargs": "?", "const": mark.alone}
+        options |= {"nargs": "*", "action": "extend"} if setting.is_many else {"nargs": "?", "const": mark.alone}
     elif mark.positional:
         options["nargs"] = {True: "+" if setting.required else "*", False: None if setting.required else "?"}[
             setting.is_many
@@ -428,36 +436,41 @@ METAVARS = {"whole number": "N", "numbers": "N", "names": "NAME"}
 def to_words(setting: Setting, value: Any) -> list[str]:
     """The words by which a command line gives this value.
 
-    A value that begins with dashes stays a value: it is written behind the flag's equals sign. Only of several, which
-    follow the flag, none may look like a flag.
+    A value that begins with dashes stays a value: it is written behind the flag's equals sign, a path as one from here.
 
     Raises:
-        UserError: one of several does.
+        UserError: a command line cannot say it: it takes away what stands there without the flag, or is just "--".
     """
-    if value is None:
-        return []
     if setting.type == "switch":
         return [setting.flag] if value else [f"--no-{setting.flag[2:]}"] if setting.has_off else []
-    words = [_to_word(item) for item in (value if setting.is_many else [value])]
-    if setting.how.positional or (setting.is_many and setting.is_path):
+    if value is None or (setting.is_many and not value and setting.how.alone is None):
+        if setting.default or setting.table != OWN:
+            raise UserError(f"{setting.flag}: a command line cannot take its value away; give one.")
+        return []
+    words = [to_word(item) for item in (value if setting.is_many else [value])]
+    if setting.is_path and (setting.how.positional or setting.is_many):
         words = [f"./{word}" if word.startswith("-") else word for word in words]
     if setting.how.positional:
         return words
     if setting.how.rest:
         return [setting.flag, *words] if words else []
-    if not setting.is_many or setting.how.repeated or (len(words) == 1 and setting.type != "numbers"):
+    if "--" in words:  # argparse drops it
+        raise UserError(f"{setting.flag}: a command line cannot hold -- as a value.")
+    alone = not setting.is_many or setting.how.repeated or (len(words) == 1 and setting.type != "numbers")
+    if alone or (setting.type == "names" and any(word.startswith("-") for word in words)):
         return [f"{setting.flag}={word}" for word in words]
-    if setting.type == "names" and (flags := [word for word in words if word.startswith("-")]):
-        raise UserError(f"{flags[0]} begins with a dash; a command line takes such a name only alone.")
-    return [setting.flag, *words] if words else []
+    return [setting.flag, *words]
 
 
-def _to_word(value: Any) -> str:
+def to_word(value: Any) -> str:
+    """A single value as a command line has it."""
     if isinstance(value, enum.Enum):
         return str(value.value)
     if isinstance(value, float):
         short = f"{value:g}"
-        return short if float(short) == value else repr(value)
+        word = short if float(short) == value else repr(value)
+        # -1e-05 would be taken for a flag
+        return f"{Decimal(word):f}" if word.startswith("-") and "e" in word else word
     return str(value)
 
 
@@ -465,7 +478,8 @@ def describe_fault(fault: Mapping[str, Any], setting: Setting | None = None) -> 
     """What to give instead, of one of pydantic's errors, as a sentence."""
     kind, limits = fault["type"], {name: _in_words(value) for name, value in fault.get("ctx", {}).items()}
     if setting and setting.is_many and (kind in ("missing", "tuple_type") or kind.startswith("too_")):
-        return f"Give {setting.length or 'one or more'} numbers with spaces between."
+        noun = "numbers" if setting.type == "numbers" else "values"
+        return f"Give {setting.length or 'one or more'} {noun} with spaces between."
     words = {
         "missing": "This is needed.",
         "int_parsing": "Give a whole number.",
@@ -481,6 +495,34 @@ def describe_fault(fault: Mapping[str, Any], setting: Setting | None = None) -> 
     }
     said = words.get(kind) or f"{str(fault['msg']).removeprefix('Value error, ').removesuffix('.')}."
     return said if "_" in said.partition(" ")[0] or said.startswith("-") else said[0].upper() + said[1:]
+
+
+def say_fault(where: str, said: str, fault: Mapping[str, Any]) -> str:
+    """A fault as a line that begins with where it is, and ends with what was given."""
+    if fault["type"] in ("missing", "value_error") or where in said:
+        return said if where in said else f"{where}: {said}"
+    return f"{where}: {said[:-1]}, got {fault['input']!r}."
+
+
+def make_table(kind: type[M], values: Mapping[str, Any], where: str, changes: Mapping[str, Any] | None = None) -> M:
+    """A table of settings: the values of a preset or file, and changes over them.
+
+    Args:
+        where: the values come from.
+    Raises:
+        UserError: a value is not allowed; said with the flag of a change, else with where it was read.
+    """
+    changes = changes or {}
+    try:
+        return kind.model_validate({**values, **changes})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = ".".join(map(str, fault["loc"]))
+        setting = next((one for one in read_settings(kind, from_presets=True, table=where) if one.name == name), None)
+        said = describe_fault(fault, setting)
+        if setting and name in changes:
+            raise UserError(say_fault(setting.flag, said, fault)) from error
+        raise UserError(f"{where}: {say_fault(name, said, fault) if name else said}") from error
 
 
 def _in_words(value: Any) -> str:

@@ -11,18 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from db.errors import UserError
 from db.session import Database
 from runs.devices import is_device
-from runs.launch import enqueue, start_what_can
+from runs.launch import describe_run, enqueue, start_what_can
+from runs.options import Command, Options, find_command
+
+COMPUTING = ("annotate measure", "reward train", "refl train", "refl restore")
+"""Those that wait for room on the round's device."""
 
 
-class RoundSettings(BaseModel):
+class RoundSettings(Options):
     """What can be chosen of a round; every field is a flag of `python -m runs round`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     reward_preset: str = Field("tiny", min_length=1, description="Preset of the reward model")
     refl_preset: str = Field("tiny-refl", min_length=1, description="Preset of ReFL")
@@ -33,7 +35,7 @@ class RoundSettings(BaseModel):
         True, description="Measure on held-out photos while training; a project so small that it has none cannot"
     )
     include_simulated: bool = Field(False, description="Learn from simulated annotators too; the labels then say so")
-    target_accuracy: float = Field(0.9, gt=0.5, lt=1, description="Accuracy that the machine labels shall have")
+    target_accuracy: float = Field(0.9, gt=0.5, lt=1, description="Target accuracy of machine labels")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="Seeds of the restored images, a candidate each")
     device: str | None = Field(None, description="Where training, measuring and restoring wait for room: cpu, cuda:0")
 
@@ -49,16 +51,28 @@ class RoundSettings(BaseModel):
 class PlannedRun:
     """One run of a round that has not been asked for yet."""
 
-    kind: str
-    arguments: list[str]
+    command: Command[Any]
+    options: Options
     words: str
     """What it does, for a person."""
-    config: dict[str, Any] = field(default_factory=dict)
     device: str | None = None
     after: list[int] = field(default_factory=list)
     """Places in the plan of the runs that have to be finished first."""
-    out: Path | None = None
-    """The folder that it makes."""
+
+    @property
+    def kind(self) -> str:
+        """'reward train'"""
+        return self.command.name
+
+    @property
+    def arguments(self) -> list[str]:
+        """What a person would type behind it."""
+        return self.command.words(self.options)
+
+    @property
+    def out(self) -> Path | None:
+        """The folder that it makes."""
+        return next((Path(made["value"]) for made in self.command.outputs(self.options)), None)
 
 
 def next_round_no(data: Path) -> int:
@@ -68,97 +82,70 @@ def next_round_no(data: Path) -> int:
 
 
 def plan_round(data: Path, round_no: int, settings: RoundSettings) -> list[PlannedRun]:
-    """The runs of a round, in the order in which they follow one another."""
+    """The runs of a round, in the order in which they follow one another.
+
+    Raises:
+        UserError: there is no such preset, or a command would refuse what it is to be told.
+    """
     folder = data.resolve() / "rounds" / str(round_no)
     dataset, reward, restorer = (folder / name for name in ("dataset", "reward", "restorer"))
-    simulated = ["--include-simulated"] if settings.include_simulated else []
+    simulated = {"include_simulated": settings.include_simulated}
     method = f"round-{round_no}"
-    training = {"round": round_no, "dataset": str(dataset)}
-    steps = [
-        PlannedRun("annotate measure", [], "measure the restored images that lack a value", device=settings.device),
-        PlannedRun(
+    reward_changes: dict[str, Any] = {}
+    if settings.max_reward_steps is not None:  # its warmup has to end before the training does
+        reward_changes = {"max_steps": settings.max_reward_steps, "warmup_steps": settings.max_reward_steps // 20}
+    refl_changes = {} if settings.max_refl_steps is None else {"max_steps": settings.max_refl_steps}
+    if not settings.measure_held_out:
+        reward_changes["validate_every_steps"] = refl_changes["monitor_every_steps"] = 0
+    steps: list[tuple[str, dict[str, Any], str]] = [
+        ("annotate measure", {}, "measure the restored images that lack a value"),
+        (
             "annotate fit",
-            [*_flag("target-accuracy", settings.target_accuracy), *simulated],
-            "fit the labeler on people's judgments" + (" and simulated ones" if simulated else ""),
-            {"target_accuracy": settings.target_accuracy, "include_simulated": settings.include_simulated},
+            {"target_accuracy": settings.target_accuracy, **simulated},
+            "fit the labeler on people's judgments" + (" and simulated ones" if settings.include_simulated else ""),
         ),
-        PlannedRun(
+        (
             "annotate label",
-            _flag("target-accuracy", settings.target_accuracy),
-            f"label unjudged pairs where the labeler reaches {settings.target_accuracy:.0%}",
             {"target_accuracy": settings.target_accuracy},
+            f"label unjudged pairs where the labeler reaches {settings.target_accuracy:.0%}",
         ),
-        PlannedRun(
-            "annotate export",
-            [*_flag("out", dataset), *simulated],
-            "write all labels as a dataset",
-            {"include_simulated": settings.include_simulated, "out": str(dataset)},
-            out=dataset,
-        ),
-        PlannedRun(
+        ("annotate export", {"out": dataset, **simulated}, "write all labels as a dataset"),
+        (
             "reward train",
-            [
-                *_flag("preset", settings.reward_preset),
-                *_flag("dataset", dataset),
-                *_flag("out", reward),
-                *_steps(settings.max_reward_steps),
-                # Its warmup has to end before the training does.
-                *([] if settings.max_reward_steps is None else _flag("warmup-steps", settings.max_reward_steps // 20)),
-                *([] if settings.measure_held_out else _flag("validate-every-steps", 0)),
-            ],
+            {"preset": settings.reward_preset, "dataset": dataset, "out": reward, **reward_changes},
             f"train a reward model ({settings.reward_preset}) on it",
-            {**training, "preset": settings.reward_preset, "out": str(reward)},
-            device=settings.device,
-            out=reward,
         ),
-        PlannedRun(
+        (
             "refl train",
-            [
-                *_flag("preset", settings.refl_preset),
-                *_flag("restorer", settings.restorer),
-                *_flag("reward", reward / "best"),
-                *_flag("dataset", dataset),
-                *_flag("out", restorer),
-                *_steps(settings.max_refl_steps),
-                *([] if settings.measure_held_out else _flag("monitor-every-steps", 0)),
-            ],
-            f"tune {settings.restorer} with that reward ({settings.refl_preset})",
             {
-                **training,
                 "preset": settings.refl_preset,
                 "restorer": settings.restorer,
                 "reward": str(reward / "best"),
-                "out": str(restorer),
+                "dataset": dataset,
+                "out": restorer,
+                **refl_changes,
             },
-            device=settings.device,
-            out=restorer,
+            f"tune {settings.restorer} with that reward ({settings.refl_preset})",
         ),
-        PlannedRun(
+        (
             "refl restore",
-            [
-                *_flag("method", f"{method}={restorer / 'tuned'}"),
-                "--seeds",
-                *(str(seed) for seed in settings.seeds),
-            ],
-            f"restore the project's photos with the tuned restorer, as the method {method}",
             {"methods": [f"{method}={restorer / 'tuned'}"], "seeds": list(settings.seeds)},
-            device=settings.device,
+            f"restore the project's photos with the tuned restorer, as the method {method}",
         ),
-        PlannedRun("annotate pair", [], "make pairs of the new images to judge"),
+        ("annotate pair", {}, "make pairs of the new images to judge"),
     ]
-    return [
-        PlannedRun(one.kind, one.arguments, one.words, one.config, one.device, [place - 1] if place else [], one.out)
-        for place, one in enumerate(steps)
-    ]
-
-
-def _flag(name: str, value: object) -> list[str]:
-    """An option and its value in one word, so that a value may begin with a dash."""
-    return [f"--{name}={value}"]
-
-
-def _steps(count: int | None) -> list[str]:
-    return [] if count is None else _flag("max-steps", count)
+    plan = []
+    for place, (name, values, words) in enumerate(steps):
+        command = find_command(name)
+        assert command is not None, name
+        device = settings.device if name in COMPUTING else None
+        try:
+            options = command.make(values)
+            command.settle(options, data)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        plan.append(PlannedRun(command, options, words, device, [place - 1] if place else []))
+    return plan
 
 
 def start_round(
@@ -181,8 +168,7 @@ def start_round(
                 session,
                 data,
                 one.kind,
-                one.arguments,
-                one.config,
+                **describe_run(one.command, one.options, data),
                 device=one.device,
                 after=[ids[place] for place in one.after],
                 person_id=person_id,

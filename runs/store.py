@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import signal
 import socket
 import subprocess
@@ -30,7 +29,7 @@ from db.errors import UserError
 from db.models import Run, RunState, utc_now
 from db.session import Database, open_database
 from runs.file_cache import read_json
-from runs.files import append_line, write_text_whole
+from runs.files import append_line, read_last_objects, read_tail, write_text_whole
 from runs.options import Command, O, Place
 from runs.own_command import own_command
 from runs.signals import SIGNALS, give_back, listen
@@ -40,7 +39,6 @@ log = logging.getLogger(__name__)
 
 LIVE_STATES = (RunState.queued, RunState.running, RunState.stopping)
 VERSION = "0.1.0"
-TAIL_BYTES = 65_536
 MAX_ERROR_LENGTH = 500
 CLOCK_STEP_SECONDS = 2.0
 
@@ -293,18 +291,9 @@ def latest_run(session: Session, kind: str) -> Run | None:
 
 
 def read_progress(data: Path, run_id: int) -> dict[str, Any] | None:
-    """The last whole progress line of a run, None before the first.
-
-    A line that is still being written, or that a killed process left half-written, is passed over.
-    """
-    for line in reversed(_read_tail(run_folder(data, run_id) / "progress.jsonl").split(b"\n")[:-1]):
-        try:
-            progress = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(progress, dict):
-            return progress
-    return None
+    """The last whole progress line of a run, None before the first."""
+    lines = read_last_objects(run_folder(data, run_id) / "progress.jsonl")
+    return lines[-1] if lines else None
 
 
 def last_log_line(data: Path, run_id: int) -> str | None:
@@ -321,17 +310,7 @@ def _last_error_line(data: Path, run_id: int) -> str | None:
 
 def read_log_tail(data: Path, run_id: int) -> list[str]:
     """The last lines that a launched run printed."""
-    return _read_tail(run_folder(data, run_id) / "log.txt").decode("utf-8", errors="replace").splitlines()
-
-
-def _read_tail(file: Path) -> bytes:
-    """The last TAIL_BYTES of a file, nothing where there is none."""
-    try:
-        with open(file, "rb") as stream:
-            stream.seek(max(0, os.fstat(stream.fileno()).st_size - TAIL_BYTES))
-            return stream.read()
-    except FileNotFoundError:
-        return b""
+    return read_tail(run_folder(data, run_id) / "log.txt").decode("utf-8", errors="replace").splitlines()
 
 
 def is_alive(run: Run) -> bool:

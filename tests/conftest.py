@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import signal
 import subprocess
@@ -14,17 +12,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
-import numpy as np
 import pytest
-from PIL import Image as PilImage
-from sqlalchemy.orm import Session
 
-from db.images import image_path
-from db.models import Candidate, Image, Method, Split
-from db.records import add_candidate, add_method, add_source
 from db.session import Database, open_database
+from tests.making import ROOT, address_of, write_photo
 
-ROOT = Path(__file__).resolve().parents[1]
 TWO_PROCESSES = (
     *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
     *("--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"),
@@ -64,64 +56,10 @@ def shared_faces() -> Path:
     return SHARED_FACES
 
 
-def write_photo(path: Path, seed: int, size_px: tuple[int, int] = (24, 32)) -> Path:
-    """A small colourful image file, different for each seed; the suffix gives the format."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 256, (size_px[1], size_px[0], 3), dtype=np.uint8)
-    PilImage.fromarray(pixels).save(path)
-    return path
-
-
 @pytest.fixture
 def make_photo() -> Callable[..., Path]:
     """`write_photo`, for tests that make their own layout."""
     return write_photo
-
-
-def write_small_image(data: Path, colours: bytes) -> str:
-    """A PNG of 8 by 8 pixels in a data folder's images, its first pixels of these colours; its SHA-256."""
-    written = io.BytesIO()
-    PilImage.frombytes("RGB", (8, 8), colours.ljust(8 * 8 * 3, b"\0")).save(written, "png")
-    sha256 = hashlib.sha256(written.getvalue()).hexdigest()
-    path = image_path(data, sha256, ".png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(written.getvalue())
-    return sha256
-
-
-AddCandidates = Callable[..., list[Candidate]]
-
-
-@pytest.fixture
-def add_candidates() -> AddCandidates:
-    """`add_candidates(session, "face1", ["m1", "m2"])`: rows of a source's candidates, their images without files.
-
-    With `files`, a data folder, they have some, so that a server shows their pairs.
-
-    Methods whose names begin alike up to an '=' give the same image, such as "copy=1" and "copy=2".
-    """
-
-    def add(
-        session: Session, source_key: str, methods: list[str], split: Split = Split.train, files: Path | None = None
-    ) -> list[Candidate]:
-        source = add_source(session, source_key, split)
-        candidates = []
-        for name in methods:
-            method: Method = add_method(session, name)
-            sha256, size_bytes = hashlib.sha256(f"{source_key}/{name.partition('=')[0]}".encode()).hexdigest(), 1
-            if files is not None:
-                sha256 = write_small_image(files, bytes.fromhex(sha256))
-                size_bytes = image_path(files, sha256, ".png").stat().st_size
-            image = session.query(Image).filter_by(sha256=sha256).one_or_none()
-            if image is None:
-                image = Image(sha256=sha256, suffix=".png", width_px=8, height_px=8, size_bytes=size_bytes)
-                session.add(image)
-                session.flush()
-            candidates.append(add_candidate(session, source, method, image))
-        return candidates
-
-    return add
 
 
 @pytest.fixture
@@ -137,14 +75,6 @@ def restored_folder(tmp_path: Path) -> Path:
                 write_photo(folder / method / f"{stem}.png", 1000 * (place + 1) + number)
         (folder / "lq" / f"{stem}.txt").write_text(f"portrait number {number}\n", encoding="utf-8")
     return folder
-
-
-def address_of(data: Path, url: str) -> str:
-    """The address of a data folder's app without --auth, as a person opens it: with the token that signs a page in."""
-    from ui.gate.access import load_secret  # here: most tests need no app
-    from ui.gate.address_token import AddressToken
-
-    return AddressToken(load_secret(data)).put_into(url)
 
 
 class Server:

@@ -9,6 +9,7 @@ from pathlib import Path
 from db.models import Run, RunState
 from db.session import Database
 from runs.store import LIVE_STATES, reap_lost
+from ui.context import Context
 
 
 def get_run(database: Database, run_id: int) -> Run:
@@ -31,7 +32,7 @@ def wait_for_state(database: Database, run_id: int, *states: RunState) -> Run:
     return get_run(database, run_id)
 
 
-def wait_for_end(database: Database, data: Path, run_id: int, seconds: float) -> Run:
+def wait_for_end(database: Database, data: Path, run_id: int, seconds: float = 120.0) -> Run:
     """The run once it has ended, in whatever way."""
 
     def has_ended() -> bool:
@@ -40,3 +41,8 @@ def wait_for_end(database: Database, data: Path, run_id: int, seconds: float) ->
 
     wait_until(has_ended, seconds)
     return get_run(database, run_id)
+
+
+def wait_for(context: Context, run_id: int) -> Run:
+    """The run once it has ended, in whatever way, as pages see it."""
+    return wait_for_end(context.database, context.data, run_id)

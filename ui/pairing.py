@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from annotate.ingest.command import IMPORT
+from annotate.judging.command import PAIR
 from db.errors import UserError
 from db.models import Run, RunState
-from runs.launch import launch
-from runs.store import LIVE_STATES, latest_run
 from ui.context import Context
 from ui.html import ended_html, live_html, read_result
+from ui.run_panel import is_live, start_run
 
-IMPORT = "annotate import"
-PAIR = "annotate pair"
 ALL, RANDOM, AGAINST = "All", "Some, at random", "Only with one method"
 
 
@@ -23,34 +21,24 @@ def start_pairing(context: Context, which: str, per_source: float | None, agains
     Raises:
         UserError: no number or method chosen, or a run is going on.
     """
-    config: dict[str, Any] = {"per_source": None, "against": None, "seed": 0}
-    arguments = []
-    if which == RANDOM:
-        if not per_source:
-            raise UserError("Say how many pairs a photo gets.")
-        config["per_source"] = int(per_source)
-        arguments = [f"--per-source={int(per_source)}"]
-    elif which == AGAINST:
-        if not against:
-            raise UserError("Choose the method that every pair is to have.")
-        config["against"] = against
-        arguments = [f"--against={against}"]  # in one piece: the name may begin with a dash
-    refuse_second_run(context)
-    return launch(context.database, context.data, PAIR, arguments, config, url=context.url)
-
-
-def refuse_second_run(context: Context) -> None:
-    with context.database.read() as session:
-        for run in (latest_run(session, IMPORT), latest_run(session, PAIR)):
-            if run is not None and run.state in LIVE_STATES:
-                raise UserError(f"Run {run.id} ({run.kind}) is going on; wait for it or stop it.")
+    if which == RANDOM and not per_source:
+        raise UserError("Say how many pairs a photo gets.")
+    if which == AGAINST and not against:
+        raise UserError("Choose the method that every pair is to have.")
+    options = PAIR.make(
+        {
+            "per_source": int(per_source or 0) if which == RANDOM else None,
+            "against": against if which == AGAINST else None,
+        }
+    )
+    return start_run(context, PAIR, options, beside=(IMPORT,))
 
 
 def pair_html(data: Path, run: Run | None) -> str:
     """How the latest pairing goes or went."""
     if run is None:
         return ""
-    if run.state in LIVE_STATES:
+    if is_live(run):
         return live_html(data, run, "Making pairs")
     result = read_result(data, run.id)
     if run.state is not RunState.finished:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI, HTTPException, Request
@@ -17,6 +16,7 @@ from sqlalchemy import select
 from starlette.middleware.sessions import SessionMiddleware
 
 import ui.autolabel.page
+import ui.mounts
 import ui.pages.data
 import ui.pages.export
 import ui.pages.metrics
@@ -24,9 +24,6 @@ import ui.pages.people
 import ui.pages.project
 import ui.pages.report
 import ui.restore.page
-import ui.runs.models
-import ui.runs.page
-import ui.train.page
 from annotate.ingest.archive import sweep_unpacked
 from db.images import MEDIA_TYPE_OF_SUFFIX, DamagedImage, sweep_unfinished
 from db.models import Image, Role
@@ -42,12 +39,12 @@ from ui.label.routes import label_routes
 from ui.label.showings import Showings
 from ui.label.stored_images import StoredImages
 from ui.runs.routes import run_routes
+from ui.templates import STATIC
 from ui.train.round import round_routes
 from ui.train.routes import train_routes
 
 log = logging.getLogger(__name__)
 
-STATIC = Path(__file__).parent / "static"
 SESSION_SECONDS = 30 * 24 * 3600
 IMAGE_LIFETIME = "private, max-age=31536000, immutable"
 DAMAGED = "An image of this pair is damaged on the server. The pair is left out until the image is imported again."
@@ -57,9 +54,9 @@ PAGES = (
     ("Restore", ui.restore.page.build),
     ("Metrics", ui.pages.metrics.build),
     ("Auto-annotate", ui.autolabel.page.build),
-    ("Train", ui.train.page.build),
-    ("Runs", ui.runs.page.build),
-    ("Models", ui.runs.models.build),
+    ("Train", ui.mounts.build_train),
+    ("Runs", ui.mounts.build_runs),
+    ("Models", ui.mounts.build_models),
     ("Project", ui.pages.project.build),
     ("People", ui.pages.people.build),
     ("Report", ui.pages.report.build),
@@ -78,8 +75,8 @@ def make_app(context: Context) -> FastAPI:
     images = StoredImages(context.data)
     app = FastAPI(title="FaceReward", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(RequestValidationError, refuse_invalid)
-    app.include_router(sign_in_routes(context, Tokens(secret), STATIC / "sign_in.html"))
-    app.include_router(label_routes(context, showings, images, STATIC / "label.html"))
+    app.include_router(sign_in_routes(context, Tokens(secret)))
+    app.include_router(label_routes(context, showings, images))
     app.include_router(run_routes(context))
     app.include_router(train_routes(context))
     app.include_router(round_routes(context))
@@ -110,7 +107,7 @@ def make_app(context: Context) -> FastAPI:
         ssr_mode=False,
         max_file_size="4gb",
         theme=gr.themes.Default(primary_hue="slate", neutral_hue="gray", font="system-ui"),
-        css=(STATIC / "admin.css").read_text(encoding="utf-8"),
+        css=(STATIC / "common" / "admin.css").read_text(encoding="utf-8"),
     )
     app.add_middleware(TakeTurns, auth=context.auth)
     app.add_middleware(Gate, context=context, address_token=AddressToken(secret, context.root_path))

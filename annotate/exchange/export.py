@@ -413,7 +413,7 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, int], list[Config]]:
     """Write the files of the format but the card; returns what the format counts, and what the card tells of them."""
-    from dataset.formats import our_configs, with_rows, write_format  # it needs annotate.export
+    from dataset.formats import our_configs, with_rows, write_format  # it needs annotate.exchange.export
 
     if options.format != "jsonl":
         return write_format(folder, rows, judgments, data, options)

@@ -157,7 +157,7 @@ def _change_pairs(session: Session, settings: ProjectSettings, source_ids: Seque
             {
                 "id": pair_id,
                 "reserved": is_reserved(key, split),
-                # None are wanted of a pair that was set aside (see annotate.equal_pixels).
+                # None are wanted of a pair that was set aside (see annotate.ingest.equal_pixels).
                 "judgments_wanted": wanted_judgments(split, settings) if wanted else 0,
             }
             for pair_id, key, wanted in pairs

@@ -38,7 +38,7 @@ from db.records import SIMULATED, insert_row
 RESOLVE_METHODS = ("majority", "dawid-skene")
 """Ends the maker's name of every label in which a program's answers count, as votes or as what a labeler learnt."""
 VIEW_MODES = ("fit", "zoom", "1:1", "input", "truth", "flicker")
-"""As the labelling page looks at a pair, see static/viewer.js."""
+"""As the labelling page looks at a pair, see static/label/viewer.js."""
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 

@@ -259,7 +259,7 @@ def _walk(*conditions: ColumnElement[bool]) -> Walk:
 
 QUEUE = _walk(*QUEUED)
 QUEUE_OF = _walk(OF_RESERVE, *QUEUED)
-# A pair that wants no judgments at all was set aside: its images are equal (annotate.equal_pixels).
+# A pair that wants no judgments at all was set aside: its images are equal (annotate.ingest.equal_pixels).
 GOLD = _walk(Pair.gold_answer.in_(["a", "b", "tie"]), Pair.judgments_wanted > 0, *NOT_SEEN)
 SIDES_SHOWN = union_all(
     select(Judgment.shown_left).where(

@@ -29,4 +29,4 @@ class FitSettings(Options):
 
 
 MIN_ANSWERS = 30
-"""Answers that are no ties before the first fit: annotate.autolabel.MIN_LABELS, which would load scikit-learn."""
+"""Answers that are no ties before the first fit: annotate.labeler.svm.MIN_LABELS, which would load scikit-learn."""

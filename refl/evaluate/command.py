@@ -24,7 +24,8 @@ def settle_evaluate(options: EvaluateOptions, data: Path) -> EvaluateOptions:
         UserError: the degradation cannot be read, or reward models are not named apart.
     """
     load_refl_config(options.degradation)
-    name_rewards(options.reward)
+    named = [f"{name}={what}" for name, what in name_rewards(options.reward).items()]
+    options = options.model_copy(update={"reward": named})
     out = options.out or data / "evaluations" / name_evaluation(options)
     return make_absolute(options.model_copy(update={"out": out}))
 

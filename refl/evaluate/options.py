@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +13,10 @@ from pydantic import Field
 from db.errors import UserError
 from db.records import MAX_SEED
 from refl.tune.config import preset_names
-from runs.options import Flag, Input, Options, Output
+from runs.options import Flag, Input, Options, Output, without_name
+
+UNTELLING = ("best", "last", "tuned", "reward", "/")
+"""Names of folders that every training has."""
 
 
 class EvaluateOptions(Options):
@@ -23,7 +28,7 @@ class EvaluateOptions(Options):
             description="tiny, diffbir-v1, …, or a folder of a training; the first is the base; repeatable",
         )
     )
-    reward: Annotated[list[str], Input("reward", "Reward models"), Flag(repeated=True, metavar="NAME=MODEL")] = Field(
+    reward: Annotated[list[str], Input("reward", "Reward models"), Flag(repeated=True, metavar="[NAME=]MODEL")] = Field(
         [], description="A reward model, such as frozen=FOLDER and live=RUN/tuned/reward; repeatable"
     )
     faces: Annotated[Path | None, Input("faces")] = Field(
@@ -60,17 +65,20 @@ class EvaluateOptions(Options):
 
 
 def name_rewards(asked: Sequence[str]) -> dict[str, str]:
-    """Name -> model of each NAME=MODEL.
+    """Name -> model of each [NAME=]MODEL; one without a name is called after its folder or file.
 
     Raises:
-        UserError: one has no name, or two have the same.
+        UserError: two have the same name.
     """
     found: dict[str, str] = {}
     for text in asked:
-        name, equals, what = text.partition("=")
-        if not equals or not name:
-            raise UserError(f"--reward {text}: give it a name, such as --reward frozen={text.removeprefix('=')}.")
+        what = without_name(text)
+        name = text.removesuffix(what).removesuffix("=")
         if name in found:
             raise UserError(f"Two reward models are called {name!r}; name one of them otherwise.")
+        if not name:
+            parts = [part for part in reversed(Path(what).expanduser().parts) if part not in UNTELLING]
+            stem = re.sub(r"[^A-Za-z0-9_+.-]", "_", next(iter(parts), "reward"))
+            name = next(one for one in (stem, *(f"{stem}-{number}" for number in count(2))) if one not in found)
         found[name] = what
     return found

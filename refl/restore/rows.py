@@ -29,7 +29,7 @@ from runs.image_folders import name_forms, normalize_name
 
 PAGE_SOURCES = 512
 SPLIT_DEFAULTS: dict[str, Any] = {"seed": 0, "val_share": 0.1, "test_share": 0.1}
-"""The project's settings where none are stored, as annotate.project has them."""
+"""The project's settings where none are stored, as db.project has them."""
 MAX_NAMED = 5
 
 

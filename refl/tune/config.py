@@ -234,7 +234,7 @@ class ReflTrainOptions(Options):
     """What is tuned, with which reward, on which faces, and how."""
 
     preset: str = Field(description="Settings: a preset's name, or a file")
-    restorer: Annotated[str, Input("restorer")] = Field(
+    restorer: Annotated[str, Input("tunable", "Restorer")] = Field(
         min_length=1, description="What is tuned: tiny, diffbir-v1, …, or a folder of one"
     )
     reward: Annotated[str, Input("reward", "Reward model"), Flag(metavar="MODEL")] = Field(

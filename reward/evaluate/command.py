@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from db.errors import UserError
 from reward.model.weights_folder import choose_weights_folder
-from reward.score.command import add_scoring_options
+from reward.score.command import ScoringOptions
 from runs.hold import hold_folder
-from runs.store import code_version, open_database_run
+from runs.options import Command, Flag, Input, Output, Place
+from runs.store import code_version, record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,83 +26,59 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("test", "val", "train")
-COMMAND_FIELDS = (
-    "dataset",
-    "scorer",
-    "pair_scores",
-    "no_metrics",
-    "split",
-    "include_simulated",
-    "use_prompt",
-    "robustness_pairs",
-    "batch_size",
-    "device",
-    "seed",
-)
 
+class EvaluateOptions(ScoringOptions):
+    """Which scorers are held against which labels, and where the report goes."""
 
-def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`evaluate`: how well scorers answer pairs that people answered."""
-    parser = commands.add_parser(
-        "evaluate",
-        help="hold reward models, metrics and other scorers against people's held-out labels",
-        description="Writes report.md with its pictures and tables. Every metric that the dataset has values of is a "
-        "scorer too. LAION-Aesthetics is pyiqa's metric laion_aes: name it in a metric list of your own, run "
-        "`python -m annotate measure --metrics FILE`, then export.",
+    dataset: Annotated[Path, Input("dataset", "Dataset"), Flag(positional=True, metavar="DATASET")] = Field(
+        description="Folder that `annotate export` wrote, or HPDv2's"
     )
-    parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder that `annotate export` wrote, or HPDv2's")
-    parser.add_argument(
-        "--scorer",
-        action="append",
-        default=[],
-        metavar="[NAME=]MODEL",
-        help="a checkpoint folder, a training's folder, a weight file, a name of reward/model/weights.toml "
+    scorer: Annotated[list[str], Input("reward", "Reward models"), Flag(repeated=True, metavar="[NAME=]MODEL")] = Field(
+        [],
+        description="A checkpoint folder, a training's folder, a weight file, a name of reward/model/weights.toml "
         "(hps-v2.1) or a preset (vit-l-14: the CLIP that training would start from); repeatable",
     )
-    parser.add_argument(
-        "--pair-scores",
-        action="append",
-        default=[],
-        metavar="[NAME=]FILE",
-        help="CSV with the columns pair and p_a (or machine_p_a: judged.csv of `annotate fit`); repeatable",
+    pair_scores: Annotated[
+        list[str], Input("pair scores", "Answers of others"), Flag(repeated=True, metavar="[NAME=]FILE")
+    ] = Field(
+        [],
+        description="CSV with the columns pair and p_a (or machine_p_a: judged.csv of `annotate fit`); repeatable",
     )
-    parser.add_argument("--no-metrics", action="store_true", help="leave the dataset's stored metric values out")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which labels to measure on (default: test)")
-    parser.add_argument("--include-simulated", action="store_true", help="measure on programs' answers too; marked so")
-    add_scoring_options(parser)
-    parser.add_argument(
-        "--robustness-pairs",
-        type=int,
-        default=100,
-        metavar="N",
-        help="pairs that reward models see changed in eight ways; 0 for none (default: 100)",
+    no_metrics: bool = Field(False, description="Leave the dataset's stored metric values out")
+    split: Literal["test", "val", "train"] = Field("test", description="Which labels to measure on")
+    include_simulated: bool = Field(False, description="Measure on programs' answers too; marked so")
+    robustness_pairs: int = Field(
+        100, ge=0, description="Pairs that reward models see changed in eight ways; 0 for none"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of resampling (default: 0)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the report (default: the run's)")
-    parser.set_defaults(command=run_evaluate)
+    seed: int = Field(0, ge=0, description="Seed of the bootstrap")
+    out: Annotated[Path | None, Output("Folder of the report")] = Field(
+        None, description="Folder of the report (default: the run's)"
+    )
 
 
-def run_evaluate(args: argparse.Namespace) -> None:
+def settle_evaluate(options: EvaluateOptions, _data: Path) -> EvaluateOptions:
+    """Make the dataset's path absolute, as the run records it."""
+    return options.model_copy(update={"dataset": options.dataset.expanduser().absolute()})
+
+
+def run_evaluate(options: EvaluateOptions, place: Place) -> None:
     """Evaluate as a run, write the report, and refresh the card of every checkpoint."""
-    config = {name: getattr(args, name) for name in COMMAND_FIELDS}
-    config["dataset"] = str(args.dataset.expanduser().absolute())
-    with open_database_run(args.data, args.db, "reward evaluate", config, args.run) as run:
-        out = args.out or run.folder
-        summary = evaluate(args, config, out, run.progress)
+    with record(EVALUATE, options, place) as (_, run):
+        out = options.out or run.folder
+        summary = evaluate(options, choose_weights_folder(options.weights, place.data), out, run.progress)
         run.write_result({"out": str(out)})
     print(format_summary(summary))
     print(f"report: {out / 'report.md'}")
 
 
 def evaluate(
-    args: argparse.Namespace, config: dict[str, Any], out: Path, progress: Callable[[int, int], None]
+    options: EvaluateOptions, weights: Path, out: Path, progress: Callable[[int, int], None]
 ) -> dict[str, Any]:
     """Ask every scorer, measure, write the report; returns the contents of its summary.json.
 
     Args:
-        config: what was asked, for the report.
-        progress: told (scorers asked, scorers in all).
+        weights: the folder of published weight files.
+        progress: called with (scorers asked, scorers in all).
     Raises:
         UserError: an option, the dataset, a scorer or its answers are not as they should be; nothing is written then.
     """
@@ -116,34 +94,33 @@ def evaluate(
     from reward.model.card import write_card
     from training.device import choose_device
 
-    check_numbers(args)
-    device = choose_device(args.device)
-    pairs = load_dataset(args.dataset)
+    device = choose_device(options.device)
+    pairs = load_dataset(options.dataset)
     judgments = read_judgments(pairs.path)
-    labels, votes, notes = choose_labels(pairs, args.split, judgments, include_simulated=args.include_simulated)
-    others = [answer_by_file(asked, labels.pairs) for asked in args.pair_scores]
-    others += [] if args.no_metrics else answer_by_metrics(pairs.path, labels.pairs)
-    found = find_scorers(labels, args)
+    labels, votes, notes = choose_labels(pairs, options.split, judgments, include_simulated=options.include_simulated)
+    others = [answer_by_file(asked, labels.pairs) for asked in options.pair_scores]
+    others += [] if options.no_metrics else answer_by_metrics(pairs.path, labels.pairs)
+    found = find_scorers(labels, options, weights)
     check_names([*(one.name for one in found), *(one.name for one in others)], pairs.path)
-    models = ask_models(labels, args, device, progress)
+    models = ask_models(labels, options, weights, device, progress)
     notes += [model.note for model in models if model.note]
     answers = [model.answers for model in models] + others
-    tables, people = measure(answers, labels, votes, args.seed)
+    tables, people = measure(answers, labels, votes, options.seed)
     notes += explain_connection(join_votes(labels, votes))
-    if args.robustness_pairs and models:
+    if options.robustness_pairs and models:
         tables["robustness"] = pd.concat([model.robustness for model in models], ignore_index=True)
-    if args.split != "test":
-        notes.append(f"Split {args.split} is not held out: models were trained on it or chosen by it.")
+    if options.split != "test":
+        notes.append(f"Split {options.split} is not held out: models were trained on it or chosen by it.")
     summary = {
         "dataset": pairs.path.resolve().name,
-        "split": args.split,
+        "split": options.split,
         "labels": describe_labels(labels, votes),
         "simulated": any(row.made_by.endswith(SIMULATED) for row in labels.pairs),
         "people": people,
         "scorers": tables["scorers"].to_dict("records"),
         "versions": {model.answers.name: model.version for model in models},
         "notes": notes,
-        "made_by": {**config, "labels_sha256": pairs.fingerprint, "code_version": code_version()},
+        "made_by": {**EVALUATE.config(options), "labels_sha256": pairs.fingerprint, "code_version": code_version()},
     }
     with hold_folder(out):
         write_report(out, tables, summary)
@@ -165,7 +142,7 @@ class Asked:
     """Where its prompt stood in for captions."""
 
 
-def find_scorers(labels: Labels, args: argparse.Namespace) -> list[FoundScorer]:
+def find_scorers(labels: Labels, options: EvaluateOptions, weights: Path) -> list[FoundScorer]:
     """Every reward model, its weights here and captions there where it wants them; no weights are read.
 
     Raises:
@@ -173,47 +150,39 @@ def find_scorers(labels: Labels, args: argparse.Namespace) -> list[FoundScorer]:
     """
     from reward.score.scorer import check_scorer_captions, find_scorer
 
-    found = [find_scorer(asked, choose_weights_folder(args)) for asked in args.scorer]
+    found = [find_scorer(asked, weights) for asked in options.scorer]
     without = sum(not row.caption for row in labels.pairs)
     for one in found:
-        check_scorer_captions(one, without, len(labels.pairs), "pairs", use_prompt=args.use_prompt)
+        check_scorer_captions(one, without, len(labels.pairs), "pairs", use_prompt=options.use_prompt)
     return found
 
 
 def ask_models(
-    labels: Labels, args: argparse.Namespace, device: str, progress: Callable[[int, int], None]
+    labels: Labels, options: EvaluateOptions, weights: Path, device: str, progress: Callable[[int, int], None]
 ) -> list[Asked]:
-    """Every reward model's answers; `progress` is told (models asked, models in all)."""
+    """Every reward model's answers; `progress` is called with (models asked, models in all)."""
     models = []
-    for done, asked in enumerate(args.scorer, 1):
-        models.append(ask_model(asked, labels, args, device))
-        progress(done, len(args.scorer))
+    for done, asked in enumerate(options.scorer, 1):
+        models.append(ask_model(asked, labels, options, weights, device))
+        progress(done, len(options.scorer))
     return models
 
 
-def ask_model(asked: str, labels: Labels, args: argparse.Namespace, device: str) -> Asked:
+def ask_model(asked: str, labels: Labels, options: EvaluateOptions, weights: Path, device: str) -> Asked:
     """Load a reward model and ask it."""
     from reward.evaluate.answers import answer_by_model
     from reward.evaluate.robustness import measure_robustness
     from reward.score.scorer import check_scorer_captions, load_scorer
 
-    scorer = load_scorer(asked, device, weights_dir=choose_weights_folder(args))
+    scorer = load_scorer(asked, device, weights_dir=weights)
     without = sum(not row.caption for row in labels.pairs)
-    note = check_scorer_captions(scorer, without, len(labels.pairs), "pairs", use_prompt=args.use_prompt)
+    note = check_scorer_captions(scorer, without, len(labels.pairs), "pairs", use_prompt=options.use_prompt)
     log.info("%s answers %s pairs on %s", scorer.name, f"{len(labels.pairs):,}", device)
-    answers = answer_by_model(scorer, labels.pairs, args.batch_size)
+    answers = answer_by_model(scorer, labels.pairs, options.batch_size)
     robustness = None
-    if args.robustness_pairs:
-        robustness = measure_robustness(scorer, labels, args.robustness_pairs, args.batch_size, args.seed)
+    if options.robustness_pairs:
+        robustness = measure_robustness(scorer, labels, options.robustness_pairs, options.batch_size, options.seed)
     return Asked(answers, robustness, scorer.version, scorer.path, f"{scorer.name}: {note}" if note else None)
-
-
-def check_numbers(args: argparse.Namespace) -> None:
-    """That numbers are in their range."""
-    if args.batch_size < 1:
-        raise UserError(f"--batch-size is {args.batch_size}; give 1 or more.")
-    if args.robustness_pairs < 0:
-        raise UserError(f"--robustness-pairs is {args.robustness_pairs}; give 0, for none, or more.")
 
 
 def check_names(names: list[str], dataset: Path) -> None:
@@ -272,3 +241,15 @@ def format_summary(summary: dict[str, Any]) -> str:
             *(f"note: {note}" for note in summary["notes"]),
         ]
     )
+
+
+EVALUATE = Command(
+    "reward evaluate",
+    "hold reward models, metrics and other scorers against people's held-out labels",
+    EvaluateOptions,
+    run_evaluate,
+    "Writes report.md with its pictures and tables. Every metric that the dataset has values of is a scorer too. "
+    "LAION-Aesthetics is pyiqa's metric laion_aes: name it in a metric list of your own, run `python -m annotate "
+    "measure --metrics FILE`, then export.",
+    settle_evaluate,
+)

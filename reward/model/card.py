@@ -13,8 +13,9 @@ from typing import Any
 
 from db.errors import UserError
 from db.records import SIMULATED
-from reward.model.config import ModelConfig, check_model_config
+from reward.model.config import ModelConfig
 from reward.model.weights import read_manifest
+from runs.options import make_table
 from runs.store import without_nan
 from training.weights import SUFFIXES
 
@@ -32,7 +33,7 @@ def write_card(checkpoint: Path, evaluation: dict[str, Any] | None = None) -> No
     Raises:
         UserError: the folder is no checkpoint, or cannot be written.
     """
-    config = check_model_config(read_json(checkpoint / "config.json") or {}, str(checkpoint / "config.json"))
+    config = make_table(ModelConfig, read_json(checkpoint / "config.json") or {}, str(checkpoint / "config.json"))
     training = read_json(checkpoint / "training.json")
     try:
         if evaluation is not None:

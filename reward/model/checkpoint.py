@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from db.errors import UserError
-from reward.model.config import FOLDER, ModelConfig, check_model_config, load_model_config, preset_names
+from reward.model.config import FOLDER, ModelConfig, load_model_config, preset_names
 from reward.model.model import RewardModel
 from reward.model.weights import find_weights, locate_weights, read_manifest
+from runs.options import make_table
 from training.weights import State, check_strictly, load_strictly, map_weights, read_weights, save_tensors, strip_prefix
 
 KNOWN_KEYS: dict[str, set[str]] = {
@@ -91,7 +92,7 @@ def read_model_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     """
     values = {name: _read_json(folder / f"{name}.json") for name in ("config", "architecture")}
     check_architecture(values["architecture"], str(folder / "architecture.json"))
-    return check_model_config(values["config"], str(folder / "config.json")), values["architecture"]
+    return make_table(ModelConfig, values["config"], str(folder / "config.json")), values["architecture"]
 
 
 def add_prefix(state: State) -> State:

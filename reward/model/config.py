@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from db.errors import UserError
+from runs.options import Input, make_table
+from runs.presets import list_presets, read_preset
 
 FOLDER = Path(__file__).parent / "configs"
+SHIPPED = list_presets(FOLDER, "model")
 
 
 class ModelConfig(BaseModel):
@@ -25,7 +27,7 @@ class ModelConfig(BaseModel):
     image_size_px: int = Field(
         224, ge=16, le=1024, description="Side in pixels of the square that the image tower sees; fixed by weights"
     )
-    weights: str = Field(
+    weights: Annotated[str, Input("weights")] = Field(
         "",
         description="Where training starts: a file, a name in reward/model/weights.toml, an open_clip tag of the "
         "architecture, or ORG/REPOSITORY/FILE of the Hugging Face hub; empty for random weights",
@@ -38,10 +40,10 @@ class ModelConfig(BaseModel):
     unlocked_text_blocks: int = Field(
         ge=0,
         description="Trained blocks of the text tower, counted from its end as the paper does; with any, ln_final and "
-        "the projection are trained too, the embeddings never; with a learned prompt the text tower rests",
+        "the projection are trained too, the embeddings never; with a learned prompt the text tower is frozen",
     )
     interpolation: Literal["bicubic", "bilinear"] = Field("bicubic", description="How images are resized")
-    antialias: bool = Field(True, description="Whether shrinking averages over all pixels; without it samples are thin")
+    antialias: bool = Field(True, description="Antialias when downscaling")
     mean: tuple[float, float, float] = Field(
         (0.48145466, 0.4578275, 0.40821073), description="Subtracted from red, green and blue in [0, 1]"
     )
@@ -62,40 +64,16 @@ class ModelConfig(BaseModel):
 
 def preset_names() -> list[str]:
     """The presets that ship with the project."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return list(SHIPPED)
 
 
 def load_model_config(name_or_path: str, **changes: Any) -> ModelConfig:
-    """The `[model]` table of a shipped preset or of a person's own TOML file, with single fields replaced.
+    """The table `model` of a shipped preset or of a person's own file, with single fields replaced.
 
     Raises:
         UserError: no such preset, the file is not one, or a value is not allowed.
     """
-    path = FOLDER / f"{name_or_path}.toml"
-    if name_or_path not in preset_names():
-        path = Path(name_or_path).expanduser()
-        if not path.is_file():
-            raise UserError(
-                f"There is no preset {name_or_path!r}. Name one of {', '.join(preset_names())}, or a TOML file."
-            )
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("model")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not TOML ({error}).") from error
-    if not isinstance(table, dict):
-        raise UserError(f"{path}: has no table [model]; see {FOLDER / 'tiny.toml'} for one.")
-    return check_model_config({**table, **changes}, str(path))
-
-
-def check_model_config(values: dict[str, Any], where: str) -> ModelConfig:
-    """The config of these values.
-
-    Raises:
-        UserError: a field is unknown, missing or not allowed; named with `where` it was read.
-    """
-    try:
-        return ModelConfig.model_validate(values)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        field = ".".join(str(part) for part in fault["loc"])
-        raise UserError(f"{where}: {field}: {fault['msg']} ({fault['input']!r}).") from error
+    path, values = read_preset(name_or_path, SHIPPED)
+    if not isinstance(values.get("model"), dict):
+        raise UserError(f"{path}: has no table [model]; see {SHIPPED['tiny']} for one.")
+    return make_table(ModelConfig, {**values["model"], **changes}, str(path))

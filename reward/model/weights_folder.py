@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from runs.options import Flag
 
 WEIGHTS_FOLDER = "weights"
 """Inside the data folder: where files are looked for without the flag."""
 
-
-def add_weights_flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """`--weights DIR`."""
-    parser.add_argument(
-        "--weights", type=Path, metavar="DIR", help="folder of published weight files (default: DATA/weights)"
-    )
+WeightsFolder = Annotated[
+    Path | None,
+    Flag(terminal_only=True),
+    Field(description="Folder of published weight files (default: DATA/weights)"),
+]
 
 
 def choose_weights_folder(named: Path | None, data: Path) -> Path:

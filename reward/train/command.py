@@ -2,105 +2,72 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import Field
 
 from db.errors import UserError
-from reward.model.config import ModelConfig, check_model_config, preset_names
-from reward.train.config import UNCHANGING, TrainConfig, check_train_config, read_settings
+from reward.model.config import SHIPPED, ModelConfig, preset_names
+from reward.train.config import UNCHANGING, RewardTrainConfig
 from runs.hold import hold_folder
-from runs.store import open_database_run
+from runs.options import Command, Flag, Input, Options, Output, Place, Presets
+from runs.presets import read_tables
+from runs.store import record
 
 log = logging.getLogger(__name__)
 
-CONFIGS: dict[str, type[BaseModel]] = {"model": ModelConfig, "train": TrainConfig}
 
+class TrainOptions(Options):
+    """What a reward model is trained on, where it goes, and all settings of the model and of its training."""
 
-def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`train`: a flag for every field of the model and of its training."""
-    parser = commands.add_parser(
-        "train",
-        help="train a reward model on a dataset folder",
-        description="Settings are those of a preset or a file; each can be replaced by its flag. The same command "
-        "again continues a training that was stopped. On several GPUs or hosts: accelerate launch -m reward train …",
+    preset: str = Field(min_length=1, description="Settings that ship with the project, or a file of them")
+    dataset: Annotated[Path | None, Input("dataset", "Dataset")] = Field(
+        None, description="Folder that `annotate export` wrote, or HPDv2's"
     )
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--preset", choices=preset_names(), help="settings that ship with the project")
-    where.add_argument("--config", metavar="FILE", help="settings from a TOML file like a preset, or a config.json")
-    parser.add_argument("--dataset", type=Path, metavar="DIR", help="folder that `annotate export` wrote, or HPDv2's")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="folder of the checkpoints last/ and best/ (default: in DATA/rewards, named after settings and dataset)",
+    out: Annotated[Path | None, Output("Folder of the model")] = Field(
+        None,
+        description="Folder of the checkpoints last/ and best/ (default: in DATA/rewards, named after settings and "
+        "dataset)",
     )
-    parser.add_argument(
-        "--memory",
-        action="store_true",
-        help="print by part what each GPU will need, counted without data, weights or a GPU, and end",
+    memory: Annotated[bool, Flag(terminal_only=True)] = Field(
+        False,
+        exclude=True,  # it makes no run
+        description="Print by part what each GPU will need, counted without data, weights or a GPU, and end",
     )
-    for table, fields in CONFIGS.items():
-        group = parser.add_argument_group(f"settings: {table}")
-        for name, field in fields.model_fields.items():
-            add_flag(group, name, field.annotation, str(field.description))
-    parser.set_defaults(command=run_train)
+    model: ModelConfig
+    train: RewardTrainConfig
 
 
-def add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, description: str) -> None:
-    """A flag for one field; without it the value is None, which leaves the preset's."""
-    flag, words = f"--{name.replace('_', '-')}", description.replace("%", "%%")
-    if kind is bool:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=words)
-    elif get_origin(kind) is Literal:
-        group.add_argument(flag, choices=get_args(kind), help=words)
-    elif get_origin(kind) is tuple:
-        group.add_argument(flag, nargs=len(get_args(kind)), metavar="X", help=words)
-    else:
-        group.add_argument(flag, metavar="X", help=words)
+def load_preset(name_or_path: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The tables of a preset, a TOML file or a config.json, and the options that it names; see `read_tables`."""
+    return read_tables(name_or_path, SHIPPED, TrainOptions, changes)
 
 
-def read_tables(args: argparse.Namespace) -> tuple[dict[str, Any], ModelConfig, TrainConfig]:
-    """(all of the preset or file with the flags over it, its model, its training).
+def settle_train(options: TrainOptions, data: Path) -> TrainOptions:
+    """Make the dataset's path absolute, and choose the folder where none is named.
 
     Raises:
-        UserError: there is no such preset or file, or a value is not allowed.
+        UserError: no dataset is named.
     """
-    name = args.preset or args.config
-    settings = read_settings(name)
-    for table, fields in CONFIGS.items():
-        given = {field: getattr(args, field) for field in fields.model_fields}
-        settings[table] |= {field: value for field, value in given.items() if value is not None}
-    return settings, check_model_config(settings["model"], name), check_train_config(settings["train"], name)
-
-
-def read_config(args: argparse.Namespace) -> tuple[Path, Path, ModelConfig, TrainConfig]:
-    """(dataset, out, model, training) of the preset or file with the flags over it.
-
-    Raises:
-        UserError: no dataset is named, or a value is not allowed.
-    """
-    settings, model, config = read_tables(args)
-    dataset = args.dataset or settings.get("dataset")
-    if not dataset:
+    if options.memory:
+        return options
+    if options.dataset is None:
         raise UserError("No dataset is named. Give --dataset DIR, a folder that `python -m annotate export` wrote.")
-    dataset = Path(dataset).expanduser().absolute()
+    dataset = options.dataset.expanduser().absolute()
 
     def list_deciding(short: bool) -> list[Any]:
-        trained = config.model_dump(mode="json", include=UNCHANGING, exclude_defaults=short)
-        return [str(dataset), model.model_dump(mode="json", exclude_defaults=short), trained]
+        trained = options.train.model_dump(mode="json", include=UNCHANGING, exclude_defaults=short)
+        return [str(dataset), options.model.model_dump(mode="json", exclude_defaults=short), trained]
 
-    out = args.out or settings.get("out")
-    out = out or choose_folder(args.data / "rewards", Path(args.preset or args.config).stem, list_deciding)
-    return dataset, Path(out).expanduser().absolute(), model, config
+    out = options.out or choose_folder(data / "rewards", Path(options.preset).stem, list_deciding)
+    return options.model_copy(update={"dataset": dataset, "out": out.expanduser().absolute()})
 
 
 def choose_folder(parent: Path, stem: str, list_deciding: Callable[[bool], list[Any]]) -> Path:
@@ -116,21 +83,11 @@ def choose_folder(parent: Path, stem: str, list_deciding: Callable[[bool], list[
     return older if older.is_dir() else folder
 
 
-def describe_run(dataset: Path, out: Path, model: ModelConfig, config: TrainConfig) -> dict[str, Any]:
-    """What the run is of, as JSON values: what `read_config` gave."""
-    return {
-        "model": model.model_dump(mode="json"),
-        "train": config.model_dump(mode="json"),
-        "dataset": str(dataset),
-        "out": str(out),
-    }
-
-
-def run_train(args: argparse.Namespace) -> None:
+def run_train(options: TrainOptions, place: Place) -> None:
     """Train as a run, or count its memory; of several processes only the first has the run."""
     first = os.environ.get("RANK", "0") == "0"
-    if args.memory:
-        _, model, config = read_tables(args)
+    model, config, dataset, out = options.model, options.train, options.dataset, options.out
+    if dataset is None or out is None:  # --memory
         if first:
             print_memory(model, config)
         return
@@ -141,12 +98,9 @@ def run_train(args: argparse.Namespace) -> None:
     from reward.train.train import train
     from training.processes import leave_processes
 
-    dataset, out, model, config = read_config(args)
-    resolved = describe_run(dataset, out, model, config)
     if first and torch.cuda.is_available():
         print_memory(model, config)
-    opened = open_database_run(args.data, args.db, "reward train", resolved, args.run) if first else nullcontext()
-    with opened as run:
+    with record(TRAIN, options, place) if first else nullcontext((None, None)) as (_, run):
 
         def progress(done: int, total: int, values: dict[str, float]) -> None:
             if run:
@@ -165,7 +119,7 @@ def run_train(args: argparse.Namespace) -> None:
             print(format_result(result, out))
 
 
-def print_memory(model: ModelConfig, config: TrainConfig) -> None:
+def print_memory(model: ModelConfig, config: RewardTrainConfig) -> None:
     """What training will need, by part; and, where there is a GPU that has less left, what to change."""
     import torch  # here: these load torch, which --help and a wrong flag need not wait for
 
@@ -201,3 +155,16 @@ def format_result(result: dict[str, Any], out: Path) -> str:
         f"{best['n']:,} held-out human labels, loss {best['loss']:.4f}, calibration error "
         f"{best['calibration_error']:.3f}\nthe model is {out / 'best'}"
     )
+
+
+TRAIN = Command(
+    "reward train",
+    "train a reward model on a dataset folder",
+    TrainOptions,
+    run_train,
+    "Settings are those of a preset or a file; each can be replaced by its flag. The same command again continues a "
+    "training that was stopped. On several GPUs or hosts: accelerate launch -m reward train …",
+    settle_train,
+    Presets(preset_names, load_preset, "tiny"),
+    trains=True,
+)

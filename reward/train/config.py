@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from db.errors import UserError
-from reward.model.config import FOLDER, preset_names
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 UNCHANGING = {
     "max_steps",
@@ -32,7 +26,7 @@ UNCHANGING = {
 """What decides the trained weights; a training that is continued must have the same. The other fields may change."""
 
 
-class TrainConfig(BaseModel):
+class RewardTrainConfig(BaseModel):
     """Optimization, memory, how often things happen. A pair is one label: two images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,8 +51,8 @@ class TrainConfig(BaseModel):
         0.0,
         ge=0,
         lt=1,
-        description="Share kept a step of the running average of the weights, which is then validated and saved as "
-        "best/; 0 for no average",
+        description="EMA decay per step of the weights' average, which is then validated and saved as best/; "
+        "0 for no average",
     )
     human_weight: float = Field(1.0, ge=0, description="Factor on the loss of people's labels; 0 leaves them out")
     svm_weight: float = Field(1.0, ge=0, description="Factor on the loss of the SVM's labels; 0 leaves them out")
@@ -74,7 +68,7 @@ class TrainConfig(BaseModel):
     )
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(
         "no",
-        description="Number format of forward and backward passes and of the frozen weights; trained weights stay "
+        description="Compute dtype of forward and backward passes and of the frozen weights; trained weights stay "
         "float32; fp16 needs a GPU",
     )
     gradient_checkpointing: bool = Field(
@@ -116,46 +110,3 @@ class TrainConfig(BaseModel):
         """Pairs that one of so many processes takes through the model at a time, at most."""
         share = math.ceil(self.batch_size / processes)
         return min(self.micro_batch_size or share, share)
-
-
-def check_train_config(values: dict[str, Any], where: str) -> TrainConfig:
-    """The config of these values.
-
-    Raises:
-        UserError: a field is unknown, missing or not allowed; named with `where` it was read.
-    """
-    try:
-        return TrainConfig.model_validate(values)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        if not fault["loc"]:  # of several fields, which the message names
-            raise UserError(f"{where}: {fault['msg'].removeprefix('Value error, ')}.") from error
-        field = ".".join(str(part) for part in fault["loc"])
-        raise UserError(f"{where}: {field}: {fault['msg']} ({fault['input']!r}).") from error
-
-
-def read_settings(name_or_path: str) -> dict[str, Any]:
-    """The tables `model` and `train`, and `dataset` and `out` where given, of a preset, a TOML file or a config.json.
-
-    Raises:
-        UserError: no such preset or file, not TOML or JSON, a table is missing, or something else is in it.
-    """
-    path = FOLDER / f"{name_or_path}.toml"
-    if name_or_path not in preset_names():
-        path = Path(name_or_path).expanduser()
-        if not path.is_file():
-            raise UserError(
-                f"There is no preset {name_or_path!r}. Name one of {', '.join(preset_names())}, or a TOML or JSON file."
-            )
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, ValueError) as error:
-        raise UserError(f"{path}: not {'JSON' if path.suffix == '.json' else 'TOML'} ({error}).") from error
-    for table in ("model", "train"):
-        if not isinstance(values, dict) or not isinstance(values.get(table), dict):
-            raise UserError(f"{path}: has no table [{table}]; see {FOLDER / 'tiny.toml'} for one.")
-    unknown = sorted(set(values) - {"model", "train", "dataset", "out"})
-    if unknown:
-        raise UserError(f"{path}: {unknown[0]!r} is unknown; there are [model], [train], dataset and out.")
-    return dict(values)

@@ -17,7 +17,7 @@ from dataset.labelled import LabelledPair
 from reward.data import Pairs, to_pixels
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel
-from reward.train.config import TrainConfig
+from reward.train.config import RewardTrainConfig
 from reward.train.pairs import InputReader, PairScorer, compute_margins
 from reward.train.savings import list_savings
 from reward.train.setup import N_SUMS, Training, place_model
@@ -36,7 +36,7 @@ MICRO_BATCHES = 2
 def count_training(
     model_config: ModelConfig,
     architecture: dict[str, Any],
-    config: TrainConfig,
+    config: RewardTrainConfig,
     processes: int = 1,
     device: str = "cpu",
 ) -> MemoryCount:
@@ -61,7 +61,7 @@ def count_training(
 
 
 def build_training(
-    model_config: ModelConfig, architecture: dict[str, Any], config: TrainConfig, processes: int, device: str
+    model_config: ModelConfig, architecture: dict[str, Any], config: RewardTrainConfig, processes: int, device: str
 ) -> Training:
     """A training as `start` puts it into place, with nothing read; 8-bit moments, which need a GPU, as float32."""
     config = config.model_copy(update={"optimizer": "adamw"})
@@ -157,7 +157,7 @@ def run_phases(count: MemoryCount, training: Training) -> None:
             compute_margins(training.scorer, training.reader, training.held_out, micro)
 
 
-def describe_lack(needed_bytes: int, free_bytes: int, config: TrainConfig, processes: int) -> str:
+def describe_lack(needed_bytes: int, free_bytes: int, config: RewardTrainConfig, processes: int) -> str:
     """One line that says what to change where a training needs more than a GPU has left; empty where it fits.
 
     Args:

@@ -6,11 +6,11 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from reward.train.config import TrainConfig
+from reward.train.config import RewardTrainConfig
 from training.stopping import advise_out_of_memory
 
 
-def explain_out_of_memory(config: TrainConfig, processes: int) -> AbstractContextManager[None]:
+def explain_out_of_memory(config: RewardTrainConfig, processes: int) -> AbstractContextManager[None]:
     """`advise_out_of_memory` for a training.
 
     Args:
@@ -29,7 +29,7 @@ def explain_out_of_memory(config: TrainConfig, processes: int) -> AbstractContex
     return advise_out_of_memory(advise)
 
 
-def list_savings(config: TrainConfig, processes: int) -> list[str]:
+def list_savings(config: RewardTrainConfig, processes: int) -> list[str]:
     """Settings that need less memory, each as what follows "Set"; none where all of them are set so already.
 
     Args:

@@ -21,7 +21,7 @@ from reward.model.captions import check_captions, describe_long_captions
 from reward.model.checkpoint import build_model, load_model
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel
-from reward.train.config import UNCHANGING, TrainConfig
+from reward.train.config import UNCHANGING, RewardTrainConfig
 from reward.train.frozen_cache import cache_frozen
 from reward.train.pairs import InputReader, PairScorer
 from runs.store import code_version
@@ -40,7 +40,7 @@ class Training:
     """All that changes while training, and what it works with."""
 
     accelerator: Accelerator
-    config: TrainConfig
+    config: RewardTrainConfig
     model: RewardModel
     scorer: PairScorer
     weights: TrainedWeights
@@ -58,7 +58,7 @@ class Training:
     label_weights: list[float] = field(default_factory=list)
 
 
-def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: TrainConfig) -> tuple[Pairs, Pairs]:
+def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: RewardTrainConfig) -> tuple[Pairs, Pairs]:
     """(pairs of the train split that weigh anything, people's labels of the val split).
 
     Raises:
@@ -107,7 +107,7 @@ def say_captions(rows: Sequence[LabelledPair], things: str, config: ModelConfig,
             log.info(said)
 
 
-def describe(used: Pairs, model_config: ModelConfig, config: TrainConfig) -> dict[str, Any]:
+def describe(used: Pairs, model_config: ModelConfig, config: RewardTrainConfig) -> dict[str, Any]:
     """What a checkpoint says of its origin: settings, dataset, how many labels by whom, code version."""
     return {
         "model": model_config.model_dump(mode="json"),
@@ -119,7 +119,7 @@ def describe(used: Pairs, model_config: ModelConfig, config: TrainConfig) -> dic
     }
 
 
-def start(pairs: Pairs, model_config: ModelConfig, config: TrainConfig, out: Path) -> Training:
+def start(pairs: Pairs, model_config: ModelConfig, config: RewardTrainConfig, out: Path) -> Training:
     """Everything in place for the first step, or for the one after the last checkpoint's.
 
     Raises:
@@ -169,7 +169,7 @@ def start(pairs: Pairs, model_config: ModelConfig, config: TrainConfig, out: Pat
     return training
 
 
-def place_model(model: RewardModel, config: TrainConfig, accelerator: Accelerator) -> TrainedWeights:
+def place_model(model: RewardModel, config: RewardTrainConfig, accelerator: Accelerator) -> TrainedWeights:
     """Put the model on the device, its frozen part in the forward pass's number format; returns what is trained."""
     dtype = DTYPES[config.mixed_precision]
     weights = TrainedWeights(
@@ -202,7 +202,7 @@ def resume(training: Training, last: Path) -> None:
 
 
 def check_same(
-    record: dict[str, Any], now: dict[str, Any], model: ModelConfig, config: TrainConfig, folder: Path
+    record: dict[str, Any], now: dict[str, Any], model: ModelConfig, config: RewardTrainConfig, folder: Path
 ) -> None:
     """That a checkpoint is of this model, dataset and way of training.
 

@@ -23,7 +23,7 @@ from reward.data import Pairs
 from reward.model.checkpoint import save_model
 from reward.model.config import ModelConfig
 from reward.model.model import clamp_logit_scale
-from reward.train.config import TrainConfig
+from reward.train.config import RewardTrainConfig
 from reward.train.loss import preference_loss
 from reward.train.pairs import measure
 from reward.train.savings import explain_out_of_memory
@@ -42,7 +42,7 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 
 def train(
-    pairs: Pairs, model_config: ModelConfig, config: TrainConfig, out: Path, progress: Progress | None = None
+    pairs: Pairs, model_config: ModelConfig, config: RewardTrainConfig, out: Path, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Train, or continue what `out/last` holds, until `max_steps`; leaves `out/last` and `out/best`.
 
@@ -141,7 +141,7 @@ def take_step(training: Training, inputs: Iterator[Tensor], parts: list[list[int
     return gradient_norm
 
 
-def compute_learning_rate(step: int, config: TrainConfig) -> float:
+def compute_learning_rate(step: int, config: RewardTrainConfig) -> float:
     """The rate of a step, from 0: linear warmup, then half a cosine to 0; as HPSv2's `cosine_lr`."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps

@@ -9,23 +9,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import gradio as gr
 import pytest
 import uvicorn
 from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy import select
 
-import ui.server
-from annotate.judging.pairs import make_pairs
 from app import open_listener
-from db.images import add_image, probe_image
-from db.models import Judgment, Split
-from db.project import load_settings, save_settings
-from db.records import add_candidate, add_method, add_source
+from db.models import Judgment
 from db.session import Database
-from tests.conftest import address_of
+from tests.making import address_of, fetch, make_app_without_pages, make_project
 from ui.context import Context
+from ui.server import make_app
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -39,7 +34,6 @@ CHROMIUM_FLAGS = [
 WAIT_MS = 60_000
 """How long any browser test waits for what must come, itself or not; a busy machine takes its time."""
 expect.set_options(timeout=WAIT_MS)
-METHODS = ("bicubic-secret", "gfpgan-secret", "codeformer-secret")
 
 
 class ThreadedServer:
@@ -66,32 +60,24 @@ def rows(database: Database) -> Callable[[], list[Judgment]]:
     """Reads all judgments, oldest first."""
 
     def rows() -> list[Judgment]:
-        with database.read() as session:
-            return list(session.scalars(select(Judgment).order_by(Judgment.id)))
+        return fetch(database, select(Judgment).order_by(Judgment.id))
 
     return rows
 
 
 @pytest.fixture
-def fill(database: Database, data: Path, make_photo: Callable[..., Path], tmp_path: Path) -> Callable[..., None]:
+def fill(database: Database, data: Path, tmp_path: Path) -> Callable[..., None]:
     """Fills the database: sources with lq, hq and three methods' candidates, three pairs each."""
 
     def fill(sources: int, size_px: tuple[int, int] = (96, 96), **settings: object) -> None:
         with database.write() as session:
-            save_settings(session, {"repeat_share": 0, "gold_share": 0, **settings})
-            for number in range(sources):
-                images = [make_photo(tmp_path / f"{number}-{at}.png", 10 * number + at, size_px) for at in range(5)]
-                lq, hq, *restored = [add_image(session, data, probe_image(path), path) for path in images]
-                source = add_source(session, f"face{number}", Split.train, lq=lq, hq=hq)
-                for name, image in zip(METHODS, restored, strict=True):
-                    add_candidate(session, source, add_method(session, name), image)
-            make_pairs(session, load_settings(session))
+            make_project(session, data, tmp_path, sources, size_px=size_px, **settings)
 
     return fill
 
 
 @pytest.fixture
-def serve(database: Database, data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ThreadedServer]]:
+def serve(database: Database, data: Path) -> Iterator[Callable[..., ThreadedServer]]:
     """Starts a server of the test's database and stops it at the end.
 
     Without `admin_pages` the Gradio pages are left out: they take a second of the processor to build, and the tests of
@@ -100,23 +86,14 @@ def serve(database: Database, data: Path, monkeypatch: pytest.MonkeyPatch) -> It
     servers: list[ThreadedServer] = []
 
     def start(*, admin_pages: bool = False) -> ThreadedServer:
-        with monkeypatch.context() as patch:
-            if not admin_pages:
-                patch.setattr(ui.server, "build_pages", build_no_pages)
-            context = Context(database=database, data=data)
-            app = ui.server.make_app(context)
+        context = Context(database=database, data=data)
+        app = make_app(context) if admin_pages else make_app_without_pages(context)
         servers.append(ThreadedServer(app, context))
         return servers[-1]
 
     yield start
     for server in servers:
         server.stop()
-
-
-def build_no_pages(context: Context) -> gr.Blocks:
-    with gr.Blocks(analytics_enabled=False) as pages:
-        pass
-    return pages
 
 
 @pytest.fixture(scope="session")
@@ -176,11 +153,23 @@ def sign_in() -> Callable[[Page, Any, str], None]:
 
 
 @pytest.fixture
-def page(fill: Any, serve: Any, open_page: Any, sign_in: Any) -> Page:
+def label_page(serve: Any, open_page: Any, sign_in: Any) -> Callable[..., Page]:
+    """Opens a page of a server of its own, signed in as ada; a script given runs before the page's own."""
+
+    def open_label_page(script: str = "", **options: object) -> Page:
+        page: Page = open_page(**options)
+        page.add_init_script(script)
+        sign_in(page, serve(), "ada")
+        return page
+
+    return open_label_page
+
+
+@pytest.fixture
+def page(fill: Any, label_page: Any) -> Page:
     """The page of a signed-in person, its first of 36 pairs painted and the next ones fetched."""
     fill(12)
-    opened: Page = open_page()
-    sign_in(opened, serve(), "ada")
+    opened: Page = label_page()
     opened.wait_for_timeout(500)
     return opened
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,12 @@ import pytest
 from playwright.sync_api import Page, expect
 from sqlalchemy import func, select
 
-from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.pairs import lease_pairs, make_pairs
 from annotate.judging.people import add_person
-from db.images import add_image, probe_image
-from db.models import Choice, Judgment, Pair, Person, Role, Side, Split
+from db.models import Judgment, Pair, Person, Role
 from db.project import load_settings
-from db.records import add_candidate, add_method, add_source
 from db.session import Database
+from tests.making import add_face, add_photos, fetch, judge
 from ui.server import PAGES
 
 pytestmark = pytest.mark.browser
@@ -66,8 +63,7 @@ def test_from_a_folder_to_a_dataset_by_clicks(
         admin.keyboard.press("ArrowLeft")
         admin.wait_for_timeout(150)
     expect(admin.locator("#notice")).to_contain_text("All done")
-    with database.read() as session:
-        made = len(session.scalars(select(Judgment)).all())
+    made = len(fetch(database, select(Judgment)))
     assert made == 10
 
     admin.get_by_role("link", name="Admin").click()
@@ -111,9 +107,8 @@ def test_answers_of_a_person_are_discarded_and_restored(admin: Page, database: D
     fill(1)
     with database.write() as session:
         ben, pairs = add_person(session, "ben"), session.scalars(select(Pair.id)).all()
-        for number, pair_id in enumerate(pairs):
-            uuid = f"00000000-0000-0000-0000-{number:012}"
-            record_judgment(session, ben.id, Answer(uuid, pair_id, 0, Side.a, Choice.a, 7.3))
+        for pair_id in pairs:
+            judge(session, ben.id, pair_id, seconds=7.3)
 
     def count() -> int:
         with database.read() as session:
@@ -182,22 +177,18 @@ def test_no_page_of_another_site_frames_or_reads_the_admin_pages(
 
 
 def test_long_names_leave_the_numbers_in_view_and_small_windows_are_filled(
-    admin: Page, database: Database, data: Path, make_photo: Any, tmp_path: Path
+    admin: Page, database: Database, data: Path, tmp_path: Path
 ) -> None:
     """A window at 400 % zoom has 320 CSS pixels: tables scroll by themselves, the page never sideways."""
     long = "codeformer-" + "x" * 180
     with database.write() as session:
         for number in range(2):
-            files = [make_photo(tmp_path / f"{number}-{at}.png", 3 * number + at) for at in range(3)]
-            lq, *restored = [add_image(session, data, probe_image(path), path) for path in files]
-            source = add_source(session, f"{'y' * 180}{number}", Split.train, lq=lq)
-            for name, image in zip((long, "صورة"), restored, strict=True):
-                add_candidate(session, source, add_method(session, name), image)
+            images = add_photos(session, data, tmp_path, range(3 * number, 3 * number + 3))
+            add_face(session, f"{'y' * 180}{number}", (long, "صورة"), *images)
         make_pairs(session, load_settings(session))
         person = add_person(session, "n" * 64, Role.annotator)
         (lease,) = lease_pairs(session, person.id, load_settings(session), random.Random(0), count=1, holding=[])
-        answer = Answer(str(uuid.uuid4()), lease.pair_id, 0, lease.shown_left, Choice.a, 1.0)
-        record_judgment(session, person.id, answer)
+        judge(session, person.id, lease.pair_id, shown_left=lease.shown_left)
     address = admin.url
     cells = {"": long, "people": "n" * 64, "report": "n" * 64}
     for path, name in cells.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,33 +14,25 @@ from PIL import Image as PilImage
 from PIL import ImageFilter
 from playwright.sync_api import Page, expect
 from skimage.data import astronaut
-from sqlalchemy import func, select
+from sqlalchemy import select
 
-from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person
 from db.images import add_image, probe_image
-from db.models import Choice, Judgment, Label, MetricValue, Origin, Pair, Person, Picked, Side, Split
+from db.models import Choice, Judgment, Label, MetricValue, Origin, Pair, Person, Picked, Split
 from db.project import load_settings
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
+from tests.making import count_rows, fetch, judge, write_metric_list
 
 pytestmark = pytest.mark.browser
 BLURS_PX = {"sharp": 0.0, "soft": 0.8, "softer": 1.6, "softest": 2.6}
 SOURCES, JUDGED, SIZE_PX = 20, 75, 96
-LIST = """
-name = "ours"
-version = "1"
-description = "Needs no package."
-metrics = [{ name = "sharpness" }, { name = "contrast" }]
-"""
 
 
 @pytest.fixture
 def metric_list(tmp_path: Path) -> str:
-    path = tmp_path / "ours.toml"
-    path.write_text(LIST)
-    return str(path)
+    return write_metric_list(tmp_path / "ours.toml", "ours")
 
 
 @pytest.fixture
@@ -63,7 +54,7 @@ def photos(database: Database, data: Path, tmp_path: Path) -> None:
         for pair in session.scalars(select(Pair).order_by(Pair.shuffle_key).limit(JUDGED)):
             a_is_sharper = BLURS_PX[pair.a.method.name] < BLURS_PX[pair.b.method.name]
             choice = Choice.a if a_is_sharper == (rng.random() < 0.95) else Choice.b
-            record_judgment(session, robot.id, Answer(str(uuid.uuid4()), pair.id, 0, Side.a, choice, 1.5))
+            judge(session, robot.id, pair.id, choice)
 
 
 def choose(page: Page, label: str, value: str) -> None:
@@ -87,8 +78,7 @@ def test_from_missing_metrics_to_a_corrected_label_by_clicks(
     expect(page.get_by_text("160 values of 80 images measured")).to_be_visible(timeout=60_000)
     expect(page.get_by_text("Nothing is missing.")).to_be_visible()
     expect(page.get_by_role("row", name=re.compile("^softest 20 "))).to_be_visible()
-    with database.read() as session:
-        assert session.scalar(select(func.count()).select_from(MetricValue)) == 160
+    assert count_rows(database, MetricValue) == [160]
 
     page.get_by_role("link", name="Auto-annotate").click()
     expect(page.get_by_text("No SVM is trained yet").first).to_be_visible()
@@ -103,8 +93,7 @@ def test_from_missing_metrics_to_a_corrected_label_by_clicks(
 
     page.get_by_role("button", name="Preview").click()
     expect(page.get_by_text("preview, nothing is changed")).to_be_visible(timeout=60_000)
-    with database.read() as session:
-        assert session.scalars(select(Label)).all() == []
+    assert fetch(database, select(Label)) == []
     page.get_by_role("button", name="Label the pairs").click()
     expect(page.get_by_text(re.compile(r"of 45 unjudged pairs are labelled"))).to_be_visible(timeout=60_000)
 

@@ -16,6 +16,7 @@ from annotate.judging.people import add_person, get_person, make_link_token
 from db.models import Judgment, Pair, Role
 from db.project import load_settings, save_settings
 from db.session import Database
+from tests.making import fetch
 
 pytestmark = pytest.mark.browser
 
@@ -26,8 +27,7 @@ WATCH_PAINTS = """
 
 
 def judgments(database: Database) -> list[Judgment]:
-    with database.read() as session:
-        return list(session.scalars(select(Judgment).order_by(Judgment.id)))
+    return fetch(database, select(Judgment).order_by(Judgment.id))
 
 
 def live(database: Database) -> list[Judgment]:
@@ -67,12 +67,10 @@ def images_of(database: Database, judgment: Judgment) -> dict[str, str]:
 
 
 @pytest.fixture
-def page(fill: Any, serve: Any, open_page: Any, sign_in: Any) -> Page:
+def page(fill: Any, label_page: Any) -> Page:
     """Ada's page on a server with 12 sources, 36 pairs; it notes every paint."""
     fill(12)
-    page: Page = open_page()
-    page.add_init_script(WATCH_PAINTS)
-    sign_in(page, serve(), "ada")
+    page: Page = label_page(WATCH_PAINTS)
     return page
 
 
@@ -314,10 +312,9 @@ def test_zoom_and_pan_move_both_images_alike(page: Page, database: Database) -> 
     assert set(judgments(database)[0].view_mode.split("+")) == {"fit", "1:1", "zoom"}
 
 
-def test_small_scale_says_that_it_smooths(fill: Any, serve: Any, open_page: Any, sign_in: Any) -> None:
+def test_small_scale_says_that_it_smooths(fill: Any, label_page: Any) -> None:
     fill(1, size_px=(1024, 1024))
-    page = open_page()
-    sign_in(page, serve(), "ada")
+    page = label_page()
     expect(page.locator("#readout")).to_have_text(re.compile(r"^fit \d\d % smoothed$"))
     page.keyboard.press("x")
     expect(page.locator("#readout")).to_have_text("1:1 pixels")
@@ -451,11 +448,10 @@ def test_buttons_do_what_the_keys_do(page: Page, database: Database) -> None:
 @pytest.mark.parametrize(("width", "height"), [(1280, 720), (844, 390)])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everything_is_in_view_without_scrolling(
-    fill: Any, serve: Any, open_page: Any, sign_in: Any, width: int, height: int, scheme: str
+    fill: Any, label_page: Any, width: int, height: int, scheme: str
 ) -> None:
     fill(3)
-    page = open_page(viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=height < 500)
-    sign_in(page, serve(), "ada")
+    page = label_page(viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=height < 500)
     for selector in ("#left", "#right", "#lq", "#controls button", "#question", "#saved", "#open-help"):
         for element in page.locator(selector).all():
             box = element.bounding_box()

@@ -137,11 +137,10 @@ def test_an_answer_given_while_leaving_the_page_arrives(page: Page, rows: Callab
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 720), (844, 390), (667, 375), (390, 844)])
 def test_nothing_overlaps_with_ground_truth_and_reasons_shown(
-    fill: Any, serve: Any, open_page: Any, sign_in: Any, width: int, height: int
+    fill: Any, label_page: Any, width: int, height: int
 ) -> None:
     fill(3)
-    page = open_page(viewport={"width": width, "height": height}, has_touch=min(width, height) < 500)
-    sign_in(page, serve(), "ada")
+    page = label_page(viewport={"width": width, "height": height}, has_touch=min(width, height) < 500)
     page.keyboard.press("g")
     answer(page, "ArrowLeft")
     page.locator("#reasons button").first.wait_for()

@@ -17,6 +17,7 @@ from db.images import image_path
 from db.models import Candidate, Lease, Person, utc_now
 from db.session import Database
 from tests.browser.conftest import answer
+from tests.making import fetch
 from tests.watching import wait_until
 
 pytestmark = pytest.mark.browser
@@ -40,12 +41,10 @@ def showing(page: Page) -> list[str]:
 
 @pytest.mark.parametrize("fault", [FULL, REFUSED, ABSENT, FORGETFUL], ids=["full", "refused", "absent", "forgetful"])
 def test_without_storage_answers_go_from_memory_and_the_page_says_so(
-    fill: Any, serve: Any, open_page: Any, sign_in: Any, rows: Any, fault: str
+    fill: Any, label_page: Any, rows: Any, fault: str
 ) -> None:
     fill(6)
-    page = open_page()
-    page.add_init_script(fault)
-    sign_in(page, serve(), "ada")
+    page = label_page(fault)
     expect(page.locator("#strip")).to_contain_text("This browser keeps no answers")
     answer(page, "ArrowLeft")
     assert len(rows()) == 1
@@ -64,12 +63,10 @@ def test_without_storage_answers_go_from_memory_and_the_page_says_so(
 
 
 @pytest.fixture
-def full_page(fill: Any, serve: Any, open_page: Any, sign_in: Any) -> Page:
+def full_page(fill: Any, label_page: Any) -> Page:
     """Ada's page in a browser whose storage is full."""
     fill(6)
-    page: Page = open_page()
-    page.add_init_script(FULL)
-    sign_in(page, serve(), "ada")
+    page: Page = label_page(FULL)
     page.wait_for_timeout(500)
     return page
 
@@ -240,7 +237,7 @@ def test_the_last_pairs_with_others_are_said_and_come_when_they_go(
 
 
 def test_pairs_of_a_damaged_image_are_left_out_and_that_is_said(
-    fill: Any, serve: Any, open_page: Any, sign_in: Any, rows: Any, database: Database, data: Path
+    fill: Any, label_page: Any, rows: Any, database: Database, data: Path
 ) -> None:
     fill(1)  # three pairs of three images, two of which show the first
     with database.read() as session:
@@ -248,10 +245,9 @@ def test_pairs_of_a_damaged_image_are_left_out_and_that_is_said(
         path = image_path(data, image.sha256, image.suffix)
     content = path.read_bytes()
     path.write_bytes(bytes([*content[:-1], content[-1] ^ 1]))  # of the same size: known once it is looked at
-    page = open_page()
-    sign_in(page, serve(), "ada")
+    page = label_page()
     page.keyboard.press("ArrowLeft")
-    expect(page.locator("#notice")).to_contain_text("Pairs are left out whose images are damaged on the server")
+    expect(page.locator("#notice")).to_contain_text("their images are damaged on the server")
     expect(page.get_by_role("alert")).to_contain_text("An image of this pair is damaged on the server.")
     assert len(rows()) == 1
     path.write_bytes(content)
@@ -261,8 +257,7 @@ def test_signing_out_gives_the_pairs_back(page: Page, database: Database) -> Non
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_label("Name")).to_be_visible()
     page.wait_for_timeout(500)
-    with database.read() as session:
-        ends = list(session.scalars(select(Lease.expires_at)))
+    ends = fetch(database, select(Lease.expires_at))
     assert ends
     assert max(ends) - utc_now() < timedelta(seconds=11)
 
@@ -279,8 +274,7 @@ def test_a_name_like_somebody_elses_is_asked_for_once(page: Page, database: Data
     page.get_by_role("button", name="Sign in").click()
     page.get_by_role("button", name="No, I am new: start as A.D.A.").click()
     expect(page.locator("#first-time")).to_contain_text("You begin here as “A.D.A.”")
-    with database.read() as session:
-        assert list(session.scalars(select(Person.name).order_by(Person.id))) == ["ada", "A.D.A."]
+    assert fetch(database, select(Person.name).order_by(Person.id)) == ["ada", "A.D.A."]
 
 
 @pytest.mark.parametrize(

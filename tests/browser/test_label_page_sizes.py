@@ -12,31 +12,25 @@ from playwright.sync_api import Page, expect
 from annotate.ingest.archive import unpacked
 from annotate.ingest.store import import_folder
 from annotate.judging.pairs import make_pairs
-from db.images import add_image, probe_image
-from db.models import Split
 from db.project import load_settings, save_settings
-from db.records import add_candidate, add_method, add_source
 from db.session import Database
 from tests.browser.conftest import answer
+from tests.making import add_face, add_photos, find_case
 
 pytestmark = pytest.mark.browser
 
-ASPECT = Path(__file__).resolve().parents[3] / "shared" / "cases" / "import" / "aspect_512x512_against_512x640.zip"
 Size = tuple[int, int]
 
 
 @pytest.fixture
-def fill_sizes(database: Database, data: Path, make_photo: Callable[..., Path], tmp_path: Path) -> Callable[..., None]:
+def fill_sizes(database: Database, data: Path, tmp_path: Path) -> Callable[..., None]:
     """`fill_sizes(lq, one, other)`: one pair of candidates of these sizes, and its input."""
 
     def fill_sizes(*sizes: Size) -> None:
         with database.write() as session:
             save_settings(session, {"repeat_share": 0, "gold_share": 0})
-            paths = [make_photo(tmp_path / f"{place}.png", place, size) for place, size in enumerate(sizes)]
-            lq, *restored = [add_image(session, data, probe_image(path), path) for path in paths]
-            source = add_source(session, "face", Split.train, lq=lq)
-            for number, image in enumerate(restored):
-                add_candidate(session, source, add_method(session, f"m{number}"), image)
+            images = [add_photos(session, data, tmp_path, [place], size)[0] for place, size in enumerate(sizes)]
+            add_face(session, "face", [f"m{number}" for number in range(len(sizes) - 1)], *images)
             make_pairs(session, load_settings(session))
 
     return fill_sizes
@@ -82,12 +76,9 @@ def scales(page: Page) -> list[float]:
         ((300, 200), (96, 96), (96, 96)),
     ],
 )
-def test_shapes_that_differ_share_one_scale(
-    fill_sizes: Any, serve: Any, open_page: Any, sign_in: Any, lq: Size, one: Size, other: Size
-) -> None:
+def test_shapes_that_differ_share_one_scale(fill_sizes: Any, label_page: Any, lq: Size, one: Size, other: Size) -> None:
     fill_sizes(lq, one, other)
-    page = open_page()
-    sign_in(page, serve(), "ada")
+    page = label_page()
     at_left, at_right = scales(page)
     if one[0] >= lq[0] and max(one) * 2 > max(other):
         assert at_left == pytest.approx(at_right, rel=0.003)
@@ -109,11 +100,10 @@ def test_shapes_that_differ_share_one_scale(
 
 
 def test_a_smaller_candidate_of_the_same_shape_is_enlarged_and_each_true_scale_is_said(
-    fill_sizes: Any, serve: Any, open_page: Any, sign_in: Any
+    fill_sizes: Any, label_page: Any
 ) -> None:
     fill_sizes((128, 128), (256, 256), (512, 512))
-    page = open_page(viewport={"width": 1600, "height": 900})
-    sign_in(page, serve(), "ada")
+    page = label_page(viewport={"width": 1600, "height": 900})
     page.keyboard.press("x")
     assert sorted(scales(page)) == pytest.approx([1, 2])
     small = "left" if shown(page)[0]["own"] == [256, 256] else "right"
@@ -127,16 +117,13 @@ def test_a_smaller_candidate_of_the_same_shape_is_enlarged_and_each_true_scale_i
 
 
 def test_the_shared_case_is_imported_and_shown_unstretched(
-    database: Database, data: Path, serve: Any, open_page: Any, sign_in: Any, tmp_path: Path
+    database: Database, data: Path, label_page: Any, tmp_path: Path
 ) -> None:
-    if not ASPECT.is_file():
-        pytest.skip("needs ../shared/cases/import/aspect_512x512_against_512x640.zip")
-    with unpacked(data, ASPECT) as folder:
+    with unpacked(data, find_case("import/aspect_512x512_against_512x640.zip")) as folder:
         import_folder(database, data, folder)
     with database.write() as session:
         make_pairs(session, load_settings(session))
-    page = open_page()
-    sign_in(page, serve(), "ada")
+    page = label_page()
     at_left, at_right = scales(page)
     assert at_left == pytest.approx(at_right, rel=0.003)
     expect(page.locator("#readout")).to_contain_text("512 × 640")
@@ -160,10 +147,9 @@ def test_another_density_at_runtime_is_taken(page: Page, after: float) -> None:
 
 
 @pytest.fixture
-def page(fill: Any, serve: Any, open_page: Any, sign_in: Any) -> Page:
+def page(fill: Any, label_page: Any) -> Page:
     fill(3)
-    opened: Page = open_page()
-    sign_in(opened, serve(), "ada")
+    opened: Page = label_page()
     return opened
 
 
@@ -172,12 +158,11 @@ def page(fill: Any, serve: Any, open_page: Any, sign_in: Any) -> Page:
     [(320, 180, 4), (341, 192, 4), (480, 270, 4), (640, 360, 2), (427, 240, 3), (320, 256, 4), (853, 480, 1.5)],
 )
 def test_every_control_is_in_reach_when_zoomed(
-    fill: Any, serve: Any, open_page: Any, sign_in: Any, width: int, height: int, zoom: float
+    fill: Any, label_page: Any, width: int, height: int, zoom: float
 ) -> None:
     """A 1280 × 720 window at 400 % has 320 × 180 CSS pixels, each of four by four on the screen."""
     fill(3)
-    page = open_page(viewport={"width": width, "height": height}, device_scale_factor=zoom)
-    sign_in(page, serve(), "ada")
+    page = label_page(viewport={"width": width, "height": height}, device_scale_factor=zoom)
     page.locator("#toggle-truth").click()
     page.get_by_role("button", name="Tie").click()
     page.locator("#reasons button").first.wait_for()
@@ -220,14 +205,11 @@ LONG = "R" * 100
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 720), (900, 700), (390, 844), (320, 256)])
-def test_long_words_leave_everything_in_reach(
-    fill: Any, serve: Any, open_page: Any, sign_in: Any, width: int, height: int
-) -> None:
+def test_long_words_leave_everything_in_reach(fill: Any, label_page: Any, width: int, height: int) -> None:
     reasons = ["first", LONG, *(f"because of {number}" for number in range(7))]
     guidelines = f"{LONG * 3}\n\n| a | b |\n|---|---|\n| 1 | {LONG} |\n\n```\n{LONG}\n```"
     fill(3, reasons=reasons, skip_reasons=[LONG, "blurred"], guidelines=guidelines)
-    page = open_page(viewport={"width": width, "height": height})
-    sign_in(page, serve(), "ada")
+    page = label_page(viewport={"width": width, "height": height})
     answer(page, "ArrowLeft")
     chips = page.locator("#reasons button")
     expect(chips).to_have_count(9)
@@ -247,11 +229,10 @@ def test_long_words_leave_everything_in_reach(
         page.keyboard.press("Escape")
 
 
-def test_the_wheel_scrolls_a_window_of_a_few_lines(fill: Any, serve: Any, open_page: Any, sign_in: Any) -> None:
+def test_the_wheel_scrolls_a_window_of_a_few_lines(fill: Any, label_page: Any) -> None:
     """There the images fill the window: nothing else is left to scroll by."""
     fill(3)
-    page = open_page(viewport={"width": 320, "height": 180}, device_scale_factor=4)
-    sign_in(page, serve(), "ada")
+    page = label_page(viewport={"width": 320, "height": 180}, device_scale_factor=4)
     page.locator("#left").hover()
     before = page.locator("#readout").text_content()
     scrolled = page.evaluate("scrollY")

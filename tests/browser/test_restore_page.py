@@ -30,19 +30,9 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from refl.restorers.tiny import make_tiny, save_tiny
-    from refl.restorers.tiny_config import TinyConfig
+    from tests.unit.refl.conftest import MICRO
 
-    narrow = (8, 8, 8)
-    config = TinyConfig(
-        image_size_px=32,
-        stage1_channels=narrow,
-        vae_channels=narrow,
-        latent_channels=4,
-        unet_channels=narrow,
-        norm_groups=4,
-        prompt_channels=8,
-        steps=2,
-    )
+    config = MICRO.model_copy(update={"image_size_px": 32, "steps": 2})
     folder = tmp_path_factory.mktemp("restorers") / "micro"
     torch.manual_seed(0)
     save_tiny(make_tiny(config), config, folder)

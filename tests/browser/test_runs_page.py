@@ -19,9 +19,9 @@ from annotate.judging.people import add_person
 from db.models import Role, Run, RunState, utc_now
 from db.session import Database
 from runs.store import read_progress, run_folder
+from tests.making import ROOT, add_run_files
 
 pytestmark = pytest.mark.browser
-ROOT = Path(__file__).resolve().parents[2]
 TRAINING = """
 import sys, time
 from pathlib import Path
@@ -61,18 +61,11 @@ def add(database: Database, data: Path) -> Callable[..., int]:
     """Adds a run that has ended, with its progress lines."""
 
     def add(kind: str = "reward train", lines: int = 20, **more: Any) -> int:
-        with database.write() as session:
-            values = {"state": RunState.finished, "code_version": "1", "started_at": utc_now(), "ended_at": utc_now()}
-            run = Run(kind=kind, **{**values, **more})
-            session.add(run)
-            session.flush()
-            folder = run_folder(data, run.id)
-        folder.mkdir(parents=True)
         written = [
             {"done": 10 * n, "total": 10 * lines, "loss": 1 / n, "learning_rate": n} for n in range(1, lines + 1)
         ]
-        (folder / "progress.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written))
-        return run.id
+        ended = {"started_at": utc_now(), "ended_at": utc_now()}
+        return add_run_files(database, data, kind, lines=written, **{**ended, **more})
 
     return add
 

@@ -21,7 +21,7 @@ from db.models import Judgment, Role
 from db.project import save_settings
 from db.session import Database
 from tests.browser.conftest import ThreadedServer
-from tests.conftest import address_of
+from tests.making import address_of, fetch
 from ui.address import check_root_path
 from ui.context import Context
 from ui.server import make_app
@@ -103,8 +103,7 @@ def test_everything_works_below_a_path(
     sign_in(page, proxy, "ada")
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#saved")).to_have_text("saved")
-    with database.read() as session:
-        assert len(session.scalars(select(Judgment)).all()) == 1
+    assert len(fetch(database, select(Judgment))) == 1
     cookies = {cookie["name"]: cookie["path"] for cookie in page.context.cookies()}
     assert ("facereward" in cookies, len(cookies), set(cookies.values())) == (True, 2, {"/label"})
     page.get_by_role("link", name="Admin").click()

@@ -130,7 +130,7 @@ def test_a_training_is_filled_in_and_started_by_clicks(
     page.goto(page.url.partition("#")[0] + "#from=1")
     expect(command(page)).to_have_text(str(typed))
     expect(page.get_by_text("holds this training, finished")).to_be_visible()
-    expect(page.get_by_text(re.compile("^About .* run 1 took .* a step"))).to_be_visible()
+    expect(page.get_by_text(re.compile("^About .* run 1 took .* per step"))).to_be_visible()
 
 
 def test_a_link_fills_the_form_and_texts_stay_texts(train_page: Callable[..., Page]) -> None:
@@ -173,4 +173,4 @@ def test_the_next_round_is_shown_before_it_is_started(
     expect(section.get_by_role("status").get_by_role("link")).to_have_count(8)
     with database.read() as session:
         assert [run.after for run in session.query(Run).order_by(Run.id)] == [[], *([run] for run in range(1, 8))]
-    expect(section).to_contain_text("What round 2 makes")
+    expect(section).to_contain_text("Round 2 writes into")

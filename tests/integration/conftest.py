@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the session, and databases of both kinds."""
+"""A PostgreSQL server for the session, databases of both kinds, commands run here, and clients of the app."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 from starlette.testclient import TestClient
 
+from annotate.judging.people import add_person
 from db.models import Role
 from db.session import Database, open_database
+from tests.making import PASSWORD, AnnotateHere, Ended, MakeClient, make_app_without_pages, make_clients
+from ui.context import Context
 
-PASSWORD = "correct horse"
 _numbers = itertools.count()
 
 
@@ -93,21 +95,67 @@ def any_database(data: Path, database_url: str | None) -> Iterator[Database]:
 
 
 @pytest.fixture
-def client(database: Database, data: Path) -> Iterator[Callable[..., TestClient]]:
-    """Makes clients of one app with --auth, signed in as ada (admin) or ben (annotator)."""
-    from annotate.judging.people import add_person  # here: most tests need no app
-    from ui.context import Context
-    from ui.server import make_app
+def other_data(tmp_path: Path) -> Path:
+    """The data folder of another project."""
+    return tmp_path / "other"
 
+
+@pytest.fixture
+def other(other_data: Path) -> Iterator[Database]:
+    """The fresh SQLite database of another project."""
+    opened = open_database(other_data)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def annotate_here(data: Path, capsys: pytest.CaptureFixture[str]) -> AnnotateHere:
+    """Runs `python -m annotate …` in this process, which is quicker; on the test's data folder unless told another."""
+    from annotate.__main__ import main
+
+    def run(*arguments: str | Path, data: Path = data) -> Ended:
+        capsys.readouterr()  # what was said before
+        code = main([*map(str, arguments), "--data", str(data)])
+        return Ended(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def context(database: Database, data: Path) -> Context:
+    """What a page is given of the test's project, without --auth."""
+    return Context(database=database, data=data)
+
+
+@pytest.fixture
+def people(database: Database) -> None:
+    """Ada, an admin, and ben, an annotator, who sign in with PASSWORD."""
     with database.write() as session:
         add_person(session, "ada", Role.admin, PASSWORD)
         add_person(session, "ben", Role.annotator, PASSWORD)
-    app = make_app(Context(database=database, data=data, auth=True))
 
-    def make(name: str | None = None) -> TestClient:
-        made = TestClient(app, base_url="http://testserver", follow_redirects=False)
-        if name is not None:
-            made.post("/sign-in", data={"name": name, "password": PASSWORD})
-        return made
 
-    return make
+@pytest.fixture
+def client(people: None, database: Database, data: Path) -> MakeClient:
+    """Makes clients of one app with --auth, signed in as ada or ben; without the Gradio pages, slow to build."""
+    return make_clients(make_app_without_pages(Context(database=database, data=data, auth=True)))
+
+
+@pytest.fixture
+def paged_client(people: None, database: Database, data: Path) -> MakeClient:
+    """As `client`, with the Gradio pages."""
+    from ui.server import make_app  # here: most tests need no app
+
+    return make_clients(make_app(Context(database=database, data=data, auth=True)))
+
+
+@pytest.fixture
+def ada(client: MakeClient) -> TestClient:
+    """The admin's browser."""
+    return client("ada")
+
+
+@pytest.fixture
+def ben(client: MakeClient) -> TestClient:
+    """The annotator's browser."""
+    return client("ben")

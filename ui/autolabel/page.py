@@ -6,32 +6,27 @@ so that its own process never loads scikit-learn.
 
 from __future__ import annotations
 
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
-from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 import ui.autolabel.review
 from annotate.judging.browse import count_machine_labels
+from annotate.labeler.command import FIT, LABEL
 from annotate.labeler.settings import FitSettings
 from db.errors import UserError
 from db.models import Method, Run, RunState, Split
 from metrics.lists import list_names
-from runs.launch import launch
-from runs.stop import stop
-from runs.store import LIVE_STATES, latest_run, reap_lost
-from ui.autolabel.refit import to_flags
 from ui.autolabel.report import NO_FIT, label_numbers_html, label_sentence, read_summary, report_html
 from ui.context import Context
-from ui.html import ended_html, live_html, page_error, read_result
+from ui.html import ended_html, live_html, read_result
+from ui.run_panel import QUIET, RunPanel, Runs, is_live, start_run
 
-FIT = "annotate fit"
-LABEL = "annotate label"
-TICK_SECONDS = 1.0
 MAX_FITS = 20
 ROWS_OF_FIELDS = (("metrics", "kernel", "target_accuracy"), ("folds", "seed", "include_simulated", "quick"))
 INTRO = """A small model, an SVM, learns from people's judgments which of two images they would choose, from the
@@ -40,7 +35,6 @@ others. A person's judgment always wins over its label."""
 LABEL_INTRO = """The SVM labels the unjudged pairs of which it is sure enough to reach the target accuracy. **Preview**
 counts what would be labelled and changes nothing."""
 SECTIONS = {"report": "Report", "label": "Label", "labelled-pairs": "Labelled pairs", "disagreements": "Disagreements"}
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def build(context: Context) -> None:
@@ -74,46 +68,15 @@ def _build_train(context: Context) -> gr.State:
             for name in names:
                 fields[name] = _make_field(name)
     train = gr.Button("Train", variant="primary")
-    status = gr.HTML()
-    halt = gr.Button("Stop training", variant="stop", size="sm", visible=False)
-    timer = gr.Timer(TICK_SECONDS, active=False)
+    panel = RunPanel(context, {FIT.name: fit_status_html}, stop="Stop training")
+    panel.place(FIT.name, stop=True)
     trained = gr.State()
-    shown = [status, train, halt, timer, trained]
 
-    def show() -> list[Any]:
-        reap_lost(context.database, context.data)
-        with context.database.read() as session:
-            run = latest_run(session, FIT)
-            fits = list_fits(session, context.data)
-        busy = run is not None and run.state in LIVE_STATES
-        return [
-            fit_status_html(context.data, run),
-            gr.Button(interactive=not busy),
-            gr.Button(visible=busy),
-            gr.Timer(active=busy),
-            fits,
-        ]
+    def on_train(*values: Any) -> None:
+        start_fit(context, dict(zip(fields, values, strict=True)))
 
-    def tick() -> list[Any]:
-        reap_lost(context.database, context.data)
-        with context.database.read() as session:
-            run = latest_run(session, FIT)
-        if run is not None and run.state in LIVE_STATES:
-            return [fit_status_html(context.data, run), *[gr.skip()] * (len(shown) - 1)]
-        return show()
-
-    def on_train(*values: Any) -> list[Any]:
-        _refuse_in_page(lambda: start_fit(context, dict(zip(fields, values, strict=True))))
-        return show()
-
-    def on_stop() -> list[Any]:
-        _refuse_in_page(lambda: stop_run(context, FIT))
-        return show()
-
-    gr.on(None, show, None, shown, **QUIET)
-    timer.tick(tick, None, shown, **QUIET)
-    train.click(on_train, list(fields.values()), shown, **QUIET)
-    halt.click(on_stop, None, shown, **QUIET)
+    panel.start(train, on_train, list(fields.values()))
+    panel.show([trained], lambda session, _runs, _busy: [list_fits(session, context.data)])
     return trained
 
 
@@ -126,70 +89,25 @@ def _build_label(context: Context, fit: gr.Dropdown) -> gr.State:
     with gr.Row():
         preview = gr.Button("Preview")
         label = gr.Button("Label the pairs", variant="primary")
-    status = gr.HTML()
-    halt = gr.Button("Stop labelling", variant="stop", size="sm", visible=False)
-    timer = gr.Timer(TICK_SECONDS, active=False)
+    panel = RunPanel(context, {LABEL.name: label_status_html}, stop="Stop labelling")
+    panel.place(LABEL.name, stop=True)
     labelled = gr.State()
-    shown = [status, methods, preview, label, halt, timer, labelled]
 
-    def show() -> list[Any]:
-        reap_lost(context.database, context.data)
-        with context.database.read() as session:
-            run = latest_run(session, LABEL)
-            names = list(session.scalars(select(Method.name).order_by(Method.name)))
-            count = count_machine_labels(session)
-        busy = run is not None and run.state in LIVE_STATES
-        return [
-            label_status_html(context.data, run),
-            gr.Dropdown(choices=names),
-            gr.Button(interactive=not busy),
-            gr.Button(interactive=not busy),
-            gr.Button(visible=busy),
-            gr.Timer(active=busy),
-            (run.id if run and not busy else 0, count),
-        ]
-
-    def tick() -> list[Any]:
-        reap_lost(context.database, context.data)
-        with context.database.read() as session:
-            run = latest_run(session, LABEL)
-        if run is not None and run.state in LIVE_STATES:
-            return [label_status_html(context.data, run), *[gr.skip()] * (len(shown) - 1)]
-        return show()
-
-    def start(fit: int | None, target: float, splits: list[str], methods: list[str], *, dry_run: bool) -> list[Any]:
-        _refuse_in_page(lambda: start_label(context, fit, target, splits, methods, dry_run=dry_run))
-        return show()
-
-    def on_preview(fit: int | None, target: float, splits: list[str], methods: list[str]) -> list[Any]:
-        return start(fit, target, splits, methods, dry_run=True)
-
-    def on_label(fit: int | None, target: float, splits: list[str], methods: list[str]) -> list[Any]:
-        return start(fit, target, splits, methods, dry_run=False)
-
-    def on_stop() -> list[Any]:
-        _refuse_in_page(lambda: stop_run(context, LABEL))
-        return show()
+    def fill(session: Session, runs: Runs, busy: bool) -> list[Any]:
+        names = list(session.scalars(select(Method.name).order_by(Method.name)))
+        run = runs[LABEL.name]
+        return [gr.Dropdown(choices=names), (run.id if run and not busy else 0, count_machine_labels(session))]
 
     def on_fit(run_id: int | None) -> Any:
         summary = read_summary(context.data, run_id)
         return summary["target"]["target_accuracy"] if summary else gr.skip()
 
-    asked = [fit, target, splits, methods]
-    gr.on(None, show, None, shown, **QUIET)
-    timer.tick(tick, None, shown, **QUIET)
-    preview.click(on_preview, asked, shown, **QUIET)
-    label.click(on_label, asked, shown, **QUIET)
-    halt.click(on_stop, None, shown, **QUIET)
     fit.change(on_fit, [fit], [target], **QUIET)
+    asked = [fit, target, splits, methods]
+    panel.start(preview, partial(start_label, context, dry_run=True), asked)
+    panel.start(label, partial(start_label, context, dry_run=False), asked)
+    panel.show([methods, labelled], fill)
     return labelled
-
-
-def _refuse_in_page(action: Any) -> None:
-    try:
-        action()
-    except UserError as error:
-        raise page_error(error) from error
 
 
 def _make_field(name: str) -> Any:
@@ -209,7 +127,7 @@ def _make_field(name: str) -> Any:
 def list_fits(session: Session, data: Path) -> list[tuple[str, int]]:
     """(words, run id) of the finished fits whose report is there, the latest first."""
     finished = (
-        select(Run).where(Run.kind == FIT, Run.state == RunState.finished).order_by(Run.id.desc()).limit(MAX_FITS)
+        select(Run).where(Run.kind == FIT.name, Run.state == RunState.finished).order_by(Run.id.desc()).limit(MAX_FITS)
     )
     fits = []
     for run in session.scalars(finished):
@@ -227,13 +145,7 @@ def start_fit(context: Context, values: dict[str, Any]) -> int:
     Raises:
         UserError: a setting is out of range, or a fit is going on.
     """
-    try:
-        settings = FitSettings.model_validate(values)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise UserError(f"{fault['loc'][0]}: {fault['msg']}, got {fault['input']!r}") from error
-    _refuse_second_run(context, FIT)
-    return launch(context.database, context.data, FIT, to_flags(settings), settings.model_dump(), url=context.url)
+    return start_run(context, FIT, FIT.make(values))
 
 
 def start_label(
@@ -246,35 +158,15 @@ def start_label(
     """
     if fit is None:
         raise UserError("Train an SVM first.")
-    _refuse_second_run(context, LABEL)
-    arguments = [f"--labeler={fit}", f"--target-accuracy={target}"]
-    arguments += [f"--splits={split}" for split in splits or ()]
-    arguments += [f"--methods={method}" for method in methods or ()]
-    arguments += ["--dry-run"] if dry_run else []
-    config = {"labeler": fit, "target_accuracy": target, "splits": splits, "methods": methods, "dry_run": dry_run}
-    return launch(context.database, context.data, LABEL, arguments, config, url=context.url)
-
-
-def _refuse_second_run(context: Context, kind: str) -> None:
-    with context.database.read() as session:
-        run = latest_run(session, kind)
-    if run is not None and run.state in LIVE_STATES:
-        raise UserError(f"Run {run.id} ({kind}) is going on; wait for it or stop it.")
-
-
-def stop_run(context: Context, kind: str) -> None:
-    """Stop the run of that kind that is going on."""
-    with context.database.read() as session:
-        run = latest_run(session, kind)
-    if run is not None and run.state in LIVE_STATES:
-        stop(context.database, run.id)
+    given = {"labeler": str(fit), "target_accuracy": target, "splits": splits or [], "methods": methods or []}
+    return start_run(context, LABEL, LABEL.make({**given, "dry_run": dry_run}))
 
 
 def fit_status_html(data: Path, run: Run | None) -> str:
     """How the latest training goes or went."""
     if run is None:
         return ""
-    if run.state in LIVE_STATES:
+    if is_live(run):
         return live_html(data, run, "Training")
     return ended_html(run, f"trained {escape(str(read_result(data, run.id).get('labeler', '')))}")
 
@@ -284,7 +176,7 @@ def label_status_html(data: Path, run: Run | None) -> str:
     if run is None:
         return ""
     dry_run = bool(run.config.get("dry_run"))
-    if run.state in LIVE_STATES:
+    if is_live(run):
         return live_html(data, run, "Counting" if dry_run else "Labelling")
     if run.state is not RunState.finished:
         stopped = "nothing was changed" if dry_run else "the labels made before are stored; label again to go on"

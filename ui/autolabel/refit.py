@@ -14,17 +14,17 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from annotate.labeler.command import FIT
 from annotate.labeler.settings import MIN_ANSWERS, FitSettings
 from db.errors import UserError
 from db.models import Choice, Judgment, Pair, Person, Run, RunState, Shortlist
 from db.project import load_settings
-from runs.launch import launch
+from runs.launch import start
 from runs.store import LIVE_STATES, latest_run, reap_lost
 from ui.context import Context
 
 log = logging.getLogger(__name__)
 
-FIT = "annotate fit"
 LOOK_SECONDS = 5.0
 
 
@@ -60,12 +60,11 @@ def refit_if_due(context: Context) -> int | None:
             return None
     reap_lost(context.database, context.data)  # a fit that was killed does not run any more
     with context.database.read() as session:
-        running = session.scalar(select(Run.id).where(Run.kind == FIT, Run.state.in_(LIVE_STATES)).limit(1))
+        running = session.scalar(select(Run.id).where(Run.kind == FIT.name, Run.state.in_(LIVE_STATES)).limit(1))
         settings = _fit_settings(session)
     if running is not None:
         return None
-    config = settings.model_dump()
-    return launch(context.database, context.data, FIT, to_flags(settings), config, url=context.url)
+    return start(context.database, context.data, FIT, settings, url=context.url)
 
 
 def _may_be_due(session: Session) -> bool:
@@ -73,7 +72,7 @@ def _may_be_due(session: Session) -> bool:
     settings = load_settings(session)
     if settings.order == "random" or settings.refit_after == 0:
         return False
-    last = latest_run(session, FIT)
+    last = latest_run(session, FIT.name)
     if last is not None and last.state is RunState.finished and _lacks_shortlists(session):
         return True
     answers = _newest_answers(_fit_settings(session))
@@ -111,19 +110,7 @@ def _newest_answers(settings: FitSettings) -> Any:
 def _fit_settings(session: Session) -> FitSettings:
     """Those of the last fit that finished, but quick; the defaults before the first."""
     config = session.scalar(
-        select(Run.config).where(Run.kind == FIT, Run.state == RunState.finished).order_by(Run.id.desc()).limit(1)
+        select(Run.config).where(Run.kind == FIT.name, Run.state == RunState.finished).order_by(Run.id.desc()).limit(1)
     )
     known = {name: value for name, value in (config or {}).items() if name in FitSettings.model_fields}
     return FitSettings.model_validate(known | {"quick": True})
-
-
-def to_flags(settings: FitSettings) -> list[str]:
-    """The settings as options of `python -m annotate fit`."""
-    flags: list[str] = []
-    for name, value in settings.model_dump().items():
-        flag = f"--{name.replace('_', '-')}"
-        if not isinstance(value, bool):
-            flags.append(f"{flag}={value}")
-        elif value:
-            flags.append(flag)
-    return flags

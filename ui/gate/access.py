@@ -233,12 +233,6 @@ def _limit_body(receive: Receive, limit: int) -> Receive:
     return receive_limited
 
 
-def send_page(page: Path, root_path: str) -> Response:
-    """A page's HTML, its addresses ('="/…"') put below the root path."""
-    content = page.read_text(encoding="utf-8").replace('="/', f'="{root_path}/')
-    return Response(content, media_type="text/html", headers={"Cache-Control": "no-cache"})
-
-
 def _with_headers(send: Send, *, admin: bool) -> Send:
     """Keep JSON out of caches and add the security headers; Gradio's pages (`admin`) have a policy of their own."""
 

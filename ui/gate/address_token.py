@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from fastapi import Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import RedirectResponse, Response
 
 from ui.address import path_of
 from ui.errors import refusal
+from ui.templates import send_page
 
 PARAMETER = "token"
 COOKIE_SECONDS = 365 * 24 * 3600
 OPEN_PATHS = ("/static/", "/favicon.ico", "/enter/")
 """What the page looks like that is shown to whoever has no token, and personal links, which are secrets themselves."""
-CLOSED_PAGE = Path(__file__).parent / "static" / "closed.html"
 FORWARDED = (
     *("forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip"),
     *("cf-connecting-ip", "fastly-client-ip", "fly-client-ip"),
@@ -73,8 +72,7 @@ class AddressToken:
             message = f"The token in this address is not this app's. {message}"
         if "text/html" not in request.headers.get("accept", ""):
             return refusal(request, 401, message)
-        page = CLOSED_PAGE.read_text(encoding="utf-8").replace('="/', f'="{self._root_path}/')
-        return HTMLResponse(page.replace("MESSAGE", message), 401, {"Cache-Control": "no-store"})
+        return send_page("gate/closed.html", self._root_path, 401, "no-store", message=message)
 
     def _is_known(self, request: Request) -> bool:
         return _equal(request.cookies.get(self._cookie_name, ""), self._cookie)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from math import ceil
-from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import anyio
@@ -28,8 +27,9 @@ from db.models import Person, Role, utc_now
 from db.project import load_settings
 from ui.address import cookie_name
 from ui.context import Context
-from ui.gate.access import Tokens, send_page, visitor_of
+from ui.gate.access import Tokens, visitor_of
 from ui.gate.throttle import FAILURES_PER_ADDRESS, FAILURES_PER_NAME, REFUSAL_SECONDS, Busy, Hashing, Throttle
+from ui.templates import send_page
 
 DEVICE_COOKIE = "facereward-browser"
 """Names a browser in which somebody signed in with a password."""
@@ -38,14 +38,14 @@ MAX_NAME_CHARACTERS = 64
 MAX_PASSWORD_CHARACTERS = 1024
 
 
-def sign_in_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
+def sign_in_routes(context: Context, tokens: Tokens) -> APIRouter:
     """Sign-in by name (by name and password with --auth), by personal link, and sign-out."""
     routes = APIRouter()
     throttle, hashing = Throttle(), Hashing()
 
     @routes.get("/sign-in")
     def sign_in_page() -> Response:
-        return send_page(page, context.root_path)
+        return send_page("gate/sign_in.html", context.root_path)
 
     @routes.get("/api/sign-in-info")
     def sign_in_info() -> dict[str, object]:
@@ -95,7 +95,7 @@ def sign_in_routes(context: Context, tokens: Tokens, page: Path) -> APIRouter:
         if person is None:
             return _refuse_link(context)
         if person.link_once:  # chats and mail scanners open links ahead of people, who therefore press a button
-            return send_page(page.with_name("enter.html"), context.root_path)
+            return send_page("gate/enter.html", context.root_path)
         return _enter(request, person, context.root_path)
 
     @routes.post("/enter/{token}")

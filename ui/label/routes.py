@@ -1,6 +1,6 @@
 """The labelling page and its routes.
 
-The page is plain HTML and JavaScript (static/label.*): it keeps the next pairs decoded ahead and sends judgments while
+The page is plain HTML and JavaScript (static/label/): it keeps the next pairs decoded ahead and sends judgments while
 the next pair is already shown. An annotator's browser therefore never loads Gradio, nor reaches any of its routes.
 """
 
@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -35,10 +34,11 @@ from db.project import OF_KEY, ProjectSettings, load_settings, question_key
 from runs.store import VERSION
 from ui.context import Context
 from ui.errors import describe_invalid
-from ui.gate.access import Visitor, send_page, visitor_of
+from ui.gate.access import Visitor, visitor_of
 from ui.label.open_pages import OpenPages
 from ui.label.showings import Showings
 from ui.label.stored_images import StoredImage, StoredImages
+from ui.templates import send_page
 
 MAX_EVENTS = 500
 TOTALS_LIFETIME_SECONDS = 30.0
@@ -124,7 +124,7 @@ class _Totals:
     wanted: int = 0
 
 
-def label_routes(context: Context, showings: Showings, images: StoredImages, page: Path) -> APIRouter:
+def label_routes(context: Context, showings: Showings, images: StoredImages) -> APIRouter:
     """GET / and the JSON routes that its page calls."""
     routes = APIRouter()
     rng = random.Random()
@@ -134,7 +134,7 @@ def label_routes(context: Context, showings: Showings, images: StoredImages, pag
 
     @routes.get("/")
     def label_page() -> Response:
-        return send_page(page, context.root_path)
+        return send_page("label/label.html", context.root_path)
 
     @routes.get("/api/session")
     def session_info(request: Request) -> dict[str, Any]:

@@ -7,6 +7,7 @@ so that closing it changes nothing about them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,17 @@ import gradio as gr
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
+from annotate.ingest.command import IMPORT
 from annotate.ingest.store import describe_counts
+from annotate.judging.command import PAIR
 from db.errors import UserError
 from db.models import Candidate, Image, Method, Pair, Run, RunState, Source, Split
 from runs.image_folders import clean_path
-from runs.launch import launch
-from runs.stop import stop
-from runs.store import LIVE_STATES, latest_run, reap_lost
 from ui.context import Context
-from ui.html import ended_html, live_html, page_error, read_result
-from ui.pairing import AGAINST, ALL, IMPORT, PAIR, RANDOM, pair_html, refuse_second_run, start_pairing
+from ui.html import ended_html, live_html, read_result
+from ui.pairing import AGAINST, ALL, RANDOM, pair_html, start_pairing
+from ui.run_panel import QUIET, RunPanel, Runs, is_live, start_run
 
-TICK_SECONDS = 1.0
 MAX_ROWS = 200
 THUMBNAILS = 24
 SKIP_BAD = "Leave unfit files out instead of refusing the import"
@@ -62,80 +62,31 @@ def build(context: Context) -> None:
     with gr.Row(equal_height=True):
         upload = gr.UploadButton("Upload a zip", file_types=[".zip"])
         start = gr.Button("Import", variant="primary")
-    import_status = gr.HTML()
-    halt = gr.Button("Stop", variant="stop", size="sm", visible=False)
+    panel = RunPanel(context, {IMPORT.name: import_html, PAIR.name: pair_html})
+    panel.place(IMPORT.name, stop=True)
     gr.Markdown("### Pairs\nPairs are made of the restored images of one photo; those there already stay as they are.")
     with gr.Row(equal_height=True):
         which = gr.Radio([ALL, RANDOM, AGAINST], value=ALL, label="Pairs of a photo")
-        per_source = gr.Number(3, label="Pairs a photo", precision=0, minimum=1, visible=False)
+        per_source = gr.Number(3, label="Pairs per photo", precision=0, minimum=1, visible=False)
         against = gr.Dropdown([], label="Method", visible=False)
         make = gr.Button("Make pairs", variant="primary")
-    pair_status = gr.HTML()
-    timer = gr.Timer(TICK_SECONDS, active=False)
-    statuses, rest = [import_status, pair_status], [counts, against, start, make, halt, timer]
+    panel.place(PAIR.name)
 
-    def show() -> list[Any]:
-        """Everything on the page; the timer runs while a run does."""
-        reap_lost(context.database, context.data)
-        with context.database.read() as session:
-            runs = [latest_run(session, kind) for kind in (IMPORT, PAIR)]
-            methods = list(session.scalars(select(Method.name).order_by(Method.name)))
-            counts_now = counts_html(session)
-        busy = any(run is not None and run.state in LIVE_STATES for run in runs)
-        return [
-            import_html(context.data, runs[0]),
-            pair_html(context.data, runs[1]),
-            counts_now,
-            gr.Dropdown(choices=methods),
-            gr.Button(interactive=not busy),
-            gr.Button(interactive=not busy),
-            gr.Button(visible=busy),
-            gr.Timer(active=busy),
-        ]
-
-    def tick() -> list[Any]:
-        """As `show`, but nothing but the progress is sent while a run goes on."""
-        reap_lost(context.database, context.data)
-        with context.database.read() as session:
-            runs = [latest_run(session, kind) for kind in (IMPORT, PAIR)]
-        if any(run is not None and run.state in LIVE_STATES for run in runs):
-            return [import_html(context.data, runs[0]), pair_html(context.data, runs[1]), *[gr.skip()] * len(rest)]
-        return show()
-
-    def on_import(path: str, skip_bad: bool, endings: str, any_case: bool) -> list[Any]:
-        strip = endings.split()
-        _refuse_in_page(
-            lambda: start_import(context, path, skip_bad=skip_bad, strip_suffixes=strip, ignore_case=any_case)
-        )
-        return show()
-
-    def on_pair(which: str, per_source: float | None, against: str | None) -> list[Any]:
-        _refuse_in_page(lambda: start_pairing(context, which, per_source, against))
-        return show()
-
-    def on_stop() -> list[Any]:
-        _refuse_in_page(lambda: stop_runs(context))
-        return show()
+    def on_import(path: str, skip_bad: bool, endings: str, any_case: bool) -> None:
+        start_import(context, path, skip_bad=skip_bad, strip_suffixes=endings.split(), ignore_case=any_case)
 
     def on_which(which: str) -> list[Any]:
         return [gr.Number(visible=which == RANDOM), gr.Dropdown(visible=which == AGAINST)]
 
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    shown = statuses + rest
-    gr.on(None, show, None, shown, **quiet)
-    timer.tick(tick, None, shown, **quiet)
+    def fill(session: Session, _runs: Runs, _busy: bool) -> list[Any]:
+        methods = list(session.scalars(select(Method.name).order_by(Method.name)))
+        return [counts_html(session), gr.Dropdown(choices=methods)]
+
     upload.upload(lambda file: file, [upload], [path], api_visibility="private")
-    start.click(on_import, [path, skip_bad, endings, any_case], shown, **quiet)
-    make.click(on_pair, [which, per_source, against], shown, **quiet)
-    halt.click(on_stop, None, shown, **quiet)
-    which.change(on_which, [which], [per_source, against], **quiet)
-
-
-def _refuse_in_page(action: Any) -> None:
-    try:
-        action()
-    except UserError as error:
-        raise page_error(error) from error
+    which.change(on_which, [which], [per_source, against], **QUIET)
+    panel.start(start, on_import, [path, skip_bad, endings, any_case])
+    panel.start(make, partial(start_pairing, context), [which, per_source, against])
+    panel.show([counts, against], fill)
 
 
 def start_import(
@@ -154,22 +105,10 @@ def start_import(
     found = clean_path(path).expanduser().absolute()
     if not found.exists():
         raise UserError(f"There is nothing at {found} on the server.")
-    refuse_second_run(context)
-    config = {"path": str(found), "skip_bad": skip_bad, "workers": None}
-    config |= {"strip_suffix": list(strip_suffixes), "ignore_case": ignore_case}
-    arguments = [str(found), *(["--skip-bad"] if skip_bad else [])]
-    # In one piece: an ending may begin with a dash.
-    arguments += [f"--strip-suffix={ending}" for ending in strip_suffixes] + (["--ignore-case"] if ignore_case else [])
-    return launch(context.database, context.data, IMPORT, arguments, config, url=context.url)
-
-
-def stop_runs(context: Context) -> None:
-    """Stop the import or pairing that is going on; it leaves nothing behind."""
-    with context.database.read() as session:
-        runs = [latest_run(session, kind) for kind in (IMPORT, PAIR)]
-    for run in runs:
-        if run is not None and run.state in LIVE_STATES:
-            stop(context.database, run.id)
+    options = IMPORT.make(
+        {"path": found, "skip_bad": skip_bad, "strip_suffix": list(strip_suffixes), "ignore_case": ignore_case}
+    )
+    return start_run(context, IMPORT, options, beside=(PAIR,))
 
 
 def counts_html(session: Session) -> str:
@@ -221,7 +160,7 @@ def import_html(data: Path, run: Run | None) -> str:
     if run is None:
         return ""
     name = escape(Path(str(run.config.get("path", ""))).name)
-    if run.state in LIVE_STATES:
+    if is_live(run):
         return live_html(data, run, f"Checking and storing {name}")
     result = read_result(data, run.id)
     if run.state is RunState.failed and result.get("refused"):

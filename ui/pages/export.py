@@ -10,21 +10,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
-from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from annotate.exchange.command import EXPORT
 from dataset.options import ExportOptions
-from db.errors import UserError
 from db.models import Label, Method, Origin, Pair, Person, Run, RunState, Source, Split
 from db.records import describe_discarded
-from runs.launch import launch
-from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost, run_folder
+from runs.store import read_progress, run_folder
 from ui.context import Context
-from ui.html import page_error
+from ui.run_panel import RunPanel, Runs, is_live, start_run
 
-KIND = "annotate export"
-TICK_SECONDS = 1.0
 MAX_ZIP_BYTES = 500 * 2**20
 ROWS_OF_FIELDS = (
     ("format", "ties", "resolve", "origin"),
@@ -46,64 +42,30 @@ def build(context: Context) -> None:
             for name in names:
                 fields[name] = _make_field(name)
     export = gr.Button("Export", variant="primary")
-    status = gr.HTML()
+    panel = RunPanel(context, {EXPORT.name: status_html})
+    panel.place(EXPORT.name)
     card = gr.Markdown()
     download = gr.DownloadButton("Download as a zip", visible=False)
-    timer = gr.Timer(TICK_SECONDS, active=False)
-    shown = [
-        counts,
-        status,
-        card,
-        download,
-        export,
-        timer,
-        fields["methods"],
-        fields["people"],
-        fields["exclude_people"],
-    ]
 
-    def show() -> list[Any]:
-        """Everything on the page; the timer runs while a run does."""
-        reap_lost(context.database, context.data)
-        with context.database.read() as session:
-            run = latest_run(session, KIND)
-            counts_now = counts_html(session)
-            methods = list(session.scalars(select(Method.name).order_by(Method.name)))
-            people = list(session.scalars(select(Person.name).order_by(Person.name)))
-        busy = run is not None and run.state in LIVE_STATES
+    def fill(session: Session, runs: Runs, _busy: bool) -> list[Any]:
+        run = runs[EXPORT.name]
         out = _finished_folder(context.data, run)
+        methods = list(session.scalars(select(Method.name).order_by(Method.name)))
+        people = list(session.scalars(select(Person.name).order_by(Person.name)))
         return [
-            counts_now,
-            status_html(context.data, run),
+            counts_html(session),
             _card_text(out),
             gr.DownloadButton(visible=out is not None, value=_zip_of(context.data, run, out)),
-            gr.Button(interactive=not busy),
-            gr.Timer(active=busy),
             gr.Dropdown(choices=methods),
             gr.Dropdown(choices=people),
             gr.Dropdown(choices=people),
         ]
 
-    def tick() -> list[Any]:
-        """As `show`, but nothing but the progress is sent while the run goes on."""
-        reap_lost(context.database, context.data)
-        with context.database.read() as session:
-            run = latest_run(session, KIND)
-        if run is not None and run.state in LIVE_STATES:
-            return [gr.skip(), status_html(context.data, run), *[gr.skip()] * (len(shown) - 2)]
-        return show()
+    def on_export(*values: Any) -> None:
+        start_export(context, dict(zip(fields, values, strict=True)))
 
-    def on_export(*values: Any) -> list[Any]:
-        try:
-            start_export(context, dict(zip(fields, values, strict=True)))
-        except UserError as error:
-            raise page_error(error) from error
-        return show()
-
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    gr.on(None, show, None, shown, **quiet)
-    timer.tick(tick, None, shown, **quiet)
-    export.click(on_export, list(fields.values()), shown, **quiet)
+    panel.start(export, on_export, list(fields.values()))
+    panel.show([counts, card, download, *(fields[name] for name in ("methods", "people", "exclude_people"))], fill)
 
 
 def _make_field(name: str) -> Any:
@@ -128,26 +90,9 @@ def start_export(context: Context, values: dict[str, Any]) -> int:
     Raises:
         UserError: an option is out of range, or an export is going on.
     """
-    try:
-        options = ExportOptions.model_validate({name: [] if value is None else value for name, value in values.items()})
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise UserError(f"{fault['loc'][0]}: {fault['msg']}, got {fault['input']!r}") from error
-    with context.database.read() as session:
-        run = latest_run(session, KIND)
-    if run is not None and run.state in LIVE_STATES:
-        raise UserError(f"Run {run.id} is going on; wait for it.")
-    config = options.model_dump(mode="json")
-    arguments = []
-    for name, value in config.items():
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, list):
-            arguments += [f"{flag}={word}" for word in value]  # in one piece: a name may begin with a dash
-        elif isinstance(value, bool):
-            arguments += [flag] if value else []
-        else:
-            arguments.append(f"{flag}={value}")
-    return launch(context.database, context.data, KIND, arguments, config, url=context.url)
+    return start_run(
+        context, EXPORT, EXPORT.make({name: [] if value is None else value for name, value in values.items()})
+    )
 
 
 def counts_html(session: Session) -> str:
@@ -174,7 +119,7 @@ def status_html(data: Path, run: Run | None) -> str:
     """How the latest export goes or went."""
     if run is None:
         return ""
-    if run.state in LIVE_STATES:
+    if is_live(run):
         progress = read_progress(data, run.id)
         share = f": {progress['done'] / progress['total']:.0%}" if progress and progress.get("total") else ""
         return f'<div role="status"><p>Exporting{share} …</p></div>'

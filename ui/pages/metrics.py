@@ -5,8 +5,7 @@ Measuring is a run of `python -m annotate measure`; the page starts it and reads
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,17 @@ import gradio as gr
 import numpy as np
 from sqlalchemy.orm import Session
 
+from annotate.measure.command import MEASURE
 from annotate.measure.counts import ColumnCount, count_columns, load_by_method
 from db.candidates import REWARD_PREFIX
 from db.errors import UserError
 from db.models import Run
 from metrics.lists import Column, MetricError, columns, list_names, load_metric_list, skipped_metrics
-from runs.launch import launch
-from runs.stop import stop
-from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost
+from runs.store import read_progress
 from ui.context import Context
-from ui.html import ended_html, live_html, page_error, read_result, table_html
+from ui.html import ended_html, live_html, read_result, table_html
+from ui.run_panel import QUIET, RunPanel, Runs, is_live, refused_in_page, start_run
 
-MEASURE = "annotate measure"
-TICK_SECONDS = 1.0
 DEFAULT_LIST = "offline"
 MAX_REASONS = 3
 STORED_BY = "measuring leaves it out: <code>python -m reward score</code> stores it"
@@ -48,20 +45,16 @@ def build(context: Context) -> None:
         info="One that ships with the project, or the path of a TOML file on the server",
     )
     measure = gr.Button("Measure what is missing", variant="primary")
-    status = gr.HTML()
-    halt = gr.Button("Stop", variant="stop", size="sm", visible=False)
+    panel = RunPanel(context, {MEASURE.name: status_html})
+    panel.place(MEASURE.name, stop=True)
     gr.Markdown("### What is measured")
     counts = gr.HTML()
     gr.Markdown("### Values by method")
-    # Any value, since Gradio would refuse a column of the list that was chosen before; `show` takes the first instead.
+    # Any value, since Gradio would refuse a column of the list that was chosen before; `fill` takes the first instead.
     column = gr.Dropdown([], label="Metric", allow_custom_value=True)
     values = gr.HTML()
-    timer = gr.Timer(TICK_SECONDS, active=False)
-    shown = [status, counts, column, values, measure, halt, timer]
 
-    def show(name: str, column_name: str | None) -> list[Any]:
-        """Everything on the page; the timer runs while a run does."""
-        reap_lost(context.database, context.data)
+    def fill(session: Session, _runs: Runs, busy: bool, name: str, column_name: str | None) -> list[Any]:
         column_of: dict[str, Column] = {}
         problem = ""
         try:
@@ -69,66 +62,27 @@ def build(context: Context) -> None:
         except UserError as error:
             problem = f'<p class="fr-error" role="alert">{escape(str(error))}</p>'
         picked = column_of.get(column_name or "") or next(iter(column_of.values()), None)
-        with context.database.read() as session:
-            run = latest_run(session, MEASURE)
-            counted = count_columns(session, list(column_of.values()))
-            values_now = values_html(session, picked) if picked else ""
-        busy = run is not None and run.state in LIVE_STATES
+        counted = count_columns(session, list(column_of.values()))
         missing = sum(count.missing for count in counted if not is_stored_reward(count.column))
         return [
-            status_html(context.data, run),
             problem or counts_html(name, counted),
             gr.Dropdown(choices=list(column_of), value=picked.name if picked else None, visible=picked is not None),
-            values_now,
+            values_html(session, picked) if picked else "",
             gr.Button(interactive=not busy and missing > 0),
-            gr.Button(visible=busy),
-            gr.Timer(active=busy),
         ]
-
-    def tick(name: str, column_name: str | None) -> list[Any]:
-        """As `show`, but nothing but the progress is sent while the run goes on."""
-        reap_lost(context.database, context.data)
-        with context.database.read() as session:
-            run = latest_run(session, MEASURE)
-        if run is not None and run.state in LIVE_STATES:
-            return [status_html(context.data, run), *[gr.skip()] * (len(shown) - 1)]
-        return show(name, column_name)
-
-    def on_measure(name: str, column_name: str | None) -> list[Any]:
-        with _refused_in_page():
-            start_measuring(context, name)
-        return show(name, column_name)
-
-    def on_stop(name: str, column_name: str | None) -> list[Any]:
-        with _refused_in_page():
-            stop_measuring(context)
-        return show(name, column_name)
 
     def on_column(name: str, column_name: str) -> str:
         """The values alone: counting what is missing takes seconds where there are millions of them."""
-        with _refused_in_page(), context.database.read() as session:
+        with refused_in_page(), context.database.read() as session:
             column_of = find_columns(name)
             if column_name not in column_of:
                 raise UserError(f"The list {name} has no column {column_name!r}; choose one of those offered.")
             return values_html(session, column_of[column_name])
 
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     asked = [chosen, column]
-    gr.on(None, show, asked, shown, **quiet)
-    timer.tick(tick, asked, shown, **quiet)
-    chosen.input(show, asked, shown, **quiet)
-    column.input(on_column, asked, [values], **quiet)
-    measure.click(on_measure, asked, shown, **quiet)
-    halt.click(on_stop, asked, shown, **quiet)
-
-
-@contextmanager
-def _refused_in_page() -> Iterator[None]:
-    """A UserError of the block becomes the page's message."""
-    try:
-        yield
-    except UserError as error:
-        raise page_error(error) from error
+    column.input(on_column, asked, [values], **QUIET)
+    panel.start(measure, partial(start_measuring, context), [chosen], rests=False)
+    panel.show([counts, column, values, measure], fill, asked, [chosen.input])
 
 
 def find_columns(name: str) -> dict[str, Column]:
@@ -149,20 +103,7 @@ def start_measuring(context: Context, name: str) -> int:
     Raises:
         UserError: no such list, a package that it needs is missing, or a run is going on.
     """
-    find_columns(name)
-    with context.database.read() as session:
-        run = latest_run(session, MEASURE)
-    if run is not None and run.state in LIVE_STATES:
-        raise UserError(f"Run {run.id} is measuring already; wait for it or stop it.")
-    return launch(context.database, context.data, MEASURE, [f"--metrics={name}"], {"metrics": name}, url=context.url)
-
-
-def stop_measuring(context: Context) -> None:
-    """Stop the measuring that is going on; what was measured stays."""
-    with context.database.read() as session:
-        run = latest_run(session, MEASURE)
-    if run is not None and run.state in LIVE_STATES:
-        stop(context.database, run.id)
+    return start_run(context, MEASURE, MEASURE.make({"metrics": name}))
 
 
 def status_html(data: Path, run: Run | None) -> str:
@@ -170,7 +111,7 @@ def status_html(data: Path, run: Run | None) -> str:
     if run is None:
         return ""
     name = escape(str(run.config.get("metrics", "")))
-    if run.state in LIVE_STATES:
+    if is_live(run):
         return live_html(data, run, f"Measuring {name}", _speed(read_progress(data, run.id) or {}))
     result = read_result(data, run.id)
     done = f"{name}, {result.get('values', 0):,} values of {result.get('images', 0):,} images measured"

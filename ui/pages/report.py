@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,15 @@ import gradio as gr
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db.errors import UserError
+from annotate.report.command import RANK
 from db.models import Judgment, Person, Run, RunState, Split
-from runs.launch import launch
-from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost, run_folder
+from runs.store import read_progress, run_folder
 from runs.tables import read_table
 from ui.context import Context
-from ui.html import download_html, page_error, picture_html, table_html
+from ui.html import download_html, picture_html, table_html
+from ui.run_panel import RunPanel, is_live, start_run
 
-KIND = "annotate rank"
 DAYS_SHOWN = 14
-TICK_SECONDS = 1.0
 NO_DATA = '<small class="fr-note">not enough data</small>'
 PICTURES = (
     ("ranking", "Methods by score, with 95 % intervals"),
@@ -61,62 +60,31 @@ def build(context: Context) -> None:
         split = gr.Dropdown(["all", *(split.value for split in Split)], value="all", label="Pairs of split")
         simulated = gr.Checkbox(label="Count simulated annotators too (the report says so)")
         compute = gr.Button("Compute report", variant="primary")
-    status = gr.HTML()
+    panel = RunPanel(context, {RANK.name: status_html})
+    panel.place(RANK.name)
     report = gr.HTML()
-    timer = gr.Timer(TICK_SECONDS, active=False)
-    shown = [counts, status, report, compute, timer]
-
-    def show() -> list[object]:
-        """Everything on the page; the timer runs while a run does."""
-        reap_lost(context.database, context.data)
-        with context.database.read() as session:
-            run = latest_run(session, KIND)
-            busy = run is not None and run.state in LIVE_STATES
-            return [
-                counts_html(session),
-                status_html(context.data, run),
-                report_html(session, context.data),
-                gr.Button(interactive=not busy),
-                gr.Timer(active=busy),
-            ]
-
-    def tick() -> list[object]:
-        """As `show`, but nothing but the status is sent while the run goes on."""
-        reap_lost(context.database, context.data)
-        with context.database.read() as session:
-            run = latest_run(session, KIND)
-        if run is not None and run.state in LIVE_STATES:
-            return [gr.skip(), status_html(context.data, run), gr.skip(), gr.skip(), gr.skip()]
-        return show()
-
-    def start(split: str, simulated: bool) -> list[object]:
-        start_report(context, split, simulated)
-        return show()
-
-    gr.on(None, show, None, shown, api_visibility="private", show_progress="hidden")
-    timer.tick(tick, None, shown, api_visibility="private", show_progress="hidden")
-    compute.click(start, [split, simulated], shown, api_visibility="private", show_progress="hidden")
+    panel.start(compute, partial(start_report, context), [split, simulated])
+    panel.show(
+        [counts, report], lambda session, _runs, _busy: [counts_html(session), report_html(session, context.data)]
+    )
 
 
-def start_report(context: Context, split: str, simulated: bool) -> None:
-    """Start `annotate rank` as a run, unless one is going on."""
-    with context.database.read() as session:
-        run = latest_run(session, KIND)
-    if run is not None and run.state in LIVE_STATES:
-        return
-    arguments = [] if split == "all" else [f"--split={split}"]
-    arguments += ["--include-simulated"] if simulated else []
-    config = {"split": None if split == "all" else split, "include_simulated": simulated}
-    try:
-        launch(context.database, context.data, KIND, arguments, config, url=context.url)
-    except UserError as error:
-        raise page_error(error) from error
+def start_report(context: Context, split: str, simulated: bool) -> int:
+    """Start `annotate rank` as a run and return its id.
+
+    Raises:
+        UserError: one is going on.
+    """
+    given = {"split": None if split == "all" else split, "include_simulated": simulated}
+    return start_run(context, RANK, RANK.make(given))
 
 
 def latest_report(session: Session, data: Path) -> tuple[Run, dict[str, Any]] | None:
     """The last finished run whose folder holds a whole report, with its summary."""
-    finished = select(Run).where(Run.kind == KIND, Run.state == RunState.finished).order_by(Run.id.desc()).limit(50)
-    for run in session.scalars(finished):
+    finished = (
+        select(Run).where(Run.kind == RANK.name, Run.state == RunState.finished).order_by(Run.id.desc()).limit(50)
+    )
+    for run in session.scalars(finished.order_by(Run.id.desc()).limit(50)):
         summary = run_folder(data, run.id) / "summary.json"
         if summary.exists():
             return run, json.loads(summary.read_text(encoding="utf-8"))
@@ -169,7 +137,7 @@ def _bar(share: float) -> str:
 def status_html(data: Path, run: Run | None) -> str:
     """What the latest run is doing, or why it ended without a report."""
     message, style = "", "fr-note"
-    if run is not None and run.state in LIVE_STATES:
+    if run is not None and is_live(run):
         progress = read_progress(data, run.id)
         message = "Computing" + (f", step {progress['done']} of {progress['total']}" if progress else "") + " …"
     elif run is not None and run.state is not RunState.finished:

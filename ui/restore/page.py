@@ -6,26 +6,27 @@ never loads torch.
 
 from __future__ import annotations
 
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from annotate.judging.command import PAIR
 from db.errors import UserError
 from db.models import Run, RunState, Source, Split
 from refl.restore.choices import list_methods
-from runs.launch import launch
-from runs.stop import stop
-from runs.store import LIVE_STATES, latest_run, read_progress, reap_lost
+from refl.restore.command import RESTORE
+from runs.store import latest_run, read_progress
 from ui.context import Context
-from ui.html import ended_html, live_html, page_error, read_result
-from ui.pairing import ALL, PAIR, pair_html, start_pairing
+from ui.html import ended_html, live_html, read_result
+from ui.pairing import ALL, pair_html, start_pairing
 from ui.restore.results import ON_SLIDE, PHOTO, choices_of, compare_html
+from ui.run_panel import QUIET, RunPanel, Runs, is_live, start_run
 
-RESTORE = "refl restore"
-TICK_SECONDS = 1.0
 OWN, PROJECT = "Photos from this computer", "Photos of the project"
 ALL_SPLITS = "all"
 AS_IT_IS = "as it is"
@@ -39,7 +40,6 @@ PAIR_INTRO = (
 NO_FACE = """Faces are found that are upright, turned by up to 30°, and not too small: turn or crop the photo, or mark
 “Cropped faces” for photos that are faces already. In a terminal <code>python -m refl restore --detector facexlib</code>
 finds smaller and more turned ones."""
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def build(context: Context) -> None:
@@ -47,8 +47,8 @@ def build(context: Context) -> None:
     gr.Markdown(f"## Restore\n{INTRO}")
     asked = _build_what(context) + _build_how(context)
     start = gr.Button("Restore", variant="primary")
-    status = gr.HTML()
-    halt = gr.Button("Stop", variant="stop", size="sm", visible=False)
+    panel = RunPanel(context, {RESTORE.name: status_html, PAIR.name: pair_html})
+    panel.place(RESTORE.name, stop=True)
     gr.Markdown("### Compare")
     with gr.Row(equal_height=True):
         item = gr.Dropdown([], label="Photo or face", allow_custom_value=True)
@@ -57,65 +57,30 @@ def build(context: Context) -> None:
     compare = gr.HTML(js_on_load=ON_SLIDE)
     gr.Markdown(f"### Judge\n{PAIR_INTRO}")
     pair = gr.Button("Make pairs of the restored images", interactive=False)
-    paired = gr.HTML()
+    panel.place(PAIR.name)
     gr.HTML('<p><a href=".." style="padding:0">Judge them on the Label page</a></p>')
-    timer = gr.Timer(TICK_SECONDS, active=False)
-    statuses, rest = [status, paired], [start, pair, halt, item, left, right, compare, timer]
 
-    def show() -> list[Any]:
-        """Everything below the form; the timer runs while a run does."""
-        reap_lost(context.database, context.data)
-        with context.database.read() as session:
-            runs = [latest_run(session, kind) for kind in (RESTORE, PAIR)]
-        busy = any(run is not None and run.state in LIVE_STATES for run in runs)
-        items, sides = choices_of(context, runs[0])
+    def fill(_session: Session, runs: Runs, busy: bool) -> list[Any]:
+        run = runs[RESTORE.name]
+        items, sides = choices_of(context, run)
         first, last = (items[0][1] if items else None), (sides[-1] if sides else None)
         return [
-            status_html(context.data, runs[0]),
-            pair_html(context.data, runs[1]),
-            gr.Button(interactive=not busy),
             gr.Button(interactive=not busy and bool(items)),
-            gr.Button(visible=busy),
             gr.Dropdown(choices=items, value=first, visible=bool(items)),
             gr.Dropdown(choices=[PHOTO, *sides], value=PHOTO, visible=bool(items)),
             gr.Dropdown(choices=[PHOTO, *sides], value=last, visible=bool(items)),
-            compare_html(context, runs[0], first, PHOTO, last),
-            gr.Timer(active=busy),
+            compare_html(context, run, first, PHOTO, last),
         ]
-
-    def tick() -> list[Any]:
-        """As `show`, but nothing but the progress is sent while a run goes on."""
-        reap_lost(context.database, context.data)
-        with context.database.read() as session:
-            runs = [latest_run(session, kind) for kind in (RESTORE, PAIR)]
-        if any(run is not None and run.state in LIVE_STATES for run in runs):
-            return [status_html(context.data, runs[0]), pair_html(context.data, runs[1]), *[gr.skip()] * len(rest)]
-        return show()
-
-    def on_start(*values: Any) -> list[Any]:
-        _refuse_in_page(lambda: start_restoring(context, *values))
-        return show()
-
-    def on_pair() -> list[Any]:
-        _refuse_in_page(lambda: start_pairing(context, ALL, None, None))
-        return show()
-
-    def on_stop() -> list[Any]:
-        _refuse_in_page(lambda: stop_runs(context))
-        return show()
 
     def on_compare(item: str | None, left: str, right: str | None) -> str:
         with context.database.read() as session:
-            run = latest_run(session, RESTORE)
+            run = latest_run(session, RESTORE.name)
         return compare_html(context, run, item, left, right)
 
-    shown = statuses + rest
-    gr.on(None, show, None, shown, **QUIET)
-    timer.tick(tick, None, shown, **QUIET)
-    start.click(on_start, asked, shown, **QUIET)
-    pair.click(on_pair, None, shown, **QUIET)
-    halt.click(on_stop, None, shown, **QUIET)
     gr.on([item.input, left.input, right.input], on_compare, [item, left, right], [compare], **QUIET)
+    panel.start(start, partial(start_restoring, context), asked)
+    panel.start(pair, lambda: start_pairing(context, ALL, None, None), rests=False)
+    panel.show([pair, item, left, right, compare], fill)
 
 
 def _build_what(context: Context) -> list[Any]:
@@ -201,54 +166,29 @@ def start_restoring(
         raise UserError("Choose a restorer.")
     if not count:
         raise UserError("Say how many candidates each restorer makes.")
-    arguments = []
+    given: dict[str, Any] = {"methods": methods, "seeds": list(range(int(count)))}
     if origin == OWN:
         if not files:
             raise UserError("Drop a photo first.")
-        arguments = [*files, f"--out={context.data / 'restored'}", *(["--aligned"] if aligned else [])]
+        given |= {"inputs": files, "out": context.data / "restored", "aligned": aligned}
         if background != AS_IT_IS and not aligned:
-            arguments.append(f"--background={background}")
+            given["background"] = background
     elif keys:
-        arguments = [f"--source={key}" for key in keys]
+        given["source"] = keys
     elif split != ALL_SPLITS:
-        arguments = [f"--split={split}"]
-    arguments += ["--seeds", *map(str, range(int(count)))]
-    arguments += [f"--method={method}" for method in methods]
-    arguments += [f"--steps={int(steps)}"] if steps else []
-    arguments += [f"--strength={strength:g}"] if strength != 1 else []
-    _refuse_second_run(context)
-    config = {"methods": methods, "seeds": list(range(int(count))), "inputs": files or [], "sources": len(keys)}
-    return launch(context.database, context.data, RESTORE, arguments, config, url=context.url)
-
-
-def _refuse_second_run(context: Context) -> None:
-    with context.database.read() as session:
-        run = latest_run(session, RESTORE)
-    if run is not None and run.state in LIVE_STATES:
-        raise UserError(f"Run {run.id} ({RESTORE}) is going on; wait for it or stop it.")
-
-
-def stop_runs(context: Context) -> None:
-    """Stop the restoring or pairing that is going on."""
-    with context.database.read() as session:
-        runs = [latest_run(session, kind) for kind in (RESTORE, PAIR)]
-    for run in runs:
-        if run is not None and run.state in LIVE_STATES:
-            stop(context.database, run.id)
-
-
-def _refuse_in_page(action: Any) -> None:
-    try:
-        action()
-    except UserError as error:
-        raise page_error(error) from error
+        given["split"] = split
+    if steps:
+        given["steps"] = int(steps)
+    if strength != 1:
+        given["strength"] = strength
+    return start_run(context, RESTORE, RESTORE.make(given))
 
 
 def status_html(data: Path, run: Run | None) -> str:
     """How the latest restoring goes or went: what was restored, and what was left out."""
     if run is None:
         return ""
-    if run.state in LIVE_STATES:
+    if is_live(run):
         stage = str((read_progress(data, run.id) or {}).get("stage", "loading"))
         return live_html(data, run, escape(stage.capitalize()))
     if run.state is not RunState.finished:

@@ -5,19 +5,17 @@ All of it comes from the end of the progress lines and the few files of a result
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from db.models import Run
 from runs.file_cache import read_file, read_json
+from runs.files import read_last_objects
 from runs.series import PART_NAMES
 from runs.store import artifact_of, run_folder
 from runs.tables import read_table
 
-TAIL_BYTES = 65_536
 RATE_LINES = 20
 
 
@@ -37,17 +35,7 @@ class Tail:
 
 def parse_tail(path: Path) -> Tail:
     """Read the last lines of a progress file."""
-    with open(path, "rb") as stream:
-        stream.seek(max(0, os.fstat(stream.fileno()).st_size - TAIL_BYTES))
-        texts = stream.read().split(b"\n")[:-1]
-    lines = []
-    for text in texts:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("done"), int | float):
-            lines.append(line)
+    lines = [line for line in read_last_objects(path) if isinstance(line.get("done"), int | float)]
     if not lines:
         return Tail()
     values = {name: value for line in lines for name, value in line.items() if isinstance(value, int | float)}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.models import Run, RunState
+from runs.files import read_last_objects
 from runs.store import run_folder
 
 TAIL_BYTES = 262_144
@@ -65,7 +64,11 @@ def _get(values: dict[str, Any], name: str) -> Any:
 
 def _look_back(data: Path, run: Run) -> dict[str, Any] | None:
     """What a run's last progress lines tell; None where it took no time that is known."""
-    lines = list(_read_lines(run_folder(data, run.id) / "progress.jsonl"))
+    lines = [
+        line
+        for line in read_last_objects(run_folder(data, run.id) / "progress.jsonl", TAIL_BYTES)
+        if all(isinstance(line.get(name), int | float) for name in ("time", "done"))
+    ]
     seen: dict[str, Any] = {}
     pace = [
         (after["time"] - before["time"]) / (after["done"] - before["done"])
@@ -83,20 +86,3 @@ def _look_back(data: Path, run: Run) -> dict[str, Any] | None:
         seen["took_seconds"] = (run.ended_at - run.started_at).total_seconds()
         seen["done"] = lines[-1]["done"] if lines else None
     return seen or None
-
-
-def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The whole progress lines at a file's end that say time and steps."""
-    try:
-        with open(file, "rb") as stream:
-            stream.seek(max(0, file.stat().st_size - TAIL_BYTES))
-            text = stream.read()
-    except FileNotFoundError:
-        return
-    for line in text.split(b"\n"):
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict) and all(isinstance(values.get(name), int | float) for name in ("time", "done")):
-            yield values

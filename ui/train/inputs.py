@@ -1,4 +1,4 @@
-"""What a run can be made from: the datasets, reward models, restorers and labelers of this project, and any path.
+"""Offer and check what a run can be made from: datasets, reward models, restorers, labelers, and any path.
 
 Nothing here loads a model: a checkpoint is known by the files in its folder.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from db.models import Run, RunState
 from metrics.lists import MetricError, list_names, load_metric_list
 from refl.pretrain.config import PHASES
 from refl.restore.choices import NEEDS, list_methods
+from runs.options import Setting, without_name
 from runs.store import artifact_of, run_folder
 from ui.html import read_result
 
@@ -218,11 +219,29 @@ def check_degradation(value: str, _data: Path) -> str | None:
     return check_path(value, _data)
 
 
-def without_name(value: str) -> str:
-    """As `reward.score.scorer.split_name`, which would load torch: a path with = in it needs no name."""
-    exists = Path(value).expanduser().exists()
-    return value if exists or "=" not in value else value.partition("=")[2]
-
-
 Check = Callable[[str, Path], str | None]
 """(value, data folder) -> what is wrong with it."""
+
+KINDS: dict[str, tuple[str, Check]] = {
+    "dataset": ("datasets", check_dataset),
+    "reward": ("rewards", check_reward),
+    "restorer": ("restorers", check_restorer),
+    "tunable": ("restorers", check_tunable),
+    "labeler": ("labelers", check_labeler),
+    "faces": ("faces", check_folder),
+    "metrics": ("metrics", check_metrics),
+    "phase": ("phases", check_phase),
+    "degradation": ("degradations", check_degradation),
+    "photos": ("", check_path),
+}
+"""Kind of an input -> which of `list_choices` are offered, and how a value is checked."""
+
+
+def choices_for(wanted: Setting, choices: Mapping[str, list[Choice]]) -> list[Choice]:
+    """What a page offers for an input; nothing for a folder that is written."""
+    return choices.get(KINDS[wanted.input.kind][0], []) if wanted.input else []
+
+
+def check_input(wanted: Setting, value: str, data: Path) -> str | None:
+    """What is wrong with one value of an input or output; None where nothing is."""
+    return KINDS[wanted.input.kind][1](value, data) if wanted.input else check_out(value, data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -20,19 +20,17 @@ from annotate.labeler.settings import MIN_ANSWERS
 from db.errors import UserError
 from db.models import Choice, Judgment, Pair, Person, Run, Source, Split
 from runs.devices import list_devices, split_devices
+from runs.options import Setting, read_settings
 from runs.rounds import PlannedRun, RoundSettings, next_round_no, plan_round, start_round
 from ui.context import Context
 from ui.gate.access import visitor_of
 from ui.train import fields as train_fields
 from ui.train import inputs as train_inputs
-from ui.train.commands import parse_words, say_command
-from ui.train.fields import FormField, Typed
-from ui.train.form import WHOLE_FORM, Text
-from ui.train.kinds import KINDS, Input
+from ui.train.fields import Typed
+from ui.train.form import WHOLE_FORM, Text, say_command
 
-RESTORER = Input(
-    "restorer", "Restorer", "What is tuned", train_inputs.check_tunable, choices="restorers", required=True
-)
+RESTORER = "restorer"
+"""The setting that the page shows as an input, with the project's restorers to choose from."""
 SHOWN = ("reward_preset", "refl_preset", "device", "seeds", "include_simulated")
 MIN_HELD_OUT = 2
 """Faces that ReFL's monitor needs."""
@@ -61,11 +59,13 @@ def round_routes(context: Context) -> APIRouter:
         number = next_round_no(context.data)
         with context.database.read() as session:
             held_out = has_held_out(session)
-        settings, errors = read_settings(values, context.data, held_out=held_out)
+        settings, errors = read_round(values, context.data, held_out=held_out)
         planned: list[PlannedRun] = []
         if settings is not None:
-            planned, fault = check_plan(context.data, plan_round(context.data, number, settings))
-            errors |= {WHOLE_FORM: fault} if fault else {}
+            try:
+                planned = plan_round(context.data, number, settings)
+            except UserError as error:
+                errors[WHOLE_FORM] = str(error)
         with context.database.read() as session:
             return {
                 "round": number,
@@ -80,15 +80,13 @@ def round_routes(context: Context) -> APIRouter:
     def start(request: Request, body: RoundAsked) -> Any:
         with context.database.read() as session:
             held_out = has_held_out(session)
-        settings, errors = read_settings(body.values, context.data, held_out=held_out)
+        settings, errors = read_round(body.values, context.data, held_out=held_out)
         if body.round != next_round_no(context.data):
             errors[WHOLE_FORM] = f"Round {body.round} was started meanwhile; look at the plan of the next one."
         ids: list[int] = []
         if settings is not None and not errors:
-            planned, fault = check_plan(context.data, plan_round(context.data, body.round, settings))
             try:
-                if fault:
-                    raise UserError(fault)
+                planned = plan_round(context.data, body.round, settings)
                 person_id = visitor_of(request).person_id
                 ids = start_round(context.database, context.data, planned, url=context.url, person_id=person_id)
             except UserError as error:
@@ -99,9 +97,9 @@ def round_routes(context: Context) -> APIRouter:
 
 
 @cache
-def fields_of() -> dict[str, FormField]:
+def fields_of() -> dict[str, Setting]:
     """Name -> field of the settings; those that name one of a few things are choices."""
-    fields = {found.name: found for found in train_fields.read_fields("round", RoundSettings, has_off=True)}
+    fields = {found.name: found for found in read_settings(RoundSettings, from_presets=True, table="round")}
     for name, choices in (
         ("reward_preset", reward.model.config.preset_names()),
         ("refl_preset", refl.tune.config.preset_names()),
@@ -121,12 +119,12 @@ def describe_form(session: Session, data: Path) -> dict[str, Any]:
                 found, train_fields.to_typed(found, getattr(defaults, found.name)), shown=found.name in SHOWN
             )
             for found in fields_of().values()
-            if found.name != RESTORER.name
+            if found.name != RESTORER
         ],
         "restorer": {
-            "name": RESTORER.name,
-            "label": RESTORER.label,
-            "description": RESTORER.description,
+            "name": RESTORER,
+            "label": "Restorer",
+            "description": fields_of()[RESTORER].description,
             "required": True,
             "many": False,
             "choices": [asdict(choice) for choice in restorers],
@@ -149,7 +147,7 @@ def has_held_out(session: Session) -> bool:
     return faces >= MIN_HELD_OUT and bool(session.scalar(answered))
 
 
-def read_settings(
+def read_round(
     values: Mapping[str, Typed], data: Path, *, held_out: bool = True
 ) -> tuple[RoundSettings | None, dict[str, str]]:
     """(the settings, None where there are errors; field -> what is wrong).
@@ -175,21 +173,6 @@ def read_settings(
     if missing:
         errors["device"] = f"This machine has no {missing[0]}."
     return (None if errors else RoundSettings.model_validate(parsed)), errors
-
-
-def check_plan(data: Path, plan: Sequence[PlannedRun]) -> tuple[list[PlannedRun], str | None]:
-    """(the plan with the whole config of each run, what a command would refuse)."""
-    checked = []
-    for one in plan:
-        kind = KINDS.get(one.kind)
-        try:
-            described = (
-                kind.describe(parse_words(kind.add_command, one.kind.split()[1], one.arguments, data)) if kind else {}
-            )
-        except UserError as error:
-            return list(plan), f"{one.kind}: {error}"
-        checked.append(replace(one, config={**described, **one.config}))
-    return checked, None
 
 
 def describe_run(data: Path, one: PlannedRun) -> dict[str, Any]:

@@ -16,18 +16,18 @@ from sqlalchemy.orm import Session
 
 from db.errors import UserError
 from db.models import Run
+from runs import launch
 from runs.devices import CPU, list_devices, split_devices
-from runs.launch import launch
 from runs.store import LIVE_STATES, artifact_of, run_folder
 from runs.supervise import why_waiting
 from ui.context import Context
 from ui.gate.access import visitor_of
 from ui.train import form as train_check
-from ui.train.commands import say_command
 from ui.train.estimate import estimate
-from ui.train.form import Asked, Checked, check
+from ui.train.form import Plan, check, say_command
+from ui.train.form import Request as Filled
+from ui.train.forms import FORMS
 from ui.train.inputs import list_choices, read_json
-from ui.train.kinds import KINDS
 
 MAX_LIVE = 50
 
@@ -36,7 +36,7 @@ MAX_LIVE = 50
 class Wanted:
     """A form that was looked at, and how its run would be started."""
 
-    checked: Checked
+    checked: Plan
     notes: list[str]
     launcher: dict[str, Any]
     command: str
@@ -51,17 +51,17 @@ def train_routes(context: Context) -> APIRouter:
         with context.database.read() as session:
             choices = list_choices(session, context.data)
             answer: dict[str, Any] = {
-                "kinds": [train_check.describe_kind(kind, choices) for kind in KINDS.values()],
+                "kinds": [train_check.describe_form(form, choices) for form in FORMS.values()],
                 "devices": list_device_choices(),
                 "live": list_live(session),
                 "from": None,
             }
             if source is not None:
-                answer["from"] = read_earlier(session, context.data, source)
+                answer["from"] = read_earlier(session, source)
         return answer
 
     @routes.post("/check")
-    def look(body: Asked) -> dict[str, Any]:
+    def look(body: Filled) -> dict[str, Any]:
         with context.database.read() as session:
             wanted = look_at(session, context.data, body)
             told = estimate(session, context.data, body.kind, wanted.checked.config) if wanted.checked.config else None
@@ -75,18 +75,17 @@ def train_routes(context: Context) -> APIRouter:
         }
 
     @routes.post("/start")
-    def start(request: Request, body: Asked) -> Any:
+    def start(request: Request, body: Filled) -> Any:
         with context.database.read() as session:
             wanted = look_at(session, context.data, body)
         if wanted.checked.errors:
             return JSONResponse({"errors": wanted.checked.errors}, status_code=422)
         try:
-            run_id = launch(
+            run_id = launch.start(
                 context.database,
                 context.data,
-                body.kind,
-                wanted.checked.words,
-                wanted.checked.config,
+                FORMS[body.kind].command,
+                wanted.checked.options,
                 url=context.url,
                 person_id=visitor_of(request).person_id,
                 device=body.device or None,
@@ -118,21 +117,20 @@ def list_live(session: Session) -> list[dict[str, Any]]:
     return [{"id": run.id, "kind": run.kind, "state": run.state.value} for run in session.scalars(live)]
 
 
-def read_earlier(session: Session, data: Path, run_id: int) -> dict[str, Any]:
+def read_earlier(session: Session, run_id: int) -> dict[str, Any]:
     """The form of a run like an earlier one, in a folder of its own.
 
     Raises:
         HTTPException: there is no such run, or none of its kind can be started from the page.
     """
     run = session.get(Run, run_id)
-    kind = KINDS.get(run.kind) if run else None
-    if run is None or kind is None:
+    form = FORMS.get(run.kind) if run and run.arguments else None
+    if run is None or form is None:
         raise HTTPException(404, f"There is no run {run_id} that could be started again from this page.")
     try:
-        asked = train_check.read_back(kind, run.arguments, data) if run.arguments else None
-    except UserError:  # the command has changed since
-        asked = None
-    asked = asked or train_check.from_config(kind, run.config)
+        asked = train_check.read_back(form, run.arguments)
+    except UserError as error:  # the command has changed since
+        raise HTTPException(404, f"Run {run_id} cannot be started again from this page: {error}") from error
     asked.inputs = {name: [_from_folder(run.cwd, value) for value in given] for name, given in asked.inputs.items()}
     asked.device = run.device or ""
     asked.processes = int(run.launcher.get("processes", 1))
@@ -145,7 +143,7 @@ def _from_folder(cwd: str | None, value: str) -> str:
     return str(path.absolute()) if not Path(value).is_absolute() and path.exists() else value
 
 
-def look_at(session: Session, data: Path, asked: Asked) -> Wanted:
+def look_at(session: Session, data: Path, asked: Filled) -> Wanted:
     """All that can be said of a form before it is started."""
     waited_for = [session.get(Run, run_id) for run_id in asked.after]
     folders = [folder for run in waited_for if run for folder in _will_make(data, run)]
@@ -156,9 +154,9 @@ def look_at(session: Session, data: Path, asked: Asked) -> Wanted:
     missing = [device for device in split_devices(asked.device or None) if device not in list_devices()]
     if missing:
         checked.errors["device"] = f"This machine has no {missing[0]}."
-    kind = KINDS.get(asked.kind)
-    if asked.processes > 1 and kind and not kind.trains:
-        checked.errors["processes"] = f"{kind.name} runs as one process."
+    form = FORMS.get(asked.kind)
+    if asked.processes > 1 and form and not form.command.trains:
+        checked.errors["processes"] = f"{form.command.name} runs as one process."
     launcher = {"processes": asked.processes, "machines": 1} if asked.processes > 1 else {}
     notes = _look_at_folder(session, data, checked)
     run = Run(kind=asked.kind, arguments=checked.words, launcher=launcher, device=asked.device or None)
@@ -173,7 +171,7 @@ def _will_make(data: Path, run: Run) -> list[Path]:
     return [folder.absolute()] if folder else []
 
 
-def _look_at_folder(session: Session, data: Path, checked: Checked) -> list[str]:
+def _look_at_folder(session: Session, data: Path, checked: Plan) -> list[str]:
     """Whether somebody trains where this run would: an error; whether there is a training to continue: a note."""
     out = checked.config.get("out")
     if not out:

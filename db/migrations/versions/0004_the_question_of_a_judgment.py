@@ -67,7 +67,7 @@ def _store_present(question: sa.Table) -> None:
     if since is None:
         return  # nobody has seen anything yet
     words = {name: settings[name] for name in DEFAULTS}
-    # As annotate.project.question_key.
+    # As db.project.question_key.
     key = hashlib.sha256(json.dumps(words, sort_keys=True).encode("ascii")).hexdigest()[:16]
     connection.execute(sa.insert(question).values(id=1, key=key, created_at=since, **words))
     if connection.dialect.name == "postgresql":

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import event, func, select
 
-from annotate.__main__ import main
 from annotate.judging.people import check_link_token, check_password
 from db.models import Image, Pair, Person, Role
 from db.project import ProjectSettings, load_settings
 from db.session import Database, open_database
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-def run(data: Path, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "annotate", *arguments, "--data", str(data)]
-    return subprocess.run(command, cwd=ROOT, input=typed, capture_output=True, text=True, check=False)
+from tests.making import AnnotateHere, fetch, run_annotate, write_photo
 
 
-def test_people_from_first_to_last(data: Path, database: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    def people(*arguments: str) -> tuple[int, str, str]:
-        code = main(["people", *arguments, "--data", str(data)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
+def test_people_from_first_to_last(database: Database, annotate_here: AnnotateHere) -> None:
+    people = partial(annotate_here, "people")
     assert people("add", "ann", "--role", "admin") == (0, "ann added as admin\n", "")
     assert people("add", "bob") == (0, "bob added as annotator\n", "")
     assert people("add", "robot", "--simulated")[0] == 0
@@ -59,10 +46,10 @@ def test_people_from_first_to_last(data: Path, database: Database, capsys: pytes
 
 
 def test_password_is_read_from_standard_input(data: Path, database: Database) -> None:
-    assert run(data, "people", "add", "ann").returncode == 0
-    short = run(data, "people", "password", "ann", typed="short\n")
+    assert run_annotate(data, "people", "add", "ann").returncode == 0
+    short = run_annotate(data, "people", "password", "ann", typed="short\n")
     assert (short.returncode, short.stderr.count("\n")) == (2, 1)
-    result = run(data, "people", "password", "ann", typed="correct horse\n")
+    result = run_annotate(data, "people", "password", "ann", typed="correct horse\n")
     assert (result.returncode, result.stdout) == (0, "password set\n")
     with database.read() as session:
         assert check_password(session, "ann", "correct horse") is not None
@@ -70,16 +57,20 @@ def test_password_is_read_from_standard_input(data: Path, database: Database) ->
 
 
 def test_project_shown_can_be_set(data: Path, tmp_path: Path, database: Database) -> None:
-    result = run(data, "project", "set", "title=2024", "judgments_per_pair=2", "reasons=eyes,skin", "gold_share=0.1")
+    result = run_annotate(
+        data, "project", "set", "title=2024", "judgments_per_pair=2", "reasons=eyes,skin", "gold_share=0.1"
+    )
     assert (result.returncode, result.stderr) == (0, "")
     with database.read() as session:
         settings = load_settings(session)
     assert settings == ProjectSettings(title="2024", judgments_per_pair=2, reasons=["eyes", "skin"], gold_share=0.1)
     shown = tmp_path / "project.toml"
-    shown.write_text(run(data, "project", "show").stdout, encoding="utf-8")
+    shown.write_text(run_annotate(data, "project", "show").stdout, encoding="utf-8")
     other = tmp_path / "other"
-    assert run(other, "project", "set", "title=Changed", "--from", str(shown)).returncode == 0
-    assert run(other, "project", "show").stdout == shown.read_text(encoding="utf-8").replace('"2024"', '"Changed"')
+    assert run_annotate(other, "project", "set", "title=Changed", "--from", str(shown)).returncode == 0
+    assert run_annotate(other, "project", "show").stdout == shown.read_text(encoding="utf-8").replace(
+        '"2024"', '"Changed"'
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,40 +84,36 @@ def test_project_shown_can_be_set(data: Path, tmp_path: Path, database: Database
         (["set", "--from", "absent.toml"], "absent.toml: cannot be read (No such file or directory)."),
     ],
 )
-def test_wrong_settings(
-    data: Path, database: Database, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    assert main(["project", *arguments, "--data", str(data)]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {message}")
+def test_wrong_settings(database: Database, annotate_here: AnnotateHere, arguments: list[str], message: str) -> None:
+    refused = annotate_here("project", *arguments)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"error: {message}")
     with database.read() as session:
         assert load_settings(session) == ProjectSettings()
 
 
 def test_gold_file_is_known_by_its_columns(
-    data: Path, database: Database, restored_folder: Path, capsys: pytest.CaptureFixture[str]
+    database: Database, restored_folder: Path, annotate_here: AnnotateHere
 ) -> None:
-    assert main(["import", str(restored_folder), "--data", str(data)]) == 0
+    assert annotate_here("import", restored_folder).returncode == 0
     gold = restored_folder / "known.csv"
     gold.write_text("answer,source,method_a,method_b\na,face0,gfpgan,bicubic\ntie,face1,gfpgan,bicubic\n")
-    capsys.readouterr()
-    assert main(["import", str(gold), "--data", str(data)]) == 0
-    assert capsys.readouterr().out == "2 gold pairs added\n"
-    with database.read() as session:
-        assert len(session.scalars(select(Pair).where(Pair.gold_answer.is_not(None))).all()) == 2
+    assert annotate_here("import", gold)[:2] == (0, "2 gold pairs added\n")
+    assert len(fetch(database, select(Pair).where(Pair.gold_answer.is_not(None)))) == 2
     gold.write_text("answer,source,method_a,method_b\na,face2,gfpgan,bicubic\na,face9,gfpgan,bicubic\n")
-    assert main(["import", str(gold), "--data", str(data)]) == 2
-    assert "known.csv, line 3: there is no source called 'face9'" in capsys.readouterr().err
-    with database.read() as session:
-        assert len(session.scalars(select(Pair)).all()) == 2, "also line 2 was not added"
+    refused = annotate_here("import", gold)
+    assert refused.returncode == 2
+    assert "known.csv, line 3: there is no source called 'face9'" in refused.stderr
+    assert len(fetch(database, select(Pair))) == 2, "also line 2 was not added"
 
 
 def test_a_full_disk_is_one_line_and_nothing_half_written(
-    data: Path, tmp_path: Path, make_photo: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, annotate_here: AnnotateHere
 ) -> None:
     """SQLite's own limit stands for the disk's: no page may be added to the file."""
     folder = tmp_path / "photos"
     for number in range(60):  # more rows than a page holds
-        make_photo(folder / "lq" / f"{number}.png", number, (8, 8))
+        write_photo(folder / "lq" / f"{number}.png", number, (8, 8))
     with open_database(data).read() as session:
         pages = session.connection().exec_driver_sql("PRAGMA page_count").scalar_one()
 
@@ -138,10 +125,10 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(
 
     with monkeypatch.context() as patched:
         patched.setattr("annotate.__main__.open_database", open_full)
-        assert main(["import", str(folder), "--data", str(data)]) == 2
-    said = capsys.readouterr().err
+        code, _, said = annotate_here("import", folder)
+    assert code == 2
     assert "error: The database failed: database or disk is full." in said
     assert "Traceback" not in said
     with open_database(data).read() as session:
         assert session.scalar(select(func.count()).select_from(Image)) == 0
-    assert main(["import", str(folder), "--data", str(data)]) == 0
+    assert annotate_here("import", folder).returncode == 0

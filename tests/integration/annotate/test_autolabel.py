@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 import pytest
 from sqlalchemy import func, select
 
-from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.people import get_person
 from annotate.measure.vectors import load_differences
-from db.models import Choice, Judgment, Label, MetricValue, Origin, Pair, Side
+from db.models import Judgment, Label, MetricValue, Origin, Pair
 from db.session import Database, open_database
 from metrics.lists import columns, load_metric_list
-from tests.conftest import ROOT
+from tests.making import judge, read_lines, run_annotate
 
 pytest.importorskip("pyiqa")
 JUDGED = 60
@@ -31,8 +28,7 @@ def annotate(data: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs `python -m annotate …` on the test's data folder."""
 
     def run(*arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "annotate", *arguments, "--data", str(data)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = run_annotate(data, *arguments)
         assert (done.returncode == 2) == fails, done.stderr
         return done
 
@@ -49,8 +45,7 @@ def judge_simulated(database: Database, count: int) -> None:
         differences = load_differences(session, wanted, pairs)
         utility = (differences / differences.std(axis=0)).sum(axis=1)
         for pair_id, better in zip(pairs, utility + rng.logistic(scale=0.4, size=count) > 0, strict=True):
-            answer = Answer(str(uuid4()), pair_id, 0, Side.a, Choice.a if better else Choice.b, 1.0)
-            record_judgment(session, person.id, answer)
+            judge(session, person.id, pair_id, "a" if better else "b")
 
 
 @pytest.mark.slow  # the browser's test of the pages goes the same way
@@ -99,7 +94,7 @@ def test_from_photos_to_a_dataset_that_a_machine_labelled(
 
     out = data / "dataset"
     annotate("export", "--out", str(out), "--include-simulated")
-    rows = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
+    rows = read_lines(out / "pairs.jsonl")
     by_origin = {origin: [row for row in rows if row["origin"] == origin] for origin in ("human", "svm")}
     assert len(by_origin["human"]) == JUDGED
     assert len(by_origin["svm"]) == len(svm)

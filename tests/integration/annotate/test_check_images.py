@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-import uuid
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sqlalchemy import select
 
-from annotate.__main__ import main
 from annotate.ingest.check_images import check_stored_images
-from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person
 from db.images import image_path, probe_bytes
-from db.models import Candidate, Choice, Image, MetricValue, Pair, Role, Side, Source, Split
+from db.models import Candidate, Image, MetricValue, Pair, Role, Source, Split
 from db.project import load_settings, save_settings
-from db.records import add_candidate, add_method, add_source
+from db.records import add_candidate, add_method, add_metric_value, add_source
 from db.session import Database
 from tests.colour_files import encode, gama, tagged
+from tests.making import AnnotateHere, fetch, judge
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 LINEAR = tagged(encode(PHOTO), gama(1.0))
@@ -39,6 +37,10 @@ def store(session, data: Path, content: bytes) -> Image:
     return image
 
 
+def add_value(session, image: Image, metric: str, reference: str = "", value: float = 1.0) -> None:
+    add_metric_value(session, image, metric, "1", value=value, raw_value=1.0, reference=reference)
+
+
 @pytest.fixture
 def old(database: Database, data: Path) -> str:
     """A source whose candidate "linear" and lq carry gAMA, each with values; gives the candidate's SHA-256."""
@@ -49,34 +51,30 @@ def old(database: Database, data: Path) -> str:
         for name, image in (("linear", linear), ("plain", plain)):
             add_candidate(session, source, add_method(session, name), image)
             for metric, reference in (("niqe", ""), ("psnr", lq.sha256)):
-                session.add(
-                    MetricValue(
-                        image_id=image.id, metric=metric, version="1", reference=reference, value=1.0, raw_value=1.0
-                    )
-                )
+                add_value(session, image, metric, reference)
         save_settings(session, {"guidelines": f"![x](/img/{linear.sha256})"})
         make_pairs(session, load_settings(session))
         return linear.sha256
 
 
 def test_what_is_affected_is_said_and_nothing_changed(
-    database: Database, data: Path, old: str, capsys: pytest.CaptureFixture[str]
+    database: Database, data: Path, old: str, annotate_here: AnnotateHere
 ) -> None:
-    assert main(["check", "--data", str(data)]) == 0
-    said = capsys.readouterr().out
+    code, said, _ = annotate_here("check")
+    assert code == 0
     assert "3 images read, 2 are seen differently" in said
     assert f"affected: {old}: colours converted from gAMA to sRGB" in said
     assert "3 values were computed from other pixels" in said
     assert image_path(data, old, ".png").read_bytes() == LINEAR
-    with database.read() as session:
-        assert len(session.scalars(select(MetricValue)).all()) == 4
+    assert len(fetch(database, select(MetricValue))) == 4
 
 
 def test_mending_stores_what_people_saw_and_keeps_all_but_the_values(
-    database: Database, data: Path, old: str, capsys: pytest.CaptureFixture[str]
+    database: Database, data: Path, old: str, annotate_here: AnnotateHere
 ) -> None:
-    assert main(["check-images", "--mend", "--data", str(data)]) == 0
-    assert "2 images are stored as people saw them, 3 values" in capsys.readouterr().out
+    mended = annotate_here("check-images", "--mend")
+    assert mended.returncode == 0
+    assert "2 images are stored as people saw them, 3 values" in mended.stdout
     expected = probe_bytes(LINEAR, "x")
     with database.read() as session:
         image = session.scalars(select(Image).where(Image.original_sha256 == old)).one()
@@ -121,7 +119,7 @@ TEXT = (b"tEXt", b"parameters\0secret method")
 
 
 def test_metadata_is_taken_out_and_all_that_is_known_of_the_pixels_stays(
-    database: Database, data: Path, capsys: pytest.CaptureFixture[str]
+    database: Database, data: Path, annotate_here: AnnotateHere
 ) -> None:
     pictures = [encode(picture) for picture in (PHOTO[::-1], PHOTO, PHOTO[:, ::-1])]
     with database.write() as session:
@@ -131,13 +129,13 @@ def test_metadata_is_taken_out_and_all_that_is_known_of_the_pixels_stays(
         for number, image in enumerate(restored):
             add_candidate(session, source, add_method(session, f"m{number}"), image)
             for metric, reference in (("niqe", ""), ("psnr", lq.sha256)):
-                values = {"value": float(number), "raw_value": 1.0, "reference": reference}
-                session.add(MetricValue(image_id=image.id, metric=metric, version="1", **values))
+                add_value(session, image, metric, reference, float(number))
         make_pairs(session, load_settings(session))
-    assert main(["check", "--data", str(data)]) == 0
-    assert "3 hold metadata" in capsys.readouterr().out
+    checked = annotate_here("check")
+    assert checked.returncode == 0
+    assert "3 hold metadata" in checked.stdout
     assert {row[0] for row in values_of(database)} <= old
-    assert main(["check", "--mend", "--data", str(data)]) == 0
+    assert annotate_here("check", "--mend").returncode == 0
     names = [hashlib.sha256(content).hexdigest() for content in pictures]
     assert values_of(database) == {
         (names[number + 1], metric, reference, float(number))
@@ -164,40 +162,35 @@ def test_images_that_differ_in_metadata_alone_become_one_with_the_values_of_both
         source = add_source(session, "face", Split.train, lq=other, hq=plain)
         add_candidate(session, source, add_method(session, "m"), other)
         for image, metric in ((plain, "niqe"), (other, "niqe"), (other, "musiq")):
-            session.add(MetricValue(image_id=image.id, metric=metric, version="1", value=1.0, raw_value=1.0))
+            add_value(session, image, metric)
         for reference in (plain.sha256, other.sha256):
-            session.add(
-                MetricValue(
-                    image_id=plain.id, metric="psnr", version="1", reference=reference, value=1.0, raw_value=1.0
-                )
-            )
+            add_value(session, plain, "psnr", reference)
         name = plain.sha256
     check_stored_images(database, data, mend=True)
     assert values_of(database) == {(name, "niqe", "", 1.0), (name, "musiq", "", 1.0), (name, "psnr", name, 1.0)}
-    with database.read() as session:
-        assert [image.sha256 for image in session.scalars(select(Image))] == [name]
+    assert [image.sha256 for image in fetch(database, select(Image))] == [name]
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other bytes", "another picture"])
 def test_what_is_damaged_is_named_with_all_that_depends_on_it(
-    database: Database, data: Path, damage: str, capsys: pytest.CaptureFixture[str]
+    database: Database, data: Path, damage: str, annotate_here: AnnotateHere
 ) -> None:
     with database.write() as session:
         lq, first, second = (store(session, data, encode(picture)) for picture in (PHOTO[::-1], PHOTO, PHOTO[:, ::-1]))
         source = add_source(session, "<face>", Split.train, lq=lq)
         for name, image in (("gfpgan", first), ("bicubic", second)):
             add_candidate(session, source, add_method(session, name), image)
-        session.add(MetricValue(image_id=first.id, metric="niqe", version="1", value=1.0, raw_value=1.0))
+        add_value(session, first, "niqe")
         make_pairs(session, load_settings(session))
         person = add_person(session, "ada", Role.annotator)
         session.flush()
         pair = session.scalars(select(Pair)).one()
-        record_judgment(session, person.id, Answer(str(uuid.uuid4()), pair.id, 0, Side.a, Choice.a, 2.0))
+        judge(session, person.id, pair.id)
         name = first.sha256
-    assert main(["export", "--data", str(data)]) == 0
-    run_id = int(re.search(r"runs/(\d+)/dataset", capsys.readouterr().out)[1])
-    assert main(["check", "--data", str(data)]) == 0
-    capsys.readouterr()
+    exported = annotate_here("export")
+    assert exported.returncode == 0
+    run_id = int(re.search(r"runs/(\d+)/dataset", exported.stdout)[1])
+    assert annotate_here("check").returncode == 0
     path = image_path(data, name, ".png")
     if damage == "missing":
         path.unlink()
@@ -208,11 +201,11 @@ def test_what_is_damaged_is_named_with_all_that_depends_on_it(
     else:
         path.write_bytes(encode(PHOTO[:8]))
     before = path.read_bytes() if path.exists() else None
-    assert main(["check", "--mend", "--data", str(data)]) == 2
-    said = capsys.readouterr()
-    assert f"damaged: images/{name[:2]}/{name}.png: " in said.out
-    assert "is 'gfpgan' of '<face>', seed 0" in said.out
-    assert "in 1 pair, 1 judgment, 1 label, 1 value" in said.out
-    assert f"in run {run_id} (annotate export): " in said.out
-    assert "error: 1 of 3 stored images are damaged. Import their originals again" in said.err
+    said = annotate_here("check", "--mend")
+    assert said.returncode == 2
+    assert f"damaged: images/{name[:2]}/{name}.png: " in said.stdout
+    assert "is 'gfpgan' of '<face>', seed 0" in said.stdout
+    assert "in 1 pair, 1 judgment, 1 label, 1 value" in said.stdout
+    assert f"in run {run_id} (annotate export): " in said.stdout
+    assert "error: 1 of 3 stored images are damaged. Import their originals again" in said.stderr
     assert (path.read_bytes() if path.exists() else None) == before

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from annotate.__main__ import main
 from annotate.exchange.export import export_dataset
 from annotate.judging.discard import Change, discard_answers, restore_answers
-from annotate.judging.judgments import Answer, load_votes, record_judgment, resolve_labels, undo_judgment
+from annotate.judging.judgments import load_votes, resolve_labels, undo_judgment
 from annotate.judging.pairs import lease_pairs, make_pairs
 from annotate.judging.people import add_person
 from annotate.report.options import RankOptions
@@ -24,40 +20,26 @@ from annotate.report.rank import load_judgments
 from annotate.report.write import write_report
 from dataset.options import ExportOptions
 from db.errors import UserError
-from db.images import add_image, probe_image
-from db.models import Choice, Judgment, Label, Lease, Pair, Person, Side, Split
-from db.project import ProjectSettings, load_settings, save_settings
-from db.records import add_candidate, add_method, add_source, count_discarded
+from db.models import Choice, Judgment, Label, Lease, Pair, Person
+from db.project import ProjectSettings, load_settings
+from db.records import count_discarded
 from db.session import Database
-
-
-def judge(session: Session, person: Person, pair: Pair, choice: str = "a", repeat_no: int = 0) -> str:
-    answer = Answer(str(uuid4()), pair.id, repeat_no, Side.a, Choice(choice), 1.5)
-    return record_judgment(session, person.id, answer).uuid
+from tests.making import AnnotateHere, add_candidates, fetch, judge, make_project, read_lines
 
 
 @pytest.fixture
-def judged(any_database: Database, data: Path, make_photo: Callable[..., Path], tmp_path: Path) -> Database:
+def judged(any_database: Database, data: Path, tmp_path: Path) -> Database:
     """Six pairs of two photos: 'bad' answered five, one twice, and took one back; 'good' answered the first two."""
     with any_database.write() as session:
-        save_settings(session, {"repeat_share": 0, "gold_share": 0, "judgments_per_pair": 2})
-        for number in range(2):
-            paths = [make_photo(tmp_path / f"{number}-{at}.png", 10 * number + at) for at in range(4)]
-            lq, *restored = [add_image(session, data, probe_image(path), path) for path in paths]
-            source = add_source(session, f"face{number}", Split.train, lq=lq)
-            for place, image in enumerate(restored):
-                add_candidate(session, source, add_method(session, f"m{place}"), image)
-        make_pairs(session, load_settings(session))
+        make_project(session, data, tmp_path, 2, ["m0", "m1", "m2"], judgments_per_pair=2)
         bad, good = (add_person(session, name) for name in ("bad", "good"))
         pairs = session.scalars(select(Pair).order_by(Pair.id)).all()
         for pair in pairs[:5]:
-            judge(session, bad, pair)
-        judge(session, bad, pairs[0], "b", 1)
-        undo_judgment(
-            session, bad.id, session.scalars(select(Judgment.uuid).order_by(Judgment.id)).all()[4], settings()
-        )
+            last = judge(session, bad.id, pair.id)
+        judge(session, bad.id, pairs[0].id, "b", repeat_no=1)
+        undo_judgment(session, bad.id, last.uuid, settings())
         for pair in pairs[:2]:
-            judge(session, good, pair, "b")
+            judge(session, good.id, pair.id, "b")
         resolve_labels(session)
     return any_database
 
@@ -99,8 +81,7 @@ def test_what_is_discarded_counts_nowhere_and_comes_back_whole(judged: Database,
     counts = export_dataset(judged, data, tmp_path / "out", ExportOptions())
     assert (counts["rows"], counts["judgments"], counts["discarded"]) == (2, 2, {"answers": 5, "people": 1})
     assert "- 5 answers of 1 person discarded by an admin: left out." in (tmp_path / "out" / "README.md").read_text()
-    lines = (tmp_path / "out" / "judgments.jsonl").read_text().splitlines()
-    assert {json.loads(line)["choice"] for line in lines} == {"b"}
+    assert {row["choice"] for row in read_lines(tmp_path / "out" / "judgments.jsonl")} == {"b"}
     with judged.write() as session:
         assert discard_answers(session, "bad") == Change(0, 0), "twice is once"
         assert restore_answers(session, "bad") == Change(judgments=5, pairs=4)
@@ -133,10 +114,10 @@ def test_answers_given_anew_since_stand_when_the_others_are_restored(judged: Dat
         bad = session.scalars(select(Person).where(Person.name == "bad")).one()
         first, second = session.scalars(select(Pair).order_by(Pair.id).limit(2)).all()
         discard_answers(session, "bad")
-        judge(session, bad, first, "tie")
-        judge(session, bad, second, "tie")
+        judge(session, bad.id, first.id, "tie")
+        judge(session, bad.id, second.id, "tie")
         discard_answers(session, "bad")
-        judge(session, bad, first, "b")
+        judge(session, bad.id, first.id, "b")
         assert restore_answers(session, "bad") == Change(judgments=4, pairs=3, answered_anew=3)
         live = select(Judgment.pair_id, Judgment.choice).where(
             Judgment.person_id == bad.id, Judgment.superseded_at.is_(None), Judgment.repeat_no == 0
@@ -159,19 +140,18 @@ def test_an_answer_that_was_taken_back_is_not_brought_to_life(judged: Database) 
         assert (undone.discarded_at, undone.superseded_at) == (None, moment)
 
 
-def test_disabling_offers_it(
-    database: Database, data: Path, add_candidates: Callable[..., Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_disabling_offers_it(database: Database, annotate_here: AnnotateHere) -> None:
     with database.write() as session:
         add_candidates(session, "face", ["m1", "m2"])
         make_pairs(session, load_settings(session))
         pair = session.scalars(select(Pair)).one()
         for name in ("ben", "eve"):
-            judge(session, add_person(session, name), pair)
+            judge(session, add_person(session, name).id, pair.id)
 
     def people(*words: str) -> str:
-        assert main(["people", *words, "--data", str(data)]) == 0
-        return capsys.readouterr().out
+        done = annotate_here("people", *words)
+        assert done.returncode == 0
+        return done.stdout
 
     assert people("disable", "ben") == (
         "ben disabled; their answers still count, 1 in all: people discard ben takes them out\n"
@@ -186,5 +166,4 @@ def test_disabling_offers_it(
     assert people("enable", "ben") == "ben enabled\n"
     assert people("discard", "eve").startswith("1 answer of eve discarded")
     assert people("restore", "ben") == "1 answer of ben restored\n"
-    with database.read() as session:
-        assert session.scalars(select(Pair.judgment_count)).one() == 1
+    assert fetch(database, select(Pair.judgment_count)) == [1]

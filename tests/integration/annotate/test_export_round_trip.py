@@ -10,80 +10,76 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
-from annotate.__main__ import main
 from annotate.exchange.export import export_dataset
 from annotate.exchange.read_back import import_dataset
 from annotate.exchange.read_hpdv2 import import_hpdv2
-from annotate.judging.judgments import Answer, record_judgment, undo_judgment
+from annotate.judging.judgments import undo_judgment
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person
 from dataset.options import ExportOptions
 from db.errors import UserError
-from db.images import add_image, image_path, probe_image
+from db.images import image_path
 from db.models import Choice, Image, Judgment, Label, Pair, Person, Run, RunState, Side, Source, Split
 from db.project import load_settings, save_settings
-from db.records import add_candidate, add_method, add_metric_value, add_source
+from db.records import add_metric_value
 from db.session import Database, open_database
+from tests.making import (
+    AnnotateHere,
+    add_face,
+    add_photos,
+    dump_rows,
+    fetch,
+    judge,
+    read_files,
+    read_lines,
+    write_photo,
+)
 
 SPLITS = (Split.train, Split.val, Split.test, Split.train)
+METHODS = ("bicubic", "gfpgan", "codeformer")
 
 
-def judge(session: object, person: Person, pair: Pair, choice: str, *, repeat_no: int = 0, number: int = 0) -> Judgment:
-    answer = Answer(
-        uuid=str(uuid.UUID(int=pair.id * 1000 + person.id * 100 + repeat_no * 10 + number)),
-        pair_id=pair.id,
-        repeat_no=repeat_no,
-        shown_left=Side.b if repeat_no else Side.a,
-        choice=Choice(choice),
-        seconds=1.25,
-        skip_reason="both bad" if choice == "skip" else None,
-        reasons=["eyes"] if choice == "a" else [],
-    )
-    return record_judgment(session, person.id, answer)  # type: ignore[arg-type]
+def judge_as(session: Session, person: Person, pair: Pair, choice: str, *, repeat_no: int = 0) -> Judgment:
+    """A judgment whose uuid follows from what it is of."""
+    number = pair.id * 1000 + person.id * 100 + repeat_no * 10
+    fields = {"uuid": str(uuid.UUID(int=number)), "repeat_no": repeat_no, "shown_left": Side.b if repeat_no else Side.a}
+    return judge(session, person.id, pair.id, choice, reasons=["eyes"] if choice == "a" else [], **fields)
 
 
 @pytest.fixture
-def judged(database: Database, data: Path, make_photo: Callable[..., Path], tmp_path: Path) -> Database:
+def judged(database: Database, data: Path, tmp_path: Path) -> Database:
     """Four sources in all splits with three methods each, 12 pairs; every kind of judgment there is."""
     with database.write() as session:
         for number, split in enumerate(SPLITS):
-            paths = [make_photo(tmp_path / f"{number}-{at}.png", 10 * number + at) for at in range(5)]
-            lq, hq, *restored = [add_image(session, data, probe_image(path), path) for path in paths]
-            caption = None if number == 0 else f"portrait “{number}”\nin two lines"
-            source = add_source(session, f"face{number}", split, group=f"person{number}", caption=caption, lq=lq, hq=hq)
-            for name, image in zip(("bicubic", "gfpgan", "codeformer"), restored, strict=True):
-                add_candidate(session, source, add_method(session, name), image)
+            lq, hq, *restored = add_photos(session, data, tmp_path, range(10 * number, 10 * number + 5))
+            about = {"split": split, "group": f"person{number}", "hq": hq}
+            about["caption"] = None if number == 0 else f"portrait “{number}”\nin two lines"
+            add_face(session, f"face{number}", METHODS, lq, *restored, **about)
+            for image in restored:
                 add_metric_value(session, image, "sharpness", "1", value=number / 3, raw_value=-number / 3)
         make_pairs(session, load_settings(session))
         ada, ben = add_person(session, "ada"), add_person(session, "ben")
         robot = add_person(session, "robot", simulated=True)
         pairs = session.scalars(select(Pair).order_by(Pair.key)).all()
         for place, pair in enumerate(pairs[:9]):
-            judge(session, ada, pair, ("a", "b", "tie")[place % 3])
-        judge(session, ben, pairs[0], "b")
-        judge(session, ben, pairs[1], "b")
-        judge(session, ada, pairs[0], "a", repeat_no=1)
-        judge(session, ada, pairs[9], "skip")
-        undone = judge(session, ben, pairs[2], "a")
+            judge_as(session, ada, pair, ("a", "b", "tie")[place % 3])
+        judge_as(session, ben, pairs[0], "b")
+        judge_as(session, ben, pairs[1], "b")
+        judge_as(session, ada, pairs[0], "a", repeat_no=1)
+        judge_as(session, ada, pairs[9], "skip")
+        undone = judge_as(session, ben, pairs[2], "a")
         undo_judgment(session, ben.id, undone.uuid, load_settings(session))
-        judge(session, robot, pairs[10], "a")
+        judge_as(session, robot, pairs[10], "a")
         pairs[11].gold_answer = "a"
-        judge(session, ada, pairs[11], "a")
+        judge_as(session, ada, pairs[11], "a")
     return database
 
 
 def export(database: Database, data: Path, out: Path, **options: object) -> dict[str, object]:
     return export_dataset(database, data, out, ExportOptions.model_validate(options))
-
-
-def read_lines(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_labels_are_of_people_and_of_pairs_that_count(judged: Database, data: Path, tmp_path: Path) -> None:
@@ -92,8 +88,7 @@ def test_labels_are_of_people_and_of_pairs_that_count(judged: Database, data: Pa
     # 12 pairs less the skipped one, the gold one and the one that only a simulated annotator judged.
     assert counts["rows"] == len(rows) == 9
     assert {row["made_by"] for row in rows} == {"majority"}
-    with judged.read() as session:
-        keys = list(session.scalars(select(Pair.key).order_by(Pair.key)))
+    keys = fetch(judged, select(Pair.key).order_by(Pair.key))
     by_key = {row["pair"]: row for row in rows}
     assert [by_key[key]["p_a"] for key in keys[:9]] == [0.5, 0.0, 0.5, 1.0, 0.0, 0.5, 1.0, 0.0, 0.5]
     assert (by_key[keys[0]]["agreement"], by_key[keys[1]]["agreement"]) == (0.5, 1.0)
@@ -143,12 +138,12 @@ def test_same_database_same_bytes(judged: Database, data: Path, tmp_path: Path) 
     for name in ("jsonl", "hpdv2", "pickapic", "trl", "parquet", "imagefolder", "imagereward", "diffusion-dpo"):
         export(judged, data, tmp_path / f"{name}-1", format=name)
         export(judged, data, tmp_path / f"{name}-2", format=name)
-        assert contents(tmp_path / f"{name}-1") == contents(tmp_path / f"{name}-2"), name
+        assert read_files(tmp_path / f"{name}-1") == read_files(tmp_path / f"{name}-2"), name
 
 
 def test_checksums_name_every_file(judged: Database, data: Path, tmp_path: Path) -> None:
     export(judged, data, tmp_path / "out")
-    files = contents(tmp_path / "out")
+    files = read_files(tmp_path / "out")
     listed = dict(reversed(line.split("  ")) for line in files.pop("SHA256SUMS").decode().splitlines())
     assert listed == {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     for name, content in files.items():
@@ -157,15 +152,15 @@ def test_checksums_name_every_file(judged: Database, data: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("resolve", ["majority", "dawid-skene"])
-def test_our_dataset_comes_back_exactly(judged: Database, data: Path, tmp_path: Path, resolve: str) -> None:
+def test_our_dataset_comes_back_exactly(
+    judged: Database, data: Path, other: Database, other_data: Path, tmp_path: Path, resolve: str
+) -> None:
     export(judged, data, tmp_path / "first", resolve=resolve)
-    other_data = tmp_path / "other"
-    other = open_database(other_data)
     added = import_dataset(other, other_data, tmp_path / "first")
     assert (added["pairs"], added["labels"], added["judgments"]) == (9, 9, 13)
     assert import_dataset(other, other_data, tmp_path / "first") == dict.fromkeys(added, 0)
     export(other, other_data, tmp_path / "second", resolve=resolve)
-    assert contents(tmp_path / "first") == contents(tmp_path / "second")
+    assert read_files(tmp_path / "first") == read_files(tmp_path / "second")
     with other.read() as session:
         for pair in session.scalars(select(Pair)):
             live = select(func.count()).where(
@@ -175,7 +170,6 @@ def test_our_dataset_comes_back_exactly(judged: Database, data: Path, tmp_path: 
         assert {source.key: source.split for source in session.scalars(select(Source))} == {
             f"face{number}": split for number, split in enumerate(SPLITS)
         }
-    other.close()
 
 
 def test_hpdv2_comes_back_exactly(judged: Database, data: Path, tmp_path: Path) -> None:
@@ -187,17 +181,8 @@ def test_hpdv2_comes_back_exactly(judged: Database, data: Path, tmp_path: Path) 
         export(other, other_data, tmp_path / f"second-{ties}", format="hpdv2", ties=ties)
         first, second = ((tmp_path / f"{which}-{ties}" / "train.json").read_bytes() for which in ("first", "second"))
         assert first == second
-        with other.read() as session:
-            assert {label.made_by for label in session.scalars(select(Label))} == {"imported:hpdv2"}
+        assert {label.made_by for label in fetch(other, select(Label))} == {"imported:hpdv2"}
         other.close()
-
-
-def snapshot(database: Database) -> dict[str, list[object]]:
-    tables = ("image", "source", "method", "candidate", "pair", "judgment", "label", "person", "metric_value")
-    with database.read() as session:
-        return {
-            name: [tuple(row) for row in session.execute(text(f"SELECT * FROM {name} ORDER BY id"))] for name in tables
-        }
 
 
 def damage_hash(folder: Path) -> None:
@@ -239,22 +224,21 @@ def change_pairs(change: Callable[[dict[str, object]], object]) -> Callable[[Pat
 def test_damaged_datasets_are_refused_whole(
     judged: Database,
     data: Path,
+    other: Database,
+    other_data: Path,
     tmp_path: Path,
     damage: Callable[[Path], object],
     told: str,
-    capsys: pytest.CaptureFixture[str],
+    annotate_here: AnnotateHere,
 ) -> None:
     export(judged, data, tmp_path / "out")
     damage(tmp_path / "out")
-    other_data = tmp_path / "other"
-    other = open_database(other_data)
-    before = snapshot(other)
-    assert main(["import", str(tmp_path / "out"), "--data", str(other_data)]) == 2
-    error = capsys.readouterr().err
+    before = dump_rows(other)
+    code, _, error = annotate_here("import", tmp_path / "out", data=other_data)
+    assert code == 2
     assert told in error
     assert error.count("\n") == 1
-    assert snapshot(other) == before
-    other.close()
+    assert dump_rows(other) == before
 
 
 @pytest.mark.parametrize(
@@ -270,30 +254,25 @@ def test_damaged_datasets_are_refused_whole(
     ],
 )
 def test_malformed_hpdv2_is_refused_whole(
-    database: Database,
-    data: Path,
-    tmp_path: Path,
-    make_photo: Callable[..., Path],
-    content: str,
-    told: str,
-    capsys: pytest.CaptureFixture[str],
+    database: Database, tmp_path: Path, content: str, told: str, annotate_here: AnnotateHere
 ) -> None:
-    make_photo(tmp_path / "in" / "a.png", 1)
-    make_photo(tmp_path / "in" / "b.png", 2)
+    write_photo(tmp_path / "in" / "a.png", 1)
+    write_photo(tmp_path / "in" / "b.png", 2)
     (tmp_path / "in" / "train.json").write_text(content, encoding="utf-8")
-    before = snapshot(database)
-    assert main(["import", str(tmp_path / "in" / "train.json"), "--data", str(data)]) == 2
-    assert told in capsys.readouterr().err
-    assert snapshot(database) == before
+    before = dump_rows(database)
+    refused = annotate_here("import", tmp_path / "in" / "train.json")
+    assert refused.returncode == 2
+    assert told in refused.stderr
+    assert dump_rows(database) == before
 
 
 def test_importing_what_contradicts_the_database_is_refused(judged: Database, data: Path, tmp_path: Path) -> None:
     export(judged, data, tmp_path / "out")
     change_pairs(lambda row: row.update(p_a=0.9, tie=False))(tmp_path / "out")
-    before = snapshot(judged)
+    before = dump_rows(judged)
     with pytest.raises(UserError, match="import into an empty data folder"):
         import_dataset(judged, data, tmp_path / "out")
-    assert snapshot(judged) == before
+    assert dump_rows(judged) == before
 
 
 def test_refused_exports_leave_nothing_behind(judged: Database, data: Path, tmp_path: Path) -> None:
@@ -346,10 +325,10 @@ def test_pairs_of_damaged_images_are_left_out_where_that_is_asked_for(
 
 def test_an_export_never_overwrites(judged: Database, data: Path, tmp_path: Path) -> None:
     export(judged, data, tmp_path / "out")
-    before = contents(tmp_path / "out")
+    before = read_files(tmp_path / "out")
     with pytest.raises(UserError, match="is there already"):
         export(judged, data, tmp_path / "out", ties="drop")
-    assert contents(tmp_path / "out") == before
+    assert read_files(tmp_path / "out") == before
 
 
 def test_undoing_a_judgment_withdraws_its_label(judged: Database, data: Path, tmp_path: Path) -> None:
@@ -370,14 +349,9 @@ def test_undoing_a_judgment_withdraws_its_label(judged: Database, data: Path, tm
 
 
 def test_the_command_says_what_it_wrote_and_where(
-    judged: Database, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    judged: Database, data: Path, tmp_path: Path, annotate_here: AnnotateHere
 ) -> None:
-    def command(*arguments: str) -> tuple[int, str, str]:
-        code = main(["export", *arguments, "--data", str(data)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    code, told, error = command()
+    code, told, error = annotate_here("export")
     assert (code, error) == (0, "")
     with judged.read() as session:
         run = session.scalars(select(Run)).one()
@@ -390,27 +364,19 @@ def test_the_command_says_what_it_wrote_and_where(
     assert read_lines(folder / "progress.jsonl")[-1]["done"] == len(list((folder / "dataset" / "images").iterdir()))
 
     out = tmp_path / "deep" / "out"
-    options = [
-        "--format",
-        "diffusion-dpo",
-        "--min-agreement",
-        "0.6",
-        "--exclude-people",
-        "ben",
-        "--splits",
-        "train",
-        "val",
-    ]
-    options += ["--methods", "bicubic", "gfpgan", "codeformer", "--ties", "soft", "--resolve", "dawid-skene"]
-    code, told, _ = command("--out", str(out), *options, "--name", "faces", "--licence", "cc0-1.0", "--origin", "human")
+    options = ["--format", "diffusion-dpo", "--min-agreement", "0.6", "--exclude-people", "ben", "--ties", "soft"]
+    options += ["--splits", "train", "val"]
+    options += ["--methods", *METHODS, "--resolve", "dawid-skene", "--name", "faces"]
+    code, told, _ = annotate_here("export", "--out", out, *options, "--licence", "cc0-1.0", "--origin", "human")
     assert code == 0
     assert "which diffusion-dpo cannot say" in told
     assert told.endswith(f"in {out}\n")
     assert 'license: "cc0-1.0"' in (out / "README.md").read_text(encoding="utf-8")
 
     for counts in ("4 sources added, 11 candidates added", "0 sources added, 0 candidates added"):
-        assert main(["import", str(folder / "dataset"), "--data", str(tmp_path / "other")]) == 0
-        assert capsys.readouterr().out.startswith(counts)
+        done = annotate_here("import", folder / "dataset", data=tmp_path / "other")
+        assert done.returncode == 0
+        assert done.stdout.startswith(counts)
 
     for wrong, reason in (
         (["--out", str(out)], f"error: {out} is there already"),
@@ -418,6 +384,6 @@ def test_the_command_says_what_it_wrote_and_where(
         (["--splits", "training"], "error: --splits: Input should be 'train', 'val' or 'test', got 'training'"),
         (["--people", "zoe"], "error: There is no person called 'zoe'."),
     ):
-        code, told, error = command(*wrong)
+        code, told, error = annotate_here("export", *wrong)
         assert (code, told, error.count("\n")) == (2, "", 1)
         assert error.startswith(reason)

@@ -16,17 +16,15 @@ from PIL import Image as PilImage
 from sqlalchemy import select
 
 from annotate.exchange.export import export_dataset, write_dataset
-from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person
 from dataset.files import Row
 from dataset.formats import TRL_ANSWERS
 from dataset.options import ExportOptions, Format
-from db.images import add_image, probe_image
-from db.models import Choice, Pair, Side, Split
+from db.models import Pair, Split
 from db.project import load_settings
-from db.records import add_candidate, add_method, add_source
 from db.session import Database
+from tests.making import add_face, add_photos, judge, read_lines
 
 SPLITS = (Split.train, Split.train, Split.val, Split.test)
 CHOICES = ("a", "b", "tie")
@@ -34,41 +32,32 @@ CHOICES = ("a", "b", "tie")
 
 @pytest.fixture
 def export(
-    database: Database, data: Path, make_photo: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[Path, dict[str, dict[str, Any]]]]:
     """Exports 12 judged pairs of four sources, a third of them ties; gives the folder and the rows by pair."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     with database.write() as session:
         for number, split in enumerate(SPLITS):
-            paths = [make_photo(tmp_path / f"{number}-{at}.png", 10 * number + at) for at in range(4)]
-            lq, *restored = [add_image(session, data, probe_image(path), path) for path in paths]
+            images = add_photos(session, data, tmp_path, range(10 * number, 10 * number + 4))
             caption = f"portrait {number}" if number else None
-            source = add_source(session, f"face{number}", split, caption=caption, lq=lq)
-            for name, image in zip(("bicubic", "gfpgan", "codeformer"), restored, strict=True):
-                add_candidate(session, source, add_method(session, name), image)
+            add_face(
+                session, f"face{number}", ("bicubic", "gfpgan", "codeformer"), *images, split=split, caption=caption
+            )
         make_pairs(session, load_settings(session))
         ada, ben = add_person(session, "ada"), add_person(session, "ben")
         for place, pair in enumerate(session.scalars(select(Pair).order_by(Pair.id))):
             for person in (ada, ben):
-                answer = Answer(
-                    uuid=str(uuid.UUID(int=100 * pair.id + person.id)),
-                    pair_id=pair.id,
-                    repeat_no=0,
-                    shown_left=Side.a,
-                    choice=Choice(CHOICES[place % 3]),
-                    seconds=1.0,
-                )
-                record_judgment(session, person.id, answer)
+                number = str(uuid.UUID(int=100 * pair.id + person.id))
+                judge(session, person.id, pair.id, CHOICES[place % 3], uuid=number)
 
     def run(format: str, **options: Any) -> tuple[Path, dict[str, dict[str, Any]]]:
         reference = tmp_path / "rows"
         if not reference.exists():
             export_dataset(database, data, reference, ExportOptions(format="jsonl"))
-        lines = (reference / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
         out = tmp_path / format
         export_dataset(database, data, out, ExportOptions.model_validate({"format": format, **options}))
-        return out, {row["pair"]: row for row in map(json.loads, lines)}
+        return out, {row["pair"]: row for row in read_lines(reference / "pairs.jsonl")}
 
     return run
 
@@ -234,8 +223,7 @@ def test_parquet_has_the_fields_of_our_jsonl(export: Callable[..., Any]) -> None
     out, rows = export("parquet")
     assert {row["pair"]: row for row in pq.read_table(out / "pairs.parquet").to_pylist()} == rows
     judgments = pq.read_table(out / "judgments.parquet").to_pylist()
-    lines = (out.parent / "rows" / "judgments.jsonl").read_text(encoding="utf-8").splitlines()
-    assert judgments == [json.loads(line) for line in lines]
+    assert judgments == read_lines(out.parent / "rows" / "judgments.jsonl")
     for row in rows.values():
         assert (out / row["image_a"]).read_bytes() == stored(out, row, "a")
 
@@ -303,14 +291,11 @@ def late_rows(names: list[str], filler: str, count: int) -> tuple[list[Row], lis
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
-def test_a_dataset_without_judgments_is_loaded(
-    form: str, database: Database, data: Path, make_photo: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_dataset_without_judgments_is_loaded(form: str, database: Database, data: Path, tmp_path: Path) -> None:
     from datasets import get_dataset_config_names, load_dataset
 
     with database.write() as session:
-        paths = [make_photo(tmp_path / f"{number}.png", number) for number in range(4)]
-        images = [add_image(session, data, probe_image(path), path) for path in paths]
+        images = add_photos(session, data, tmp_path, range(4))
         names = [f"images/{image.sha256}{image.suffix}" for image in images]
     options = ExportOptions.model_validate({"format": form})
     rows, _ = late_rows(names, "g", 12)
@@ -321,20 +306,14 @@ def test_a_dataset_without_judgments_is_loaded(
 
 @pytest.mark.parametrize("form", get_args(Format))
 def test_load_dataset_gives_the_labels_where_columns_are_empty_for_10_mb(
-    form: str,
-    database: Database,
-    data: Path,
-    make_photo: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    form: str, database: Database, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every table of every format, with no more than `load_dataset(folder, table)`; README names its types."""
     from datasets import get_dataset_config_names, load_dataset
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with database.write() as session:
-        paths = [make_photo(tmp_path / f"{number}.png", number) for number in range(4)]
-        images = [add_image(session, data, probe_image(path), path) for path in paths]
+        images = add_photos(session, data, tmp_path, range(4))
         names = [f"images/{image.sha256}{image.suffix}" for image in images]
     options = ExportOptions.model_validate({"format": form, "ties": "soft", "prompt": "p" * 20_000})
     rows, judgments = late_rows(names, "g" * 20_000, 1_700)

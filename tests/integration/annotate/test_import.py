@@ -7,13 +7,12 @@ import os
 import signal
 import struct
 import subprocess
-import sys
 import time
 import zipfile
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ import pytest
 from PIL import Image as PilImage
 from sqlalchemy import func, select, update
 
-from annotate.__main__ import main, mend
+from annotate.__main__ import mend
 from annotate.ingest.store import ImportReport, import_folder
 from annotate.judging.gold import import_gold
 from annotate.judging.pairs import make_pairs
@@ -32,83 +31,47 @@ from db.models import Base, Candidate, Image, Method, Pair, Run, RunState, Sourc
 from db.project import load_settings
 from db.session import Database, open_database
 from runs.store import reap_lost
-from tests.conftest import write_photo
+from tests.making import (
+    ROOT,
+    AnnotateHere,
+    annotate_command,
+    count_rows,
+    dump_rows,
+    fetch,
+    run_annotate,
+    stored_names,
+    write_photo,
+)
 from ui.pages.data import counts_html
 
-ROOT = Path(__file__).resolve().parents[3]
-Dump = dict[str, list[tuple[object, ...]]]
 
-
-def command(data: Path, *arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "annotate", *map(str, arguments), "--data", str(data)]
-
-
-def annotate(data: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(data, *arguments), cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def annotate_here(data: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """As `annotate`, in this process, which is quicker."""
-
-    def run(*arguments: str | Path) -> Ended:
-        code = main([*map(str, arguments), "--data", str(data)])
-        return Ended(code, *capsys.readouterr())
-
-    return run
-
-
-def dump(data: Path) -> Dump:
-    """Every row of every table but run."""
-    database = open_database(data)
-    with database.engine.connect() as connection:
-        rows = {
-            table.name: [tuple(row) for row in connection.execute(select(table))]
-            for table in Base.metadata.sorted_tables
-            if table.name != "run"
-        }
-    database.close()
-    return rows
+def dump(data: Path) -> dict[str, list[tuple[object, ...]]]:
+    with closing(open_database(data)) as database:
+        return dump_rows(database)
 
 
 def count(data: Path, *tables: type[Base]) -> list[int]:
-    database = open_database(data)
-    with database.read() as session:
-        counts = [session.scalar(select(func.count()).select_from(table)) or 0 for table in tables]
-    database.close()
-    return counts
-
-
-def stored_files(data: Path) -> list[Path]:
-    return [path for path in (data / "images").rglob("*") if path.is_file()]
+    with closing(open_database(data)) as database:
+        return count_rows(database, *tables)
 
 
 # --- real faces -----------------------------------------------------------------------------------
 
 
 def test_shared_faces_make_486_pairs_and_come_in_once(data: Path, shared_faces: Path) -> None:
-    first = annotate(data, "import", shared_faces / "restored")
+    first = run_annotate(data, "import", shared_faces / "restored")
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("85 sources added, 14 methods added, 281 candidates added, 370 images added")
-    paired = annotate(data, "pair")
+    paired = run_annotate(data, "pair")
     assert paired.stdout == (
         "486 pairs added, 0 were there; 52 sources have pairs, 33 have no two candidates to compare\n"
     )
     assert count(data, Source, Method, Candidate, Image, Pair) == [85, 14, 281, 370, 486]
-    before = dump(data), sorted(stored_files(data))
-    again = annotate(data, "import", shared_faces / "restored")
+    before = dump(data), stored_names(data)
+    again = run_annotate(data, "import", shared_faces / "restored")
     assert again.stdout.startswith("0 sources added, 85 sources existing, 0 methods added, 0 candidates added")
-    assert annotate(data, "pair").stdout.startswith("0 pairs added, 486 were there")
-    assert (dump(data), sorted(stored_files(data))) == before
+    assert run_annotate(data, "pair").stdout.startswith("0 pairs added, 486 were there")
+    assert (dump(data), stored_names(data)) == before
     database = open_database(data)
     with database.read() as session:
         assert session.scalar(select(func.count()).where(Source.hq_image_id.is_not(None))) == 4
@@ -118,11 +81,9 @@ def test_shared_faces_make_486_pairs_and_come_in_once(data: Path, shared_faces: 
 
 def test_restarting_with_workers_stores_the_same(data: Path, tmp_path: Path, shared_faces: Path) -> None:
     faces = shared_faces / "restored"
-    assert annotate(data, "import", faces, "--workers", "2").returncode == 0
-    assert annotate(tmp_path / "other", "import", faces, "--workers", "1").returncode == 0
-    assert sorted(path.name for path in stored_files(data)) == sorted(
-        path.name for path in stored_files(tmp_path / "other")
-    )
+    assert run_annotate(data, "import", faces, "--workers", "2").returncode == 0
+    assert run_annotate(tmp_path / "other", "import", faces, "--workers", "1").returncode == 0
+    assert stored_names(data) == stored_names(tmp_path / "other")
 
 
 # --- bad input ------------------------------------------------------------------------------------
@@ -170,10 +131,10 @@ BAD_FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("kind", BAD_FILES)
 def test_unfit_file_gives_one_line_and_changes_nothing(
-    data: Path, annotate_here: Callable[..., Ended], restored_folder: Path, kind: str
+    data: Path, annotate_here: AnnotateHere, restored_folder: Path, kind: str
 ) -> None:
     annotate_here("import", restored_folder)
-    before, files = dump(data), stored_files(data)
+    before, files = dump(data), stored_names(data)
     name, make, why = BAD_FILES[kind]
     if kind not in ("unmatched", "gif"):
         (restored_folder / "lq" / "bad.png").write_bytes(whole_png())
@@ -184,14 +145,14 @@ def test_unfit_file_gives_one_line_and_changes_nothing(
     assert refused.stderr.startswith(f"error: gfpgan/{name}: ")
     assert why in refused.stderr
     assert "--skip-bad" in refused.stderr
-    assert (dump(data), stored_files(data)) == (before, files)
+    assert (dump(data), stored_names(data)) == (before, files)
     skipped = annotate_here("import", restored_folder, "--skip-bad")
     assert skipped.returncode == 0, skipped.stderr
     assert f"refused: gfpgan/{name}: " in skipped.stdout
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_unreadable_file(data: Path, annotate_here: Callable[..., Ended], restored_folder: Path) -> None:
+def test_unreadable_file(data: Path, annotate_here: AnnotateHere, restored_folder: Path) -> None:
     (restored_folder / "gfpgan" / "face0.png").chmod(0)
     refused = annotate_here("import", restored_folder)
     assert (refused.returncode, refused.stderr) == (
@@ -202,10 +163,8 @@ def test_unreadable_file(data: Path, annotate_here: Callable[..., Ended], restor
     assert count(data, Source, Image) == [0, 0]
 
 
-def test_two_files_of_one_stem(
-    data: Path, annotate_here: Callable[..., Ended], restored_folder: Path, make_photo: Callable[..., Path]
-) -> None:
-    make_photo(restored_folder / "lq" / "face0.webp", 5)
+def test_two_files_of_one_stem(data: Path, annotate_here: AnnotateHere, restored_folder: Path) -> None:
+    write_photo(restored_folder / "lq" / "face0.webp", 5)
     refused = annotate_here("import", restored_folder)
     assert refused.returncode == 2
     assert "lq/face0.png: two files of one name in this folder: face0.png, face0.webp" in refused.stderr
@@ -220,9 +179,7 @@ def test_two_files_of_one_stem(
         ("source,lq\nx,lq/face0.png\nx,lq/face1.png\n", "error: photos.csv, line 3: source 'x' has lq 'lq/face1.png'"),
     ],
 )
-def test_bad_manifest(
-    data: Path, annotate_here: Callable[..., Ended], restored_folder: Path, text: str, message: str
-) -> None:
+def test_bad_manifest(data: Path, annotate_here: AnnotateHere, restored_folder: Path, text: str, message: str) -> None:
     before = dump(data)
     (restored_folder / "photos.csv").write_text(text)
     refused = annotate_here("import", restored_folder / "photos.csv")
@@ -233,9 +190,7 @@ def test_bad_manifest(
 
 
 @pytest.mark.parametrize("path", ["absent", "notes.docx"])
-def test_path_that_is_nothing_to_import(
-    data: Path, annotate_here: Callable[..., Ended], tmp_path: Path, path: str
-) -> None:
+def test_path_that_is_nothing_to_import(data: Path, annotate_here: AnnotateHere, tmp_path: Path, path: str) -> None:
     (tmp_path / "notes.docx").write_text("x")
     refused = annotate_here("import", tmp_path / path)
     assert refused.returncode == 2
@@ -246,7 +201,7 @@ def test_path_that_is_nothing_to_import(
 
 
 def test_files_that_programs_read_differently_are_stored_as_plain_png(
-    data: Path, annotate_here: Callable[..., Ended], tmp_path: Path
+    data: Path, annotate_here: AnnotateHere, tmp_path: Path
 ) -> None:
     folder = tmp_path / "set" / "lq"
     folder.mkdir(parents=True)
@@ -280,14 +235,14 @@ def test_files_that_programs_read_differently_are_stored_as_plain_png(
     database.close()
     again = annotate_here("import", tmp_path / "set")
     assert again.stdout.startswith("0 sources added, 5 sources existing")
-    assert len(stored_files(data)) == 5
+    assert len(stored_names(data)) == 5
 
 
 # --- zips -----------------------------------------------------------------------------------------
 
 
 def test_zip_is_imported_and_nothing_of_it_stays(
-    data: Path, annotate_here: Callable[..., Ended], restored_folder: Path, tmp_path: Path
+    data: Path, annotate_here: AnnotateHere, restored_folder: Path, tmp_path: Path
 ) -> None:
     with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:
         for path in restored_folder.rglob("*.*"):
@@ -319,7 +274,7 @@ def many_photos(tmp_path: Path) -> Path:
 def has_begun(data: Path, stage: str) -> bool:
     """Whether the import is at it: the first files checked, or some of them stored."""
     if stage == "storing":
-        return len(stored_files(data)) > 100
+        return len(stored_names(data)) > 100
     return any(file.read_text() for file in (data / "runs").glob("*/progress.jsonl"))
 
 
@@ -328,7 +283,7 @@ def has_begun(data: Path, stage: str) -> bool:
 def test_import_ended_in_the_middle_leaves_no_rows(
     data: Path, many_photos: Path, number: signal.Signals, stage: str
 ) -> None:
-    process = subprocess.Popen(command(data, "import", many_photos, "--workers", "2"), cwd=ROOT)
+    process = subprocess.Popen(annotate_command(data, "import", many_photos, "--workers", "2"), cwd=ROOT)
     while not has_begun(data, stage):
         assert process.poll() is None, "it ended before it could be caught"
         time.sleep(0.01)
@@ -340,34 +295,33 @@ def test_import_ended_in_the_middle_leaves_no_rows(
     assert count(data, Source, Method, Candidate, Image) == [0, 0, 0, 0]
     database = open_database(data)
     reap_lost(database, data)
-    with database.read() as session:
-        state = session.scalars(select(Run.state)).one()
+    (state,) = fetch(database, select(Run.state))
     assert state is (RunState.lost if number is signal.SIGKILL else RunState.stopped)
     if number is signal.SIGTERM:
-        assert stored_files(data) == []
+        assert stored_names(data) == []
     database.close()
-    result = annotate(data, "import", many_photos)
+    result = run_annotate(data, "import", many_photos)
     assert result.returncode == 0, result.stderr
     assert count(data, Source, Method, Candidate, Image) == [1_000, 1, 1_000, 2_000]
-    assert len([path for path in stored_files(data) if path.suffix == ".png"]) == 2_000
+    assert len([name for name in stored_names(data) if name.endswith(".png")]) == 2_000
 
 
 def test_two_imports_at_once_store_each_photo_once(data: Path, many_photos: Path, database: Database) -> None:
     started = [
-        subprocess.Popen(command(data, "import", many_photos), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(annotate_command(data, "import", many_photos), cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     ended = [(process.communicate()[1], process.returncode) for process in started]
     assert [code for _, code in ended] == [0, 0], ended
     assert count(data, Source, Method, Candidate, Image) == [1_000, 1, 1_000, 2_000]
-    assert len(stored_files(data)) == 2_000
+    assert len(stored_names(data)) == 2_000
 
 
 # --- both databases -------------------------------------------------------------------------------
 
 
 def test_import_again_conflict_and_gold_on_both_databases(
-    any_database: Database, data: Path, restored_folder: Path, make_photo: Callable[..., Path]
+    any_database: Database, data: Path, restored_folder: Path
 ) -> None:
     assert import_folder(any_database, data, restored_folder).candidates_added == 11
     again = import_folder(any_database, data, restored_folder)
@@ -378,14 +332,13 @@ def test_import_again_conflict_and_gold_on_both_databases(
         assert import_gold(session, gold).added == 1
     with any_database.read() as session:
         assert '<td>gold (answer known)</td><td class="n">1</td>' in counts_html(session)
-    make_photo(restored_folder / "lq" / "face9.png", 99)
-    make_photo(restored_folder / "gfpgan" / "face1.png", 4321)
-    files = stored_files(data)
+    write_photo(restored_folder / "lq" / "face9.png", 99)
+    write_photo(restored_folder / "gfpgan" / "face1.png", 4321)
+    files = stored_names(data)
     with pytest.raises(UserError, match="is already stored with another image by method 'gfpgan'"):
         import_folder(any_database, data, restored_folder)
-    with any_database.read() as session:
-        assert session.scalar(select(func.count()).select_from(Source)) == 4
-    assert sorted(stored_files(data)) == sorted(files)
+    assert count_rows(any_database, Source) == [4]
+    assert stored_names(data) == files
 
 
 def test_groups_and_equal_pixels_on_both_databases(any_database: Database, data: Path, restored_folder: Path) -> None:
@@ -430,7 +383,7 @@ def test_imports_at_once_on_both_databases(any_database: Database, data: Path, r
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "one bit"])
 def test_importing_again_puts_damaged_files_right(
-    annotate_here: Callable[..., Ended], data: Path, tmp_path: Path, damage: str
+    annotate_here: AnnotateHere, data: Path, tmp_path: Path, damage: str
 ) -> None:
     for method in ("lq", "a", "b"):
         write_photo(tmp_path / "set" / method / "face.png", len(method) + ord(method[0]))

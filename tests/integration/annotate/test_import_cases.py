@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from annotate.__main__ import main
 from db.models import Candidate, Image, Method, Pair, Source
 from db.session import Database
-
-CASES = Path(__file__).resolve().parents[4] / "shared" / "cases"
+from tests.making import AnnotateHere, fetch, find_case
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ class Case:
     options: tuple[str, ...] = ()
 
 
+Check = Callable[[Path, Case], str]
 TWO = Case(sources=["0012"], candidates=2)
 TABLES = {
     "blank_first_line.csv": TWO,
@@ -63,31 +62,20 @@ ZIPS = {
 REMEDIES = {
     "letter_case_of_stems.zip": Case(sources=["Face01"], candidates=2, options=("--ignore-case",)),
     "restorer_suffixes.zip": Case(
-        sources=["0001"],
-        candidates=3,
-        options=("--strip-suffix=_00", "--strip-suffix=_out", "--strip-suffix=_SwinIR"),
+        sources=["0001"], candidates=3, options=("--strip-suffix=_00", "--strip-suffix=_out", "--strip-suffix=_SwinIR")
     ),
 }
 
 
-def find_case(place: str) -> Path:
-    """The input; the test is skipped where it is absent."""
-    path = CASES / place
-    if not path.exists():
-        pytest.skip(f"needs ../shared/cases/{place}, which is not beside this checkout")
-    return path
-
-
 @pytest.fixture
-def check(database: Database, data: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[Path, Case], str]:
+def check(database: Database, annotate_here: AnnotateHere) -> Check:
     """Imports a path and compares with what is right; gives what was said."""
 
     def run(path: Path, case: Case) -> str:
-        code = main(["import", str(path), *case.options, "--data", str(data)])
-        said = capsys.readouterr()
-        text = said.err if case.code else said.out
-        assert code == case.code, said
-        assert "Traceback" not in said.err
+        said = annotate_here("import", path, *case.options)
+        text = said.stderr if case.code else said.stdout
+        assert said.returncode == case.code, said
+        assert "Traceback" not in said.stderr
         for part in case.out:
             assert part in text, text
         with database.read() as session:
@@ -99,25 +87,25 @@ def check(database: Database, data: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_table(check: Callable[[Path, Case], str], tmp_path: Path, name: str) -> None:
+def test_table(check: Check, tmp_path: Path, name: str) -> None:
     shutil.copytree(find_case("tables"), tmp_path / "tables")
     said = check(tmp_path / "tables" / name, TABLES[name])
     assert TABLES[name].code == 0 or len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ZIPS)
-def test_zip(check: Callable[[Path, Case], str], name: str) -> None:
+def test_zip(check: Check, name: str) -> None:
     check(find_case(f"import/{name}"), ZIPS[name])
 
 
 @pytest.mark.parametrize("name", REMEDIES)
-def test_remedy_works(check: Callable[[Path, Case], str], name: str) -> None:
+def test_remedy_works(check: Check, name: str) -> None:
     path = find_case(f"import/{name}")
     check(path, ZIPS[name])
     check(path, REMEDIES[name])
 
 
-def test_float_seed_is_a_seed(check: Callable[[Path, Case], str], database: Database, tmp_path: Path) -> None:
+def test_float_seed_is_a_seed(check: Check, database: Database, tmp_path: Path) -> None:
     shutil.copytree(find_case("tables"), tmp_path / "tables")
     check(tmp_path / "tables" / "float_seed.csv", TWO)
     with database.read() as session:
@@ -125,7 +113,7 @@ def test_float_seed_is_a_seed(check: Callable[[Path, Case], str], database: Data
         assert {tuple(row) for row in session.execute(seeds)} == {("A", 1), ("B", 0)}
 
 
-def test_manifest_beside_lq_gives_person_and_caption(check: Callable[[Path, Case], str], database: Database) -> None:
+def test_manifest_beside_lq_gives_person_and_caption(check: Check, database: Database) -> None:
     check(find_case("import/manifest_beside_lq.zip"), ZIPS["manifest_beside_lq.zip"])
     with database.read() as session:
         rows = session.execute(select(Source.group, Source.caption, Source.split)).all()
@@ -134,16 +122,16 @@ def test_manifest_beside_lq_gives_person_and_caption(check: Callable[[Path, Case
         assert set(session.scalars(select(Method.name))) == {"A", "b"}
 
 
-def test_same_pixels_make_no_pair(check: Callable[[Path, Case], str], database: Database, data: Path) -> None:
+def test_same_pixels_make_no_pair(check: Check, database: Database, annotate_here: AnnotateHere) -> None:
     check(find_case("import/same_pixels_other_bytes.zip"), ZIPS["same_pixels_other_bytes.zip"])
-    assert main(["pair", "--data", str(data)]) == 0
+    assert annotate_here("pair").returncode == 0
     with database.read() as session:
         assert session.scalar(select(func.count()).select_from(Image)) == 3, "the bytes differ"
         assert session.scalar(select(func.count()).select_from(Pair)) == 0
 
 
 def test_photos_under_two_names_share_group_and_split(
-    check: Callable[[Path, Case], str], database: Database, data: Path
+    check: Check, database: Database, annotate_here: AnnotateHere
 ) -> None:
     names = [f"{number:02}{copy}" for number in range(12) for copy in ("", " (1)")]
     said = check(
@@ -151,18 +139,14 @@ def test_photos_under_two_names_share_group_and_split(
         Case(out=("12 share a picture", "share a picture: 00"), sources=sorted(names), candidates=48),
     )
     assert "in its group and split" in said
-    with database.read() as session:
-        found = {row.key: (row.group, row.split) for row in session.scalars(select(Source))}
+    found = {row.key: (row.group, row.split) for row in fetch(database, select(Source))}
     assert all(found[name] == found[f"{name} (1)"] for name in names if "(" not in name)
     assert len({group for group, _ in found.values()}) == 12
-    again = main(["import", str(find_case("import/photos_under_two_names.zip")), "--data", str(data)])
-    assert again == 0
-    with database.read() as session:
-        assert {row.key: (row.group, row.split) for row in session.scalars(select(Source))} == found
+    assert annotate_here("import", find_case("import/photos_under_two_names.zip")).returncode == 0
+    assert {row.key: (row.group, row.split) for row in fetch(database, select(Source))} == found
 
 
-def test_names_are_stored_normalised(check: Callable[[Path, Case], str], database: Database) -> None:
+def test_names_are_stored_normalised(check: Check, database: Database) -> None:
     check(find_case("import/nfc_lq_nfd_methods.zip"), ZIPS["nfc_lq_nfd_methods.zip"])
-    with database.read() as session:
-        (key,) = session.scalars(select(Source.key))
+    (key,) = fetch(database, select(Source.key))
     assert unicodedata.is_normalized("NFC", key)

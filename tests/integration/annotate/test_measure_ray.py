@@ -15,6 +15,7 @@ from annotate.measure.run import measure_missing
 from db.models import MetricValue
 from db.session import Database, open_database
 from metrics.lists import Metric, MetricList
+from tests.making import write_photo
 
 pytest.importorskip("torch")
 pytest.importorskip("pyiqa")
@@ -50,10 +51,10 @@ def read_values(database: Database) -> dict[tuple[Any, ...], float | None]:
         return {tuple(row[:4]): row[4] for row in session.execute(select(*columns, MetricValue.value))}
 
 
-def test_a_machine_killed_in_the_middle_costs_nothing(cluster: Any, tmp_path: Path, make_photo: Any) -> None:
+def test_a_machine_killed_in_the_middle_costs_nothing(cluster: Any, tmp_path: Path) -> None:
     for number in range(N_SOURCES):
         for place, folder in enumerate(("lq", "hq", "gfpgan", "codeformer")):
-            make_photo(tmp_path / "faces" / folder / f"face{number}.png", 100 * place + number, SIZE_PX)
+            write_photo(tmp_path / "faces" / folder / f"face{number}.png", 100 * place + number, SIZE_PX)
     here, there = (open_database(tmp_path / name) for name in ("here", "there"))
     for name, database in (("here", here), ("there", there)):
         import_folder(database, tmp_path / name, tmp_path / "faces", workers=1)
@@ -67,13 +68,7 @@ def test_a_machine_killed_in_the_middle_costs_nothing(cluster: Any, tmp_path: Pa
             cluster.remove_node(cluster.second, allow_graceful=False)
 
     report = measure_missing(
-        there,
-        tmp_path / "there",
-        SHORT,
-        device="cpu",
-        batch_size=1,
-        progress=kill_one,
-        ray_address=cluster.address,
+        there, tmp_path / "there", SHORT, device="cpu", batch_size=1, progress=kill_one, ray_address=cluster.address
     )
     assert killed.is_set()
     assert not cluster.second.any_processes_alive()

@@ -9,69 +9,73 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image as PilImage
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from annotate.exchange.export import export_dataset
 from annotate.exchange.read_back import import_dataset
 from annotate.exchange.read_hpdv2 import import_hpdv2
 from annotate.ingest.check_images import check_stored_images
-from annotate.judging.judgments import Answer, record_judgment, undo_judgment
+from annotate.judging.judgments import undo_judgment
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person
 from dataset.files import SCORE_COLUMNS
 from dataset.options import ExportOptions
 from db.errors import UserError
 from db.images import add_image, probe_image
-from db.models import Choice, Judgment, Label, MetricValue, Origin, Pair, Person, Picked, Question, Side, Source, Split
+from db.models import Judgment, Label, MetricValue, Origin, Pair, Person, Picked, Question, Side, Source, Split
 from db.project import ProjectSettings, load_settings, save_settings
 from db.records import add_candidate, add_method, add_metric_value, add_source
 from db.session import Database, open_database
+from tests.making import (
+    add_face,
+    add_photos,
+    dump_rows,
+    fetch,
+    judge,
+    read_files,
+    read_lines,
+    stored_names,
+    write_photo,
+)
 
-TABLES = ("image", "source", "method", "candidate", "pair", "judgment", "label", "person", "metric_value")
 METHODS = ("bicubic", "gfpgan", "codeformer", "diffbir")
 
 
-def judge(session: Session, person: Person, pair: Pair, choice: str, repeat_no: int = 0) -> Judgment:
+def judge_as(session: Session, person: Person, pair: Pair, choice: str, repeat_no: int = 0) -> Judgment:
+    """A judgment with all that one may hold, each part following from what it is of."""
     number = (pair.shuffle_key * 100 + person.id) * 10 + repeat_no
-    answer = Answer(
+    return judge(
+        session,
+        person.id,
+        pair.id,
+        choice,
+        lambda _, claimed: claimed + 1 / 3 if number % 3 else None,
         uuid=str(UUID(int=number)),
-        pair_id=pair.id,
         repeat_no=repeat_no,
         shown_left=Side.b if repeat_no else Side.a,
-        choice=Choice(choice),
         seconds=number % 97 / 7,
         skip_reason="“both” bad\n" if choice == "skip" else None,
         reasons=["eyes", "hår"] if choice == "a" else [],
         view_mode="fit+flicker",
         picked=list(Picked)[(pair.shuffle_key + person.id) % 5],
     )
-    return record_judgment(session, person.id, answer, lambda _, claimed: claimed + 1 / 3 if number % 3 else None)
 
 
 @pytest.fixture
-def judged(database: Database, data: Path, make_photo: Callable[..., Path], tmp_path: Path) -> Database:
+def judged(database: Database, data: Path, tmp_path: Path) -> Database:
     """5 sources x 4 methods, 30 pairs, judged at random by three people and a robot; SVM labels, gold, scores."""
     rng = random.Random(3)
     with database.write() as session:
         for number in range(5):
-            suffix = ("png", "jpg", "webp")[number % 3]
-            paths = [make_photo(tmp_path / f"{number}-{at}.{suffix}", 10 * number + at) for at in range(6)]
-            lq, hq, *restored = [add_image(session, data, probe_image(path), path) for path in paths]
-            split = (Split.train, Split.test, Split.val)[number % 3]
-            source = add_source(
-                session,
-                f"face {number}",
-                split,
-                group=f"g{number // 2 * 3 + number % 3}",
-                lq=lq if number else None,
-                hq=hq,
-            )
+            end, split = (("png", Split.train), ("jpg", Split.test), ("webp", Split.val))[number % 3]
+            lq, hq, *restored = add_photos(session, data, tmp_path, range(10 * number, 10 * number + 6), end=end)
+            about = {"group": f"g{number // 2 * 3 + number % 3}", "lq": lq if number else None, "hq": hq}
+            source = add_source(session, f"face {number}", split, **about)
             source.caption = None if number == 0 else f'“{number}”\u2028 "quoted"\nin two lines'
             for seed, (name, image) in enumerate(zip(METHODS, restored, strict=True)):
                 add_candidate(session, source, add_method(session, name), image, seed)
@@ -86,11 +90,11 @@ def judged(database: Database, data: Path, make_photo: Callable[..., Path], tmp_
         for pair in pairs[:26]:
             for person in (*people, robot):
                 if rng.random() < 0.6:
-                    made = judge(session, person, pair, rng.choice(["a", "a", "b", "tie", "skip"]))
+                    made = judge_as(session, person, pair, rng.choice(["a", "a", "b", "tie", "skip"]))
                     if rng.random() < 0.15:
                         undo_judgment(session, person.id, made.uuid, load_settings(session))
                     elif rng.random() < 0.3:
-                        judge(session, person, pair, rng.choice(["a", "b"]), 1)
+                        judge_as(session, person, pair, rng.choice(["a", "b"]), 1)
         # Out of the order of their ids, as after an import: nothing may hang on that order.
         for judgment in session.scalars(select(Judgment)):
             judgment.created_at -= timedelta(seconds=rng.randrange(100_000))
@@ -107,19 +111,7 @@ def export(database: Database, data: Path, out: Path, **options: object) -> dict
 
 def contents(folder: Path) -> dict[str, bytes]:
     """All files but the card, which tells the filters and what they left out, and the sums, which sum it too."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("README.md", "SHA256SUMS")]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def snapshot(database: Database) -> dict[str, list[object]]:
-    with database.read() as session:
-        return {
-            name: [tuple(row) for row in session.execute(text(f"SELECT * FROM {name} ORDER BY id"))] for name in TABLES
-        }
-
-
-def files_of(data: Path) -> list[str]:
-    return sorted(path.name for path in (data / "images").rglob("*") if path.is_file())
+    return read_files(folder, "README.md", "SHA256SUMS")
 
 
 @pytest.mark.parametrize("resolve", ["majority", "dawid-skene"])
@@ -152,21 +144,24 @@ def test_the_round_trip_is_exact_on_both_databases(
     ],
 )
 def test_a_filtered_dataset_comes_back_exactly(
-    judged: Database, data: Path, tmp_path: Path, options: dict[str, object], again: dict[str, object]
+    judged: Database,
+    data: Path,
+    other: Database,
+    other_data: Path,
+    tmp_path: Path,
+    options: dict[str, object],
+    again: dict[str, object],
 ) -> None:
     assert export(judged, data, tmp_path / "first", **options)["rows"]
-    other_data = tmp_path / "other"
-    other = open_database(other_data)
     import_dataset(other, other_data, tmp_path / "first")
     export(other, other_data, tmp_path / "second", **again)
     assert contents(tmp_path / "first") == contents(tmp_path / "second")
-    other.close()
 
 
-def test_what_comes_back_is_in_the_tables(judged: Database, data: Path, tmp_path: Path) -> None:
+def test_what_comes_back_is_in_the_tables(
+    judged: Database, data: Path, other: Database, other_data: Path, tmp_path: Path
+) -> None:
     export(judged, data, tmp_path / "out", include_simulated=True)
-    other_data = tmp_path / "other"
-    other = open_database(other_data)
     import_dataset(other, other_data, tmp_path / "out")
     with judged.read() as session, other.read() as back:
         people = {person.public_id: person for person in session.scalars(select(Person))}
@@ -190,43 +185,38 @@ def test_what_comes_back_is_in_the_tables(judged: Database, data: Path, tmp_path
                 .where(Pair.key == label.pair.key, Label.origin == label.origin, Label.superseded_at.is_(None))
             ).one()
             assert sorted(j.uuid for j in label.judgments) == sorted(j.uuid for j in original.judgments)
-    other.close()
 
 
 def test_why_a_pair_was_shown_comes_back_and_is_random_where_not_told(
-    judged: Database, data: Path, tmp_path: Path
+    judged: Database, data: Path, other: Database, other_data: Path, tmp_path: Path
 ) -> None:
     export(judged, data, tmp_path / "out", include_simulated=True)
-    other = open_database(tmp_path / "other")
-    import_dataset(other, tmp_path / "other", tmp_path / "out")
+    import_dataset(other, other_data, tmp_path / "out")
     picked = select(Judgment.uuid, Judgment.picked)
     with judged.read() as session, other.read() as back:
         told = {row.uuid: row.picked for row in back.execute(picked)}
         assert told.items() <= {row.uuid: row.picked for row in session.execute(picked)}.items()
         assert set(told.values()) == set(Picked)
-    other.close()
     change_lines("judgments.jsonl", lambda rows: [row.pop("picked") for row in rows])(tmp_path / "out")
     older = open_database(tmp_path / "older")
     import_dataset(older, tmp_path / "older", tmp_path / "out")
-    with older.read() as session:
-        assert set(session.scalars(select(Judgment.picked))) == {Picked.random}
+    assert set(fetch(older, select(Judgment.picked))) == {Picked.random}
     older.close()
 
 
 def test_the_question_comes_back_and_is_not_recorded_where_not_told(
-    judged: Database, data: Path, tmp_path: Path
+    judged: Database, data: Path, other: Database, other_data: Path, tmp_path: Path
 ) -> None:
     with judged.write() as session:
         save_settings(session, {"question": "Which is sharper?"})
         person, pair = add_person(session, "late"), session.scalars(select(Pair).order_by(Pair.key)).first()
         assert pair is not None
-        judge(session, person, pair, "a")
+        judge_as(session, person, pair, "a")
     export(judged, data, tmp_path / "out")
-    other = open_database(tmp_path / "other")
     with other.write() as session:
         save_settings(session, {"question": "Of this folder?"})
-    import_dataset(other, tmp_path / "other", tmp_path / "out")
-    export(other, tmp_path / "other", tmp_path / "again")
+    import_dataset(other, other_data, tmp_path / "out")
+    export(other, other_data, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "out")
     told = select(Judgment.uuid, Question.question).join(Question, Question.id == Judgment.question_id)
     with judged.read() as session, other.read() as back:
@@ -237,12 +227,10 @@ def test_the_question_comes_back_and_is_not_recorded_where_not_told(
     older = ("question_version", "server_seconds")
     change_lines("judgments.jsonl", lambda rows: [row.pop(name) for row in rows for name in older])(tmp_path / "out")
     (tmp_path / "out" / "questions.jsonl").unlink()
-    assert set(import_dataset(other, tmp_path / "other", tmp_path / "out").values()) == {0}, "what is known stays"
-    other.close()
+    assert set(import_dataset(other, other_data, tmp_path / "out").values()) == {0}, "what is known stays"
     empty = open_database(tmp_path / "empty")
     import_dataset(empty, tmp_path / "empty", tmp_path / "out")
-    with empty.read() as session:
-        assert set(session.scalars(select(Judgment.question_id))) == {None}
+    assert set(fetch(empty, select(Judgment.question_id))) == {None}
     empty.close()
 
 
@@ -264,7 +252,7 @@ def change_scores(change: Callable[[list[dict[str, object]]], object]) -> Callab
 
 def change_lines(name: str, change: Callable[[list[dict[str, object]]], object]) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
-        rows = [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").split("\n")[:-1]]
+        rows = read_lines(folder / name)
         change(rows)
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         (folder / "SHA256SUMS").unlink()
@@ -343,20 +331,23 @@ def make_live_twice(rows: list[dict[str, object]]) -> None:
     ],
 )
 def test_what_is_not_as_it_should_be_is_refused_whole(
-    judged: Database, data: Path, tmp_path: Path, damage: Callable[[Path], object], told: str
+    judged: Database,
+    data: Path,
+    other: Database,
+    other_data: Path,
+    tmp_path: Path,
+    damage: Callable[[Path], object],
+    told: str,
 ) -> None:
     export(judged, data, tmp_path / "out", people=["ada"])
     damage(tmp_path / "out")
-    other_data = tmp_path / "other"
-    other = open_database(other_data)
-    before = snapshot(other)
+    before = dump_rows(other)
     with pytest.raises(UserError) as refused:
         import_dataset(other, other_data, tmp_path / "out")
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert snapshot(other) == before
-    assert files_of(other_data) == []
-    other.close()
+    assert dump_rows(other) == before
+    assert stored_names(other_data) == []
 
 
 def set_first(model: type[object], **values: object) -> Callable[[Session], object]:
@@ -381,30 +372,33 @@ def set_first(model: type[object], **values: object) -> Callable[[Session], obje
     ],
 )
 def test_what_the_database_says_otherwise_refuses_the_import(
-    judged: Database, data: Path, tmp_path: Path, change: Callable[[Session], object], told: str
+    judged: Database,
+    data: Path,
+    other: Database,
+    other_data: Path,
+    tmp_path: Path,
+    change: Callable[[Session], object],
+    told: str,
 ) -> None:
     export(judged, data, tmp_path / "out", people=["ada"], origin="human")
-    other_data = tmp_path / "other"
-    other = open_database(other_data)
     import_dataset(other, other_data, tmp_path / "out")
     with other.write() as session:
         change(session)
-    before, files = snapshot(other), files_of(other_data)
+    before, files = dump_rows(other), stored_names(other_data)
     with pytest.raises(UserError, match=told):
         import_dataset(other, other_data, tmp_path / "out")
-    assert (snapshot(other), files_of(other_data)) == (before, files)
-    other.close()
+    assert (dump_rows(other), stored_names(other_data)) == (before, files)
 
 
-def test_photos_that_are_there_are_joined_not_doubled(judged: Database, data: Path, tmp_path: Path) -> None:
+def test_photos_that_are_there_are_joined_not_doubled(
+    judged: Database, data: Path, other: Database, other_data: Path, tmp_path: Path
+) -> None:
     """Into the database that it came from, and into one with some of its photos."""
     export(judged, data, tmp_path / "out", resolve="majority")
-    before = snapshot(judged)
+    before = dump_rows(judged)
     assert set(import_dataset(judged, data, tmp_path / "out").values()) == {0}
-    assert snapshot(judged) == before
+    assert dump_rows(judged) == before
     export(judged, data, tmp_path / "part", splits=["train"], people=["ben"])
-    other_data = tmp_path / "other"
-    other = open_database(other_data)
     part = import_dataset(other, other_data, tmp_path / "part")
     with other.write() as session:
         session.execute(update(Label).values(superseded_at=func.now()))
@@ -412,7 +406,6 @@ def test_photos_that_are_there_are_joined_not_doubled(judged: Database, data: Pa
     with judged.read() as session:
         sources = session.scalar(select(func.count(func.distinct(Pair.source_id))))
     assert part["sources"] + rest["sources"] == sources
-    other.close()
 
 
 def hpdv2_round_trip(start: Path, tmp_path: Path, **options: object) -> tuple[bytes, bytes]:
@@ -435,9 +428,9 @@ def test_our_hpdv2_comes_back_exactly(judged: Database, data: Path, tmp_path: Pa
     assert len(json.loads(first)) >= 4
 
 
-def test_hpdv2_with_the_same_two_images_twice(tmp_path: Path, make_photo: Callable[..., Path]) -> None:
+def test_hpdv2_with_the_same_two_images_twice(tmp_path: Path) -> None:
     """Two raters of one pair, or two methods with one output: each row stays a pair of its own."""
-    paths = [make_photo(tmp_path / "in" / f"{number}.png", number) for number in range(3)]
+    paths = [write_photo(tmp_path / "in" / f"{number}.png", number) for number in range(3)]
     probes = sorted((probe_image(path).sha256, path) for path in paths)
     for sha256, path in probes:
         (tmp_path / "in" / "images").mkdir(exist_ok=True)
@@ -464,11 +457,11 @@ def test_hpdv2_with_the_same_two_images_twice(tmp_path: Path, make_photo: Callab
     opened.close()
 
 
-def test_hpdv2s_own_test_json(tmp_path: Path, make_photo: Callable[..., Path]) -> None:
+def test_hpdv2s_own_test_json(database: Database, data: Path, tmp_path: Path) -> None:
     """A ranking of four images, two of them equally good, is six pairs; the images lie in test/ as HPDv2 has them."""
     names = [f"{number}.png" for number in range(4)]
     for number, name in enumerate(names):
-        make_photo(tmp_path / "in" / "test" / name, number)
+        write_photo(tmp_path / "in" / "test" / name, number)
     ranking = {
         "prompt": "a face",
         "image_path": names,
@@ -477,25 +470,19 @@ def test_hpdv2s_own_test_json(tmp_path: Path, make_photo: Callable[..., Path]) -
         "user_hash": "z",
     }
     (tmp_path / "in" / "test.json").write_text(json.dumps([ranking]), encoding="utf-8-sig")
-    opened = open_database(tmp_path / "data")
-    added = import_hpdv2(opened, tmp_path / "data", tmp_path / "in" / "test.json")
+    added = import_hpdv2(database, data, tmp_path / "in" / "test.json")
     assert (added["sources"], added["candidates"], added["pairs"], added["labels"]) == (1, 4, 6, 6)
     of_hash = {probe_image(tmp_path / "in" / "test" / name).sha256: number for number, name in enumerate(names)}
-    with opened.read() as session:
+    with database.read() as session:
         assert session.scalars(select(Source.split)).one() is Split.test
         found = {}
         for label in session.scalars(select(Label)):
             a, b = (of_hash[side.image.sha256] for side in (label.pair.a, label.pair.b))
             found[min(a, b), max(a, b)] = (label.p_a if a < b else 1 - label.p_a, label.agreement)
-    assert found == {
-        (0, 1): (0.0, 0.5),
-        (0, 2): (0.0, 0.5),
-        (0, 3): (0.0, 0.5),
-        (1, 2): (1.0, 1.0),
-        (1, 3): (1.0, 1.0),
+    assert found == dict.fromkeys([(0, 1), (0, 2), (0, 3)], (0.0, 0.5)) | {
+        **dict.fromkeys([(1, 2), (1, 3)], (1.0, 1.0)),
         (2, 3): (0.5, 0.5),
     }
-    opened.close()
 
 
 @pytest.mark.parametrize(
@@ -507,28 +494,23 @@ def test_hpdv2s_own_test_json(tmp_path: Path, make_photo: Callable[..., Path]) -
         ({"source": "x", "lq": "a.png"}, "a manifest has a row a line"),
     ],
 )
-def test_bad_json_lists(tmp_path: Path, item: dict[str, object], message: str) -> None:
+def test_bad_json_lists(database: Database, data: Path, tmp_path: Path, item: dict[str, object], message: str) -> None:
     (tmp_path / "test.json").write_text(json.dumps([item]))
-    opened = open_database(tmp_path / "data")
     with pytest.raises(UserError, match=message):
-        import_hpdv2(opened, tmp_path / "data", tmp_path / "test.json")
-    opened.close()
+        import_hpdv2(database, data, tmp_path / "test.json")
 
 
-def test_hpdv2_of_another_name_is_split_as_photos_are(tmp_path: Path, make_photo: Callable[..., Path]) -> None:
+def test_hpdv2_of_another_name_is_split_as_photos_are(database: Database, data: Path, tmp_path: Path) -> None:
     rows = []
     for number in range(0, 60, 2):
-        make_photo(tmp_path / "in" / f"{number}.png", number)
-        make_photo(tmp_path / "in" / f"{number + 1}.png", number + 1)
+        write_photo(tmp_path / "in" / f"{number}.png", number)
+        write_photo(tmp_path / "in" / f"{number + 1}.png", number + 1)
         rows.append({"prompt": "p", "file_path": [f"{number}.png", f"{number + 1}.png"], "human_preference": [1, 0]})
     (tmp_path / "in" / "hpd.json").write_text(json.dumps(rows), encoding="utf-8")
-    opened = open_database(tmp_path / "data")
-    import_hpdv2(opened, tmp_path / "data", tmp_path / "in" / "hpd.json")
-    with opened.read() as session:
-        splits = session.scalars(select(Source.split)).all()
+    import_hpdv2(database, data, tmp_path / "in" / "hpd.json")
+    splits = fetch(database, select(Source.split))
     assert len(splits) == 30
     assert set(splits) == set(Split)
-    opened.close()
 
 
 @pytest.mark.parametrize(
@@ -542,71 +524,63 @@ def test_hpdv2_of_another_name_is_split_as_photos_are(tmp_path: Path, make_photo
     ],
 )
 def test_hpdv2_that_is_not_so_is_refused(
-    database: Database, data: Path, tmp_path: Path, make_photo: Callable[..., Path], row: object, told: str
+    database: Database, data: Path, tmp_path: Path, row: object, told: str
 ) -> None:
     for number in range(2):
-        make_photo(tmp_path / "in" / f"{number}.png", number)
-        make_photo(tmp_path / f"{number}.png", number)
+        write_photo(tmp_path / "in" / f"{number}.png", number)
+        write_photo(tmp_path / f"{number}.png", number)
     (tmp_path / "in" / "train.json").write_text(json.dumps([row]), encoding="utf-8")
-    before = snapshot(database)
+    before = dump_rows(database)
     with pytest.raises(UserError) as refused:
         import_hpdv2(database, data, tmp_path / "in" / "train.json")
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert (snapshot(database), files_of(data)) == (before, [])
+    assert (dump_rows(database), stored_names(data)) == (before, [])
 
 
-def test_settings_of_the_new_project_hold(judged: Database, data: Path, tmp_path: Path) -> None:
+def test_settings_of_the_new_project_hold(
+    judged: Database, data: Path, other: Database, other_data: Path, tmp_path: Path
+) -> None:
     """How often pairs are judged is the importing project's affair; the split is the dataset's."""
-    from db.project import save_settings
-
     export(judged, data, tmp_path / "out")
-    other_data = tmp_path / "other"
-    other = open_database(other_data)
     with other.write() as session:
         settings: ProjectSettings = save_settings(session, {"judgments_per_pair": 4, "judgments_per_test_pair": 5})
     import_dataset(other, other_data, tmp_path / "out")
     with other.read() as session:
         found = {(pair.source.split is Split.test, pair.judgments_wanted) for pair in session.scalars(select(Pair))}
     assert found == {(True, settings.judgments_per_test_pair), (False, settings.judgments_per_pair)}
-    other.close()
 
 
 def test_a_dataset_that_holds_metadata_is_stored_without_it_and_known_again(
-    database: Database, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, data: Path, other: Database, other_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an earlier version exported it; the project that it came from may be mended since, or not."""
     with monkeypatch.context() as earlier, database.write() as session:
         earlier.setattr("pixels.read.strip_metadata", lambda content: (content, []))
         images = []
         for number in range(3):
-            path = tmp_path / f"{number}.jpg"
-            picture = PilImage.fromarray(np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8))
-            picture.save(path, comment=b"Jane Doe")
+            path = write_photo(tmp_path / f"{number}.jpg", number)
+            PilImage.open(path).save(path, comment=b"Jane Doe")
             images.append(add_image(session, data, probe_image(path), path))
         hq, *restored = images
-        source = add_source(session, "face", Split.train, hq=hq)
-        for name, image in zip(METHODS, restored, strict=False):
-            add_candidate(session, source, add_method(session, name), image)
+        add_face(session, "face", METHODS[:2], None, *restored, hq=hq)
+        for image in restored:
             add_metric_value(session, image, "lpips", "0.1", value=-0.1, raw_value=0.1, reference=hq.sha256)
         make_pairs(session, load_settings(session))
-        judge(session, add_person(session, "ada"), session.scalars(select(Pair)).one(), "a")
+        judge_as(session, add_person(session, "ada"), session.scalars(select(Pair)).one(), "a")
         names = [image.sha256 for image in images]
     with monkeypatch.context() as earlier:
         earlier.setattr("dataset.files.strip_metadata", lambda content: (content, []))
         export(database, data, tmp_path / "first")
     assert sorted(path.stem for path in (tmp_path / "first" / "images").iterdir()) == sorted(names)
-    other_data = tmp_path / "other"
-    other = open_database(other_data)
     added = import_dataset(other, other_data, tmp_path / "first")
     assert (added["images"], added["pairs"], added["judgments"], added["scores"]) == (3, 1, 1, 2)
     assert not any(b"Jane" in path.read_bytes() for path in (other_data / "images").rglob("*.jpg"))
     for base, folder in ((other, other_data), (database, data)):
         assert set(import_dataset(base, folder, tmp_path / "first").values()) == {0}
-        assert len(files_of(folder)) == 3
+        assert len(stored_names(folder)) == 3
     export(other, other_data, tmp_path / "second")
     check_stored_images(database, data, mend=True)
     assert set(import_dataset(database, data, tmp_path / "first").values()) == {0}
     export(database, data, tmp_path / "third")
     assert contents(tmp_path / "second") == contents(tmp_path / "third")
-    other.close()

@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
-from uuid import uuid4
 
 import pytest
 from sqlalchemy import select, update
 
-from annotate.judging.judgments import Answer, record_judgment
-from annotate.judging.pairs import lease_pairs, make_pairs
+from annotate.judging.pairs import lease_pairs
 from annotate.judging.people import add_person
 from annotate.labeler.svm import MIN_LABELS
-from db.models import Candidate, Choice, Image, MetricValue, Pair, Picked, Run, RunState, Shortlist, Split
+from db.models import Candidate, Choice, Pair, Picked, Run, RunState, Shortlist
 from db.project import load_settings, save_settings
+from db.records import add_metric_value
 from metrics.lists import columns, load_metric_list
-from runs.store import LIVE_STATES, end_run
+from runs.store import end_run
+from tests.making import add_pairs
+from tests.making import judge as judge_pair
+from tests.watching import wait_for
 from ui.autolabel import refit
-from ui.context import Context
 
 PHOTOS = 50
-FIT_SECONDS = 120
 
 
 @pytest.fixture
-def context(database, data) -> Context:
-    return Context(database=database, data=data)
-
-
-@pytest.fixture
-def project(context, add_candidates):
+def project(context):
     """Pairs of 50 photos by three methods in an active order, and one person."""
     with context.database.write() as session:
-        settings = save_settings(
-            session, {"order": "uncertain", "refit_after": 40, "repeat_share": 0.0, "gold_share": 0.0}
-        )
-        for number in range(PHOTOS):
-            add_candidates(session, f"face{number}", ["m1", "m2", "m3"], Split.train)
-        make_pairs(session, settings)
+        settings = {"order": "uncertain", "refit_after": 40, "repeat_share": 0.0, "gold_share": 0.0}
+        add_pairs(session, PHOTOS, ["m1", "m2", "m3"], **settings)
         add_person(session, "Ada")
         add_person(session, "robot", simulated=True)
 
@@ -54,8 +44,8 @@ def judge(context, project) -> Callable[..., None]:
             for lease in lease_pairs(session, person_id, settings, rng, count=count, holding=[]):
                 pair = session.get_one(Pair, lease.pair_id)
                 better = Choice.a if pair.a_id > pair.b_id else Choice.b
-                answer = Answer(str(uuid4()), pair.id, 0, lease.shown_left, choice or better, 1.0, picked=lease.picked)
-                record_judgment(session, person_id, answer)
+                shown = {"shown_left": lease.shown_left, "picked": lease.picked}
+                judge_pair(session, person_id, pair.id, choice or better, **shown)
 
     return answer_pairs
 
@@ -146,27 +136,10 @@ def measure_all(context) -> None:
     """Values of the reference-free columns of the offline list: all are the candidate's method."""
     with context.database.write() as session:
         wanted = [column for column in columns(load_metric_list("offline")) if not column.reference]
-        for image_id, method_id in session.execute(
-            select(Image.id, Candidate.method_id).join(Candidate, Candidate.image_id == Image.id)
-        ).all():
+        for candidate in session.scalars(select(Candidate)):
             for at, column in enumerate(wanted):
-                value = method_id + 0.01 * ((image_id * (at + 3)) % 17)
-                session.add(
-                    MetricValue(
-                        image_id=image_id, metric=column.metric, version=column.version, value=value, raw_value=value
-                    )
-                )
-
-
-def wait_for(context, run_id) -> Run:
-    deadline = time.monotonic() + FIT_SECONDS
-    while time.monotonic() < deadline:
-        with context.database.read() as session:
-            run = session.get_one(Run, run_id)
-            if run.state not in LIVE_STATES:
-                return run
-        time.sleep(0.2)
-    raise AssertionError(f"run {run_id} did not end in {FIT_SECONDS} seconds")
+                value = candidate.method_id + 0.01 * ((candidate.image_id * (at + 3)) % 17)
+                add_metric_value(session, candidate.image, column.metric, column.version, value=value, raw_value=value)
 
 
 def test_a_real_fit_fails_once_where_nothing_is_measured_then_lists_what_to_show_next(context, judge):

@@ -6,9 +6,6 @@ import json
 import random
 import re
 import subprocess
-import sys
-import time
-import uuid
 from pathlib import Path
 
 import gradio as gr
@@ -19,20 +16,21 @@ from sqlalchemy import select, update
 
 import ui.pages.report
 from annotate.__main__ import main
-from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person
 from annotate.labeler.fit import describe_people
 from annotate.report.options import RankOptions
 from annotate.report.write import write_report
 from db.errors import UserError
-from db.models import Candidate, Choice, Judgment, MetricValue, Pair, Person, Run, RunState, Side
+from db.models import Candidate, Choice, Judgment, Pair, Person, Run, RunState, Side
 from db.project import ProjectSettings, save_settings
+from db.records import add_metric_value
 from db.session import Database
-from runs.store import LIVE_STATES, latest_run, run_folder
+from runs.store import latest_run, run_folder
+from tests.making import add_candidates, add_pairs, fetch, judge, run_annotate
+from tests.watching import wait_for
 from ui.context import Context
 
-ROOT = Path(__file__).resolve().parents[3]
 METHODS = ["worst", "middle", "best"]  # alphabetical order is not the right one
 TABLES = {
     "ranking",
@@ -50,8 +48,7 @@ PICTURES = {"ranking", "win_matrix", "over_time", "people"}
 
 def rank(data: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """`python -m annotate rank` with few resamples."""
-    command = [sys.executable, "-m", "annotate", "rank", "--data", str(data), "--resamples", "20", *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return run_annotate(data, "rank", "--resamples", "20", *options)
 
 
 def judge_all(database: Database, name: str, *, simulated: bool = False, error_share: float = 0.1) -> None:
@@ -65,16 +62,14 @@ def judge_all(database: Database, name: str, *, simulated: bool = False, error_s
             right = rng.random() >= error_share
             choice = Choice.tie if rng.random() < 0.1 else Choice.a if a_is_better == right else Choice.b
             left = rng.choice([Side.a, Side.b])
-            record_judgment(session, person.id, Answer(str(uuid.uuid4()), pair.id, repeat_no, left, choice, 1.5))
+            judge(session, person.id, pair.id, choice, repeat_no=repeat_no, shown_left=left)
 
 
 @pytest.fixture
-def judged(database: Database, add_candidates) -> Database:
+def judged(database: Database) -> Database:
     """12 sources, 3 methods, 36 pairs, judged by two people and a simulated annotator."""
     with database.write() as session:
-        for number in range(12):
-            add_candidates(session, f"face{number}", METHODS)
-        make_pairs(session, ProjectSettings())
+        add_pairs(session, 12, METHODS)
     judge_all(database, "anna")
     judge_all(database, "bert <b>")
     judge_all(database, "robot", simulated=True)
@@ -102,8 +97,7 @@ def test_rank_writes_tables_pictures_and_a_summary(judged: Database, data: Path,
             assert picture.width > 600
     lines = result.stdout.splitlines()
     assert [line.split()[1] for line in lines[1:4]] == ["best", "middle", "worst"]
-    with judged.read() as session:
-        assert session.scalars(select(Run.state)).all() == [RunState.finished]
+    assert fetch(judged, select(Run.state)) == [RunState.finished]
 
 
 def test_simulated_annotators_count_when_asked_and_are_named_so(judged: Database, data: Path, tmp_path: Path) -> None:
@@ -186,19 +180,18 @@ def test_a_report_that_cannot_be_made_is_one_line(
     assert printed.out == ""
     assert message in printed.err
     assert printed.err.count("\n") == 1
-    with judged.read() as session:
-        run = session.scalars(select(Run)).one()
+    (run,) = fetch(judged, select(Run))
     assert run.state is RunState.failed
     assert not (run_folder(data, run.id) / "summary.json").exists()
 
 
-def test_an_awkward_little_report_is_made_all_the_same(database: Database, tmp_path: Path, add_candidates) -> None:
+def test_an_awkward_little_report_is_made_all_the_same(database: Database, tmp_path: Path) -> None:
     """One judgment, method names with $ and <: no interval, no agreement, no crash."""
     with database.write() as session:
         add_candidates(session, "face", ["$x_1$ <i>", "soft & long " * 6])
         make_pairs(session, ProjectSettings())
         person, pair = add_person(session, "anna"), session.scalars(select(Pair)).one()
-        record_judgment(session, person.id, Answer(str(uuid.uuid4()), pair.id, 0, Side.a, Choice.a, 1.0))
+        judge(session, person.id, pair.id)
     with database.read() as session:
         summary = write_report(session, tmp_path / "out", RankOptions(resamples=20))
     assert [row["low"] for row in summary["ranking"]] == [None, None]
@@ -217,19 +210,13 @@ def test_nobody_has_judged_yet(database: Database, tmp_path: Path) -> None:
 
 def wait_for_run(context: Context) -> Run:
     """The report run that was started, when it has ended."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        with context.database.read() as session:
-            run = latest_run(session, ui.pages.report.KIND)
-        assert run is not None
-        if run.state not in LIVE_STATES:
-            return run
-        time.sleep(0.1)
-    raise AssertionError("the report run did not end")
+    with context.database.read() as session:
+        run = latest_run(session, ui.pages.report.RANK.name)
+    assert run is not None
+    return wait_for(context, run.id)
 
 
-def test_the_page_starts_a_report_and_shows_it(judged: Database, data: Path) -> None:
-    context = Context(database=judged, data=data)
+def test_the_page_starts_a_report_and_shows_it(judged: Database, context: Context, data: Path) -> None:
     ui.pages.report.start_report(context, "all", True)
     ui.pages.report.start_report(context, "all", True)  # a second press while the first goes on
     run = wait_for_run(context)
@@ -238,7 +225,7 @@ def test_the_page_starts_a_report_and_shows_it(judged: Database, data: Path) -> 
         assert len(session.scalars(select(Run)).all()) == 1
         pair = session.scalars(select(Pair)).first()
         person = add_person(session, "late")
-        record_judgment(session, person.id, Answer(str(uuid.uuid4()), pair.id, 0, Side.a, Choice.a, 1.0))
+        judge(session, person.id, pair.id)
     with judged.read() as session:
         page = ui.pages.report.report_html(session, data)
         counts = ui.pages.report.counts_html(session)
@@ -255,16 +242,13 @@ def test_the_page_starts_a_report_and_shows_it(judged: Database, data: Path) -> 
     assert ui.pages.report.status_html(data, run) == ""
 
 
-def test_rewards_of_candidates_stand_beside_the_ranking(judged: Database, data: Path) -> None:
+def test_rewards_of_candidates_stand_beside_the_ranking(judged: Database, context: Context, data: Path) -> None:
     with judged.write() as session:
         for candidate in session.scalars(select(Candidate)):
             for version, worth in (("reward 0a", 1.0), ("reward 0b", -1.0)):
                 value = worth * METHODS.index(candidate.method.name) + candidate.source_id % 2
-                rewarded = {"metric": "reward-mine", "version": version, "value": value, "raw_value": value}
-                session.add(MetricValue(image_id=candidate.image_id, **rewarded))
-            niqe = {"metric": "niqe", "version": "1", "value": 5.0, "raw_value": 5.0}
-            session.add(MetricValue(image_id=candidate.image_id, **niqe))
-    context = Context(database=judged, data=data)
+                add_metric_value(session, candidate.image, "reward-mine", version, value=value, raw_value=value)
+            add_metric_value(session, candidate.image, "niqe", "1", value=5.0, raw_value=5.0)
     ui.pages.report.start_report(context, "all", False)
     run = wait_for_run(context)
     assert run.state is RunState.finished, run.error
@@ -286,17 +270,16 @@ def test_rewards_of_candidates_stand_beside_the_ranking(judged: Database, data: 
         assert "ranking.csv" in ui.pages.report.report_html(session, data)
 
 
-def test_the_page_says_why_a_report_failed(judged: Database, data: Path) -> None:
-    context = Context(database=judged, data=data)
+def test_the_page_says_why_a_report_failed(judged: Database, context: Context, data: Path) -> None:
     ui.pages.report.start_report(context, "test", False)
     run = wait_for_run(context)
     assert run.state is RunState.failed
     assert "No judgments in split &#x27;test&#x27; to rank" in ui.pages.report.status_html(data, run)
 
 
-def test_the_page_builds_with_private_events_and_an_idle_timer(judged: Database, data: Path) -> None:
+def test_the_page_builds_with_private_events_and_an_idle_timer(judged: Database, context: Context) -> None:
     with gr.Blocks() as page:
-        ui.pages.report.build(Context(database=judged, data=data))
+        ui.pages.report.build(context)
     assert [event["api_visibility"] for event in page.config["dependencies"]] == ["private"] * 3
     timer = next(part for part in page.config["components"] if part["type"] == "timer")
     assert timer["props"]["active"] is False

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ import pandas as pd
 import pytest
 
 from experiments.votes import compute_ceiling, count_pairs, load_codec, load_study, read_wins
-from tests.conftest import ROOT
+from tests.making import run_python
 
 ROW = re.compile(r"^(\S.*?)\s{2,}(0\.\d{3}|1\.000)\s+(\[\d\.\d{3}, \d\.\d{3}\])?$", re.MULTILINE)
 
@@ -40,8 +38,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def run(*arguments: str | Path) -> str:
-    command = [sys.executable, "experiments/votes.py", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_python("experiments/votes.py", *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

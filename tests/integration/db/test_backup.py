@@ -18,9 +18,10 @@ from db.backup import back_up, restore
 from db.engine import default_url, make_engine, migrate, read_revision
 from db.errors import UserError
 from db.images import image_path
-from db.models import Base, Choice, Image, Judgment, MetricValue, Pair, Person, Picked, Role, Shortlist, Side, Split
+from db.models import Base, Choice, Judgment, MetricValue, Pair, Person, Picked, Role, Shortlist, Side, Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database, open_database
+from tests.making import add_image_row
 
 WRITERS = 3
 
@@ -31,9 +32,7 @@ def filled(any_database: Database) -> Database:
     with any_database.write() as session:
         source = add_source(session, "façade 1", Split.train)
         method = add_method(session, "m", {"scale": 2.5, "names": ["ä", None]})
-        images = [Image(sha256=str(n) * 64, suffix=".png", width_px=8, height_px=8, size_bytes=1) for n in range(2)]
-        session.add_all(images)
-        session.flush()
+        images = [add_image_row(session, str(n)) for n in range(2)]
         sides = [add_candidate(session, source, method, image, seed=n) for n, image in enumerate(images)]
         session.flush()
         pair = Pair(key="f" * 32, source_id=source.id, a_id=sides[0].id, b_id=sides[1].id, shuffle_key=7)
@@ -49,16 +48,8 @@ def filled(any_database: Database) -> Database:
 
 
 def make_judgment(uuid: str, person_id: int, repeat_no: int) -> Judgment:
-    return Judgment(
-        uuid=uuid,
-        pair_id=1,
-        person_id=person_id,
-        repeat_no=repeat_no,
-        choice=Choice.a,
-        reasons=["sharper"],
-        shown_left=Side.b,
-        seconds=1.5,
-    )
+    fields = {"pair_id": 1, "person_id": person_id, "repeat_no": repeat_no, "choice": Choice.a, "shown_left": Side.b}
+    return Judgment(uuid=uuid, reasons=["sharper"], seconds=1.5, **fields)
 
 
 def read_rows(engine: Engine) -> dict[str, list[str]]:
@@ -190,9 +181,8 @@ def test_the_commands_say_what_they_wrote_and_which_images_are_missing(
     database: Database, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with database.write() as session:
-        session.add_all(
-            Image(sha256=str(n) * 64, suffix=".png", width_px=8, height_px=8, size_bytes=1) for n in range(2)
-        )
+        for n in range(2):
+            add_image_row(session, str(n) * 64)
     (tmp_path / "backups").mkdir()
     assert main(["backup", str(tmp_path / "backups"), "--data", str(data)]) == 0
     (made,) = (tmp_path / "backups").glob("facereward-2*Z.db")

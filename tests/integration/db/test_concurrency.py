@@ -16,26 +16,24 @@ from sqlalchemy import exists, func, select, update
 
 import annotate.judging.pairs
 from annotate.judging.judgments import Answer, record_judgment
-from annotate.judging.pairs import lease_pairs, make_pairs
+from annotate.judging.pairs import lease_pairs
 from annotate.judging.people import add_person
 from db.errors import UserError
-from db.models import Choice, Judgment, Lease, Pair, Split, utc_now
-from db.project import load_settings, save_settings
+from db.models import Choice, Judgment, Lease, Pair, utc_now
+from db.project import load_settings
+from tests.making import add_pairs, fetch, judge
 
 PAIRS = 40
 AHEAD = 3
 
 
 @pytest.fixture
-def fill(any_database, add_candidates):
+def fill(any_database):
     """`fill(people, wanted)`: PAIRS pairs that want so many judgments; gives the people's ids."""
 
     def make(people, wanted, pairs=PAIRS):
         with any_database.write() as session:
-            settings = save_settings(session, {"judgments_per_pair": wanted, "repeat_share": 0.0})
-            for number in range(pairs):
-                add_candidates(session, f"face{number}", ["m1", "m2"], Split.train)
-            make_pairs(session, settings)
+            add_pairs(session, pairs, judgments_per_pair=wanted, repeat_share=0.0)
             return [add_person(session, f"person {number}").id for number in range(people)]
 
     return make
@@ -57,7 +55,7 @@ def label_until_done(database, person_id, start):
             if showing:
                 pair_id, side = showing.pop(0)
                 with suppress(UserError):  # another tab of theirs was first
-                    record_judgment(session, person_id, Answer(str(uuid4()), pair_id, 0, side, Choice.a, 1.0))
+                    judge(session, person_id, pair_id, shown_left=side)
             held = [pair_id for pair_id, _ in showing]
             new = lease_pairs(session, person_id, settings, rng, count=AHEAD - len(held), holding=held)
             showing += [(lease.pair_id, lease.shown_left) for lease in new]
@@ -155,8 +153,7 @@ def test_two_tabs_of_one_person(any_database, fill):
 
 def test_the_same_judgment_sent_at_the_same_moment_is_stored_once(any_database, fill):
     (person,) = fill(1, 1, pairs=1)
-    with any_database.read() as session:
-        pair_id = session.scalars(select(Pair.id)).one()
+    (pair_id,) = fetch(any_database, select(Pair.id))
     start = threading.Barrier(6)
     answer = Answer(str(uuid4()), pair_id, 0, "a", Choice.b, 1.0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 from alembic import command
 from sqlalchemy import select, text, update
@@ -37,19 +39,33 @@ INSERT INTO label_judgment (label_id, judgment_id) VALUES (1, 1);
 """
 
 
+@pytest.fixture
+def engine(data, database_url):
+    """An engine for a database that is not there yet."""
+    data.mkdir()
+    made = make_engine(database_url or default_url(data))
+    yield made
+    made.dispose()
+
+
+@contextmanager
+def migrated(engine, how, revision):
+    """A connection to the database once it was brought up or back to a revision."""
+    config = alembic_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        how(config, revision)
+        yield connection
+
+
 def add_old_rows(connection):
     for statement in OLD_ROWS.format(sha256="0" * 64, key="f" * 31).split(";\n"):
         if statement.strip():
             connection.execute(text(statement))
 
 
-def test_rows_of_the_first_version_were_picked_at_random_and_pairs_get_their_reserve(data, database_url):
-    data.mkdir()
-    engine = make_engine(database_url or default_url(data))
-    with engine.begin() as connection:
-        config = alembic_config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+def test_rows_of_the_first_version_were_picked_at_random_and_pairs_get_their_reserve(data, database_url, engine):
+    with migrated(engine, command.upgrade, "0001") as connection:
         add_old_rows(connection)
     database = open_database(data, database_url)
     with database.read() as session:
@@ -59,23 +75,15 @@ def test_rows_of_the_first_version_were_picked_at_random_and_pairs_get_their_res
         assert reserved == [(1, False, 1), (2, True, 0), (3, True, 0)], "the key's last digit, and the test split"
         assert session.scalars(select(Shortlist)).all() == []
     database.close()
-    with engine.begin() as connection:  # and back
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0001")
+    with migrated(engine, command.downgrade, "0001") as connection:  # and back
         assert connection.execute(text("SELECT uuid, choice FROM judgment")).all() == [("u1", "a")]
-    engine.dispose()
 
 
 @pytest.mark.parametrize("changed", [None, "2025-12-31 00:00:00", "2026-01-02 00:00:00"])
-def test_a_judgment_of_before_answered_the_present_question_where_that_is_known(data, database_url, changed):
+def test_a_judgment_of_before_answered_the_present_question_where_that_is_known(data, database_url, engine, changed):
     """It is known where the settings were never stored, or last changed before the judgment."""
     settings = ProjectSettings() if changed is None else ProjectSettings(question="¿Cuál es mejor?")
-    data.mkdir()
-    engine = make_engine(database_url or default_url(data))
-    config = alembic_config()
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0003")
+    with migrated(engine, command.upgrade, "0003") as connection:
         add_old_rows(connection)
         if changed is not None:
             connection.execute(
@@ -90,20 +98,14 @@ def test_a_judgment_of_before_answered_the_present_question_where_that_is_known(
         assert store_question(session, settings) is question
         assert store_question(session, ProjectSettings(question="Next?")).id == 2, "the numbers go on"
     database.close()
-    with engine.begin() as connection:  # and back
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0003")
+    with migrated(engine, command.downgrade, "0003") as connection:  # and back
         assert connection.execute(text("SELECT uuid, choice FROM judgment")).all() == [("u1", "a")]
-    engine.dispose()
 
 
-def test_the_servers_time_of_before_is_not_known_and_what_was_discarded_stays_out_of_older_versions(data, database_url):
-    data.mkdir()
-    engine = make_engine(database_url or default_url(data))
-    config = alembic_config()
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0004")
+def test_the_servers_time_of_before_is_not_known_and_what_was_discarded_stays_out_of_older_versions(
+    data, database_url, engine
+):
+    with migrated(engine, command.upgrade, "0004") as connection:
         add_old_rows(connection)
     database = open_database(data, database_url)
     with database.read() as session:
@@ -114,21 +116,13 @@ def test_the_servers_time_of_before_is_not_known_and_what_was_discarded_stays_ou
     with pytest.raises(IntegrityError, match="server_seconds_not_negative"), database.write() as session:
         session.execute(update(Judgment).values(server_seconds=-1))
     database.close()
-    with engine.begin() as connection:  # and back
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0004")
+    with migrated(engine, command.downgrade, "0004") as connection:  # and back
         assert connection.execute(text("SELECT uuid FROM judgment WHERE superseded_at IS NOT NULL")).all() == [("u1",)]
         assert connection.execute(text("SELECT id FROM lease")).all() == []
-    engine.dispose()
 
 
-def test_runs_of_before_the_queue_keep_what_they_were_and_none_is_started_by_surprise(data, database_url):
-    data.mkdir()
-    engine = make_engine(database_url or default_url(data))
-    config = alembic_config()
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0002")
+def test_runs_of_before_the_queue_keep_what_they_were_and_none_is_started_by_surprise(data, database_url, engine):
+    with migrated(engine, command.upgrade, "0002") as connection:
         for number, (state, pid) in enumerate((("finished", 7), ("running", 8), ("queued", 9), ("queued", None)), 1):
             row = {"id": number, "state": state, "pid": pid}
             connection.execute(
@@ -147,20 +141,12 @@ def test_runs_of_before_the_queue_keep_what_they_were_and_none_is_started_by_sur
         }
         assert [(run.config, run.launcher) for run in runs] == [({"seed": 3}, {})] * 4
     database.close()
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0002")
+    with migrated(engine, command.downgrade, "0002") as connection:
         assert connection.execute(text("SELECT count(*) FROM run")).scalar() == 4
-    engine.dispose()
 
 
-def test_who_is_signed_in_stays_so(data, database_url):
-    data.mkdir()
-    engine = make_engine(database_url or default_url(data))
-    with engine.begin() as connection:
-        config = alembic_config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0004")
+def test_who_is_signed_in_stays_so(data, database_url, engine):
+    with migrated(engine, command.upgrade, "0004") as connection:
         connection.execute(
             text(
                 "INSERT INTO person (id, name, public_id, role, simulated, link_hash, created_at)"
@@ -172,8 +158,29 @@ def test_who_is_signed_in_stays_so(data, database_url):
         ada = session.get_one(Person, 1)
         assert (ada.session_version, ada.link_hash, ada.link_expires_at, ada.link_once) == (0, "abc", None, False)
     database.close()
-    with engine.begin() as connection:  # and back
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0004")
+    with migrated(engine, command.downgrade, "0004") as connection:  # and back
         assert connection.execute(text("SELECT name FROM person")).all() == [("Ada",)]
     engine.dispose()
+
+
+def test_what_a_run_of_before_was_made_from_is_not_known(data, database_url, engine):
+    with migrated(engine, command.upgrade, "0006") as connection:
+        connection.execute(
+            text(
+                "INSERT INTO run (id, kind, config, state, arguments, after, launcher, code_version, created_at) VALUES"
+                " (1, 'reward train', '{\"dataset\": \"/d\"}', 'finished', '[]', '[]', '{}', 'v',"
+                " '2026-01-01 00:00:00')"
+            )
+        )
+    database = open_database(data, database_url)
+    with database.write() as session:
+        old = session.get_one(Run, 1)
+        assert (old.inputs, old.outputs, old.config) == (None, None, {"dataset": "/d"})
+        recorded = [{"option": "dataset", "kind": "dataset", "value": "/d"}]
+        session.add(Run(id=2, kind="reward train", config={}, code_version="v", inputs=recorded, outputs=[]))
+    with database.read() as session:
+        new = session.get_one(Run, 2)
+        assert (new.inputs, new.outputs) == (recorded, [])
+    database.close()
+    with migrated(engine, command.downgrade, "0006") as connection:  # and back
+        assert connection.execute(text("SELECT kind FROM run ORDER BY id")).all() == [("reward train",)] * 2

@@ -13,26 +13,24 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DataError, IntegrityError, StatementError
 
 from annotate.judging.judgments import Answer, record_judgment, resolve_labels, undo_judgment
-from annotate.judging.pairs import lease_pairs, make_pairs
+from annotate.judging.pairs import lease_pairs
 from annotate.judging.people import add_person
 from db.errors import UserError
-from db.models import Base, Choice, Judgment, Label, Lease, Pair, Project, Side, Split
+from db.models import Base, Choice, Judgment, Label, Lease, Pair, Project, Side
 from db.project import ProjectSettings, load_settings, save_settings
 from db.session import open_database
+from tests.making import add_pairs, judge
 
 pytestmark = pytest.mark.filterwarnings("ignore:The (inplace|copy) keyword")  # crowd-kit's, not ours
 
 
 @pytest.fixture
-def fill(any_database, add_candidates):
+def fill(any_database):
     """`fill(pairs, people)`: that many pairs and people; gives the people's ids."""
 
     def make(pairs, people, **settings):
         with any_database.write() as session:
-            stored = save_settings(session, {"repeat_share": 0.0, "gold_share": 0.0, **settings})
-            for number in range(pairs):
-                add_candidates(session, f"face{number}", ["m1", "m2"], Split.train)
-            make_pairs(session, stored)
+            add_pairs(session, pairs, **{"repeat_share": 0.0, "gold_share": 0.0, **settings})
             return [add_person(session, f"person {number}").id for number in range(people)]
 
     return make
@@ -98,9 +96,7 @@ def test_repeats_and_gold_are_found(any_database, fill):
             (lease,) = leases
             kinds.append("repeat" if lease.repeat_no else "gold" if lease.pair_id in gold else "queue")
             record_judgment(
-                session,
-                ada,
-                Answer(str(uuid4()), lease.pair_id, lease.repeat_no, lease.shown_left, Choice.b, 1.0),
+                session, ada, Answer(str(uuid4()), lease.pair_id, lease.repeat_no, lease.shown_left, Choice.b, 1.0)
             )
     assert kinds.count("queue") == 22
     assert 0 < kinds.count("gold") <= 8
@@ -152,8 +148,7 @@ def test_superseded_rows_do_not_count_for_uniqueness(any_database, fill):
     with any_database.write() as session:
         before = None
         for _ in range(3):
-            answer = Answer(str(uuid4()), 1, 0, Side.a, Choice.a, 1.0, replaces=before)
-            before = record_judgment(session, ada, answer).uuid
+            before = judge(session, ada, 1, replaces=before).uuid
     with any_database.read() as session:
         rows = session.scalars(select(Judgment).order_by(Judgment.id)).all()
         assert [row.superseded_at is None for row in rows] == [False, False, True]
@@ -165,7 +160,7 @@ def test_a_block_that_raises_leaves_nothing(any_database, fill):
     def judge_a_pair_that_is_there_and_one_that_is_not():
         with any_database.write() as session:
             for pair_id in (1, 99):
-                record_judgment(session, ada, Answer(str(uuid4()), pair_id, 0, Side.a, Choice.a, 1.0))
+                judge(session, ada, pair_id)
 
     with pytest.raises(UserError, match="no pair 99"):
         judge_a_pair_that_is_there_and_one_that_is_not()

@@ -160,7 +160,7 @@ def test_what_is_wrong_is_one_line(
     command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for changes, said in (
-        ({"batch_size": 0}, "error: tiny: batch_size: Input should be greater than or equal to 1 ('0')."),
+        ({"batch_size": 0}, "error: --batch-size: Give 1 or more, got '0'."),
         ({"text_mode": "caption"}, "has a caption, but text_mode is caption"),
         ({"weights": tmp_path / "none.pt"}, "none.pt"),
     ):

@@ -13,7 +13,6 @@ import pytest
 from db.errors import UserError
 from db.models import Run, RunState
 from db.session import Database, open_database
-from runs import launch as launching
 from runs.launch import launch
 from runs.stop import stop
 from runs.store import add_run, is_alive, read_progress, reap_lost, run_folder
@@ -52,7 +51,7 @@ with open_run(database, args.data, "sleeper", {}, args.run) as run:
 def sleeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long command `python -m sleeper` that runs.launch can start."""
     (tmp_path / "sleeper.py").write_text(SLEEPER)
-    monkeypatch.setattr(launching, "PROJECT_ROOT", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.setattr("runs.process.PROJECT_ROOT", f"{tmp_path}{os.pathsep}{ROOT}")
 
 
 def is_gone(pid: int) -> bool:
@@ -166,8 +165,10 @@ def test_a_run_outlives_a_killed_launcher(tmp_path: Path, data: Path) -> None:
     open_database(data).close()
     (tmp_path / "sleeper.py").write_text(SLEEPER)
     launcher = (
-        "import sys, time\nfrom pathlib import Path\nfrom db.session import open_database\nfrom runs import launch\n"
-        f"launch.PROJECT_ROOT = {f'{tmp_path}{os.pathsep}{ROOT}'!r}\n"
+        "import sys, time\nfrom pathlib import Path\n"
+        "import sys, time\nfrom pathlib import Path\n"
+        "from db.session import open_database\nfrom runs import launch, process\n"
+        f"process.PROJECT_ROOT = {f'{tmp_path}{os.pathsep}{ROOT}'!r}\n"
         f"data = Path({str(data)!r})\n"
         "print(launch.launch(open_database(data), data, 'sleeper', ['plain'], {}), flush=True)\ntime.sleep(60)\n"
     )

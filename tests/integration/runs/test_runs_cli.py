@@ -113,8 +113,8 @@ def test_what_is_refused_is_one_line(database: Database, say: Say) -> None:
     assert say("stop", "3") == "error: Run 3 is not running.\n"
     assert say("stop", "3", "--machine-is-gone") == "error: Run 3 is not running on another machine.\n"
     assert say("continue", "3") == "error: There is no run 3.\n"
-    assert say("supervise", "--cpu-slots", "0").startswith("error: --cpu-slots is 0")
-    assert say("round", "--target-accuracy", "2").startswith("error: --target-accuracy: Input should be less than 1")
+    assert say("supervise", "--cpu-slots", "0") == "error: --cpu-slots: Give 1 or more, got '0'.\n"
+    assert say("round", "--target-accuracy", "2").startswith("error: --target-accuracy: Give less than 1, got")
     assert say("list") == ""
 
 

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from annotate.judging.people import add_person, make_link_token
 from db.session import Database, open_database
-from tests.conftest import address_of
+from tests.making import MakeClient, address_of
 from ui.context import Context
 from ui.server import make_app
 
@@ -61,14 +61,14 @@ def make_client(app: FastAPI) -> Callable[..., TestClient]:
 
 
 @pytest.fixture
-def opened(make_client: Callable[..., TestClient], folder: Path) -> TestClient:
+def opened(make_client: MakeClient, folder: Path) -> TestClient:
     """A browser that opened the printed address."""
     client = make_client()
     client.get(address_of(folder, ""))
     return client
 
 
-def test_whoever_lacks_the_token_reaches_nothing(make_client: Callable[..., TestClient], folder: Path) -> None:
+def test_whoever_lacks_the_token_reaches_nothing(make_client: MakeClient, folder: Path) -> None:
     other = make_client()
     token = address_of(folder, "").partition("token=")[2]
     for path in ("/", "/sign-in", "/api/sign-in-info", "/api/session", "/admin/", "/img/x", "/nothing"):
@@ -82,12 +82,12 @@ def test_whoever_lacks_the_token_reaches_nothing(make_client: Callable[..., Test
     assert (page.status_code, page.headers["content-type"]) == (401, "text/html; charset=utf-8")
     assert "app.py prints in the terminal" in page.text
     assert "MESSAGE" not in page.text
-    assert other.get("/static/style.css").status_code == 200
+    assert other.get("/static/common/style.css").status_code == 200
     assert other.cookies == {}
 
 
 def test_a_personal_link_needs_no_token_and_gives_no_more_than_its_person_may(
-    make_client: Callable[..., TestClient], database_of_app: Database
+    make_client: MakeClient, database_of_app: Database
 ) -> None:
     with database_of_app.write() as session:
         link = make_link_token(add_person(session, "ben"))
@@ -100,9 +100,7 @@ def test_a_personal_link_needs_no_token_and_gives_no_more_than_its_person_may(
     assert ben.get("/").status_code == 401
 
 
-def test_the_token_becomes_a_cookie_and_leaves_the_address(
-    make_client: Callable[..., TestClient], folder: Path
-) -> None:
+def test_the_token_becomes_a_cookie_and_leaves_the_address(make_client: MakeClient, folder: Path) -> None:
     client, token = make_client(), address_of(folder, "").partition("token=")[2]
     answer = client.get(f"/admin/runs?token={token}&state=a%26b&state=c")
     assert (answer.status_code, answer.headers["location"]) == (303, "/admin/runs?state=a%26b&state=c")
@@ -126,7 +124,7 @@ def test_the_exchange_leads_nowhere_else(opened: TestClient, path: str) -> None:
 
 @pytest.mark.parametrize(("name", "value"), PROXIES)
 def test_what_came_through_a_proxy_is_refused(opened: TestClient, folder: Path, name: str, value: str) -> None:
-    for path in ("/", address_of(folder, ""), "/sign-in", "/static/style.css", "/api/session"):
+    for path in ("/", address_of(folder, ""), "/sign-in", "/static/common/style.css", "/api/session"):
         answer = opened.get(path, headers={name: value})
         assert answer.status_code == 403, path
         assert "--auth" in answer.text
@@ -135,7 +133,7 @@ def test_what_came_through_a_proxy_is_refused(opened: TestClient, folder: Path, 
 
 
 @pytest.mark.parametrize("host", ["localhost:9000", "127.0.0.1", "[::1]:1234", "127.0.0.2:81"])
-def test_a_tunnel_from_another_port_works(make_client: Callable[..., TestClient], folder: Path, host: str) -> None:
+def test_a_tunnel_from_another_port_works(make_client: MakeClient, folder: Path, host: str) -> None:
     client = make_client(host)
     assert client.get(address_of(folder, "")).status_code == 303
     origin = {"Origin": f"http://{host}"}
@@ -143,7 +141,7 @@ def test_a_tunnel_from_another_port_works(make_client: Callable[..., TestClient]
 
 
 def test_two_apps_of_one_machine_do_not_sign_each_others_people_out(
-    make_client: Callable[..., TestClient], opened: TestClient, tmp_path: Path
+    make_client: MakeClient, opened: TestClient, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
     second = open_database(other)

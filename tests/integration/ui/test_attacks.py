@@ -14,18 +14,13 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person, get_person, make_link_token
-from db.images import add_image, probe_image
-from db.models import Role, Split
-from db.project import load_settings, save_settings
-from db.records import add_candidate, add_method, add_source
+from db.models import Role
 from db.session import open_database
-from tests.conftest import write_photo
+from tests.making import PASSWORD, make_project
 from ui.context import Context
 from ui.server import make_app
 
-PASSWORD = "correct horse"
 SECRETS = ("zoe-the-colleague", "bicubic-secret", "gfpgan-secret", "Traceback", "scrypt", PASSWORD)
 """Words that no answer to a stranger or an annotator may hold."""
 JSON = {"Content-Type": "application/json"}
@@ -70,20 +65,8 @@ nasty_value = st.recursive(
 )
 KEYS = (
     *("want", "events", "type", "id", "showing", "choice", "seconds", "reasons", "skip_reason", "replaces", "judgment"),
-    *(
-        "view_mode",
-        "question",
-        "page",
-        "known",
-        "exclude",
-        "kind",
-        "values",
-        "inputs",
-        "name",
-        "password",
-        "next",
-        "fn_index",
-    ),
+    *("view_mode", "question", "page", "known", "exclude", "kind", "values", "inputs", "name", "password", "next"),
+    "fn_index",
     *("data", "session_hash", "trigger_id", "preset", "device", "number", "rounds", "url", "token"),
 )
 nasty_body = st.one_of(
@@ -177,14 +160,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     data: Path = folder / "data"
     database = open_database(data)
     with database.write() as session:
-        save_settings(session, {"repeat_share": 0, "gold_share": 0})
-        for number in range(2):
-            images = [write_photo(folder / f"{number}-{place}.png", 10 * number + place) for place in range(4)]
-            lq, hq, *restored = [add_image(session, data, probe_image(path), path) for path in images]
-            source = add_source(session, f"face{number}", Split.train, lq=lq, hq=hq)
-            for name, image in zip(SECRETS[1:3], restored, strict=True):
-                add_candidate(session, source, add_method(session, name), image)
-        make_pairs(session, load_settings(session))
+        make_project(session, data, folder, 2, SECRETS[1:3])
         add_person(session, "ada", Role.admin, PASSWORD)
         for name in ("ben", SECRETS[0]):
             add_person(session, name, Role.annotator, PASSWORD)

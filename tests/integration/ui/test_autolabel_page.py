@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -16,44 +15,32 @@ from sqlalchemy import select
 
 import ui.autolabel.page
 from annotate.judging.browse import count_machine_labels, sure_pairs
-from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person
 from db.errors import UserError
-from db.models import Choice, Judgment, Label, Origin, Pair, Person, Picked, Role, Run, RunState, Side, Split
+from db.models import Choice, Judgment, Label, Origin, Pair, Person, Picked, Role, Run, RunState, Split
 from db.project import ProjectSettings
 from db.records import add_metric_value
 from db.session import Database
-from runs.store import LIVE_STATES, run_folder
+from runs.store import run_folder
+from tests.making import add_candidates, fetch, judge, write_metric_list
+from tests.watching import wait_for
 from ui.autolabel.page import FIT, LABEL, fit_status_html, label_status_html, list_fits, start_fit, start_label
 from ui.autolabel.report import is_simulated, label_sentence, report_html
 from ui.autolabel.review import PAGE_PAIRS, browse_html, correct, disagreements_html
 from ui.context import Context
 
-LIST = """
-name = "two"
-version = "1"
-description = "for tests"
-metrics = [{ name = "sharpness" }, { name = "contrast" }]
-"""
 METHODS = ["m1", "m2", "m3", "<b>m4"]
 RED = "Simulated annotators are among the judgments"
 
 
 @pytest.fixture
-def context(database: Database, data: Path) -> Context:
-    return Context(database=database, data=data)
-
-
-@pytest.fixture
 def metric_list(tmp_path: Path) -> str:
-    path = tmp_path / "two.toml"
-    path.write_text(LIST)
-    return str(path)
+    return write_metric_list(tmp_path / "two.toml")
 
 
 @pytest.fixture
-def judged(database: Database, add_candidates) -> Database:
+def judged(database: Database) -> Database:
     """30 photos of four candidates, 180 pairs, of which a simulated annotator judged 100 by sharpness, most rightly."""
     rng = random.Random(5)
     sharpness: dict[int, float] = {}
@@ -70,18 +57,8 @@ def judged(database: Database, add_candidates) -> Database:
         for pair in session.scalars(select(Pair).order_by(Pair.shuffle_key).limit(100)):
             a_is_sharper = sharpness[pair.a.image_id] > sharpness[pair.b.image_id]
             choice = Choice.a if a_is_sharper == (rng.random() < 0.92) else Choice.b
-            record_judgment(session, robot.id, Answer(str(uuid.uuid4()), pair.id, 0, Side.a, choice, 1.5))
+            judge(session, robot.id, pair.id, choice)
     return database
-
-
-def wait_for(context: Context, run_id: int) -> Run:
-    for _ in range(1_200):
-        with context.database.read() as session:
-            run = session.get_one(Run, run_id)
-        if run.state not in LIVE_STATES:
-            return run
-        time.sleep(0.05)
-    pytest.fail(f"run {run_id} is still {run.state} after a minute")
 
 
 def settings(metric_list: str, **values: Any) -> dict[str, Any]:
@@ -198,8 +175,7 @@ def test_a_click_that_is_no_answer_is_refused(context: Context, judged: Database
         correct(context, "ada", click | damage)
     with pytest.raises(UserError):
         correct(context, "ada", {})
-    with judged.read() as session:
-        assert session.scalars(select(Judgment).join(Person).where(Person.name == "ada")).all() == []
+    assert fetch(judged, select(Judgment).join(Person).where(Person.name == "ada")) == []
 
 
 def test_what_cannot_be_started(context: Context, database: Database, metric_list: str) -> None:
@@ -208,7 +184,9 @@ def test_what_cannot_be_started(context: Context, database: Database, metric_lis
     with pytest.raises(UserError, match=r"folds: .* got 1"):
         start_fit(context, settings(metric_list, folds=1))
     with database.write() as session:
-        session.add_all(Run(kind=kind, config={}, code_version="x", state=RunState.queued) for kind in (FIT, LABEL))
+        session.add_all(
+            Run(kind=kind, config={}, code_version="x", state=RunState.queued) for kind in (FIT.name, LABEL.name)
+        )
     with pytest.raises(UserError, match=r"Run 1 \(annotate fit\) is going on"):
         start_fit(context, settings(metric_list))
     with pytest.raises(UserError, match=r"Run 2 \(annotate label\) is going on"):

@@ -13,11 +13,10 @@ from app import main
 from db.errors import UserError
 from db.models import Role
 from db.session import Database
+from tests.making import PASSWORD
 from ui.address import read_base_url
 from ui.context import Context
 from ui.server import make_app
-
-PASSWORD = "correct horse"
 
 
 @pytest.fixture
@@ -78,12 +77,7 @@ def test_other_hosts_and_origins_are_refused(serve: Callable[..., Callable[..., 
     make = serve("https://label.example.org")
     for host in ("label.example.org", "LABEL.example.org:443", "127.0.0.1:7860", "localhost", "[::1]:7860"):
         assert make(host).get("/sign-in").status_code == 200, host
-    for host in (
-        "evil.example",
-        "label.example.org:8443",
-        "label.example.org.evil.example",
-        "203.0.113.7",
-    ):
+    for host in ("evil.example", "label.example.org:8443", "label.example.org.evil.example", "203.0.113.7"):
         answer = make("127.0.0.1").get("/sign-in", headers={"Host": host})
         assert (answer.status_code, "--base-url" in answer.text) == (403, True), host
     assert make("127.0.0.1").get("/sign-in", headers={"Host": "x@127.0.0.1"}).status_code == 400

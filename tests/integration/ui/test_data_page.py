@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
@@ -14,25 +12,12 @@ import ui.pairing
 from db.errors import UserError
 from db.models import Run, RunState, Source
 from db.session import Database
-from runs.store import LIVE_STATES
+from runs.store import latest_run
+from tests.making import write_photo
+from tests.watching import wait_for
 from ui.context import Context
 from ui.pages.data import start_import
 from ui.pairing import ALL, IMPORT, PAIR, RANDOM, start_pairing
-
-
-@pytest.fixture
-def context(database: Database, data: Path) -> Context:
-    return Context(database=database, data=data)
-
-
-def wait_for(context: Context, run_id: int) -> Run:
-    for _ in range(1_200):
-        with context.database.read() as session:
-            run = session.get_one(Run, run_id)
-        if run.state not in LIVE_STATES:
-            return run
-        time.sleep(0.05)
-    pytest.fail(f"run {run_id} is still {run.state} after a minute")
 
 
 def test_import_then_pairs(context: Context, restored_folder: Path) -> None:
@@ -75,10 +60,10 @@ def test_refused_files_are_listed_and_escaped(context: Context, restored_folder:
         assert "<b>" not in ui.pages.data.counts_html(session)
 
 
-def test_endings_case_and_quotes(context: Context, tmp_path: Path, make_photo: Callable[..., Path]) -> None:
+def test_endings_case_and_quotes(context: Context, tmp_path: Path) -> None:
     folder = tmp_path / "a set"
     for seed, name in enumerate(("lq/Face.png", "m/face_out.png", "m/notes.md", "m/._face.png")):
-        make_photo(folder / "x.png", seed)
+        write_photo(folder / "x.png", seed)
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / "x.png").rename(folder / name)
     run = wait_for(context, start_import(context, f'"{folder}"', skip_bad=False))
@@ -116,11 +101,11 @@ def test_what_cannot_be_started(context: Context, database: Database, restored_f
     with pytest.raises(UserError, match="Choose the method"):
         start_pairing(context, ui.pairing.AGAINST, None, None)
     with database.write() as session:
-        session.add(Run(kind=PAIR, config={}, code_version="x", state=RunState.queued))
+        session.add(Run(kind=PAIR.name, config={}, code_version="x", state=RunState.queued))
     with pytest.raises(UserError, match=r"Run 1 \(annotate pair\) is going on"):
         start_import(context, str(restored_folder), skip_bad=False)
     with database.read() as session:
-        assert ui.pages.data.latest_run(session, IMPORT) is None, "nothing was started"
+        assert latest_run(session, IMPORT.name) is None, "nothing was started"
 
 
 def test_all_events_are_private_and_the_timer_rests(context: Context) -> None:

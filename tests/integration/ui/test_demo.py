@@ -1,13 +1,11 @@
 """The demo project, made from the photos inside installed packages."""
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from db.errors import UserError
 from db.images import open_rgb
@@ -15,10 +13,10 @@ from db.models import Candidate, Image, Pair, Source, Split
 from db.project import load_settings, save_settings
 from db.records import add_source
 from db.session import Database, open_database
+from tests.making import count_rows, run_python, stored_names
 from ui import demo
 from ui.demo import METHODS, PAIRS_PER_SOURCE, make_demo
 
-ROOT = Path(__file__).resolve().parents[3]
 FAST_METHODS = {name: METHODS[name] for name in ("unsharp mask", "bilateral and sharpen", "Richardson-Lucy")}
 
 
@@ -29,16 +27,9 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "SHOTS", demo.SHOTS[:1])
 
 
-def count_rows(database: Database) -> dict[str, int]:
-    with database.read() as session:
-        return {
-            table.__name__: session.scalar(select(func.count()).select_from(table)) or 0
-            for table in (Source, Candidate, Pair, Image)
-        }
-
-
-def list_files(data: Path) -> list[str]:
-    return sorted(file.name for file in (data / "images").rglob("*") if file.is_file())
+def counts(database: Database) -> dict[str, int]:
+    tables = (Source, Candidate, Pair, Image)
+    return dict(zip((table.__name__ for table in tables), count_rows(database, *tables), strict=True))
 
 
 def test_the_demo_is_whole_and_takes_one_judgment_a_pair(database: Database, data: Path) -> None:
@@ -84,13 +75,13 @@ def test_every_lq_is_worse_than_its_hq_but_the_same_face(database: Database, dat
 @pytest.mark.usefixtures("fast")
 def test_the_demo_is_made_once_and_alike_everywhere(database: Database, data: Path, tmp_path: Path) -> None:
     make_demo(database, data)
-    rows, files = count_rows(database), list_files(data)
+    rows, files = counts(database), stored_names(data)
     assert rows == {"Source": 2, "Candidate": 6, "Pair": 6, "Image": 10}
     make_demo(database, data)
-    assert count_rows(database) == rows
+    assert counts(database) == rows
     other = open_database(tmp_path / "other")
     make_demo(other, tmp_path / "other")
-    assert list_files(tmp_path / "other") == files
+    assert stored_names(tmp_path / "other") == files
     other.close()
 
 
@@ -98,7 +89,7 @@ def test_a_database_with_photos_is_left_alone(database: Database, data: Path) ->
     with database.write() as session:
         add_source(session, "mine", Split.train)
     make_demo(database, data)
-    assert count_rows(database) == {"Source": 1, "Candidate": 0, "Pair": 0, "Image": 0}
+    assert counts(database) == {"Source": 1, "Candidate": 0, "Pair": 0, "Image": 0}
     assert not (data / "images").exists()
 
 
@@ -123,16 +114,16 @@ def test_a_demo_that_fails_in_the_middle_leaves_no_rows_and_can_be_made_again(
         broken.setattr(demo, "make_pairs", fail)
         with pytest.raises(KeyboardInterrupt):
             make_demo(database, data)
-    assert count_rows(database) == {"Source": 0, "Candidate": 0, "Pair": 0, "Image": 0}
+    assert counts(database) == {"Source": 0, "Candidate": 0, "Pair": 0, "Image": 0}
     make_demo(database, data)
-    assert count_rows(database)["Source"] == 2
+    assert counts(database)["Source"] == 2
 
 
 def test_a_missing_photo_is_named(database: Database, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(UserError, match=r"astronaut\.png is missing from the installed skimage"):
         make_demo(database, data)
-    assert count_rows(database)["Source"] == 0
+    assert counts(database)["Source"] == 0
 
 
 def test_the_demo_loads_nothing_heavy_into_the_app() -> None:
@@ -141,5 +132,4 @@ def test_the_demo_loads_nothing_heavy_into_the_app() -> None:
         "ui.demo._open_photo(ui.demo.COLLINS), ui.demo._open_photo(ui.demo.HOPPER)\n"
         "print([name for name in ('torch', 'scipy', 'matplotlib', 'skimage') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert run_python("-c", code).stdout.strip() == "[]"

@@ -29,12 +29,11 @@ from starlette.testclient import TestClient
 
 import db.postgres
 import ui.gate.turns
-from annotate.judging.pairs import make_pairs
 from db.errors import UnavailableError, UserError
-from db.project import load_settings
+from db.project import save_settings
 from db.session import Database, check_writable, open_database
 from db.waiting import patience_seconds, wait_at_most
-from tests.conftest import address_of
+from tests.making import add_pairs, make_app_without_pages, make_event, open_client, routes_of
 from ui.context import Context
 from ui.gate.turns import READERS, WRITERS, OwnTurnLostError, TurnLostError, Turns
 from ui.server import make_app
@@ -77,25 +76,16 @@ def frozen(url: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def project(any_database: Database, data: Path, add_candidates: Callable[..., Any]) -> None:
+def project(any_database: Database, data: Path) -> None:
     with any_database.write() as session:
-        for number in range(3):
-            add_candidates(session, f"face{number}", ["m1", "m2"], files=data)
-        make_pairs(session, load_settings(session))
+        add_pairs(session, 3, files=data)
 
 
 @pytest.fixture
 def visit(project: None, any_database: Database, data: Path) -> Callable[[], TestClient]:
     """Makes clients of one app, signed in by name."""
-    app = make_app(Context(database=any_database, data=data))
-
-    def make() -> TestClient:
-        client = TestClient(app, base_url="http://localhost", follow_redirects=False)
-        client.get(address_of(data, ""))
-        assert client.post("/sign-in", data={"name": "ada"}).headers["location"] == "/"
-        return client
-
-    return make
+    app = make_app_without_pages(Context(database=any_database, data=data))
+    return lambda: open_client(app, data, "ada")
 
 
 @contextlib.contextmanager
@@ -109,8 +99,7 @@ def test_writes_get_a_503_and_all_else_its_answer(
 ) -> None:
     ada = visit()
     showing = ada.post("/api/label", json={"want": 1}).json()["pairs"][0]["showing"]
-    event = {"type": "judge", "id": "0" * 8 + "-0000" * 3 + "-" + "0" * 12, "showing": showing, "choice": "tie"}
-    body = {"events": [{**event, "seconds": 1.0}]}
+    body = {"events": [make_event(showing, "tie")]}
     with hanging(database_url, data):
         caplog.clear()
         answer = ada.post("/api/label", json=body)
@@ -119,7 +108,7 @@ def test_writes_get_a_503_and_all_else_its_answer(
         said = [record for record in caplog.records if record.levelno >= logging.WARNING]
         assert [(record.name, record.exc_info) for record in said] == [("ui.gate.turns", None)]
         assert "\n" not in said[0].getMessage()
-        assert ada.get("/static/label.js").status_code == 200
+        assert ada.get("/static/label/label.js").status_code == 200
         if database_url is None:
             assert ada.get("/api/session").status_code == 200
             assert ada.get("/api/progress").status_code == 200
@@ -255,17 +244,6 @@ QUERIES = itertools.cycle(("limit", "before", "state", "kind", "from", "points",
 BAD_HOSTS = ("[", "[::1", "]", "[zz]", "a b", "a@b", "localhost:99999", "localhost:x", "\xff", "http://localhost", "/")
 
 
-def routes_of(app: Any) -> set[tuple[str, str]]:
-    """(method, path) of all our routes, those of Gradio's app left out."""
-    routers = [app, *(route.original_router for route in app.routes if hasattr(route, "original_router"))]
-    return {
-        (method, route.path)
-        for router in routers
-        for route in router.routes
-        for method in getattr(route, "methods", None) or ()
-    }
-
-
 def check(answer: Any, what: object) -> None:
     assert answer.status_code < 500, (what, answer.status_code, answer.text[:300])
 
@@ -305,7 +283,7 @@ def test_a_host_that_is_none_is_refused(data: Path) -> None:
     database = open_database(data)
     ada = TestClient(make_app(Context(database=database, data=data, auth=True)), base_url="http://localhost")
     for header, host in itertools.product(("host", "x-forwarded-host"), BAD_HOSTS):
-        for path in ("/", "/sign-in", "/static/label.js", "/admin/"):
+        for path in ("/", "/sign-in", "/static/label/label.js", "/admin/"):
             answer = ada.get(path, headers=[(header.encode(), host.encode("latin-1"))])
             assert answer.status_code == 400, (header, path, answer.text)
             assert "no host" in answer.json()["error"]
@@ -347,10 +325,11 @@ def test_a_full_disk_is_refused_at_start(database: Database, data: Path, monkeyp
 def test_an_answer_and_the_next_pair_cost_few_statements(
     visit: Callable[[], TestClient], any_database: Database
 ) -> None:
+    with any_database.write() as session:  # a repeat or a gold pair, which come by chance, costs more
+        save_settings(session, {"repeat_share": 0, "gold_share": 0})
     ada = visit()
     holding = [pair["showing"] for pair in ada.post("/api/label", json={"want": 2}).json()["pairs"]]
-    event = {"type": "judge", "id": "11111111-1111-1111-1111-111111111111", "showing": holding[0], "choice": "tie"}
-    body = {"events": [{**event, "seconds": 1.0}], "want": 1, "holding": holding[1:]}
+    body = {"events": [make_event(holding[0], "tie")], "want": 1, "holding": holding[1:]}
     statements: list[str] = []
     listen(any_database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
     answer = ada.post("/api/label", json=body).json()

@@ -8,16 +8,14 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from uuid import uuid4
 
 import httpx
 import pytest
 from sqlalchemy import func, select
 
-from annotate.judging.pairs import make_pairs
-from db.models import Judgment, Pair, Split
-from db.project import save_settings
+from db.models import Judgment, Pair
 from tests.conftest import Server
+from tests.making import add_pairs, fetch, make_event
 
 CLIENTS = 4
 AHEAD = 4
@@ -43,11 +41,7 @@ class Burst:
         while not stop.is_set() or self.unacknowledged:
             if self.showing and not self.unacknowledged:
                 self.unacknowledged = [self.judge(self.showing.pop(0))]
-            body = {
-                "events": self.unacknowledged,
-                "want": AHEAD - len(self.showing),
-                "holding": self.showing,
-            }
+            body = {"events": self.unacknowledged, "want": AHEAD - len(self.showing), "holding": self.showing}
             try:
                 answer = self.http.post("/api/label", json=body)
             except httpx.TransportError:
@@ -66,23 +60,19 @@ class Burst:
             assert self.showing, "the test has too few pairs for this burst"
 
     def judge(self, showing: str) -> dict[str, object]:
-        choice = self.rng.choice(["left", "right", "tie"])
-        return {"type": "judge", "id": str(uuid4()), "showing": showing, "choice": choice, "seconds": 0.2}
+        return make_event(showing, self.rng.choice(["left", "right", "tie"]), seconds=0.2)
 
 
 @pytest.fixture
-def many_pairs(database, data, add_candidates):
+def many_pairs(database, data):
     """3,360 pairs that want three judgments each: more than the bursts can use up."""
     with database.write() as session:
-        settings = save_settings(session, {"judgments_per_pair": 3, "repeat_share": 0.1})
-        for number in range(120):
-            add_candidates(session, f"face{number}", METHODS, Split.train, files=data)
-        assert make_pairs(session, settings).added == 120 * 28
+        added = add_pairs(session, 120, METHODS, files=data, judgments_per_pair=3, repeat_share=0.1)
+        assert added == 120 * 28
 
 
 def stored_uuids(database):
-    with database.read() as session:
-        return Counter(session.scalars(select(Judgment.uuid)))
+    return Counter(fetch(database, select(Judgment.uuid)))
 
 
 @pytest.mark.usefixtures("many_pairs")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 from sqlalchemy import select
 
-from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person
 from annotate.labeler.file import load_labeler
@@ -17,43 +14,26 @@ from annotate.labeler.fit import fit
 from annotate.labeler.label import Filter, label_pairs
 from annotate.labeler.settings import FitSettings
 from annotate.measure.vectors import load_differences, load_vectors
-from db.models import Candidate, Choice, Image, Label, MetricValue, Origin, Pair, Side, Source
+from db.models import Candidate, Choice, Label, Origin, Pair, Source
 from db.project import load_settings
+from db.records import add_metric_value
 from db.session import Database
 from metrics.lists import Column
 from runs.store import open_run
-
-LIST = """
-name = "two"
-version = "1"
-description = "for tests"
-metrics = [{ name = "sharpness" }, { name = "contrast" }]
-"""
+from tests.making import add_candidates, add_image_row, judge, write_metric_list
 
 
 def add_value(session, candidate: Candidate, column: Column, value: float, reference: str = "") -> None:
-    session.add(
-        MetricValue(
-            image_id=candidate.image_id,
-            metric=column.metric,
-            version=column.version,
-            reference=reference,
-            value=value,
-            raw_value=value,
-        )
-    )
+    values = {"value": value, "raw_value": value, "reference": reference}
+    add_metric_value(session, candidate.image, column.metric, column.version, **values)
 
 
-def test_vectors_take_their_own_reference_and_version(
-    any_database: Database, add_candidates: Callable[..., list]
-) -> None:
+def test_vectors_take_their_own_reference_and_version(any_database: Database) -> None:
     own, other = Column("ssim", "v1", "lq"), Column("ssim", "v2", "lq")
     plain, truth = Column("niqe", "v1", ""), Column("ssim", "v1", "hq")
     with any_database.write() as session:
         first, second = add_candidates(session, "face", ["m1", "m2"])
-        lq = Image(sha256="a" * 64, suffix=".png", width_px=8, height_px=8, size_bytes=1)
-        session.add(lq)
-        session.flush()
+        lq = add_image_row(session, "a")
         session.get_one(Source, first.source_id).lq_image_id = lq.id
         add_value(session, first, own, 0.25, reference=lq.sha256)
         add_value(session, first, own, 0.75, reference="b" * 64)  # against another photo
@@ -69,9 +49,7 @@ def test_vectors_take_their_own_reference_and_version(
         assert difference == (2.0 if pair.a_id == first.id else -2.0)
 
 
-def test_fit_and_label(any_database: Database, data: Path, tmp_path: Path, add_candidates: Callable[..., list]) -> None:
-    path = tmp_path / "two.toml"
-    path.write_text(LIST)
+def test_fit_and_label(any_database: Database, data: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     with any_database.write() as session:
         for number in range(20):
@@ -85,8 +63,8 @@ def test_fit_and_label(any_database: Database, data: Path, tmp_path: Path, add_c
         columns = [Column(name, "facereward 1", "") for name in ("sharpness", "contrast")]
         for pair_id, (sharper, _) in zip(judged, load_differences(session, columns, judged), strict=True):
             choice = Choice.a if sharper > 0 else Choice.b
-            record_judgment(session, person.id, Answer(str(uuid4()), pair_id, 0, Side.a, choice, 1.0))
-    settings = FitSettings(metrics=str(path), kernel="linear", quick=True)
+            judge(session, person.id, pair_id, choice)
+    settings = FitSettings(metrics=write_metric_list(tmp_path / "two.toml"), kernel="linear", quick=True)
     with open_run(any_database, data, "annotate fit", settings.model_dump()) as run:
         fit(any_database, run.folder, run.run_id, settings, run.progress)
     stored = load_labeler(run.folder, run.run_id)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tests.conftest import ROOT
+from tests.making import run_python
 
 pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
 
@@ -21,9 +19,8 @@ pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
 @pytest.mark.usefixtures("shared_faces")
 def test_from_faces_to_an_evaluated_restorer(tmp_path: Path) -> None:
     small = ["--faces=40", "--test-faces=4", "--judgments=80", "--reward-steps=20", "--refl-steps=4", "--control"]
-    command = [sys.executable, "-m", "experiments.loop", f"--out={tmp_path}", "--seeds", "3", *small]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    done = run_python("-m", "experiments.loop", f"--out={tmp_path}", "--seeds", "3", *small, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "SIMULATED" in done.stdout
     table = pd.read_csv(tmp_path / "seed3" / "report" / "summary.csv")

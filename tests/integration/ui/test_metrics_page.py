@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import gradio as gr
@@ -17,33 +16,22 @@ from db.session import Database
 from metrics import lists
 from metrics.lists import Column
 from runs.launch import launch
-from runs.store import LIVE_STATES, add_run, run_folder
+from runs.store import add_run, run_folder
+from tests.making import add_candidates, write_metric_list
+from tests.watching import get_run, wait_for
 from ui.context import Context
 from ui.pages.metrics import MEASURE, counts_html, start_measuring, status_html, values_html
 
-LIST = """
-name = "plain <b>"
-version = "3"
-description = "for tests"
-metrics = [{ name = "sharpness" }, { name = "contrast" }]
-"""
 SHARPNESS = Column("sharpness", "facereward 1", "")
 
 
 @pytest.fixture
-def context(database: Database, data: Path) -> Context:
-    return Context(database=database, data=data)
-
-
-@pytest.fixture
 def metric_list(tmp_path: Path) -> str:
-    path = tmp_path / "plain.toml"
-    path.write_text(LIST)
-    return str(path)
+    return write_metric_list(tmp_path / "plain.toml", "plain <b>")
 
 
 @pytest.fixture
-def candidates(database: Database, add_candidates) -> list[Candidate]:
+def candidates(database: Database) -> list[Candidate]:
     """Four photos, two methods; sharpness is stored for all but the last image, of which it failed."""
     with database.write() as session:
         made = [each for n in range(4) for each in add_candidates(session, f"face{n}", ["<b>good", "bad"])]
@@ -62,7 +50,7 @@ def test_counts_and_failures_are_shown_and_escaped(
     with context.database.read() as session:
         counted = ui.pages.metrics.count_columns(session, lists.columns(lists.load_metric_list(metric_list)))
     html = counts_html(metric_list, counted)
-    assert "<strong>8 values are missing.</strong> List plain &lt;b&gt;, version 3: for tests" in html
+    assert "<strong>8 values are missing.</strong> List plain &lt;b&gt;, version 1: for tests" in html
     cells = '<td class="n" style="white-space:nowrap">'
     sharpness = f"{cells}7</td>{cells}8</td>{cells}0</td>{cells}1</td><td>no &lt;face&gt; found (1)</td>"
     assert f"<td>sharpness</td><td>facereward 1</td>{sharpness}" in html
@@ -80,11 +68,11 @@ def test_optional_metrics_that_cannot_be_measured_here_are_named(monkeypatch: py
 def test_a_stored_reward_is_said_to_come_from_reward_score(
     context: Context, candidates: list[Candidate], tmp_path: Path
 ) -> None:
-    path = tmp_path / "with_reward.toml"
-    path.write_text(LIST.replace('{ name = "contrast" }', '{ name = "reward-mine", version = "reward 0123" }'))
+    metrics = ("sharpness", "reward-mine reward 0123")
+    path = write_metric_list(tmp_path / "with_reward.toml", metrics=metrics)
     with context.database.read() as session:
-        counted = ui.pages.metrics.count_columns(session, lists.columns(lists.load_metric_list(str(path))))
-    html = counts_html(str(path), counted)
+        counted = ui.pages.metrics.count_columns(session, lists.columns(lists.load_metric_list(path)))
+    html = counts_html(path, counted)
     assert html.count("<code>python -m reward score</code> stores it") == 1
     assert "<td>reward-mine</td><td>reward 0123</td>" in html
     assert [ui.pages.metrics.is_stored_reward(count.column) for count in counted] == [False, True]
@@ -102,7 +90,7 @@ def test_values_by_method_have_the_highest_median_first(context: Context, candid
         assert "contrast is not measured yet" in values_html(session, Column("contrast", "facereward 1", ""))
 
 
-def test_one_value_a_method_is_drawn_too(context: Context, database: Database, add_candidates) -> None:
+def test_one_value_a_method_is_drawn_too(context: Context, database: Database) -> None:
     with database.write() as session:
         (only,) = add_candidates(session, "face0", ["m1"])
         add_metric_value(session, only.image, "sharpness", "facereward 1", value=1.0, raw_value=1.0)
@@ -111,9 +99,8 @@ def test_one_value_a_method_is_drawn_too(context: Context, database: Database, a
 
 
 def test_progress_has_speed_and_time_left(context: Context) -> None:
-    run_id = add_run(context.database, context.data, MEASURE, {"metrics": "off<line"})
-    with context.database.read() as session:
-        run = session.get_one(Run, run_id)
+    run_id = add_run(context.database, context.data, MEASURE.name, {"metrics": "off<line"})
+    run = get_run(context.database, run_id)
     assert "Measuring off&lt;line …" in status_html(context.data, run)
     line = {"done": 50, "total": 200, "images_per_second": 12.34, "seconds_left": 75}
     (run_folder(context.data, run_id) / "progress.jsonl").write_text(json.dumps(line) + "\n")
@@ -132,21 +119,15 @@ def test_what_cannot_be_started(context: Context, metric_list: str, monkeypatch:
     with pytest.raises(UserError, match="needs pyiqa, which is not installed; run `make install`"):
         start_measuring(context, "offline")
     with context.database.write() as session:
-        session.add(Run(kind=MEASURE, config={}, code_version="x", state=RunState.queued))
+        session.add(Run(kind=MEASURE.name, config={}, code_version="x", state=RunState.queued))
     with pytest.raises(UserError, match="Run 1 is measuring already"):
         start_measuring(context, metric_list)
 
 
 def test_measuring_that_fails_says_why(context: Context, tmp_path: Path) -> None:
     missing = str(tmp_path / "gone.toml")
-    run_id = launch(context.database, context.data, MEASURE, [f"--metrics={missing}"], {"metrics": missing})
-    for _ in range(1_200):
-        ui.pages.metrics.reap_lost(context.database, context.data)
-        with context.database.read() as session:
-            run = session.get_one(Run, run_id)
-        if run.state not in LIVE_STATES:
-            break
-        time.sleep(0.05)
+    run_id = launch(context.database, context.data, MEASURE.name, [f"--metrics={missing}"], {"metrics": missing})
+    run = wait_for(context, run_id)
     html = status_html(context.data, run)
     assert 'role="alert"' in html
     assert "There is no metric list" in html

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from PIL import Image as PilImage
 import refl.restore.choices
 import ui.restore.page
 from db.errors import UserError
-from db.images import add_image, probe_image
 from db.models import Run, RunState, Source
 from db.records import add_candidate, add_method
 from db.session import Database
@@ -22,14 +21,11 @@ from refl.restore.choices import NEEDS, list_methods
 from refl.restore.command import add_restore_command, check_arguments
 from refl.restore.rows import add_face
 from runs.store import RunLog, add_run, end_run, run_folder
+from tests.making import add_photos, write_photo
+from tests.watching import get_run
 from ui.context import Context
 from ui.restore.page import ALL_SPLITS, AS_IT_IS, OWN, PROJECT, RESTORE, start_restoring, status_html
 from ui.restore.results import PHOTO, choices_of, compare_html
-
-
-@pytest.fixture
-def context(database: Database, data: Path) -> Context:
-    return Context(database=database, data=data)
 
 
 @pytest.fixture
@@ -94,8 +90,7 @@ def test_the_run_is_the_command_that_a_person_would_type(
     assert args.steps == changes.get("steps")
     assert args.strength == changes.get("strength")
     assert [str(path) for path in args.inputs] == ([] if "origin" in changes else changes.get("files", ["/up/a.jpg"]))
-    with context.database.read() as session:
-        assert session.get_one(Run, run_id).config["methods"] == args.method
+    assert get_run(context.database, run_id).config["methods"] == args.method
 
 
 @pytest.mark.parametrize(
@@ -123,17 +118,16 @@ def test_one_run_at_a_time(context: Context, started: list[list[str]]) -> None:
 
 
 @pytest.fixture
-def finished(context: Context, data: Path, make_photo: Callable[..., Path], tmp_path: Path) -> Run:
+def finished(context: Context, data: Path, tmp_path: Path) -> Run:
     """A run that restored the faces of two whole photos, one of which has none, by 'm' with seed 0 and 3."""
-    run_id = add_run(context.database, data, RESTORE, {})
-    whole = make_photo(tmp_path / "a b.jpg", 0, (80, 60))
-    pasted = make_photo(tmp_path / "restored" / "a b.png", 1, (160, 120))
+    run_id = add_run(context.database, data, RESTORE.name, {})
+    whole = write_photo(tmp_path / "a b.jpg", 0, (80, 60))
+    pasted = write_photo(tmp_path / "restored" / "a b.png", 1, (160, 120))
     with context.database.write() as session:
-        lq = make_photo(tmp_path / "face.png", 2, (64, 64))
+        lq = write_photo(tmp_path / "face.png", 2, (64, 64))
         source_id = add_face(session, data, "a <b>#0", lq.read_bytes(), group="a b")
         for seed in (0, 3):
-            file = make_photo(tmp_path / f"restored{seed}.png", 3 + seed, (64, 64))
-            image = add_image(session, data, probe_image(file), file)
+            (image,) = add_photos(session, data, tmp_path, [3 + seed], (64, 64))
             add_candidate(session, session.get_one(Source, source_id), add_method(session, "m"), image, seed)
     made_by = [{"method_id": 1, "method": "m", "seed": seed, "folder": f"m-seed{seed}"} for seed in (0, 3)]
     RunLog(run_id, run_folder(data, run_id)).write_result(
@@ -149,8 +143,7 @@ def finished(context: Context, data: Path, make_photo: Callable[..., Path], tmp_
         }
     )
     end_run(context.database, run_id, RunState.finished)
-    with context.database.read() as session:
-        return session.get_one(Run, run_id)
+    return get_run(context.database, run_id)
 
 
 def test_the_end_of_a_run_says_what_was_made_and_what_was_not(data: Path, finished: Run) -> None:
@@ -197,15 +190,13 @@ def test_a_turned_photo_has_the_shape_that_is_shown(context: Context, finished: 
 
 
 def test_a_run_that_failed_or_goes_on_shows_no_results(context: Context, data: Path) -> None:
-    run_id = add_run(context.database, data, RESTORE, {})
+    run_id = add_run(context.database, data, RESTORE.name, {})
     RunLog(run_id, run_folder(data, run_id)).progress(1, 4, stage="looking at photos")
-    with context.database.read() as session:
-        run = session.get_one(Run, run_id)
+    run = get_run(context.database, run_id)
     assert "Looking at photos: 25%" in status_html(data, run)
     assert choices_of(context, run) == ([], [])
     end_run(context.database, run_id, RunState.failed, "No face was found in <x>.")
-    with context.database.read() as session:
-        run = session.get_one(Run, run_id)
+    run = get_run(context.database, run_id)
     assert "No face was found in &lt;x&gt;." in status_html(data, run)
     assert choices_of(context, run) == ([], [])
 

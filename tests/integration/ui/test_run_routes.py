@@ -7,44 +7,26 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from PIL import Image as PilImage
-from starlette.testclient import TestClient
 
 from annotate.judging.people import get_person
 from db.models import Run, RunState, utc_now
 from db.session import Database
 from runs.store import run_folder
-from tests.conftest import address_of
+from tests.making import MakeClient, add_run_files, make_app_without_pages, open_client
 from ui.context import Context
-from ui.server import make_app
 
 
 @pytest.fixture
 def add(database: Database, data: Path) -> Callable[..., int]:
     """Adds a run with its folder, progress lines, result and log."""
-
-    def add(kind: str = "reward train", state: RunState = RunState.finished, **more: Any) -> int:
-        lines, result, log = more.pop("lines", ()), more.pop("result", None), more.pop("log", None)
-        with database.write() as session:
-            run = Run(kind=kind, state=state, code_version="1", config=more.pop("config", {}), **more)
-            session.add(run)
-            session.flush()
-            folder = run_folder(data, run.id)
-            folder.mkdir(parents=True)
-        if lines:
-            (folder / "progress.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        if result is not None:
-            (folder / "result.json").write_text(json.dumps(result))
-        if log is not None:
-            (folder / "log.txt").write_text(log)
-        return run.id
-
-    return add
+    return partial(add_run_files, database, data)
 
 
 @pytest.fixture
@@ -65,9 +47,9 @@ GETS = ("/api/runs", "/api/runs/1", "/api/runs/1/series", "/api/runs/1/log", "/a
 POSTS = ("stop", "continue", "delete")
 
 
-def test_only_admins_are_told_anything(client: Callable[..., TestClient], add: Callable[..., int]) -> None:
+def test_only_admins_are_told_anything(paged_client: MakeClient, add: Callable[..., int]) -> None:
     add()
-    ada, ben, anonymous = client("ada"), client("ben"), client()
+    ada, ben, anonymous = paged_client("ada"), paged_client("ben"), paged_client()
     for path in (*GETS, "/api/runs/1/samples/000001.png", "/api/runs/1/deletion"):
         assert ben.get(path).status_code == 403, path
         assert anonymous.get(path).status_code == 401, path
@@ -83,11 +65,9 @@ def test_only_admins_are_told_anything(client: Callable[..., TestClient], add: C
         assert ben.get(path).status_code == 403
 
 
-def test_the_table_says_how_each_run_goes(
-    client: Callable[..., TestClient], add: Callable[..., int], database: Database
-) -> None:
+def test_the_table_says_how_each_run_goes(client: MakeClient, add: Callable[..., int], database: Database) -> None:
     with database.read() as session:
-        ada_id = get_person(session, "ada").id if client else 0
+        ada_id = get_person(session, "ada").id
     lines = [{"time": 100.0 + step, "done": step, "total": 100, "loss": 1 / step} for step in range(1, 41)]
     lines[19]["val/accuracy"] = 0.625
     add("reward train", RunState.running, lines=lines, person_id=ada_id, host="elsewhere", pid=1, started_at=utc_now())
@@ -106,7 +86,7 @@ def test_the_table_says_how_each_run_goes(
     assert answer["kinds"] == ["annotate export", "refl train", "reward train"]
 
 
-def test_filters_and_pages(client: Callable[..., TestClient], add: Callable[..., int]) -> None:
+def test_filters_and_pages(client: MakeClient, add: Callable[..., int]) -> None:
     for number in range(1, 8):
         add("reward train" if number % 2 else "refl train", RunState.failed if number == 3 else RunState.finished)
     ada = client("ada")
@@ -125,9 +105,7 @@ def test_filters_and_pages(client: Callable[..., TestClient], add: Callable[...,
     assert ada.get("/api/runs?limit=100000").status_code == 400
 
 
-def test_what_did_not_change_is_not_sent_again(
-    client: Callable[..., TestClient], add: Callable[..., int], data: Path
-) -> None:
+def test_what_did_not_change_is_not_sent_again(client: MakeClient, add: Callable[..., int], data: Path) -> None:
     number = add(
         "reward train", lines=[{"done": 1, "total": 2, "loss": float("nan")}, {"done": 2, "total": 2, "loss": 0.5}]
     )
@@ -148,7 +126,7 @@ def test_what_did_not_change_is_not_sent_again(
 
 
 def test_a_runs_page_has_its_config_command_checkpoints_and_log(
-    client: Callable[..., TestClient], add: Callable[..., int], data: Path
+    client: MakeClient, add: Callable[..., int], data: Path
 ) -> None:
     out = data / "rewards" / "mine"
     for name, step in (("best", 20), ("last", 30), ("steps/000010", 10), ("steps/000020", 20)):
@@ -184,7 +162,7 @@ def test_a_runs_page_has_its_config_command_checkpoints_and_log(
 
 
 def test_a_tuned_restorer_is_offered_with_the_reward_model_that_learned_with_it(
-    client: Callable[..., TestClient], add: Callable[..., int], data: Path
+    client: MakeClient, add: Callable[..., int], data: Path
 ) -> None:
     out = data / "restorers" / "mine"
     (out / "tuned" / "reward").mkdir(parents=True)
@@ -196,7 +174,7 @@ def test_a_tuned_restorer_is_offered_with_the_reward_model_that_learned_with_it(
 
 
 def test_samples_come_from_the_runs_own_folder_only(
-    client: Callable[..., TestClient], add: Callable[..., int], data: Path, tmp_path: Path
+    client: MakeClient, add: Callable[..., int], data: Path, tmp_path: Path
 ) -> None:
     out = data / "restorers" / "mine"
     (out / "grids").mkdir(parents=True)
@@ -232,7 +210,7 @@ def test_samples_come_from_the_runs_own_folder_only(
 
 
 def test_stop_ends_the_process_and_is_refused_afterwards(
-    client: Callable[..., TestClient], add: Callable[..., int], sleeper: subprocess.Popen[bytes]
+    client: MakeClient, add: Callable[..., int], sleeper: subprocess.Popen[bytes]
 ) -> None:
     number = add(state=RunState.running, **of_process(sleeper))
     ada = client("ada")
@@ -246,7 +224,7 @@ def test_stop_ends_the_process_and_is_refused_afterwards(
 
 
 def test_a_dead_run_is_told_as_lost(
-    client: Callable[..., TestClient], add: Callable[..., int], sleeper: subprocess.Popen[bytes]
+    client: MakeClient, add: Callable[..., int], sleeper: subprocess.Popen[bytes]
 ) -> None:
     number = add(state=RunState.running, **of_process(sleeper))
     sleeper.kill()
@@ -257,9 +235,7 @@ def test_a_dead_run_is_told_as_lost(
     assert "error" in refused.json()
 
 
-def test_delete_says_what_it_frees_and_frees_it(
-    client: Callable[..., TestClient], add: Callable[..., int], data: Path
-) -> None:
+def test_delete_says_what_it_frees_and_frees_it(client: MakeClient, add: Callable[..., int], data: Path) -> None:
     out = data / "rewards" / "mine"
     out.mkdir(parents=True)
     (out / "weights").write_bytes(b"x" * 5_000)
@@ -279,7 +255,7 @@ def test_delete_says_what_it_frees_and_frees_it(
     assert ada.get("/api/runs").json()["runs"] == []
 
 
-def test_a_thousand_runs_take_few_queries(client: Callable[..., TestClient], database: Database, data: Path) -> None:
+def test_a_thousand_runs_take_few_queries(client: MakeClient, database: Database, data: Path) -> None:
     from sqlalchemy import event
 
     ada = client("ada")
@@ -297,7 +273,7 @@ def test_a_thousand_runs_take_few_queries(client: Callable[..., TestClient], dat
     assert ada.get("/api/runs?limit=50&before=51").json()["runs"][-1]["id"] == 1
 
 
-def test_lineage_names_the_key_figures(client: Callable[..., TestClient], add: Callable[..., int], data: Path) -> None:
+def test_lineage_names_the_key_figures(client: MakeClient, add: Callable[..., int], data: Path) -> None:
     out = str(data / "rewards" / "mine")
     number = add(config={"out": out}, result={"out": out, "best": {"accuracy": 0.71}})
     answer = client("ada").get("/api/lineage").json()
@@ -311,9 +287,7 @@ def test_both_databases_answer_alike(any_database: Database, data: Path, databas
     with any_database.write() as session:
         session.add(Run(kind="refl train", state=RunState.queued, code_version="1", config={}, device="cpu", after=[7]))
         session.add(Run(kind="reward train", state=RunState.failed, code_version="1", config={"out": str(data / "x")}))
-    client = TestClient(make_app(Context(any_database, data, url=database_url)), base_url="http://127.0.0.1")
-    client.get(address_of(data, ""))
-    client.post("/sign-in", data={"name": "ada"})
+    client = open_client(make_app_without_pages(Context(any_database, data, url=database_url)), data, "ada")
     runs = client.get("/api/runs").json()
     assert [(run["id"], run["state"]) for run in runs["runs"]] == [(2, "failed"), (1, "queued")]
     assert runs["runs"][1]["why_waiting"]

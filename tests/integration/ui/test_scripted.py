@@ -6,7 +6,6 @@ import hashlib
 import re
 import uuid
 from collections import defaultdict
-from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -19,39 +18,29 @@ from annotate.judging.pace import BURST_ANSWERS, SECONDS_AN_ANSWER
 from annotate.judging.pairs import make_pairs
 from annotate.report.agreement import compute_people
 from annotate.report.rank import load_judgments, select_votes
-from db.images import add_image, probe_image
-from db.models import Judgment, Lease, Pair, Split, utc_now
+from db.models import Judgment, Lease, Pair, utc_now
 from db.project import load_settings, save_settings
-from db.records import add_candidate, add_method, add_source
 from db.session import Database
+from tests.making import MakeClient, add_face, add_photos, make_event, undo_event
 
 CLAIM_SECONDS = 7.3
 
 
 @pytest.fixture
-def many_pairs(database: Database, data: Any, make_photo: Callable[..., Any], tmp_path: Any) -> None:
+def many_pairs(database: Database, data: Any, tmp_path: Any) -> None:
     """60 photos with 5 methods each, so 600 pairs, of which some are gold and some are repeated; few files."""
     with database.write() as session:
         save_settings(session, {"repeat_share": 0.2, "repeat_gap": 5, "gold_share": 0.1})
-        paths = [make_photo(tmp_path / f"{number}.png", number) for number in range(10)]
-        images = [add_image(session, data, probe_image(path), path) for path in paths]
+        images = add_photos(session, data, tmp_path, range(10))
         for number in range(60):
-            lq, *restored = [images[(number + place) % 10] for place in range(6)]
-            source = add_source(session, f"face{number}", Split.train, lq=lq)
-            for place, image in enumerate(restored):
-                add_candidate(session, source, add_method(session, f"m{place}"), image)
+            shown = [images[(number + place) % 10] for place in range(6)]
+            add_face(session, f"face{number}", ["m0", "m1", "m2", "m3", "m4"], *shown)
         make_pairs(session, load_settings(session))
         session.execute(update(Pair).where(Pair.id % 20 == 0).values(gold_answer="a"))
 
 
-def make_event(showing: str) -> dict[str, Any]:
-    return {
-        "type": "judge",
-        "id": str(uuid.uuid4()),
-        "showing": showing,
-        "choice": "left",
-        "seconds": CLAIM_SECONDS,
-    }
+def claim(showing: str) -> dict[str, Any]:
+    return make_event(showing, seconds=CLAIM_SECONDS)
 
 
 def answer_on(client: TestClient, shown: list[dict[str, Any]], most: int) -> tuple[int, Any]:
@@ -59,7 +48,7 @@ def answer_on(client: TestClient, shown: list[dict[str, Any]], most: int) -> tup
     ahead: list[dict[str, Any]] = []
     stored = 0
     for _ in range(most + 1):
-        events = [make_event(ahead.pop(0)["showing"])] if ahead else []
+        events = [claim(ahead.pop(0)["showing"])] if ahead else []
         holding = [pair["showing"] for pair in ahead]
         response = client.post("/api/label", json={"events": events, "want": 5 - len(ahead), "holding": holding})
         if response.status_code != 200:
@@ -72,7 +61,7 @@ def answer_on(client: TestClient, shown: list[dict[str, Any]], most: int) -> tup
 
 
 def test_six_hundred_answers_at_once_are_held_up_and_flagged(
-    many_pairs: None, client: Callable[..., TestClient], database: Database
+    many_pairs: None, client: MakeClient, database: Database
 ) -> None:
     ben, shown = client("ben"), list[dict[str, Any]]()
     stored, response = answer_on(ben, shown, 600)
@@ -82,7 +71,7 @@ def test_six_hundred_answers_at_once_are_held_up_and_flagged(
     assert 1 <= int(response.headers["retry-after"]) <= 5
     assert "faster than anybody can look" in response.text
     assert ben.post("/api/label", json={"want": 1}).status_code == 200, "pairs are shown all the same"
-    assert client("ada").post("/api/label", json={"events": [make_event("x")]}).status_code == 200, "others go on"
+    assert client("ada").post("/api/label", json={"events": [claim("x")]}).status_code == 200, "others go on"
     with database.read() as session:
         assert session.scalar(select(func.count(Judgment.id))) == stored
         judgments = load_judgments(session)
@@ -93,7 +82,7 @@ def test_six_hundred_answers_at_once_are_held_up_and_flagged(
 
 
 def test_nothing_but_the_pixels_tells_a_repeat_or_a_gold_pair(
-    many_pairs: None, client: Callable[..., TestClient], database: Database
+    many_pairs: None, client: MakeClient, database: Database
 ) -> None:
     ben, shown = client("ben"), list[dict[str, Any]]()
     answer_on(ben, shown, 100)
@@ -119,15 +108,12 @@ def test_nothing_but_the_pixels_tells_a_repeat_or_a_gold_pair(
     assert {entry[side]["url"] for entry in again for side in ("left", "right")} <= set(addresses), "cached still"
 
 
-def test_progress_counts_every_answer_alike(
-    many_pairs: None, client: Callable[..., TestClient], database: Database
-) -> None:
+def test_progress_counts_every_answer_alike(many_pairs: None, ben: TestClient, database: Database) -> None:
     """Else the counts of all would tell, answer by answer, which pairs were repeats or gold."""
-    ben = client("ben")
     (pair,) = ben.post("/api/label", json={"want": 1}).json()["pairs"]
     seen = []
     for _ in range(40):
-        body = {"events": [make_event(pair["showing"])], "want": 1}
+        body = {"events": [claim(pair["showing"])], "want": 1}
         (pair,) = ben.post("/api/label", json=body).json()["pairs"]
         progress = ben.get("/api/progress").json()
         seen.append((progress["mine"]["done"], progress["all"]["done"], progress["all"]["wanted"]))
@@ -140,16 +126,15 @@ def test_progress_counts_every_answer_alike(
 
 
 def test_answers_that_waited_for_a_network_come_through_whole_and_unflagged(
-    many_pairs: None, client: Callable[..., TestClient], database: Database, monkeypatch: pytest.MonkeyPatch
+    many_pairs: None, ben: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ben = client("ben")
     found: dict[frozenset[str], str] = {}  # one showing a pair, which its addresses tell whichever stands left
     for _ in range(30):
         for pair in ben.post("/api/label", json={"want": 8}).json()["pairs"]:
             found[frozenset((pair["left"]["url"], pair["right"]["url"]))] = pair["showing"]
         with database.write() as session:
             session.execute(delete(Lease))  # they ran out
-    first, *events = [make_event(showing) for showing in found.values()]
+    first, *events = [claim(showing) for showing in found.values()]
     assert len(events) > BURST_ANSWERS
     ben.post("/api/label", json={"events": [first]})
     later = utc_now() + timedelta(hours=1)
@@ -168,20 +153,19 @@ def test_answers_that_waited_for_a_network_come_through_whole_and_unflagged(
 
 
 def test_a_reason_added_later_keeps_the_time_of_its_answer_and_takes_none_from_the_next(
-    many_pairs: None, client: Callable[..., TestClient], database: Database
+    many_pairs: None, ben: TestClient, database: Database
 ) -> None:
-    ben = client("ben")
     first, second = ben.post("/api/label", json={"want": 2}).json()["pairs"]
-    answer = make_event(first["showing"])
+    answer = claim(first["showing"])
     ben.post("/api/label", json={"events": [answer]})
     with database.write() as session:
         session.execute(update(Judgment).values(server_seconds=5.5))
     with_reason = {**answer, "id": str(uuid.uuid4()), "reasons": ["eyes"], "replaces": answer["id"]}
     for _ in range(2):
-        ben.post("/api/label", json={"events": [with_reason, make_event(second["showing"])]})
-    undo = {"type": "undo", "id": str(uuid.uuid4()), "judgment": with_reason["id"]}
+        ben.post("/api/label", json={"events": [with_reason, claim(second["showing"])]})
+    undo = undo_event(with_reason["id"])
     result = ben.post("/api/label", json={"events": [undo]}).json()["results"][0]
-    ben.post("/api/label", json={"events": [make_event(result["pair"]["showing"])]})
+    ben.post("/api/label", json={"events": [claim(result["pair"]["showing"])]})
     with database.read() as session:
         rows = session.scalars(select(Judgment).order_by(Judgment.id)).all()
         assert [row.server_seconds for row in rows[:2]] == [5.5, 5.5]

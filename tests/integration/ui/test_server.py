@@ -8,7 +8,7 @@ import math
 import os
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,55 +18,50 @@ from itsdangerous import URLSafeSerializer
 from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
-from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person, disable_person, get_person, make_link_token, set_password
 from annotate.labeler.active import replace_shortlists
 from db.errors import UserError
-from db.images import add_image, image_path, probe_image
-from db.models import Candidate, Choice, Image, Judgment, Lease, Pair, Picked, Role, Side, Split, utc_now
-from db.project import ProjectSettings, load_settings, save_settings
-from db.records import add_candidate, add_method, add_source
+from db.images import image_path
+from db.models import Candidate, Choice, Image, Judgment, Lease, Pair, Picked, Role, Side, utc_now
+from db.project import save_settings
 from db.session import Database
-from tests.conftest import address_of
+from tests.making import (
+    PASSWORD,
+    SECRET_METHODS,
+    MakeClient,
+    address_of,
+    fetch,
+    get_settings,
+    make_app_without_pages,
+    make_event,
+    make_project,
+    open_client,
+    routes_of,
+    undo_event,
+)
 from ui.context import Context
 from ui.gate.access import load_secret
 from ui.gate.sign_in import check_someone_can_sign_in
 from ui.gate.throttle import FAILURES_PER_ADDRESS, REFUSAL_SECONDS
-from ui.server import make_app
-
-PASSWORD = "correct horse"
-METHODS = ("bicubic-secret", "gfpgan-secret", "codeformer-secret")
 
 
 @pytest.fixture
-def project(database: Database, data: Path, make_photo: Callable[..., Path], tmp_path: Path) -> None:
+def project(people: None, database: Database, data: Path, tmp_path: Path) -> None:
     """Three sources with three methods each, their pairs, and two people: ada (admin) and ben (annotator)."""
     with database.write() as session:
-        save_settings(session, {"repeat_share": 0, "gold_share": 0})
-        for number in range(3):
-            images = [make_photo(tmp_path / f"{number}-{place}.png", 10 * number + place) for place in range(5)]
-            lq, hq, *restored = [add_image(session, data, probe_image(path), path) for path in images]
-            source = add_source(session, f"face{number}", Split.train, lq=lq, hq=hq)
-            for name, image in zip(METHODS, restored, strict=True):
-                add_candidate(session, source, add_method(session, name), image)
-        make_pairs(session, load_settings(session))
-        add_person(session, "ada", Role.admin, PASSWORD)
-        add_person(session, "ben", Role.annotator, PASSWORD)
+        make_project(session, data, tmp_path, 3)
 
 
 @pytest.fixture
-def client(project: None, database: Database, data: Path) -> Iterator[Callable[..., TestClient]]:
-    """Makes clients of one app with --auth, signed in as the named person."""
-    app = make_app(Context(database=database, data=data, auth=True))
+def client(project: None, client: MakeClient) -> MakeClient:
+    """Makes clients of one app of the project, signed in as the named person."""
+    return client
 
-    def make(name: str | None = None) -> TestClient:
-        made = TestClient(app, base_url="http://testserver", follow_redirects=False)
-        if name is not None:
-            answer = made.post("/sign-in", data={"name": name, "password": PASSWORD})
-            assert answer.headers["location"] == "/", answer.headers["location"]
-        return made
 
-    return make
+@pytest.fixture
+def paged_client(project: None, paged_client: MakeClient) -> MakeClient:
+    """As `client`, with the Gradio pages."""
+    return paged_client
 
 
 def ask(client: TestClient, **body: Any) -> dict[str, Any]:
@@ -76,20 +71,8 @@ def ask(client: TestClient, **body: Any) -> dict[str, Any]:
     return result
 
 
-def load_settings_of(database: Database) -> ProjectSettings:
-    with database.read() as session:
-        return load_settings(session)
-
-
 def judge(pair: dict[str, Any], choice: str, **more: Any) -> dict[str, Any]:
-    return {
-        "type": "judge",
-        "id": str(uuid.uuid4()),
-        "showing": pair["showing"],
-        "choice": choice,
-        "seconds": 1.5,
-        **more,
-    }
+    return make_event(pair["showing"], choice, **more)
 
 
 OPEN = ("/sign-in", "/favicon.ico", "/enter/{token}", "/api/sign-in-info")
@@ -97,11 +80,8 @@ OPEN = ("/sign-in", "/favicon.ico", "/enter/{token}", "/api/sign-in-info")
 
 def paths_of(app: Any) -> set[str]:
     """Addresses of all GET routes of the app that are not open to everybody."""
-    routers = [app, *(route.original_router for route in app.routes if hasattr(route, "original_router"))]
-    routes = [
-        route for router in routers for route in router.routes if "GET" in (getattr(route, "methods", None) or ())
-    ]
-    return {route.path.replace("{name}", "0" * 64) for route in routes if route.path not in OPEN}
+    paths = {path for method, path in routes_of(app) if method == "GET"}
+    return {path.replace("{name}", "0" * 64) for path in paths - set(OPEN)}
 
 
 ADMIN_ADDRESSES = (
@@ -115,8 +95,8 @@ ADMIN_ADDRESSES = (
 )
 
 
-def test_anonymous_reaches_sign_in_and_nothing_else(client: Callable[..., TestClient]) -> None:
-    anonymous = client()
+def test_anonymous_reaches_sign_in_and_nothing_else(paged_client: MakeClient) -> None:
+    anonymous = paged_client()
     paths = paths_of(anonymous.app)
     assert {"/", "/api/session", "/api/progress", "/api/history"} < paths
     for path in [*paths, *ADMIN_ADDRESSES]:
@@ -128,8 +108,8 @@ def test_anonymous_reaches_sign_in_and_nothing_else(client: Callable[..., TestCl
     assert anonymous.get("/sign-in").status_code == 200
 
 
-def test_annotator_labels_and_nothing_else(client: Callable[..., TestClient]) -> None:
-    ben = client("ben")
+def test_annotator_labels_and_nothing_else(paged_client: MakeClient) -> None:
+    ben = paged_client("ben")
     assert ben.get("/").status_code == 200
     assert ben.get("/api/session").json()["person"]["role"] == "annotator"
     for path in ADMIN_ADDRESSES:
@@ -138,13 +118,13 @@ def test_annotator_labels_and_nothing_else(client: Callable[..., TestClient]) ->
         assert ben.post(path, json={}).status_code == 403, path
 
 
-def test_admin_opens_every_page(client: Callable[..., TestClient]) -> None:
-    ada = client("ada")
+def test_admin_opens_every_page(paged_client: MakeClient) -> None:
+    ada = paged_client("ada")
     for path in ("/admin/", "/admin/project", "/admin/people", "/admin/report", "/admin/export"):
         assert ada.get(path).status_code == 200, path
 
 
-def test_annotator_loads_only_images_named_to_them(client: Callable[..., TestClient], data: Path) -> None:
+def test_annotator_loads_only_images_named_to_them(client: MakeClient, data: Path) -> None:
     ben, ada = client("ben"), client("ada")
     pair = ask(ben, want=1)["pairs"][0]
     mine = pair["left"]["url"]
@@ -160,8 +140,7 @@ def test_annotator_loads_only_images_named_to_them(client: Callable[..., TestCli
     assert client().get(mine).status_code == 401
 
 
-def test_served_bytes_are_the_stored_file(client: Callable[..., TestClient], data: Path) -> None:
-    ben = client("ben")
+def test_served_bytes_are_the_stored_file(ben: TestClient, data: Path) -> None:
     for pair in ask(ben, want=4)["pairs"]:
         for which in ("left", "right", "lq", "hq"):
             answer = ben.get(pair[which]["url"])
@@ -182,30 +161,28 @@ def test_served_bytes_are_the_stored_file(client: Callable[..., TestClient], dat
         "/static/%2e%2e/access.py",
     ],
 )
-def test_no_request_leaves_its_folder(client: Callable[..., TestClient], address: str) -> None:
-    answer = client("ada").get(address)
+def test_no_request_leaves_its_folder(paged_client: MakeClient, address: str) -> None:
+    answer = paged_client("ada").get(address)
     assert answer.status_code in (403, 404)
     assert b"SQLite" not in answer.content
     assert b"import" not in answer.content
 
 
-def test_gradio_file_route_stays_inside_the_data_folder(client: Callable[..., TestClient], data: Path) -> None:
-    ada = client("ada")
+def test_gradio_file_route_stays_inside_the_data_folder(paged_client: MakeClient, data: Path) -> None:
+    ada = paged_client("ada")
     for path in ("/etc/passwd", str(data / "secret.key"), str(data / "facereward.db"), f"{data}/runs/../secret.key"):
         assert ada.get(f"/admin/gradio_api/file={path}").status_code in (403, 404), path
 
 
-def test_no_answer_names_a_method(client: Callable[..., TestClient]) -> None:
-    ben = client("ben")
+def test_no_answer_names_a_method(ben: TestClient) -> None:
     answer = ask(ben, want=8)
     ask(ben, events=[judge(answer["pairs"][0], "left")])
     texts = [json.dumps(answer), ben.get("/").text, ben.get("/api/session").text, ben.get("/api/history").text]
     for text in texts:
-        assert not any(name in text for name in METHODS)
+        assert not any(name in text for name in SECRET_METHODS)
 
 
-def test_judgment_is_stored_as_displayed(client: Callable[..., TestClient], database: Database) -> None:
-    ben = client("ben")
+def test_judgment_is_stored_as_displayed(ben: TestClient, database: Database) -> None:
     pair = ask(ben, want=1)["pairs"][0]
     event = judge(pair, "left", reasons=["eyes"], view_mode="fit+1:1")
     assert ask(ben, events=[event])["results"] == [{"id": event["id"], "status": "stored", "error": None, "pair": None}]
@@ -219,7 +196,7 @@ def test_judgment_is_stored_as_displayed(client: Callable[..., TestClient], data
 
 
 def test_why_a_pair_was_shown_comes_back_with_the_answer_also_when_its_lease_is_gone(
-    client: Callable[..., TestClient], database: Database
+    client: MakeClient, database: Database
 ) -> None:
     with database.write() as session:
         save_settings(session, {"order": "uncertain", "random_share": 0.05})
@@ -235,15 +212,12 @@ def test_why_a_pair_was_shown_comes_back_with_the_answer_also_when_its_lease_is_
             session.delete(lease)
     events = [judge(pair, "left") for pair in pairs]
     ask(ben, events=events)
-    undo = {"type": "undo", "id": str(uuid.uuid4()), "judgment": events[0]["id"]}
+    undo = undo_event(events[0]["id"])
     assert ask(ben, events=[undo])["results"][0]["pair"] == pairs[0], "the same showing, signature and all"
-    with database.read() as session:
-        assert {row.pair_id: row.picked for row in session.scalars(select(Judgment))} == told
+    assert {row.pair_id: row.picked for row in fetch(database, select(Judgment))} == told
 
 
-def test_answers_to_the_readable_tokens_of_before_are_taken(
-    client: Callable[..., TestClient], database: Database, data: Path
-) -> None:
+def test_answers_to_the_readable_tokens_of_before_are_taken(client: MakeClient, database: Database, data: Path) -> None:
     """A page that is open across the update, or had no network since, still has them."""
     readable = URLSafeSerializer(load_secret(data), salt="showing")
     ben = client("ben")
@@ -272,10 +246,8 @@ def asked_of(database: Database) -> list[str | None]:
         ]
 
 
-def test_an_answer_is_stored_with_the_question_that_its_page_showed(
-    client: Callable[..., TestClient], database: Database
-) -> None:
-    ben, old = client("ben"), load_settings_of(database).question
+def test_an_answer_is_stored_with_the_question_that_its_page_showed(client: MakeClient, database: Database) -> None:
+    ben, old = client("ben"), get_settings(database).question
     project = ben.get("/api/session").json()["project"]
     first, second, third, fourth = ask(ben, want=4, question=project["version"])["pairs"]
     with database.write() as session:
@@ -293,10 +265,7 @@ def test_an_answer_is_stored_with_the_question_that_its_page_showed(
     assert [entry["asked"] for entry in history] == [None, old, None, old]
 
 
-def test_reasons_and_view_modes_are_those_that_pages_offer_or_offered(
-    client: Callable[..., TestClient], database: Database
-) -> None:
-    ben = client("ben")
+def test_reasons_and_view_modes_are_those_that_pages_offer_or_offered(ben: TestClient, database: Database) -> None:
     first, second = ask(ben, want=2)["pairs"]
     for more in (
         {"reasons": ["=cmd()"]},
@@ -318,10 +287,7 @@ def test_reasons_and_view_modes_are_those_that_pages_offer_or_offered(
     assert [result["status"] for result in results] == ["stored"] * 3
 
 
-def test_guidelines_are_shown_again_once_they_have_changed(
-    client: Callable[..., TestClient], database: Database
-) -> None:
-    ben = client("ben")
+def test_guidelines_are_shown_again_once_they_have_changed(ben: TestClient, database: Database) -> None:
 
     def seen() -> bool:
         return bool(ben.get("/api/session").json()["guidelines_seen"])
@@ -339,26 +305,23 @@ def test_guidelines_are_shown_again_once_they_have_changed(
     assert seen()
 
 
-def test_no_json_is_ever_cached(client: Callable[..., TestClient]) -> None:
-    ada = client("ada")
+def test_no_json_is_ever_cached(paged_client: MakeClient) -> None:
+    ada = paged_client("ada")
     paths = [path for path in paths_of(ada.app) if path.startswith("/api/") and "{" not in path]
     for path in [*paths, "/api/sign-in-info", "/api/nothing", "/admin/config", "/admin/gradio_api/info"]:
         answer = ada.get(path)
         assert answer.headers["content-type"].startswith("application/json"), path
         assert answer.headers["cache-control"] == "no-store", path
-    assert client().get("/api/session").headers["cache-control"] == "no-store", "a refusal"
+    assert paged_client().get("/api/session").headers["cache-control"] == "no-store", "a refusal"
     assert ada.post("/api/label", json={"want": 99}).headers["cache-control"] == "no-store", "an unfit request"
 
 
-def test_sending_again_stores_once_and_undo_shows_the_pair_again(
-    client: Callable[..., TestClient], database: Database
-) -> None:
-    ben = client("ben")
+def test_sending_again_stores_once_and_undo_shows_the_pair_again(ben: TestClient, database: Database) -> None:
     pair = ask(ben, want=1)["pairs"][0]
     event = judge(pair, "right")
     for _ in range(3):
         assert ask(ben, events=[event])["results"][0]["status"] == "stored"
-    undo = {"type": "undo", "id": str(uuid.uuid4()), "judgment": event["id"]}
+    undo = undo_event(event["id"])
     first = ask(ben, events=[undo])["results"][0]
     second = ask(ben, events=[undo])["results"][0]
     assert first["pair"] == second["pair"] == pair
@@ -368,8 +331,7 @@ def test_sending_again_stores_once_and_undo_shows_the_pair_again(
         assert row.pair.judgment_count == 0
 
 
-def test_one_refused_event_does_not_hold_up_the_others(client: Callable[..., TestClient], database: Database) -> None:
-    ben = client("ben")
+def test_one_refused_event_does_not_hold_up_the_others(ben: TestClient, database: Database) -> None:
     first, second = ask(ben, want=2)["pairs"]
     events = [judge(first, "skip"), judge({"showing": "forged"}, "left"), judge(second, "skip", skip_reason="both bad")]
     results = ask(ben, events=events)["results"]
@@ -418,10 +380,7 @@ EVENT_FAULTS: list[Any] = [
 ]
 
 
-def test_each_event_that_cannot_be_taken_is_refused_alone(
-    client: Callable[..., TestClient], database: Database
-) -> None:
-    ben = client("ben")
+def test_each_event_that_cannot_be_taken_is_refused_alone(ben: TestClient, database: Database) -> None:
     first, second, third = ask(ben, want=3)["pairs"]
     bad = [{**judge(second, "left"), **fault} if isinstance(fault, dict) else fault for fault in EVENT_FAULTS]
     good = [judge(first, "left"), judge(third, "tie")]
@@ -435,20 +394,17 @@ def test_each_event_that_cannot_be_taken_is_refused_alone(
         assert result["status"] == "refused", ascii(fault)[:100]
         assert 0 < len(result["error"]) < 500
         assert result["error"].isprintable()
-    with database.read() as session:
-        assert set(session.scalars(select(Judgment.uuid))) == {event["id"] for event in good}
+    assert set(fetch(database, select(Judgment.uuid))) == {event["id"] for event in good}
 
 
-def test_an_undo_that_cannot_be_taken_is_refused_alone(client: Callable[..., TestClient]) -> None:
-    ben = client("ben")
+def test_an_undo_that_cannot_be_taken_is_refused_alone(ben: TestClient) -> None:
     (pair,) = ask(ben, want=1)["pairs"]
-    undo = {"type": "undo", "id": str(uuid.uuid4()), "judgment": "\0"}
+    undo = undo_event("\0")
     results = ask(ben, events=[undo, undo | {"judgment": str(uuid.uuid4())}, judge(pair, "left")])["results"]
     assert [result["status"] for result in results] == ["refused", "refused", "stored"]
 
 
-def test_two_pages_of_one_person_show_other_pairs_and_are_told_so(client: Callable[..., TestClient]) -> None:
-    ben = client("ben")
+def test_two_pages_of_one_person_show_other_pairs_and_are_told_so(ben: TestClient) -> None:
     first = ask(ben, want=4, page="one")
     second = ask(ben, want=4, page="two")
     assert (first["own_pages"], second["own_pages"]) == (0, 1)
@@ -460,9 +416,8 @@ def test_two_pages_of_one_person_show_other_pairs_and_are_told_so(client: Callab
 
 
 def test_a_page_that_was_silent_gives_way_to_the_one_that_has_its_pair_now(
-    client: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+    ben: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ben = client("ben")
     (pair,) = ask(ben, want=1, page="one")["pairs"]
     monkeypatch.setattr("ui.label.open_pages.LIVE_SECONDS", -1.0)
     assert ask(ben, want=1, page="two")["pairs"] == [pair]
@@ -480,7 +435,7 @@ def test_a_page_that_was_silent_gives_way_to_the_one_that_has_its_pair_now(
 
 
 def test_the_last_pairs_are_said_to_be_with_others_and_come_back_when_they_go(
-    client: Callable[..., TestClient], database: Database
+    client: MakeClient, database: Database
 ) -> None:
     ada, ben = client("ada"), client("ben")
     held = [pair["showing"] for pair in ask(ada, want=8, page="hers")["pairs"]]
@@ -496,27 +451,22 @@ def test_the_last_pairs_are_said_to_be_with_others_and_come_back_when_they_go(
     assert len(ask(ben, want=8, page="his")["pairs"]) == 8
 
 
-def test_a_page_that_comes_back_at_once_finds_its_own_pairs(client: Callable[..., TestClient]) -> None:
-    ben = client("ben")
+def test_a_page_that_comes_back_at_once_finds_its_own_pairs(ben: TestClient) -> None:
     before = ask(ben, want=4, page="one")["pairs"]
     ask(ben, page="one", holding=[pair["showing"] for pair in before], leaving=True)
     after = ask(ben, want=4, page="two")
     assert (after["pairs"], after["own_pages"]) == (before, 0)
 
 
-def test_a_showing_belongs_to_its_person(client: Callable[..., TestClient], database: Database) -> None:
+def test_a_showing_belongs_to_its_person(client: MakeClient, database: Database) -> None:
     pair = ask(client("ben"), want=1)["pairs"][0]
     result = ask(client("ada"), events=[judge(pair, "left")])["results"][0]
     assert result["status"] == "refused"
     assert "somebody else" in result["error"]
-    with database.read() as session:
-        assert session.scalars(select(Judgment)).all() == []
+    assert fetch(database, select(Judgment)) == []
 
 
-def test_malformed_requests_are_refused_whole_whatever_they_hold(
-    client: Callable[..., TestClient], database: Database
-) -> None:
-    ben = client("ben")
+def test_malformed_requests_are_refused_whole_whatever_they_hold(ben: TestClient, database: Database) -> None:
     bodies: list[Any] = [
         {"want": 100},
         {"want": -1},
@@ -533,17 +483,16 @@ def test_malformed_requests_are_refused_whole_whatever_they_hold(
         answer = ben.post("/api/label", content=json.dumps(body), headers={"Content-Type": "application/json"})
         assert answer.status_code == 400, body
         assert len(answer.json()["error"]) < 500
-    with database.read() as session:
-        assert session.scalars(select(Judgment)).all() == []
+    assert fetch(database, select(Judgment)) == []
 
 
 @pytest.mark.parametrize("content", ["", "abc", "ab" * 31, "ab" * 33, "zz" * 32, "é" * 64])
 def test_a_damaged_key_is_one_line(database: Database, data: Path, content: str) -> None:
     (data / "secret.key").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"secret\.key is not a key of 32 bytes"):
-        make_app(Context(database=database, data=data))
+        make_app_without_pages(Context(database=database, data=data))
     (data / "secret.key").unlink()
-    make_app(Context(database=database, data=data))
+    make_app_without_pages(Context(database=database, data=data))
     assert stat.S_IMODE((data / "secret.key").stat().st_mode) == 0o600
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
 
@@ -564,25 +513,21 @@ def test_a_new_key_is_on_the_disk_before_it_signs_anything(tmp_path: Path, monke
     assert len(synced) == 2
 
 
-def test_requests_from_another_site_are_refused(client: Callable[..., TestClient]) -> None:
-    ben = client("ben")
+def test_requests_from_another_site_are_refused(ben: TestClient) -> None:
     assert ben.post("/api/label", json={"want": 1}, headers={"Origin": "http://evil.example"}).status_code == 403
     assert ben.post("/api/label", json={"want": 1}, headers={"Origin": "http://testserver"}).status_code == 200
 
 
 def test_without_auth_only_localhost_names_are_answered(project: None, database: Database, data: Path) -> None:
-    app = make_app(Context(database=database, data=data))
+    app = make_app_without_pages(Context(database=database, data=data))
     assert TestClient(app, base_url="http://rebound.example").get(address_of(data, "")).status_code == 403
-    local = TestClient(app, base_url="http://127.0.0.1:7860", follow_redirects=False)
-    local.get(address_of(data, ""))
+    local = open_client(app, data)
     assert local.post("/sign-in", data={"name": "new person"}).headers["location"] == "/"
     assert local.get("/api/session").json()["person"] | {"id": ""} == {"name": "new person", "role": "admin", "id": ""}
 
 
 def test_a_new_name_like_somebody_elses_is_asked_for_once(project: None, database: Database, data: Path) -> None:
-    app = make_app(Context(database=database, data=data))
-    local = TestClient(app, base_url="http://127.0.0.1:7860", follow_redirects=False)
-    local.get(address_of(data, ""))
+    local = open_client(make_app_without_pages(Context(database=database, data=data)), data)
     asked = local.post("/sign-in", data={"name": "Ada", "next": "/x"}).headers["location"]
     assert asked == "/sign-in?new=Ada&alike=ada&next=%2Fx"
     assert local.get("/api/session").status_code == 401
@@ -597,7 +542,7 @@ def test_a_new_name_like_somebody_elses_is_asked_for_once(project: None, databas
         assert "cannot%20be%20a%20name" in local.post("/sign-in", data={"name": name}).headers["location"]
 
 
-def test_wrong_password_is_refused_and_guessing_is_slowed(client: Callable[..., TestClient]) -> None:
+def test_wrong_password_is_refused_and_guessing_is_slowed(client: MakeClient) -> None:
     guesser = client()
     for _ in range(5):
         location = guesser.post("/sign-in", data={"name": "ada", "password": "wrong"}).headers["location"]
@@ -608,14 +553,14 @@ def test_wrong_password_is_refused_and_guessing_is_slowed(client: Callable[..., 
     assert guesser.get("/api/session").status_code == 401
 
 
-def test_a_name_has_one_budget_however_it_is_written(client: Callable[..., TestClient]) -> None:
+def test_a_name_has_one_budget_however_it_is_written(client: MakeClient) -> None:
     for name in ("ada", "ada ", " ada", "Ada", "ａｄａ"):  # the last in full-width letters
         client().post("/sign-in", data={"name": name, "password": "wrong"})
     location = client().post("/sign-in", data={"name": "ADA", "password": "wrong"}).headers["location"]
     assert "Too%20many%20attempts" in location
 
 
-def test_a_browser_that_a_name_is_known_to_is_not_locked_out_by_strangers(client: Callable[..., TestClient]) -> None:
+def test_a_browser_that_a_name_is_known_to_is_not_locked_out_by_strangers(client: MakeClient) -> None:
     own = client("ada")
     own.post("/sign-out")
     for _ in range(8):
@@ -627,7 +572,7 @@ def test_a_browser_that_a_name_is_known_to_is_not_locked_out_by_strangers(client
     assert "Too%20many%20attempts" in location, "it has a budget of its own, no more"
 
 
-def test_one_address_cannot_try_many_names(client: Callable[..., TestClient]) -> None:
+def test_one_address_cannot_try_many_names(client: MakeClient) -> None:
     for number in range(FAILURES_PER_ADDRESS):
         client().post("/sign-in", data={"name": f"name {number}", "password": "wrong"})
     location = client().post("/sign-in", data={"name": "another", "password": "wrong"}).headers["location"]
@@ -635,7 +580,7 @@ def test_one_address_cannot_try_many_names(client: Callable[..., TestClient]) ->
 
 
 def test_who_tries_on_though_refused_waits_for_each_answer_without_a_thread(
-    client: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+    client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else 40 connections that are refused at once, again and again, take a core from the people who judge."""
     waits: list[float] = []
@@ -659,7 +604,7 @@ def test_who_tries_on_though_refused_waits_for_each_answer_without_a_thread(
     [(None, "/sign-in", 20_000), ("ben", "/api/label", 3_000_000), ("ben", "/sign-out", 20_000)],
 )
 def test_a_body_is_limited_by_its_path(
-    client: Callable[..., TestClient], name: str | None, path: str, size_bytes: int, *, announced: bool
+    client: MakeClient, name: str | None, path: str, size_bytes: int, *, announced: bool
 ) -> None:
     def stream() -> Iterator[bytes]:
         yield from (b"x" * 10_000 for _ in range(size_bytes // 10_000))
@@ -670,15 +615,15 @@ def test_a_body_is_limited_by_its_path(
     assert answer.status_code == (413 if announced or path != "/sign-out" else 303), "what reads no body need not"
 
 
-def test_only_admins_can_send_large_bodies(client: Callable[..., TestClient]) -> None:
+def test_only_admins_can_send_large_bodies(paged_client: MakeClient) -> None:
     for name, status in ((None, 401), ("ben", 403)):
-        answer = client(name).post("/admin/gradio_api/upload", content=b"x" * 10, headers={"Content-Length": "9999999"})
+        answer = paged_client(name).post(
+            "/admin/gradio_api/upload", content=b"x" * 10, headers={"Content-Length": "9999999"}
+        )
         assert answer.status_code == status
 
 
-def test_personal_link_signs_in_until_renewed_or_disabled(
-    client: Callable[..., TestClient], database: Database
-) -> None:
+def test_personal_link_signs_in_until_renewed_or_disabled(client: MakeClient, database: Database) -> None:
 
     with database.write() as session:
         old = make_link_token(get_person(session, "ben"))
@@ -694,7 +639,7 @@ def test_personal_link_signs_in_until_renewed_or_disabled(
     assert holder.get("/api/session").status_code == 401
 
 
-def test_sign_in_leads_only_to_pages_of_ours(client: Callable[..., TestClient]) -> None:
+def test_sign_in_leads_only_to_pages_of_ours(client: MakeClient) -> None:
     for target, expected in (
         ("/admin/", "/admin/"),
         ("//evil.example", "/"),
@@ -705,13 +650,12 @@ def test_sign_in_leads_only_to_pages_of_ours(client: Callable[..., TestClient]) 
         assert answer.headers["location"] == expected
 
 
-def test_sign_out_ends_the_session(client: Callable[..., TestClient]) -> None:
-    ben = client("ben")
+def test_sign_out_ends_the_session(ben: TestClient) -> None:
     assert ben.post("/sign-out").headers["location"] == "/sign-in"
     assert ben.get("/api/session").status_code == 401
 
 
-def test_guidelines_pictures_open_for_annotators(client: Callable[..., TestClient], database: Database) -> None:
+def test_guidelines_pictures_open_for_annotators(client: MakeClient, database: Database) -> None:
     with database.write() as session:
         sha256 = session.scalars(select(Image.sha256)).first()
         text = f"Look **here**: ![example](/img/{sha256}) <script>alert(1)</script>"
@@ -733,7 +677,7 @@ def test_auth_needs_an_admin_who_can_enter(database: Database, data: Path) -> No
     check_someone_can_sign_in(context)
 
 
-def test_progress_and_history_are_ones_own(client: Callable[..., TestClient]) -> None:
+def test_progress_and_history_are_ones_own(client: MakeClient) -> None:
     ben, ada = client("ben"), client("ada")
     pair = ask(ben, want=1)["pairs"][0]
     ask(ben, events=[judge(pair, "tie")])
@@ -751,9 +695,8 @@ def view_addresses(pair: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "another picture"])
 def test_a_damaged_image_is_never_served_and_its_pairs_are_shown_to_nobody(
-    client: Callable[..., TestClient], database: Database, data: Path, damage: str
+    client: MakeClient, ben: TestClient, database: Database, data: Path, damage: str
 ) -> None:
-    ben = client("ben")
     with database.read() as session:
         candidate = session.scalars(select(Candidate)).first()
         assert candidate is not None
@@ -777,15 +720,14 @@ def test_a_damaged_image_is_never_served_and_its_pairs_are_shown_to_nobody(
     for pair in answer["pairs"]:
         for address in view_addresses(pair):
             assert ben.get(address).status_code == 200
-    with database.read() as session:
-        assert bad.isdisjoint(session.scalars(select(Lease.pair_id)))
+    assert bad.isdisjoint(fetch(database, select(Lease.pair_id)))
     path.write_bytes(whole)
     assert ask(ben, want=8, page="p", holding=[pair["showing"] for pair in answer["pairs"]])["damaged"] == 0
     assert client("ada").get(f"/img/{image.sha256}").content == whole
 
 
 def test_what_an_earlier_version_stored_with_metadata_is_served_without(
-    client: Callable[..., TestClient], database: Database, data: Path
+    client: MakeClient, database: Database, data: Path
 ) -> None:
     with database.write() as session:
         image = session.scalars(select(Image)).first()

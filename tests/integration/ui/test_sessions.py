@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import event, select
 from starlette.testclient import TestClient
 
-from annotate.__main__ import main
 from annotate.judging.people import disable_person, end_sessions, get_person, make_link_token, set_password
 from db.errors import UserError
 from db.models import Person, utc_now
 from db.session import Database
+from tests.making import AnnotateHere, MakeClient
 from ui.context import Context
 from ui.gate.sign_in import check_someone_can_sign_in
 
@@ -31,9 +31,7 @@ def is_in(client: TestClient) -> bool:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_all_sessions_of_one_person_end_at_once(
-    client: Callable[..., TestClient], database: Database, ending: str
-) -> None:
+def test_all_sessions_of_one_person_end_at_once(client: MakeClient, database: Database, ending: str) -> None:
     here, there, other = client("ben"), client("ben"), client("ada")
     assert is_in(here)
     assert is_in(there)
@@ -43,7 +41,7 @@ def test_all_sessions_of_one_person_end_at_once(
     assert here.post("/api/label", json={"want": 1}).status_code == 401
 
 
-def test_the_button_ends_ones_own_sessions(client: Callable[..., TestClient]) -> None:
+def test_the_button_ends_ones_own_sessions(client: MakeClient) -> None:
     here, there, other = client("ben"), client("ben"), client("ada")
     kept = dict(there.cookies)
     assert here.post("/sign-out/everywhere").headers["location"] == "/sign-in"
@@ -54,21 +52,21 @@ def test_the_button_ends_ones_own_sessions(client: Callable[..., TestClient]) ->
     assert client().post("/sign-out/everywhere").status_code == 401
 
 
-def test_a_disabled_persons_sessions_do_not_come_back(client: Callable[..., TestClient], database: Database) -> None:
+def test_a_disabled_persons_sessions_do_not_come_back(client: MakeClient, database: Database) -> None:
     here = client("ben")
     with database.write() as session:
         disable_person(session, "ben").disabled_at = None
     assert not is_in(here)
 
 
-def test_a_session_costs_one_look_up(client: Callable[..., TestClient], database: Database) -> None:
+def test_a_session_costs_one_look_up(client: MakeClient, database: Database) -> None:
     ben, asked = client("ben"), []
     event.listen(database.engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
     assert ben.get("/img/nothing").status_code == 403
     assert len([statement for statement in asked if statement.startswith("SELECT")]) == 1
 
 
-def test_a_link_expires(client: Callable[..., TestClient], database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_expires(client: MakeClient, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     with database.write() as session:
         link = make_link_token(get_person(session, "ben"), timedelta(days=7))
     entered = client()
@@ -80,9 +78,7 @@ def test_a_link_expires(client: Callable[..., TestClient], database: Database, m
     assert is_in(entered), "who has entered stays"
 
 
-def test_a_link_for_once_lets_one_browser_in_and_no_scanner_uses_it_up(
-    client: Callable[..., TestClient], database: Database
-) -> None:
+def test_a_link_for_once_lets_one_browser_in_and_no_scanner_uses_it_up(client: MakeClient, database: Database) -> None:
     with database.write() as session:
         link = make_link_token(get_person(session, "ben"), once=True)
     for _ in range(3):  # as chats do that show a preview
@@ -111,21 +107,19 @@ def test_an_admin_whose_link_has_expired_cannot_enter(database: Database, data: 
                 check_someone_can_sign_in(context)
 
 
-def test_the_commands(database: Database, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def people(*words: str) -> int:
-        return main(["people", *words, "--data", str(data)])
-
-    assert people("add", "ben") == 0
-    assert people("link", "ben", "--expires", "7d", "--once") == 0
+def test_the_commands(database: Database, annotate_here: AnnotateHere) -> None:
+    assert annotate_here("people", "add", "ben").returncode == 0
+    assert annotate_here("people", "link", "ben", "--expires", "7d", "--once").returncode == 0
     with database.read() as session:
         ben = get_person(session, "ben")
         assert ben.link_once
         assert ben.link_expires_at is not None
         assert timedelta(days=6, hours=23) < ben.link_expires_at - utc_now() < timedelta(days=7)
         version = ben.session_version
-    assert people("list") == 0
-    assert "link for once until 20" in capsys.readouterr().out
-    assert people("sign-out", "ben") == 0
+    listed = annotate_here("people", "list")
+    assert listed.returncode == 0
+    assert "link for once until 20" in listed.stdout
+    assert annotate_here("people", "sign-out", "ben").returncode == 0
     with database.read() as session:
         assert get_person(session, "ben").session_version == version + 1
     for words, said in (
@@ -135,7 +129,8 @@ def test_the_commands(database: Database, data: Path, capsys: pytest.CaptureFixt
         (("add", "eve", "--once"), "are of people link"),
         (("sign-out", "nobody"), "no person called"),
     ):
-        assert people(*words) == 2, words
-        assert said in capsys.readouterr().err
+        refused = annotate_here("people", *words)
+        assert refused.returncode == 2, words
+        assert said in refused.stderr
     with database.read() as session:
         assert get_person(session, "ben").link_once, "a refused command changes nothing"

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
 from db.models import Person, Run, RunState, utc_now
 from db.session import Database
 from refl.restore.choices import list_methods
 from runs.store import add_run, end_run, run_folder
-from tests.watching import wait_for_end
+from tests.making import MakeClient, count_rows
+from tests.watching import get_run, wait_for_end
 
 RUN_SECONDS = 60
 NASTY = "$(touch pwned); --db=x `touch pwned` ' \" * | touch pwned"
@@ -38,8 +37,7 @@ def form(kind: str, **more: Any) -> dict[str, Any]:
 
 def count_runs(database: Database, data: Path) -> int:
     """Rows; there are as many folders."""
-    with database.read() as session:
-        rows = session.scalar(select(func.count()).select_from(Run)) or 0
+    (rows,) = count_rows(database, Run)
     assert len(list((data / "runs").glob("*"))) == rows
     return rows
 
@@ -53,9 +51,7 @@ CALLS = [
 ]
 
 
-def test_only_admins_reach_it_and_no_other_site(
-    client: Callable[..., TestClient], database: Database, data: Path
-) -> None:
+def test_only_admins_reach_it_and_no_other_site(client: MakeClient, database: Database, data: Path) -> None:
     for method, path in CALLS:
         body = {"round": 1} if path.endswith("round") else form("annotate fit")
         sent = {} if method == "GET" else {"json": body}
@@ -68,9 +64,7 @@ def test_only_admins_reach_it_and_no_other_site(
     assert count_runs(database, data) == 0
 
 
-def test_the_forms_name_what_the_project_has(
-    client: Callable[..., TestClient], database: Database, data: Path, dataset: Path
-) -> None:
+def test_the_forms_name_what_the_project_has(client: MakeClient, database: Database, data: Path, dataset: Path) -> None:
     run_id = add_run(database, data, "annotate export", {"out": str(dataset)})
     (run_folder(data, run_id) / "result.json").write_text(json.dumps({"out": str(dataset), "rows": 1234}))
     end_run(database, run_id, RunState.finished)
@@ -107,10 +101,7 @@ def test_the_forms_name_what_the_project_has(
 INVALID: list[tuple[dict[str, Any], str]] = [
     (form("reward train"), "dataset"),
     (form("reward train", inputs={"dataset": ["{dataset}"]}, values={"train.max_steps": "0"}), "train.max_steps"),
-    (
-        form("reward train", inputs={"dataset": ["{dataset}"]}, values={"train.max_steps": "9"}),
-        "train.warmup_steps",
-    ),
+    (form("reward train", inputs={"dataset": ["{dataset}"]}, values={"train.max_steps": "9"}), "train.warmup_steps"),
     (form("reward train", inputs={"dataset": ["/nowhere"]}), "dataset"),
     (form("reward train", inputs={"dataset": ["{dataset}"]}, preset="none"), "preset"),
     (form("reward train", inputs={"dataset": ["{dataset}"]}, device="cuda:77"), "device"),
@@ -124,9 +115,8 @@ INVALID: list[tuple[dict[str, Any], str]] = [
 
 
 def test_what_does_not_validate_never_becomes_a_run(
-    client: Callable[..., TestClient], database: Database, data: Path, dataset: Path
+    ada: TestClient, database: Database, data: Path, dataset: Path
 ) -> None:
-    ada = client("ada")
     for case, place in INVALID:
         body = json.loads(json.dumps(case).replace("{dataset}", str(dataset)))
         looked = ada.post("/api/train/check", json=body)
@@ -146,10 +136,7 @@ MALFORMED = [
 ]
 
 
-def test_malformed_requests_are_refused_whole(
-    client: Callable[..., TestClient], database: Database, data: Path
-) -> None:
-    ada = client("ada")
+def test_malformed_requests_are_refused_whole(ada: TestClient, database: Database, data: Path) -> None:
     for body, path in itertools.product(MALFORMED, [path for method, path in CALLS if method == "POST"]):
         answer = ada.post(path, content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code == 400, answer.text
@@ -157,7 +144,7 @@ def test_malformed_requests_are_refused_whole(
 
 
 def test_the_command_is_the_one_that_is_started_and_shells_have_no_say(
-    client: Callable[..., TestClient], database: Database, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: MakeClient, database: Database, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     ada = client("ada")
@@ -185,9 +172,8 @@ def test_the_command_is_the_one_that_is_started_and_shells_have_no_say(
 
 
 def test_a_queued_run_waits_for_what_it_was_told(
-    client: Callable[..., TestClient], database: Database, data: Path, dataset: Path
+    ada: TestClient, database: Database, data: Path, dataset: Path
 ) -> None:
-    ada = client("ada")
     later = data / "later"
     busy = add_run(database, data, "annotate export", {"out": str(later)})
     inputs = {"dataset": [str(later)]}
@@ -199,8 +185,7 @@ def test_a_queued_run_waits_for_what_it_was_told(
     started = ada.post("/api/train/start", json=body).json()
     run_id = started["run"]
     assert started["waits"] == f"waits for run {busy}"
-    with database.read() as session:
-        run = session.get_one(Run, run_id)
+    run = get_run(database, run_id)
     assert (run.state, run.device, run.after, run.launcher["processes"]) == (RunState.queued, "cpu", [busy], 2)
     assert run.config["train"]["max_steps"] == 1000
     assert run.config["dataset"] == str(later)
@@ -212,10 +197,7 @@ def test_a_queued_run_waits_for_what_it_was_told(
     assert "holds 400 steps of this training" in ada.post("/api/train/check", json=body).json()["notes"][0]
 
 
-def test_estimates_come_from_earlier_runs_alone(
-    client: Callable[..., TestClient], database: Database, data: Path, dataset: Path
-) -> None:
-    ada = client("ada")
+def test_estimates_come_from_earlier_runs_alone(ada: TestClient, database: Database, data: Path, dataset: Path) -> None:
     body = form("reward train", inputs={"dataset": [str(dataset)]}, values={"train.max_steps": "200"})
     assert ada.post("/api/train/check", json=body).json()["estimate"] is None
 
@@ -245,7 +227,7 @@ def test_estimates_come_from_earlier_runs_alone(
 
 
 def test_the_round_is_shown_whole_then_started_once(
-    client: Callable[..., TestClient], database: Database, data: Path, monkeypatch: pytest.MonkeyPatch
+    client: MakeClient, database: Database, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runs.rounds.start_what_can", lambda *_args: None)  # no process is of interest here
     ada = client("ada")

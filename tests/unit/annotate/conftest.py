@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -12,12 +11,13 @@ from scipy.special import expit
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.pairs import make_pairs
+from annotate.judging.people import add_person
 from annotate.labeler.svm import Training
-from db.models import Choice, Judgment, Lease, Pair, Split
+from db.models import Choice, Judgment, Lease, Pair, Person, Split
 from db.project import ProjectSettings
 from db.session import Database
+from tests.making import add_candidates, judge
 
 
 @pytest.fixture
@@ -39,7 +39,13 @@ def settings() -> ProjectSettings:
 
 
 @pytest.fixture
-def make_project(session: Session, settings: ProjectSettings, add_candidates) -> Callable[..., list[Pair]]:
+def people(session: Session) -> list[Person]:
+    """Four annotators."""
+    return [add_person(session, name) for name in ("Ada", "Ben", "Cleo", "Dan")]
+
+
+@pytest.fixture
+def make_project(session: Session, settings: ProjectSettings) -> Callable[..., list[Pair]]:
     """`make_project(5, wanted=3)`: that many sources of two candidates each, so as many pairs, in their order."""
 
     def make(pairs: int, wanted: int = 1) -> list[Pair]:
@@ -56,11 +62,8 @@ def answer(session: Session) -> Callable[..., Judgment]:
     """`answer(person, lease, Choice.a)`: record a judgment of what the lease shows, under a new uuid."""
 
     def record(person_id: int, lease: Lease, choice: Choice = Choice.a, **fields: object) -> Judgment:
-        values: dict[str, object] = {"uuid": str(uuid4()), "seconds": 1.0, **fields}
-        if choice is Choice.skip:
-            values.setdefault("skip_reason", "both bad")
-        shown = {"pair_id": lease.pair_id, "repeat_no": lease.repeat_no, "shown_left": lease.shown_left}
-        return record_judgment(session, person_id, Answer(choice=choice, **shown, **values))  # type: ignore[arg-type]
+        shown = {"repeat_no": lease.repeat_no, "shown_left": lease.shown_left}
+        return judge(session, person_id, lease.pair_id, choice, **{**shown, **fields})
 
     return record
 

@@ -5,7 +5,6 @@ import socket
 import subprocess
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from db.images import (
 from db.models import Image
 from db.session import Database
 from tests.colour_files import profile
-from tests.conftest import write_photo
+from tests.making import write_photo
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 PHOTO = PilImage.fromarray(PIXELS)
@@ -295,12 +294,10 @@ def test_a_damaged_or_missing_file_is_put_right_by_adding_it_again(
     assert stored.read_bytes() == path.read_bytes()
 
 
-def test_a_file_that_changed_since_it_was_probed_is_refused(
-    data: Path, tmp_path: Path, make_photo: Callable[..., Path]
-) -> None:
-    file = make_photo(tmp_path / "face.png", 1)
+def test_a_file_that_changed_since_it_was_probed_is_refused(data: Path, tmp_path: Path) -> None:
+    file = write_photo(tmp_path / "face.png", 1)
     probe = probe_image(file)
-    make_photo(file, 2)
+    write_photo(file, 2)
     with pytest.raises(UserError, match=r"face\.png: changed while it was being imported"):
         write_image(data, probe, file)
     assert not image_path(data, probe.sha256, probe.suffix).exists()

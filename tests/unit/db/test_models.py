@@ -1,6 +1,5 @@
 """The constraints of the schema: what no caller can store, whatever it does."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -30,24 +29,17 @@ from db.models import (
     utc_now,
 )
 from db.session import Database
-
-AddCandidates = Callable[..., list[Candidate]]
+from tests.making import add_candidates, fetch
 
 
 @pytest.fixture
-def pair_row(database: Database, add_candidates: AddCandidates) -> dict[str, Any]:
+def pair_row(database: Database) -> dict[str, Any]:
     """The columns of a pair of two stored candidates, and one stored person with id 1."""
     with database.write() as session:
         first, second = add_candidates(session, "face1", ["m1", "m2"])
         session.add(Person(name="Ada", role=Role.annotator, public_id="p1"))
         session.add(Person(name="Bea", role=Role.annotator, public_id="p2"))
-        return {
-            "key": "k" * 32,
-            "source_id": first.source_id,
-            "a_id": first.id,
-            "b_id": second.id,
-            "shuffle_key": 5,
-        }
+        return {"key": "k" * 32, "source_id": first.source_id, "a_id": first.id, "b_id": second.id, "shuffle_key": 5}
 
 
 @pytest.fixture
@@ -121,8 +113,7 @@ def test_wrong_pairs_are_refused(
         return
     with pytest.raises(IntegrityError, match=constraint), database.write() as session:
         session.add(Pair(**row))
-    with database.read() as session:
-        assert session.scalars(select(Pair.id)).all() == [pair_id]
+    assert fetch(database, select(Pair.id)) == [pair_id]
 
 
 def test_the_queue_level_follows_the_counts(database: Database, pair_id: int) -> None:
@@ -192,7 +183,7 @@ def test_one_live_label_a_pair_and_origin(database: Database, pair_id: int) -> N
             label(session, p_a=p_a, weight=weight)
 
 
-def test_the_other_rows_that_are_unique(database: Database, pair_id: int, add_candidates: AddCandidates) -> None:
+def test_the_other_rows_that_are_unique(database: Database, pair_id: int) -> None:
     with database.write() as session:
         first, _ = add_candidates(session, "face1", ["m1", "m2"])
         session.add(Lease(pair_id=pair_id, person_id=1, shown_left=Side.a, expires_at=utc_now()))

@@ -3,7 +3,7 @@ import math
 from collections import Counter
 
 import pytest
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, insert, select
 
 from db.errors import UserError
 from db.models import Candidate, Image, Method, MetricValue, Source, Split
@@ -18,17 +18,14 @@ from db.records import (
     pair_key,
 )
 from db.session import Database
+from tests.making import add_image_row, count_rows, fetch
 
 
 @pytest.fixture
 def two_images(database: Database) -> list[Image]:
     """Rows of two images, without files."""
     with database.write() as session:
-        rows = [
-            Image(sha256=letter * 64, suffix=".png", width_px=8, height_px=8, size_bytes=1) for letter in ("a", "b")
-        ]
-        session.add_all(rows)
-    return rows
+        return [add_image_row(session, letter * 64) for letter in ("a", "b")]
 
 
 def test_a_candidates_key_is_the_documented_hash() -> None:
@@ -139,8 +136,7 @@ def test_a_candidate_is_added_once_a_seed(database: Database, two_images: list[I
     said = "source 'face1' is already stored with another image by method 'gfpgan', seed 0"
     with pytest.raises(UserError, match=said), database.write() as session:
         add_candidate(session, source, method, other)
-    with database.read() as session:
-        assert session.scalar(select(func.count()).select_from(Candidate)) == 2
+    assert count_rows(database, Candidate) == [2]
 
 
 def test_metric_values_are_kept_once_and_never_infinite(database: Database, two_images: list[Image]) -> None:
@@ -176,5 +172,4 @@ def test_a_row_written_at_once_is_the_sessions_own_also_under_the_number_of_a_de
         insert_row(session, statement, second)
         assert (second.id, second.settings, session.get(Method, second.id)) == (first.id, {}, second)
         second.name = "renamed"
-    with database.read() as session:
-        assert session.scalars(select(Method.name)).all() == ["renamed"]
+    assert fetch(database, select(Method.name)) == ["renamed"]

@@ -13,6 +13,7 @@ from db.errors import UserError
 from db.models import Base, Method, Source, Split
 from db.records import add_method, add_source
 from db.session import Database, open_database
+from tests.making import fetch
 
 
 def test_the_migrations_make_exactly_the_tables_of_the_models(database: Database) -> None:
@@ -45,8 +46,7 @@ def test_opening_again_changes_nothing(database: Database, data: Path) -> None:
     with database.write() as session:
         add_source(session, "face1", Split.val)
     again = open_database(data)
-    with again.read() as session:
-        assert session.scalars(select(Source.key)).all() == ["face1"]
+    assert fetch(again, select(Source.key)) == ["face1"]
     again.close()
 
 
@@ -129,8 +129,7 @@ def test_a_write_is_committed_whole_or_not_at_all(database: Database) -> None:
         _add_and_fail(session)
     with database.read() as session:
         add_method(session, "never meant")
-    with database.read() as session:
-        assert session.scalars(select(Method.name)).all() == ["kept"]
+    assert fetch(database, select(Method.name)) == ["kept"]
 
 
 def test_a_write_that_reads_first_waits_its_turn(database: Database) -> None:

@@ -22,6 +22,7 @@ from db.session import Database
 from pixels.metadata import SCAN_END, strip_metadata
 from pixels.read import decode_plain, decode_rgb
 from tests.colour_files import encode, tagged
+from tests.making import fetch
 
 SECRET = b"Jane Doe, 48.1372 N"
 FACE = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
@@ -214,8 +215,7 @@ def test_an_original_is_known_again_and_is_one_image_under_any_metadata(
     assert (again.images_added, again.candidates_added, again.sources_added) == (0, 0, 0)
     (folder / "m" / "face.png").write_bytes(PNG)  # the same picture as another program leaves it
     assert import_folder(database, data, folder).images_added == 0
-    with database.read() as session:
-        images = session.scalars(select(Image).order_by(Image.id)).all()
+    images = fetch(database, select(Image).order_by(Image.id))
     assert [image.sha256 for image in images] == [
         hashlib.sha256(content).hexdigest() for content in (jpeg(), encode(PHOTO))
     ]

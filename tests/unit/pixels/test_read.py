@@ -37,8 +37,8 @@ from tests.colour_files import (
     raised_black,
     tagged,
 )
+from tests.making import find_case
 
-CASES = Path(__file__).resolve().parents[4] / "shared" / "cases"
 GREY = np.full((8, 8, 3), 129, np.uint8)
 LEVELS = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
 RAMP = PilImage.fromarray(np.arange(256, dtype=np.uint8)[None])
@@ -363,9 +363,7 @@ def test_a_photo_is_the_same_as_a_file_and_as_a_candidate(kind: str, tmp_path: P
     ],
 )
 def test_the_shared_cases_are_read_once_and_said(name: str, middle: tuple[int, ...] | None) -> None:
-    if not (CASES / name).is_file():
-        pytest.skip("needs ../shared/cases, which is not beside this checkout")
-    content = (CASES / name).read_bytes()
+    content = find_case(name).read_bytes()
     plain = decode_plain(content)
     assert plain.conversion
     pixels = np.array(PilImage.open(io.BytesIO(plain.content)))
@@ -380,10 +378,7 @@ def test_the_shared_cases_are_read_once_and_said(name: str, middle: tuple[int, .
 
 
 def test_the_shared_zip_is_stored_without_colour_chunks_and_every_file_is_said(database: Database, data: Path) -> None:
-    packed = CASES / "import" / "colour_tags_same_pixels.zip"
-    if not packed.is_file():
-        pytest.skip("needs ../shared/cases, which is not beside this checkout")
-    with unpacked(data, packed) as folder:
+    with unpacked(data, find_case("import/colour_tags_same_pixels.zip")) as folder:
         report = import_folder(database, data, folder)
     tags = ("cicp", "gama", "icc_linear", "mac18")
     assert sorted(name for name, _ in report.converted) == [f"tagged/{tag}.png" for tag in tags]

@@ -137,8 +137,8 @@ def test_the_settings_of_a_training_are_those_of_its_preset() -> None:
     [
         (TRAIN, ["--preset=tiny-refl", "--restorer=feedforward:x", "--reward=frm"], "feedforward:x has no noise"),
         (TRAIN, [*TUNE, "--max-steps=some"], "--max-steps: Give a whole number, got 'some'."),
-        (TRAIN, [*TUNE, "--gradient-window", "2", "1"], "--gradient-window: the low end comes first, got 2 to 1."),
-        (TRAIN, [*TUNE, "--steps=2"], "tiny-refl.toml: Gradient_window|tiny-refl.toml: gradient_window ends at 2"),
+        (TRAIN, [*TUNE, "--gradient-window", "2", "1"], "--gradient-window: The low end comes first, got 2 to 1."),
+        (TRAIN, [*TUNE, "--steps=2"], "tiny-refl.toml: trajectory: gradient_window ends at 2"),
         (PRETRAIN, ["--preset=tiny"], "No faces are named. Give --faces DIR"),
         (EVALUATE, ["--method=tiny", "--degradation=mild"], "There is no preset 'mild'. Name one of lora-16gb"),
         (EVALUATE, ["--method=tiny", "--reward=frm"], "give it a name, such as --reward frozen=frm"),

@@ -10,6 +10,8 @@ from db.models import Label, Method, Origin, Pair, Run, RunState
 from db.session import Database
 from runs.delete import delete_run, why_kept, why_out_kept
 from runs.store import add_run, artifact_of, end_run, open_run, run_folder
+from tests.making import add_candidates
+from tests.watching import get_run
 
 
 def add_ended(database: Database, data: Path, kind: str = "reward train", **config: Any) -> int:
@@ -61,6 +63,24 @@ def test_what_it_made_goes_only_when_asked_and_unused(database: Database, data: 
     assert out.parent.is_dir()
 
 
+def test_a_run_that_recorded_its_inputs_refers_to_these_and_to_what_it_writes(database: Database, data: Path) -> None:
+    out = data / "rewards" / "one"
+    out.mkdir(parents=True)
+    run_id = add_ended(database, data, out=str(out))
+    mentions = {"preset": f"{out}/config.json", "note": str(out)}
+    inputs = [{"option": "reward", "kind": "reward", "value": f"{out}/best"}]
+    outputs = [{"option": "out", "value": str(out)}]
+    for recorded in ({"inputs": inputs, "outputs": []}, {"inputs": [], "outputs": outputs}):
+        user = add_run(database, data, "refl train", mentions, **recorded)
+        end_run(database, user, RunState.finished)
+        with pytest.raises(UserError, match=rf"Run {user} \(refl train\) refers to"):
+            delete_run(database, data, run_id, also_out=True)
+        delete_run(database, data, user)
+    end_run(database, add_run(database, data, "refl train", mentions, inputs=[], outputs=[]), RunState.finished)
+    assert delete_run(database, data, run_id, also_out=True) > 0
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("out", ["outside", "data/rewards", "data", "data/images/ab", "data/../outside"])
 def test_folders_that_are_not_the_runs_own_stay(database: Database, data: Path, tmp_path: Path, out: str) -> None:
     (tmp_path / out).mkdir(parents=True, exist_ok=True)
@@ -100,13 +120,12 @@ def test_a_result_names_the_artifact_before_the_config(database: Database, data:
     run_id = add_ended(database, data, "annotate fit", out="elsewhere")
     folder = run_folder(data, run_id)
     (folder / "result.json").write_text(json.dumps({"out": str(folder)}))
-    with database.read() as session:
-        assert artifact_of(data, session.get_one(Run, run_id)) == folder
+    assert artifact_of(data, get_run(database, run_id)) == folder
     delete_run(database, data, run_id, also_out=True)
     assert not folder.exists()
 
 
-def test_what_something_came_from_stays(database: Database, data: Path, add_candidates: Any) -> None:
+def test_what_something_came_from_stays(database: Database, data: Path) -> None:
     restore, fit, export = (
         add_ended(database, data, kind) for kind in ("refl restore", "annotate fit", "annotate export")
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,12 @@ import pytest
 from db.errors import UserError
 from runs.image_folders import clean_path, describe_kind, list_images, name_forms, normalize_name, read_caption
 
-MakePhoto = Callable[..., Path]
-
 
 def names(folder: Path, *, recursive: bool = True) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in list_images(folder, recursive=recursive)]
 
 
-def test_images_by_name_with_all_that_jpeg_is_called(make_photo: MakePhoto, tmp_path: Path) -> None:
+def test_images_by_name_with_all_that_jpeg_is_called(tmp_path: Path) -> None:
     for number, suffix in enumerate(("png", "JPG", "jfif", "jpe", "pjpeg", "webp", "JPEG")):
         (tmp_path / f"{number}.{suffix}").touch()
     (tmp_path / "deep").mkdir()

@@ -138,6 +138,29 @@ def test_arguments_options_and_relative_paths_name_runs_too(data: Path, tmp_path
     assert parents_of(runs, data) == [set(), {1}, {1}, set()]
 
 
+def test_what_a_run_recorded_is_what_it_is_made_from_and_nothing_that_it_mentions(data: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "models" / "m")
+    inputs = [{"option": "scorer", "kind": "reward", "value": f"{out}/best"}]
+    preset = {"preset": f"{out}/config.json", "note": out}
+    runs = [
+        make_run(data, 1, "reward train", {"out": out}),
+        make_run(data, 2, "reward evaluate", preset, arguments=[f"--config={out}/config.json"], inputs=[], outputs=[]),
+        make_run(data, 3, "reward evaluate", preset, inputs=inputs, outputs=[]),
+        make_run(data, 4, "reward evaluate", {}, inputs=[{**inputs[0], "value": "hps-v2.1"}], outputs=[]),
+        make_run(data, 5, "reward evaluate", preset),  # of an older version
+    ]
+    assert parents_of(runs, data) == [set(), set(), {1}, set(), {1}]
+
+
+def test_a_labeler_is_the_parent_of_labels_whatever_it_was_called(data: Path) -> None:
+    fit = make_run(data, 1, "annotate fit", {}, result={"labeler": "svm-1-0a1b2c3d"})
+    named = [{"option": "labeler", "kind": "labeler", "value": "latest"}]
+    latest = make_run(
+        data, 2, "annotate label", {"labeler": "latest"}, inputs=named, result={"labeler": "svm-1-0a1b2c3d"}
+    )
+    assert make_nodes([fit, latest], data)["run-2"].parents == ["run-1"]
+
+
 def test_a_folder_of_several_runs_is_of_the_last_one_before(data: Path) -> None:
     out = str(data / "rewards" / "a")
     runs = [make_run(data, number, "reward train", {"out": out}) for number in (1, 2)]

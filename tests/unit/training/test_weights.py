@@ -89,14 +89,18 @@ def test_every_case_is_tried():
     assert {path.name for path in CASES.iterdir()} == read | told
 
 
-@pytest.mark.parametrize("name", ["w.safetensors", "W.SAFETENSORS", "w.pth", "w.ckpt", "weights", "w.safetensors.1"])
-@pytest.mark.parametrize("form", ["safetensors", "zip", "legacy"])
-def test_the_name_says_nothing(tmp_path, name, form):
-    path = tmp_path / name
+def save(path: Path, form: str) -> None:
     if form == "safetensors":
         save_file(STATE, path)
     else:
         torch.save(STATE, path, _use_new_zipfile_serialization=form == "zip")
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "W.SAFETENSORS", "w.pth", "w.ckpt", "weights", "w.safetensors.1"])
+@pytest.mark.parametrize("form", ["safetensors", "zip", "legacy"])
+def test_the_name_says_nothing(tmp_path, name, form):
+    path = tmp_path / name
+    save(path, form)
     assert is_state(map_weights(path))
     assert is_state(read_weights(path))
 
@@ -286,10 +290,7 @@ def test_what_lies_there_instead_is_told(tmp_path, content, said):
 @pytest.mark.parametrize("form", ["safetensors", "zip", "legacy"])
 def test_a_file_cut_anywhere_is_told(tmp_path, form):
     path, cut = tmp_path / "w", tmp_path / "cut.pth"
-    if form == "safetensors":
-        save_file(STATE, path)
-    else:
-        torch.save(STATE, path, _use_new_zipfile_serialization=form == "zip")
+    save(path, form)
     content = path.read_bytes()
     for at in {1, 4, 9, 100, *range(50, len(content), len(content) // 23), len(content) - 1}:
         cut.write_bytes(content[:at])

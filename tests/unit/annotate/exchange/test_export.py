@@ -14,16 +14,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from annotate.exchange.export import export_dataset, load_judgments, load_rows
-from annotate.judging.judgments import Answer, record_judgment, resolve_labels, undo_judgment
+from annotate.judging.judgments import resolve_labels, undo_judgment
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person
 from dataset.options import ExportOptions
 from db.errors import UserError
-from db.images import add_image, image_path, probe_image
-from db.models import Choice, Label, Origin, Pair, Person, Side, Split
+from db.images import image_path
+from db.models import Label, Origin, Pair, Person, Split
 from db.project import ProjectSettings, question_key, save_settings
-from db.records import add_candidate, add_method, add_source
 from db.session import Database
+from tests.making import add_candidates, add_face, add_photos, fetch, read_lines
+from tests.making import judge as judge_pair
 
 JUDGED = {
     "plain": [("ada", "a")],
@@ -47,24 +48,14 @@ def judge(session: Session) -> Callable[..., str]:
 
     def record(name: str, pair: Pair, choice: str, repeat_no: int = 0) -> str:
         person = session.scalars(select(Person).where(Person.name == name)).one()
-        answer = Answer(
-            uuid=str(UUID(int=(pair.shuffle_key * 100 + person.id) * 10 + repeat_no)),
-            pair_id=pair.id,
-            repeat_no=repeat_no,
-            shown_left=Side.a,
-            choice=Choice(choice),
-            seconds=1.5,
-            skip_reason="both bad" if choice == "skip" else None,
-        )
-        return record_judgment(session, person.id, answer).uuid
+        uuid = str(UUID(int=(pair.shuffle_key * 100 + person.id) * 10 + repeat_no))
+        return judge_pair(session, person.id, pair.id, choice, uuid=uuid, repeat_no=repeat_no, seconds=1.5).uuid
 
     return record
 
 
 @pytest.fixture
-def pairs(
-    session: Session, settings: ProjectSettings, add_candidates: Callable[..., object], judge: Callable[..., str]
-) -> dict[str, Pair]:
+def pairs(session: Session, settings: ProjectSettings, judge: Callable[..., str]) -> dict[str, Pair]:
     """A pair a source, judged as JUDGED says; 'plain' with a repeat, 'undone' taken back, SVM labels on some."""
     for name in ("ada", "ben", "eve"):
         add_person(session, name)
@@ -245,28 +236,22 @@ def test_every_option_says_what_it_is() -> None:
 
 
 @pytest.fixture
-def exportable(database: Database, data: Path, tmp_path: Path, make_photo: Callable[..., Path]) -> Database:
+def exportable(database: Database, data: Path, tmp_path: Path) -> Database:
     """One pair with its files, judged a by Ada Lovelace and by a robot."""
     with database.write() as session:
-        source = add_source(session, "face", Split.train)
-        for number in range(2):
-            path = make_photo(tmp_path / f"{number}.png", number)
-            image = add_image(session, data, probe_image(path), path)
-            add_candidate(session, source, add_method(session, f"m|{number}"), image)
+        add_face(session, "face", ["m|0", "m|1"], None, *add_photos(session, data, tmp_path, range(2)))
         make_pairs(session, ProjectSettings())
         pair = session.scalars(select(Pair)).one()
         for number, (name, simulated) in enumerate([("Ada Lovelace", False), ("R. Daneel", True)]):
             person = add_person(session, name, simulated=simulated)
-            answer = Answer(str(UUID(int=number)), pair.id, 0, Side.a, Choice.a, 1.0)
-            record_judgment(session, person.id, answer)
+            judge_pair(session, person.id, pair.id, uuid=str(UUID(int=number)))
     return database
 
 
 def test_no_name_of_a_person_is_in_the_dataset(exportable: Database, data: Path, tmp_path: Path) -> None:
     options = ExportOptions(people=["Ada Lovelace", "R. Daneel"], exclude_people=["R. Daneel"])
     export_dataset(exportable, data, tmp_path / "out", options)
-    with exportable.read() as session:
-        ada, robot = session.scalars(select(Person.public_id).order_by(Person.name)).all()
+    ada, robot = fetch(exportable, select(Person.public_id).order_by(Person.name))
     texts = {path.name: path.read_text() for path in (tmp_path / "out").glob("*[!t]") if path.is_file()}
     assert set(texts) == {"README.md", "SHA256SUMS", "judgments.jsonl", "pairs.jsonl", "questions.jsonl"}
     assert not any(word in text for text in texts.values() for word in ("Ada", "Lovelace", "Daneel"))
@@ -279,11 +264,10 @@ def test_every_judgment_names_the_question_that_it_answered(exportable: Database
         save_settings(session, {"question": "أيهما أفضل؟", "reasons": ["eyes"]})
         ben = add_person(session, "ben")
         pair = session.scalars(select(Pair)).one()
-        record_judgment(session, ben.id, Answer(str(UUID(int=7)), pair.id, 0, Side.a, Choice.b, 1.0))
-        record_judgment(session, ben.id, Answer(str(UUID(int=8)), pair.id, 1, Side.a, Choice.b, 1.0, question=""))
+        judge_pair(session, ben.id, pair.id, "b")
+        judge_pair(session, ben.id, pair.id, "b", repeat_no=1, question="")
     export_dataset(exportable, data, tmp_path / "out", ExportOptions())
-    lines = [(tmp_path / "out" / f"{name}.jsonl").read_text().splitlines() for name in ("judgments", "questions")]
-    judgments, questions = [[json.loads(line) for line in some] for some in lines]
+    judgments, questions = (read_lines(tmp_path / "out" / f"{name}.jsonl") for name in ("judgments", "questions"))
     old, new = question_key(ProjectSettings()), question_key(ProjectSettings(question="أيهما أفضل؟", reasons=["eyes"]))
     assert [row["question_version"] for row in judgments] == [old, new, None]
     assert [row["question_version"] for row in questions] == [old, new]
@@ -356,5 +340,4 @@ def test_a_refused_export_leaves_the_labels_as_they_were(exportable: Database, d
     export_dataset(exportable, data, tmp_path / "out", ExportOptions())
     with pytest.raises(UserError, match=r"No label to export \(there is none\)"):
         export_dataset(exportable, data, tmp_path / "none", ExportOptions(exclude_people=["Ada Lovelace"]))
-    with exportable.read() as session:
-        assert [label.superseded_at for label in session.scalars(select(Label))] == [None]
+    assert [label.superseded_at for label in fetch(exportable, select(Label))] == [None]

@@ -18,6 +18,7 @@ import pytest
 from annotate.ingest.archive import PREFIX, extract_zip, find_import, list_outside, unpacked
 from annotate.ingest.layout import read_folder
 from db.errors import UserError
+from tests.making import write_photo
 
 
 def make_zip(path: Path, entries: dict[str, bytes]) -> Path:
@@ -107,9 +108,9 @@ def test_bombs_are_refused_before_anything_is_written(tmp_path: Path, monkeypatc
     extract_zip(photos, into)
 
 
-def test_no_zip_and_broken_zip(tmp_path: Path, make_photo: Callable[..., Path]) -> None:
+def test_no_zip_and_broken_zip(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    photo = make_photo(tmp_path / "a.png", 1)
+    photo = write_photo(tmp_path / "a.png", 1)
     with pytest.raises(UserError, match="is not a whole zip file"):
         extract_zip(photo, tmp_path / "in")
     whole = make_zip(tmp_path / "a.zip", {"lq/a.png": os.urandom(5_000)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,7 @@ from db.models import Candidate, Image, Lease, Pair, Source, Split
 from db.project import ProjectSettings, load_settings, save_settings
 from db.records import draw_split
 from db.session import Database
-
-MakePhoto = Callable[..., Path]
+from tests.making import fetch, write_photo
 
 
 def resave(path: Path, to: Path) -> None:
@@ -32,18 +30,15 @@ def resave(path: Path, to: Path) -> None:
 
 
 def find_groups(database: Database) -> dict[str, tuple[str, Split]]:
-    with database.read() as session:
-        return {row.key: (row.group, row.split) for row in session.scalars(select(Source))}
+    return {row.key: (row.group, row.split) for row in fetch(database, select(Source))}
 
 
-def test_lq_and_hq_join_over_several_photos_and_persons(
-    database: Database, data: Path, make_photo: MakePhoto, tmp_path: Path
-) -> None:
+def test_lq_and_hq_join_over_several_photos_and_persons(database: Database, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     for number, key in enumerate("abcdef"):
-        make_photo(folder / "lq" / f"{key}.png", number)
+        write_photo(folder / "lq" / f"{key}.png", number)
     resave(folder / "lq" / "a.png", folder / "lq" / "b.png")  # a = b by pixels
-    make_photo(folder / "hq" / "b.png", 99)
+    write_photo(folder / "hq" / "b.png", 99)
     resave(folder / "hq" / "b.png", folder / "hq" / "c.png")  # b = c by their ground truth
     (folder / "people.csv").write_text("source,person\nc,cleo\nd,cleo\nd,cleo\ne,eve\n")
     report = import_folder(database, data, folder)
@@ -55,12 +50,10 @@ def test_lq_and_hq_join_over_several_photos_and_persons(
     assert find_groups(database) == found
 
 
-def test_two_persons_in_one_photo_are_one_group(
-    database: Database, data: Path, make_photo: MakePhoto, tmp_path: Path
-) -> None:
+def test_two_persons_in_one_photo_are_one_group(database: Database, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     for number, key in enumerate("abcd"):
-        make_photo(folder / "lq" / f"{key}.png", number)
+        write_photo(folder / "lq" / f"{key}.png", number)
     resave(folder / "lq" / "a.png", folder / "lq" / "b.png")
     (folder / "people.csv").write_text("source,person\na,ann\nb,ben\nc,ann\nd,ben\n")
     import_folder(database, data, folder)
@@ -68,7 +61,7 @@ def test_two_persons_in_one_photo_are_one_group(
     assert {group for group, _ in found.values()} == {"ann & ben"}
     assert len({split for _, split in found.values()}) == 1
     import_folder(database, data, folder)
-    make_photo(folder / "lq" / "e.png", 9)
+    write_photo(folder / "lq" / "e.png", 9)
     (folder / "people.csv").write_text("source,lq,person\nd,,ben\ne,lq/e.png,ben\n")
     import_folder(database, data, folder / "people.csv")
     assert find_groups(database) == {**found, "e": found["d"]}
@@ -77,29 +70,25 @@ def test_two_persons_in_one_photo_are_one_group(
         import_folder(database, data, folder / "people.csv")
 
 
-def test_a_copy_that_comes_later_joins_what_is_there(
-    database: Database, data: Path, make_photo: MakePhoto, tmp_path: Path
-) -> None:
-    make_photo(tmp_path / "one" / "lq" / "a.png", 1)
+def test_a_copy_that_comes_later_joins_what_is_there(database: Database, data: Path, tmp_path: Path) -> None:
+    write_photo(tmp_path / "one" / "lq" / "a.png", 1)
     import_folder(database, data, tmp_path / "one")
     with database.write() as session:
         session.execute(update(Source).values(split=Split.test))
     resave(tmp_path / "one" / "lq" / "a.png", tmp_path / "two" / "lq" / "copy.png")
     report = import_folder(database, data, tmp_path / "two")
     assert find_groups(database) == {"a": ("a", Split.test), "copy": ("a", Split.test)}
-    assert report.share_a_picture == [
-        ("copy", "shares a picture or person with a: in its group and split, test"),
-    ]
+    assert report.share_a_picture == [("copy", "shares a picture or person with a: in its group and split, test")]
 
 
 @pytest.fixture
-def leaky(database: Database, data: Path, make_photo: MakePhoto, tmp_path: Path) -> Database:
+def leaky(database: Database, data: Path, tmp_path: Path) -> Database:
     """As older versions left it: a, b and c are one photo in three splits, with pairs, one of equal pixels."""
     folder = tmp_path / "old"
     for number, key in enumerate("abcd"):
-        make_photo(folder / "lq" / f"{key}.png", 0 if key in "abc" else number)
+        write_photo(folder / "lq" / f"{key}.png", 0 if key in "abc" else number)
         for method in "mno":
-            make_photo(folder / method / f"{key}.png", 100 * number + ord(method))
+            write_photo(folder / method / f"{key}.png", 100 * number + ord(method))
     resave(folder / "m" / "d.png", folder / "o" / "d.png")
     import_folder(database, data, folder)
     with database.write() as session:
@@ -156,11 +145,11 @@ def ask_all(session, person, settings: ProjectSettings, rng) -> set[int]:
 
 
 def test_pair_makes_none_of_equal_pixels(
-    database: Database, data: Path, make_photo: MakePhoto, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    database: Database, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_photo(tmp_path / "set" / "lq" / "a.png", 1)
+    write_photo(tmp_path / "set" / "lq" / "a.png", 1)
     for seed, method in enumerate("mn"):
-        make_photo(tmp_path / "set" / method / "a.png", seed)
+        write_photo(tmp_path / "set" / method / "a.png", seed)
     resave(tmp_path / "set" / "m" / "a.png", tmp_path / "set" / "o" / "a.png")
     import_folder(database, data, tmp_path / "set")
     assert main(["pair", "--data", str(data)]) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,24 +21,12 @@ from annotate.judging.pairs import make_pairs
 from dataset.tables import parse_seed, read_columns, read_table
 from db.errors import UserError
 from db.images import image_path, probe_image
-from db.models import Base, Candidate, Image, Method, Pair, Source
+from db.models import Candidate, Image, Method, Pair, Source
 from db.project import ProjectSettings, save_settings
 from db.records import candidate_key, draw_split
-from db.session import Database
+from db.session import Database, open_database
 from runs.tables import write_table
-
-
-def dump(database: Database) -> dict[str, list[tuple[object, ...]]]:
-    """Every row of every table."""
-    with database.engine.connect() as connection:
-        return {
-            table.name: [tuple(row) for row in connection.execute(select(table))]
-            for table in Base.metadata.sorted_tables
-        }
-
-
-def stored_files(data: Path) -> list[Path]:
-    return sorted(path for path in (data / "images").rglob("*") if path.is_file())
+from tests.making import dump_rows, fetch, stored_names, write_photo
 
 
 def write_manifest(folder: Path, text: str, name: str = "photos.csv") -> Path:
@@ -73,27 +60,23 @@ def test_importing_again_adds_nothing(database: Database, data: Path, restored_f
     PilImage.new("RGBA", (20, 20), (9, 9, 9, 128)).save(restored_folder / "gfpgan" / "face0.png")  # is converted
     first = import_folder(database, data, restored_folder)
     assert first.converted == [("gfpgan/face0.png", "alpha laid over white")]
-    before = dump(database), stored_files(data)
+    before = dump_rows(database), stored_names(data)
     again = import_folder(database, data, restored_folder)
-    assert (dump(database), stored_files(data)) == before
+    assert (dump_rows(database), stored_names(data)) == before
     assert again == ImportReport(sources_existing=4, candidates_existing=11)
 
 
-def test_a_new_method_joins_what_is_there(
-    database: Database, data: Path, restored_folder: Path, make_photo: Callable[..., Path]
-) -> None:
+def test_a_new_method_joins_what_is_there(database: Database, data: Path, restored_folder: Path) -> None:
     import_folder(database, data, restored_folder)
-    make_photo(restored_folder / "later" / "face1.png", 77)
+    write_photo(restored_folder / "later" / "face1.png", 77)
     report = import_folder(database, data, restored_folder)
     assert (report.candidates_added, report.methods_added, report.images_added, report.sources_added) == (1, 1, 1, 0)
 
 
-def test_suffixes_may_differ_and_be_in_capitals(
-    database: Database, data: Path, make_photo: Callable[..., Path], tmp_path: Path
-) -> None:
-    make_photo(tmp_path / "set" / "LQ" / "one.JPG", 1)
-    make_photo(tmp_path / "set" / "m" / "one.webp", 2)
-    make_photo(tmp_path / "set" / "n" / "one.Jpeg", 3)
+def test_suffixes_may_differ_and_be_in_capitals(database: Database, data: Path, tmp_path: Path) -> None:
+    write_photo(tmp_path / "set" / "LQ" / "one.JPG", 1)
+    write_photo(tmp_path / "set" / "m" / "one.webp", 2)
+    write_photo(tmp_path / "set" / "n" / "one.Jpeg", 3)
     assert import_folder(database, data, tmp_path / "set").candidates_added == 2
 
 
@@ -101,14 +84,14 @@ def test_one_file_under_two_names_is_stored_once(database: Database, data: Path,
     (restored_folder / "gfpgan" / "face1.png").write_bytes((restored_folder / "bicubic" / "face0.png").read_bytes())
     report = import_folder(database, data, restored_folder)
     assert (report.images_added, report.candidates_added) == (18, 11)
-    assert len(stored_files(data)) == 18
+    assert len(stored_names(data)) == 18
 
 
-def test_hidden_and_nested_entries_are_not_read(restored_folder: Path, make_photo: Callable[..., Path]) -> None:
-    make_photo(restored_folder / "lq" / ".face9.png", 1)
-    make_photo(restored_folder / "__MACOSX" / "face0.png", 1)
-    make_photo(restored_folder / ".cache" / "face0.png", 1)
-    make_photo(restored_folder / "gfpgan" / "faces" / "face0.png", 1)
+def test_hidden_and_nested_entries_are_not_read(restored_folder: Path) -> None:
+    write_photo(restored_folder / "lq" / ".face9.png", 1)
+    write_photo(restored_folder / "__MACOSX" / "face0.png", 1)
+    write_photo(restored_folder / ".cache" / "face0.png", 1)
+    write_photo(restored_folder / "gfpgan" / "faces" / "face0.png", 1)
     (restored_folder / "README.md").write_text("hello")
     (restored_folder / "gfpgan" / "log.csv").write_text("1,2")
     plan = read_folder(restored_folder)
@@ -158,15 +141,15 @@ def test_folder_without_lq_says_what_it_has(tmp_path: Path) -> None:
 
 
 def test_refusal_leaves_nothing(database: Database, data: Path, restored_folder: Path) -> None:
-    before = dump(database)
+    before = dump_rows(database)
     (restored_folder / "gfpgan" / "face1.png").write_text("no image")
     with pytest.raises(
         ImportRefused, match=r"^gfpgan/face1.png: not a PNG, JPEG or WebP image. Nothing was imported"
     ) as caught:
         import_folder(database, data, restored_folder)
     assert caught.value.refused == [("gfpgan/face1.png", "not a PNG, JPEG or WebP image")]
-    assert dump(database) == before
-    assert stored_files(data) == []
+    assert dump_rows(database) == before
+    assert stored_names(data) == []
 
 
 def test_refusal_names_ten_and_counts_all(database: Database, data: Path, restored_folder: Path) -> None:
@@ -193,14 +176,14 @@ def test_skipping_drops_the_candidate_the_hq_or_the_source(
         ("lq/face0.png", "empty file (its 4 other images are left out with it)"),
     ]
     assert (report.sources_added, report.candidates_added) == (3, 7)  # 11, less 3 of face0 and 1 of face2
-    assert len(stored_files(data)) == report.images_added == 3 + 2 + 7
+    assert len(stored_names(data)) == report.images_added == 3 + 2 + 7
     with database.read() as session:
         assert session.scalars(select(Source.hq_image_id).where(Source.key == "face1")).one() is None
 
 
-def test_two_files_of_one_name_are_both_refused(restored_folder: Path, make_photo: Callable[..., Path]) -> None:
-    make_photo(restored_folder / "lq" / "face0.jpg", 1)
-    make_photo(restored_folder / "gfpgan" / "face1.webp", 1)
+def test_two_files_of_one_name_are_both_refused(restored_folder: Path) -> None:
+    write_photo(restored_folder / "lq" / "face0.jpg", 1)
+    write_photo(restored_folder / "gfpgan" / "face1.webp", 1)
     plan = read_folder(restored_folder)
     assert [name for name, _ in plan.refused] == [
         "lq/face0.jpg",
@@ -235,36 +218,36 @@ def test_names_that_cannot_be_shown_are_refused(restored_folder: Path) -> None:
 
 
 def test_a_source_stored_with_another_image_is_refused_whole(
-    database: Database, data: Path, restored_folder: Path, make_photo: Callable[..., Path]
+    database: Database, data: Path, restored_folder: Path
 ) -> None:
     import_folder(database, data, restored_folder)
-    before = dump(database), stored_files(data)
-    make_photo(restored_folder / "gfpgan" / "face1.png", 4321)
-    make_photo(restored_folder / "another" / "face0.png", 4322)
+    before = dump_rows(database), stored_names(data)
+    write_photo(restored_folder / "gfpgan" / "face1.png", 4321)
+    write_photo(restored_folder / "another" / "face0.png", 4322)
     with pytest.raises(UserError, match="'face1' is already stored with another image by method 'gfpgan', seed 0"):
         import_folder(database, data, restored_folder)
-    assert (dump(database), stored_files(data)) == before, "also the new files are gone again"
-    make_photo(restored_folder / "lq" / "face2.png", 4323)
+    assert (dump_rows(database), stored_names(data)) == before, "also the new files are gone again"
+    write_photo(restored_folder / "lq" / "face2.png", 4323)
     with pytest.raises(UserError, match="'face2' is already stored with another lq image"):
         import_folder(database, data, restored_folder)
-    assert (dump(database), stored_files(data)) == before
+    assert (dump_rows(database), stored_names(data)) == before
 
 
 def test_file_that_changes_between_the_two_readings_is_refused(
-    database: Database, data: Path, restored_folder: Path, make_photo: Callable[..., Path]
+    database: Database, data: Path, restored_folder: Path
 ) -> None:
     total = 2 * 19
 
     def change(done: int, of: int) -> None:
         assert of == total
         if done == total // 2:
-            make_photo(restored_folder / "gfpgan" / "face1.png", 4321)
+            write_photo(restored_folder / "gfpgan" / "face1.png", 4321)
 
-    before = dump(database)
+    before = dump_rows(database)
     with pytest.raises(UserError, match=r"face1.png: changed while it was being imported"):
         import_folder(database, data, restored_folder, progress=change)
-    assert dump(database) == before
-    assert stored_files(data) == []
+    assert dump_rows(database) == before
+    assert stored_names(data) == []
 
 
 def test_image_left_by_a_killed_import_is_used(database: Database, data: Path, restored_folder: Path) -> None:
@@ -276,16 +259,13 @@ def test_image_left_by_a_killed_import_is_used(database: Database, data: Path, r
 
 
 def test_workers_give_what_one_process_gives(tmp_path: Path, restored_folder: Path) -> None:
-    from db.session import open_database
-
     dumps, steps = [], []
     for workers in (1, 2):
         data = tmp_path / f"data{workers}"
         opened = open_database(data)
         import_folder(opened, data, restored_folder, workers=workers, progress=lambda *step: steps.append(step))
         assert steps.pop() == (38, 38)
-        with opened.read() as session:
-            dumps.append([session.scalars(select(Image.sha256).order_by(Image.id)).all(), len(stored_files(data))])
+        dumps.append([fetch(opened, select(Image.sha256).order_by(Image.id)), len(stored_names(data))])
         opened.close()
     assert dumps[0] == dumps[1]
     with pytest.raises(UserError, match="0 workers"):
@@ -327,11 +307,9 @@ def test_person_keeps_photos_in_one_split(database: Database, data: Path, restor
             assert source.split is draw_split(source.group, 5, 0.3, 0.3)
 
 
-def test_manifest_may_add_to_a_stored_source(
-    database: Database, data: Path, restored_folder: Path, make_photo: Callable[..., Path]
-) -> None:
+def test_manifest_may_add_to_a_stored_source(database: Database, data: Path, restored_folder: Path) -> None:
     import_folder(database, data, restored_folder)
-    make_photo(restored_folder / "later" / "a.png", 78)
+    write_photo(restored_folder / "later" / "a.png", 78)
     path = write_manifest(restored_folder, "source,method,restored\nface3,later,later/a.png\n")
     report = import_folder(database, data, path)
     assert (report.sources_existing, report.candidates_added) == (1, 1)
@@ -499,10 +477,10 @@ def test_bad_gold_file_names_the_line(
     database: Database, data: Path, restored_folder: Path, row: str, message: str
 ) -> None:
     import_folder(database, data, restored_folder)
-    before = dump(database)
+    before = dump_rows(database)
     with pytest.raises(UserError, match=message), database.write() as session:
         import_gold(session, write_manifest(restored_folder, GOLD + row + "\n", "gold.csv"))
-    assert dump(database) == before
+    assert dump_rows(database) == before
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -517,11 +495,9 @@ def test_report_as_json_is_bounded() -> None:
     )
 
 
-def test_big_import_crosses_batches(
-    database: Database, data: Path, tmp_path: Path, make_photo: Callable[..., Path]
-) -> None:
+def test_big_import_crosses_batches(database: Database, data: Path, tmp_path: Path) -> None:
     for number in range(1_101):
-        make_photo(tmp_path / "many" / "lq" / f"{number}.png", number % 600, (4, 4))
+        write_photo(tmp_path / "many" / "lq" / f"{number}.png", number % 600, (4, 4))
     report = import_folder(database, data, tmp_path / "many", workers=1)
     assert (report.sources_added, report.images_added) == (1_101, 600)
     assert import_folder(database, data, tmp_path / "many", workers=1).sources_existing == 1_101

@@ -9,27 +9,16 @@ import pandas as pd
 import pytest
 from sqlalchemy import func, select
 
-from annotate.judging.judgments import (
-    Answer,
-    compute_dawid_skene,
-    compute_majority,
-    record_judgment,
-    resolve_labels,
-    undo_judgment,
-)
-from annotate.judging.pairs import lease_pairs, make_pairs
+from annotate.judging.judgments import compute_dawid_skene, compute_majority, resolve_labels, undo_judgment
+from annotate.judging.pairs import lease_pairs
 from annotate.judging.people import add_person
 from db.errors import UserError
 from db.models import Choice, Judgment, Label, Lease, Origin, Pair, Side
-from db.project import ProjectSettings
 from db.session import open_database
+from tests.making import add_pairs
+from tests.making import judge as judge_pair
 
 pytestmark = pytest.mark.filterwarnings("ignore:The (inplace|copy) keyword")  # crowd-kit's, not ours
-
-
-@pytest.fixture
-def people(session):
-    return [add_person(session, name) for name in ("Ada", "Ben", "Cleo", "Dan")]
 
 
 @pytest.fixture
@@ -42,10 +31,7 @@ def judge(session):
     """`judge(person, pair, Choice.a)`: record a judgment without asking for the pair first."""
 
     def record(person_id, pair, choice=Choice.a, **fields):
-        values = {"uuid": str(uuid4()), "repeat_no": 0, "shown_left": Side.a, "seconds": 2.5, **fields}
-        if choice is Choice.skip:
-            values.setdefault("skip_reason", "not a face")
-        return record_judgment(session, person_id, Answer(pair_id=pair.id, choice=choice, **values))
+        return judge_pair(session, person_id, pair.id, choice, **fields)
 
     return record
 
@@ -383,16 +369,14 @@ def test_people_can_be_left_out_by_name(session, people, make_project, judge):
         resolve_labels(session, exclude_people=["Adda"])
 
 
-def test_dawid_skene_gives_the_same_bits_whatever_order_answers_came_in(tmp_path, add_candidates):
+def test_dawid_skene_gives_the_same_bits_whatever_order_answers_came_in(tmp_path):
     """Else an export after an import would differ in the last digits."""
     found = []
     for name in ("in order", "shuffled"):
         rng = random.Random(5)
         database = open_database(tmp_path / name)
         with database.write() as session:
-            for number in range(30):
-                add_candidates(session, f"face{number}", ["m1", "m2"])
-            make_pairs(session, ProjectSettings())
+            add_pairs(session, 30)
             people = [add_person(session, f"person {number}") for number in range(4)]
             for number, person in enumerate(people):
                 person.public_id = f"public {number}"
@@ -401,8 +385,7 @@ def test_dawid_skene_gives_the_same_bits_whatever_order_answers_came_in(tmp_path
             if name == "shuffled":
                 rng.shuffle(votes)
             for pair, person, vote in votes:
-                choice = Choice.tie if vote == "t" else Choice(vote)
-                record_judgment(session, person.id, Answer(str(uuid4()), pair.id, 0, Side.a, choice, 1.0))
+                judge_pair(session, person.id, pair.id, "tie" if vote == "t" else vote)
             resolve_labels(session, "dawid-skene")
             found.append({label.pair.key: label.p_a for label in live_labels(session)})
         database.close()

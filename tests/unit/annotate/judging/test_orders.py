@@ -16,6 +16,7 @@ from annotate.judging.people import add_person
 from annotate.labeler.active import replace_shortlists
 from db.models import Judgment, Lease, Pair, Picked, Source, Split, utc_now
 from db.project import ProjectSettings
+from tests.making import add_candidates
 
 PHOTOS = 100
 
@@ -25,7 +26,7 @@ def order(name: str, **changes: object) -> ProjectSettings:
 
 
 @pytest.fixture
-def project(session, add_candidates):
+def project(session):
     """A pair each of 100 photos; every tenth photo is of the test split, its pair wants one judgment too."""
     for number in range(PHOTOS):
         add_candidates(session, f"face{number}", ["m1", "m2"], Split.test if number % 10 == 0 else Split.train)

@@ -11,11 +11,11 @@ from sqlalchemy import func, select, update
 
 from annotate.judging.judgments import undo_judgment
 from annotate.judging.pairs import compute_shuffle_key, lease_pairs, make_pairs, wanted_judgments
-from annotate.judging.people import add_person
 from db.errors import UserError
 from db.models import Choice, Judgment, Lease, Pair, Side, Split, utc_now
 from db.project import ProjectSettings
 from db.records import candidate_key, pair_key
+from tests.making import add_candidates
 
 
 @pytest.fixture
@@ -29,12 +29,7 @@ def ask(session, rng):
     return next_lease
 
 
-@pytest.fixture
-def people(session):
-    return [add_person(session, name) for name in ("Ada", "Ben", "Cleo", "Dan")]
-
-
-def test_all_pairs_of_each_source_and_only_within_it(session, settings, add_candidates):
+def test_all_pairs_of_each_source_and_only_within_it(session, settings):
     add_candidates(session, "four", ["m1", "m2", "m3", "m4"])  # 4 * 3 / 2 = 6 pairs
     add_candidates(session, "two", ["m1", "m2"])  # 1 pair
     add_candidates(session, "one", ["m1"])
@@ -46,7 +41,7 @@ def test_all_pairs_of_each_source_and_only_within_it(session, settings, add_cand
         assert pair.a.source_id == pair.b.source_id == pair.source_id
 
 
-def test_making_pairs_again_adds_only_what_is_new(session, settings, add_candidates):
+def test_making_pairs_again_adds_only_what_is_new(session, settings):
     add_candidates(session, "face", ["m1", "m2", "m3"])
     assert make_pairs(session, settings).added == 3
     again = make_pairs(session, settings)
@@ -56,7 +51,7 @@ def test_making_pairs_again_adds_only_what_is_new(session, settings, add_candida
     assert (more.added, more.existing) == (3, 3)
 
 
-def test_a_pair_is_the_same_whichever_way_round(session, settings, add_candidates):
+def test_a_pair_is_the_same_whichever_way_round(session, settings):
     first, second = candidate_key("face", "m1", 0), candidate_key("face", "m2", 0)
     (key, first_is_a), (same, second_is_a) = pair_key(first, second), pair_key(second, first)
     assert key == same
@@ -68,7 +63,7 @@ def test_a_pair_is_the_same_whichever_way_round(session, settings, add_candidate
     assert (pair.a_id, pair.b_id) == ((m1.id, m2.id) if first_is_a else (m2.id, m1.id))
 
 
-def test_per_source_draws_that_many_with_the_seed(session, settings, add_candidates):
+def test_per_source_draws_that_many_with_the_seed(session, settings):
     for name in ("x", "y"):
         add_candidates(session, name, ["m1", "m2", "m3", "m4"])
     add_candidates(session, "z", ["m1", "m2"])
@@ -80,7 +75,7 @@ def test_per_source_draws_that_many_with_the_seed(session, settings, add_candida
     assert keys < set(session.scalars(select(Pair.key)))
 
 
-def test_against_a_method(session, settings, add_candidates):
+def test_against_a_method(session, settings):
     add_candidates(session, "x", ["old", "m1", "m2", "m3"])
     add_candidates(session, "y", ["m1", "m2"])
     report = make_pairs(session, settings, against="old")
@@ -88,13 +83,13 @@ def test_against_a_method(session, settings, add_candidates):
     assert all("old" in (pair.a.method.name, pair.b.method.name) for pair in session.scalars(select(Pair)))
 
 
-def test_identical_files_are_left_out_and_counted(session, settings, add_candidates):
+def test_identical_files_are_left_out_and_counted(session, settings):
     add_candidates(session, "x", ["copy=1", "copy=2", "m3"])
     report = make_pairs(session, settings)
     assert (report.added, report.identical) == (2, 1)
 
 
-def test_bad_requests_are_refused(session, settings, add_candidates):
+def test_bad_requests_are_refused(session, settings):
     add_candidates(session, "x", ["m1", "m2"])
     with pytest.raises(UserError, match=r"no method called 'm9'. Known: m1, m2"):
         make_pairs(session, settings, against="m9")
@@ -103,7 +98,7 @@ def test_bad_requests_are_refused(session, settings, add_candidates):
     assert session.scalar(select(func.count()).select_from(Pair)) == 0
 
 
-def test_test_pairs_take_their_own_number_of_judgments(session, add_candidates):
+def test_test_pairs_take_their_own_number_of_judgments(session):
     settings = ProjectSettings(judgments_per_pair=2, judgments_per_test_pair=5)
     assert [wanted_judgments(split, settings) for split in (Split.train, Split.val, Split.test)] == [2, 2, 5]
     add_candidates(session, "x", ["m1", "m2"], Split.test)

@@ -18,6 +18,7 @@ from annotate.judging.pairs import lease_pairs, make_pairs
 from annotate.judging.people import add_person
 from db.models import Choice, Judgment, Lease, Pair, Side
 from db.project import ProjectSettings
+from tests.making import add_candidates
 
 PEOPLE = 3
 a_person = st.integers(0, PEOPLE - 1)
@@ -120,7 +121,7 @@ def clean(session):
     phases=[Phase.generate],  # making a found sequence smaller takes minutes, one step being many queries
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_counts_slots_and_uniqueness_hold(session, clean, add_candidates, steps, wanted, seed):
+def test_counts_slots_and_uniqueness_hold(session, clean, steps, wanted, seed):
     clean()
     settings = ProjectSettings(repeat_share=0.3, repeat_gap=1, gold_share=0.2)
     if not session.scalar(select(func.count()).select_from(Pair)):

@@ -26,6 +26,7 @@ from annotate.labeler.active import (
 from annotate.labeler.settings import FitSettings
 from annotate.labeler.svm import Training, fit_bag, fit_labeler
 from db.models import Pair, Picked, Shortlist, Source, Split
+from tests.making import add_candidates
 
 
 def test_uncertain_takes_the_smallest_margin_first():
@@ -37,12 +38,7 @@ def test_uncertain_takes_the_smallest_margin_first():
 
 
 def test_disagreement_takes_what_the_bag_differs_on_not_what_all_find_even():
-    bagged = np.array(
-        [
-            [0.5, 0.1, 0.9, 0.6, np.nan],
-            [0.5, 0.9, 0.9, 0.4, 0.5],
-        ]
-    )
+    bagged = np.array([[0.5, 0.1, 0.9, 0.6, np.nan], [0.5, 0.9, 0.9, 0.4, 0.5]])
     # mean KL: 0; ln 2 − H(0.1) = 0.693 − 0.325 = 0.368; 0; ln 2 − H(0.4) = 0.693 − 0.673 = 0.020; missing
     assert rank_disagreement(bagged).tolist()[:2] == [1, 3]
     assert sorted(rank_disagreement(bagged).tolist()) == [0, 1, 2, 3]
@@ -72,7 +68,7 @@ def test_sources_are_spread_in_rounds_of_two():
 
 
 @pytest.fixture
-def project(session, settings, add_candidates):
+def project(session, settings):
     """40 photos of three methods each: 120 pairs; every tenth photo is of the test split."""
     for number in range(40):
         add_candidates(session, f"face{number}", ["m1", "m2", "m3"], Split.test if number % 10 == 0 else Split.train)
@@ -172,7 +168,7 @@ def test_lists_are_cut_and_replaced_whole(session, project, known, monkeypatch):
     assert len(session.scalars(select(Shortlist.place)).all()) == 3, "kept: they say that active orders were at work"
 
 
-def test_shortlists_are_written_and_the_same_for_the_same_seed(database, settings, add_candidates, known):
+def test_shortlists_are_written_and_the_same_for_the_same_seed(database, settings, known):
     with database.write() as session:
         for number in range(20):
             add_candidates(session, f"face{number}", ["m1", "m2", "m3"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,6 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person
 from annotate.labeler import label as label_module
@@ -24,31 +23,28 @@ from annotate.labeler.label import Filter, LabelReport, label_pairs
 from annotate.labeler.settings import FitSettings
 from annotate.measure.vectors import load_differences
 from db.errors import UserError
-from db.models import Candidate, Choice, Image, Judgment, Label, MetricValue, Origin, Pair, Picked, Side, Source, Split
+from db.models import Candidate, Choice, Image, Judgment, Label, MetricValue, Origin, Pair, Picked, Source, Split
 from db.project import load_settings
+from db.records import add_metric_value
 from db.session import Database
 from metrics.lists import columns, load_metric_list
 from runs.store import open_run
+from tests.making import add_candidates, write_metric_list
+from tests.making import judge as judge_pair
 
-LIST = """
-name = "two"
-version = "1"
-description = "for tests"
-metrics = [{ name = "sharpness" }, { name = "contrast" }]
-"""
+Judge = Callable[..., None]
+Fit = Callable[..., tuple[StoredLabeler, dict[str, Any]]]
 METHODS = ["m1", "m2", "m3", "m4"]
 SOURCES = 24
 
 
 @pytest.fixture
 def metric_list(tmp_path: Path) -> str:
-    path = tmp_path / "two.toml"
-    path.write_text(LIST)
-    return str(path)
+    return write_metric_list(tmp_path / "two.toml")
 
 
 @pytest.fixture
-def measured(database: Database, add_candidates: Callable[..., list[Candidate]], metric_list: str) -> Database:
+def measured(database: Database, metric_list: str) -> Database:
     """SOURCES photos of four candidates, both metrics stored; every fifth photo is of the test split."""
     rng = np.random.default_rng(0)
     wanted = columns(load_metric_list(metric_list))
@@ -58,21 +54,14 @@ def measured(database: Database, add_candidates: Callable[..., list[Candidate]],
             for candidate in add_candidates(session, f"face{number:02}", METHODS, split):
                 for column in wanted:
                     value = float(rng.normal())
-                    session.add(
-                        MetricValue(
-                            image_id=candidate.image_id,
-                            metric=column.metric,
-                            version=column.version,
-                            value=value,
-                            raw_value=value,
-                        )
-                    )
+                    values = {"value": value, "raw_value": value}
+                    add_metric_value(session, candidate.image, column.metric, column.version, **values)
         make_pairs(session, load_settings(session))
     return database
 
 
 @pytest.fixture
-def judge(measured: Database, metric_list: str) -> Callable[..., None]:
+def judge(measured: Database, metric_list: str) -> Judge:
     """`judge(60)`: a person answers that many pairs by sharpness, now and then wrongly."""
 
     def judge(count: int, *, name: str = "ada", simulated: bool = False, picked: Picked = Picked.random) -> None:
@@ -86,8 +75,7 @@ def judge(measured: Database, metric_list: str) -> Callable[..., None]:
             differences = load_differences(session, columns(load_metric_list(metric_list)), pairs)
             for pair_id, difference in zip(pairs, differences[:, 0], strict=True):
                 choice = Choice.a if (difference > 0) != (rng.random() < 0.1) else Choice.b
-                answer = Answer(str(uuid4()), pair_id, 0, Side.a, choice, 1.0, picked=picked)
-                record_judgment(session, person.id, answer)
+                judge_pair(session, person.id, pair_id, choice, picked=picked)
 
     return judge
 
@@ -100,15 +88,21 @@ def run_fit(database: Database, data: Path, metric_list: str, **settings: Any) -
     return load_labeler(run.folder, run.run_id), summary
 
 
+@pytest.fixture
+def fit_measured(measured: Database, data: Path, metric_list: str) -> Fit:
+    """`fit_measured(seed=1)`: a fit of what is measured, as `run_fit` gives it."""
+    return partial(run_fit, measured, data, metric_list)
+
+
 def labels(session: Session) -> list[Label]:
     return list(session.scalars(select(Label).where(Label.origin == Origin.svm, Label.superseded_at.is_(None))))
 
 
 def test_a_fit_leaves_a_whole_report_and_a_labeler(
-    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
+    measured: Database, data: Path, judge: Judge, fit_measured: Fit
 ) -> None:
     judge(100)
-    stored, summary = run_fit(measured, data, metric_list, quick=False)
+    stored, summary = fit_measured(quick=False)
     folder = data / "runs" / str(stored.run_id)
     assert json.loads((folder / "summary.json").read_text())["labeler"] == stored.name
     assert summary["accuracy"]["accuracy"] > 0.85
@@ -132,44 +126,36 @@ def test_a_fit_leaves_a_whole_report_and_a_labeler(
     assert stored.provenance["settings"]["seed"] == 0
 
 
-def test_the_same_judgments_give_the_same_labeler(
-    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
-) -> None:
+def test_the_same_judgments_give_the_same_labeler(judge: Judge, fit_measured: Fit) -> None:
     judge(80)
-    one, other = (run_fit(measured, data, metric_list)[0] for _ in range(2))
+    one, other = (fit_measured()[0] for _ in range(2))
     assert np.array_equal(one.labeler.vectors, other.labeler.vectors)
     assert np.array_equal(one.held_out["confidence"], other.held_out["confidence"])
 
 
-def test_simulated_annotators_are_left_out_or_marked(
-    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
-) -> None:
+def test_simulated_annotators_are_left_out_or_marked(judge: Judge, fit_measured: Fit) -> None:
     judge(80, name="robot", simulated=True)
     with pytest.raises(UserError, match="No pair has a human label yet"):
-        run_fit(measured, data, metric_list)
-    _, summary = run_fit(measured, data, metric_list, include_simulated=True)
+        fit_measured()
+    _, summary = fit_measured(include_simulated=True)
     assert summary["simulated"]
     assert summary["people"]["n_simulated"] == 1
     assert summary["people"]["n_people"] == 0
 
 
-def test_only_randomly_picked_pairs_measure_accuracy(
-    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
-) -> None:
+def test_only_randomly_picked_pairs_measure_accuracy(judge: Judge, fit_measured: Fit) -> None:
     judge(60, picked=Picked.uncertain)
     with pytest.raises(UserError, match="None of the labels is of a pair that was picked at random"):
-        run_fit(measured, data, metric_list)
+        fit_measured()
     judge(40, name="ben")
-    stored, summary = run_fit(measured, data, metric_list)
+    stored, summary = fit_measured()
     assert summary["n_measured"] < summary["n_train"]
     assert len(stored.held_out["confidence"]) == summary["n_measured"] <= 40
 
 
-def test_labels_and_what_is_left_alone(
-    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
-) -> None:
+def test_labels_and_what_is_left_alone(measured: Database, judge: Judge, fit_measured: Fit) -> None:
     judge(100)
-    stored, summary = run_fit(measured, data, metric_list)
+    stored, summary = fit_measured()
     before = label_pairs(measured, stored, 0.88, Filter(), dry_run=True)
     with measured.read() as session:
         assert labels(session) == []
@@ -190,17 +176,15 @@ def test_labels_and_what_is_left_alone(
     assert summary["target"]["target_accuracy"] == 0.9
 
 
-def test_a_new_labeler_supersedes_and_counts_the_flips(
-    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
-) -> None:
+def test_a_new_labeler_supersedes_and_counts_the_flips(measured: Database, judge: Judge, fit_measured: Fit) -> None:
     judge(100)
-    first, _ = run_fit(measured, data, metric_list)
+    first, _ = fit_measured()
     old = label_pairs(measured, first, 0.8, Filter())
     with measured.write() as session:  # everybody changes their mind
         swapped = {Choice.a: Choice.b, Choice.b: Choice.a}
         for judgment in session.scalars(select(Judgment)):
             judgment.choice = swapped[judgment.choice]
-    second, _ = run_fit(measured, data, metric_list)
+    second, _ = fit_measured()
     new = label_pairs(measured, second, 0.8, Filter())
     assert new.flipped > 0
     assert new.changed == 0
@@ -211,20 +195,18 @@ def test_a_new_labeler_supersedes_and_counts_the_flips(
         assert {label.made_by for label in labels(session)} == {second.name}
 
 
-def test_a_target_out_of_reach_labels_nothing(
-    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
-) -> None:
+def test_a_target_out_of_reach_labels_nothing(measured: Database, judge: Judge, fit_measured: Fit) -> None:
     judge(60)
-    stored, _ = run_fit(measured, data, metric_list)
+    stored, _ = fit_measured()
     report = label_pairs(measured, stored, 0.999, Filter())
     assert report == LabelReport(stored.name, 0.999)
     with measured.read() as session:
         assert labels(session) == []
 
 
-def test_filters(measured: Database, data: Path, metric_list: str, judge: Callable[..., None]) -> None:
+def test_filters(measured: Database, judge: Judge, fit_measured: Fit) -> None:
     judge(100)
-    stored, _ = run_fit(measured, data, metric_list)
+    stored, _ = fit_measured()
     everything = label_pairs(measured, stored, 0.8, Filter(), dry_run=True)
     test = label_pairs(measured, stored, 0.8, Filter(splits=(Split.test,)), dry_run=True)
     two = label_pairs(measured, stored, 0.8, Filter(methods=("m1", "m2")), dry_run=True)
@@ -234,11 +216,9 @@ def test_filters(measured: Database, data: Path, metric_list: str, judge: Callab
         label_pairs(measured, stored, 0.8, Filter(methods=("m9",)))
 
 
-def test_a_pair_without_all_values_is_not_labelled(
-    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
-) -> None:
+def test_a_pair_without_all_values_is_not_labelled(measured: Database, judge: Judge, fit_measured: Fit) -> None:
     judge(100)
-    stored, _ = run_fit(measured, data, metric_list)
+    stored, _ = fit_measured()
     with measured.write() as session:
         unjudged = session.scalars(select(Pair).where(Pair.judgment_count == 0)).first()
         assert unjudged is not None
@@ -254,20 +234,16 @@ def test_a_pair_without_all_values_is_not_labelled(
         assert unjudged.id not in {label.pair_id for label in labels(session)}
 
 
-def test_values_of_another_version_are_not_used(
-    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
-) -> None:
+def test_values_of_another_version_are_not_used(measured: Database, judge: Judge, fit_measured: Fit) -> None:
     judge(100)
-    stored, _ = run_fit(measured, data, metric_list)
+    stored, _ = fit_measured()
     with measured.write() as session:
         session.execute(update(MetricValue).where(MetricValue.metric == "contrast").values(version="facereward 99"))
     with pytest.raises(UserError, match=r"wants contrast of facereward \d+, which is measured with facereward 99"):
         label_pairs(measured, stored, 0.8, Filter())
 
 
-def test_a_column_that_few_images_have_is_dropped_and_said(
-    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
-) -> None:
+def test_a_column_that_few_images_have_is_dropped_and_said(measured: Database, judge: Judge, fit_measured: Fit) -> None:
     judge(100)
     with measured.write() as session:
         few = select(Image.id).where(Image.id % 2 == 0)
@@ -276,28 +252,28 @@ def test_a_column_that_few_images_have_is_dropped_and_said(
             .where(MetricValue.metric == "contrast", MetricValue.image_id.in_(few))
             .values(value=None, raw_value=None, failure="too small")
         )
-    stored, summary = run_fit(measured, data, metric_list)
+    stored, summary = fit_measured()
     assert [column.name for column in stored.labeler.columns] == ["sharpness"]
     assert "Not used, since too few images have them: contrast." in summary["notes"]
 
 
-def test_nothing_measured_names_the_command(database: Database, data: Path, metric_list: str, add_candidates) -> None:
+def test_nothing_measured_names_the_command(database: Database, data: Path, metric_list: str) -> None:
     with database.write() as session:
         add_candidates(session, "face", METHODS, Split.train)
         make_pairs(session, load_settings(session))
         person = add_person(session, "ada")
         session.flush()
         for pair_id in session.scalars(select(Pair.id)):
-            record_judgment(session, person.id, Answer(str(uuid4()), pair_id, 0, Side.a, Choice.a, 1.0))
+            judge_pair(session, person.id, pair_id)
     with pytest.raises(UserError, match=r"run `python -m annotate measure --metrics two` first"):
         run_fit(database, data, metric_list)
 
 
 def test_a_killed_labelling_goes_on(
-    measured: Database, data: Path, metric_list: str, judge: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    measured: Database, judge: Judge, fit_measured: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge(60)
-    stored, _ = run_fit(measured, data, metric_list)
+    stored, _ = fit_measured()
     monkeypatch.setattr(label_module, "BLOCK_PAIRS", 10)
     whole = label_pairs(measured, stored, 0.8, Filter(), dry_run=True)
 
@@ -315,10 +291,10 @@ def test_a_killed_labelling_goes_on(
 
 
 def test_a_judgment_that_comes_in_meanwhile_wins(
-    measured: Database, data: Path, metric_list: str, judge: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    measured: Database, judge: Judge, fit_measured: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge(60)
-    stored, _ = run_fit(measured, data, metric_list)
+    stored, _ = fit_measured()
     compare = label_module._compare
 
     def judge_first(block: list[Any], *rest: Any) -> Any:
@@ -327,7 +303,7 @@ def test_a_judgment_that_comes_in_meanwhile_wins(
             person = add_person(session, "ben")
             session.flush()
             first = changes.added[0][0]
-            record_judgment(session, person.id, Answer(str(uuid4()), first, 0, Side.a, Choice.tie, 1.0))
+            judge_pair(session, person.id, first, Choice.tie)
         return changes
 
     monkeypatch.setattr(label_module, "_compare", judge_first)
@@ -338,13 +314,13 @@ def test_a_judgment_that_comes_in_meanwhile_wins(
 
 
 def test_a_labeler_is_found_by_name_run_or_latest(
-    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
+    measured: Database, data: Path, judge: Judge, fit_measured: Fit
 ) -> None:
     with measured.read() as session, pytest.raises(UserError, match="There is no labeler yet"):
         find_labeler(session, data)
     judge(60)
-    first, _ = run_fit(measured, data, metric_list)
-    second, _ = run_fit(measured, data, metric_list, seed=1)
+    first, _ = fit_measured()
+    second, _ = fit_measured(seed=1)
     with measured.read() as session:
         assert find_labeler(session, data).name == second.name
         assert find_labeler(session, data, first.name).run_id == first.run_id
@@ -362,22 +338,18 @@ def test_a_labeler_is_found_by_name_run_or_latest(
         (lambda text: text.replace('"coefficients": [1.0]', '"coefficients": [1.0, 2.0]'), "do not go together"),
     ],
 )
-def test_a_damaged_labeler_is_refused(
-    measured: Database, data: Path, metric_list: str, judge: Callable[..., None], change: Any, said: str
-) -> None:
+def test_a_damaged_labeler_is_refused(data: Path, judge: Judge, fit_measured: Fit, change: Any, said: str) -> None:
     judge(60)
-    stored, _ = run_fit(measured, data, metric_list)
+    stored, _ = fit_measured()
     path = data / "runs" / str(stored.run_id) / FILE
     path.write_text(change(path.read_text()))
     with pytest.raises(UserError, match=said):
         load_labeler(path.parent, stored.run_id)
 
 
-def test_a_changed_labeler_is_another(
-    measured: Database, data: Path, metric_list: str, judge: Callable[..., None]
-) -> None:
+def test_a_changed_labeler_is_another(measured: Database, data: Path, judge: Judge, fit_measured: Fit) -> None:
     judge(60)
-    stored, _ = run_fit(measured, data, metric_list)
+    stored, _ = fit_measured()
     path = data / "runs" / str(stored.run_id) / FILE
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 5'))
     with measured.read() as session, pytest.raises(UserError, match=f"not {stored.name}; its file was changed"):
@@ -385,19 +357,18 @@ def test_a_changed_labeler_is_another(
 
 
 def test_a_stored_reward_is_a_feature_like_any_other(
-    measured: Database, data: Path, tmp_path: Path, metric_list: str, judge: Callable[..., None]
+    measured: Database, data: Path, tmp_path: Path, judge: Judge, fit_measured: Fit
 ) -> None:
     judge(100)
-    path = tmp_path / "with_reward.toml"
-    reward = '{ name = "reward-mine", version = "reward 0123456789abcdef" }'
-    path.write_text(LIST.replace('{ name = "sharpness" }', reward))
+    version = "reward 0123456789abcdef"
+    path = write_metric_list(tmp_path / "with_reward.toml", metrics=(f"reward-mine {version}", "contrast"))
     with measured.write() as session:
         for value in session.scalars(select(MetricValue).where(MetricValue.metric == "sharpness")):
-            rewarded = {"metric": "reward-mine", "version": "reward 0123456789abcdef"}
+            rewarded = {"metric": "reward-mine", "version": version}
             same = {"value": value.value, "raw_value": value.raw_value}
             session.add(MetricValue(image_id=value.image_id, **rewarded, **same))
-    by_sharpness, _ = run_fit(measured, data, metric_list)
-    by_reward, summary = run_fit(measured, data, str(path))
+    by_sharpness, _ = fit_measured()
+    by_reward, summary = run_fit(measured, data, path)
     assert summary["columns"] == ["reward-mine", "contrast"]
     assert np.array_equal(by_reward.labeler.vectors, by_sharpness.labeler.vectors)
     assert label_pairs(measured, by_reward, 0.88, Filter()).labelled > 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from sqlalchemy.orm import Session
 
@@ -11,25 +9,23 @@ from annotate.measure.counts import count_columns, load_by_method
 from db.models import Candidate, Image, Split
 from db.records import add_metric_value, add_source
 from metrics.lists import Column
+from tests.making import add_candidates, add_image_row
 
 SHARPNESS, CONTRAST = Column("sharpness", "facereward 1", ""), Column("contrast", "facereward 1", "")
 SSIM_LQ, SSIM_HQ = Column("ssim", "pyiqa 1", "lq"), Column("ssim", "pyiqa 1", "hq")
 COLUMNS = [SSIM_HQ, SHARPNESS, SSIM_LQ, CONTRAST]
 
 
-def photo(session: Session, name: str) -> Image:
-    image = Image(sha256=(name.encode().hex() * 64)[:64], suffix=".png", width_px=8, height_px=8, size_bytes=1)
-    session.add(image)
-    session.flush()
-    return image
-
-
 @pytest.fixture
-def candidates(session: Session, add_candidates: Callable[..., list[Candidate]]) -> list[Candidate]:
+def candidates(session: Session) -> list[Candidate]:
     """Three photos, two methods; all have lq, the first one hq; one image is shared by two methods of the last."""
     sources = [
         add_source(
-            session, f"face{n}", Split.train, lq=photo(session, f"l{n}"), hq=photo(session, "h") if not n else None
+            session,
+            f"face{n}",
+            Split.train,
+            lq=add_image_row(session, f"a{n}"),
+            hq=add_image_row(session, "b") if not n else None,
         )
         for n in range(3)
     ]
@@ -38,16 +34,9 @@ def candidates(session: Session, add_candidates: Callable[..., list[Candidate]])
 
 
 def store(session: Session, image: Image, column: Column, value: float | None, reference: Image | None = None) -> None:
-    add_metric_value(
-        session,
-        image,
-        column.metric,
-        column.version,
-        value=value,
-        raw_value=value,
-        reference=reference.sha256 if reference else "",
-        failure="no face found" if value is None else None,
-    )
+    failure, name = "no face found" if value is None else None, reference.sha256 if reference else ""
+    values = {"value": value, "raw_value": value, "failure": failure, "reference": name}
+    add_metric_value(session, image, column.metric, column.version, **values)
 
 
 def test_counts_by_column(session: Session, candidates: list[Candidate]) -> None:
@@ -57,7 +46,7 @@ def test_counts_by_column(session: Session, candidates: list[Candidate]) -> None
     store(session, candidates[0].image, SSIM_HQ, 0.5, candidates[0].source.hq)
     store(session, candidates[1].image, SSIM_HQ, 0.5, candidates[4].source.lq)  # against another photo
     store(session, candidates[0].image, Column("contrast", "facereward 0", ""), 1.0)  # an older version
-    store(session, photo(session, "x"), CONTRAST, 1.0)  # of no candidate
+    store(session, add_image_row(session, "c"), CONTRAST, 1.0)  # of no candidate
     found = {count.column.name: count for count in count_columns(session, COLUMNS)}
     assert list(found) == ["ssim@hq", "sharpness", "ssim@lq", "contrast"]
     counts = {name: (count.measured, count.failed, count.missing, count.wanted) for name, count in found.items()}
@@ -91,7 +80,7 @@ def test_values_by_method(session: Session, candidates: list[Candidate]) -> None
     assert load_by_method(session, SSIM_HQ)[0] == {}
 
 
-def test_of_many_photos_a_part_is_read_the_same_for_every_method(session: Session, add_candidates) -> None:
+def test_of_many_photos_a_part_is_read_the_same_for_every_method(session: Session) -> None:
     for number in range(40):
         for candidate in add_candidates(session, f"face{number}", ["m1", "m2"]):
             store(session, candidate.image, SHARPNESS, float(number))

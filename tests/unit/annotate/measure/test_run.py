@@ -14,6 +14,7 @@ from db.errors import UserError
 from db.models import Image, MetricValue
 from db.records import add_candidate, add_method, add_metric_value, add_source
 from metrics.lists import Column, Metric, MetricError, MetricList
+from tests.making import add_image_row, fetch
 
 SHARP = Column("sharpness", "facereward 1", "")
 SSIM_LQ = Column("ssim", "pyiqa 9", "lq")
@@ -21,18 +22,13 @@ SSIM_HQ = Column("ssim", "pyiqa 9", "hq")
 OURS = MetricList(name="ours", version="1", description="", metrics=[Metric(name="sharpness"), Metric(name="contrast")])
 
 
-def add_image(session, name: str, width_px: int = 8) -> Image:
-    image = Image(sha256=name.ljust(64, "0"), suffix=".png", width_px=width_px, height_px=8, size_bytes=1)
-    session.add(image)
-    session.flush()
-    return image
-
-
 @pytest.fixture
 def two_sources(database):
     """face1 with lq and hq, face2 with lq alone; two candidates each, one image shared by both sources."""
     with database.write() as session:
-        lq1, hq1, lq2, own1, own2, shared = (add_image(session, name) for name in ("a1", "b1", "a2", "c1", "c2", "5"))
+        lq1, hq1, lq2, own1, own2, shared = (
+            add_image_row(session, name) for name in ("a1", "b1", "a2", "c1", "c2", "5")
+        )
         first, second = add_method(session, "gfpgan"), add_method(session, "codeformer")
         face1 = add_source(session, "face1", "train", lq=lq1, hq=hq1)
         face2 = add_source(session, "face2", "train", lq=lq2)
@@ -73,11 +69,11 @@ def test_what_is_stored_is_not_missing_another_version_is(two_sources):
 
 
 def test_pages_follow_each_other_and_images_of_one_size_lie_together(database, monkeypatch):
-    monkeypatch.setattr(measure, "PAGE_IMAGES", 4)
+    monkeypatch.setattr("annotate.measure.missing.PAGE_IMAGES", 4)
     with database.write() as session:
         source, method = add_source(session, "face", "train"), add_method(session, "m")
         for number in range(9):
-            add_candidate(session, source, method, add_image(session, f"{number}", 8 + number % 2), seed=number)
+            add_candidate(session, source, method, add_image_row(session, f"{number}", 8 + number % 2), seed=number)
     jobs = list(find_missing(database, [SHARP]))
     assert sorted(job.image_id for job in jobs) == list(range(1, 10))
     assert [int(job.file.sha256[0]) % 2 for job in jobs] == [0, 0, 1, 1, 0, 0, 1, 1, 0]
@@ -106,10 +102,7 @@ def test_a_value_is_stored_once_whoever_comes_second(two_sources):
 
 
 def test_batches_are_stored_as_they_come_and_the_report_counts_them(two_sources, monkeypatch):
-    results = [
-        BatchResult(2, [row_of(4), row_of(5, None, "flat")], []),
-        BatchResult(1, [], [("60.png", "truncated")]),
-    ]
+    results = [BatchResult(2, [row_of(4), row_of(5, None, "flat")], []), BatchResult(1, [], [("60.png", "truncated")])]
     monkeypatch.setattr(measure, "measure_here", lambda *_args: iter(results))
     told = []
     report = measure_missing(two_sources, None, OURS, progress=lambda done, total: told.append((done, total)))
@@ -150,5 +143,4 @@ def test_a_full_disk_is_one_line_and_stores_nothing_of_the_batch(two_sources):
     store_values(two_sources, [row_of(4)])
     with pytest.raises(UserError, match=r"^The disk is full\. What was stored before stays; free some space"):
         store_values(two_sources, [{**row_of(5), "metric": f"metric {number}"} for number in range(20_000)])
-    with two_sources.read() as session:
-        assert session.scalars(select(MetricValue.image_id)).all() == [4]
+    assert fetch(two_sources, select(MetricValue.image_id)) == [4]

@@ -11,15 +11,16 @@ import pandas as pd
 import pytest
 from sqlalchemy.orm import Session
 
-from annotate.judging.judgments import Answer, record_judgment, undo_judgment
+from annotate.judging.judgments import undo_judgment
 from annotate.judging.people import add_person
 from annotate.report.rank import compute_win_matrix, load_judgments, select_votes
 from annotate.report.side_bias import compute_side_bias, compute_wilson
 from db.errors import UserError
-from db.models import Choice, Pair, Person, Side, Split
+from db.models import Choice, Pair, Person, Split
 from db.project import ProjectSettings
 from db.session import Database
 from metrics.votes import explain_connection, rank_methods
+from tests.making import add_candidates, judge
 
 
 def make_votes(*rows: tuple[str, str, str, str]) -> pd.DataFrame:
@@ -204,20 +205,15 @@ def test_wilson_interval_of_nine_in_ten() -> None:
 
 
 @pytest.fixture
-def pairs(database: Database, add_candidates) -> list[int]:
+def pairs(database: Database) -> list[int]:
     """Three sources (the third in test) with one pair each of 'crisp' and 'soft'; the second pair is gold."""
     ids = []
     with database.write() as session:
         for number, split in enumerate((Split.train, Split.train, Split.test)):
             crisp, soft = add_candidates(session, f"face{number}", ["crisp", "soft"], split)
-            pair = Pair(
-                key=uuid.uuid4().hex,
-                source_id=crisp.source_id,
-                a_id=crisp.id,
-                b_id=soft.id,
-                shuffle_key=number,
-                gold_answer="a" if number == 1 else None,
-            )
+            sides = {"source_id": crisp.source_id, "a_id": crisp.id, "b_id": soft.id}
+            gold = "a" if number == 1 else None
+            pair = Pair(key=uuid.uuid4().hex, **sides, shuffle_key=number, gold_answer=gold)
             session.add(pair)
             session.flush()
             ids.append(pair.id)
@@ -226,10 +222,7 @@ def pairs(database: Database, add_candidates) -> list[int]:
 
 def answer(session: Session, person: Person, pair_id: int, choice: Choice, repeat_no: int = 0) -> str:
     """One judgment, a left; its uuid."""
-    name = str(uuid.uuid4())
-    reason = "identical" if choice is Choice.skip else None
-    record_judgment(session, person.id, Answer(name, pair_id, repeat_no, Side.a, choice, 1.5, skip_reason=reason))
-    return name
+    return judge(session, person.id, pair_id, choice, repeat_no=repeat_no).uuid
 
 
 def test_load_leaves_out_what_does_not_count(database: Database, pairs: list[int]) -> None:

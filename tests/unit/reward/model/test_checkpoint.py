@@ -138,7 +138,7 @@ def test_a_table_of_something_else_is_refused(make_config, tmp_path):
     [
         ("config.json", None, r"config\.json: cannot be read"),
         ("config.json", "{", r"config\.json: not JSON"),
-        ("config.json", '{"architecture": "tiny"}', r"config\.json: unlocked_image_groups: Field required"),
+        ("config.json", '{"architecture": "tiny"}', r"config\.json: unlocked_image_groups: This is needed"),
         ("architecture.json", '{"embed_dim": 4}', r"lacks vision_cfg, text_cfg"),
         ("model.safetensors", None, r"model\.safetensors: cannot be read"),
     ],

@@ -36,10 +36,10 @@ def test_a_persons_own_file(tmp_path):
     [
         ("[train]\nsteps = 1\n", r"no table \[model\]"),
         ("[model\n", "not TOML"),
-        ('[model]\narchitecture = "tiny"\nunlock = 3\n', "unlocked_image_groups: Field required"),
+        ('[model]\narchitecture = "tiny"\nunlock = 3\n', "unlocked_image_groups: This is needed"),
         (
             '[model]\narchitecture = "tiny"\nunlocked_image_groups = 1\nunlocked_text_blocks = 0\nlayers = 3\n',
-            "layers: Extra inputs are not permitted",
+            "layers: Extra inputs are not permitted, got 3",
         ),
     ],
 )

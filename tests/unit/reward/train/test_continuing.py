@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from db.errors import UserError
 from reward.model.config import ModelConfig
 from reward.train.command import choose_folder
-from reward.train.config import UNCHANGING, TrainConfig
+from reward.train.config import UNCHANGING, RewardTrainConfig
 from reward.train.setup import check_same
 from training.state import check_settings
 
@@ -42,7 +42,7 @@ def test_a_setting_that_a_newer_version_adds_must_be_as_by_default() -> None:
 def test_a_reward_training_of_an_older_version_is_the_same() -> None:
     model, config = (
         ModelConfig(architecture="tiny", unlocked_image_groups=1, unlocked_text_blocks=0),
-        TrainConfig(max_steps=3, warmup_steps=1),
+        RewardTrainConfig(max_steps=3, warmup_steps=1),
     )
     record: dict[str, Any] = {"model": model.model_dump(mode="json"), "train": config.model_dump(mode="json")}
     record |= {"dataset": "d", "dataset_sha256": "1"}
@@ -85,4 +85,4 @@ def test_the_folder_of_a_training_has_a_name_that_a_new_setting_does_not_change(
 
 
 def test_every_deciding_setting_is_one() -> None:
-    assert set(TrainConfig.model_fields) >= UNCHANGING
+    assert set(RewardTrainConfig.model_fields) >= UNCHANGING

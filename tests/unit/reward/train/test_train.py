@@ -19,7 +19,7 @@ from db.errors import UserError
 from reward.data import Pairs, load_dataset
 from reward.model.checkpoint import build_model, load_model
 from reward.model.config import ModelConfig
-from reward.train.config import TrainConfig
+from reward.train.config import RewardTrainConfig
 from reward.train.train import compute_learning_rate, train
 from tests.gradients import difference, record_gradients
 from training.batches import choose_batch, split_batch
@@ -31,7 +31,7 @@ ATEN_CPU_CAPABILITY unset, avx2 and default."""
 logging.getLogger("accelerate").setLevel(logging.ERROR)
 
 
-def make_train_config(**fields: Any) -> TrainConfig:
+def make_train_config(**fields: Any) -> RewardTrainConfig:
     defaults: dict[str, Any] = {
         "max_steps": 6,
         "batch_size": 8,
@@ -42,7 +42,7 @@ def make_train_config(**fields: Any) -> TrainConfig:
         "log_every_steps": 2,
         "workers": 0,
     }
-    return TrainConfig(**{**defaults, **fields})
+    return RewardTrainConfig(**{**defaults, **fields})
 
 
 @pytest.fixture

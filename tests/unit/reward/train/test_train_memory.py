@@ -14,7 +14,7 @@ from reward.__main__ import main
 from reward.model.checkpoint import read_architecture
 from reward.model.config import ModelConfig, load_model_config
 from reward.train import memory as train_memory
-from reward.train.config import check_train_config, read_settings
+from reward.train.command import load_preset
 from reward.train.memory import count_training, describe_lack
 from tests.unit.reward.train.test_train import make_train_config
 from training import without_memory
@@ -29,7 +29,7 @@ PAPER_GIB = 11
 def test_the_papers_reward_model_is_trained_on_a_small_gpu() -> None:
     """Its whole batch of 128 pairs by accumulation in one process."""
     model = load_model_config("vit-h-14")
-    config = check_train_config(read_settings("vit-h-14")["train"], "vit-h-14")
+    config = load_preset("vit-h-14", {})["train"]
     count = count_training(model, read_architecture(model), config)
     assert set(count.phases) == {"step", "validation"}
     assert count.peak_bytes / GIB <= PAPER_GIB

@@ -1,0 +1,12 @@
+"""List the commands of `python -m reward`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reward.evaluate.command import EVALUATE
+from reward.score.command import SCORE
+from reward.train.command import TRAIN
+from runs.options import Command
+
+COMMANDS: tuple[Command[Any], ...] = (TRAIN, EVALUATE, SCORE)
