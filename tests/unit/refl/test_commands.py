@@ -96,7 +96,7 @@ def test_a_run_is_recorded_with_what_it_is_made_from(tmp_path: Path, monkeypatch
     options = TRAIN.settle(read_words(TRAIN, words), Path("data"))
     kinds = {(one["option"], one["kind"], one["value"]) for one in TRAIN.inputs(options)}
     assert kinds == {
-        ("restorer", "restorer", "tiny"),
+        ("restorer", "tunable", "tiny"),
         ("reward", "reward", "frm"),
         ("faces", "faces", str(tmp_path / "faces")),
         ("held_out", "faces", str(tmp_path / "held")),
