@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -79,6 +79,7 @@ def name_rewards(asked: Sequence[str]) -> dict[str, str]:
         if not name:
             parts = [part for part in reversed(Path(what).expanduser().parts) if part not in UNTELLING]
             stem = re.sub(r"[^A-Za-z0-9_+.-]", "_", next(iter(parts), "reward"))
-            name = next(one for one in (stem, *(f"{stem}-{number}" for number in count(2))) if one not in found)
+            others = (f"{stem}-{number}" for number in count(2))
+            name = next(one for one in chain([stem], others) if one not in found)
         found[name] = what
     return found

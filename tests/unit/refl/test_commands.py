@@ -12,6 +12,7 @@ import pytest
 from db.errors import UserError
 from refl.commands import COMMANDS
 from refl.evaluate.command import EVALUATE
+from refl.evaluate.options import name_rewards
 from refl.pretrain.command import PRETRAIN
 from refl.restore.command import RESTORE
 from refl.tune.ablate import ABLATE
@@ -141,7 +142,7 @@ def test_the_settings_of_a_training_are_those_of_its_preset() -> None:
         (TRAIN, [*TUNE, "--steps=2"], "tiny-refl.toml: trajectory: gradient_window ends at 2"),
         (PRETRAIN, ["--preset=tiny"], "No faces are named. Give --faces DIR"),
         (EVALUATE, ["--method=tiny", "--degradation=mild"], "There is no preset 'mild'. Name one of lora-16gb"),
-        (EVALUATE, ["--method=tiny", "--reward=frm"], "give it a name, such as --reward frozen=frm"),
+        (EVALUATE, ["--method=tiny", "--reward=a=x", "--reward=a=y"], "Two reward models are called 'a'"),
         (RESTORE, ["--aligned"], "--aligned is about INPUT; the database's sources are aligned faces already."),
         (RESTORE, ["--split=test", "--source=a"], "Give --split or --source, not both."),
         (ABLATE, ["paper", "--restorer=tiny", "--reward=frm", "--out=o", "--only", "no nose"], "no variant 'no nose'"),
@@ -183,3 +184,7 @@ assert "torch" not in sys.modules
 def test_every_option_is_described() -> None:
     for command in COMMANDS:
         assert [setting.key for setting in command.settings if not setting.description] == []
+
+
+def test_reward_models_without_a_name_are_called_after_their_folders() -> None:
+    assert name_rewards(["frm", "a=x", "runs/frm"]) == {"frm": "frm", "a": "x", "frm-2": "runs/frm"}
