@@ -55,14 +55,14 @@ def launched(context, monkeypatch):
     """Fits that would be started, as their options; each is a queued run until a test ends it."""
     started = []
 
-    def launch(database, data, kind, arguments, config, *, url=None):
+    def launch(database, data, kind, arguments, config, **_how):
         with database.write() as session:
             session.add(run := Run(kind=kind, config=config, code_version="test"))
             session.flush()
         started.append((run.id, arguments))
         return run.id
 
-    monkeypatch.setattr(refit, "launch", launch)
+    monkeypatch.setattr("runs.launch.launch", launch)
     return started
 
 
