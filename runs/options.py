@@ -61,6 +61,8 @@ class Input:
     """'dataset', 'reward', 'restorer', 'labeler', 'faces', …: what a page offers, and how it checks a value."""
     label: str = ""
     """What a page calls it; empty for its name in words."""
+    needed: bool = False
+    """Whether a page asks for it though the option may be left out, since a stored config can name it."""
 
 
 @dataclass(frozen=True)
@@ -535,8 +537,12 @@ def read_namespace(command: Command[O], args: argparse.Namespace) -> O:
     Raises:
         UserError: a value is not allowed.
     """
+    return command.make(_given(command, args))
+
+
+def _given(command: Command[Any], args: argparse.Namespace) -> dict[str, Any]:
     names = (setting.name for setting in command.settings)
-    return command.make({name: getattr(args, name) for name in names if hasattr(args, name)})
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -552,7 +558,16 @@ def read_words(command: Command[O], words: Sequence[str]) -> O:
     Raises:
         UserError: the command would refuse them.
     """
+    return command.make(parse_words(command, words))
+
+
+def parse_words(command: Command[Any], words: Sequence[str]) -> dict[str, Any]:
+    """What a command line gives, by the options' names: texts, not checked yet.
+
+    Raises:
+        UserError: the command has no such flags.
+    """
     commands: Any = _Parser().add_subparsers(parser_class=_Parser)
     add_parser(commands, command)
     parser: argparse.ArgumentParser = commands.choices[command.name.partition(" ")[2]]
-    return read_namespace(command, parser.parse_args(list(words)))
+    return _given(command, parser.parse_args(list(words)))

@@ -113,7 +113,7 @@ class PretrainOptions(Options):
     """What is trained on which faces, and how."""
 
     preset: str = Field(description="Settings: a preset's name, or a file")
-    faces: Annotated[list[Path], Input("faces")] = Field(
+    faces: Annotated[list[Path], Input("faces", needed=True)] = Field(
         [], description="Folders of face images of any size, with those below"
     )
     out: Annotated[Path | None, Output()] = Field(

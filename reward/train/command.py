@@ -28,7 +28,7 @@ class TrainOptions(Options):
     """What a reward model is trained on, where it goes, and all settings of the model and of its training."""
 
     preset: str = Field(min_length=1, description="Settings that ship with the project, or a file of them")
-    dataset: Annotated[Path | None, Input("dataset", "Dataset")] = Field(
+    dataset: Annotated[Path | None, Input("dataset", "Dataset", needed=True)] = Field(
         None, description="Folder that `annotate export` wrote, or HPDv2's"
     )
     out: Annotated[Path | None, Output("Folder of the model")] = Field(

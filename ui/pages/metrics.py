@@ -103,6 +103,7 @@ def start_measuring(context: Context, name: str) -> int:
     Raises:
         UserError: no such list, a package that it needs is missing, or a run is going on.
     """
+    find_columns(name)
     return start_run(context, MEASURE, MEASURE.make({"metrics": name}))
 
 

@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from db.errors import UserError
 from db.models import Run
-from runs.options import OWN, Setting, read_words, to_words, without_name
+from runs.options import OWN, Setting, parse_words, to_words, without_name
 from runs.process import command_of
 from ui.train import fields as train_fields
 from ui.train.fields import Typed, to_typed
 from ui.train.forms import FORMS, Form
-from ui.train.inputs import Choice, check_input, choices_for
+from ui.train.inputs import Choice, check_input, choices_for, is_needed
 
 Text = Annotated[str, StringConstraints(max_length=10_000)]
 NEW = "out"
@@ -129,9 +129,9 @@ def _describe_input(form: Form, wanted: Setting, choices: Mapping[str, list[Choi
         "name": wanted.name,
         "label": (mark.label if mark else "") or wanted.name.replace("_", " ").capitalize(),
         "description": wanted.description,
-        "required": wanted.required,
+        "required": is_needed(wanted),
         "many": wanted.is_many,
-        "folded": not wanted.required and wanted.name not in form.shown,
+        "folded": not is_needed(wanted) and wanted.name not in form.shown,
         "choices": [{"value": choice.value, "words": choice.words} for choice in choices_for(wanted, choices)],
     }
 
@@ -174,7 +174,7 @@ def _check_inputs(
         plan.errors[WHOLE_FORM] = f"{form.command.name} takes no {name}."
     for wanted in form.inputs:
         values = [value.strip() for value in request.inputs.get(wanted.name, []) if value.strip()]
-        if wanted.required and not values:
+        if is_needed(wanted) and not values:
             plan.errors[wanted.name] = "This is needed."
         if len(values) > 1 and not wanted.is_many:
             plan.errors[wanted.name] = "Give one."
@@ -255,16 +255,14 @@ def read_back(form: Form, words: Sequence[str]) -> Request:
     Raises:
         UserError: the command does not take these words any more.
     """
-    options = read_words(form.command, words)
-    request = Request(kind=form.command.name, preset=getattr(options, "preset", ""))
+    given = parse_words(form.command, words)
+    request = Request(kind=form.command.name, preset=given.get("preset", ""))
     for wanted in form.inputs:
         if wanted.name != NEW:
-            request.inputs[wanted.name] = _as_texts(getattr(options, wanted.name))
-    usual = read_preset(form, request.preset)
+            request.inputs[wanted.name] = _as_texts(given.get(wanted.name))
     for key, found in form.fields.items():
-        value = getattr(options if found.table == OWN else getattr(options, found.table), found.name)
-        if value != usual[key]:
-            request.values[key] = to_typed(found, value)
+        if found.name in given:
+            request.values[key] = to_typed(found, given[found.name])
     return request
 
 

@@ -16,7 +16,7 @@ from refl.tune.command import TRAIN as TUNE
 from reward.evaluate.command import EVALUATE as EVALUATE_REWARDS
 from reward.score.command import SCORE
 from reward.train.command import TRAIN as TRAIN_REWARD
-from runs.options import Command, Setting
+from runs.options import OWN, Command, Setting
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class Form:
     @property
     def inputs(self) -> list[Setting]:
         """What the run is made from or writes, beside its settings."""
-        return [setting for setting in self.command.settings if setting.input or setting.output]
+        return [found for found in self.command.settings if found.table == OWN and (found.input or found.output)]
 
     @property
     def fields(self) -> dict[str, Setting]:
         """Key -> setting, table by table."""
         return {
-            setting.key: setting
-            for setting in self.command.settings
-            if not (setting.input or setting.output or setting.how.terminal_only or setting.name == "preset")
+            found.key: found
+            for found in self.command.settings
+            if found not in self.inputs and not found.how.terminal_only and found.name != "preset"
         }
 
 

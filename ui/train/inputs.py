@@ -233,6 +233,7 @@ KINDS: dict[str, tuple[str, Check]] = {
     "phase": ("phases", check_phase),
     "degradation": ("degradations", check_degradation),
     "photos": ("", check_path),
+    "pair scores": ("", check_path),
 }
 """Kind of an input -> which of `list_choices` are offered, and how a value is checked."""
 
@@ -240,6 +241,11 @@ KINDS: dict[str, tuple[str, Check]] = {
 def choices_for(wanted: Setting, choices: Mapping[str, list[Choice]]) -> list[Choice]:
     """What a page offers for an input; nothing for a folder that is written."""
     return choices.get(KINDS[wanted.input.kind][0], []) if wanted.input else []
+
+
+def is_needed(wanted: Setting) -> bool:
+    """Whether a page cannot do without it."""
+    return wanted.required or bool(wanted.input and wanted.input.needed)
 
 
 def check_input(wanted: Setting, value: str, data: Path) -> str | None:

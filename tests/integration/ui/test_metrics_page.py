@@ -120,7 +120,7 @@ def test_what_cannot_be_started(context: Context, metric_list: str, monkeypatch:
         start_measuring(context, "offline")
     with context.database.write() as session:
         session.add(Run(kind=MEASURE.name, config={}, code_version="x", state=RunState.queued))
-    with pytest.raises(UserError, match="Run 1 is measuring already"):
+    with pytest.raises(UserError, match=r"Run 1 \(annotate measure\) is going on"):
         start_measuring(context, metric_list)
 
 
