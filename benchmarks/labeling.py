@@ -1,4 +1,4 @@
-"""How fast labelling is with 100,000 pairs and 4 to 100 people: `python -m benchmarks.labeling`.
+"""Time labelling with 100,000 pairs and 4 to 100 people: `python -m benchmarks.labeling`.
 
 Real PNG images, app.py in a process of its own, http clients as annotators, headless Chromium as one of them. A key
 press is timed from its event to the frame after both next images are in the page; a swap of two empty boxes is timed

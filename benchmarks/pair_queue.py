@@ -1,4 +1,4 @@
-"""How next_pair and record_judgment fare as the pair table grows: `python -m benchmarks.pair_queue`.
+"""Time next_pair and record_judgment as the pair table grows: `python -m benchmarks.pair_queue`.
 
 Rows are written straight into a temporary SQLite database; then one answer and one new pair are timed inside a write
 session, with three other pairs held ahead, as a page does; at random, and in an active order. Prints medians and their

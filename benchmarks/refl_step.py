@@ -1,4 +1,4 @@
-"""A ReFL step as the published loop takes it, and as ours does: `python -m benchmarks.refl_step`.
+"""Time a ReFL step as the published loop takes it, and as ours does: `python -m benchmarks.refl_step`.
 
 `published` is benchmarks/published_refl.py: one image at a time, as DiffusionReward's train.py has it, in float32.
 `ours` is `refl.tune.train.take_step` on the same draws, noise, weights, faces and terms, so that the losses must be

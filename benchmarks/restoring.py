@@ -1,4 +1,4 @@
-"""Images a second and peak memory of every restorer: `python -m benchmarks.restoring`.
+"""Measure images per second and peak memory of every restorer: `python -m benchmarks.restoring`.
 
 Restorers that are published have random weights here: they cost what trained ones cost. DiffBIR runs at full size on a
 GPU, and small on the CPU (`--size` chooses), beside DiffBIR's own way of sampling with the very same networks: one

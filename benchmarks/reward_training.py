@@ -1,4 +1,4 @@
-"""Training a reward model, three ways with the same weights, pairs and steps: `python -m benchmarks.reward_training`.
+"""Time a reward model's training, three ways with equal weights, pairs, steps: `python -m benchmarks.reward_training`.
 
 `hpsv2` is the loop of HPSv2's training script, written anew: every image is decoded and resized by the loader at each
 step, all blocks run with open_clip's own attention, a caption is encoded for each pair. `plain` is

@@ -1,4 +1,4 @@
-"""The card of a dataset folder: what is in it, how it was made, what was left out."""
+"""Write the card of a dataset folder: its contents, how it was made, what was left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a dataset card tells `datasets.load_dataset` of the folder's files: their splits, and the type of every column.
+"""Describe a folder's files to `datasets.load_dataset` in the card: their splits, and the type of every column.
 
 Without types they are guessed from a file's first 10 MB, and a column that is empty there has none; without splits, a
 folder with images is taken for a dataset of nothing but images.

@@ -1,4 +1,4 @@
-"""The files of a dataset folder: written so that the same rows give the same bytes."""
+"""Write the files of a dataset folder so that the same rows give the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of a dataset in everybody else's formats, with their field names.
+"""Convert the rows of a dataset to other projects' formats, with their field names.
 
 Each format is one function of the rows of `pairs.jsonl`, which also says what the dataset card tells `datasets` of its
 files. Where a format shows two images as first and second, their order is that of their SHA-256: it says nothing of the

@@ -1,4 +1,4 @@
-"""A dataset folder of ours as checked rows: read whole, and refused at the first thing that is not as it should be."""
+"""Read a dataset folder of ours as checked rows: all of it, or an error at the first fault."""
 
 from __future__ import annotations
 

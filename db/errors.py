@@ -1,4 +1,4 @@
-"""Errors whose message is written for the person at the screen."""
+"""Define errors whose message is written for the person at the screen."""
 
 
 class UserError(Exception):

@@ -1,4 +1,4 @@
-"""Image files of the data folder: `images/ab/<sha256>.<suffix>`, each stored once.
+"""Store image files in the data folder, each once: `images/ab/<sha256>.<suffix>`.
 
 The stored bytes are what a person is shown, what is measured and what is trained on. Files that viewers and decoders
 could read differently (rotated by EXIF, alpha, colours other than sRGB by a profile or a PNG's chunks, 16 bits, CMYK,

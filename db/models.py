@@ -1,4 +1,4 @@
-"""The tables, in the vocabulary of the README: photos, candidates, pairs, judgments, labels, people, runs.
+"""Define the tables, in the vocabulary of docs/glossary.md.
 
 Rules that must always hold are constraints here, so that no caller can break them:
 a pair is unique whichever way round it is asked for, a live judgment is unique per (pair, person, repeat),

@@ -1,4 +1,4 @@
-"""The project's settings: what is asked and its versions, how often, and how the sources were split."""
+"""Read and change the project's settings: its question and guidelines, how often pairs are judged, the split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many labels each order of showing needs for the same held-out accuracy: `python -m experiments.active`.
+"""Count the labels each order of showing needs for the same held-out accuracy: `python -m experiments.active`.
 
 Pairs are asked one by one as the labelling page asks them (the reserve and the share at random included), the labeler
 is fitted anew after every batch, and its accuracy is measured on photos that were never asked. Answers are drawn from

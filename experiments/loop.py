@@ -1,4 +1,4 @@
-"""The whole chain on real faces, by the commands that a person would type: `python -m experiments.loop` (`make loop`).
+"""Run the whole chain on real faces, by commands that a person would type: `python -m experiments.loop` (`make loop`).
 
 Faces of ../shared/faces that the tiny restorer was pretrained on are degraded and restored by several methods and
 seeds; the candidates are paired; a SIMULATED annotator answers some pairs, with a quarter of the answers at random; an

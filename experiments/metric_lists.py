@@ -1,4 +1,4 @@
-"""What each column of a metric list adds: `python -m experiments.metric_lists [--metrics offline]`.
+"""Measure what each column of a metric list adds: `python -m experiments.metric_lists [--metrics offline]`.
 
 Reads ../shared/faces: real votes on super-resolution (votes/sr, 12 photos, 4 methods) and real restorers' outputs of
 real low-quality faces (restored, 85 photos, 14 methods; only 4 have a ground truth). One row a column:

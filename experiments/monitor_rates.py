@@ -1,4 +1,4 @@
-"""The hacking monitor's two error rates: `python -m experiments.monitor_rates --null 200 --control 10 [--out DIR]`.
+"""Measure the hacking monitor's error rates: `python -m experiments.monitor_rates --null 200 --control 10 [--out DIR]`.
 
 Null looks: the weights of the shipped tiny restorer's ControlNet take a random walk, a step of normal noise before each
 look, as large as a share of each tensor's standard deviation; nothing is optimised. LOOKS looks a walk follow its first

@@ -1,4 +1,4 @@
-"""Weight files at full size with random numbers, in the published formats and under the published names.
+"""Write weight files at full size with random numbers, in the published formats and under the published names.
 
 Keys and shapes are the published ones, of `../shared/golden/published_shapes.json`; the numbers are drawn so that
 activations stay finite in bfloat16, and restore nothing. A `weights.toml` beside the files says what they are, with

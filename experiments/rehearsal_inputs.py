@@ -1,4 +1,4 @@
-"""Make what a rehearsal works on: faces with captions, and a dataset folder of labelled pairs of them."""
+"""Make the inputs of a rehearsal: faces with captions, and a dataset folder of labelled pairs of them."""
 
 from __future__ import annotations
 

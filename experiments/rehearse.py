@@ -1,4 +1,4 @@
-"""The published method at full size on this machine, as commands that a person types, with random weights.
+"""Run the published method at full size on this machine, as commands that a person types, with random weights.
 
     python -m experiments.rehearse --folder DIR
 

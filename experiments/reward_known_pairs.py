@@ -1,4 +1,4 @@
-"""A reward model on pairs whose answer is known: `python -m experiments.reward_known_pairs [--out DIR] [--faces N]`.
+"""Train on pairs whose answer is known: `python -m experiments.reward_known_pairs [--out DIR] [--faces N]`.
 
 Photos of ../shared/faces/train/ffhq256 (one a person) and, for each of the 85 inputs of ../shared/faces/restored, what
 one of the real restorers made of it, all at 112 px, are the ground truth. Each is degraded in two of four ways (blur,

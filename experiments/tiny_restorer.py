@@ -1,4 +1,4 @@
-"""What the tiny restorer makes of faces that it never saw: `python -m experiments.tiny_restorer --faces DIR`.
+"""Restore faces that the tiny restorer never saw: `python -m experiments.tiny_restorer --faces DIR`.
 
 The faces held out in training are degraded as in training, each once. A row a method: means over the faces, with 95 %
 bootstrap intervals over faces of what each gains on the degraded input. PSNR, SSIM and GMSD are pyiqa's, on 8-bit

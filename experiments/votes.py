@@ -1,4 +1,4 @@
-"""The labeler on real people's votes: `python experiments/votes.py FOLDER`, or `--train FOLDER --test FOLDER`.
+"""Test the labeler on real people's votes: `python experiments/votes.py FOLDER`, or `--train FOLDER --test FOLDER`.
 
 FOLDER is laid out as ../shared/faces/votes/sr: a folder of images a method, `lq/` and perhaps `hq/` beside them,
 `metrics_by_authors.csv` (image, model, one column a metric), and the votes as `best_of_4.csv` (observer, image, chosen:

@@ -1,4 +1,4 @@
-"""Images to metric values: pyiqa's metrics, pyiqa's code on parameters that other packages carry, our own measures.
+"""Compute metric values: pyiqa's metrics, pyiqa's code on parameters that other packages carry, our own measures.
 
 Values equal those of the plain pyiqa object called image by image; the tests state how nearly.
 """

@@ -1,4 +1,4 @@
-"""What people's votes say: methods ranked by Bradley-Terry with intervals, and how far people agree.
+"""Rank methods by people's votes (Bradley-Terry, with intervals), and compute how far people agree.
 
 Tables in, tables out, for annotate, which has votes from the database, and reward, which has them from a dataset
 folder. A *vote* is one answer that counts: pair, source, method_a, method_b, choice (a, b or tie), person, simulated.

@@ -1,4 +1,4 @@
-"""Weights that a metric of pyiqa downloads on its first use: said before, refused where that is forbidden.
+"""Announce the weights that a metric of pyiqa downloads on first use, and refuse the download where it is forbidden.
 
 pyiqa and torchvision keep them in torch's hub folder, timm in the Hugging Face cache; both are left where they are.
 """

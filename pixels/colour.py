@@ -1,4 +1,4 @@
-"""What an image file says about its colours, judged by what it does to them, and doing that once.
+"""Convert the colours of an image file to sRGB, as a browser does.
 
 A browser applies an ICC profile and the PNG chunks cICP, gAMA and cHRM; decoders hand out the numbers as they are.
 Which of them counts, and what each does, is as Chromium shows it: a valid cICP before a usable profile before sRGB

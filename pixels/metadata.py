@@ -1,4 +1,4 @@
-"""Take out of an image file what is not its picture, without touching the compressed picture.
+"""Remove from an image file all that is not its picture, without decoding the picture.
 
 GPS positions, names, comments, previews, profiles, a second picture behind the first, whatever follows the end. Only
 what a decoder needs is kept, so that what nobody has thought of goes too.

@@ -1,4 +1,4 @@
-"""Read an image file: 8-bit RGB as a browser shows it, and what had to be done for that.
+"""Read an image file as 8-bit RGB, as a browser shows it, and report the conversions made.
 
 Turned as EXIF or XMP say, 16 bits reduced to 8, colours converted to sRGB (see `pixels.colour`), alpha laid over white.
 """

@@ -1,4 +1,4 @@
-"""HPDv2's own files, `train.json` and `val.json` of pairs and `test.json` of rankings, as labelled pairs.
+"""Read HPDv2's own files as labelled pairs: pairs (`train.json`, `val.json`) and rankings (`test.json`).
 
 Images lie where the items say, beside the file or in the folder of its name (`train/`, `test/`), as HPDv2 is packed.
 A source is what annotate's import makes of it: the images that pairs of one prompt connect.

@@ -1,4 +1,4 @@
-"""What was read of small files, kept until they change: pages ask for the same ones again and again."""
+"""Cache parsed small files until their size or mtime changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keep two runs from writing into one folder. The system holds the lock: whoever dies, killed or not, lets go of it."""
+"""Keep two runs from writing into one folder, by a lock of the system, which ends with the process that holds it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files of a folder are images, by their names, and the text beside them: one rule for all that reads folders.
+"""List the image files of a folder by their names, and the text beside them: one rule for all that reads folders.
 
 PNG, JPEG and WebP are read. What file managers and notebooks leave (hidden files, `__MACOSX`, `.ipynb_checkpoints`) is
 passed over; whatever else is passed over is said, since a photo of another type must not be missed silently.

@@ -1,4 +1,4 @@
-"""Which judgments lie behind something, people's and programs' apart, each counted once however it got there."""
+"""Count the judgments behind a thing, people's and programs' apart, each once however it got there."""
 
 from __future__ import annotations
 

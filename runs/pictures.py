@@ -1,4 +1,4 @@
-"""How the pictures of a run's report look, and writing one as PNG and SVG.
+"""Set the look of the pictures in a run's report, and write one as PNG and SVG.
 
 Figures are made without pyplot, so that nothing is shared between threads. Colours are Okabe and Ito's, which people
 with any colour vision tell apart.

@@ -1,4 +1,4 @@
-"""A run's progress lines as series of numbers by name, read on as the file grows, and made few enough to draw."""
+"""Read a run's progress lines as series of numbers by name, as the file grows, few enough to draw."""
 
 from __future__ import annotations
 

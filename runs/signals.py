@@ -1,4 +1,4 @@
-"""The signals that ask a run to end, as far as this system has them, and listening to them."""
+"""Listen to the signals that ask a run to end, as far as this system has them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs as jobs of a Slurm cluster, through submitit (an optional extra), and of submitit's own local stand-in.
+"""Run jobs on a Slurm cluster through submitit (an optional extra), or on submitit's local stand-in.
 
 The job runs the very command of a plain run, with the same environment (from a file that its owner alone reads), and
 writes into the same log. The settings are submitit's: {"cluster": "slurm", "timeout_min": 600,

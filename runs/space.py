@@ -1,4 +1,4 @@
-"""Whether there is room on the disk for what a run writes, and what is said where there is not."""
+"""Check that the disk has room for what a run writes, and explain where it has not."""
 
 from __future__ import annotations
 

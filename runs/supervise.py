@@ -1,4 +1,4 @@
-"""The queue: what waits for a device or for other runs is started as soon as it can be.
+"""Start queued runs as soon as their device is free and the runs they wait for have ended.
 
 Nothing is kept in memory. Any number of apps may look after one database: who starts something does it inside one
 write transaction that the others wait for. Closing or killing them changes nothing about what runs.

@@ -1,4 +1,4 @@
-"""Which pairs each step and each process sees: all of it follows from the seed and the step."""
+"""Choose the pairs of each step and process, from the seed and the step alone."""
 
 from __future__ import annotations
 

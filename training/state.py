@@ -1,4 +1,4 @@
-"""Checkpoints of a training: `last/`, from which it continues exactly, and `best/`, which is used.
+"""Save and load the checkpoints of a training: `last/`, to continue from exactly, and `best/`, to use.
 
 Where copies are asked for, `steps/NNNNNN` holds those that stay. All are checkpoint folders as `load_model` reads them,
 with `training.json` beside: which settings, dataset and code they are of, the step, and what was measured. `last/`

@@ -1,4 +1,4 @@
-"""What every page is given."""
+"""Define what every page is given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request is told that is not what it has to be: in words, and in bytes whatever it held."""
+"""Answer malformed requests with a message in words, whatever bytes the request held."""
 
 from __future__ import annotations
 

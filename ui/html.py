@@ -1,4 +1,4 @@
-"""Pieces of HTML that several admin pages show: a run's progress and end, tables, pictures, files to download."""
+"""Render pieces of HTML that several admin pages show: a run's progress and end, tables, pictures, downloads."""
 
 from __future__ import annotations
 

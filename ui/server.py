@@ -1,4 +1,4 @@
-"""The FastAPI app: the gate, sign-in, images, the labelling routes, and the Gradio pages for admins mounted in it."""
+"""Build the FastAPI app: the gate, sign-in, images, the labelling routes, and the Gradio pages for admins."""
 
 from __future__ import annotations
 

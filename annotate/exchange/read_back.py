@@ -1,4 +1,4 @@
-"""Our own dataset folder back into a database.
+"""Read a dataset folder of ours back into a database.
 
 The folder is read and checked whole, then all rows are added in one transaction. What is there already stays; what is
 there with other content refuses the import.

@@ -1,4 +1,4 @@
-"""HPDv2's own files, `train.json` and `val.json` of pairs and `test.json` of rankings, into a database.
+"""Read HPDv2's own files into a database: pairs (`train.json`, `val.json`) and rankings (`test.json`).
 
 A file is read and checked whole before anything is added. Images lie where the items say, beside the file or in the
 folder of its name (`test/`), as HPDv2 is packed.

@@ -1,4 +1,4 @@
-"""Stored images that are damaged, or not as an import of today would store them.
+"""Find stored images that are damaged, or that an import of today would store differently, and mend them.
 
 Of the latter there are two kinds, which imports of earlier versions left behind. Those that a browser and a decoder see
 differently: people judged them as a browser shows them; metrics and rewards were computed from the bare numbers.

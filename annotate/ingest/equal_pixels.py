@@ -1,4 +1,4 @@
-"""Candidates of one source that show the same picture: they make no pair, since there is nothing to judge."""
+"""Find candidates of one source that show the same picture: they make no pair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photos that are the same picture keep together: sources that share an lq or hq image share group and split.
+"""Group sources that share an LQ or HQ image: they share group and split.
 
 Without it one photo under two names lands in two splits, and is measured on after it was trained on. Groups are joined
 through the images' pixels and the persons' names alike: of two persons in one photo all photos become one group.

@@ -1,4 +1,4 @@
-"""The folder in which restorers write, read into a plan of what to import. No image is opened here.
+"""Read the folder in which restorers write into a plan of what to import, without opening an image.
 
 `lq/` holds the photos to restore, `hq/` (optional) their ground truth, and each other folder the outputs of one method,
 named after it: the same file stem in each. `lq/<stem>.txt`, else `hq/<stem>.txt`, is a photo's caption. Names are

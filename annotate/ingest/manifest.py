@@ -1,4 +1,4 @@
-"""Manifests: a table with one row a candidate, read into a plan; and the reading of such tables.
+"""Read manifests, tables with one row per candidate, into a plan of what to import.
 
 Columns: `source` (its name), `lq`, `hq`, `method`, `restored`, `seed`, `caption`, `person`. Only `source` is needed in
 every row; `method` and `restored` come together. Paths are relative to the manifest's folder and stay inside it.

@@ -1,4 +1,4 @@
-"""The names of outputs brought together with those of photos, and what to do about those that do not meet.
+"""Match the names of restored images with those of photos, and report those without a match.
 
 Restorers write 0001_out.png or 0001_00.png for 0001.png; Windows and Macs take Face01 and face01 for one name, and
 spreadsheets turn 0012 into 12.

@@ -1,4 +1,4 @@
-"""Folders and manifests to images, sources, methods and candidates.
+"""Store what a folder or manifest lists as images, sources, methods and candidates.
 
 Every file is read and decoded before anything is written, then the new image files are put in place, then all rows are
 added in one transaction: an import is there whole or not at all, also when it is killed.

@@ -1,4 +1,4 @@
-"""Pairs to look at again: those that a labeler labelled, and those where it and people differ; and correcting one.
+"""List labelled pairs for review, those where people and a labeler differ too, and correct one.
 
 Nothing here loads scikit-learn: the pages call it.
 """

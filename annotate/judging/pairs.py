@@ -1,4 +1,4 @@
-"""Which candidates meet, and which pair a person sees next.
+"""Make pairs of candidates, and choose the pair that a person sees next.
 
 `next_pair` is one function from the state of the database to a lease. The order of showing is `_pick_queued`'s: at
 random, or by the shortlists that `annotate.labeler.active` writes whenever a labeler is fitted, with a share at random.

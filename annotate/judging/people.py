@@ -1,4 +1,4 @@
-"""Who judges: names, roles, passwords and personal links."""
+"""Manage the people who judge: names, roles, passwords and personal links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fitted labeler on disk: one JSON file with its numbers and all that made it. No pickle, so nothing foreign runs.
+"""Write a fitted labeler to one JSON file and read it back, without pickle, so that no foreign code runs.
 
 A labeler's name, which its labels carry, ends in the hash of its file: a changed file is another labeler.
 """

@@ -1,4 +1,4 @@
-"""From the judgments in the database to a fitted labeler with its report, in the folder of a run."""
+"""Fit a labeler to the judgments in the database, and write it with its report into the folder of a run."""
 
 from __future__ import annotations
 

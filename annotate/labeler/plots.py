@@ -1,4 +1,4 @@
-"""Pictures of a labeler's report: one function from a table to a figure."""
+"""Draw the pictures of a labeler's report: one function per figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good a labeler is, on photos that it has not seen: against single metrics, other classifiers and people.
+"""Measure a labeler on photos that it has not seen: against single metrics, other classifiers and people.
 
 Arrays in, tables out. Every prediction here is of a pair whose source was in no training set of what predicted it, the
 choice of parameters and the calibration included (nested cross-validation). Accuracy is the share of people's answers

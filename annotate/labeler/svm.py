@@ -1,4 +1,4 @@
-"""The labeler: an SVM on the difference of two images' metric vectors that says which image a person would choose.
+"""Train an SVM on differences of metric vectors: it predicts which of two images a person would choose.
 
 Arrays in, labels out; nothing here knows the database. Swapping the images flips every answer exactly: the SVM is
 trained on both orders of each pair, its intercept is dropped, and its decision function is made odd (`compute_margin`).

@@ -1,4 +1,4 @@
-"""What is measured and what is missing, counted by column; the values of a column by method.
+"""Count measured and missing values by column, and list the values of a column by method.
 
 Apart from the measuring, for the pages: a few queries however many images there are.
 """

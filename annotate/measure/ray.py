@@ -1,4 +1,4 @@
-"""Measuring on Ray Data: the same batches and the same code as here, on every machine of a cluster.
+"""Measure on Ray Data: the same batches and the same code as here, on every machine of a cluster.
 
 The machines see the data folder under the same path. Only this process writes to the database. What a dying worker or
 machine had under way is measured again elsewhere; Ray hands each batch's rows back once.

@@ -1,4 +1,4 @@
-"""What one worker process does: decode a batch of images, compute what is missing of them, give the rows back.
+"""Decode a batch of images in a worker process, compute their missing metrics, return the rows.
 
 Only this module's functions load torch, and only in the process that calls them.
 """

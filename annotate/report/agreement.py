@@ -1,4 +1,4 @@
-"""How far people agree, with each other and with themselves, and what speaks against a person's answers.
+"""Compute how far people agree, with each other and themselves, and find grounds to doubt a person's answers.
 
 Tables in, tables out: `judgments` as `annotate.report.rank.load_judgments`, `votes` as
 `annotate.report.rank.select_votes` gives them. Where there is too little to say something, the value is NaN and the

@@ -1,4 +1,4 @@
-"""The report's pictures: one function from a table to a figure."""
+"""Draw the report's pictures: one function per figure."""
 
 from __future__ import annotations
 

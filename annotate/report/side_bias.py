@@ -1,4 +1,4 @@
-"""How much the left side of the screen draws answers, whatever stands there; and the interval of a share."""
+"""Compute how much more often the left image is chosen than chance, and the interval of a share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report on a set of judgments: tables as CSV, pictures as PNG and SVG, the key numbers as JSON."""
+"""Write the report on a set of judgments: tables as CSV, pictures as PNG and SVG, the key numbers as JSON."""
 
 from __future__ import annotations
 

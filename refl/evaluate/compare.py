@@ -1,4 +1,4 @@
-"""Restorers side by side on the same faces and seeds: metrics of every image, means with intervals, changes of them.
+"""Compare restorers on the same faces and seeds: metrics of every image, means with intervals, their changes.
 
 Every metric is oriented so that higher is better, and is left out where it cannot be computed here; which ones, and
 why, is part of the result. All is measured of the 8-bit images on the disk, a batch at a time. Intervals are 95 %, from

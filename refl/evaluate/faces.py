@@ -1,4 +1,4 @@
-"""The faces of an evaluation: found and checked before anything is loaded, read a batch at a time."""
+"""Find and check the faces of an evaluation before anything is loaded, and read them in batches."""
 
 from __future__ import annotations
 

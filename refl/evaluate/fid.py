@@ -1,4 +1,4 @@
-"""FID between restored faces and their ground truths: pyiqa's, as clean-fid computes it, a batch at a time."""
+"""Compute FID between restored faces and ground truths in batches, as clean-fid and pyiqa do."""
 
 from __future__ import annotations
 

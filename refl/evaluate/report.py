@@ -1,4 +1,4 @@
-"""The report of `refl evaluate` as Markdown: a table a set, in the form of the paper's, changes in parentheses."""
+"""Write the report of `refl evaluate` as Markdown: a table per set in the paper's form, changes in parentheses."""
 
 from __future__ import annotations
 

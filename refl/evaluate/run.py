@@ -1,4 +1,4 @@
-"""An evaluation from its plan to its report: restore all, then measure all, one model at a time in the memory.
+"""Run an evaluation from its plan to its report: restore all, then measure all, one model in memory at a time.
 
 Images and values are kept as they come, in the folder of the report: ended at any time, the same goes on after them and
 ends with the same tables.

@@ -1,4 +1,4 @@
-"""Values that were measured already, in a file that grows by a line a batch: a kill loses the batch in flight."""
+"""Keep measured values in a file that grows by a line per batch: a kill loses only the batch in flight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Give a restored image the colours of what was restored, differentiably: the fix that published restorers end with.
+"""Give a restored image the colours of its input, differentiably: the last step of published restorers.
 
 All images are (N, 3, H, W) RGB; neither function clamps, so that gradients pass through them unbroken.
 """

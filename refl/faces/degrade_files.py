@@ -1,4 +1,4 @@
-"""A folder of good faces to the pairs of low and high quality that restorers are trained and judged on.
+"""Degrade a folder of good faces into the LQ/HQ pairs that restorers are trained and judged on.
 
 What is written is the layout that `python -m annotate import` reads: `lq/<name>.png`, `hq/` with the photos, and
 `degradations.jsonl` with what was drawn for each. An image's degradation depends on the seed and its file name alone,

@@ -1,4 +1,4 @@
-"""A photo without colour stays without: restorers and enlargers know colour photos only, and tint what has none."""
+"""Keep a photo without colour grey: restorers and enlargers know only colour photos and tint it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photos from the disk as 8-bit RGB, decoded with the limits and conversions of every image in the database."""
+"""Read photos from disk as 8-bit RGB, with the limits and conversions of every image in the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tiny restorer says of itself beside its weights: training.json for programs, README.md for people."""
+"""Write what a tiny restorer is beside its weights: training.json for programs, README.md for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a phase: `state.pt`, from which it continues exactly, and `training.json`, what it is of."""
+"""Save and load the checkpoints of a phase: `state.pt`, to continue exactly, and `training.json`, its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published checkpoints to our classes and back: Stable Diffusion 2's names, DiffBIR's ControlNet's, OpenCLIP's.
+"""Convert published checkpoints to our classes and back: Stable Diffusion 2, DiffBIR's ControlNet, OpenCLIP.
 
 The tables are rules from a diffusers name to the name in the published file, so that one rule serves both directions
 and the model itself says what must be there. Everything is strict: a key too many, too few or of another shape ends in

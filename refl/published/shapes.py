@@ -1,4 +1,4 @@
-"""The architecture of a published Stable Diffusion 2 or DiffBIR file, read from the shapes of its tensors.
+"""Read the architecture of a published Stable Diffusion 2 or DiffBIR file from the shapes of its tensors.
 
 Only the width of an attention head leaves no trace in them; Stable Diffusion 2's is 64 throughout.
 """

@@ -1,4 +1,4 @@
-"""Where the published files of restorers are, on this machine or on a mirror, and what they are known by.
+"""Find the published files of restorers on this machine or a mirror, by name, size and SHA-256.
 
 A file is looked for in the weights folder (`--weights`, by default DATA/weights) and then in the Hugging Face cache;
 where neither has it, it is downloaded unless HF_HUB_OFFLINE is set. A `weights.toml` in the weights folder adds names

@@ -1,4 +1,4 @@
-"""Which restorers a page can offer, and which of their weight files are here; known without loading torch."""
+"""List available restorers, and their weight files that are here, without importing torch."""
 
 from __future__ import annotations
 

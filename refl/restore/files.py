@@ -1,4 +1,4 @@
-"""Restored faces and whole photos as files, beside the rows of the database.
+"""Write restored faces and whole photos as files, beside the rows of the database.
 
 `DIR/<method>/` holds the faces, byte for byte as they are stored; whole photos with their restored faces pasted back
 lie in `DIR/photos/<method>/`, what was enlarged around the faces in `DIR/photos/enlarged-by-<model>/`. A method that

@@ -1,4 +1,4 @@
-"""Photos to sources of the database: an aligned face is one, a whole photo gives one for each face found in it."""
+"""Add photos to the database as sources: an aligned face is one, a whole photo gives one per face found in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person asked to restore with, loaded and named: NAME=WHAT and the options to a `RestoreMethod`."""
+"""Parse `NAME=METHOD` with its options and load the restorer."""
 
 from __future__ import annotations
 

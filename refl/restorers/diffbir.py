@@ -1,4 +1,4 @@
-"""DiffBIR (arXiv:2308.15070) from the published files: Stable Diffusion 2.1, its ControlNet, SwinIR as stage 1.
+"""Load DiffBIR (arXiv:2308.15070) from the published files: Stable Diffusion 2.1, its ControlNet, SwinIR as stage 1.
 
 Version 1's ControlNet for faces, or one tuned from it; and version 2.1, whose denoiser predicts v from zero SNR.
 """

@@ -1,4 +1,4 @@
-"""Any restorer of one pass that spandrel knows: GFPGAN, RestoreFormer, SwinIR, and CodeFormer with its extra package.
+"""Restore in one pass by a model spandrel knows: GFPGAN, RestoreFormer, SwinIR, and CodeFormer with its extra package.
 
 spandrel finds the architecture in the file's keys. Its models are always put into evaluation mode here: it hands SwinIR
 over in training mode, with parts dropped at random.

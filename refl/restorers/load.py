@@ -1,4 +1,4 @@
-"""A restorer by its name: tiny, diffbir-v1, diffbir-v2.1, osediff, feedforward:FILE, or a folder.
+"""Load a restorer by its name: tiny, diffbir-v1, diffbir-v2.1, osediff, feedforward:FILE, or a folder.
 
 Behind a colon stands what to load in place of the published part: `diffbir-v1:FILE` another ControlNet in DiffBIR's
 format, `osediff:FILE` other adapters, `feedforward:FILE` any restorer that spandrel knows; FILE is a path or a name of

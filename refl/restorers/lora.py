@@ -1,4 +1,4 @@
-"""What was trained of a restorer: adapters of a rank (LoRA, through peft) or a whole part; to a folder and back.
+"""Save and load the trained part of a restorer: LoRA adapters (through peft) or a whole part.
 
 A folder holds `trained.safetensors`, only what was trained, under `part.name`, and `trained.json`: the restorer that it
 belongs to, the kind, the rank. Source of LoRA: arXiv:2106.09685.

@@ -1,4 +1,4 @@
-"""OSEDiff's adapters: on which layers they lie and in which groups, put on, merged, read from the published file.
+"""Put OSEDiff's adapters on their layers, merge them, and read them from the published file.
 
 Source: `initialize_unet`, `initialize_vae` and `load_ckpt` of cswry/OSEDiff, in peft's and our terms.
 """

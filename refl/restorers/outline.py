@@ -1,4 +1,4 @@
-"""Tell a restorer's sizes, whether it draws noise and that its files are here, without loading it."""
+"""Read a restorer's sizes, whether it draws noise, and whether its files are here, without loading it."""
 
 from __future__ import annotations
 

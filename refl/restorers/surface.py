@@ -1,4 +1,4 @@
-"""What every restorer offers, and the noise that makes one image's result independent of its batch."""
+"""Define the surface of every restorer, and draw noise that makes one image's result independent of its batch."""
 
 from __future__ import annotations
 

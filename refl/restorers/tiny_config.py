@@ -1,4 +1,4 @@
-"""What a tiny restorer is: the widths of its parts and how it samples. Loads no torch."""
+"""Define the config of a tiny restorer: the widths of its parts and its sampling. Loads no torch."""
 
 from __future__ import annotations
 

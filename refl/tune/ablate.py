@@ -1,4 +1,4 @@
-"""`python -m refl ablate`: what each part of ReFL does, as one command: trainings side by side, one table.
+"""Run ReFL trainings side by side, each without one part, and print one table: `python -m refl ablate`.
 
 Every variant is a `python -m refl train` (and, where the reward model itself differs, a `python -m reward train` before
 it) that a person could type; those that are finished are not run again. At the end one `python -m refl evaluate`

@@ -1,4 +1,4 @@
-"""How a restorer is fine-tuned with a reward: every field is a flag of `python -m refl train`. Loads no torch."""
+"""Define the settings of a ReFL training: each is a flag of `python -m refl train`. Loads no torch."""
 
 from __future__ import annotations
 

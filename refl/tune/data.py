@@ -1,4 +1,4 @@
-"""The faces that ReFL trains on: from a folder or the project's sources, degraded anew each time they are seen."""
+"""Read the faces that ReFL trains on from a folder or the project's sources, degraded anew at each use."""
 
 from __future__ import annotations
 

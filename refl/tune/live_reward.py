@@ -1,4 +1,4 @@
-"""The reward model while ReFL runs: it gives rewards with gradient to the pixels, and goes on learning.
+"""Compute rewards with a gradient to the pixels while ReFL runs, and train the reward model on.
 
 Its update is the published one: the ground truth must beat what the restorer makes now, as a discriminator would have
 it. So that it does not forget people, labelled pairs can be replayed in each update, and an update that costs accuracy

@@ -1,4 +1,4 @@
-"""The hacking monitor: does the reward rise because faces get better, or because the reward model is fooled?
+"""Watch for reward hacking: a reward that rises because the reward model is fooled, not because faces get better.
 
 A fixed set of held-out faces, degraded and restored with fixed seeds, is looked at every so many steps. Beside the
 rewards stand judges that training never optimises. Everything is compared image by image with the first look, so that

@@ -1,4 +1,4 @@
-"""A ReFL trajectory: denoise without gradient to a drawn step, and from there to clean latents with gradient.
+"""Sample a ReFL trajectory: denoise without gradient to a drawn step, and from there to clean latents with gradient.
 
 The part without gradient takes a whole batch at once, the part with gradient as many images as memory holds. Every
 random number follows from seeds, one per image: a batch gives what its images give alone, and a training that is

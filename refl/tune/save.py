@@ -1,4 +1,4 @@
-"""Write what a ReFL training has: `last/` to continue from, `tuned/` to use, copies of every nth step in `steps/`.
+"""Save a ReFL training: `last/` to continue from, `tuned/` to use, copies of every nth step in `steps/`.
 
 Only what was trained is written, and the same numbers once: where `tuned/` or a copy holds what `last/` holds, its
 files are links to those of `last/`.

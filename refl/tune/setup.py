@@ -1,4 +1,4 @@
-"""Put into place what ReFL works with: restorer, reward models, faces, optimizer, monitor; or resume it."""
+"""Set up what ReFL works with: restorer, reward models, faces, optimizer, monitor; or resume it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ReFL: fine-tune a restorer by the gradient of a reward, held by a structural, a perceptual and a regularizing term.
+"""Fine-tune a restorer by the gradient of a reward, held by a structural, a perceptual and a regularizing term.
 
 One plain function, the same on a CPU, one GPU, many, and many hosts. Every random number follows from the seed, the
 step and the face's place, so that a training that is continued is the one that was never stopped, and micro-batches and

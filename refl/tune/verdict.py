@@ -1,4 +1,4 @@
-"""The hacking monitor's rule: when is a rise of the reward bought with worse faces?
+"""Decide when a rise of the reward was bought with worse faces: the rule of the hacking monitor.
 
 A judge has fallen where its mean change over the faces is below minus its least effect, beyond the faces' noise. Noise
 alone would not do: a change of the weights moves all faces together, so that a thousandth of a decibel can be many

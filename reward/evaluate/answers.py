@@ -1,4 +1,4 @@
-"""What scorers say of labelled pairs: reward models, stored metric values, and any file of answers pair by pair."""
+"""Collect scorers' answers to labelled pairs: of reward models, stored metric values, and any file of answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well scorers answer pairs that people answered and no training saw: arrays in, tables out.
+"""Compare scorers on pairs that people answered and no training saw: arrays in, tables out.
 
 Accuracy is the share of people's answers that a scorer's equals: p_a of a label where the scorer prefers a, 1 − p_a
 where b, one half where neither. Ties among labels are left out of it and reported apart. Intervals are 95 %, from

@@ -1,4 +1,4 @@
-"""People's judgments of a dataset folder: who answered what, and which labels may measure anything."""
+"""Read people's judgments of a dataset folder, and select the labels that scorers may be measured by."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: one function from a table to a figure.
+"""Draw the pictures of an evaluation: one function per figure.
 
 A scorer's colour is that of its place among the shown ones, the same in every picture of lines.
 """

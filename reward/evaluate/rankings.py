@@ -1,4 +1,4 @@
-"""How scorers rank the methods beside people: both by Bradley-Terry of answers to the same pairs."""
+"""Rank methods by scorers and by people: both by Bradley-Terry of answers to the same pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report on scorers: tables as CSV, pictures as PNG and SVG, the key numbers as JSON, all of it as report.md."""
+"""Write the report on scorers: tables as CSV, pictures as PNG and SVG, key numbers as JSON, all of it as report.md."""
 
 from __future__ import annotations
 

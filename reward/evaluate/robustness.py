@@ -1,4 +1,4 @@
-"""Whether a reward model's answers stay when images change in ways that no person minds."""
+"""Test that a reward model's answers stay when images change in ways that no person minds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens where captions are missing or too long: one rule, of training, evaluating and scoring alike."""
+"""Check captions that are missing or too long: one rule for training, evaluating and scoring."""
 
 from __future__ import annotations
 

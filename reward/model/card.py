@@ -1,4 +1,4 @@
-"""The card of a checkpoint: data, labels by people and by machine, recipe, results, licence of the starting weights.
+"""Write the card of a checkpoint: data, labels by people and by machine, recipe, results, licence of the first weights.
 
 Made of what lies in the checkpoint folder, so that it can be made anew at any time: `config.json`, `training.json`, and
 `evaluation.json`, which `python -m reward evaluate` leaves there.

@@ -1,4 +1,4 @@
-"""A reward model from its config, to a checkpoint folder and back. Loading is strict, saving leaves nothing out.
+"""Build a reward model from its config; save it to a checkpoint folder, complete, and load it, strictly.
 
 A checkpoint folder holds `config.json` (the ModelConfig), `architecture.json` (open_clip's form) and
 `model.safetensors`, whose keys are open_clip's, with `prompt_vector` beside them where the prompt is learned. What ReFL

@@ -1,4 +1,4 @@
-"""What a reward model is: its architecture, starting weights, preprocessing, prompt, trained part. Loads no torch."""
+"""Define a reward model: architecture, first weights, preprocessing, prompt, trained layers. Loads no torch."""
 
 from __future__ import annotations
 

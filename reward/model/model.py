@@ -1,4 +1,4 @@
-"""The reward model: an open_clip CLIP; the cosine of a face and its prompt is the reward. And what feeds it.
+"""Define the reward model, an open_clip CLIP whose cosine of face and prompt is the reward, and its preprocessing.
 
 `preprocess` is the one way of an image into CLIP, in training, scoring and ReFL alike.
 """

@@ -1,4 +1,4 @@
-"""Where published weights are: the manifest, the Hugging Face cache, and what is downloaded to it."""
+"""Find published weights by the manifest in the Hugging Face cache, or download them there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewards of many images: of files into a file, of a database's candidates into the database.
+"""Score many images: files into a file, a database's candidates into the database.
 
 Both go in batches and are resumable: what is there already is not scored again, a kill loses one batch at most, and
 memory does not grow with the number of images.

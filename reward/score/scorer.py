@@ -1,4 +1,4 @@
-"""A reward model as a scorer of images: loaded by what a person calls it, with a version of its own, fed in batches.
+"""Score images with a reward model: loaded by name or path, with its version, fed in batches.
 
 Memory is that of two batches, however many images there are; no gradients are kept.
 """

@@ -1,4 +1,4 @@
-"""What the frozen first blocks make of each image, computed once and kept on disk.
+"""Compute the output of the frozen first blocks for each image once, and keep it on disk.
 
 Training sees an image many times and nothing augments it, so these activations never change. `frozen/activations.bin`
 holds them one image after another; `frozen/frozen.json`, written last, says of which images and weights they are.

@@ -1,4 +1,4 @@
-"""What a labelled pair costs."""
+"""Compute the loss of a labelled pair."""
 
 from __future__ import annotations
 

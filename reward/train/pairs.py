@@ -1,4 +1,4 @@
-"""Pairs through the model: what accelerate wraps, where their inputs come from, and measuring held-out ones."""
+"""Pass pairs through the model, under accelerate; find their inputs; measure held-out pairs."""
 
 from __future__ import annotations
 

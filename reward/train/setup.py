@@ -1,4 +1,4 @@
-"""What a training needs before its first step: devices, pairs, the model, and what an earlier call left behind."""
+"""Prepare a training before its first step: devices, pairs, the model, and the state of an earlier call."""
 
 from __future__ import annotations
 

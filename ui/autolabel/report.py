@@ -1,4 +1,4 @@
-"""What a fit and a labelling found, as HTML: key numbers, verdict, plots, files, from the folders that they left."""
+"""Render the results of a fit and a labelling as HTML: key numbers, verdict, plots, files, from their folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking at the machine's labels: the surest and the least sure, correcting one with a click, and where people differ.
+"""Show the machine's surest and least sure labels, and where people differ; correct one with a click.
 
 The list that is on the screen stays as it is while it is worked on: a corrected pair says so and leaves when the page
 is turned, so that a second click never meets another pair than the one it was meant for.

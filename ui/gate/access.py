@@ -1,4 +1,4 @@
-"""Who may see what: one gate in front of every route, and who a visitor is.
+"""Check who may open what: one gate in front of every route, which finds out who a visitor is.
 
 An anonymous visitor reaches the sign-in page and the static files. An annotator reaches the labelling page, its API
 and the images that this API named to them. An admin reaches everything.

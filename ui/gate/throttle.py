@@ -1,4 +1,4 @@
-"""How often a password may be tried, and how many are hashed at a time."""
+"""Limit how often a password may be tried, and how many are hashed at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which labelling pages each person has open, and the pairs that each shows.
+"""Track the labelling pages that each person has open, and the pairs that each shows.
 
 Kept in memory, as it only keeps two tabs of one person from showing the same pair; after a restart of the server every
 open page is known again with its next request. What is stored never hangs on it: `annotate.judging.judgments` refuses a

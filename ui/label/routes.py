@@ -1,4 +1,4 @@
-"""The labelling page and its routes.
+"""Serve the labelling page and its routes.
 
 The page is plain HTML and JavaScript (static/label.*): it keeps the next pairs decoded ahead and sends judgments while
 the next pair is already shown. An annotator's browser therefore never loads Gradio, nor reaches any of its routes.

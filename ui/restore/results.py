@@ -1,4 +1,4 @@
-"""What a run of restoring made, beside what it was made from: two pictures under one movable line."""
+"""Show the results of a restoring run beside its photos: two pictures under one movable line."""
 
 from __future__ import annotations
 

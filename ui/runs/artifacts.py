@@ -1,4 +1,4 @@
-"""What a run left on disk: its checkpoints and what each is good for, its sample grids, and how large it all is."""
+"""List what a run left on disk: its checkpoints and the use of each, its sample grids, and the size of it all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the table of runs says of each: how far it is, how long it takes yet, and the one number that counts.
+"""Compute what the table of runs shows of each: progress, time left, and the one number that counts.
 
 All of it comes from the end of the progress lines and the few files of a result, each read again only when it changed.
 """

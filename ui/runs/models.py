@@ -1,4 +1,4 @@
-"""The Models page: labelers, datasets, reward models, restorers and methods, back to the judgments and forward again.
+"""Show the lineage of labelers, datasets, reward models, restorers and methods, to the judgments and back.
 
 The page itself is static/models.js, drawn from `runs.lineage`.
 """

@@ -1,4 +1,4 @@
-"""The Runs page: what runs and ran, live, with curves, samples, logs, and the buttons stop, continue, clone, delete.
+"""Show runs live, with curves, samples, logs, and the buttons stop, continue, clone, delete.
 
 The page itself is static/runs.js: it asks `ui.runs.routes` while somebody looks, and keeps what it shows in its
 address.

@@ -1,4 +1,4 @@
-"""The JSON that the Runs and Models pages are drawn from, and what their buttons do. Admins only; see `ui.gate.access`.
+"""Serve the JSON and the buttons of the Runs and Models pages. Admins only; see `ui.gate.access`.
 
 Pages ask again and again, so an answer that did not change is a 304 without a body, and of a run's series only what
 came since the last answer is sent.
