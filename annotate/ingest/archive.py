@@ -83,7 +83,7 @@ Entry = zipfile.ZipInfo
 
 @contextmanager
 def unpacked(data: Path, archive: Path) -> Iterator[Path]:
-    """What to import from a zip file, unpacked into the data folder for as long as the block lasts.
+    """Unpack a zip file into the data folder for the length of the block; give the path to import from.
 
     The folder with lq/ in it, a dataset folder, an HPDv2 train.json or a manifest; the zip may hold it at its top or
     inside one folder.
@@ -191,7 +191,7 @@ def _check_sizes(archive: Path, folder: Path, entries: Iterable[Entry], max_tota
 
 
 def _checked_path(archive: Path, entry: Entry) -> PurePosixPath | None:
-    """Where an entry belongs, below the folder; None for a folder."""
+    """Return the path of an entry below the folder; None for a folder."""
     name = _read_name(archive, entry).replace("\\", "/")
     path = PurePosixPath(name)
     kind = stat.S_IFMT(entry.external_attr >> 16)
@@ -247,7 +247,7 @@ def _find_unicode_path(extra: bytes, raw: bytes) -> bytes | None:
 
 
 def _look_inside(archive: Path) -> str:
-    """What the file is instead of a zip, for the message; empty where nobody knows."""
+    """Name the format of a file that is not a zip, for the message; empty where it is unknown."""
     try:
         with open(archive, "rb") as stream:
             start = stream.read(8)

@@ -24,7 +24,7 @@ from db.session import Database
 
 @dataclass
 class CheckReport:
-    """What was found. Lists hold (SHA-256 of the image, why)."""
+    """Result of a check. Lists hold (SHA-256 of the image, why)."""
 
     images: int = 0
     affected: list[tuple[str, str]] = field(default_factory=list)

@@ -57,7 +57,7 @@ class Damage:
 
 
 def describe_damage(session: Session, data: Path, damaged: Sequence[tuple[str, str]]) -> list[Damage]:
-    """What depends on each of these images.
+    """List everything that depends on each of these images.
 
     Args:
         damaged: (SHA-256, why).

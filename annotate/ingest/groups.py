@@ -150,7 +150,7 @@ def _common_group(members: Sequence[_Row]) -> str:
 
 
 def _change_pairs(session: Session, settings: ProjectSettings, source_ids: Sequence[int], split: Split) -> None:
-    """What a pair has from its split: how often it is judged, and whether active orders may show it."""
+    """Set what a pair has from its split: its number of judgments, and whether active orders may show it."""
     for batch in batches(source_ids):
         pairs = session.execute(select(Pair.id, Pair.key, Pair.judgments_wanted).where(Pair.source_id.in_(batch)))
         changes = [

@@ -73,7 +73,7 @@ def open_pool(workers: int | None, n_files: int) -> Iterator[Executor | None]:
 
 
 def _free_memory_bytes() -> int:
-    """What this process may still take: of the machine, and of its container (cgroup v2)."""
+    """Return the memory this process may still take, of the machine and of its container (cgroup v2)."""
     free = psutil.virtual_memory().available
     with suppress(OSError, ValueError):
         limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))

@@ -57,7 +57,7 @@ class PlannedSource:
 
 @dataclass
 class Plan:
-    """What an import is about to do, and what was found unfit before any file was opened: (name, why) each."""
+    """Plan of an import, and what was found unfit before any file was opened: (name, why) each."""
 
     root: Path
     sources: dict[str, PlannedSource] = field(default_factory=dict)
@@ -162,7 +162,7 @@ def _plan_method(plan: Plan, name: str, dropped: set[str]) -> None:
 
 
 def _describe_useless(name: str, files: Sequence[str]) -> str:
-    """Why a method's folder is no good: what is in it, and where its images are."""
+    """Explain why a method's folder is not usable: what is in it, and where its images are."""
     inner = sorted({os.path.dirname(file) for file in files if is_image_name(file)})
     if inner:
         return (
@@ -189,7 +189,7 @@ def _without_doubles(plan: Plan, by_name: dict[str, list[str]]) -> dict[str, str
 
 
 def _entries(plan: Plan, folder: str) -> list[os.DirEntry[str]]:
-    """What lies in a folder, by name; hidden entries and what systems leave go to the plan's list."""
+    """List a folder by name; hidden entries and those that systems leave go to the plan's list."""
     place = plan.root / folder
     try:
         with os.scandir(place) as entries:
@@ -286,7 +286,7 @@ def _read_start(path: Path, size: int) -> bytes:
 
 
 def check_caption(text: str) -> str | None:
-    """Why a text cannot be a caption, None where it can."""
+    """Return why a text cannot be a caption, None where it can."""
     if len(text) > MAX_CAPTION_CHARACTERS:
         return f"a caption above {MAX_CAPTION_CHARACTERS:,} characters"
     return "a caption with a NUL character" if "\0" in text else None

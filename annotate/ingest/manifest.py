@@ -62,7 +62,7 @@ def _note_others(plan: Plan) -> None:
 
 
 def _describe_no_rows(path: Path) -> str:
-    """What a file is in which no row was found, with what to do."""
+    """Explain what a file without rows is, and what to do."""
     with open(path, "rb") as stream:
         start = stream.read(200)
     if start.startswith(b"PK"):

@@ -51,7 +51,7 @@ Named = list[tuple[str, str]]
 
 @dataclass
 class ImportReport:
-    """What an import did. Lists hold (file, why)."""
+    """Result of an import. Lists hold (file, why)."""
 
     sources_added: int = 0
     sources_existing: int = 0

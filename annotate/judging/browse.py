@@ -39,7 +39,7 @@ VIEW_MODE = "review"
 
 @dataclass(frozen=True)
 class PairDetails:
-    """What an admin sees of a pair."""
+    """Details of a pair for an admin."""
 
     pair_id: int
     source: str
@@ -66,7 +66,7 @@ class Disagreement:
 
     @property
     def confidence(self) -> float:
-        """How sure the machine is, 0.5 … 1."""
+        """Confidence of the labeler, 0.5 … 1."""
         return max(self.machine_p_a, 1 - self.machine_p_a)
 
 

@@ -28,7 +28,7 @@ ANSWERS = {"a": "b", "b": "a", "tie": "tie"}
 
 @dataclass
 class GoldReport:
-    """What `import_gold` did; counts of gold pairs."""
+    """Result of `import_gold`; counts of gold pairs."""
 
     added: int = 0
     """Pairs that were not there before."""

@@ -74,7 +74,7 @@ DELETE_LEASE = (
 
 @dataclass(frozen=True)
 class Answer:
-    """What a person answered to the pair that was on their screen."""
+    """Answer of a person to the pair that was on their screen."""
 
     uuid: str
     pair_id: int
@@ -244,7 +244,7 @@ def undo_judgment(session: Session, person_id: int, uuid: str, settings: Project
 
 @dataclass
 class ResolveReport:
-    """What `resolve_labels` did, in labels."""
+    """Result of `resolve_labels`; counts of labels."""
 
     added: int = 0
     replaced: int = 0

@@ -45,7 +45,7 @@ def add_person(
 
 
 def name_key(name: str) -> str:
-    """What two names have in common that people take for one: letter case, width and composition do not count."""
+    """Return the form in which equal names are equal: letter case, width and composition do not count."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return " ".join(folded.split())
 
@@ -188,7 +188,7 @@ def read_lifetime(text: str) -> timedelta | None:
 
 
 def describe_ways(person: Person) -> list[str]:
-    """How a person can sign in with --auth, such as 'password' and 'link for once until 2026-12-05 10:00 (UTC)'."""
+    """List the ways a person can sign in with --auth: 'password', 'link for once until 2026-12-05 10:00 (UTC)'."""
     ways = ["password"] if person.password_hash else []
     if person.link_hash and is_link_open(person):
         until = f" until {person.link_expires_at:%Y-%m-%d %H:%M} (UTC)" if person.link_expires_at else ""

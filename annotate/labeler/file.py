@@ -44,7 +44,7 @@ class StoredLabeler:
 
     @property
     def made_by(self) -> str:
-        """What its labels carry."""
+        """Name of the labeler on its labels."""
         return self.name + (f" {SIMULATED}" if self.provenance["simulated"] else "")
 
 

@@ -79,7 +79,7 @@ def plot_calibration(calibration: pd.DataFrame, error: float) -> Figure:
 
 
 def plot_importance(importance: pd.DataFrame) -> Figure:
-    """What accuracy loses without each metric."""
+    """Draw the accuracy lost without each metric."""
     from matplotlib.figure import Figure
 
     heights = np.arange(len(importance))[::-1]

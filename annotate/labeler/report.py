@@ -158,7 +158,7 @@ def compute_coverage(p_a: Array, data: Training, seed: int = 0) -> pd.DataFrame:
 def compute_importance(
     held_out: HeldOut, data: Training, measured: Array, names: Sequence[str], seed: int = 0
 ) -> pd.DataFrame:
-    """What accuracy loses when one metric's differences are shuffled among held-out pairs: metric, loss, low, high.
+    """Compute the accuracy lost when one metric is shuffled among held-out pairs: metric, loss, low, high.
 
     Which image is a is drawn at random, so a shuffled difference comes back with a drawn sign.
 

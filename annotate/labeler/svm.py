@@ -88,7 +88,7 @@ class Labeler:
 
 @dataclass(frozen=True)
 class Parameters:
-    """What is chosen for an SVM before it is fitted."""
+    """Hyperparameters of an SVM."""
 
     kernel: Literal["linear", "rbf"]
     c: float
@@ -96,7 +96,7 @@ class Parameters:
 
 
 def check_training(data: Training) -> None:
-    """Whether a labeler can be fitted at all.
+    """Check that a labeler can be fitted at all.
 
     Raises:
         UserError: too few labels or sources, or labels that do not differ.

@@ -26,7 +26,7 @@ MAX_SOURCES = 2_000
 
 @dataclass
 class ColumnCount:
-    """How far one column is, in values: one an image, or one an image and reference."""
+    """Progress of one column, in values: one per image, or one per image and reference."""
 
     column: Column
     wanted: int

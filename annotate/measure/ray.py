@@ -27,7 +27,7 @@ BATCHES_A_TASK = 4
 
 
 class Measurer:
-    """What Ray calls in its workers: prepares once, then measures pickled batches."""
+    """Callable for Ray's workers: prepares once, then measures pickled batches."""
 
     def __init__(self, data: str, columns: list[Column], device: str) -> None:
         use_one_thread()

@@ -46,7 +46,7 @@ MAX_NAMED = 20
 
 @dataclass
 class MeasureReport:
-    """What measuring did."""
+    """Result of measuring."""
 
     images: int = 0
     """Images of which something was missing and was measured."""

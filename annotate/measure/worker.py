@@ -35,7 +35,7 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageJob:
-    """What is missing of one image."""
+    """Missing values of one image."""
 
     image_id: int
     file: ImageFile
@@ -44,7 +44,7 @@ class ImageJob:
 
 @dataclass
 class BatchResult:
-    """What a batch gave: rows of MetricValue, and the image files that cannot be read."""
+    """Result of a batch: rows of MetricValue, and the image files that cannot be read."""
 
     images: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)

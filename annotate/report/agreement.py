@@ -150,7 +150,7 @@ def compute_possible_seconds(own: pd.DataFrame) -> pd.Series[float]:
 
 
 def compute_people(judgments: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFrame:
-    """What each person's answers look like, most judgments first: PEOPLE_COLUMNS.
+    """Summarize each person's answers, most judgments first: PEOPLE_COLUMNS.
 
     Shares come with 95 % Wilson intervals and are NaN below MIN_COMPARED answers. `judgments` counts all live ones,
     skips, repeats and gold pairs too; `left_share` is among votes that are no tie; `fast_share` is the share of

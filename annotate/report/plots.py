@@ -72,7 +72,7 @@ def _draw_scores(axes: Axes, group: pd.DataFrame, title: str) -> None:
 
 
 def plot_win_matrix(shares: pd.DataFrame, counts: pd.DataFrame) -> Figure:
-    """How often the row's method won over the column's, in percent, with the number of judgments below."""
+    """Draw how often the row's method won over the column's, in percent, with the number of judgments below."""
     import matplotlib
     from matplotlib.figure import Figure
 

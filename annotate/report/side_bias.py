@@ -28,7 +28,7 @@ def compute_wilson(successes: int, n: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class SideBias:
-    """How much the left side draws answers, whatever stands there. Intervals are 95 %; NaN: not enough data."""
+    """Estimate of how much the left side draws answers. Intervals are 95 %; NaN: not enough data."""
 
     n_decisive: int
     left_share: float

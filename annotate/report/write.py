@@ -34,7 +34,7 @@ MAX_METHODS_PLOTTED = 40
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What a report takes in."""
+    """Options of a report."""
 
     n_resamples: int = 1000
     """Bootstrap resamples; 0 leaves the intervals out."""
@@ -194,7 +194,7 @@ def _notes(
     questions: pd.DataFrame,
     options: ReportOptions,
 ) -> list[str]:
-    """What a reader of the numbers has to know, one sentence each."""
+    """List the cautions for a reader of the numbers, one sentence each."""
     notes = []
     if people["simulated"].any():
         n = int(judgments["simulated"].sum())
@@ -256,7 +256,7 @@ def format_summary(summary: dict[str, Any]) -> str:
 
 
 def describe_raters(summary: dict[str, Any]) -> str:
-    """Who answered: '3 people and 1 simulated annotator'."""
+    """Describe who answered: '3 people and 1 simulated annotator'."""
     people, robots = summary["n_people"], summary["n_simulated"]
     words = [f"{people} {'person' if people == 1 else 'people'}"] if people or not robots else []
     words += [f"{robots} simulated annotator{'' if robots == 1 else 's'}"] if robots else []
