@@ -125,7 +125,7 @@ def enter(url: str, link: str) -> str:
 
 @dataclass
 class Times:
-    """What the people of one measurement saw."""
+    """Times that the people of one measurement saw."""
 
     label_ms: list[float] = field(default_factory=list)
     """Submit and next, those alone that brought an answer."""

@@ -289,7 +289,7 @@ def describe_share(way: str, row: dict[str, Any], config: ReflConfig, card: str)
 
 
 def check_equal(found: dict[str, list[dict[str, Any]]], args: argparse.Namespace) -> None:
-    """That ours computes what is published: the batch's mean loss and the gradient's length at the first step."""
+    """Check ours against the published loop: the batch's mean loss and the gradient's length at the first step."""
     if not {"published", "ours"} <= set(found):
         return
     published, ours = found["published"][0], found["ours"][0]

@@ -43,7 +43,7 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one restorer."""
+    """Measurements of one restorer."""
 
     name: str
     image_size_px: int
@@ -110,7 +110,7 @@ def print_row(row: Row, peak: float | None) -> None:
 
 
 def compare_ways(rows: dict[str, Row], *, must: bool) -> int:
-    """How many times faster than DiffBIR's own way."""
+    """Measure how many times faster we are than DiffBIR's own way."""
     own = next((row for name, row in rows.items() if name.startswith("diffbir-own-way")), None)
     if own is None:
         return 0

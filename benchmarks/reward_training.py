@@ -129,7 +129,7 @@ def train_as_hpsv2(pairs: Pairs, model_config: ModelConfig, config: TrainConfig)
 
 
 def run_loop(loop: str, args: argparse.Namespace) -> dict[str, Any]:
-    """What one loop did: losses, seconds of each step and of preparation, peak memory; of `plain` also its FLOPs."""
+    """Run one loop and measure it: losses, seconds per step and to prepare, peak memory; of `plain` also FLOPs."""
     torch.set_num_threads(args.threads)
     pairs = load_dataset(args.dataset)
     model_config = load_model_config(args.preset, weights="", text_mode="caption")
