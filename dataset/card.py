@@ -139,7 +139,7 @@ def _reading(counts: dict[str, Any], form: str, configs: list[Config]) -> list[s
 
 
 def _questions(judgments: list[Row], questions: list[Row]) -> list[str]:
-    """What was asked, a line a version; judgments from before versions were kept have none."""
+    """List the questions asked, a line per version; judgments from before versions were kept have none."""
     counts = Counter(row["question_version"] for row in judgments)
     if not counts:
         return []

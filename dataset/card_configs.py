@@ -68,7 +68,7 @@ def _write_features(fields: Iterable[pa.Field], indent: str) -> list[str]:
 
 
 def _word(kind: pa.DataType) -> str:
-    """What `datasets` calls a type; empty for a struct that is no image."""
+    """Return the name of a type in `datasets`; empty for a struct that is not an image."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):

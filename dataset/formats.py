@@ -35,7 +35,7 @@ TRL_ANSWERS = ("The first image.", "The second image.")
 
 @dataclass(frozen=True)
 class Content:
-    """What is to be written: rows of pairs.jsonl and judgments.jsonl, and the data folder that holds their images."""
+    """Content to write: rows of pairs.jsonl and judgments.jsonl, and the data folder that holds their images."""
 
     rows: list[Row]
     judgments: list[Row]
@@ -90,7 +90,7 @@ def _in_order(row: Row) -> tuple[str, str]:
 
 
 def _preference(row: Row, side: str, soft: bool) -> float:
-    """How far a side is preferred: its probability where `soft`, else 1, 0, or 0.5 for a tie."""
+    """Return how far a side is preferred: its probability where `soft`, else 1, 0, or 0.5 for a tie."""
     p = row["p_a"] if side == "a" else 1.0 - row["p_a"]
     # Rounded, so that read back with a and b the other way round it is the same number: 1 − (1 − 0.1) is not 0.1.
     return float(round(p, 12)) if soft or row["tie"] else float(p > 0.5)
@@ -342,7 +342,7 @@ def write_pickapic(folder: Path, content: Content) -> list[Config]:
 
 
 def write_diffusion_dpo(folder: Path, content: Content) -> list[Config]:
-    """What diffusers' Diffusion-DPO script reads: `jpg_0, jpg_1, label_0, caption`, a Parquet file a split.
+    """Write for diffusers' Diffusion-DPO script: `jpg_0, jpg_1, label_0, caption`, a Parquet file per split.
 
     No ties: the script swaps the images only where label_0 is 0, so a tie would train as a win of the first.
     Source: diffusers examples/research_projects/diffusion_dpo/train_diffusion_dpo.py.
@@ -375,7 +375,7 @@ def _write_splits(folder: Path, rows: list[Row], schema: pa.Schema, to_record: C
 
 
 def write_trl(folder: Path, content: Content) -> list[Config]:
-    """What TRL's DPOTrainer trains a vision-language judge on: `prompt, chosen, rejected` of messages, and `images`.
+    """Write for TRL's DPOTrainer of a vision-language judge: `prompt, chosen, rejected` of messages, and `images`.
 
     TRL's images are those of the prompt, which chosen and rejected answers share, so a preference between two images is
     put as a question about both: the prompt shows the first and the second, the chosen answer names the better one. No

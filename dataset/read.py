@@ -217,7 +217,7 @@ def _read_scores(path: Path) -> Iterator[ScoreRow]:
 
 
 def first_fault(error: ValidationError) -> str:
-    """What is wrong with a row, in one line."""
+    """Describe the first fault of a row in one line."""
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"])
     return f"{where + ': ' if where else ''}{fault['msg'].removeprefix('Value error, ')}"

@@ -151,7 +151,7 @@ def _drop_row_numbers(row: Row, header: list[str], values: list[str]) -> None:
 
 
 def _find_delimiter(header: str) -> str:
-    """What parts the columns: of the usual characters the one that the header has most of, outside quotes."""
+    """Find the delimiter: of the usual characters the one that the header has most of, outside quotes."""
     bare = re.sub(r'"[^"]*"', "", header)
     return max(DELIMITERS, key=bare.count)
 
