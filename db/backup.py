@@ -28,7 +28,7 @@ SHARE_FREE = 1.2
 
 @dataclass(frozen=True)
 class Backup:
-    """What a backup file holds."""
+    """Content of a backup file."""
 
     path: Path
     rows: dict[str, int]

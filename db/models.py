@@ -55,7 +55,7 @@ def utc_now() -> datetime:
 
 
 class Split(enum.StrEnum):
-    """Which part of the data a source belongs to; drawn once, at import, from its group."""
+    """Part of the data that a source belongs to; drawn once, at import, from its group."""
 
     train = "train"
     val = "val"
@@ -86,14 +86,14 @@ class Role(enum.StrEnum):
 
 
 class Origin(enum.StrEnum):
-    """Who made a label: people's judgments, or a fitted labeler."""
+    """Maker of a label: people's judgments, or a fitted labeler."""
 
     human = "human"
     svm = "svm"
 
 
 class Picked(enum.StrEnum):
-    """Why a pair was shown. Only pairs picked at random measure accuracy: the others are no fair sample."""
+    """Reason why a pair was shown. Only pairs picked at random measure accuracy: the others are not a fair sample."""
 
     random = "random"
     uncertain = "uncertain"
@@ -104,7 +104,7 @@ class Picked(enum.StrEnum):
 
 
 class RunState(enum.StrEnum):
-    """Where a run stands; `lost` is a run whose process died without saying so."""
+    """State of a run; `lost` is a run whose process died without a word."""
 
     queued = "queued"
     running = "running"
@@ -215,7 +215,7 @@ class Source(Base):
 
 
 class Method(Base):
-    """What made a restored image: a restorer and its settings, or a run's weights."""
+    """Maker of a restored image: a restorer and its settings, or a run's weights."""
 
     __tablename__ = "method"
 
@@ -313,7 +313,7 @@ class Pair(Base):
 
 
 class Person(Base):
-    """Who judges, or administers."""
+    """Person who judges or administers."""
 
     __tablename__ = "person"
 
@@ -463,7 +463,7 @@ class Label(Base):
 
 
 class LabelJudgment(Base):
-    """Which judgments a label was made of."""
+    """Link between a label and a judgment it was made of."""
 
     __tablename__ = "label_judgment"
 
