@@ -61,7 +61,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a set is labelled: how the study of a seed is made, first labels, labels between fits, all labels."""
+    """Plan of labelling a set: the study of a seed, first labels, labels between fits, all labels."""
 
     name: str
     make: Callable[[int], Study]

@@ -112,7 +112,7 @@ def judge_pairs(database: Database, data: Path, count: int, seed: int) -> float:
 
 
 def see(session: Session, data: Path, candidate_id: int, quality: dict[int, float]) -> float:
-    """How good the simulated annotator finds a candidate: FSIM + VIF against the ground truth."""
+    """Return the simulated annotator's score of a candidate: FSIM + VIF against the ground truth."""
     if candidate_id not in quality:
         candidate = session.get_one(Candidate, candidate_id)
         truth = session.get_one(Image, candidate.source.hq_image_id)

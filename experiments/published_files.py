@@ -171,7 +171,7 @@ def draw_swinir(shapes: Shapes, seed: int, device: str = "cpu") -> dict[str, Ten
 
 
 def draw_adapters(base: Shapes, seed: int, rank: int = ADAPTER_RANK, device: str = "cpu") -> dict[str, Any]:
-    """What OSEDiff's `save_model` writes: lists of layers, ranks, and tensors by name, on this Stable Diffusion.
+    """Draw what OSEDiff's `save_model` writes: lists of layers, ranks, and tensors by name, on this Stable Diffusion.
 
     Args:
         base: shapes of a Stable Diffusion checkpoint.

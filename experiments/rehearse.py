@@ -52,7 +52,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a step."""
+    """Outcome of a step."""
 
     step: Step
     took: Watched
@@ -126,7 +126,7 @@ def run_steps(folder: Path, steps: Iterable[Step]) -> list[Outcome]:
 
 
 def find_fault(step: Step, took: Watched, folder: Path, output: Path) -> str:
-    """What is wrong with how a step ended; empty for nothing."""
+    """Describe what is wrong with the end of a step; empty for nothing."""
     last = (output.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1]
     if step.kill_at:
         return "" if took.was_killed else f"ended before {step.kill_at!r}: {last}"

@@ -119,7 +119,7 @@ def timed(way: Callable[[Tensor], Tensor], images: Images, batch: int = 16) -> t
 
 
 def enlarge(pairs: Batch, faces: Faces, config: PretrainConfig, scale: int) -> Images:
-    """What bicubic interpolation makes of the pixels that were left when a face was shrunk."""
+    """Enlarge by bicubic interpolation the pixels that were left when a face was shrunk."""
     settings = scale_degradation(config, scale)
     found = []
     for lq, name in zip(pairs.lq, faces.names, strict=True):

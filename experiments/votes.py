@@ -198,7 +198,7 @@ def load_codec(folder: Path) -> Study:
 
 
 def compute_ceiling(study: Study) -> tuple[float, float, float]:
-    """How often one person's vote is that of most others on the pair, with its interval; half where they draw."""
+    """Compute how often one vote is that of most others on the pair, with its interval; half where they draw."""
     p_a, n = study.pairs["p_a"].to_numpy(dtype=float), study.pairs["n"].to_numpy(dtype=float)
     for_a = np.round(p_a * n)
     for_b = n - for_a

@@ -20,7 +20,7 @@ BLOCK_BYTES = 512
 
 @dataclass(frozen=True)
 class Watched:
-    """What a command took."""
+    """Cost of a command."""
 
     seconds: float
     peak_bytes: int
