@@ -75,7 +75,7 @@ def find_devices(device: str) -> list[str]:
 
 
 def set_threads(count: int) -> None:
-    """How many threads torch and OpenCV use in this process."""
+    """Set how many threads torch and OpenCV use in this process."""
     torch.set_num_threads(count)
     cv2.setNumThreads(count)
 

@@ -37,7 +37,7 @@ ReferenceKind = Literal["hq", "lq"]
 
 
 class MetricError(Exception):
-    """What is wrong with a list or a measurement, for the person at the screen."""
+    """Fault of a list or a measurement, for the person at the screen."""
 
 
 class Metric(BaseModel):
@@ -161,7 +161,7 @@ def skipped_metrics(metric_list: MetricList) -> dict[str, str]:
 
 
 def metric_version(name: str) -> str:
-    """What a metric's values depend on: package and version, two where one's code runs on another's parameters.
+    """Return the version that a metric's values depend on: the package's, or two where code and weights differ.
 
     Raises:
         MetricError: one of the packages is not installed.

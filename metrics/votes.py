@@ -184,7 +184,7 @@ def rank_methods(
 
 
 def explain_connection(votes: pd.DataFrame) -> list[str]:
-    """What the graph of who met and who won leaves unknown of the scores, a sentence each; none where it is nothing.
+    """List what the graph of who met and who won leaves unknown of the scores, a sentence each.
 
     Source: Ford, Solution of a Ranking Problem from Binary Comparisons, 1957: the likelihood has a finite maximum only
     where every split of the methods into two sets was won over by each of them at least once.

@@ -64,7 +64,7 @@ class MissingWeights(MetricError):
 
 
 def load_with_weights(name: str, build: Callable[[], Any]) -> Any:
-    """What `build` returns, its downloads announced in the log, checked, and gone on with where they broke.
+    """Call `build` with its downloads announced in the log, checked, and resumed where they broke.
 
     Where a kept file turns out to be a part of one, a web page or the like, it is removed and downloaded anew, once.
 
@@ -117,7 +117,7 @@ def find_damaged() -> Iterator[tuple[Path, str]]:
 
 
 def describe_weights(name: str) -> str:
-    """Which files a metric downloads, how large they are, from where, and where they belong."""
+    """Describe the files that a metric downloads: size, origin, and where they belong."""
     files = WEIGHTS.get(name)
     return " and ".join(_describe_file(*file) for file in files) if files else "files of unknown size"
 
