@@ -64,7 +64,7 @@ STRIP_PIXELS = 1_000_000
 
 @dataclass(frozen=True)
 class Colours:
-    """What a file says of its colours, and what came of it."""
+    """Colour data of a file, and the conversion it leads to."""
 
     image: PilImage.Image
     """In sRGB."""

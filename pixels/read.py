@@ -74,7 +74,7 @@ _one_large = threading.Lock()
 
 
 class ImageFault(ValueError):
-    """Why a file is no image that can be used; begins with a small letter, for whoever names the file."""
+    """Reason why a file is not a usable image; begins with a small letter, since the caller names the file."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _decode(content: bytes) -> tuple[PilImage.Image, str, list[str], bool]:
 
 
 def _describe_other(content: bytes) -> str:
-    """What a file is that Pillow takes for none of FORMATS, whatever its name."""
+    """Name the format of a file that Pillow does not take for one of FORMATS, whatever its name."""
     start = content[:64]
     if start.startswith((PNG_SIGNATURE, b"\xff\xd8\xff")) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
         return "corrupt or truncated (its beginning is damaged)"
