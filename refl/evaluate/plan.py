@@ -80,7 +80,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def check_folders(names: Sequence[str]) -> None:
-    """That no two methods have one folder.
+    """Check that no two methods have one folder.
 
     Raises:
         UserError: two have.
@@ -91,7 +91,7 @@ def check_folders(names: Sequence[str]) -> None:
 
 
 def check_sizes(size_px: int, outlines: Mapping[str, Outline]) -> None:
-    """That every restorer takes images of this size.
+    """Check that every restorer takes images of this size.
 
     Raises:
         UserError: one does not.

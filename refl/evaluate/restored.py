@@ -132,7 +132,7 @@ def open_folder(out: Path, method: RestoreMethod, faces: FaceSet) -> Path:
 
 
 def find_changes(before: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """What of two records differs, in words; of faces only those that both have."""
+    """List in words how two records differ; of faces only those that both have."""
     known = before.get("faces") if isinstance(before.get("faces"), list) else []
     count = min(len(known or []), len(wanted["faces"]))
     changed = ["settings"] if name_changes(before.get("settings") or {}, wanted["settings"]) else []
@@ -152,7 +152,7 @@ def to_file_name(name: str) -> str:
 
 
 def list_files(folder: Path, faces: FaceSet, seed: int) -> list[Path]:
-    """Where the image of each face belongs."""
+    """List the path of each face's image."""
     return [folder / str(seed) / f"{place:05d}-{to_file_name(name)}.png" for place, name in enumerate(faces.names)]
 
 

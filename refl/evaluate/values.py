@@ -46,7 +46,7 @@ class Measured:
 
 
 def open_measured(path: Path) -> Measured:
-    """What the file holds; a last line that a kill left half-written is cut off.
+    """Read the measured values of the file; a last line that a kill left half-written is cut off.
 
     Raises:
         UserError: the file is none of ours, or cannot be read.

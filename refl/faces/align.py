@@ -193,7 +193,7 @@ def _shrink(image: RgbImage, scale: float) -> tuple[RgbImage, float]:
 
 
 def _scale_of(alignment: Alignment) -> float:
-    """How many pixels of the face a pixel of the photo becomes."""
+    """Return how many pixels of the face one pixel of the photo becomes."""
     return float(np.sqrt(abs(np.linalg.det(alignment[:, :2]))))
 
 

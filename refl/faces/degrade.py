@@ -81,7 +81,7 @@ STRONG = DegradationSettings(
 
 @dataclass(frozen=True)
 class Degradation:
-    """What was drawn for one image; `degrade` does the rest without chance."""
+    """Random draws for one image; `degrade` does the rest without chance."""
 
     blur_kernel_px: int
     sigma_x_px: float

@@ -49,7 +49,7 @@ LINES = "degradations.jsonl"
 
 @dataclass
 class DegradeReport:
-    """What degrading a folder did."""
+    """Result of degrading a folder."""
 
     degraded: int = 0
     already: int = 0
@@ -57,7 +57,7 @@ class DegradeReport:
 
 
 def make_degradation(settings: DegradationSettings, seed: int, name: str) -> Degradation:
-    """What is drawn for the image of that name: the same wherever and whenever it is drawn."""
+    """Draw the degradation for the image of that name: the same wherever and whenever it is drawn."""
     digest = hashlib.sha256(f"{seed}\n{name}".encode("utf-8", "surrogateescape")).digest()
     return draw_degradation(settings, np.random.default_rng(int.from_bytes(digest[:16], "big")))
 

@@ -97,7 +97,7 @@ def check_photos(
 
 
 def _check_photo(file: Path) -> Probe | str:
-    """What is known of a photo but its pixels, or why it is unfit."""
+    """Return all facts of a photo but its pixels, or why it is unfit."""
     if not file.stem.isprintable():
         return "its name has characters that cannot be shown; rename it"
     if not file.is_file():

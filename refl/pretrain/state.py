@@ -91,7 +91,7 @@ def load_phase(
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], path: Path, may_change: set[str]) -> None:
-    """That a checkpoint is of these faces, this model and this way of training, but for what may change.
+    """Check that a checkpoint is of these faces, this model and this way of training, but for what may change.
 
     Raises:
         UserError: something that decides the weights differs; named.

@@ -26,7 +26,7 @@ SCALING_FACTOR = 0.18215
 
 @dataclass(frozen=True)
 class UNetShape:
-    """What a denoiser and its ControlNet share."""
+    """Shape that a denoiser and its ControlNet share."""
 
     widths: tuple[int, ...]
     """Channels of each level."""

@@ -71,7 +71,7 @@ def find_any(names: Sequence[str], folder: Path) -> FoundFile:
 
 
 def choose_name(names: Sequence[str], folder: Path) -> str:
-    """Which of these manifest names, either of which will do, is the one to take."""
+    """Choose one of several manifest names, any of which will do."""
     manifest = read_manifest(folder)
     here = [name for name in names if find_here(manifest[name], folder)]
     return here[0] if here else min(names, key=lambda name: not manifest[name].sha256)
@@ -116,7 +116,7 @@ def get_files(needed: Iterable[Sequence[str]], folder: Path) -> None:
 
 
 def find_here(entry: WeightsEntry, folder: Path) -> Path | None:
-    """Where this machine has it; None where it has not."""
+    """Return the path on this machine, None where there is none."""
     if (folder / entry.file).is_file():
         return folder / entry.file
     for place in entry.hub:

@@ -41,7 +41,7 @@ class MadeBy:
 
 
 def list_made(method: RestoreMethod, method_id: int, seeds: Sequence[int]) -> list[MadeBy]:
-    """What a method makes with these seeds; one that draws no noise needs no seed in its folder's name."""
+    """List what a method makes with these seeds; one that draws no noise needs no seed in its folder's name."""
     name, is_random = method.name, method.restorer.is_random
     return [
         MadeBy(method_id, name, seed, _as_name(f"{name}-seed{seed}" if is_random else name))

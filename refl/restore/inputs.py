@@ -34,7 +34,7 @@ class PhotoFaces:
 
 @dataclass
 class Inputs:
-    """What photos became."""
+    """Sources made of the photos."""
 
     source_ids: list[int] = field(default_factory=list)
     photos: list[PhotoFaces] = field(default_factory=list)

@@ -71,7 +71,7 @@ def name_methods(asked: Sequence[str]) -> list[AskedMethod]:
 
 
 def check_methods(methods: Sequence[AskedMethod], options: RestoreOptions, besides: Sequence[str] = ()) -> None:
-    """What can be known before anything is loaded: that files are here, and that a strength has adapters to set.
+    """Check before anything is loaded that files are here, and that a strength has adapters to set.
 
     Args:
         besides: paths and manifest names of other files that are wanted.

@@ -122,7 +122,7 @@ def count_missing(
     source_ids: Sequence[int],
     seeds: Sequence[int],
 ) -> int:
-    """How many candidates of this method these sources lack."""
+    """Count the candidates of this method that these sources lack."""
     return sum(1 for _ in find_missing(database, data, source_ids, method_id, method.seeds_of(seeds)))
 
 

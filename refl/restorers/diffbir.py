@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Version:
-    """Which published files make a version, by their names in the manifest, and how it is used."""
+    """Published files of a version, by their names in the manifest, and its settings."""
 
     base: tuple[str, ...]
     """Stable Diffusion's, the first that is here."""

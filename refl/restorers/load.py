@@ -120,7 +120,7 @@ def _list_files(asked: str) -> list[tuple[str, ...]]:
 
 
 def method_name(asked: str) -> str:
-    """What its method is called: the name with a file's stem in place of its path, a folder's with its last two parts.
+    """Name its method: the name with a file's stem in place of its path, a folder's with its last two parts.
 
     Raises:
         UserError: there is no such restorer.

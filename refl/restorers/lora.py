@@ -40,7 +40,7 @@ TRAINED_FILE = "trained.safetensors"
 
 @dataclass(frozen=True)
 class Trained:
-    """How a restorer was made trainable."""
+    """Record of how a restorer was made trainable."""
 
     kind: Kind
     rank: int
@@ -60,7 +60,7 @@ class Read:
 
 
 def describe(trained: Trained | None) -> dict[str, object]:
-    """What of it the pixels depend on, besides the numbers, for a restorer's settings."""
+    """Describe what its pixels depend on, besides the numbers, for a restorer's settings."""
     if trained is None or trained.kind == "control":
         return {}
     return {"lora_rank": trained.rank, "lora_strength": trained.strength}
@@ -185,7 +185,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def read_trained(folder: Path, settings: Mapping[str, Any]) -> Read:
-    """What a folder holds.
+    """Read what a folder holds.
 
     Args:
         settings: of the restorer that is to take it.

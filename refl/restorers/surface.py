@@ -22,7 +22,7 @@ class Restorer(Protocol):
 
     @property
     def default_steps(self) -> int:
-        """How many steps it takes where none are named; 1 for restorers of one pass."""
+        """Number of steps where none are named; 1 for restorers of one pass."""
 
     @property
     def is_random(self) -> bool:
@@ -80,7 +80,7 @@ def draw_ahead(
 
 
 def check_images(lq: Tensor, seeds: Sequence[int], multiple_px: int) -> None:
-    """That a batch can be restored.
+    """Check that a batch can be restored.
 
     Raises:
         ValueError: no RGB batch, no floats, sides that are no multiples, or another number of seeds.

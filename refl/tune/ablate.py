@@ -126,7 +126,7 @@ def run_ablate(args: argparse.Namespace) -> None:
 
 
 def folder_of(out: Path, variant: Variant) -> Path:
-    """Where a variant is trained."""
+    """Return the folder in which a variant is trained."""
     return out / variant.name.replace("%", " percent").replace(" ", "-")
 
 

@@ -40,7 +40,7 @@ _Eta = Annotated[float, Field(ge=0, le=1)]
 
 
 class TrajectoryConfig(BaseModel):
-    """How latents come from noise to the step with gradient."""
+    """Way of latents from noise to the step with gradient."""
 
     model_config = _Strict
 
@@ -111,7 +111,7 @@ class LossConfig(BaseModel):
 
 
 class LiveRewardConfig(BaseModel):
-    """How the reward model goes on learning, so that it cannot be fooled."""
+    """Training of the reward model during ReFL, so that it cannot be fooled."""
 
     model_config = _Strict
 

@@ -15,7 +15,7 @@ from refl.tune.low_pass import compute_low_pass
 
 
 def compute_change(outputs: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
-    """How far outputs are from those before training: the sum over outputs of mean squares.
+    """Compute how far outputs are from those before training: the sum over outputs of mean squares.
 
     Args:
         outputs, reference: in order, (N, C, H, W) each: the ControlNet's 13 outputs as published; of adapters the one

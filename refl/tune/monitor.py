@@ -123,7 +123,7 @@ OWN_JUDGES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Seen:
-    """What one process saw of one face."""
+    """Measurements of one face by one process."""
 
     rewards: dict[str, float]
     first_rewards: dict[str, float]
@@ -201,7 +201,7 @@ class Monitor:
         restore: Callable[[Tensor, Sequence[int]], Tensor],
         rewards: Mapping[str, FaceRewards],
     ) -> list[Seen]:
-        """What there is to see of these faces. The pixels rewarded, judged and drawn are the same, of 8 bits."""
+        """Restore and measure these faces. The pixels rewarded, judged and drawn are the same, of 8 bits."""
         restored = to_uint8(restore(self.lq[places], [self.seeds[place] for place in places]))
         images = restored.float() / 255
         given = {name: reward(images, places).double().tolist() for name, reward in rewards.items()}
@@ -239,7 +239,7 @@ class Monitor:
         write_whole(path, encode_png(torch.cat(rows, dim=1).permute(1, 2, 0).contiguous().numpy()))
 
     def state_dict(self) -> dict[str, Any] | None:
-        """What a continuation needs: the first look, and the history; None before the first look."""
+        """Return what a continuation needs: the first look, and the history; None before the first look."""
         if self.first is None:
             return None
         return {

@@ -47,7 +47,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Where N images stand before their steps with gradient. Nothing of it has a gradient."""
+    """State of N images before their steps with gradient. Nothing of it has a gradient."""
 
     cleaned: Tensor
     """(N, 3, H, W) stage 1's image, whose colours the colour fix gives back; OSEDiff's input."""
@@ -84,7 +84,7 @@ def join(rollouts: Sequence[Rollout]) -> Rollout:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the part with gradient gave."""
+    """Result of the part with gradient."""
 
     x0: Tensor
     """(N, c, h, w) clean latents."""

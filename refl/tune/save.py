@@ -85,7 +85,7 @@ def _write_reward(training: Training, folder: Path) -> None:
 
 
 def _choose_writer(training: Training, out: Path) -> Callable[[Path], None]:
-    """How the used weights of this step are written: as links where files of this step hold the same numbers."""
+    """Choose how to write this step's used weights: as links where files of this step hold the same numbers."""
     used = out / (f"{STEPS_FOLDER}/{training.step:06d}" if training.weights.averages else "last")
     is_written = used.exists() and read_record(used)["step"] == training.step
     return partial(_link, used) if is_written else partial(_write_used, training)

@@ -60,7 +60,7 @@ REWARD_FOLDER = "reward"
 
 @dataclass(frozen=True)
 class Material:
-    """What a training is given."""
+    """Inputs of a training."""
 
     restorer: DiffusionRestorer | OSEDiff
     reward: RewardModel
@@ -106,7 +106,7 @@ class Training:
 
 
 def describe(material: Material, config: ReflConfig) -> dict[str, Any]:
-    """What a checkpoint says of its origin."""
+    """Describe the origin of a checkpoint."""
     digest = hashlib.sha256()
     for face in material.faces:
         digest.update(json.dumps([face.name, face.sha256, face.caption]).encode())
@@ -189,7 +189,7 @@ def start(material: Material, config: ReflConfig, out: Path) -> Training:
 
 
 def check_material(material: Material, config: ReflConfig) -> None:
-    """That there is something to train on, and captions for a reward model that compares faces with them.
+    """Check that there is something to train on, and captions for a reward model that compares faces with them.
 
     Raises:
         UserError: something is missing.
@@ -209,7 +209,7 @@ def check_material(material: Material, config: ReflConfig) -> None:
 
 
 def check_face_captions(config: ModelConfig, faces: Sequence[Face], *, use_prompt: bool) -> None:
-    """That a reward model which compares faces with captions gets some, and log what else there is to know of them.
+    """Check that a reward model which compares faces with captions gets some, and log other doubts.
 
     Raises:
         UserError: not one face has a caption, and the prompt may not stand in.
@@ -409,7 +409,7 @@ def make_monitor(material: Material, config: ReflConfig, size_px: int, accelerat
 
 
 def check_same(record: dict[str, Any], now: dict[str, Any], config: ReflConfig, folder: Path) -> None:
-    """That a checkpoint is of this restorer, this reward model, these faces and pairs and this way of training.
+    """Check that a checkpoint is of this restorer, this reward model, these faces and pairs and this way of training.
 
     All are told by their content, wherever it lies.
 

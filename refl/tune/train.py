@@ -203,7 +203,7 @@ def take_step(training: Training, step: int, inputs: Iterator[list[Part]]) -> di
 
 
 def roll_out_parts(training: Training, parts: Sequence[Part], trajectory: Trajectory, step: int) -> Iterator[Rollout]:
-    """Where each micro-batch stands before its steps with gradient; denoised by whole batches, which is faster."""
+    """Roll out each micro-batch up to its steps with gradient; denoised by whole batches, which is faster."""
     if not parts:
         return
     lq = torch.cat([part.lq for part in parts])

@@ -48,7 +48,7 @@ FAMILIES = {
 
 @dataclass
 class Look:
-    """What one look saw: a value a face of each name, higher is better."""
+    """Measurements of one look: a value per face of each name, higher is better."""
 
     step: int
     rewards: dict[str, Array]
@@ -57,7 +57,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a look differs from the first."""
+    """Difference between a look and the first."""
 
     changes: dict[str, tuple[float, float]]
     """Name -> (mean change, its standard error) over faces; `reward_gap` in spreads of the reward, all else as is."""
