@@ -25,7 +25,7 @@ ANSWER_COLUMNS = ("p_a", "machine_p_a")
 
 @dataclass(frozen=True)
 class Answers:
-    """What one scorer says of n pairs, in their order."""
+    """Answers of one scorer to n pairs, in their order."""
 
     name: str
     kind: Literal["reward model", "metric", "pair predictor"]

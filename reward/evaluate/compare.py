@@ -180,7 +180,7 @@ def compare_by_margin(scorers: Sequence[Answers], labels: Labels, seed: int = 0)
 
 
 def compare_ties(scorers: Sequence[Answers], labels: Labels) -> pd.DataFrame:
-    """Whether a scorer sees people's ties as close: scorer, ties, tie_auc.
+    """Compute whether a scorer rates people's ties as close: scorer, ties, tie_auc.
 
     tie_auc is the probability that the margin of a pair that people decided is larger than that of one they called a
     tie; one half where the margin knows nothing of ties, NaN without ties.
@@ -197,7 +197,7 @@ def compare_ties(scorers: Sequence[Answers], labels: Labels) -> pd.DataFrame:
 
 
 def describe_people(labels: Labels, votes: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
-    """What people reach themselves, to hold scorers against.
+    """Compute the accuracy that people reach themselves, to compare scorers with.
 
     ceiling: how often one person's answer is that of most others, ties left out as they are in an accuracy;
     ceiling_with_ties: the same with ties as answers, as the Report page has it; both with low, high and n.

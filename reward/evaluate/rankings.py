@@ -53,7 +53,7 @@ def make_votes(pairs: Sequence[LabelledPair], margin: Array) -> pd.DataFrame:
 def compare_rankings(
     scorers: Sequence[Answers], labels: Labels, votes: pd.DataFrame, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """How scorers rank the methods beside people, by Bradley-Terry of their answers to the same pairs.
+    """Rank the methods by scorers and by people, by Bradley-Terry of their answers to the same pairs.
 
     Only methods that people compared with each other, directly or through others: their largest group.
 

@@ -219,7 +219,7 @@ def describe_rankings(table: pd.DataFrame) -> list[str]:
 
 
 def describe_robustness(table: pd.DataFrame) -> list[str]:
-    """What changes when images change."""
+    """Describe how answers change when images change."""
     rows = [
         [
             row["scorer"],

@@ -124,7 +124,7 @@ def describe_data(training: dict[str, Any] | None) -> list[str]:
 
 
 def describe_recipe(config: ModelConfig, training: dict[str, Any] | None) -> list[str]:
-    """How it was trained."""
+    """Describe how the model was trained."""
     lines = [
         f"- Trained part: {config.unlocked_image_groups} image groups, {config.unlocked_text_blocks} text blocks",
         f"- Images: {config.interpolation}, {'with' if config.antialias else 'without'} antialiasing",
@@ -137,7 +137,7 @@ def describe_recipe(config: ModelConfig, training: dict[str, Any] | None) -> lis
 
 
 def describe_results(training: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> list[str]:
-    """What was measured while training, and by `reward evaluate`."""
+    """Describe the results of the training, and of `reward evaluate`."""
     lines = []
     measured = (training or {}).get("validation")
     if measured:
@@ -172,7 +172,7 @@ def _number(values: dict[str, Any]) -> str:
 
 
 def describe_licence(config: ModelConfig) -> str:
-    """What may be done with the weights that training started from, as far as it is known."""
+    """Describe the licence of the weights that training started from, as far as it is known."""
     if not config.weights:
         return "none, training started from random numbers."
     manifest = read_manifest()

@@ -164,7 +164,7 @@ def _load_changed(path: Path, weights_dir: Path | None) -> RewardModel:
 
 
 def find_named(what: str, weights_dir: Path | None = None) -> tuple[Path | None, ModelConfig]:
-    """Which model a person calls so: its checkpoint folder where it is one, and its config; no weights are read.
+    """Find the model of that name: its checkpoint folder where it is one, and its config; no weights are read.
 
     Args:
         what: a checkpoint folder or a training's, whose best/ is taken; a weight file or a name of weights.toml, both
@@ -249,7 +249,7 @@ def read_architecture(config: ModelConfig) -> dict[str, Any]:
 
 
 def check_architecture(architecture: dict[str, Any], where: str) -> None:
-    """That it is a plain CLIP with a vision transformer.
+    """Check that it is a plain CLIP with a vision transformer.
 
     Raises:
         UserError: it says something else, or lacks a part.

@@ -187,7 +187,7 @@ def check_cached(path: Path, entry: WeightsEntry | None, *, thoroughly: bool) ->
 
 
 def describe_hub_error(error: Exception) -> str:
-    """Why the hub did not give a file, and what to do, in one line."""
+    """Explain in one line why the hub did not give a file, and what to do."""
     answer = getattr(error, "response", None)
     if (code := getattr(answer, "status_code", None)) is not None:
         return describe_refusal(str(getattr(answer, "url", "")), int(code))
@@ -219,7 +219,7 @@ def check_file(path: Path, entry: WeightsEntry) -> None:
 
 
 def check_tag(config: ModelConfig, tag: Mapping[str, Any], quick_gelu: bool) -> None:
-    """That the model is computed and fed as the tag's weights were trained."""
+    """Check that the model computes and preprocesses as the tag's weights were trained."""
     if bool(tag.get("quick_gelu")) != quick_gelu:
         other = config.architecture.removesuffix("-quickgelu") if quick_gelu else f"{config.architecture}-quickgelu"
         raise UserError(f"The weights {config.weights} were trained with the other GELU; set architecture to {other}.")

@@ -30,7 +30,7 @@ MAX_NAMED = 20
 
 @dataclass
 class ScoreReport:
-    """What scoring did."""
+    """Result of scoring."""
 
     scored: int = 0
     already: int = 0
@@ -207,7 +207,7 @@ def score_candidates(
 
 
 def check_candidates(found: FoundScorer, database: Database, data: Path, *, use_prompt: bool) -> None:
-    """What can be known before the scorer is loaded: that there are candidates, and captions where it wants them.
+    """Check before the scorer is loaded that there are candidates, and captions where it needs them.
 
     Raises:
         UserError: there are none.

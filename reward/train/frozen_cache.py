@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FrozenCache:
-    """Where the activations of each image are."""
+    """Cache of the activations of each image."""
 
     file: Path
     place: dict[Path, int]

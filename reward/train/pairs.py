@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float64]
 
 
 class PairScorer(nn.Module):
-    """What accelerate wraps: both images of each pair through the model in one forward pass."""
+    """Module that accelerate wraps: both images of each pair through the model in one forward pass."""
 
     def __init__(self, model: RewardModel, frozen_done: bool) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class InputReader:
 
 
 def measure(scorer: PairScorer, reader: InputReader, pairs: Pairs, batch_pairs: int) -> dict[str, float]:
-    """How the model does on labelled pairs: every process takes its share, all get the result. A collective.
+    """Measure the model on labelled pairs: every process takes its share, all get the result. A collective.
 
     Returns:
         accuracy on the n labels that are no ties, low and high (95 %, over sources; not there for a single source);

@@ -108,7 +108,7 @@ def say_captions(rows: Sequence[LabelledPair], things: str, config: ModelConfig,
 
 
 def describe(used: Pairs, model_config: ModelConfig, config: TrainConfig) -> dict[str, Any]:
-    """What a checkpoint says of its origin: settings, dataset, how many labels by whom, code version."""
+    """Describe the origin of a checkpoint: settings, dataset, how many labels by whom, code version."""
     return {
         "model": model_config.model_dump(mode="json"),
         "train": config.model_dump(mode="json"),
@@ -204,7 +204,7 @@ def resume(training: Training, last: Path) -> None:
 def check_same(
     record: dict[str, Any], now: dict[str, Any], model: ModelConfig, config: TrainConfig, folder: Path
 ) -> None:
-    """That a checkpoint is of this model, dataset and way of training.
+    """Check that a checkpoint is of this model, dataset and way of training.
 
     Args:
         record: its `training.json`.

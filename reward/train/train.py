@@ -150,7 +150,7 @@ def compute_learning_rate(step: int, config: TrainConfig) -> float:
 
 
 def sum_up(losses: Tensor, cosines: Tensor, p_a: Tensor) -> Tensor:
-    """What progress lines are means of, over (B,) weighted losses and (2, B) cosines.
+    """Sum up what progress lines are means of, over (B,) weighted losses and (2, B) cosines.
 
     Returns:
         (6,) sums of loss and 1 over all pairs; of 1, chosen, rejected and accuracy over those that are no ties.
