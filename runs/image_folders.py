@@ -91,7 +91,7 @@ def is_image_name(name: str) -> bool:
 
 
 def describe_kind(name: str) -> str:
-    """What sort of file a name tells of: '.tif', 'no suffix', 'hidden'."""
+    """Describe the kind of file by its name: '.tif', 'no suffix', 'hidden'."""
     parts = name.rstrip("/").split("/")
     if any(is_system_entry(part) for part in parts):
         return "hidden"
@@ -188,7 +188,7 @@ def find_encoding(start: bytes) -> str:
 
 
 def describe_fault(error: UnicodeError) -> str:
-    """What of a text cannot be decoded: 'byte 0xe9', with what Windows would make of it."""
+    """Describe what of a text cannot be decoded: 'byte 0xe9', with what Windows would make of it."""
     if not isinstance(error, UnicodeDecodeError):
         return str(error)
     byte = error.object[error.start : error.start + 1]

@@ -39,7 +39,7 @@ class Judgments:
         )
 
     def count(self) -> dict[str, int]:
-        """How many."""
+        """Count both kinds."""
         human, simulated = self.at_least
         return {"human": max(human, len(self.human)), "simulated": max(simulated, len(self.simulated))}
 

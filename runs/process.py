@@ -125,7 +125,7 @@ def _module_words(run: Run) -> list[str]:
 
 
 def command_of(run: Run) -> list[str]:
-    """What a person would type for this run, a word each: ['python', '-m', 'reward', 'train', '--preset', 'tiny']."""
+    """Return the words a person would type for this run: ['python', '-m', 'reward', 'train', '--preset', 'tiny']."""
     variables = ["env", *(f"{name}={value}" for name, value in ACCELERATE_CPU.items())] if _shares_cpu(run) else []
     return [*variables, "python", *_module_words(run), *run.kind.split(), *run.arguments]
 

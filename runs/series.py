@@ -36,7 +36,7 @@ class _Growing:
 
 @dataclass
 class Curves:
-    """What was read of one file so far."""
+    """Numbers read of one file so far."""
 
     offset: int = 0
     generation: int = 0
@@ -59,7 +59,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Answer:
-    """What there is to draw."""
+    """Numbers to draw."""
 
     version: str
     whole: bool

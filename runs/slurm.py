@@ -94,7 +94,7 @@ def forget_environment(job: dict[str, Any]) -> None:
 
 
 def run_in_job(command: list[str], environment_file: str, cwd: str, log_file: str) -> int:
-    """What runs on the compute node: the command, which is asked to end before the job's time is over.
+    """Run the command on the compute node, and ask it to end before the job's time is over.
 
     Slurm sends SIGTERM to every process of a job, submitit's local controller only to this one; SIGUSR2, which comes
     ahead of the time limit, would kill a command that does not know it.

@@ -38,7 +38,7 @@ def start_supervisor(database: Database, data: Path, *, url: str | None = None, 
 def supervise(
     database: Database, data: Path, url: str | None = None, cpu_slots: int = 1, end: threading.Event | None = None
 ) -> None:
-    """What `start_supervisor` does, in this thread, until `end` is set."""
+    """Do the work of `start_supervisor` in this thread, until `end` is set."""
     end = end or threading.Event()
     last_error = ""
     while not end.wait(LOOK_SECONDS):
@@ -98,7 +98,7 @@ def _find_due(session: Session, data: Path, cpu_slots: int, *, lock: bool = Fals
 
 @dataclass(frozen=True)
 class _Surroundings:
-    """What decides about the queued runs."""
+    """Facts that decide about the queued runs."""
 
     data: Path
     devices: list[str]
@@ -126,7 +126,7 @@ def _take(busy: dict[str, list[int]], run: Run) -> None:
 
 
 def _find_obstacle(around: _Surroundings, run: Run, cpu_slots: int) -> str | None:
-    """Why a run cannot start now, None where it can."""
+    """Return why a run cannot start now, None where it can."""
     for run_id in run.after:
         state = around.states.get(run_id)
         if state is None:

@@ -51,7 +51,7 @@ def defuse_cell(value: Any) -> Any:
 
 
 def restore_cell(text: str) -> str:
-    """What `defuse_cell` made this of."""
+    """Undo `defuse_cell`."""
     return text[1:] if text.startswith("'") and FORMULA.match(text) else text
 
 
