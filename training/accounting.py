@@ -53,7 +53,7 @@ NOT_CALLERS = (
 
 @dataclass
 class Phase:
-    """What was counted while a phase was open."""
+    """Counts taken while a phase was open."""
 
     peak_bytes: int = 0
     at_peak: dict[str, int] = field(default_factory=dict)

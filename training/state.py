@@ -170,14 +170,14 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 
 def _read_older(part: dict[str, Any]) -> dict[str, Any] | None:
-    """What `TrainedWeights.load_state_dict` takes, of a state of earlier versions, which had it beside the rest."""
+    """Read the weights for `TrainedWeights.load_state_dict` from a state of earlier versions."""
     optimizer = part["optimizer"]
     others = {"averages": part.get("averages", []), "scaler": part.get("scaler")}
     return optimizer and {"optimizer": optimizer, **others}
 
 
 def check_settings(before: dict[str, Any], now: BaseModel, names: Iterable[str], where: Path) -> None:
-    """That a checkpoint's settings are those of the training that is to continue it.
+    """Check that a checkpoint's settings are those of the training that is to continue it.
 
     A setting that an older version did not know was trained as its default is; one that is known no more says nothing.
 

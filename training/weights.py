@@ -120,7 +120,7 @@ CONVERT_SCRIPT = (
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What a weight file holds: tensors, and plain lists, tables, numbers and text of them.
+    """Read a weight file: tensors, and plain lists, tables, numbers and text of them.
 
     Tensors are mapped where the format allows it: their numbers stay in the file until they are used, and what outlives
     the file must be copied. Of numpy, numbers become Python's and arrays tensors. Nothing that could run code is ever
@@ -203,7 +203,7 @@ def _read_index(path: Path) -> State | None:
 
 
 def _find_other_format(path: Path, head: bytes) -> str | None:
-    """What a file is that is neither safetensors nor torch's; None for those."""
+    """Name the format of a file that is neither safetensors nor torch's; None for those."""
     for start, what in OTHER_FORMATS:
         if head.startswith(start):
             return f"is {what}"
@@ -232,7 +232,7 @@ def _find_other_format(path: Path, head: bytes) -> str | None:
 
 
 def _find_other_objects(path: Path) -> list[str]:
-    """Which functions and classes besides tensors a torch file names, read from its text without running it."""
+    """List the functions and classes besides tensors that a torch file names, from its text, without running it."""
     names: dict[str, None] = {}
     try:
         if zipfile.is_zipfile(path):
@@ -444,7 +444,7 @@ def _is_mapped(path: Path) -> bool:
 
 
 def list_faults(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """What keeps these tensors from being a module's: `NAME is unknown`, missing, of another shape or kind of number.
+    """List why these tensors do not fit a module: `NAME is unknown`, missing, of another shape or kind of number.
 
     Args:
         expected: the module's, as its `state_dict`, which may be on the meta device.
