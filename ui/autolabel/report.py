@@ -136,7 +136,7 @@ def _interval(values: dict[str, Any], name: str = "accuracy") -> str:
 
 
 def label_sentence(result: dict[str, Any]) -> str:
-    """What labelling did or would do, without the full stop."""
+    """Describe what labelling did or would do, without the full stop."""
     would = "would be" if result["dry_run"] else "are"
     labeler, target = escape(result["labeler"]), f"target accuracy {result['target_accuracy']:.0%}"
     if result["threshold"] is None:

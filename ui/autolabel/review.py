@@ -93,7 +93,7 @@ def build_browse(context: Context, labelled: gr.State) -> None:
 
 
 def build_disagreements(context: Context, fit: gr.Dropdown) -> None:
-    """Where the SVM of the chosen fit and people prefer different images, paged."""
+    """Build the list of pairs where the SVM of the chosen fit and people prefer different images, paged."""
     gr.Markdown(f"### Disagreements\n{DISAGREEMENT_INTRO}", elem_id="disagreements")
     pairs = gr.HTML(NO_FIT)
     page = gr.State(0)
@@ -172,7 +172,7 @@ def _notes(pair: PairDetails) -> Notes:
 
 
 def _answered(pair: PairDetails, answers: list[tuple[str, bool, Choice]] | None) -> str | None:
-    """Why a pair takes no correction now, None where it does."""
+    """Return why a pair takes no correction now, None where it does."""
     if answers:
         return "Judged: " + "; ".join(
             f"{name}{' (simulated)' if simulated else ''} says {_name_choice(pair, choice)}"
@@ -241,7 +241,7 @@ def disagreements_html(context: Context, session: Session, fit: int | None, page
 
 
 def _both(row: Disagreement) -> Notes:
-    """What is written below the two images: the machine's choice and people's."""
+    """Write the notes below the two images: the machine's choice and people's."""
     machine, human = (Side.a, Side.b) if row.machine_p_a > 0.5 else (Side.b, Side.a)
     share = max(row.human_p_a, 1 - row.human_p_a)
     return {

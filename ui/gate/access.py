@@ -110,7 +110,7 @@ class Tokens:
         self._devices = URLSafeSerializer(secret, salt="browser")
 
     def device(self, name: str) -> str:
-        """What a browser keeps after a sign-in of this name, so that strangers' guesses do not lock it out."""
+        """Return the cookie a browser keeps after a sign-in, so that strangers' guesses do not lock it out."""
         return str(self._devices.dumps([name, secrets.token_hex(8)]))
 
     def read_device(self, token: str) -> tuple[str, str] | None:

@@ -138,7 +138,7 @@ def _ask_again(context: Context, error: str, next: str) -> RedirectResponse:
 
 
 def _budgets(context: Context, request: Request, tokens: Tokens, name: str) -> dict[str, int]:
-    """What a password's try counts against: the address, and the name or, where it signed in before, the browser.
+    """List the budgets that a try of a password counts against: the address, and the name or the known browser.
 
     A stranger's guesses therefore never lock out who uses a browser that the name is known to.
     """

@@ -170,7 +170,7 @@ class BoundWaits:
 
 
 def _find_bad_host(request: Request) -> str | None:
-    """What stands for a host in this request and cannot be one."""
+    """Return the text in place of a host in this request that cannot be one."""
     for header in ("host", "x-forwarded-host", "origin"):
         for name in request.headers.getlist(header):
             first = name.split(",")[0].strip()
@@ -184,7 +184,7 @@ def _find_bad_host(request: Request) -> str | None:
 
 
 def answer_fault(error: Exception) -> JSONResponse | None:
-    """What a browser is told of a fault that is none of ours: 400, 429 or 503; None for any other."""
+    """Answer a fault that is not ours with 400, 429 or 503; None for any other."""
     if isinstance(error, OwnTurnLostError):
         message = "Too many requests of yours at once; wait some seconds."
         return JSONResponse({"error": message}, 429, {"Retry-After": str(RETRY_SECONDS)})

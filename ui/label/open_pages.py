@@ -46,7 +46,7 @@ class OpenPages:
         return frozenset().union(*(known.pair_ids for known in self._others(person_id, page)))
 
     def count_others(self, person_id: int, page: str | None) -> int:
-        """How many other pages this person has open."""
+        """Count the other pages that this person has open."""
         return len(self._others(person_id, page))
 
     def note(self, person_id: int, page: str | None, pair_ids: Iterable[int]) -> None:

@@ -97,7 +97,7 @@ EVENT: TypeAdapter[JudgeEvent | UndoEvent] = TypeAdapter(Annotated[JudgeEvent | 
 
 
 class LabelRequest(BaseModel):
-    """What the page has to say, how many pairs it wants, and which it holds."""
+    """Request of the page: its events, how many pairs it wants, and which it holds."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -267,7 +267,7 @@ def answer_label_request(
 
 
 def view_project(settings: ProjectSettings, showings: Showings, visitor: Visitor) -> dict[str, Any]:
-    """What the page shows of the project: the words of `db.project.ASKED` and their version."""
+    """Return the project's texts for the page: the words of `db.project.ASKED` and their version."""
     return {
         "version": question_key(settings),
         "title": settings.title,
@@ -285,7 +285,7 @@ def _is_new_answer(raw: Any) -> bool:
 def _store_event(
     session: Session, showings: Showings, visitor: Visitor, raw: Any, settings: ProjectSettings, timer: Timer
 ) -> tuple[dict[str, Any], Lease | None]:
-    """What became of one event as it came, and the lease that an undo gave."""
+    """Store one event, and return the outcome and the lease that an undo gave."""
     # The id goes back only where it can be one: what else came in its place may be too long, or no text at all.
     number = raw.get("id") if isinstance(raw, dict) else None
     known = isinstance(number, str) and len(number) <= 36 and number.isprintable()
@@ -414,7 +414,7 @@ def _lease_whole(
 def view_pairs(
     showings: Showings, visitor: Visitor, leases: list[Lease], images: ImagesOfPairs, asked: str
 ) -> list[dict[str, Any]]:
-    """What the page is told of each leased pair: four image addresses, and nothing that tells a method or a repeat.
+    """Describe each leased pair to the page: four image addresses, and nothing that reveals a method or a repeat.
 
     Args:
         images: of these pairs, and perhaps of others.

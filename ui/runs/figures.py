@@ -58,7 +58,7 @@ def parse_tail(path: Path) -> Tail:
 
 
 def _seconds_left(lines: list[dict[str, Any]], total: float | None) -> float | None:
-    """How long the rest takes at the pace of the last lines of the same part, which a run has not gone back from."""
+    """Estimate the time left from the pace of the last lines of the same part, which a run has not gone back from."""
     steady = [lines[-1]]
     for line in reversed(lines[-RATE_LINES:-1]):
         same = all(line.get(name) == lines[-1].get(name) for name in PART_NAMES)
