@@ -84,7 +84,7 @@ def copy_images(folder: Path, rows: list[Row], data: Path, progress: Callable[[i
     Copies, not hard links: whoever edits a file of the dataset must not change the stored one.
 
     Args:
-        progress: told (images copied, images in all).
+        progress: called with (images copied, total).
     Raises:
         UserError: an image file is missing or damaged.
     """

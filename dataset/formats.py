@@ -97,7 +97,7 @@ def _preference(row: Row, side: str, soft: bool) -> float:
 
 
 def _winner(row: Row) -> tuple[str, str]:
-    """(chosen side, rejected side) of a row that is no tie."""
+    """(chosen side, rejected side) of a row that is not a tie."""
     return ("a", "b") if row["p_a"] > 0.5 else ("b", "a")
 
 
@@ -193,7 +193,7 @@ def write_hpdv2(folder: Path, content: Content) -> list[Config]:
     """HPDv2: `train.json`, `val.json` as the first, `test.json` with every person's ranks, and `images/`.
 
     `human_preference` is [1, 0] or [0, 1], [0.5, 0.5] for a tie, and the two probabilities with `ties` soft; HPSv2's
-    loss weighs by it as it stands. In `test.json`, rank 1 is the best. A tie is no item there: HPSv2's accuracy counts
+    loss weighs by it as it stands. In `test.json`, rank 1 is the best. A tie is left out: HPSv2's accuracy counts
     it as right whatever the model says (`inversion_score` counts pairs in the wrong order); a person's may be.
     Source: huggingface.co/datasets/ymhao/HPDv2; HPSv2 src/training/data.py, train.py.
     """

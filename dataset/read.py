@@ -208,7 +208,7 @@ def _read_scores(path: Path) -> Iterator[ScoreRow]:
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; a dataset folder has {', '.join(DATA_FILES)} and images/.") from error
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is no Parquet file: {error}") from error
+        raise UserError(f"{path} is not a Parquet file: {error}") from error
     for number, row in enumerate(rows, 1):
         try:
             yield ScoreRow.model_validate(row)

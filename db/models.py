@@ -295,7 +295,7 @@ class Pair(Base):
     split."""
     judgments_wanted: Mapped[int] = mapped_column(default=1)
     judgment_count: Mapped[int] = mapped_column(default=0)
-    """Live judgments that are no repeats. Kept by annotate.judgments in the transaction that adds or supersedes one."""
+    """Live judgments but repeats. Kept by annotate.judgments in the transaction that adds or supersedes one."""
     gold_answer: Mapped[str | None] = mapped_column(String(8))
     """Known answer of a gold pair; such a pair is shown once to everyone and is not in the queue."""
     queue_level: Mapped[int | None] = mapped_column(

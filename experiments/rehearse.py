@@ -5,7 +5,7 @@
 Writes weight files in the published formats (some 16 GB), made-up faces and labels, runs every step in a process of
 its own and prints what each took. Nothing is learned and nothing is restored: it shows that full-size files load, that
 steps fit the memory, that what is killed goes on, and that numbers stay finite. It takes 24 GiB of memory, 50 GB of
-disk and half an hour on two cores; it is no part of the tests.
+disk and half an hour on two cores; it is not part of the tests.
 """
 
 from __future__ import annotations

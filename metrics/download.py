@@ -69,7 +69,7 @@ def download(url: str, path: Path, *, sha256: str = "", size_bytes: int = 0) -> 
                 _forget(part)
                 if not gone_on_with:
                     raise DownloadError(f"{url}: {error}") from error
-                log.warning("%s: what lay there was no beginning of it; downloading it from its start", url)
+                log.warning("%s: what lay there was not its beginning; downloading it from its start", url)
                 gone_on_with = False
         part.replace(path)
         _forget(part)
@@ -210,7 +210,7 @@ def _fetch(url: str, part: Path, size_bytes: int) -> None:
                 return
             why, wait = "the connection ended early", 0.0
         except urllib.error.HTTPError as error:
-            if error.code == 416 and _size(part):  # the part is no beginning of what lies there now
+            if error.code == 416 and _size(part):  # the part is not the beginning of what lies there now
                 _forget(part)
                 continue
             if error.code not in TRANSIENT:

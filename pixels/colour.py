@@ -55,7 +55,7 @@ GAMMA_TOLERANCE = 0.05
 """A gAMA this near to 1/2.2 without other primaries is taken for sRGB, by libpng and browsers too."""
 SAME_PRIMARIES = 0.002
 MAX_INTENT = 3
-"""Of the sRGB chunk's one byte; with another it is no such chunk."""
+"""Of the sRGB chunk's one byte; with another it is not such a chunk."""
 ICC_VERSION_OFFSET = 8
 MAX_DIFFERENCE = 1
 """Of 255: a profile that moves no colour further is sRGB, whatever its name is."""

@@ -41,7 +41,7 @@ PNG_NAMES = {"eXIf": "EXIF", "iCCP": COLOUR_PROFILE}
 
 
 def strip_metadata(content: bytes) -> tuple[bytes, list[str]]:
-    """(the file without all that is no picture, what that was; the file's own bytes and nothing where it has none).
+    """(the file without all but its picture, what was removed; the file itself and nothing where there is no more).
 
     Args:
         content: a PNG, JPEG or WebP that can be decoded; of a damaged one the result may not be decodable either.

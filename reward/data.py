@@ -112,7 +112,7 @@ def load_dataset(path: Path) -> Pairs:
         rows = read_hpdv2(path)
     else:
         raise UserError(
-            f"{path} is no dataset: it has neither pairs.jsonl nor HPDv2's train.json, val.json or test.json. "
+            f"{path} is not a dataset: it has neither pairs.jsonl nor HPDv2's train.json, val.json or test.json. "
             "Write one with `python -m annotate export`."
         )
     if not rows:

@@ -84,7 +84,7 @@ def _read_file(file: Path) -> list[Preference]:
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read as JSON ({error}).") from error
     if not isinstance(values, list):
-        raise UserError(f"{file}: is no list of items; HPDv2's is.")
+        raise UserError(f"{file}: is not a list of items; HPDv2's is.")
     found: list[Preference] = []
     for number, value in enumerate(values):
         try:

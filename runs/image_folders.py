@@ -130,7 +130,7 @@ def list_images(folder: Path, *, recursive: bool) -> list[Path]:
 
 
 def warn_of_others(folder: Path, others: Sequence[Path]) -> None:
-    """Say which files of a folder are passed over since they are no images that are read."""
+    """Say which files of a folder are passed over since they are not images that are read."""
     if not others:
         return
     names = [path.relative_to(folder).as_posix() for path in others]
@@ -149,7 +149,7 @@ def read_caption(image: Path) -> str | None:
     """The text of NAME.txt beside an image; None where there is none, or it is empty.
 
     Raises:
-        UserError: it cannot be read, is no file, leads out of its folder, or is no Unicode text; names the file.
+        UserError: it cannot be read, is not a file, leads out of its folder, or is not Unicode text; names the file.
     """
     beside = image.with_suffix(".txt")
     if not os.path.lexists(beside):

@@ -191,7 +191,7 @@ def _numbers(line: dict[str, Any], prefix: str) -> list[tuple[str, float]]:
     """(name, value) of all numbers of a line, nested ones by names joined with a slash; null is NaN."""
     found: list[tuple[str, float]] = []
     for name, value in line.items():
-        kind = type(value)  # exactly: True is no number
+        kind = type(value)  # exactly: True is not a number
         if (kind is float or kind is int or value is None) and name not in NOT_VALUES:
             found.append((prefix + name, np.nan if value is None else value))
         elif kind is dict:

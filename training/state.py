@@ -145,7 +145,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder}: is no checkpoint to continue from ({error}). Move it away, or name another --out."
+            f"{folder}: is not a checkpoint to continue from ({error}). Move it away, or name another --out."
         ) from error
     return record
 

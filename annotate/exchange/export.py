@@ -67,7 +67,7 @@ def export_dataset(
     """Resolve the labels, then write the dataset to `out`, whole or not at all.
 
     Args:
-        progress: told (images copied, images in all).
+        progress: called with (images copied, total).
     Returns:
         counts: rows, rows by split, rows dropped by each filter, judgments and discarded answers, images; and what the
         format left out.

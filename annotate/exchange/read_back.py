@@ -404,7 +404,7 @@ def _add_scores(session: Session, rows: Sequence[ScoreRow], images: dict[str, Im
 
 
 def _recount(session: Session, pairs: Iterable[Pair]) -> None:
-    """Set each pair's number of live judgments that are no repeats."""
+    """Set each pair's number of live judgments that are not repeats."""
     live = (
         select(func.count())
         .select_from(Judgment)

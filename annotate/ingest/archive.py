@@ -72,7 +72,7 @@ OTHER_FILES = {
     b"version ": "a Git LFS pointer; run `git lfs pull` where it was cloned",
     b"%PDF": "a PDF",
 }
-"""First bytes of a file that is no whole zip to what it is, and what to do."""
+"""First bytes of a file that is not a whole zip to what it is, and what to do."""
 OUTSIDE = "nothing was unpacked. If you trust it, unpack it yourself and import the folder"
 UNPACK = "unpack it, keep the one that you mean, and import the folder"
 UNPACK_FLAT = "unpack it, and import the folder that holds lq/"
@@ -137,7 +137,7 @@ def extract_zip(
         ) from error
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
         if not zipfile.is_zipfile(archive) and (other := _look_inside(archive)):
-            raise UserError(f"{archive.name} is no zip file but {other}.") from error
+            raise UserError(f"{archive.name} is not a zip file but {other}.") from error
         raise UserError(f"{archive.name} is not a whole zip file ({error}); {REPACK}.") from error
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise UserError(

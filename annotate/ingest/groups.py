@@ -77,7 +77,7 @@ def join_groups(
     graph: nx.Graph[tuple[str, int | str]] = nx.Graph()
     for row in rows:
         me = ("source", row.id)
-        # The group of several persons holds every photo of each; that of a file's name is no person's.
+        # The group of several persons holds every photo of each; that of a file's name is not a person's.
         persons = [row.group] if row.group in keys else row.group.split(GROUP_JOINT)
         graph.add_edges_from((me, ("group", person)) for person in persons)
         for sha256 in (row.lq, row.hq):

@@ -92,7 +92,7 @@ def read_folder(folder: Path, *, strip_suffixes: Sequence[str] = (), ignore_case
             names.append(entry.name)
         elif os.path.splitext(entry.name)[1].lower() in SPREADSHEETS:
             plan.refused.append(
-                (entry.name, "a spreadsheet; save it as CSV UTF-8, or move it away if it is no manifest")
+                (entry.name, "a spreadsheet; save it as CSV UTF-8, or move it away if it is not a manifest")
             )
         else:
             plan.ignored.append((entry.name, "lies beside the folders"))

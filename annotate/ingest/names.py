@@ -126,7 +126,7 @@ class Matching:
         """Return what follows the longest photo's name that begins the stem, in any case; empty where none does."""
         for place in range(len(stem) - 1, 0, -1):
             name, ending = stem[:place], stem[place:]
-            # 10 is no 1 with an ending, nor is anna an ann; 0001x4 is 0001 with one.
+            # 10 is not 1 with an ending, nor is anna an ann; 0001x4 is 0001 with one.
             parted = not ending[0].isalnum() or (name[-1].isdigit() and not ending[0].isdigit())
             if parted and name.casefold() in self.by_folded:
                 return ending

@@ -64,7 +64,7 @@ class ImportReport:
     """Added as something else than the file's own bytes (see db.images)."""
     refused: Named = field(default_factory=list)
     ignored: Named = field(default_factory=list)
-    """Files that are no part of the layout."""
+    """Files that are not part of the layout."""
     differ_in_aspect: Named = field(default_factory=list)
     """Sources whose images differ in aspect, with the sizes: (source, sizes)."""
     share_a_picture: Named = field(default_factory=list)
@@ -139,7 +139,7 @@ def import_folder(
     Args:
         on_bad: what a file that cannot be used does: refuse the import, or stay out of it. Without its lq image a
             source stays out with all of its images.
-        progress: told (steps done, steps in all); a file is one step when it is checked and one when it is stored.
+        progress: called with (done, total) in steps; a file is one step when it is checked and one when it is stored.
         workers: processes that check and store; None for one a core, fewer for few files.
         strip_suffixes, ignore_case: how names of outputs are read; see `annotate.ingest.layout.read_folder`.
     Raises:

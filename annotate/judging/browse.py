@@ -130,7 +130,7 @@ def load_pairs(session: Session, pair_ids: Sequence[int]) -> list[PairDetails]:
 
 
 def load_answers(session: Session, pair_ids: Sequence[int]) -> dict[int, list[tuple[str, bool, Choice]]]:
-    """(person, whether simulated, choice) of every live judgment that is no repeat, by pair, in order."""
+    """(person, whether simulated, choice) of every live judgment that is not a repeat, by pair, in order."""
     statement = (
         select(Judgment.pair_id, Person.name, Person.simulated, Judgment.choice)
         .join(Person, Person.id == Judgment.person_id)
@@ -144,7 +144,7 @@ def load_answers(session: Session, pair_ids: Sequence[int]) -> dict[int, list[tu
 
 
 def read_disagreements(judged: Path) -> tuple[list[Disagreement], int]:
-    """(where the machine prefers the other image than people, the surest first; judged pairs that are no ties).
+    """(where the machine prefers the other image than people, the surest first; judged pairs that are not ties).
 
     Args:
         judged: `judged.csv` of a fit. Its machine answers are held-out ones: of no pair was the photo trained on.

@@ -108,7 +108,7 @@ def record_judgment(session: Session, person_id: int, answer: Answer, timer: Tim
         timer: asked for the server's seconds of a new answer; one that replaces another keeps that one's.
     Raises:
         UserError: the uuid is another judgment's or no UUID, there is no such pair, a skip has no reason, the seconds
-            are no time, or another answer stands than the one to be replaced.
+            are not a time, or another answer stands than the one to be replaced.
     """
     lock_person(session, person_id)
     run = session.connection()
@@ -182,9 +182,9 @@ def _find_question(session: Session, key: str | None) -> int | None:
 
 def _check_answer(answer: Answer) -> None:
     if not UUID_FORM.fullmatch(answer.uuid):
-        raise UserError(f"{answer.uuid!r} is no UUID; the page makes one for each judgment.")
+        raise UserError(f"{answer.uuid!r} is not a UUID; the page makes one for each judgment.")
     if not 0 <= answer.seconds < math.inf:
-        raise UserError(f"{answer.seconds} seconds is no time that a pair was looked at.")
+        raise UserError(f"`seconds` must be a finite number of at least 0, not {answer.seconds}.")
     if answer.choice is Choice.skip and not (answer.skip_reason or "").strip():
         raise UserError("A skip needs a reason; choose one or write it.")
     if answer.choice is not Choice.skip and answer.skip_reason is not None:

@@ -183,7 +183,7 @@ def read_lifetime(text: str) -> timedelta | None:
     names = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
     lifetime = timedelta(**{names[found[2]]: int(found[1])}) if found else timedelta()
     if not timedelta() < lifetime <= MAX_LINK_LIFETIME:
-        raise UserError(f"{shorten(text)!r} is no time for a link; write it as 30m, 12h, 7d or 2w.")
+        raise UserError(f"{shorten(text)!r} is not a lifetime of a link; write 30m, 12h, 7d or 2w.")
     return lifetime
 
 

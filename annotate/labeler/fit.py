@@ -80,7 +80,7 @@ def fit(
     judged (every judged pair with a prediction by a model that did not see its photo).
 
     Args:
-        on_step: told (steps done, steps in all).
+        on_step: called with (done, total) in steps.
     Returns:
         the labeler, what it was trained on, the contents of summary.json.
     Raises:

@@ -80,7 +80,7 @@ def label_pairs(
     Args:
         target_accuracy: accuracy that held-out answers reached among those at or above the threshold (0.5 … 1).
         dry_run: only count.
-        progress: told (pairs looked at, pairs in all).
+        progress: called with (pairs checked, total).
     Raises:
         UserError: an unknown method, or no pair is measured with the labeler's very metrics and versions.
     """

@@ -105,7 +105,7 @@ def check_training(data: Training) -> None:
     n, sources = int(decided.sum()), len(np.unique(data.sources[decided]))
     if n < MIN_LABELS:
         raise UserError(
-            f"Only {n} human labels that are no ties, measured and of the train split; the labeler needs {MIN_LABELS}. "
+            f"Only {n} human labels without ties, measured and of the train split; the labeler needs {MIN_LABELS}. "
             f"Judge {MIN_LABELS - n} more pairs."
         )
     if sources < MIN_SOURCES:

@@ -117,7 +117,7 @@ class _Counts:
     votes: int
     ties: int
     left: int
-    """Votes for the left side; votes that are no tie are `votes - ties`."""
+    """Votes for the left side; votes that are not ties are `votes - ties`."""
     repeats: int
     same: int
     shared: int
@@ -153,7 +153,7 @@ def compute_people(judgments: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFrame
     """Summarize each person's answers, most judgments first: PEOPLE_COLUMNS.
 
     Shares come with 95 % Wilson intervals and are NaN below MIN_COMPARED answers. `judgments` counts all live ones,
-    skips, repeats and gold pairs too; `left_share` is among votes that are no tie; `fast_share` is the share of
+    skips, repeats and gold pairs too; `left_share` is among votes that are not ties; `fast_share` is the share of
     judgments under FAST_SECONDS, by what they claim or by the server's clock; `overclaimed_share` is the share of the
     `timed` ones, of which the server saw the time, that claim more than there was (`compute_possible_seconds`);
     `flags` has a plain sentence for each thing to look at, empty where there is none.
@@ -246,7 +246,7 @@ def find_flags(counts: _Counts) -> list[str]:
         flags.append(f"mostly answers {side}: {n_side} of {decisive}")
     if counts.votes >= MIN_JUDGMENTS and counts.other_votes >= MIN_JUDGMENTS:
         own, group = counts.ties / counts.votes, counts.other_ties / counts.other_votes
-        # The interval's end as well: one tie too many is no habit.
+        # The interval's end as well: one tie too many is not a habit.
         if own > 2 * group and compute_wilson(counts.ties, counts.votes)[0] > group:
             flags.append(f"many ties: {own:.0%} of answers, the others {group:.0%}")
     if counts.repeats >= MIN_REPEATS and counts.votes:

@@ -32,7 +32,7 @@ class SideBias:
 
     n_decisive: int
     left_share: float
-    """Share of left among the answers that are no tie; interval by Wilson."""
+    """Share of left among the answers that are not ties; interval by Wilson."""
     left_share_low: float
     left_share_high: float
     logit: float

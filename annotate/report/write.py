@@ -55,7 +55,7 @@ def write_report(
 
     Args:
         out: folder, made where it is missing; files of an earlier report in it are replaced.
-        on_step: told (steps done, steps in all).
+        on_step: called with (done, total) in steps.
     Returns:
         the contents of summary.json.
     Raises:
@@ -199,7 +199,7 @@ def _notes(
     if people["simulated"].any():
         n = int(judgments["simulated"].sum())
         notes.append(
-            f"Includes {n} judgments of simulated annotators, who are no people: {n / len(judgments):.0%} of all."
+            f"Includes {n} judgments of simulated annotators, who are not people: {n / len(judgments):.0%} of all."
         )
     elif not options.include_simulated and (left_out := _count_simulated(session)):
         notes.append(f"{left_out} judgments of simulated annotators are left out.")

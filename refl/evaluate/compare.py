@@ -88,7 +88,7 @@ def measure_quality(
     A batch of faces is measured of all methods and seeds, so that its ground truths are read once.
 
     Args:
-        done: told of each batch how many images it has.
+        done: called with the number of images of each batch.
     """
     faces = restored[0].faces
     columns = name_columns(metrics, {}, faces.has_truth)

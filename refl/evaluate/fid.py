@@ -115,7 +115,7 @@ def compare_by_fid(
 
     Args:
         restored: of one set.
-        done: told of each batch how many images it has; 0 of ground truths.
+        done: called with the number of images of each batch; 0 of ground truths.
     """
     faces = restored[0].faces
     if not is_wanted(faces):

@@ -56,7 +56,7 @@ def evaluate(
 
     Args:
         asked: what was asked for, for the report.
-        progress: told (images restored and measured, images in all) after each batch.
+        progress: called with (images restored and measured, total) after each batch.
         stop_asked: asked after each batch for the number of the signal to end by; 0 for none.
     Raises:
         UserError: a model cannot be loaded, or is too large for the memory, or another evaluation writes into `out`.

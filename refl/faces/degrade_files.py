@@ -76,7 +76,7 @@ def degrade_folder(
     Args:
         preset: one of PRESETS.
         threads: how many photos at a time; None for one a core.
-        progress: told (steps done, steps in all): each photo is checked, then degraded.
+        progress: called with (done, total) in steps: each photo is checked, then degraded.
     Raises:
         PhotosRefused: photos are unfit; nothing is written then.
         UserError: no photo, no such preset, `out` holds something else, or cannot be written.

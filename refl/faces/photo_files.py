@@ -82,7 +82,7 @@ def check_photos(
     """Read and decode every file: (the fit ones with what is known of them, the others with the reason).
 
     Args:
-        progress: told (files checked, files in all).
+        progress: called with (files checked, total).
     """
     fit: dict[Path, Probe] = {}
     unfit = []

@@ -66,7 +66,7 @@ def add_photos(
         find: finds the faces of a whole photo; None where every photo is an aligned face.
         detector: what `find` is, one of NO_FACE.
         skip_bad: leave unfit photos out instead of refusing all.
-        progress: told (photos done, photos in all).
+        progress: called with (photos done, total).
     Raises:
         PhotosRefused: photos are unfit, without `skip_bad`.
         UserError: no photo, a photo of that name is stored with other pixels, or no face in any photo.

@@ -193,7 +193,7 @@ def load_stage1(state: Mapping[str, Tensor], source: Path | str) -> nn.Module:
     """DiffBIR's SwinIR: pixels in [0, 1] to pixels of the same size, not clamped; sides multiples of 64.
 
     Raises:
-        UserError: it is no SwinIR.
+        UserError: it is not a SwinIR.
     """
     try:
         descriptor = load_architecture(state, source)

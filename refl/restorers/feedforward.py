@@ -82,7 +82,7 @@ def load_feedforward(found: FoundFile, base: str, dtype: torch.dtype = torch.flo
     """The restorer of a weight file, on the CPU.
 
     Raises:
-        UserError: spandrel does not know it, it is no restorer of RGB images at their own size, or not in this dtype.
+        UserError: spandrel does not know it, it does not restore RGB images at their own size, or not in this dtype.
     """
     descriptor = read_descriptor(found.path)
     if dtype == torch.float16 and not descriptor.supports_half:
@@ -96,7 +96,7 @@ def read_descriptor(path: Path) -> ImageModelDescriptor[nn.Module]:
     """The model of a weight file.
 
     Raises:
-        UserError: spandrel does not know it, or it is no restorer of RGB images at their own size.
+        UserError: spandrel does not know it, or it does not restore RGB images at their own size.
     """
     descriptor = load_architecture(map_weights(path), path)
     if not isinstance(descriptor, ImageModelDescriptor) or descriptor.input_channels != 3 or descriptor.scale != 1:

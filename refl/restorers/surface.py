@@ -83,7 +83,7 @@ def check_images(lq: Tensor, seeds: Sequence[int], multiple_px: int) -> None:
     """Check that a batch can be restored.
 
     Raises:
-        ValueError: no RGB batch, no floats, sides that are no multiples, or another number of seeds.
+        ValueError: no RGB batch, no floats, sides that are not multiples, or another number of seeds.
     """
     if lq.ndim != 4 or lq.shape[1] != 3 or 0 in lq.shape or not lq.is_floating_point():
         raise ValueError(f"expected RGB images (N, 3, H, W) as floats in [0, 1], got {tuple(lq.shape)} {lq.dtype}")

@@ -179,7 +179,7 @@ class Monitor:
         if self.first is None:
             self.first_restored, self.first = restored, now
         else:
-            # what is now the live model scores the first outputs anew: its own drift is no gain
+            # what is now the live model scores the first outputs anew: its own drift is not a gain
             rescored = Look(self.first.step, _collect(row.first_rewards for row in seen), self.first.judges)
             verdict = compare(rescored, now, self.judges_needed, self.is_suspicious())
         numbers = {name: values[~np.isnan(values)] for name, values in (now.rewards | now.judges).items()}

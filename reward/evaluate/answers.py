@@ -71,7 +71,7 @@ def answer_by_metrics(dataset: Path, pairs: Sequence[LabelledPair]) -> list[Answ
     stored in several versions, each answers, its version in its name.
 
     Raises:
-        UserError: the file is no table of scores.
+        UserError: the file is not a table of scores.
     """
     file = dataset / "scores.parquet"
     if not file.exists() or any(row.sha256_a is None for row in pairs):

@@ -64,7 +64,7 @@ def choose_labels(
 ) -> tuple[Labels, pd.DataFrame, list[str]]:
     """(people's labels of a split that may measure accuracy, their votes, notes of what was left out and why).
 
-    Only pairs whose first answer was to a pair picked at random: what an active order picks is no fair sample.
+    Only pairs whose first answer was to a pair picked at random: what an active order picks is not a fair sample.
 
     Raises:
         UserError: there is none, or all are of one method.

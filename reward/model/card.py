@@ -30,7 +30,7 @@ def write_card(checkpoint: Path, evaluation: dict[str, Any] | None = None) -> No
     Args:
         evaluation: JSON values, as `reward.evaluate.command.summarize_for_card` gives them; None takes those kept.
     Raises:
-        UserError: the folder is no checkpoint, or cannot be written.
+        UserError: the folder is not a checkpoint, or cannot be written.
     """
     config = check_model_config(read_json(checkpoint / "config.json") or {}, str(checkpoint / "config.json"))
     training = read_json(checkpoint / "training.json")
@@ -161,7 +161,7 @@ def describe_results(training: dict[str, Any] | None, evaluation: dict[str, Any]
             f"- Version: `{evaluation['version']}`",
         ]
         if evaluation["simulated"]:
-            lines.append("- **SIMULATED annotators are among the labels: these are no figures about people.**")
+            lines.append("- **Includes SIMULATED annotators; says nothing about real people.**")
     return lines or ["Not measured. Run `python -m reward evaluate`."]
 
 

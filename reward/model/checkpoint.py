@@ -264,7 +264,7 @@ def check_architecture(architecture: dict[str, Any], where: str) -> None:
         if name not in KNOWN_KEYS[tower]
     ]
     if unknown or not isinstance(architecture["vision_cfg"].get("layers"), int):
-        what = f"it sets {', '.join(unknown)}" if unknown else "its image tower is no vision transformer"
+        what = f"it sets {', '.join(unknown)}" if unknown else "its image tower is not a vision transformer"
         raise UserError(f"{where}: only plain CLIPs with a vision transformer can be trained here; {what}.")
 
 

@@ -64,7 +64,7 @@ def read_folder_manifest(folder: Path | None) -> dict[str, WeightsEntry]:
     """The entries of the `weights.toml` in a folder of weight files; none where there is none.
 
     Raises:
-        UserError: it is no such manifest.
+        UserError: it is not such a manifest.
     """
     path = folder / FOLDER_MANIFEST if folder else None
     return read_entries(path) if path and path.is_file() else {}

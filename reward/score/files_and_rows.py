@@ -63,7 +63,7 @@ def find_images(places: Iterable[Path]) -> list[ImageItem]:
     over, and files of other types named in a warning.
 
     Raises:
-        UserError: a place is not there, there is no image, or a caption is no Unicode text.
+        UserError: a place is not there, there is no image, or a caption is not Unicode text.
     """
     items: dict[ImageItem, None] = {}
     for place in places:
@@ -97,7 +97,7 @@ def score_files(
 
     Args:
         use_prompt: whether the scorer's prompt may stand in where not one image has a caption.
-        progress: told (images looked at, images in all) after each batch.
+        progress: called with (images checked, total) after each batch.
     Raises:
         UserError: not one image has a caption where captions are wanted, `out` is another file or cannot be written, or
             the memory does not suffice.
@@ -163,7 +163,7 @@ def read_done(out: Path, version: str) -> set[tuple[str, str, str | None]]:
                 done.add((line["image"], line["sha256"], line["caption"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{out} is there and is no file of rewards ({error}); move it away, or name another file with --out."
+            f"{out} is there and is not a file of rewards ({error}); move it away, or name another file with --out."
         ) from error
     return done
 
@@ -181,7 +181,7 @@ def score_candidates(
 
     Args:
         use_prompt: whether the scorer's prompt may stand in where not one image has a caption.
-        progress: told (images scored, images in all) after each batch.
+        progress: called with (images scored, total) after each batch.
     Raises:
         UserError: there is no candidate, not one has a caption where captions are wanted, the disk is full, or the
             memory does not suffice.

@@ -149,7 +149,7 @@ def read_batches(
     """Things with their images, in batches; decoded in threads, the next batch while this one is scored.
 
     Args:
-        on_bad: told of an image that cannot be read, which is then left out.
+        on_bad: called with an image that cannot be read, which is then left out.
     Raises:
         UserError: an image cannot be read, and `on_bad` is not given.
     """

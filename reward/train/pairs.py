@@ -71,7 +71,7 @@ def measure(scorer: PairScorer, reader: InputReader, pairs: Pairs, batch_pairs: 
     """Measure the model on labelled pairs: every process takes its share, all get the result. A collective.
 
     Returns:
-        accuracy on the n labels that are no ties, low and high (95 %, over sources; not there for a single source);
+        accuracy on the n labels that are not ties, low and high (95 %, over sources; not there for a single source);
         loss and calibration_error over all.
     """
     return summarize(pairs, *compute_margins(scorer, reader, pairs, batch_pairs))

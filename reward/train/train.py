@@ -153,7 +153,7 @@ def sum_up(losses: Tensor, cosines: Tensor, p_a: Tensor) -> Tensor:
     """Sum up what progress lines are means of, over (B,) weighted losses and (2, B) cosines.
 
     Returns:
-        (6,) sums of loss and 1 over all pairs; of 1, chosen, rejected and accuracy over those that are no ties.
+        (6,) sums of loss and 1 over all pairs; of 1, chosen, rejected and accuracy over those that are not ties.
     """
     decided = p_a != 0.5
     a_chosen = p_a > 0.5

@@ -133,15 +133,15 @@ def correct(context: Context, name: str, clicked: dict[str, Any]) -> None:
     """Record a click on a pair: data of the pair as it was drawn (pair, left, uuid), choice, and seconds.
 
     Raises:
-        UserError: what was clicked is no answer to a pair, or `annotate.judging.browse.correct_label` refuses it.
+        UserError: what was clicked is not an answer to a pair, or `annotate.judging.browse.correct_label` refuses it.
     """
     try:
         pair_id, left, seconds = int(clicked["pair"]), Side(clicked["left"]), float(clicked["seconds"])
         choice, number = clicked["choice"], str(clicked["uuid"])
         if choice not in ("left", "right", "tie"):
-            raise ValueError(f"{choice!r} is no choice")
+            raise ValueError(f"{choice!r} is not a choice")
     except (KeyError, ValueError) as error:
-        raise UserError(f"This click is no answer to a pair ({error}); load the page anew.") from error
+        raise UserError(f"This click is not an answer to a pair ({error}); load the page anew.") from error
     with context.database.write() as session:
         person = get_person(session, name)
         correct_label(session, person.id, pair_id, uuid=number, shown_left=left, choice=choice, seconds=seconds)
@@ -236,7 +236,7 @@ def disagreements_html(context: Context, session: Session, fit: int | None, page
     ]
     surely = f", {sure:,} of them surely enough to be labelled (from {threshold:.1%} on)" if threshold else ""
     simulated = simulated_html() if summary["simulated"] else ""
-    words = f"<p><strong>{len(found):,} of {decided:,} judged pairs</strong> that are no ties{surely}.</p>"
+    words = f"<p><strong>{len(found):,} of {decided:,} judged pairs</strong> that are not ties{surely}.</p>"
     return f'{simulated}{words}<div class="fr-pairs">{"".join(cards)}</div>', len(cards), len(found)
 
 

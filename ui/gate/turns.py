@@ -146,7 +146,9 @@ class BoundWaits:
             return
         request = Request(scope)
         if (name := _find_bad_host(request)) is not None:
-            refusal = JSONResponse({"error": f"{show(ascii(name))} is no host name; this request cannot be read."}, 400)
+            refusal = JSONResponse(
+                {"error": f"{show(ascii(name))} is not a host name; the request cannot be read."}, 400
+            )
             await refusal(scope, receive, send)
             return
         started = False

@@ -437,7 +437,7 @@ def _view_image(showings: Showings, visitor: Visitor, image: StoredImage | None,
 
 
 def count_judgments(session: Session) -> tuple[int, int]:
-    """(judgments made, judgments wanted) over all pairs that are no gold pairs."""
+    """(judgments made, judgments wanted) over all pairs that are not gold pairs."""
     done, wanted = session.execute(
         select(
             func.coalesce(func.sum(Pair.judgment_count), 0), func.coalesce(func.sum(Pair.judgments_wanted), 0)

@@ -134,7 +134,7 @@ def _to_text(sealed: bytes) -> str:
 
 
 def _from_text(token: str) -> bytes:
-    """The bytes of `_to_text`; b"", which is no token, where it cannot be any."""
+    """The bytes of `_to_text`; b"", which is not a token, where it cannot be any."""
     try:
         return base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):

@@ -295,4 +295,4 @@ def test_files_are_scored_and_a_cut_file_is_completed(
     assert [row["value"] for row in again] == pytest.approx([json.loads(line)["value"] for line in whole], abs=1e-6)
     (tmp_path / "other.jsonl").write_text("hello\n")
     assert reward([*command[:-1], str(tmp_path / "other.jsonl")]) == 2
-    assert "is no file of rewards" in capsys.readouterr().err
+    assert "is not a file of rewards" in capsys.readouterr().err

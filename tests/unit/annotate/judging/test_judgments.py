@@ -155,12 +155,12 @@ def test_an_answer_leaves_the_lease_of_another_showing(session, ada, settings, m
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"uuid": "7"}, "no UUID"),
-        ({"uuid": "3f2a9c10b5e44d7a8c1d0e9f7a6b5c4d"}, "no UUID"),
-        ({"uuid": "3F2A9C10-B5E4-4D7A-8C1D-0E9F7A6B5C4D"}, "no UUID"),
-        ({"seconds": -0.5}, "no time"),
-        ({"seconds": float("nan")}, "no time"),
-        ({"seconds": float("inf")}, "no time"),
+        ({"uuid": "7"}, "not a UUID"),
+        ({"uuid": "3f2a9c10b5e44d7a8c1d0e9f7a6b5c4d"}, "not a UUID"),
+        ({"uuid": "3F2A9C10-B5E4-4D7A-8C1D-0E9F7A6B5C4D"}, "not a UUID"),
+        ({"seconds": -0.5}, "must be a finite number"),
+        ({"seconds": float("nan")}, "must be a finite number"),
+        ({"seconds": float("inf")}, "must be a finite number"),
         ({"choice": Choice.skip, "skip_reason": None}, "needs a reason"),
         ({"choice": Choice.skip, "skip_reason": "  "}, "needs a reason"),
         ({"choice": Choice.tie, "skip_reason": "identical"}, "belongs to a skip"),

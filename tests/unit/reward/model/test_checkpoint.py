@@ -156,7 +156,7 @@ def test_a_broken_checkpoint_says_which_file(make_model, tmp_path, file, content
     ("architecture", "message"),
     [
         ("ViT-Q-1", "There is no architecture 'ViT-Q-1'"),
-        ("RN50", "its image tower is no vision transformer"),
+        ("RN50", "its image tower is not a vision transformer"),
         ("ViT-B-16-SigLIP", "only plain CLIPs"),
         ("convnext_base", "vision_cfg.timm_model_name"),
         ("nowhere.json", "nowhere.json: cannot be read"),
