@@ -49,7 +49,7 @@ def write_format(
     """Write the rows in `options.format` into a folder.
 
     Returns:
-        (rows written, and ties left out because the format cannot say them; what the card tells of the files).
+        (rows written, and ties left out because the format has none; the card's description of the files).
     """
     writers: dict[str, Callable[[Path, Content], list[Config]]] = {
         "parquet": write_parquet,
@@ -62,7 +62,7 @@ def write_format(
     }
     kept = [row for row in rows if not (row["tie"] and _cannot_say_ties(row, options))]
     if not kept:
-        raise UserError(f"All {len(rows):,} labels are ties, which {options.format} cannot say; take another format.")
+        raise UserError(f"All {len(rows):,} labels are ties, and {options.format} has no ties; take another format.")
     configs = writers[options.format](folder, Content(kept, judgments, data, options))
     return {"written": len(kept), "ties_left_out": len(rows) - len(kept)}, configs
 

@@ -100,7 +100,7 @@ class Picked(enum.StrEnum):
     disagreement = "disagreement"
     diverse = "diverse"
     leftover = "leftover"
-    """Neither at random nor by an order: left after active orders took the others, or looked up by somebody."""
+    """Not picked at random: a leftover of active selection, or opened by hand."""
 
 
 class RunState(enum.StrEnum):

@@ -333,7 +333,7 @@ def describe_refusal(url: str, code: int) -> str:
     if code in (401, 403):
         return f"the server refuses it ({code}); download it in a browser"
     if code in (404, 410):
-        return f"it is not there any more ({code})"
+        return f"the server does not have it ({code})"
     return f"the server answers {code} {http.client.responses.get(code, '')}".strip()
 
 

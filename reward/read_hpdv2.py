@@ -101,7 +101,7 @@ def _read_preference(value: object) -> Preference:
     item = TrainItem.model_validate(value)
     first, second = item.human_preference
     if min(first, second) < 0 or first + second <= 0:
-        raise ValueError(f"human_preference {item.human_preference} says nothing")
+        raise ValueError(f"human_preference must be numbers of at least 0, one above 0, not {item.human_preference}")
     return Preference(item.prompt, (item.file_path[0], item.file_path[1]), first / (first + second), None)
 
 

@@ -130,7 +130,7 @@ def _find_obstacle(around: _Surroundings, run: Run, cpu_slots: int) -> str | Non
     for run_id in run.after:
         state = around.states.get(run_id)
         if state is None:
-            return f"waits for run {run_id}, which is not there any more: stop this one"
+            return f"waits for run {run_id}, which was deleted; stop this run"
         if state in LIVE_STATES:
             return f"waits for run {run_id}"
         if state is not RunState.finished:

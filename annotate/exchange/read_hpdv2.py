@@ -46,7 +46,9 @@ class Hpdv2Item(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if min(self.human_preference) < 0 or sum(self.human_preference) <= 0:
-            raise ValueError(f"human_preference {self.human_preference} says nothing")
+            raise ValueError(
+                f"human_preference must be numbers of at least 0, one above 0, not {self.human_preference}"
+            )
         return self
 
 

@@ -203,7 +203,7 @@ def _checked_path(archive: Path, entry: Entry) -> PurePosixPath | None:
     if len(path.parts) > MAX_DEPTH:
         raise UserError(f"{archive.name} holds folders more than {MAX_DEPTH} deep: {name[:80]!r}…; {UNPACK_FLAT}.")
     if kind not in (0, stat.S_IFREG):
-        raise UserError(f"{archive.name} holds {name!r}, which is a link and no file; pack the files themselves.")
+        raise UserError(f"{archive.name} holds {name!r}, a link; pack the file itself.")
     if entry.flag_bits & ENCRYPTED:
         raise UserError(f"{archive.name} is encrypted; make it without a password.")
     if entry.compress_type not in READABLE_METHODS:

@@ -116,7 +116,7 @@ def record_judgment(session: Session, person_id: int, answer: Answer, timer: Tim
     if known_id is not None:
         known = session.get_one(Judgment, known_id)
         if known.person_id != person_id or known.pair_id != answer.pair_id:
-            raise UserError(f"Judgment {answer.uuid} is stored already, of another pair or person; make a new uuid.")
+            raise UserError(f"Judgment {answer.uuid} already belongs to another pair or person; use a new UUID.")
         return known
     _check_answer(answer)
     showing = {"pair_id": answer.pair_id, "person_id": person_id, "repeat_no": answer.repeat_no}
@@ -369,7 +369,7 @@ def compute_majority(votes: pd.DataFrame) -> pd.Series[float]:
 def compute_dawid_skene(votes: pd.DataFrame) -> pd.Series[float]:
     """p_a by pair_id: P(a) + P(tie) / 2 of the Dawid-Skene posterior (crowd-kit, 100 iterations).
 
-    The last digits hang on the order of the votes.
+    The last digits depend on the order of the votes.
 
     Source: Dawid & Skene, Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm, 1979.
     """

@@ -42,11 +42,11 @@ class WeightsEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: str = Field(description="Name of the file")
-    description: str = Field(description="What it holds")
+    description: str = Field(description="Content of the file")
     hub: list[str] = Field([], description="ORG/REPOSITORY/FILE or spaces/ORG/SPACE/FILE, tried in order")
     url: list[str] = Field([], description="Addresses that download a restorer's file, tried after the hubs")
-    page: str = Field(description="Where a person can download it")
-    licence: str = Field(description="What may be done with it")
+    page: str = Field(description="Page with the download, for a person")
+    licence: str = Field(description="Licence of the weights")
     sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$", description="Checksum of the file; empty where unknown")
     size_bytes: int = Field(0, ge=0, description="Size of the file in bytes; 0 where unknown")
 

@@ -1,7 +1,7 @@
 """Train a reward model on labelled pairs: one plain function, the same on a CPU, one GPU, many, and many hosts.
 
-Nothing here draws a random number but the first weights: which pairs a step sees, and with which learning rate, follow
-from the seed and the step, so that a training that is continued is the one that was never stopped.
+Only the first weights are random: the pairs and the learning rate of each step follow from the seed and the step, so
+that a continued training equals one that was never stopped.
 """
 
 from __future__ import annotations

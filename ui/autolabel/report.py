@@ -26,7 +26,7 @@ def simulated_html() -> str:
     """The red line wherever figures show that simulated annotators made."""
     return (
         '<p class="fr-simulated" role="note">Simulated annotators are among the judgments that this SVM learned from: '
-        "these figures say nothing about people.</p>"
+        "these figures say nothing about real people.</p>"
     )
 
 

@@ -264,7 +264,7 @@ def test_damaged_datasets_are_refused_whole(
         ("{}", "not a list of pairs"),
         ("nonsense", "as JSON"),
         ('[{"prompt": "p", "file_path": ["a.png"], "human_preference": [1, 0]}]', "item 0: file_path"),
-        ('[{"prompt": "p", "file_path": ["a.png", "b.png"], "human_preference": [0, 0]}]', "says nothing"),
+        ('[{"prompt": "p", "file_path": ["a.png", "b.png"], "human_preference": [0, 0]}]', "one above 0"),
         ('[{"prompt": "p", "file_path": ["a.png", "a.png"], "human_preference": [1, 0]}]', "same image"),
         ('[{"prompt": "p", "file_path": ["a.png", "c.png"], "human_preference": [1, 0]}]', "cannot be read"),
     ],

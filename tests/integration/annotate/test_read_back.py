@@ -537,7 +537,7 @@ def test_hpdv2_of_another_name_is_split_as_photos_are(tmp_path: Path, make_photo
         ({"prompt": 3, "file_path": ["0.png", "1.png"], "human_preference": [1, 0]}, "item 0: prompt"),
         ({"prompt": "p", "file_path": ["0.png", "1.png"], "human_preference": [1, 0], "id": 1}, "item 0: id"),
         ({"prompt": "p", "file_path": ["0.png", "../1.png"], "human_preference": [1, 0]}, "lies outside"),
-        ({"prompt": "p", "file_path": ["0.png", "1.png"], "human_preference": [-1, 2]}, "says nothing"),
+        ({"prompt": "p", "file_path": ["0.png", "1.png"], "human_preference": [-1, 2]}, "one above 0"),
         ({"prompt": "p", "file_path": ["0.png", "1.png"], "human_preference": [float("nan"), 1]}, "human_preference.0"),
     ],
 )

@@ -157,7 +157,7 @@ def test_simulated_annotators_never_count_as_people(
     assert reward([*command, "--include-simulated"]) == 0
     assert "SIMULATED" in capsys.readouterr().out
     report = (tmp_path / "report" / "report.md").read_text()
-    assert "**SIMULATED annotators are among the labels" in report
+    assert "**Includes SIMULATED annotators" in report
     assert "by 0 people and 3 simulated annotators" in report
     assert "Human ceiling** not known" in report
 

@@ -82,8 +82,8 @@ def test_images_may_lie_in_the_splits_folder(tmp_path: Path) -> None:
     [
         ("train", {"prompt": "x"}, "train.json: is not a list of items"),
         ("train", [TRAIN[0], {"prompt": "x"}], r"train.json, item 1: file_path: Field required"),
-        ("train", [TRAIN[0] | {"human_preference": [0, 0]}], r"item 0: human_preference \[0.0, 0.0\] says nothing"),
-        ("train", [TRAIN[0] | {"human_preference": [2, -1]}], r"item 0: human_preference .* says nothing"),
+        ("train", [TRAIN[0] | {"human_preference": [0, 0]}], r"item 0: human_preference must .* not \[0.0, 0.0\]"),
+        ("train", [TRAIN[0] | {"human_preference": [2, -1]}], r"item 0: human_preference must be numbers"),
         ("train", [TRAIN[0] | {"file_path": ["1.jpg", "1.jpg"]}], r"1.jpg is compared with itself"),
         ("train", [TRAIN[0] | {"file_path": ["../1.jpg", "2.jpg"]}], r"'../1.jpg' lies outside the dataset"),
         ("test", [TEST[0] | {"rank": [1, 2]}], r"test.json, item 0: a rank has another length than the 3 images"),

@@ -95,7 +95,7 @@ def test_a_uuid_of_another_person_or_pair_is_refused(session, people, make_proje
     first, second = make_project(2)
     uuid = judge(people[0].id, first).uuid
     for person, pair in ((people[1], first), (people[0], second)):
-        with pytest.raises(UserError, match="stored already"):
+        with pytest.raises(UserError, match="already belongs to another pair or person"):
             judge(person.id, pair, uuid=uuid)
     assert [count(session, pair) for pair in (first, second)] == [1, 0]
 
