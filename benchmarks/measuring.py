@@ -122,7 +122,7 @@ def measure_command(data: Path, *options: str) -> list[str]:
 
 
 def compare_speed(count: int, size_px: int) -> float:
-    """Print images a second of each way; returns how many times ours is faster than the metric objects."""
+    """Print images per second of each way; returns how many times ours is faster than the metric objects."""
     with tempfile.TemporaryDirectory(prefix="facereward-measuring-") as temporary:
         folder = Path(temporary)
         write_photos(folder / "photos", count, size_px)

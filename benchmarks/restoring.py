@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("--size", choices=("small", "full"), help="of the published ones (default: full on a GPU)")
     parser.add_argument("--steps", type=int, default=50, help="of DiffBIR (default: 50)")
     parser.add_argument("--image-size", type=int, help="side in pixels (default: 512, small 128; tiny has its own)")
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs a row (default: 3)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs per row (default: 3)")
     parser.add_argument("--only", default="", help="rows that begin so, such as diffbir")
     parser.add_argument("--row", help=argparse.SUPPRESS)  # one row, in this process
     args = parser.parse_args()

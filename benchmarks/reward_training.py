@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--preset", default="vit-b-32", help="architecture, with random weights (default: vit-b-32)")
     parser.add_argument("--pairs", type=int, default=64, help="pairs in the dataset (default: 64)")
     parser.add_argument("--steps", type=int, default=16, help="steps of each loop (default: 16)")
-    parser.add_argument("--batch-size", type=int, default=8, help="pairs a step (default: 8)")
+    parser.add_argument("--batch-size", type=int, default=8, help="pairs per step (default: 8)")
     parser.add_argument("--mixed-precision", choices=tuple(TOLERANCE), default="no")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--workers", type=int, default=1, help="decoding processes (default: 1)")

@@ -21,7 +21,7 @@ HASH_FIELDS = ("sha256_a", "sha256_b", "sha256_lq", "sha256_hq")
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
-    """One JSON object a line, UTF-8, fields in the order given."""
+    """One JSON object per line, UTF-8, fields in the order given."""
     with open(path, "w", encoding="utf-8", newline="\n") as stream:
         for row in rows:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -285,7 +285,7 @@ def write_imagereward(folder: Path, content: Content) -> list[Config]:
 
 
 def write_pickapic(folder: Path, content: Content) -> list[Config]:
-    """Pick-a-Pic v2's columns, a Parquet file a split in `data/`; `jpg_*` hold the stored bytes, of whatever format.
+    """Pick-a-Pic v2's columns, a Parquet file per split in `data/`; `jpg_*` hold the stored bytes, of whatever format.
 
     A row is a label, not one person's answer: `user_id` is null, `ranking_id` counts rows. `label_*` are 0.5 for a tie,
     probabilities with `ties` soft. Source: huggingface.co/datasets/yuvalkirstain/pickapic_v2.
@@ -411,7 +411,7 @@ def write_trl(folder: Path, content: Content) -> list[Config]:
 def write_imagefolder(folder: Path, content: Content) -> list[Config]:
     """A folder that `datasets.load_dataset` reads as an "imagefolder": image columns chosen, rejected and lq.
 
-    One folder a split with its images and `metadata.jsonl`, whose `*_file_name` columns become images. The lq column is
+    A folder per split with its images and `metadata.jsonl`, whose `*_file_name` columns become images. The lq column is
     there where every photo has an lq image. No ties.
     """
     import pyarrow as pa

@@ -288,7 +288,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", choices=list(PLANS), default=list(PLANS), help="default: all")
     parser.add_argument("--seeds", type=int, default=20, help="simulations of each order (default: 20)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     args = parser.parse_args()
     with ProcessPoolExecutor(args.workers) as processes:
         for name in args.sets:

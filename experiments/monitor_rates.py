@@ -178,7 +178,7 @@ def bound(count: int, of: int) -> float:
 
 
 def print_null(folders: dict[float, list[Path]]) -> None:
-    """A row a size of noise, then the rates."""
+    """A row per size of noise, then the rates."""
     print("\n| noise | looks | PSNR, mean at last looks | largest rise of the reward | suspicious | hacking |")
     print("|" + "---|" * 6)
     looks = suspicious = hacking = 0
@@ -195,7 +195,7 @@ def print_null(folders: dict[float, list[Path]]) -> None:
 
 
 def print_control(folders: list[Path]) -> None:
-    """A row a seed, then how many were caught."""
+    """A row per seed, then how many were caught."""
     print("\n| training | first suspicious | hacking | reward, in spreads | PSNR | SSIM | fallen |\n|" + "---|" * 7)
     caught = 0
     for folder in folders:

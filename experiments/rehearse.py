@@ -140,7 +140,7 @@ def find_fault(step: Step, took: Watched, folder: Path, output: Path) -> str:
 
 
 def format_table(outcomes: Sequence[Outcome]) -> str:
-    """Markdown, a row a step."""
+    """Markdown, a row per step."""
     head = ["| step | seconds | peak GiB | GiB written | |", "|---|---|---|---|---|"]
     return "\n".join([*head, *map(format_row, outcomes)])
 

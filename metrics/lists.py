@@ -1,6 +1,6 @@
 """Define named, versioned lists of metrics, and the columns that a list gives.
 
-A list is a TOML file: name, version, description and one [[metrics]] table a metric. Those in `named_lists/` are
+A list is a TOML file: name, version, description and one [[metrics]] table per metric. Those in `named_lists/` are
 called by name, a person's own by its path. Nothing here imports pyiqa or torch: the app reads lists too.
 """
 

@@ -126,7 +126,7 @@ def _read_items(path: Path) -> list[Preference]:
         raise UserError(f"{path} is not a list of pairs; HPDv2's train.json is.")
     if isinstance(values[0], dict) and "source" in values[0]:
         raise UserError(
-            f"{path} is one JSON list of rows; a manifest has a row a line: save it as .jsonl (pandas: "
+            f"{path} is one JSON list of rows; a manifest has a row per line: save it as .jsonl (pandas: "
             "to_json(orient='records', lines=True)) or .csv."
         )
     items: list[Preference] = []

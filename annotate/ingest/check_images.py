@@ -52,7 +52,7 @@ def check_stored_images(
 
     Args:
         mend: replace their files by plain ones and remove their values.
-        workers: processes that read; None for one a core, fewer for few files.
+        workers: processes that read; None for one per core, fewer for few files.
         progress: called with (images read, total).
     Raises:
         UserError: the disk is full; what was mended before stays so.

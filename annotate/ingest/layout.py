@@ -100,7 +100,7 @@ def read_folder(folder: Path, *, strip_suffixes: Sequence[str] = (), ignore_case
     if lq is None:
         found = ", ".join(names[:10]) or "no folders"
         raise UserError(
-            f"{folder} has no folder called lq (found: {found}). Expected lq/, optionally hq/, and one folder a method "
+            f"{folder} has no folder called lq (found: {found}). Expected lq/, optionally hq/, and a folder per method "
             "with the same file names in each; or give a CSV or JSONL manifest."
         )
     before = len(plan.refused)

@@ -90,7 +90,7 @@ def find_manifest(folder: Path) -> Path | None:
             rows = json.loads(path.read_bytes())
             if isinstance(rows, list) and rows and isinstance(rows[0], dict) and "source" in rows[0]:
                 raise UserError(
-                    f"{path} is a manifest as one list; save it with a row a line as .jsonl (pandas: "
+                    f"{path} is a manifest as one list; save it with a row per line as .jsonl (pandas: "
                     "to_json(orient='records', lines=True)), or as .csv."
                 )
     return found[0] if found else None

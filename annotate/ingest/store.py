@@ -140,7 +140,7 @@ def import_folder(
         on_bad: what a file that cannot be used does: refuse the import, or stay out of it. Without its lq image a
             source stays out with all of its images.
         progress: called with (done, total) in steps; a file is one step when it is checked and one when it is stored.
-        workers: processes that check and store; None for one a core, fewer for few files.
+        workers: processes that check and store; None for one per core, fewer for few files.
         strip_suffixes, ignore_case: how names of outputs are read; see `annotate.ingest.layout.read_folder`.
     Raises:
         ImportRefused: unfit files, with on_bad 'refuse'.

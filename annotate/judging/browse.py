@@ -171,7 +171,7 @@ def correct_label(
     same uuid again returns the judgment that is there.
 
     Args:
-        uuid: made with the page, one a pair shown.
+        uuid: made with the page, one per pair shown.
         choice: by side of the screen.
     Raises:
         UserError: the pair is reserved for random picks, this person has judged it, or there is no such pair.

@@ -64,7 +64,7 @@ class Stopwatch:
 class Pace:
     """Holds every person to an answer in SECONDS_AN_ANSWER, BURST_ANSWERS ahead of it.
 
-    In memory, a small row a person: after a restart a first answer is timed from the handing out of its pair alone.
+    In memory, a small row per person: after a restart a first answer is timed from the handing out of its pair alone.
     """
 
     clock: Callable[[], float] = time.monotonic

@@ -49,7 +49,7 @@ STEPS = 8
 class Labelled:
     """Pairs with a human label, in the order of their keys.
 
-    table: a row a pair: pair_id, pair (key), source, split, p_a, weight, random (whether its first judgment's pair was
+    table: per pair pair_id, pair (key), source, split, p_a, weight, random (whether its first judgment's pair was
     picked at random, so that it may measure accuracy), judgments (ids).
     differences: (n, d) metric values of a minus b.
     """

@@ -127,7 +127,7 @@ def predict_boosting(train: Training, test: Training, seed: int) -> Array:
 
 
 def compare_methods(margins: dict[str, Array], data: Training, seed: int = 0) -> pd.DataFrame:
-    """A row a method, the best first: method, accuracy, low, high, and how far it is behind the SVM, with interval.
+    """A row per method, the best first: method, accuracy, low, high, and how far it is behind the SVM, with interval.
 
     The difference is taken on the same resampled sources, so that its interval is narrower than the two alone.
     """

@@ -4,7 +4,7 @@ Every image that is a candidate is measured; full-reference metrics compare it w
 truth of its source, where there is one. A column that an image cannot have (no ground truth) gives no row at all; one
 that failed is a row with the reason. Neither is ever a zero: a labeler is trained on the columns that its images have.
 
-Work is read from the database in pages and handed out in batches; this process alone writes, one transaction a batch,
+Work is read from the database in pages and handed out in batches; this process alone writes, one transaction per batch,
 so that a kill loses the batches under way and nothing else.
 """
 
@@ -75,7 +75,7 @@ def measure_missing(
 
     Args:
         device: auto, cpu, cuda, or one GPU such as cuda:1; auto and cuda use every GPU.
-        workers: processes, on a GPU for each of them; None for one a core, WORKERS_PER_GPU a GPU. 1 on a CPU measures
+        workers: processes, on a GPU for each; None for one per core, WORKERS_PER_GPU per GPU. 1 on a CPU measures
             in this process.
         batch_size: images that are decoded, measured and stored together; None for CPU_BATCH or GPU_BATCH.
         progress: called with (images done, total) when a batch is stored.

@@ -59,7 +59,7 @@ def start_measuring() -> None:
 
 
 def use_one_thread() -> None:
-    """Keep torch and OpenCV from starting a thread a core in this process."""
+    """Keep torch and OpenCV from starting a thread per core in this process."""
     from metrics import compute
 
     compute.set_threads(1)

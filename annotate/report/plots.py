@@ -107,10 +107,10 @@ def plot_win_matrix(shares: pd.DataFrame, counts: pd.DataFrame) -> Figure:
 
 
 def plot_over_time(judgments: pd.DataFrame) -> Figure:
-    """Judgments made so far, a step line a person (UTC).
+    """Judgments made so far, a step line per person (UTC).
 
     Args:
-        judgments: person, simulated and created_at, a row a judgment.
+        judgments: person, simulated and created_at, a row per judgment.
     """
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure

@@ -147,7 +147,7 @@ def measure_reward(
 
 
 def tabulate(restored: Sequence[Restored], columns: Mapping[str, str], measured: Measured) -> pd.DataFrame:
-    """A row an image, seed and metric of one set: set, method, image, seed, metric, value; NaN where a metric fails.
+    """A row per image, seed and metric of one set: set, method, image, seed, metric, value; NaN where a metric fails.
 
     Args:
         columns: as `name_columns` gives them; all must have been measured.
@@ -187,7 +187,7 @@ def _interval(values: pd.Series[float], seed: int) -> tuple[float, float, float]
 
 
 def write_grid(path: Path, restored: Sequence[Restored]) -> None:
-    """A PNG of the first faces by name, unselected: a column a face; input, each method in order, ground truth.
+    """A PNG of the first faces by name, unselected: a column per face; input, each method in order, ground truth.
 
     Args:
         restored: of one set; of each method the images of its first seed are shown.

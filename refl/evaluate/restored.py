@@ -47,7 +47,7 @@ class Restored:
     method: str
     seed: int
     files: Sequence[Path]
-    """One a face, in the order of the faces."""
+    """One per face, in the order of the faces."""
     keys: Sequence[str]
     """What a value of an image depends on besides what measures it: pixels, ground truth, caption; hashed."""
 
@@ -60,7 +60,7 @@ def restore_set(
     batch_size: int,
     done: Callable[[int], None] = lambda _images: None,
 ) -> list[Restored]:
-    """Every face with every seed; without chance there is one image a face, under the first seed.
+    """Every face with every seed; without chance there is one image per face, under the first seed.
 
     Args:
         out: folder of the evaluation; what is there already is not restored again.

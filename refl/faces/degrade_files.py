@@ -75,7 +75,7 @@ def degrade_folder(
 
     Args:
         preset: one of PRESETS.
-        threads: how many photos at a time; None for one a core.
+        threads: how many photos at a time; None for one per core.
         progress: called with (done, total) in steps: each photo is checked, then degraded.
     Raises:
         PhotosRefused: photos are unfit; nothing is written then.

@@ -147,7 +147,7 @@ def map_in_threads(work: Callable[[T], R], items: Iterable[T], threads: int | No
     """`map` in threads, a few items ahead: Pillow, OpenCV and NumPy let other threads run while they work.
 
     Args:
-        threads: None for one a core.
+        threads: None for one per core.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     waiting = iter(items)

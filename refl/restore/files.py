@@ -80,7 +80,7 @@ def write_photo(
     made_by: Sequence[MadeBy],
     enlarger: Enlarger | None = None,
 ) -> dict[str, str]:
-    """Write a photo with the restored faces pasted back, once a method and seed; returns folder -> file.
+    """Write a photo with the restored faces pasted back, once per method and seed; returns folder -> file.
 
     Args:
         enlarger: enlarges the background; None leaves it as it is.

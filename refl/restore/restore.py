@@ -58,7 +58,7 @@ def restore_faces(method: RestoreMethod, faces: Sequence[RgbImage], seeds: Seque
 
     Args:
         faces: (H, W, 3) uint8 RGB, aligned, of any sizes; what is not square is filled up and cut again.
-        seeds: one a face.
+        seeds: one per face.
     Raises:
         UserError: the batch is too large for the memory, or the restorer gives values that are not numbers.
     """

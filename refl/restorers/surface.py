@@ -26,7 +26,7 @@ class Restorer(Protocol):
 
     @property
     def is_random(self) -> bool:
-        """Whether a seed changes the result; without it there is one candidate a source."""
+        """Whether a seed changes the result; without it there is one candidate per source."""
 
     @property
     def settings(self) -> dict[str, object]:
@@ -37,7 +37,7 @@ class Restorer(Protocol):
 
         Args:
             lq: (N, 3, H, W) RGB, float in [0, 1], sides multiples of `multiple_px`.
-            seeds: of the noise, one an image; a batch gives what its images give alone.
+            seeds: of the noise, one per image; a batch gives what its images give alone.
             steps: how many denoising steps; None for `default_steps`.
         Returns:
             (N, 3, H, W) RGB, float32 in [0, 1], on the device of `lq`, without gradient.
@@ -64,7 +64,7 @@ class HeldPrompt(nn.Module):
 
 
 def make_generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One source of noise an image, on the CPU, so that every device sees the same noise."""
+    """One source of noise per image, on the CPU, so that every device sees the same noise."""
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
@@ -93,4 +93,4 @@ def check_images(lq: Tensor, seeds: Sequence[int], multiple_px: int) -> None:
             f"sides must be multiples of {multiple_px} px, got {width} × {height}; pad or resize the image"
         )
     if len(seeds) != len(lq):
-        raise ValueError(f"expected one seed an image, got {len(seeds)} for {len(lq)}")
+        raise ValueError(f"expected one seed per image, got {len(seeds)} for {len(lq)}")

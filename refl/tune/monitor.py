@@ -80,7 +80,7 @@ def measure_metrics(
     """(N,) of each metric, oriented so that higher is better; NaN where it cannot measure an image.
 
     Args:
-        references: one an image; may be empty where no metric compares.
+        references: one per image; may be empty where no metric compares.
     """
     count = len(images)
     requests = [

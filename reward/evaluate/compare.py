@@ -74,7 +74,7 @@ class Labels:
 
 
 def compare_scorers(scorers: Sequence[Answers], labels: Labels, seed: int = 0) -> pd.DataFrame:
-    """A row a scorer, in their order.
+    """A row per scorer, in their order.
 
     scorer, kind, accuracy, low, high, n (pairs measured), unanswered (pairs it says nothing of), undecided (of n, where
     it prefers neither); a_share, a_share_low, a_share_high: how often it prefers a, which is drawn by a hash, so
@@ -106,7 +106,7 @@ def compare_scorers(scorers: Sequence[Answers], labels: Labels, seed: int = 0) -
 
 
 def calibrate_scorers(scorers: Sequence[Answers], labels: Labels, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(curves: scorer, confidence, accuracy, low, high, n; a row a scorer: scorer, calibration_error, brier).
+    """(curves: scorer, confidence, accuracy, low, high, n; a row per scorer: scorer, calibration_error, brier).
 
     Only of scorers that give probabilities; see `metrics.accuracy.compute_calibration`.
     """

@@ -151,7 +151,7 @@ def plot_method_pairs(method_pairs: pd.DataFrame, shown: Sequence[str]) -> Figur
 
 
 def plot_rankings(methods: pd.DataFrame, shown: Sequence[str]) -> Figure:
-    """Ranks of the methods by people and by scorers, a line a method."""
+    """Ranks of the methods by people and by scorers, a line per method."""
     from matplotlib.figure import Figure
 
     table = methods.sort_values("people", ascending=False, kind="stable").head(MAX_METHODS)

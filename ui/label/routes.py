@@ -463,7 +463,7 @@ def own_progress(session: Session, person_id: int) -> dict[str, Any]:
 
 
 def hourly_rate(session: Session, person_id: int | None) -> int:
-    """Live judgments an hour over the last hour, of one person or of all; over the time since its first one."""
+    """Live judgments per hour over the last hour, of one person or of all; over the time since its first one."""
     now = utc_now()
     newest_first = select(Judgment.created_at).where(Judgment.superseded_at.is_(None)).order_by(Judgment.id.desc())
     if person_id is not None:

@@ -63,7 +63,7 @@ def run_routes(context: Context) -> APIRouter:
     reaped_at = -REAP_SECONDS
 
     def reap() -> None:
-        """Dead runs end also where no supervisor is at work; at most once a second, whoever asks."""
+        """Dead runs end also where no supervisor is at work; at most once per second, whoever asks."""
         nonlocal reaped_at
         if time.monotonic() - reaped_at >= REAP_SECONDS:
             reaped_at = time.monotonic()

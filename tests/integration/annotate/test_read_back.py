@@ -504,7 +504,7 @@ def test_hpdv2s_own_test_json(tmp_path: Path, make_photo: Callable[..., Path]) -
         ({"prompt": "p", "image_path": ["a.png", "b.png"], "rank": [0, 1, 2]}, "a rank of 3 for 2 images"),
         ({"prompt": "p", "image_path": ["a.png"], "rank": [0]}, "item 0: .*image_path"),
         ({"prompt": "\ud83d", "file_path": ["a.png", "b.png"], "human_preference": [1, 0]}, "item 0: prompt"),
-        ({"source": "x", "lq": "a.png"}, "a manifest has a row a line"),
+        ({"source": "x", "lq": "a.png"}, "a manifest has a row per line"),
     ],
 )
 def test_bad_json_lists(tmp_path: Path, item: dict[str, object], message: str) -> None:
