@@ -82,5 +82,5 @@ def _word(kind: pa.DataType) -> str:
         pa.timestamp("us", tz="UTC"): "timestamp[us, tz=UTC]",
     }
     if kind not in words:
-        raise ValueError(f"{kind} has no word in a dataset card")
+        raise ValueError(f"{kind} has no type name in a dataset card")
     return words[kind]

@@ -179,7 +179,7 @@ def correct_label(
     lock_person(session, person_id)
     pair = session.get(Pair, pair_id)
     if pair is None:
-        raise UserError(f"There is no pair {pair_id}; load the page anew.")
+        raise UserError(f"There is no pair {pair_id}; reload the page.")
     if pair.reserved:
         raise UserError("This pair is kept for measuring accuracy, so it may only be judged on the Label page.")
     of_person = (Judgment.pair_id == pair_id, Judgment.person_id == person_id, Judgment.superseded_at.is_(None))

@@ -122,7 +122,7 @@ def record_judgment(session: Session, person_id: int, answer: Answer, timer: Tim
     showing = {"pair_id": answer.pair_id, "person_id": person_id, "repeat_no": answer.repeat_no}
     pair_and_standing = run.execute(PAIR_AND_STANDING, showing).one_or_none()
     if pair_and_standing is None:
-        raise UserError(f"There is no pair {answer.pair_id}; load the page anew.")
+        raise UserError(f"There is no pair {answer.pair_id}; reload the page.")
     standing = None if pair_and_standing[1] is None else session.get_one(Judgment, pair_and_standing[1])
     _check_replaced(answer, standing)
     if standing is not None:
@@ -200,7 +200,7 @@ def _check_replaced(answer: Answer, standing: Judgment | None) -> None:
             "To change it, take it back in the history and answer again."
         )
     raise UserError(
-        "The answer that this one was to replace does not stand any more: it was taken back or changed in another tab "
+        "The answer to replace is gone: it was taken back or changed in another tab "
         "or window."
     )
 

@@ -116,7 +116,7 @@ def check_training(data: Training) -> None:
     if len(np.unique(data.p_a[decided] > 0.5)) == 1:
         raise UserError(
             f"All {n} human labels prefer {'a' if data.p_a[decided][0] > 0.5 else 'b'}; which candidate is a is drawn "
-            "at random, so these answers do not come from looking. Check who judged them on the Report page."
+            "at random, so these answers do not come from comparing. Check who judged them on the Report page."
         )
     if not np.any(np.abs(data.differences) > 0):
         raise UserError("All metric values are equal within each pair; there is nothing to learn from.")

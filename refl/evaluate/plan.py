@@ -87,7 +87,7 @@ def check_folders(names: Sequence[str]) -> None:
     """
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise UserError(f"Two of the restorers would be kept in a folder {twice!r}; name one otherwise: NAME=RESTORER.")
+        raise UserError(f"Two of the restorers would be kept in a folder {twice!r}; rename one: NAME=RESTORER.")
 
 
 def check_sizes(size_px: int, outlines: Mapping[str, Outline]) -> None:
@@ -116,6 +116,6 @@ def name_rewards(asked: Sequence[str]) -> dict[str, str]:
         if not equals or not name:
             raise UserError(f"--reward {text}: give it a name, such as --reward frozen={text.removeprefix('=')}.")
         if name in found:
-            raise UserError(f"Two reward models are called {name!r}; name one of them otherwise.")
+            raise UserError(f"Two reward models are called {name!r}; rename one of them.")
         found[name] = what
     return found

@@ -117,7 +117,7 @@ def name_unet_key(key: str, layers_per_block: int, attended: frozenset[str]) -> 
             place = int(block) * step + int(number)
             name = f"input_blocks.{place + 1}" if way == "down_blocks" else f"output_blocks.{place}"
             return _join(f"{name}.{int(kind == 'attentions')}", _name_inside(kind, rest))
-    raise ValueError(f"{key} is of no UNet2DConditionModel of Stable Diffusion 2's kind")
+    raise ValueError(f"{key} is not a tensor of Stable Diffusion 2's UNet2DConditionModel")
 
 
 def name_vae_key(key: str, levels: int) -> str:

@@ -136,4 +136,4 @@ def load_architecture(
         line = " ".join(str(fault).split())[:200]
         raise UserError(f"{source}: looks like a known architecture, but its weights do not fit it: {line}") from fault
     more = "" if has_extra else f" If it is CodeFormer, pip install {EXTRA_ARCHITECTURES}; mind its licence."
-    raise UserError(f"{source}: of no architecture that spandrel knows (it holds {name_some(list(state))}).{more}")
+    raise UserError(f"{source}: not an architecture that spandrel knows (it holds {name_some(list(state))}).{more}")

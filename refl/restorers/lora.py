@@ -180,7 +180,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not JSON ({error}).") from error
     kinds, rank = get_args(Kind), record.get("rank") if isinstance(record, dict) else None
     if not isinstance(rank, int) or record.get("kind") not in kinds or not isinstance(record.get("restorer"), str):
-        raise UserError(f"{path}: says no restorer, kind ({' or '.join(kinds)}) and rank of what was trained.")
+        raise UserError(f"{path}: lacks restorer, kind ({' or '.join(kinds)}) or rank of the trained part.")
     return dict(record)
 
 

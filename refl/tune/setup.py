@@ -306,7 +306,7 @@ def choose_size(restorer: DiffusionRestorer | OSEDiff, config: ReflConfig) -> in
     """
     size_px = config.train.image_size_px or restorer.image_size_px
     if size_px % restorer.multiple_px:
-        raise UserError(f"image_size_px is {size_px}, no multiple of {restorer.multiple_px}; choose one.")
+        raise UserError(f"image_size_px is {size_px}, not a multiple of {restorer.multiple_px}; choose one.")
     return size_px
 
 

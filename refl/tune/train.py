@@ -271,7 +271,7 @@ def compute_terms(training: Training, outcome: Outcome, restored: Tensor, part: 
         if not is_finite:
             faces = [training.faces[place].name for place in part.places][:MAX_NAMED]
             raise UserError(
-                f"The {name} term of step {training.step + 1} is not finite, with {', '.join(faces)}. Look at these "
+                f"The {name} term of step {training.step + 1} is not finite, with {', '.join(faces)}. Check these "
                 "faces, lower learning_rate, or set mixed_precision to no; the last checkpoint is from before."
             )
     return terms

@@ -80,7 +80,7 @@ def answer_by_metrics(dataset: Path, pairs: Sequence[LabelledPair]) -> list[Answ
     try:
         scores = pd.read_parquet(file, columns=columns)
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: no table of scores ({error}). Export the dataset again.") from error
+        raise UserError(f"{file}: not a table of scores ({error}). Export the dataset again.") from error
     hashes = {name: [_stem(getattr(row, name)) for row in pairs] for name in ("lq", "hq")}
     sides = [[row.sha256_a for row in pairs], [row.sha256_b for row in pairs]]
     versions = scores.groupby("metric")["version"].nunique()

@@ -36,7 +36,7 @@ def read_judgments(dataset: Path) -> pd.DataFrame:
                     rows.append({name: line[name] for name in JUDGMENT_FIELDS})
                 except (ValueError, KeyError, TypeError) as error:
                     raise UserError(
-                        f"{file}, line {number}: no judgment ({error}). Export the dataset again."
+                        f"{file}, line {number}: not a judgment ({error}). Export the dataset again."
                     ) from error
     table = pd.DataFrame(rows, columns=JUDGMENT_FIELDS)
     live: pd.DataFrame = table[table["superseded_at"].isna()].reset_index(drop=True)

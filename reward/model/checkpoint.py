@@ -242,7 +242,7 @@ def read_architecture(config: ModelConfig) -> dict[str, Any]:
     patch = architecture["vision_cfg"]["patch_size"]
     if config.image_size_px % patch:
         raise UserError(
-            f"image_size_px is {config.image_size_px}, no multiple of {config.architecture}'s patch, {patch}."
+            f"image_size_px is {config.image_size_px}, not a multiple of {config.architecture}'s patch, {patch}."
         )
     vision = {**architecture["vision_cfg"], "image_size": config.image_size_px}
     return {**architecture, "vision_cfg": vision}

@@ -73,7 +73,7 @@ def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: TrainConfig) -
     if not weighing:
         raise UserError(
             f"{pairs.path} has nothing to train on: {pairs.describe()}, but none in the split train with a weight "
-            "above 0. Export with the split train, or look at human_weight, svm_weight and label_share."
+            "above 0. Export with the split train, or check human_weight, svm_weight and label_share."
         )
     held_out = Pairs(pairs.path, tuple(row for row in pairs.select("val", "human").rows if row.weight > 0))
     if not config.validate_every_steps:

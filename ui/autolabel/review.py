@@ -141,7 +141,7 @@ def correct(context: Context, name: str, clicked: dict[str, Any]) -> None:
         if choice not in ("left", "right", "tie"):
             raise ValueError(f"{choice!r} is not a choice")
     except (KeyError, ValueError) as error:
-        raise UserError(f"This click is not an answer to a pair ({error}); load the page anew.") from error
+        raise UserError(f"This click is not an answer to a pair ({error}); reload the page.") from error
     with context.database.write() as session:
         person = get_person(session, name)
         correct_label(session, person.id, pair_id, uuid=number, shown_left=left, choice=choice, seconds=seconds)

@@ -81,7 +81,7 @@ class Showings:
         person_id, showing = self._open_readable(token) if "." in token else self._open_sealed(token)
         if person_id != visitor.person_id:
             raise UserError(
-                "This answer belongs to a pair that was shown to somebody else; sign in as them to send it."
+                "This answer belongs to a pair that was shown to another person; sign in as that person to send it."
             )
         return showing
 
@@ -126,7 +126,7 @@ class Showings:
 
 
 def _foreign() -> UserError:
-    return UserError("This answer does not belong to a pair that was shown; load the page anew.")
+    return UserError("This answer does not belong to a pair that was shown; reload the page.")
 
 
 def _to_text(sealed: bytes) -> str:

@@ -127,7 +127,7 @@ def test_an_answer_of_another_tab_is_refused_and_the_first_one_stands(session, a
         with pytest.raises(UserError, match="in another tab"):
             judge(ada, pair, Choice.b, replaces=replaces)
     undo_judgment(session, ada, first.uuid, settings)
-    with pytest.raises(UserError, match="does not stand any more"):
+    with pytest.raises(UserError, match="answer to replace is gone"):
         judge(ada, pair, Choice.a, reasons=["eyes"], replaces=first.uuid)
     second = judge(ada, pair, Choice.b)
     assert [row.uuid for row in live(session, pair)] == [second.uuid]

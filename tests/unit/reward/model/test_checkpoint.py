@@ -168,7 +168,7 @@ def test_architectures_that_cannot_be_trained_are_refused(make_config, architect
 
 
 def test_the_image_size_must_be_whole_patches(make_config):
-    with pytest.raises(UserError, match=r"image_size_px is 40, no multiple of .* patch, 16"):
+    with pytest.raises(UserError, match=r"image_size_px is 40, not a multiple of .* patch, 16"):
         build_model(make_config(image_size_px=40))
 
 
