@@ -199,10 +199,7 @@ def _check_replaced(answer: Answer, standing: Judgment | None) -> None:
             "You have answered this pair already, in another tab or window or on another device; that answer stands. "
             "To change it, take it back in the history and answer again."
         )
-    raise UserError(
-        "The answer to replace is gone: it was taken back or changed in another tab "
-        "or window."
-    )
+    raise UserError("The answer to replace is gone: it was taken back or changed in another tab or window.")
 
 
 def _count(session: Session, judgment: Judgment, change: int) -> None:
