@@ -61,7 +61,7 @@ FIRST = 9
 FROZEN_FACTOR = 0.95
 """Of the frozen ControlNet's weights, so that the regularizer has something to hold."""
 EXACT, ROUNDED = 1e-4, 0.05
-"""How far losses may be apart, relative: float32 on a CPU, and with TF32 or bfloat16 against it."""
+"""Largest relative difference of losses: float32 on a CPU, and with TF32 or bfloat16 against it."""
 
 
 def choose_config(way: str, args: argparse.Namespace) -> ReflConfig:

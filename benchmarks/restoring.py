@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 SPEED_TARGET = 3.0
-"""How many times DiffBIR's own way bfloat16 should be on a GPU, at equal steps."""
+"""Wanted speed of bfloat16 on a GPU, as a multiple of DiffBIR's own way, at equal steps."""
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0}
 """Of a card's tensor cores for dense bfloat16 or float16, from NVIDIA's data sheets."""
 ROWS = (

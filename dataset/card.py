@@ -27,7 +27,7 @@ NOTES = {
     "of the prompt, which shows the two restorations, ordered by their SHA-256, and the chosen answer names the better "
     "one. TRL's RewardTrainer reads text only. There are no ties.",
 }
-"""What reads a format, and what of the labels it cannot take."""
+"""Readers of a format, and the labels it cannot hold."""
 
 
 def write_card(

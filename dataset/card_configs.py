@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ALL_SPLITS = "all_splits"
-"""What `datasets` calls the one split of a file that holds all of ours: not "train", for held-out rows are among it."""
+"""Name in `datasets` of the one split of a file that holds all of ours: not "train", for held-out rows are among it."""
 
 
 @dataclass(frozen=True)

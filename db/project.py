@@ -89,7 +89,7 @@ STORED = select(Project.settings).where(Project.id == 1)
 OF_KEY = select(Question).where(Question.key == bindparam("key"))
 FIXED_AFTER_IMPORT = ("val_share", "test_share", "seed")
 ASKED = ("title", "question", "guidelines", "reasons", "skip_reasons")
-"""What people read before they answer. Whenever one of these changes, the question has a new version."""
+"""Texts that people read before they answer. Whenever one of these changes, the question has a new version."""
 
 
 def load_settings(session: Session) -> ProjectSettings:

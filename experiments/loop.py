@@ -55,7 +55,7 @@ METHODS = (
     ("--method=few=tiny", "--steps=4"),
     ("--method=raw=tiny", "--color-fix=none"),
 )
-"""What makes the candidates: flags of `refl restore`."""
+"""Flags of `refl restore` that make the candidates."""
 CONTROL = ("--structure-weight=0", "--perceptual-weight=0", "--regularizer-weight=0", "--reward-every-steps=0")
 ANNOTATOR = "simulated annotator"
 

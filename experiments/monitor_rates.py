@@ -55,7 +55,7 @@ CONTROL: dict[str, dict[str, Any]] = {
     "live_reward": {"reward_every_steps": 0},
     "train": {"ema_decay": 0, "max_steps": MAX_STEPS, "monitor_every_steps": EVERY_STEPS},
 }
-"""What remains of the preset tiny-refl is the reward, and it never learns. Without the running average, which lags
+"""All that remains of the preset tiny-refl is the reward, and it never learns. Without the running average, which lags
 fifty steps behind, nothing at all holds the restorer."""
 
 

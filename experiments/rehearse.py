@@ -45,7 +45,7 @@ class Step:
     words: tuple[str, ...]
     """Behind `python -m`."""
     kill_at: str = ""
-    """What stands in its output when it is killed."""
+    """Text in its output at which it is killed."""
     images: str = ""
     """Folder, inside the rehearsal's, whose images are looked at afterwards."""
 

@@ -33,7 +33,7 @@ FitPair = Callable[[int, int | None], tuple[Image, Image | None]]
 GPU_BATCH = 16
 MAX_ASPECT_DIFFERENCE = 0.02
 FAILURES = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError, cv2.error, FaceError)
-"""What a metric raises at an image that it cannot measure, such as one smaller than its window."""
+"""Errors of a metric at an image that it cannot measure, such as one smaller than its window."""
 MAX_REASON_LENGTH = 300
 
 

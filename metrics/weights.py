@@ -40,10 +40,10 @@ WEIGHTS = {
     "dists": ((f"{TORCHVISION}/vgg16-397923af.pth", 553), (f"{PYIQA}/DISTS_weights-f5e65c96.pth", 1)),
     "fid": ((f"{PYIQA}/pt_inception-2015-12-05-6726825d.pth", 96),),
 }
-"""What the metrics of the list `face` and ReFL's download: (address or repository of the Hugging Face hub, its size in
+"""Downloads of the metrics of the list `face` and of ReFL: (address or repository of the Hugging Face hub, its size in
 MB, rounded up)."""
 FOLDERS = {PYIQA: "pyiqa", TORCHVISION: "checkpoints", CLIP: "clip"}
-"""Where in torch's hub folder what comes from there lies."""
+"""Place of these files in torch's hub folder."""
 WEB_SECONDS = 20.0
 
 

@@ -69,7 +69,7 @@ class Colours:
     image: PilImage.Image
     """In sRGB."""
     done: str = ""
-    """What was done; empty where the file says nothing, or says sRGB in a way that everybody reads alike."""
+    """Conversions made; empty where the file says nothing, or says sRGB in a way that everybody reads alike."""
     changed: bool = False
     """False where at most a tag has to go, and every pixel stays as it is."""
 

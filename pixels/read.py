@@ -32,7 +32,7 @@ MAX_PIXELS = 64_000_000
 LARGE_PIXELS = 8_000_000
 """Above this, one image at a time is decoded in a process, in whichever threads: see PEAK_BYTES."""
 PEAK_BYTES = 3 * 2**29
-"""What decoding and converting an image of MAX_PIXELS takes at most, measured."""
+"""Most memory that decoding and converting an image of MAX_PIXELS takes, measured."""
 ORIENTATION_TAG = 0x0112
 PNG_BIT_DEPTH_OFFSET = 24
 OTHER_KINDS = {
@@ -67,7 +67,7 @@ TURNS = {
     8: PilImage.Transpose.ROTATE_90,
 }
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
-"""What Pillow raises at files that are damaged in one way or another."""
+"""Errors of Pillow at files that are damaged in one way or another."""
 
 
 _one_large = threading.Lock()
@@ -86,7 +86,7 @@ class Plain:
     format: str
     """One of FORMATS."""
     conversion: str
-    """What was done to the file's own pixels or tags; empty where every reader sees them alike."""
+    """Conversions of the file's own pixels or tags; empty where every reader sees them alike."""
     content: bytes
     """A file of these pixels and nothing else: the file's own bytes, without what had to go, or a new PNG."""
     same_pixels: bool

@@ -48,7 +48,7 @@ ACCELERATE_CPU = {"ACCELERATE_USE_CPU": "true"}
 START_LOCK = 7236522
 """PostgreSQL's number of the lock that who starts runs holds."""
 ELASTIC_SIGNALS = {"TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"}
-"""What `accelerate launch` passes on to its processes; it would die of the last two, which Slurm sends."""
+"""Signals that `accelerate launch` passes on to its processes; it would die of the last two, which Slurm sends."""
 
 
 def lock_starting(session: Session) -> None:

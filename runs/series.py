@@ -40,7 +40,7 @@ class Curves:
 
     offset: int = 0
     generation: int = 0
-    """Grows where points that were told before are no longer true: the steps went back, or the file is another."""
+    """Grows where points that were sent before are no longer true: the steps went back, or the file is another."""
     series: dict[str, _Growing] = field(default_factory=dict)
     last: dict[str, Any] | None = None
     inode: int = 0
@@ -49,7 +49,7 @@ class Curves:
     last_done: dict[str, float] = field(default_factory=dict)
     """By part of the run."""
     marks: OrderedDict[str, dict[str, int]] = field(default_factory=OrderedDict)
-    """How long each series was at a version that somebody was told."""
+    """Length of each series at a version that a page was sent."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property

@@ -26,11 +26,11 @@ from db.errors import UserError
 log = logging.getLogger(__name__)
 
 OURS = ("job_id", "folder", "started", "environment")
-"""What a submitted job adds to its settings."""
+"""Fields that a submitted job adds to its settings."""
 CLOCK_STEP_SECONDS = 2.0
 SCANCEL_SECONDS = 30
 REFUSALS = (RuntimeError, ValueError, TypeError, NameError, AssertionError, OSError, subprocess.SubprocessError)
-"""What submitit raises about settings, and about a cluster that is not there."""
+"""Errors of submitit about settings, and about a cluster that is not there."""
 
 
 def submit(

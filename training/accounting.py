@@ -48,7 +48,7 @@ NOT_CALLERS = (
     *(str(Path(__file__).with_name(f"{name}.py")) for name in ("accounting", "without_memory")),
     torch.__path__[0],
 )
-"""Where code lies that a host copy is not told of: the line that asked for it is."""
+"""Folders of code that is not reported as the origin of a host copy: its caller is."""
 
 
 @dataclass

@@ -41,7 +41,7 @@ class Hpdv2Item(BaseModel):
     file_path: list[Text] = Field(min_length=2, max_length=2)
     human_preference: list[float] = Field(min_length=2, max_length=2)
     user_hash: object = None
-    """Who judged, in HPDv2's own file; not kept."""
+    """Names of the judges in HPDv2's own file; not kept."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -27,7 +27,7 @@ MAX_TOTAL_BYTES = 50 * 2**30
 MAX_RATIO = 100
 """Photos hardly shrink, tables by 30: what unpacks to more times its size was made to fill a disk."""
 SMALL_BYTES = 64 * 2**20
-"""What unpacks to less may be of any ratio."""
+"""Unpacked bytes below which any ratio is allowed."""
 MAX_DEPTH = 16
 """Folders inside each other."""
 LEFTOVER_SECONDS = 24 * 3600

@@ -27,7 +27,7 @@ class Damage:
     file: str
     why: str
     shows: list[str] = field(default_factory=list)
-    """What it is of which photo: "lq of 'face1'", "'gfpgan' of 'face1', seed 0"."""
+    """Role of the image and its photo: "lq of 'face1'", "'gfpgan' of 'face1', seed 0"."""
     pairs: int = 0
     judgments: int = 0
     """Live ones."""

@@ -65,7 +65,7 @@ class Plan:
     ignored: list[tuple[str, str]] = field(default_factory=list)
     """Files that no part of the import is made of."""
     matching: Matching = field(default_factory=Matching, compare=False)
-    """How the names of outputs are brought together with those of the photos."""
+    """Match of the names of outputs with those of the photos."""
 
 
 @dataclass

@@ -23,7 +23,7 @@ CHANGE_COST = 0.25
 @dataclass
 class _Known:
     answered_at: datetime | None = None
-    """When this person's latest answer came in."""
+    """Time of this person's latest answer."""
     paid_until: float = 0.0
     """Seconds of the clock up to which this person's answers took their time at SECONDS_AN_ANSWER each."""
 
@@ -38,9 +38,9 @@ class Stopwatch:
 
     known: _Known
     now: datetime
-    """When the request came in."""
+    """Time of the request."""
     answers: int = 0
-    """That were timed. One that only replaces another is none, and keeps that one's time."""
+    """Timed answers. One that only replaces another does not count, and keeps that one's time."""
     _since: datetime | None = None
 
     def take(self, handed_out_at: datetime | None, claimed_seconds: float, *, is_last: bool) -> float | None:

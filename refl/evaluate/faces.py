@@ -36,7 +36,7 @@ class FaceSet:
     """Each with its SHA-256."""
     size_px: int
     degradation: DegradationSettings | None
-    """What spoils them, with fixed seeds; None of wild ones, which are taken as they are and have no ground truth."""
+    """Degradation, with fixed seeds; None of wild ones, which are taken as they are and have no ground truth."""
 
     @property
     def has_truth(self) -> bool:

@@ -30,7 +30,7 @@ class Plan:
     rewards: Mapping[str, str]
     """Name -> what `load_scorer` takes."""
     notes: Sequence[str]
-    """What a reader of the report has to know."""
+    """Cautions for a reader of the report."""
     batch_size: int
     total: int
     """Images to restore and to measure, once for each thing that measures them."""

@@ -49,7 +49,7 @@ class Restored:
     files: Sequence[Path]
     """One per face, in the order of the faces."""
     keys: Sequence[str]
-    """What a value of an image depends on besides what measures it: pixels, ground truth, caption; hashed."""
+    """Inputs that a value of an image depends on besides the metric: pixels, ground truth, caption; hashed."""
 
 
 def restore_set(

@@ -29,7 +29,7 @@ MAY_CHANGE = {
     "start_fraction",
     "color_fix",
 }
-"""What a training that is continued may have otherwise: its length, where it runs, how often it tells, the sampling."""
+"""Fields that a continued training may change: its length, device, reports and sampling."""
 THIRD_PHASE = {
     "unet_channels",
     "prompt_tokens",
@@ -42,7 +42,7 @@ THIRD_PHASE = {
     "small_variants",
     "large_variants",
 }
-"""What only the third phase reads, so that it can be trained otherwise on the first two."""
+"""Fields that only the third phase reads, so that it can be trained anew on the same first two."""
 
 
 class PretrainConfig(BaseModel):

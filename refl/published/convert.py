@@ -23,7 +23,7 @@ from refl.published.text_encoder import TextEncoder
 from training.weights import State, check_strictly, name_some, strip_prefix
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.model."
-"""What the keys of a Stable Diffusion 2 checkpoint begin with."""
+"""Prefixes of the keys of a Stable Diffusion 2 checkpoint."""
 CONTROL_KEY, UNET_KEY = "zero_convs.0.0.weight", f"{UNET}input_blocks.0.0.weight"
 """Names by which a ControlNet and a whole Stable Diffusion are found among others."""
 EXTRA = re.compile(

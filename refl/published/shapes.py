@@ -34,7 +34,7 @@ class UNetShape:
     heads: tuple[int, ...]
     """Attention heads of each level."""
     attended: tuple[bool, ...]
-    """Which levels have attention."""
+    """Levels that have attention."""
     depth: int
     """Transformer blocks of an attention."""
     context_width: int

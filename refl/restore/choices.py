@@ -16,9 +16,9 @@ NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "feedforward:restoreformer": (("restoreformer",),),
     "feedforward:codeformer": (("codeformer",),),
 }
-"""What `--method` takes, and the manifest's names of the files that it needs: one of each group."""
+"""Value for `--method`, and the manifest's names of the files that it needs: one of each group."""
 TUNED = ("runs/*/**", "restorers/*/tuned", "rounds/*/restorer/tuned")
-"""Where trainings leave what can be used: in a run's folder, in --out as it is without being named, in a round's."""
+"""Places where trainings leave weights: in a run's folder, in --out as it is without being named, in a round's."""
 MAX_TUNED = 50
 
 
@@ -27,7 +27,7 @@ class MethodChoice:
     """A restorer to offer."""
 
     asked: str
-    """What `--method` takes."""
+    """Value for `--method`."""
     words: str
     is_here: bool
     """Whether its weight files lie in the weights folder; others are looked for elsewhere, or downloaded."""

@@ -43,7 +43,7 @@ class AskedMethod:
     """A restorer that was asked for."""
 
     what: str
-    """What `load_restorer` takes."""
+    """Name or path for `load_restorer`."""
     name: str
     """As given, or following from `what`."""
     is_given: bool

@@ -30,7 +30,7 @@ IMAGE_SIZE_PX = 512
 EXTRA_ARCHITECTURES = "spandrel_extra_arches"
 """The package with architectures under licences of their own, such as CodeFormer's."""
 MISFITS = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError)
-"""What spandrel ends in where names look like an architecture's and their tensors are not."""
+"""Errors of spandrel where names look like an architecture's and their tensors are not."""
 
 
 class FeedForwardRestorer(nn.Module):

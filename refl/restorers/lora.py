@@ -46,7 +46,7 @@ class Trained:
     rank: int
     """Of the adapters; 0 where whole parts were trained."""
     strength: float = 1.0
-    """How much adapters count."""
+    """Factor on the adapters."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ MODULES = {
     DECODER: "unet_lora_decoder_modules",
     OTHERS: "unet_lora_others_modules",
 }
-"""Where the published file lists a group's layers."""
+"""Keys under which the published file lists a group's layers."""
 
 
 def group_layers(unet: nn.Module) -> dict[str, list[str]]:

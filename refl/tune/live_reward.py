@@ -52,7 +52,7 @@ class LiveReward:
     micro_batch_size: int = 0
     """Pairs that one process takes through the model at a time in an update; 0 takes all at once."""
     cache: FrozenCache | None = None
-    """What the frozen blocks make of the held-out images, which never changes."""
+    """Output of the frozen blocks for the held-out images, which never changes."""
     weights: TrainedWeights | None = field(init=False, default=None)
     """None where the model never learns."""
     first_margins: Array | None = None

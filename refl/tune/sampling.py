@@ -91,7 +91,7 @@ class Outcome:
     cleaned: Tensor
     """(N, 3, H, W) whose colours the colour fix gives back."""
     compared: tuple[Tensor, ...]
-    """What the regularizer compares: the ControlNet's outputs, or the denoiser's where adapters are trained."""
+    """Outputs that the regularizer compares: the ControlNet's, or the denoiser's where adapters are trained."""
     reference: tuple[Tensor, ...]
     """The same before training, without gradient; empty where there is no regularizer."""
 

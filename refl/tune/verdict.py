@@ -43,7 +43,7 @@ FAMILIES = {
     "spectrum_and_colour": ("saturation", "contrast", "high_frequency"),
     "reward_gap": ("reward_gap",),
 }
-"""Which judges share a vote: any of them that fell is the family's."""
+"""Families of judges that share a vote: the family has fallen where any of them has."""
 
 
 @dataclass

@@ -20,7 +20,7 @@ from runs.tables import restore_cell
 
 Array = npt.NDArray[Any]
 ANSWER_COLUMNS = ("p_a", "machine_p_a")
-"""What a file of answers may call the probability that a is better: ours, and `annotate fit`'s in judged.csv."""
+"""Columns that may hold the probability that a is better: ours, and `annotate fit`'s in judged.csv."""
 
 
 @dataclass(frozen=True)

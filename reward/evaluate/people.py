@@ -16,7 +16,7 @@ from db.records import SIMULATED
 from reward.data import Pairs
 from reward.evaluate.compare import Labels
 
-"""How `made_by` of a label ends that programs' answers are in."""
+"""Ending of `made_by` of a label that includes programs' answers."""
 JUDGMENT_FIELDS = ["pair", "person", "simulated", "choice", "picked", "superseded_at", "repeat_no", "gold"]
 
 

@@ -31,7 +31,7 @@ def check_captions(
 
 
 CONTEXT_TOKENS = 77
-"""What CLIP reads of a text, its begin and end counted: all that comes after it is cut off."""
+"""Tokens that CLIP reads of a text, start and end included; the rest is cut off."""
 
 
 def describe_long_captions(

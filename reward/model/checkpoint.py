@@ -30,12 +30,12 @@ KNOWN_KEYS: dict[str, set[str]] = {
     "vision_cfg": {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size"},
     "text_cfg": {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"},
 }
-"""What an architecture may say: a plain CLIP, whose towers are run block by block."""
+"""Fields that an architecture may have: a plain CLIP, whose towers are run block by block."""
 PROMPT_VECTOR = "prompt_vector"
 VERSION_PREFIX = "reward "
-"""How the version of every stored reward begins."""
+"""Prefix of the version of every stored reward."""
 NOT_IN_VERSION = {"weights", "unlocked_image_groups", "unlocked_text_blocks"}
-"""Where training started and what it trained: nothing that a reward depends on."""
+"""Fields of where training started and what it trained: a reward depends on none of them."""
 
 
 def build_model(

@@ -33,7 +33,7 @@ MANIFEST = Path(__file__).parent / "weights.toml"
 FOLDER_MANIFEST = "weights.toml"
 """In a folder of weight files: a manifest of one's own, which adds names and replaces shipped entries."""
 TAG_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""What a repository of an open_clip tag may hold, the better one first."""
+"""Files that a repository of an open_clip tag may hold, the better one first."""
 
 
 class WeightsEntry(BaseModel):

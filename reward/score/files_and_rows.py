@@ -36,10 +36,10 @@ class ScoreReport:
     already: int = 0
     """Images that had a reward of this version before."""
     unreadable: list[str] = field(default_factory=list)
-    """Why, the first MAX_NAMED; nothing is stored of these."""
+    """Reasons, the first MAX_NAMED; nothing is stored of these."""
     unreadable_count: int = 0
     note: str | None = None
-    """Where the prompt stood in for captions, and how many were too long."""
+    """Notes: where the prompt replaced captions, and how many were too long."""
 
     def note_unreadable(self, error: UserError) -> None:
         """Count an image that cannot be read."""

@@ -29,7 +29,7 @@ UNCHANGING = {
     "validate_every_steps",
     "seed",
 }
-"""What decides the trained weights; a training that is continued must have the same. The other fields may change."""
+"""Fields that decide the trained weights; a continued training must have the same. The other fields may change."""
 
 
 class TrainConfig(BaseModel):

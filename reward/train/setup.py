@@ -54,7 +54,7 @@ class Training:
     """(N_SUMS,) of this process since the last progress line; see `train.sum_up`."""
     step: int = 0
     best: dict[str, float] | None = None
-    """What was measured of `best/`, with its step."""
+    """Measurements of `best/`, with its step."""
     label_weights: list[float] = field(default_factory=list)
 
 

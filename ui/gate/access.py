@@ -53,8 +53,8 @@ ADMIN_CONTENT_SECURITY_POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' data: blob:; connect-src 'self' data: blob:; "
     "worker-src 'self' blob:; object-src 'none'; frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
 )
-"""What Gradio's pages bear: their scripts stand in the HTML and make functions of text, but come from here, and nothing
-is sent or fetched elsewhere."""
+"""Content policy of Gradio's pages: their scripts stand in the HTML and make functions of text, but come from here, and
+nothing is sent or fetched elsewhere."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ui.errors import refusal
 PARAMETER = "token"
 COOKIE_SECONDS = 365 * 24 * 3600
 OPEN_PATHS = ("/static/", "/favicon.ico", "/enter/")
-"""What the page looks like that is shown to whoever has no token, and personal links, which are secrets themselves."""
+"""Open without a token: the looks of the closed page, and personal links, which are secrets themselves."""
 CLOSED_PAGE = Path(__file__).parent / "static" / "closed.html"
 FORWARDED = (
     *("forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip"),

@@ -36,7 +36,7 @@ READERS_PER_PERSON = 6
 PATIENCE_SECONDS = 5.0
 RETRY_SECONDS = 2
 FREE_PATHS = ("/static/", "/favicon.ico", "/admin")
-"""What reads no database, and Gradio's pages, which have threads of their own."""
+"""Paths that read no database, and Gradio's pages, which have threads of their own."""
 WRITING_PATHS = ("/enter/",)
 """GET requests that write all the same."""
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(:[0-9]{1,5})?")

@@ -61,7 +61,7 @@ def _check_text(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_check_text)]
-"""What both databases can store."""
+"""Text that both databases can store."""
 
 
 class JudgeEvent(BaseModel):
