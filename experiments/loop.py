@@ -98,7 +98,7 @@ def judge_pairs(database: Database, data: Path, count: int, seed: int) -> float:
             if lease is None:
                 break
             pair = session.get_one(Pair, lease.pair_id)
-            a, b = (see(session, data, candidate_id, quality) for candidate_id in (pair.a_id, pair.b_id))
+            a, b = (score_candidate(session, data, candidate_id, quality) for candidate_id in (pair.a_id, pair.b_id))
             choice = Choice.a if a > b else Choice.b
             if rng.random() < 2 * NOISE:  # half of the lots agree with it
                 choice = rng.choice([Choice.a, Choice.b])
@@ -111,7 +111,7 @@ def judge_pairs(database: Database, data: Path, count: int, seed: int) -> float:
     return by_lot / max(1, answered)
 
 
-def see(session: Session, data: Path, candidate_id: int, quality: dict[int, float]) -> float:
+def score_candidate(session: Session, data: Path, candidate_id: int, quality: dict[int, float]) -> float:
     """Return the simulated annotator's score of a candidate: FSIM + VIF against the ground truth."""
     if candidate_id not in quality:
         candidate = session.get_one(Candidate, candidate_id)

@@ -55,7 +55,7 @@ def hold_file(lock: Path, what: Path) -> Iterator[None]:
         raise UserError(f"{what}: cannot be written ({error.strerror}); name another with --out.") from error
     _held.add(descriptor)
     try:
-        _take(descriptor, what)
+        _lock_or_refuse(descriptor, what)
         yield
     finally:
         if descriptor in _held:  # not in a process that was forked meanwhile
@@ -63,7 +63,7 @@ def hold_file(lock: Path, what: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _take(descriptor: int, what: Path) -> None:
+def _lock_or_refuse(descriptor: int, what: Path) -> None:
     try:
         _lock(descriptor)
     except OSError as error:

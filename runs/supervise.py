@@ -78,7 +78,7 @@ def why_waiting(session: Session, data: Path, run: Run, cpu_slots: int = 1) -> s
         return f"waits in Slurm as job {run.launcher['slurm']['job_id']}"
     if not is_waiting(run):
         return None
-    return _find_obstacle(_look_around(session, data, [run]), run, cpu_slots) or _say_if_full(data)
+    return _find_obstacle(_survey(session, data, [run]), run, cpu_slots) or _describe_if_full(data)
 
 
 def _find_due(session: Session, data: Path, cpu_slots: int, *, lock: bool = False) -> list[Run]:
@@ -87,12 +87,12 @@ def _find_due(session: Session, data: Path, cpu_slots: int, *, lock: bool = Fals
     waiting = [run for run in session.scalars(queued.with_for_update() if lock else queued) if is_waiting(run)]
     if not waiting or say_if_full(data):
         return []
-    around = _look_around(session, data, waiting)
+    around = _survey(session, data, waiting)
     due = []
     for run in waiting:
         if _find_obstacle(around, run, cpu_slots) is None:
             due.append(run)
-            _take(around.busy, run)
+            _mark_busy(around.busy, run)
     return due
 
 
@@ -109,18 +109,18 @@ class _Surroundings:
     """Of the runs that others wait for."""
 
 
-def _look_around(session: Session, data: Path, waiting: Sequence[Run]) -> _Surroundings:
+def _survey(session: Session, data: Path, waiting: Sequence[Run]) -> _Surroundings:
     busy: dict[str, list[int]] = {}
     live = select(Run).where(Run.state.in_(LIVE_STATES), Run.pid.is_not(None), Run.device.is_not(None))
     for run in session.scalars(live.order_by(Run.id)):
         if not is_elsewhere(run):
-            _take(busy, run)
+            _mark_busy(busy, run)
     earlier = {run_id for run in waiting for run_id in run.after}
     rows = session.execute(select(Run.id, Run.state).where(Run.id.in_(earlier)))
     return _Surroundings(data, list_devices(), busy, {row.id: row.state for row in rows})
 
 
-def _take(busy: dict[str, list[int]], run: Run) -> None:
+def _mark_busy(busy: dict[str, list[int]], run: Run) -> None:
     for device in split_devices(run.device):
         busy.setdefault(device, []).append(run.id)
 
@@ -147,6 +147,6 @@ def _find_obstacle(around: _Surroundings, run: Run, cpu_slots: int) -> str | Non
     return None
 
 
-def _say_if_full(data: Path) -> str | None:
+def _describe_if_full(data: Path) -> str | None:
     full = say_if_full(data)
     return f"waits for space: {full}" if full else None

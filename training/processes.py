@@ -66,7 +66,7 @@ def agree_on_largest(accelerator: Accelerator, value: int) -> int:
     return int(accelerator.gather(torch.tensor([value], device=accelerator.device)).max())
 
 
-def tell_all(accelerator: Accelerator, value: T) -> T:
+def broadcast(accelerator: Accelerator, value: T) -> T:
     """The main process's value, on every process; picklable."""
     if accelerator.num_processes == 1:
         return value

@@ -136,7 +136,7 @@ def extract_zip(
             f"{archive.name} says that its names are UTF-8, and they are not ({error}); {REPACK}."
         ) from error
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
-        if not zipfile.is_zipfile(archive) and (other := _look_inside(archive)):
+        if not zipfile.is_zipfile(archive) and (other := _name_format(archive)):
             raise UserError(f"{archive.name} is not a zip file but {other}.") from error
         raise UserError(f"{archive.name} is not a whole zip file ({error}); {REPACK}.") from error
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
@@ -246,7 +246,7 @@ def _find_unicode_path(extra: bytes, raw: bytes) -> bytes | None:
     return None
 
 
-def _look_inside(archive: Path) -> str:
+def _name_format(archive: Path) -> str:
     """Name the format of a file that is not a zip, for the message; empty where it is unknown."""
     try:
         with open(archive, "rb") as stream:

@@ -38,9 +38,9 @@ class Measured:
             append_line(self.path, line)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}).") from error
-        self._take(keys, numbers)
+        self._add(keys, numbers)
 
-    def _take(self, keys: Sequence[str], values: Mapping[str, Sequence[float]]) -> None:
+    def _add(self, keys: Sequence[str], values: Mapping[str, Sequence[float]]) -> None:
         for what, numbers in values.items():
             self.known.setdefault(what, {}).update(zip(keys, numbers, strict=True))
 
@@ -56,7 +56,7 @@ def open_measured(path: Path) -> Measured:
         return measured
     try:
         for line in iterate_lines(path):
-            measured._take(line["keys"], line["values"])
+            measured._add(line["keys"], line["values"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} holds no values of an evaluation ({error}); move it away.") from error
     return measured

@@ -1,4 +1,4 @@
-"""Define the settings of a tiny restorer's training: each is a flag of `python -m refl pretrain`. Loads no torch."""
+"""Define the settings of a tiny restorer's training (`python -m refl pretrain`). Loads no torch."""
 
 from __future__ import annotations
 

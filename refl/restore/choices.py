@@ -48,9 +48,9 @@ def _list_tuned(data: Path) -> list[MethodChoice]:
     found = [file for place in TUNED for file in data.glob(f"{place}/trained.json")]
     found.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     folders = [file.parent for file in found[:MAX_TUNED]]
-    return [MethodChoice(str(folder.resolve()), f"{_say_place(folder, data)}: tuned", True) for folder in folders]
+    return [MethodChoice(str(folder.resolve()), f"{_describe_place(folder, data)}: tuned", True) for folder in folders]
 
 
-def _say_place(folder: Path, data: Path) -> str:
+def _describe_place(folder: Path, data: Path) -> str:
     """'run 12/tuned', 'restorers/tiny-0a1b2c3d/tuned'"""
     return str(folder.relative_to(data)).replace("runs/", "run ")

@@ -1,4 +1,4 @@
-"""Define the settings of a ReFL training: each is a flag of `python -m refl train`. Loads no torch."""
+"""Define the settings of a ReFL training (`python -m refl train`). Loads no torch."""
 
 from __future__ import annotations
 

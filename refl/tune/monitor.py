@@ -185,7 +185,7 @@ class Monitor:
         numbers = {name: values[~np.isnan(values)] for name, values in (now.rewards | now.judges).items()}
         means = {name: float(values.mean()) for name, values in numbers.items() if len(values)}
         if accelerator.is_main_process:
-            say_missing({name: len(self.lq) - len(values) for name, values in numbers.items()}, len(self.lq), step)
+            warn_of_missing({name: len(self.lq) - len(values) for name, values in numbers.items()}, len(self.lq), step)
         self.history.append({"step": step, "means": means, "verdict": verdict.as_json() if verdict else None})
         return means, verdict, restored[:GRID_FACES]
 
@@ -263,7 +263,7 @@ class Monitor:
         self.history = state["history"]
 
 
-def say_missing(missing: Mapping[str, int], faces: int, step: int) -> None:
+def warn_of_missing(missing: Mapping[str, int], faces: int, step: int) -> None:
     """Warn of every reward and judge that gave no number, so that nobody takes its silence for its consent.
 
     Args:

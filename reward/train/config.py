@@ -1,4 +1,4 @@
-"""Define the settings of a reward model's training: each is a flag of `python -m reward train`. Loads no torch."""
+"""Define the settings of a reward model's training (`python -m reward train`). Loads no torch."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from db.errors import UserError
 from pixels.read import READING
 from reward.data import Images, Pairs, group_images
 from reward.model.model import RewardModel
-from training.processes import tell_all
+from training.processes import broadcast
 
 log = logging.getLogger(__name__)
 
@@ -112,13 +112,13 @@ def cache_frozen(
     place = {path: at for at, path in enumerate(paths)}
     cache = FrozenCache(folder / "activations.bin", place, tuple(example.shape[1:]), example.dtype)
     wanted = describe_cache(model, cache, sha256) if accelerator.is_main_process else {}
-    there = tell_all(accelerator, _read_record(folder) == wanted and cache.is_whole())
+    there = broadcast(accelerator, _read_record(folder) == wanted and cache.is_whole())
     if there:
         log.info("%s holds what the frozen blocks make of the %s images", folder, f"{len(paths):,}")
         return cache
     if accelerator.is_main_process:
         make_room(folder, len(paths) * cache.image_bytes)
-        take_room(cache.file, len(paths) * cache.image_bytes)
+        reserve_room(cache.file, len(paths) * cache.image_bytes)
         log.info("running the frozen blocks once on %s images", f"{len(paths):,}")
     accelerator.wait_for_everyone()
     fill_cache(model, cache, accelerator, batch_images=batch_images, workers=workers)
@@ -191,7 +191,7 @@ def make_room(folder: Path, size_bytes: int) -> None:
         )
 
 
-def take_room(file: Path, size_bytes: int) -> None:
+def reserve_room(file: Path, size_bytes: int) -> None:
     """A new file that has all of its room on the disk: one that fills up later ends whoever writes to its memory map.
 
     Raises:

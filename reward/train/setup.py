@@ -83,8 +83,8 @@ def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: TrainConfig) -
             f"{pairs.path} has no human label other than ties in the split val to measure on: {pairs.describe()}. "
             "Export some, or set validate_every_steps to 0 to train unmeasured."
         )
-    say_captions(weighing, "pairs to train on", model_config)
-    say_captions(held_out.rows, "held-out pairs", model_config, use_prompt=True)
+    report_captions(weighing, "pairs to train on", model_config)
+    report_captions(held_out.rows, "held-out pairs", model_config, use_prompt=True)
     return Pairs(pairs.path, weighing), held_out
 
 
@@ -93,7 +93,9 @@ def draw_share(source: str, seed: int) -> float:
     return int(hashlib.sha256(f"label share\n{seed}\n{source}".encode()).hexdigest()[:13], 16) / 16**13
 
 
-def say_captions(rows: Sequence[LabelledPair], things: str, config: ModelConfig, *, use_prompt: bool = False) -> None:
+def report_captions(
+    rows: Sequence[LabelledPair], things: str, config: ModelConfig, *, use_prompt: bool = False
+) -> None:
     """`check_captions` of pairs, and log where the prompt stands in and how many captions are too long.
 
     Raises:
