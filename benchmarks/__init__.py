@@ -1,1 +1,1 @@
-"""Scripts that print one table each; run as `python -m benchmarks.NAME`."""
+"""Print one table per script: `python -m benchmarks.NAME`."""

@@ -1,4 +1,4 @@
-"""Labelling a million measured pairs: `python -m benchmarks.autolabel [--pairs N]`.
+"""Time the labelling of a million measured pairs: `python -m benchmarks.autolabel [--pairs N]`.
 
 Rows are written straight into a temporary SQLite database: sources of ten candidates, 45 pairs each, stored values of
 fifteen metrics, and labels by a simulated person for some. Then an RBF SVM is fitted on 2,000 labels, and the stream

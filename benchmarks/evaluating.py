@@ -1,4 +1,4 @@
-"""Memory and images a second of `python -m refl evaluate`: `python -m benchmarks.evaluating`.
+"""Measure memory and images per second of `python -m refl evaluate`: `python -m benchmarks.evaluating`.
 
 Two restorers (the shipped tiny one, twice) and a reward model with random weights, by default on 300 and on 3,000
 made-up faces of 64 x 64 pixels, PSNR, SSIM and GMSD, each in a process of its own. A rate counts each restored image

@@ -1,4 +1,4 @@
-"""Seconds and memory of a ReFL preset at full size with random weights: `python -m benchmarks.full_size`, on a GPU.
+"""Time a ReFL preset at full size with random weights, and its memory: `python -m benchmarks.full_size`, on a GPU.
 
 A training is put together as `refl train` does it, without files; its step (whole trajectory, batch of the preset), an
 update of the live reward model and a look at 16 faces are timed, and what the allocator saw stands beside what

@@ -1,4 +1,4 @@
-"""Compare our code with the original implementations' numbers: a row a group, exit 1 where one is off.
+"""Compare our code with the original implementations' numbers: a row per group, exit 1 where one is off.
 
     python benchmarks/golden.py ../shared/golden [GROUP ...]
 

@@ -36,7 +36,7 @@ AHEAD = 4
 """Pairs that a page holds besides the one that is looked at."""
 CLIENTS = (4, 20, 50, 100)
 P95_MS = 60
-"""What 50 people may see of submit + next; twice that beside a disturbance."""
+"""Limit of submit + next for 50 people; twice that beside a disturbance."""
 COST_MS = 6
 """Processor time of the server for one submit + next."""
 PASSWORD_CONNECTIONS = 40
@@ -125,7 +125,7 @@ def enter(url: str, link: str) -> str:
 
 @dataclass
 class Times:
-    """What the people of one measurement saw."""
+    """Times that the people of one measurement saw."""
 
     label_ms: list[float] = field(default_factory=list)
     """Submit and next, those alone that brought an answer."""

@@ -1,4 +1,4 @@
-"""How fast labelling is with 100,000 pairs and 4 to 100 people: `python -m benchmarks.labeling`.
+"""Time labelling with 100,000 pairs and 4 to 100 people: `python -m benchmarks.labeling`.
 
 Real PNG images, app.py in a process of its own, http clients as annotators, headless Chromium as one of them. A key
 press is timed from its event to the frame after both next images are in the page; a swap of two empty boxes is timed
@@ -188,7 +188,7 @@ def time_keys(page: Page, keys: list[str], pause_seconds: float) -> list[float]:
 
 
 def time_browser(url: str, keys: int) -> list[Row]:
-    """Paint times in Chromium: one person there, the three others answering once a second each."""
+    """Paint times in Chromium: one person there, the three others each answering once per second."""
     stop = threading.Event()
     others = [threading.Thread(target=Annotator(url, name, 1.0).run, args=(10**6, stop)) for name in PEOPLE[1:]]
     for thread in others:
@@ -217,7 +217,7 @@ def time_browser(url: str, keys: int) -> list[Row]:
     return [
         Row("a swap of two empty boxes, key to painted (the floor)", floor),
         Row("key press to both next images painted, local", local, 35, 50),
-        Row("the same over 40 ms, 20 Mbit/s, one pair a second", slow, 35, 50),
+        Row("the same over 40 ms, 20 Mbit/s, one pair per second", slow, 35, 50),
         Row("first pair painted after opening the page, nothing cached", first, p95_target=2000),
     ]
 
@@ -269,7 +269,7 @@ def time_pages(data: Path, keys: int, answers: int) -> tuple[list[Row], bool]:
         burst = run_annotators(url, PEOPLE, answers, 0.0)
         alone = run_annotators(url, PEOPLE[:1], answers, 0.0)
         rows = [
-            Row("submit + next, four people, two answers a second each", paced, p95_target=15),
+            Row("submit + next, four people, each two answers per second", paced, p95_target=15),
             Row("submit + next, four clients without a pause", burst),
             Row("submit + next, one client without a pause", alone),
             *time_browser(url, keys),

@@ -1,4 +1,4 @@
-"""Images a second of `annotate measure` against pyiqa's own way, and its memory: `python -m benchmarks.measuring`.
+"""Time `annotate measure` against pyiqa's own way, and compare their memory: `python -m benchmarks.measuring`.
 
 pyiqa's own way is its metric object called image by image with the file's name, one metric after the other, in one
 process with as many threads as torch takes; our measures, which pyiqa has not, are called image by image too. Then
@@ -122,7 +122,7 @@ def measure_command(data: Path, *options: str) -> list[str]:
 
 
 def compare_speed(count: int, size_px: int) -> float:
-    """Print images a second of each way; returns how many times ours is faster than the metric objects."""
+    """Print images per second of each way; returns how many times ours is faster than the metric objects."""
     with tempfile.TemporaryDirectory(prefix="facereward-measuring-") as temporary:
         folder = Path(temporary)
         write_photos(folder / "photos", count, size_px)

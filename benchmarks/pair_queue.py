@@ -1,4 +1,4 @@
-"""How next_pair and record_judgment fare as the pair table grows: `python -m benchmarks.pair_queue`.
+"""Time next_pair and record_judgment as the pair table grows: `python -m benchmarks.pair_queue`.
 
 Rows are written straight into a temporary SQLite database; then one answer and one new pair are timed inside a write
 session, with three other pairs held ahead, as a page does; at random, and in an active order. Prints medians and their
@@ -36,7 +36,7 @@ LISTED = "id IN (SELECT pair_id FROM shortlist) AND judgment_count = 0"
 
 
 def fill_pairs(database: Database, pairs: int, image_ids: list[int]) -> None:
-    """So many pairs of ten candidates a source, all wanting one judgment; the images take turns."""
+    """So many pairs of ten candidates per source, all wanting one judgment; the images take turns."""
     rng = random.Random(0)
     now = "2026-01-01 00:00:00"
     sources = -(-pairs // PAIRS_OF_A_SOURCE)
@@ -127,7 +127,7 @@ def main() -> int:
     """Print the table; exit 1 where something grew beyond the limit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="pairs")
-    parser.add_argument("--rounds", type=int, default=200, help="answers a person in each measurement")
+    parser.add_argument("--rounds", type=int, default=200, help="answers per person in each measurement")
     args = parser.parse_args()
     smallest: dict[str, tuple[float, float]] = {}
     worst = 0.0

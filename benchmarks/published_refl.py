@@ -1,4 +1,4 @@
-"""One step of ReFL as DiffusionReward's train.py takes it, over our networks, for benchmarks/refl_step.py.
+"""Run one step of ReFL as DiffusionReward's train.py does, over our networks, for benchmarks/refl_step.py.
 
 Written anew after DR:train.py, ddim_sampler.py and utils_refl.py, with the accumulation that it loses put right. One
 image at a time, a trajectory each, their gradients accumulated; the ground truth is encoded for its shape alone, the

@@ -1,4 +1,4 @@
-"""Restorers of published shapes with random weights, and DiffBIR's own way of sampling, for benchmarks/restoring.py."""
+"""Make restorers of published shapes with random weights, and sample DiffBIR's own way, for benchmarks/restoring.py."""
 
 from __future__ import annotations
 

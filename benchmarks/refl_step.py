@@ -1,4 +1,4 @@
-"""A ReFL step as the published loop takes it, and as ours does: `python -m benchmarks.refl_step`.
+"""Time a ReFL step as the published loop takes it, and as ours does: `python -m benchmarks.refl_step`.
 
 `published` is benchmarks/published_refl.py: one image at a time, as DiffusionReward's train.py has it, in float32.
 `ours` is `refl.tune.train.take_step` on the same draws, noise, weights, faces and terms, so that the losses must be
@@ -61,7 +61,7 @@ FIRST = 9
 FROZEN_FACTOR = 0.95
 """Of the frozen ControlNet's weights, so that the regularizer has something to hold."""
 EXACT, ROUNDED = 1e-4, 0.05
-"""How far losses may be apart, relative: float32 on a CPU, and with TF32 or bfloat16 against it."""
+"""Largest relative difference of losses: float32 on a CPU, and with TF32 or bfloat16 against it."""
 
 
 def choose_config(way: str, args: argparse.Namespace) -> ReflConfig:
@@ -289,7 +289,7 @@ def describe_share(way: str, row: dict[str, Any], config: ReflConfig, card: str)
 
 
 def check_equal(found: dict[str, list[dict[str, Any]]], args: argparse.Namespace) -> None:
-    """That ours computes what is published: the batch's mean loss and the gradient's length at the first step."""
+    """Check ours against the published loop: the batch's mean loss and the gradient's length at the first step."""
     if not {"published", "ours"} <= set(found):
         return
     published, ours = found["published"][0], found["ours"][0]

@@ -1,4 +1,4 @@
-"""Images a second and peak memory of every restorer: `python -m benchmarks.restoring`.
+"""Measure images per second and peak memory of every restorer: `python -m benchmarks.restoring`.
 
 Restorers that are published have random weights here: they cost what trained ones cost. DiffBIR runs at full size on a
 GPU, and small on the CPU (`--size` chooses), beside DiffBIR's own way of sampling with the very same networks: one
@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 SPEED_TARGET = 3.0
-"""How many times DiffBIR's own way bfloat16 should be on a GPU, at equal steps."""
+"""Wanted speed of bfloat16 on a GPU, as a multiple of DiffBIR's own way, at equal steps."""
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0}
 """Of a card's tensor cores for dense bfloat16 or float16, from NVIDIA's data sheets."""
 ROWS = (
@@ -43,7 +43,7 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one restorer."""
+    """Measurements of one restorer."""
 
     name: str
     image_size_px: int
@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("--size", choices=("small", "full"), help="of the published ones (default: full on a GPU)")
     parser.add_argument("--steps", type=int, default=50, help="of DiffBIR (default: 50)")
     parser.add_argument("--image-size", type=int, help="side in pixels (default: 512, small 128; tiny has its own)")
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs a row (default: 3)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs per row (default: 3)")
     parser.add_argument("--only", default="", help="rows that begin so, such as diffbir")
     parser.add_argument("--row", help=argparse.SUPPRESS)  # one row, in this process
     args = parser.parse_args()
@@ -110,7 +110,7 @@ def print_row(row: Row, peak: float | None) -> None:
 
 
 def compare_ways(rows: dict[str, Row], *, must: bool) -> int:
-    """How many times faster than DiffBIR's own way."""
+    """Measure how many times faster we are than DiffBIR's own way."""
     own = next((row for name, row in rows.items() if name.startswith("diffbir-own-way")), None)
     if own is None:
         return 0

@@ -1,4 +1,4 @@
-"""Training a reward model, three ways with the same weights, pairs and steps: `python -m benchmarks.reward_training`.
+"""Time a reward model's training, three ways with equal weights, pairs, steps: `python -m benchmarks.reward_training`.
 
 `hpsv2` is the loop of HPSv2's training script, written anew: every image is decoded and resized by the loader at each
 step, all blocks run with open_clip's own attention, a caption is encoded for each pair. `plain` is
@@ -129,7 +129,7 @@ def train_as_hpsv2(pairs: Pairs, model_config: ModelConfig, config: RewardTrainC
 
 
 def run_loop(loop: str, args: argparse.Namespace) -> dict[str, Any]:
-    """What one loop did: losses, seconds of each step and of preparation, peak memory; of `plain` also its FLOPs."""
+    """Run one loop and measure it: losses, seconds per step and to prepare, peak memory; of `plain` also FLOPs."""
     torch.set_num_threads(args.threads)
     pairs = load_dataset(args.dataset)
     model_config = load_model_config(args.preset, weights="", text_mode="caption")
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--preset", default="vit-b-32", help="architecture, with random weights (default: vit-b-32)")
     parser.add_argument("--pairs", type=int, default=64, help="pairs in the dataset (default: 64)")
     parser.add_argument("--steps", type=int, default=16, help="steps of each loop (default: 16)")
-    parser.add_argument("--batch-size", type=int, default=8, help="pairs a step (default: 8)")
+    parser.add_argument("--batch-size", type=int, default=8, help="pairs per step (default: 8)")
     parser.add_argument("--mixed-precision", choices=tuple(TOLERANCE), default="no")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--workers", type=int, default=1, help="decoding processes (default: 1)")

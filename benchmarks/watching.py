@@ -1,4 +1,4 @@
-"""What watching runs costs: `python -m benchmarks.watching`.
+"""Measure the cost of watching runs: `python -m benchmarks.watching`.
 
 A temporary project of 1,000 runs of 60 progress lines each, one of them with 100,000 lines of ten values and still
 growing. Every request of the Runs page is asked as the browser does: first, again when nothing changed, and again after

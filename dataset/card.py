@@ -1,4 +1,4 @@
-"""The card of a dataset folder: what is in it, how it was made, what was left out."""
+"""Write the card of a dataset folder: its contents, how it was made, what was left out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOTES = {
     "of the prompt, which shows the two restorations, ordered by their SHA-256, and the chosen answer names the better "
     "one. TRL's RewardTrainer reads text only. There are no ties.",
 }
-"""What reads a format, and what of the labels it cannot take."""
+"""Readers of a format, and the labels it cannot hold."""
 
 
 def write_card(
@@ -139,7 +139,7 @@ def _reading(counts: dict[str, Any], form: str, configs: list[Config]) -> list[s
 
 
 def _questions(judgments: list[Row], questions: list[Row]) -> list[str]:
-    """What was asked, a line a version; judgments from before versions were kept have none."""
+    """List the questions asked, a line per version; judgments from before versions were kept have none."""
     counts = Counter(row["question_version"] for row in judgments)
     if not counts:
         return []

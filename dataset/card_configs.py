@@ -1,4 +1,4 @@
-"""What a dataset card tells `datasets.load_dataset` of the folder's files: their splits, and the type of every column.
+"""Describe a folder's files to `datasets.load_dataset` in the card: their splits, and the type of every column.
 
 Without types they are guessed from a file's first 10 MB, and a column that is empty there has none; without splits, a
 folder with images is taken for a dataset of nothing but images.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ALL_SPLITS = "all_splits"
-"""What `datasets` calls the one split of a file that holds all of ours: not "train", for held-out rows are among it."""
+"""Name in `datasets` of the one split of a file that holds all of ours: not "train", for held-out rows are among it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _write_features(fields: Iterable[pa.Field], indent: str) -> list[str]:
 
 
 def _word(kind: pa.DataType) -> str:
-    """What `datasets` calls a type; empty for a struct that is no image."""
+    """Return the name of a type in `datasets`; empty for a struct that is not an image."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
@@ -82,5 +82,5 @@ def _word(kind: pa.DataType) -> str:
         pa.timestamp("us", tz="UTC"): "timestamp[us, tz=UTC]",
     }
     if kind not in words:
-        raise ValueError(f"{kind} has no word in a dataset card")
+        raise ValueError(f"{kind} has no type name in a dataset card")
     return words[kind]

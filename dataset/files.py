@@ -1,4 +1,4 @@
-"""The files of a dataset folder: written so that the same rows give the same bytes."""
+"""Write the files of a dataset folder so that the same rows give the same bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HASH_FIELDS = ("sha256_a", "sha256_b", "sha256_lq", "sha256_hq")
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
-    """One JSON object a line, UTF-8, fields in the order given."""
+    """One JSON object per line, UTF-8, fields in the order given."""
     with open(path, "w", encoding="utf-8", newline="\n") as stream:
         for row in rows:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -84,7 +84,7 @@ def copy_images(folder: Path, rows: list[Row], data: Path, progress: Callable[[i
     Copies, not hard links: whoever edits a file of the dataset must not change the stored one.
 
     Args:
-        progress: told (images copied, images in all).
+        progress: called with (images copied, total).
     Raises:
         UserError: an image file is missing or damaged.
     """

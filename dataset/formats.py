@@ -1,4 +1,4 @@
-"""The rows of a dataset in everybody else's formats, with their field names.
+"""Convert the rows of a dataset to other projects' formats, with their field names.
 
 Each format is one function of the rows of `pairs.jsonl`, which also says what the dataset card tells `datasets` of its
 files. Where a format shows two images as first and second, their order is that of their SHA-256: it says nothing of the
@@ -35,7 +35,7 @@ TRL_ANSWERS = ("The first image.", "The second image.")
 
 @dataclass(frozen=True)
 class Content:
-    """What is to be written: rows of pairs.jsonl and judgments.jsonl, and the data folder that holds their images."""
+    """Content to write: rows of pairs.jsonl and judgments.jsonl, and the data folder that holds their images."""
 
     rows: list[Row]
     judgments: list[Row]
@@ -49,7 +49,7 @@ def write_format(
     """Write the rows in `options.format` into a folder.
 
     Returns:
-        (rows written, and ties left out because the format cannot say them; what the card tells of the files).
+        (rows written, and ties left out because the format has none; the card's description of the files).
     """
     writers: dict[str, Callable[[Path, Content], list[Config]]] = {
         "parquet": write_parquet,
@@ -62,7 +62,7 @@ def write_format(
     }
     kept = [row for row in rows if not (row["tie"] and _cannot_say_ties(row, options))]
     if not kept:
-        raise UserError(f"All {len(rows):,} labels are ties, which {options.format} cannot say; take another format.")
+        raise UserError(f"All {len(rows):,} labels are ties, and {options.format} has no ties; take another format.")
     configs = writers[options.format](folder, Content(kept, judgments, data, options))
     return {"written": len(kept), "ties_left_out": len(rows) - len(kept)}, configs
 
@@ -90,14 +90,14 @@ def _in_order(row: Row) -> tuple[str, str]:
 
 
 def _preference(row: Row, side: str, soft: bool) -> float:
-    """How far a side is preferred: its probability where `soft`, else 1, 0, or 0.5 for a tie."""
+    """Return how far a side is preferred: its probability where `soft`, else 1, 0, or 0.5 for a tie."""
     p = row["p_a"] if side == "a" else 1.0 - row["p_a"]
     # Rounded, so that read back with a and b the other way round it is the same number: 1 − (1 − 0.1) is not 0.1.
     return float(round(p, 12)) if soft or row["tie"] else float(p > 0.5)
 
 
 def _winner(row: Row) -> tuple[str, str]:
-    """(chosen side, rejected side) of a row that is no tie."""
+    """(chosen side, rejected side) of a row that is not a tie."""
     return ("a", "b") if row["p_a"] > 0.5 else ("b", "a")
 
 
@@ -193,7 +193,7 @@ def write_hpdv2(folder: Path, content: Content) -> list[Config]:
     """HPDv2: `train.json`, `val.json` as the first, `test.json` with every person's ranks, and `images/`.
 
     `human_preference` is [1, 0] or [0, 1], [0.5, 0.5] for a tie, and the two probabilities with `ties` soft; HPSv2's
-    loss weighs by it as it stands. In `test.json`, rank 1 is the best. A tie is no item there: HPSv2's accuracy counts
+    loss weighs by it as it stands. In `test.json`, rank 1 is the best. A tie is left out: HPSv2's accuracy counts
     it as right whatever the model says (`inversion_score` counts pairs in the wrong order); a person's may be.
     Source: huggingface.co/datasets/ymhao/HPDv2; HPSv2 src/training/data.py, train.py.
     """
@@ -285,7 +285,7 @@ def write_imagereward(folder: Path, content: Content) -> list[Config]:
 
 
 def write_pickapic(folder: Path, content: Content) -> list[Config]:
-    """Pick-a-Pic v2's columns, a Parquet file a split in `data/`; `jpg_*` hold the stored bytes, of whatever format.
+    """Pick-a-Pic v2's columns, a Parquet file per split in `data/`; `jpg_*` hold the stored bytes, of whatever format.
 
     A row is a label, not one person's answer: `user_id` is null, `ranking_id` counts rows. `label_*` are 0.5 for a tie,
     probabilities with `ties` soft. Source: huggingface.co/datasets/yuvalkirstain/pickapic_v2.
@@ -342,7 +342,7 @@ def write_pickapic(folder: Path, content: Content) -> list[Config]:
 
 
 def write_diffusion_dpo(folder: Path, content: Content) -> list[Config]:
-    """What diffusers' Diffusion-DPO script reads: `jpg_0, jpg_1, label_0, caption`, a Parquet file a split.
+    """Write for diffusers' Diffusion-DPO script: `jpg_0, jpg_1, label_0, caption`, a Parquet file per split.
 
     No ties: the script swaps the images only where label_0 is 0, so a tie would train as a win of the first.
     Source: diffusers examples/research_projects/diffusion_dpo/train_diffusion_dpo.py.
@@ -375,7 +375,7 @@ def _write_splits(folder: Path, rows: list[Row], schema: pa.Schema, to_record: C
 
 
 def write_trl(folder: Path, content: Content) -> list[Config]:
-    """What TRL's DPOTrainer trains a vision-language judge on: `prompt, chosen, rejected` of messages, and `images`.
+    """Write for TRL's DPOTrainer of a vision-language judge: `prompt, chosen, rejected` of messages, and `images`.
 
     TRL's images are those of the prompt, which chosen and rejected answers share, so a preference between two images is
     put as a question about both: the prompt shows the first and the second, the chosen answer names the better one. No
@@ -411,7 +411,7 @@ def write_trl(folder: Path, content: Content) -> list[Config]:
 def write_imagefolder(folder: Path, content: Content) -> list[Config]:
     """A folder that `datasets.load_dataset` reads as an "imagefolder": image columns chosen, rejected and lq.
 
-    One folder a split with its images and `metadata.jsonl`, whose `*_file_name` columns become images. The lq column is
+    A folder per split with its images and `metadata.jsonl`, whose `*_file_name` columns become images. The lq column is
     there where every photo has an lq image. No ties.
     """
     import pyarrow as pa

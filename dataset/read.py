@@ -1,4 +1,4 @@
-"""A dataset folder of ours as checked rows: read whole, and refused at the first thing that is not as it should be."""
+"""Read a dataset folder of ours as checked rows: all of it, or an error at the first fault."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def _read_scores(path: Path) -> Iterator[ScoreRow]:
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; a dataset folder has {', '.join(DATA_FILES)} and images/.") from error
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is no Parquet file: {error}") from error
+        raise UserError(f"{path} is not a Parquet file: {error}") from error
     for number, row in enumerate(rows, 1):
         try:
             yield ScoreRow.model_validate(row)
@@ -216,7 +216,7 @@ def _read_scores(path: Path) -> Iterator[ScoreRow]:
 
 
 def first_fault(error: ValidationError) -> str:
-    """What is wrong with a row, in one line."""
+    """Describe the first fault of a row in one line."""
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"])
     return f"{where + ': ' if where else ''}{fault['msg'].removeprefix('Value error, ')}"

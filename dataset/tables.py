@@ -32,9 +32,9 @@ SEED = re.compile(r"([0-9]+)(?:[.,]0*)?")
 EXCEL_DELIMITER = re.compile(r'\ufeff?"?sep=(.?)"?[,;\t]*', re.IGNORECASE)
 """A first line that Excel reads and writes; other programs put quotes around it, or their own delimiters behind."""
 NO_VALUE = ("nan", "<na>", "na", "n/a", "#n/a", "none", "null")
-"""What pandas, R, databases and spreadsheets write for an empty number."""
+"""Spellings of an empty number in pandas, R, databases and spreadsheets."""
 ROW_NUMBERS = re.compile(r"|index|level_0|unnamed: 0[.0-9]*")
-"""What pandas calls its columns of row numbers; it makes another each time that it reads and writes a table."""
+"""Name of pandas' columns of row numbers; it makes another each time that it reads and writes a table."""
 Row = dict[str, str]
 
 
@@ -151,7 +151,7 @@ def _drop_row_numbers(row: Row, header: list[str], values: list[str]) -> None:
 
 
 def _find_delimiter(header: str) -> str:
-    """What parts the columns: of the usual characters the one that the header has most of, outside quotes."""
+    """Find the delimiter: of the usual characters the one that the header has most of, outside quotes."""
     bare = re.sub(r'"[^"]*"', "", header)
     return max(DELIMITERS, key=bare.count)
 

@@ -28,7 +28,7 @@ SHARE_FREE = 1.2
 
 @dataclass(frozen=True)
 class Backup:
-    """What a backup file holds."""
+    """Content of a backup file."""
 
     path: Path
     rows: dict[str, int]
@@ -153,7 +153,7 @@ def restore(path: Path, data: Path, url: str | None = None) -> dict[str, int]:
     Returns:
         Table -> rows.
     Raises:
-        UserError: it is no whole backup, or there is a database already: nothing is ever replaced.
+        UserError: it is not a whole backup, or there is a database already: nothing is ever replaced.
     """
     path = path.expanduser()
     if not path.is_file():

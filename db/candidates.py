@@ -18,7 +18,7 @@ from db.session import Database
 
 PAGE_IMAGES = 512
 REWARD_PREFIX = "reward-"
-"""How the metric of every stored reward begins; its scorer's name follows."""
+"""Prefix of the metric of every stored reward; its scorer's name follows."""
 
 
 @dataclass(frozen=True)

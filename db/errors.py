@@ -1,8 +1,8 @@
-"""Errors whose message is written for the person at the screen."""
+"""Define errors whose message is written for the person at the screen."""
 
 
 class UserError(Exception):
-    """What is wrong, what was seen and what to do: one line and exit code 2 in a terminal, a message in a page."""
+    """Error for a person: what is wrong, what was seen, what to do. One line and exit code 2, or a page's message."""
 
 
 class UnavailableError(Exception):

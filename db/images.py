@@ -1,4 +1,4 @@
-"""Image files of the data folder: `images/ab/<sha256>.<suffix>`, each stored once.
+"""Store image files in the data folder, each once: `images/ab/<sha256>.<suffix>`.
 
 The stored bytes are what a person is shown, what is measured and what is trained on. Files that viewers and decoders
 could read differently (rotated by EXIF, alpha, colours other than sRGB by a profile or a PNG's chunks, 16 bits, CMYK,
@@ -39,7 +39,7 @@ class DamagedImage(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What is known of an image file after it was read and decoded whole.
+    """Facts of an image file that was read and decoded whole.
 
     `converted` holds the bytes to store where they are not the file's own (see the module's docstring).
     """
@@ -96,7 +96,7 @@ def probe_bytes(content: bytes, name: str) -> Probe:
 
 
 def image_path(data: Path, sha256: str, suffix: str) -> Path:
-    """Where an image lies in the data folder."""
+    """Return the path of an image in the data folder."""
     return data / "images" / sha256[:2] / f"{sha256}{suffix}"
 
 

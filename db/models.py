@@ -1,4 +1,4 @@
-"""The tables, in the vocabulary of the README: photos, candidates, pairs, judgments, labels, people, runs.
+"""Define the tables, in the vocabulary of docs/glossary.md.
 
 Rules that must always hold are constraints here, so that no caller can break them:
 a pair is unique whichever way round it is asked for, a live judgment is unique per (pair, person, repeat),
@@ -55,7 +55,7 @@ def utc_now() -> datetime:
 
 
 class Split(enum.StrEnum):
-    """Which part of the data a source belongs to; drawn once, at import, from its group."""
+    """Part of the data that a source belongs to; drawn once, at import, from its group."""
 
     train = "train"
     val = "val"
@@ -86,25 +86,25 @@ class Role(enum.StrEnum):
 
 
 class Origin(enum.StrEnum):
-    """Who made a label: people's judgments, or a fitted labeler."""
+    """Maker of a label: people's judgments, or a fitted labeler."""
 
     human = "human"
     svm = "svm"
 
 
 class Picked(enum.StrEnum):
-    """Why a pair was shown. Only pairs picked at random measure accuracy: the others are no fair sample."""
+    """Reason why a pair was shown. Only pairs picked at random measure accuracy: the others are not a fair sample."""
 
     random = "random"
     uncertain = "uncertain"
     disagreement = "disagreement"
     diverse = "diverse"
     leftover = "leftover"
-    """Neither at random nor by an order: left after active orders took the others, or looked up by somebody."""
+    """Not picked at random: a leftover of active selection, or opened by hand."""
 
 
 class RunState(enum.StrEnum):
-    """Where a run stands; `lost` is a run whose process died without saying so."""
+    """State of a run; `lost` is a run whose process died without a word."""
 
     queued = "queued"
     running = "running"
@@ -168,7 +168,7 @@ class Question(Base):
     reasons: Mapped[list[str]]
     skip_reasons: Mapped[list[str]]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
-    """When these words were first shown."""
+    """Time when these words were first shown."""
 
 
 class Image(Base):
@@ -191,7 +191,7 @@ class Image(Base):
     original_sha256: Mapped[str | None] = mapped_column(String(64))
     """SHA-256 of the imported file where it had to be converted (see `conversion`); None where stored as it came."""
     conversion: Mapped[str | None]
-    """Why the stored file is not the imported one, such as 'EXIF orientation 6 applied'."""
+    """Reason why the stored file is not the imported one, such as 'EXIF orientation 6 applied'."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -216,7 +216,7 @@ class Source(Base):
 
 
 class Method(Base):
-    """What made a restored image: a restorer and its settings, or a run's weights."""
+    """Maker of a restored image: a restorer and its settings, or a run's weights."""
 
     __tablename__ = "method"
 
@@ -315,7 +315,7 @@ class Pair(Base):
 
 
 class Person(Base):
-    """Who judges, or administers."""
+    """Person who judges or administers."""
 
     __tablename__ = "person"
 
@@ -353,7 +353,7 @@ class Lease(Base):
     shown_left: Mapped[Side] = mapped_column(_enum(Side))
     picked: Mapped[Picked] = mapped_column(_enum(Picked), default=Picked.random, server_default="random")
     leased_at: Mapped[datetime | None] = mapped_column(default=utc_now)
-    """When the pair was handed out; None after an undo, and of leases of before version 0005 of the tables."""
+    """Time when the pair was handed out; None after an undo, and of leases of before version 0005 of the tables."""
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
@@ -404,7 +404,7 @@ class Judgment(Base):
     pair_id: Mapped[int] = mapped_column(ForeignKey("pair.id"))
     person_id: Mapped[int] = mapped_column(ForeignKey("person.id"))
     question_id: Mapped[int | None] = mapped_column(ForeignKey("question.id"))
-    """What the page asked when this was answered; None where nobody recorded it."""
+    """Question that the page asked; None where it was not recorded."""
     repeat_no: Mapped[int] = mapped_column(default=0)
     """0 for the first showing to this person, 1 for the marked repeat with sides swapped."""
     choice: Mapped[Choice] = mapped_column(_enum(Choice))
@@ -412,9 +412,9 @@ class Judgment(Base):
     reasons: Mapped[list[str]] = mapped_column(default=list)
     shown_left: Mapped[Side] = mapped_column(_enum(Side))
     picked: Mapped[Picked] = mapped_column(_enum(Picked), default=Picked.random, server_default="random")
-    """Why this pair was shown; random for repeats and gold pairs, which make no label."""
+    """Reason why this pair was shown; random for repeats and gold pairs, which make no label."""
     view_mode: Mapped[str] = mapped_column(default="fit")
-    """How the pair was looked at: the view modes that were used, joined by '+'."""
+    """View modes that were used, joined by '+'."""
     seconds: Mapped[float]
     """Time the pair was visible before the answer, as the page claims."""
     server_seconds: Mapped[float | None]
@@ -422,7 +422,7 @@ class Judgment(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     superseded_at: Mapped[datetime | None]
     discarded_at: Mapped[datetime | None]
-    """When an admin took this person's answers out (`annotate.judging.discard`); it is `superseded_at` where it
+    """Time when an admin took this person's answers out (`annotate.judging.discard`); it is `superseded_at` where it
     stood."""
 
     pair: Mapped[Pair] = relationship()
@@ -451,7 +451,7 @@ class Label(Base):
     pair_id: Mapped[int] = mapped_column(ForeignKey("pair.id"))
     origin: Mapped[Origin] = mapped_column(_enum(Origin))
     made_by: Mapped[str]
-    """How: 'majority', 'dawid-skene', 'imported:hpdv2', or the labeler that made it."""
+    """Way it was made: 'majority', 'dawid-skene', 'imported:hpdv2', or the labeler that made it."""
     p_a: Mapped[float]
     """Probability that a is better; a tie is one half."""
     weight: Mapped[float] = mapped_column(default=1.0)
@@ -465,7 +465,7 @@ class Label(Base):
 
 
 class LabelJudgment(Base):
-    """Which judgments a label was made of."""
+    """Link between a label and a judgment it was made of."""
 
     __tablename__ = "label_judgment"
 
@@ -484,7 +484,7 @@ class Run(Base):
     """The command without its options, such as 'annotate import'."""
     config: Mapped[dict[str, Any]] = mapped_column(default=dict)
     arguments: Mapped[list[str]] = mapped_column(default=list, server_default=text("'[]'"))
-    """What follows `kind` on the command line, without --data, --db and --run."""
+    """Arguments after `kind` on the command line, without --data, --db and --run."""
     inputs: Mapped[list[dict[str, str]] | None]
     """What it is made from: {"option", "kind", "value"}, paths absolute; None where the command did not record it."""
     outputs: Mapped[list[dict[str, str]] | None]
@@ -492,7 +492,7 @@ class Run(Base):
     cwd: Mapped[str | None]
     """The folder that relative paths among the arguments start from; None where the command is not known."""
     device: Mapped[str | None]
-    """Where it computes, and whose queue it waits in: 'cpu', 'cuda:0', 'cuda:0,cuda:1'; None needs no queue."""
+    """Device that it computes on and queues for: 'cpu', 'cuda:0', 'cuda:0,cuda:1'; None needs no queue."""
     after: Mapped[list[int]] = mapped_column(default=list, server_default=text("'[]'"))
     """Runs that have to be finished before this one starts."""
     launcher: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default=text("'{}'"))

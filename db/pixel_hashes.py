@@ -1,6 +1,6 @@
-"""Hashes of decoded pixels: whether files of different bytes show the same picture.
+"""Hash decoded pixels, to find files of different bytes that show the same picture.
 
-They are kept in `pixels.txt` of the data folder, a line an image with its SHA-256 and the hash. Images are stored under
+They are kept in the data folder's `pixels.txt`, a line per image with its SHA-256 and the hash. Images are stored under
 their SHA-256 and never change, so that a line is right for ever; without the file everything is computed again.
 """
 

@@ -1,4 +1,4 @@
-"""The project's settings: what is asked and its versions, how often, and how the sources were split."""
+"""Read and change the project's settings: its question and guidelines, how often pairs are judged, the split."""
 
 from __future__ import annotations
 
@@ -67,18 +67,18 @@ class ProjectSettings(BaseModel):
         0.05, ge=0, le=0.5, description="Share of showings that are gold pairs, where there are any"
     )
     lease_seconds: int = Field(
-        300, ge=10, le=86_400, description="Seconds for which a shown pair is held for its person"
+        300, ge=10, le=86_400, description="Seconds that a shown pair is reserved for its person"
     )
     order: Literal["random", "uncertain", "disagreement", "diverse", "mixed"] = Field(
         "random",
-        description="Which pairs come first: any, those where the labeler is unsure, those where labelers fitted on "
-        "parts of the photos disagree, little judged photos and methods, or each of the three in turn by chance",
+        description="Pairs to show first: any, those where the labeler is unsure, those where labelers fitted on "
+        "parts of the photos disagree, little judged photos and methods, or each of the three by chance",
     )
     random_share: float = Field(
-        0.2, ge=0.05, le=1, description="Share of pairs drawn at random in another order; accuracy is measured on them"
+        0.2, ge=0.05, le=1, description="Share of random pairs in an active order; accuracy is measured on them"
     )
     refit_after: int = Field(
-        50, ge=0, le=1_000_000, description="New judgments after which another order's labeler is fitted anew; 0: never"
+        50, ge=0, le=1_000_000, description="New judgments between fits of the labeler of an active order; 0: never"
     )
     val_share: float = Field(0.1, ge=0, lt=0.5, description="Share of groups in the val split")
     test_share: float = Field(0.1, ge=0, lt=0.5, description="Share of groups in the test split")
@@ -89,7 +89,7 @@ STORED = select(Project.settings).where(Project.id == 1)
 OF_KEY = select(Question).where(Question.key == bindparam("key"))
 FIXED_AFTER_IMPORT = ("val_share", "test_share", "seed")
 ASKED = ("title", "question", "guidelines", "reasons", "skip_reasons")
-"""What people read before they answer. Whenever one of these changes, the question has a new version."""
+"""Texts that people read before they answer. Whenever one of these changes, the question has a new version."""
 
 
 def load_settings(session: Session) -> ProjectSettings:

@@ -211,7 +211,7 @@ def count_discarded(session: Session, *, include_simulated: bool = True) -> tupl
 
 
 def describe_discarded(answers: int, people: int) -> str:
-    """How many answers a dataset, report or labeler leaves out; '' for none."""
+    """Describe how many answers a dataset, report or labeler leaves out; '' for none."""
     if not answers:
         return ""
     given = f"{answers:,} answer{'s' if answers > 1 else ''}"

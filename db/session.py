@@ -1,4 +1,4 @@
-"""The database: one engine, read and write sessions, migrations on opening."""
+"""Open the database: one engine, read and write sessions, migrations on opening."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Evidence: scripts whose tables stand in experiments/README.md."""
+"""Produce the evidence: scripts whose tables stand in experiments/README.md."""

@@ -1,4 +1,4 @@
-"""How many labels each order of showing needs for the same held-out accuracy: `python -m experiments.active`.
+"""Count the labels each order of showing needs for the same held-out accuracy: `python -m experiments.active`.
 
 Pairs are asked one by one as the labelling page asks them (the reserve and the share at random included), the labeler
 is fitted anew after every batch, and its accuracy is measured on photos that were never asked. Answers are drawn from
@@ -61,7 +61,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a set is labelled: how the study of a seed is made, first labels, labels between fits, all labels."""
+    """Plan of labelling a set: the study of a seed, first labels, labels between fits, all labels."""
 
     name: str
     make: Callable[[int], Study]
@@ -288,7 +288,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", choices=list(PLANS), default=list(PLANS), help="default: all")
     parser.add_argument("--seeds", type=int, default=20, help="simulations of each order (default: 20)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     args = parser.parse_args()
     with ProcessPoolExecutor(args.workers) as processes:
         for name in args.sets:

@@ -1,4 +1,4 @@
-"""The whole chain on real faces, by the commands that a person would type: `python -m experiments.loop` (`make loop`).
+"""Run the whole chain on real faces, by commands that a person would type: `python -m experiments.loop` (`make loop`).
 
 Faces of ../shared/faces that the tiny restorer was pretrained on are degraded and restored by several methods and
 seeds; the candidates are paired; a SIMULATED annotator answers some pairs, with a quarter of the answers at random; an
@@ -55,7 +55,7 @@ METHODS = (
     ("--method=few=tiny", "--steps=4"),
     ("--method=raw=tiny", "--color-fix=none"),
 )
-"""What makes the candidates: flags of `refl restore`."""
+"""Flags of `refl restore` that make the candidates."""
 CONTROL = ("--structure-weight=0", "--perceptual-weight=0", "--regularizer-weight=0", "--reward-every-steps=0")
 ANNOTATOR = "simulated annotator"
 
@@ -98,7 +98,7 @@ def judge_pairs(database: Database, data: Path, count: int, seed: int) -> float:
             if lease is None:
                 break
             pair = session.get_one(Pair, lease.pair_id)
-            a, b = (see(session, data, candidate_id, quality) for candidate_id in (pair.a_id, pair.b_id))
+            a, b = (score_candidate(session, data, candidate_id, quality) for candidate_id in (pair.a_id, pair.b_id))
             choice = Choice.a if a > b else Choice.b
             if rng.random() < 2 * NOISE:  # half of the lots agree with it
                 choice = rng.choice([Choice.a, Choice.b])
@@ -111,8 +111,8 @@ def judge_pairs(database: Database, data: Path, count: int, seed: int) -> float:
     return by_lot / max(1, answered)
 
 
-def see(session: Session, data: Path, candidate_id: int, quality: dict[int, float]) -> float:
-    """How good the simulated annotator finds a candidate: FSIM + VIF against the ground truth."""
+def score_candidate(session: Session, data: Path, candidate_id: int, quality: dict[int, float]) -> float:
+    """Return the simulated annotator's score of a candidate: FSIM + VIF against the ground truth."""
     if candidate_id not in quality:
         candidate = session.get_one(Candidate, candidate_id)
         truth = session.get_one(Image, candidate.source.hq_image_id)

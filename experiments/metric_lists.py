@@ -1,7 +1,7 @@
-"""What each column of a metric list adds: `python -m experiments.metric_lists [--metrics offline]`.
+"""Measure what each column of a metric list adds: `python -m experiments.metric_lists [--metrics offline]`.
 
 Reads ../shared/faces: real votes on super-resolution (votes/sr, 12 photos, 4 methods) and real restorers' outputs of
-real low-quality faces (restored, 85 photos, 14 methods; only 4 have a ground truth). One row a column:
+real low-quality faces (restored, 85 photos, 14 methods; only 4 have a ground truth). One row per column:
 
 votes      share of the votes that the higher value wins, with the 95 % interval over photos; under 0.5 the labeler
            learns the other sign
@@ -46,7 +46,7 @@ def measure(wanted: list[Column], image: Path | None, lq: Path | None) -> list[f
 
 
 def measure_votes(wanted: list[Column], folder: Path) -> tuple[Array, Array, npt.NDArray[Any]]:
-    """(differences a − b, votes for a and for b, photo), a row a pair of images that people compared."""
+    """(differences a − b, votes for a and for b, photo), a row per pair of images that people compared."""
     wins, _ = read_wins(folder)
     pairs = count_pairs(wins)
     values: dict[tuple[str, str], list[float]] = {}

@@ -1,4 +1,4 @@
-"""The hacking monitor's two error rates: `python -m experiments.monitor_rates --null 200 --control 10 [--out DIR]`.
+"""Measure the hacking monitor's error rates: `python -m experiments.monitor_rates --null 200 --control 10 [--out DIR]`.
 
 Null looks: the weights of the shipped tiny restorer's ControlNet take a random walk, a step of normal noise before each
 look, as large as a share of each tensor's standard deviation; nothing is optimised. LOOKS looks a walk follow its first
@@ -55,7 +55,7 @@ CONTROL: dict[str, dict[str, Any]] = {
     "live_reward": {"reward_every_steps": 0},
     "train": {"ema_decay": 0, "max_steps": MAX_STEPS, "monitor_every_steps": EVERY_STEPS},
 }
-"""What remains of the preset tiny-refl is the reward, and it never learns. Without the running average, which lags
+"""All that remains of the preset tiny-refl is the reward, and it never learns. Without the running average, which lags
 fifty steps behind, nothing at all holds the restorer."""
 
 
@@ -178,7 +178,7 @@ def bound(count: int, of: int) -> float:
 
 
 def print_null(folders: dict[float, list[Path]]) -> None:
-    """A row a size of noise, then the rates."""
+    """A row per size of noise, then the rates."""
     print("\n| noise | looks | PSNR, mean at last looks | largest rise of the reward | suspicious | hacking |")
     print("|" + "---|" * 6)
     looks = suspicious = hacking = 0
@@ -195,7 +195,7 @@ def print_null(folders: dict[float, list[Path]]) -> None:
 
 
 def print_control(folders: list[Path]) -> None:
-    """A row a seed, then how many were caught."""
+    """A row per seed, then how many were caught."""
     print("\n| training | first suspicious | hacking | reward, in spreads | PSNR | SSIM | fallen |\n|" + "---|" * 7)
     caught = 0
     for folder in folders:

@@ -1,4 +1,4 @@
-"""Weight files at full size with random numbers, in the published formats and under the published names.
+"""Write weight files at full size with random numbers, in the published formats and under the published names.
 
 Keys and shapes are the published ones, of `../shared/golden/published_shapes.json`; the numbers are drawn so that
 activations stay finite in bfloat16, and restore nothing. A `weights.toml` beside the files says what they are, with
@@ -171,7 +171,7 @@ def draw_swinir(shapes: Shapes, seed: int, device: str = "cpu") -> dict[str, Ten
 
 
 def draw_adapters(base: Shapes, seed: int, rank: int = ADAPTER_RANK, device: str = "cpu") -> dict[str, Any]:
-    """What OSEDiff's `save_model` writes: lists of layers, ranks, and tensors by name, on this Stable Diffusion.
+    """Draw what OSEDiff's `save_model` writes: lists of layers, ranks, and tensors by name, on this Stable Diffusion.
 
     Args:
         base: shapes of a Stable Diffusion checkpoint.

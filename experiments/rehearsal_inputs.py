@@ -1,4 +1,4 @@
-"""Make what a rehearsal works on: faces with captions, and a dataset folder of labelled pairs of them."""
+"""Make the inputs of a rehearsal: faces with captions, and a dataset folder of labelled pairs of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_faces(folder: Path, count: int, first_seed: int, size_px: int = SIZE_P
 
 
 def write_dataset(folder: Path, size_px: int = SIZE_PX, sources: int = SOURCES) -> None:
-    """A dataset folder as `annotate export` writes it: a pair a source, in which people prefer less noise."""
+    """A dataset folder as `annotate export` writes it: a pair per source, in which people prefer less noise."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = [make_row(folder, number, size_px) for number in range(sources)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,11 +1,11 @@
-"""The published method at full size on this machine, as commands that a person types, with random weights.
+"""Run the published method at full size on this machine, as commands that a person types, with random weights.
 
     python -m experiments.rehearse --folder DIR
 
 Writes weight files in the published formats (some 16 GB), made-up faces and labels, runs every step in a process of
 its own and prints what each took. Nothing is learned and nothing is restored: it shows that full-size files load, that
 steps fit the memory, that what is killed goes on, and that numbers stay finite. It takes 24 GiB of memory, 50 GB of
-disk and half an hour on two cores; it is no part of the tests.
+disk and half an hour on two cores; it is not part of the tests.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class Step:
     words: tuple[str, ...]
     """Behind `python -m`."""
     kill_at: str = ""
-    """What stands in its output when it is killed."""
+    """Text in its output at which it is killed."""
     images: str = ""
     """Folder, inside the rehearsal's, whose images are looked at afterwards."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a step."""
+    """Outcome of a step."""
 
     step: Step
     took: Watched
@@ -126,7 +126,7 @@ def run_steps(folder: Path, steps: Iterable[Step]) -> list[Outcome]:
 
 
 def find_fault(step: Step, took: Watched, folder: Path, output: Path) -> str:
-    """What is wrong with how a step ended; empty for nothing."""
+    """Describe what is wrong with the end of a step; empty for nothing."""
     last = (output.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1]
     if step.kill_at:
         return "" if took.was_killed else f"ended before {step.kill_at!r}: {last}"
@@ -140,7 +140,7 @@ def find_fault(step: Step, took: Watched, folder: Path, output: Path) -> str:
 
 
 def format_table(outcomes: Sequence[Outcome]) -> str:
-    """Markdown, a row a step."""
+    """Markdown, a row per step."""
     head = ["| step | seconds | peak GiB | GiB written | |", "|---|---|---|---|---|"]
     return "\n".join([*head, *map(format_row, outcomes)])
 

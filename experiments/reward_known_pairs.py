@@ -1,6 +1,6 @@
-"""A reward model on pairs whose answer is known: `python -m experiments.reward_known_pairs [--out DIR] [--faces N]`.
+"""Train on pairs whose answer is known: `python -m experiments.reward_known_pairs [--out DIR] [--faces N]`.
 
-Photos of ../shared/faces/train/ffhq256 (one a person) and, for each of the 85 inputs of ../shared/faces/restored, what
+Photos of ../shared/faces/train/ffhq256 (one per person) and, for all 85 inputs of ../shared/faces/restored, what
 one of the real restorers made of it, all at 112 px, are the ground truth. Each is degraded in two of four ways (blur,
 noise, JPEG, or all three as published) at three strengths, and each of these restored by four classical filters. The
 better image is known by construction: the ground truth, else the one from the weaker degradation of the same way,

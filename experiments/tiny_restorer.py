@@ -1,6 +1,6 @@
-"""What the tiny restorer makes of faces that it never saw: `python -m experiments.tiny_restorer --faces DIR`.
+"""Restore faces that the tiny restorer never saw: `python -m experiments.tiny_restorer --faces DIR`.
 
-The faces held out in training are degraded as in training, each once. A row a method: means over the faces, with 95 %
+The faces held out in training are degraded as in training, each once. A row per method: means over the faces, with 95 %
 bootstrap intervals over faces of what each gains on the degraded input. PSNR, SSIM and GMSD are pyiqa's, on 8-bit
 images. `--unseen DIR` takes all faces of another folder; `--grid FILE` draws the first 16 faces by name, unselected.
 
@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--regression", type=Path, help="folder of a wider stage 1 that was trained alone")
     parser.add_argument("--scale", type=int, default=1, choices=(1, 2), help="2 for faces of twice the size")
     parser.add_argument("--steps", type=int, help="of the DDIM schedule (default: the restorer's)")
-    parser.add_argument("--grid", type=Path, help="PNG of the first 16 faces by name, a row a face")
+    parser.add_argument("--grid", type=Path, help="PNG of the first 16 faces by name, a row per face")
     args = parser.parse_args()
     torch.set_num_threads(1)
     try:
@@ -95,7 +95,7 @@ def choose_faces(folders: list[Path], unseen: Path | None, size_px: int, config:
 def restore_all(
     restorer: DiffusionRestorer, pairs: Batch, steps: int | None
 ) -> tuple[dict[str, Images], dict[str, float]]:
-    """Images and seconds an image: of stage 1 alone, of the autoencoder on the originals, and of the restorer."""
+    """Images and seconds per image: of stage 1 alone, of the autoencoder on the originals, and of the restorer."""
     made, seconds = {}, {}
     ways: dict[str, tuple[Callable[[Tensor], Tensor], Images]] = {
         "stage 1 alone": (restorer.clean, pairs.lq),
@@ -109,7 +109,7 @@ def restore_all(
 
 @torch.no_grad()
 def timed(way: Callable[[Tensor], Tensor], images: Images, batch: int = 16) -> tuple[Images, float]:
-    """8-bit results of a way from pixels to pixels, and its seconds an image in batches of 16."""
+    """8-bit results of a way from pixels to pixels, and its seconds per image in batches of 16."""
     inputs = to_pixels(images, torch.device("cpu"))
     way(inputs[:1])
     began = time.perf_counter()
@@ -119,7 +119,7 @@ def timed(way: Callable[[Tensor], Tensor], images: Images, batch: int = 16) -> t
 
 
 def enlarge(pairs: Batch, faces: Faces, config: PretrainConfig, scale: int) -> Images:
-    """What bicubic interpolation makes of the pixels that were left when a face was shrunk."""
+    """Enlarge by bicubic interpolation the pixels that were left when a face was shrunk."""
     settings = scale_degradation(config, scale)
     found = []
     for lq, name in zip(pairs.lq, faces.names, strict=True):
@@ -152,7 +152,7 @@ def measure(images: Images, hq: Images) -> dict[str, np.ndarray]:
 
 
 def print_table(values: dict[str, dict[str, np.ndarray]], seconds: dict[str, float]) -> bool:
-    """A row a method; whether `tiny` beats the input in SSIM and GMSD beyond the interval."""
+    """A row per method; whether `tiny` beats the input in SSIM and GMSD beyond the interval."""
     print("| | PSNR | SSIM | GMSD | SSIM gained | GMSD lost | ms an image |")
     print("|---|---|---|---|---|---|---|")
     before = values["degraded input"]
@@ -169,7 +169,7 @@ def print_table(values: dict[str, dict[str, np.ndarray]], seconds: dict[str, flo
 
 
 def draw_grid(path: Path, columns: list[Images]) -> None:
-    """The first faces, a row a face, a column a method."""
+    """The first faces, a row per face, a column per method."""
     grid = np.concatenate([np.concatenate(list(column[:GRID_FACES])) for column in columns], axis=1)
     height, width = grid.shape[:2]
     image = PilImage.fromarray(grid).resize((width * GRID_SCALE, height * GRID_SCALE), PilImage.Resampling.NEAREST)

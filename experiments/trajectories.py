@@ -1,4 +1,4 @@
-"""Ways to the step with gradient, at equal arithmetic: `python -m experiments.trajectories --chain DIR --out DIR`.
+"""Compare trajectories at equal arithmetic: `python -m experiments.trajectories --chain DIR --out DIR`.
 
 The chain is what `python -m experiments.loop --out` left of one seed: faces and a reward model. Each way trains the
 tiny restorer by `refl train` for as many steps as a budget of arithmetic allows, a step costing what

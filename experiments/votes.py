@@ -1,13 +1,13 @@
-"""The labeler on real people's votes: `python experiments/votes.py FOLDER`, or `--train FOLDER --test FOLDER`.
+"""Test the labeler on real people's votes: `python experiments/votes.py FOLDER`, or `--train FOLDER --test FOLDER`.
 
-FOLDER is laid out as ../shared/faces/votes/sr: a folder of images a method, `lq/` and perhaps `hq/` beside them,
-`metrics_by_authors.csv` (image, model, one column a metric), and the votes as `best_of_4.csv` (observer, image, chosen:
+FOLDER is laid out as ../shared/faces/votes/sr: a folder of images per method, `lq/` and perhaps `hq/` beside them,
+`metrics_by_authors.csv` (image, model, a column per metric), and the votes as `best_of_4.csv` (observer, image, chosen:
 three pairwise wins each) or `pairs.csv` (session, image, left, right, chosen). Or as votes/codec: `study_results.csv`,
-a row a pair with its two numbers of votes and metrics, no images.
+a row per pair with its two numbers of votes and metrics, no images.
 
-Prints a table for each set of metrics there is: one row a method, its accuracy, the 95 % interval (resampling images).
+Prints a table for each set of metrics there is: a row per method, its accuracy, the 95 % interval (resampling images).
 With one FOLDER every prediction is of an image that no part of the training saw (leave one image out). Accuracy is the
-share of people's votes that a prediction equals; for study_results.csv, whose votes are many a pair, the share of
+share of people's votes that a prediction equals; for study_results.csv, which has many votes per pair, the share of
 pairs of which it gives the majority.
 """
 
@@ -42,13 +42,13 @@ Array = npt.NDArray[Any]
 
 LOWER_IS_BETTER = {"lpips", "dists", "niqe", "brisque", "nlpd", "gmsd", "mad", "fid", "ilniqe", "piqe"}
 LEAVE_ONE_OUT = 50
-"""Folds asked for: one an image, up to so many images."""
+"""Folds asked for: one per image, up to so many images."""
 CEILING = "one person against the others"
 
 
 @dataclass(frozen=True)
 class Study:
-    """Votes on pairs, a row a pair: image, a, b (names of the methods), p_a, n (votes); and metric sets by title.
+    """Votes on pairs, a row per pair: image, a, b (names of the methods), p_a, n (votes); and metric sets by title.
 
     A metric set is a table of values, higher is better, by (image, method). `left_share` is how often people chose the
     left side, where that is known.
@@ -126,7 +126,7 @@ def read_wins(folder: Path) -> tuple[pd.DataFrame, float | None]:
 
 
 def count_pairs(wins: pd.DataFrame) -> pd.DataFrame:
-    """A row a pair: image, a, b, p_a, n. Which method is a is drawn for each pair, so that no side is favoured."""
+    """A row per pair: image, a, b, p_a, n. Which method is a is drawn for each pair, so that no side is favoured."""
     counts = wins.groupby(["image", "winner", "loser"]).size()
     rng = np.random.default_rng(0)
     rows = []
@@ -198,7 +198,7 @@ def load_codec(folder: Path) -> Study:
 
 
 def compute_ceiling(study: Study) -> tuple[float, float, float]:
-    """How often one person's vote is that of most others on the pair, with its interval; half where they draw."""
+    """Compute how often one vote is that of most others on the pair, with its interval; half where they draw."""
     p_a, n = study.pairs["p_a"].to_numpy(dtype=float), study.pairs["n"].to_numpy(dtype=float)
     for_a = np.round(p_a * n)
     for_b = n - for_a
@@ -212,7 +212,7 @@ def _majority(lead: Array) -> Array:
 
 
 def print_table(study: Study, title: str, names: list[str], margins: dict[str, Array], data: Training) -> None:
-    """One row a method, the best first: accuracy, then the interval."""
+    """One row per method, the best first: accuracy, then the interval."""
     table = compare_methods(margins, data).set_index("method")
     if study.left_share is not None:
         share = max(study.left_share, 1 - study.left_share)

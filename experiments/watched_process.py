@@ -1,4 +1,4 @@
-"""A command in a process of its own, watched: its seconds, the memory of all its processes, the bytes it wrote."""
+"""Run a command in a process of its own and measure its seconds, memory with all children, and bytes written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLOCK_BYTES = 512
 
 @dataclass(frozen=True)
 class Watched:
-    """What a command took."""
+    """Cost of a command."""
 
     seconds: float
     peak_bytes: int

@@ -1,4 +1,4 @@
-"""How often predictions equal people's answers, with intervals by source; how far probabilities mean what they say.
+"""Compute how often predictions equal people's answers, with intervals by source, and how well they are calibrated.
 
 Of labelers and of scorers alike. Arrays in, numbers out; p_a is the probability that a is better, and in a label the
 share of people's answers for a, a tie being one half.

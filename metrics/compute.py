@@ -1,4 +1,4 @@
-"""Images to metric values: pyiqa's metrics, pyiqa's code on parameters that other packages carry, our own measures.
+"""Compute metric values: pyiqa's metrics, pyiqa's code on parameters that other packages carry, our own measures.
 
 Values equal those of the plain pyiqa object called image by image; the tests state how nearly.
 """
@@ -33,7 +33,7 @@ FitPair = Callable[[int, int | None], tuple[Image, Image | None]]
 GPU_BATCH = 16
 MAX_ASPECT_DIFFERENCE = 0.02
 FAILURES = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError, cv2.error, FaceError)
-"""What a metric raises at an image that it cannot measure, such as one smaller than its window."""
+"""Errors of a metric at an image that it cannot measure, such as one smaller than its window."""
 MAX_REASON_LENGTH = 300
 
 
@@ -75,7 +75,7 @@ def find_devices(device: str) -> list[str]:
 
 
 def set_threads(count: int) -> None:
-    """How many threads torch and OpenCV use in this process."""
+    """Set how many threads torch and OpenCV use in this process."""
     torch.set_num_threads(count)
     cv2.setNumThreads(count)
 

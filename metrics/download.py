@@ -69,7 +69,7 @@ def download(url: str, path: Path, *, sha256: str = "", size_bytes: int = 0) -> 
                 _forget(part)
                 if not gone_on_with:
                     raise DownloadError(f"{url}: {error}") from error
-                log.warning("%s: what lay there was no beginning of it; downloading it from its start", url)
+                log.warning("%s: what lay there was not its beginning; downloading it from its start", url)
                 gone_on_with = False
         part.replace(path)
         _forget(part)
@@ -144,7 +144,7 @@ def _find_safetensors_fault(path: Path, size: int) -> str | None:
 
 
 def _find_text_fault(head: bytes, size: int) -> str | None:
-    """What a text is that came in place of a file; None for what is no text."""
+    """Describe a text that came in place of a file; None for what is not a text."""
     encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         text = head.decode(encoding, "strict" if size <= HEAD_BYTES else "ignore").strip()
@@ -191,7 +191,7 @@ def _forget(part: Path) -> None:
 
 
 def _version_file(part: Path) -> Path:
-    """Where it is noted of which version of a file the part is, as its server calls it."""
+    """Return the file that notes the version a partial download belongs to, as its server calls it."""
     return part.with_name(f"{part.name}.version")
 
 
@@ -210,7 +210,7 @@ def _fetch(url: str, part: Path, size_bytes: int) -> None:
                 return
             why, wait = "the connection ended early", 0.0
         except urllib.error.HTTPError as error:
-            if error.code == 416 and _size(part):  # the part is no beginning of what lies there now
+            if error.code == 416 and _size(part):  # the part is not the beginning of what lies there now
                 _forget(part)
                 continue
             if error.code not in TRANSIENT:
@@ -313,7 +313,7 @@ def is_hub(url: str) -> bool:
 
 
 def describe_break(error: BaseException) -> str:
-    """Why a transfer broke, in one line."""
+    """Explain in one line why a transfer broke."""
     reason = getattr(error, "reason", None) or error
     if isinstance(reason, TimeoutError):
         return f"nothing came for {TIMEOUT_SECONDS:.0f} seconds"
@@ -323,7 +323,7 @@ def describe_break(error: BaseException) -> str:
 
 
 def describe_refusal(url: str, code: int) -> str:
-    """What an answer means that will not be another one in a while, and what to do."""
+    """Explain an answer that will stay the same for a while, and what to do."""
     if code in (401, 403) and is_hub(url):
         page = url.partition("/resolve/")[0]
         return (
@@ -333,7 +333,7 @@ def describe_refusal(url: str, code: int) -> str:
     if code in (401, 403):
         return f"the server refuses it ({code}); download it in a browser"
     if code in (404, 410):
-        return f"it is not there any more ({code})"
+        return f"the server does not have it ({code})"
     return f"the server answers {code} {http.client.responses.get(code, '')}".strip()
 
 

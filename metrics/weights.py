@@ -1,4 +1,4 @@
-"""Weights that a metric of pyiqa downloads on its first use: said before, refused where that is forbidden.
+"""Announce the weights that a metric of pyiqa downloads on first use, and refuse the download where it is forbidden.
 
 pyiqa and torchvision keep them in torch's hub folder, timm in the Hugging Face cache; both are left where they are.
 """
@@ -40,10 +40,10 @@ WEIGHTS = {
     "dists": ((f"{TORCHVISION}/vgg16-397923af.pth", 553), (f"{PYIQA}/DISTS_weights-f5e65c96.pth", 1)),
     "fid": ((f"{PYIQA}/pt_inception-2015-12-05-6726825d.pth", 96),),
 }
-"""What the metrics of the list `face` and ReFL's download: (address or repository of the Hugging Face hub, its size in
+"""Downloads of the metrics of the list `face` and of ReFL: (address or repository of the Hugging Face hub, its size in
 MB, rounded up)."""
 FOLDERS = {PYIQA: "pyiqa", TORCHVISION: "checkpoints", CLIP: "clip"}
-"""Where in torch's hub folder what comes from there lies."""
+"""Place of these files in torch's hub folder."""
 WEB_SECONDS = 20.0
 
 
@@ -64,7 +64,7 @@ class MissingWeights(MetricError):
 
 
 def load_with_weights(name: str, build: Callable[[], Any]) -> Any:
-    """What `build` returns, its downloads announced in the log, checked, and gone on with where they broke.
+    """Call `build` with its downloads announced in the log, checked, and resumed where they broke.
 
     Where a kept file turns out to be a part of one, a web page or the like, it is removed and downloaded anew, once.
 
@@ -117,7 +117,7 @@ def find_damaged() -> Iterator[tuple[Path, str]]:
 
 
 def describe_weights(name: str) -> str:
-    """Which files a metric downloads, how large they are, from where, and where they belong."""
+    """Describe the files that a metric downloads: size, origin, and where they belong."""
     files = WEIGHTS.get(name)
     return " and ".join(_describe_file(*file) for file in files) if files else "files of unknown size"
 

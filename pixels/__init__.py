@@ -1,4 +1,4 @@
-"""Bytes of an image file to the pixels that a browser shows: the one reader of the whole project.
+"""Decode image files to the pixels that a browser shows: the one reader of the whole project.
 
 Below everything else, so that what is stored, measured, rewarded and trained on is read by the same code. Imports
 nothing of ours, nor torch.

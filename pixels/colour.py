@@ -1,4 +1,4 @@
-"""What an image file says about its colours, judged by what it does to them, and doing that once.
+"""Convert the colours of an image file to sRGB, as a browser does.
 
 A browser applies an ICC profile and the PNG chunks cICP, gAMA and cHRM; decoders hand out the numbers as they are.
 Which of them counts, and what each does, is as Chromium shows it: a valid cICP before a usable profile before sRGB
@@ -55,7 +55,7 @@ GAMMA_TOLERANCE = 0.05
 """A gAMA this near to 1/2.2 without other primaries is taken for sRGB, by libpng and browsers too."""
 SAME_PRIMARIES = 0.002
 MAX_INTENT = 3
-"""Of the sRGB chunk's one byte; with another it is no such chunk."""
+"""Of the sRGB chunk's one byte; with another it is not such a chunk."""
 ICC_VERSION_OFFSET = 8
 MAX_DIFFERENCE = 1
 """Of 255: a profile that moves no colour further is sRGB, whatever its name is."""
@@ -64,12 +64,12 @@ STRIP_PIXELS = 1_000_000
 
 @dataclass(frozen=True)
 class Colours:
-    """What a file says of its colours, and what came of it."""
+    """Colour data of a file, and the conversion it leads to."""
 
     image: PilImage.Image
     """In sRGB."""
     done: str = ""
-    """What was done; empty where the file says nothing, or says sRGB in a way that everybody reads alike."""
+    """Conversions made; empty where the file says nothing, or says sRGB in a way that everybody reads alike."""
     changed: bool = False
     """False where at most a tag has to go, and every pixel stays as it is."""
 

@@ -1,4 +1,4 @@
-"""Take out of an image file what is not its picture, without touching the compressed picture.
+"""Remove from an image file all that is not its picture, without decoding the picture.
 
 GPS positions, names, comments, previews, profiles, a second picture behind the first, whatever follows the end. Only
 what a decoder needs is kept, so that what nobody has thought of goes too.
@@ -41,7 +41,7 @@ PNG_NAMES = {"eXIf": "EXIF", "iCCP": COLOUR_PROFILE}
 
 
 def strip_metadata(content: bytes) -> tuple[bytes, list[str]]:
-    """(the file without all that is no picture, what that was; the file's own bytes and nothing where it has none).
+    """(the file without all but its picture, what was removed; the file itself and nothing where there is no more).
 
     Args:
         content: a PNG, JPEG or WebP that can be decoded; of a damaged one the result may not be decodable either.

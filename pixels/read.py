@@ -1,4 +1,4 @@
-"""Read an image file: 8-bit RGB as a browser shows it, and what had to be done for that.
+"""Read an image file as 8-bit RGB, as a browser shows it, and report the conversions made.
 
 Turned as EXIF or XMP say, 16 bits reduced to 8, colours converted to sRGB (see `pixels.colour`), alpha laid over white.
 """
@@ -32,7 +32,7 @@ MAX_PIXELS = 64_000_000
 LARGE_PIXELS = 8_000_000
 """Above this, one image at a time is decoded in a process, in whichever threads: see PEAK_BYTES."""
 PEAK_BYTES = 3 * 2**29
-"""What decoding and converting an image of MAX_PIXELS takes at most, measured."""
+"""Most memory that decoding and converting an image of MAX_PIXELS takes, measured."""
 ORIENTATION_TAG = 0x0112
 PNG_BIT_DEPTH_OFFSET = 24
 OTHER_KINDS = {
@@ -67,14 +67,14 @@ TURNS = {
     8: PilImage.Transpose.ROTATE_90,
 }
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
-"""What Pillow raises at files that are damaged in one way or another."""
+"""Errors of Pillow at files that are damaged in one way or another."""
 
 
 _one_large = threading.Lock()
 
 
 class ImageFault(ValueError):
-    """Why a file is no image that can be used; begins with a small letter, for whoever names the file."""
+    """Reason why a file is not a usable image; begins with a small letter, since the caller names the file."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Plain:
     format: str
     """One of FORMATS."""
     conversion: str
-    """What was done to the file's own pixels or tags; empty where every reader sees them alike."""
+    """Conversions of the file's own pixels or tags; empty where every reader sees them alike."""
     content: bytes
     """A file of these pixels and nothing else: the file's own bytes, without what had to go, or a new PNG."""
     same_pixels: bool
@@ -181,7 +181,7 @@ def _decode(content: bytes) -> tuple[PilImage.Image, str, list[str], bool]:
 
 
 def _describe_other(content: bytes) -> str:
-    """What a file is that Pillow takes for none of FORMATS, whatever its name."""
+    """Name the format of a file that Pillow does not take for one of FORMATS, whatever its name."""
     start = content[:64]
     if start.startswith((PNG_SIGNATURE, b"\xff\xd8\xff")) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
         return "corrupt or truncated (its beginning is damaged)"

@@ -1,4 +1,4 @@
-"""Labelled pairs as training and evaluation take them: from a dataset folder of ours, or from HPDv2's own files.
+"""Read labelled pairs for training and evaluation, from a dataset folder of ours or from HPDv2's own files.
 
 The split is the stored one and is never drawn anew. A dataset is read whole and refused at the first thing that is not
 as it should be; images are checked by `check_pairs` before any of them is needed.
@@ -112,7 +112,7 @@ def load_dataset(path: Path) -> Pairs:
         rows = read_hpdv2(path)
     else:
         raise UserError(
-            f"{path} is no dataset: it has neither pairs.jsonl nor HPDv2's train.json, val.json or test.json. "
+            f"{path} is not a dataset: it has neither pairs.jsonl nor HPDv2's train.json, val.json or test.json. "
             "Write one with `python -m annotate export`."
         )
     if not rows:

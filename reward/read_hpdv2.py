@@ -1,4 +1,4 @@
-"""HPDv2's own files, `train.json` and `val.json` of pairs and `test.json` of rankings, as labelled pairs.
+"""Read HPDv2's own files as labelled pairs: pairs (`train.json`, `val.json`) and rankings (`test.json`).
 
 Images lie where the items say, beside the file or in the folder of its name (`train/`, `test/`), as HPDv2 is packed.
 A source is what annotate's import makes of it: the images that pairs of one prompt connect.
@@ -84,7 +84,7 @@ def _read_file(file: Path) -> list[Preference]:
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read as JSON ({error}).") from error
     if not isinstance(values, list):
-        raise UserError(f"{file}: is no list of items; HPDv2's is.")
+        raise UserError(f"{file}: is not a list of items; HPDv2's is.")
     found: list[Preference] = []
     for number, value in enumerate(values):
         try:
@@ -101,7 +101,7 @@ def _read_preference(value: object) -> Preference:
     item = TrainItem.model_validate(value)
     first, second = item.human_preference
     if min(first, second) < 0 or first + second <= 0:
-        raise ValueError(f"human_preference {item.human_preference} says nothing")
+        raise ValueError(f"human_preference must be numbers of at least 0, one above 0, not {item.human_preference}")
     return Preference(item.prompt, (item.file_path[0], item.file_path[1]), first / (first + second), None)
 
 

@@ -1,4 +1,4 @@
-"""The devices of this machine that runs may compute on, told without torch."""
+"""List this machine's devices without importing torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was read of small files, kept until they change: pages ask for the same ones again and again."""
+"""Cache parsed small files until their size or mtime changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _kept: OrderedDict[tuple[Path, str], tuple[tuple[int, int], Any]] = OrderedDict(
 
 
 def read_file(path: Path, parse: Callable[[Path], Any]) -> Any:
-    """What `parse` makes of a file; None where it is absent or cannot be understood. Not to be changed by the caller.
+    """Return what `parse` makes of a file, None where it is absent or unreadable. Do not change the result.
 
     Args:
         parse: a named function; one file may be read by several.

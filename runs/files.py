@@ -1,4 +1,4 @@
-"""Write files that are there whole or not at all, and lines likewise; a full disk is said in one line."""
+"""Write files and lines whole or not at all; report a full disk in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keep two runs from writing into one folder. The system holds the lock: whoever dies, killed or not, lets go of it."""
+"""Keep two runs from writing into one folder, by a lock of the system, which ends with the process that holds it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def hold_file(lock: Path, what: Path) -> Iterator[None]:
         raise UserError(f"{what}: cannot be written ({error.strerror}); name another with --out.") from error
     _held.add(descriptor)
     try:
-        _take(descriptor, what)
+        _lock_or_refuse(descriptor, what)
         yield
     finally:
         if descriptor in _held:  # not in a process that was forked meanwhile
@@ -63,7 +63,7 @@ def hold_file(lock: Path, what: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _take(descriptor: int, what: Path) -> None:
+def _lock_or_refuse(descriptor: int, what: Path) -> None:
     try:
         _lock(descriptor)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Which files of a folder are images, by their names, and the text beside them: one rule for all that reads folders.
+"""List the image files of a folder by their names, and the text beside them: one rule for all that reads folders.
 
 PNG, JPEG and WebP are read. What file managers and notebooks leave (hidden files, `__MACOSX`, `.ipynb_checkpoints`) is
 passed over; whatever else is passed over is said, since a photo of another type must not be missed silently.
@@ -91,7 +91,7 @@ def is_image_name(name: str) -> bool:
 
 
 def describe_kind(name: str) -> str:
-    """What sort of file a name tells of: '.tif', 'no suffix', 'hidden'."""
+    """Describe the kind of file by its name: '.tif', 'no suffix', 'hidden'."""
     parts = name.rstrip("/").split("/")
     if any(is_system_entry(part) for part in parts):
         return "hidden"
@@ -130,7 +130,7 @@ def list_images(folder: Path, *, recursive: bool) -> list[Path]:
 
 
 def warn_of_others(folder: Path, others: Sequence[Path]) -> None:
-    """Say which files of a folder are passed over since they are no images that are read."""
+    """Say which files of a folder are passed over since they are not images that are read."""
     if not others:
         return
     names = [path.relative_to(folder).as_posix() for path in others]
@@ -149,7 +149,7 @@ def read_caption(image: Path) -> str | None:
     """The text of NAME.txt beside an image; None where there is none, or it is empty.
 
     Raises:
-        UserError: it cannot be read, is no file, leads out of its folder, or is no Unicode text; names the file.
+        UserError: it cannot be read, is not a file, leads out of its folder, or is not Unicode text; names the file.
     """
     beside = image.with_suffix(".txt")
     if not os.path.lexists(beside):
@@ -188,7 +188,7 @@ def find_encoding(start: bytes) -> str:
 
 
 def describe_fault(error: UnicodeError) -> str:
-    """What of a text cannot be decoded: 'byte 0xe9', with what Windows would make of it."""
+    """Describe what of a text cannot be decoded: 'byte 0xe9', with what Windows would make of it."""
     if not isinstance(error, UnicodeDecodeError):
         return str(error)
     byte = error.object[error.start : error.start + 1]

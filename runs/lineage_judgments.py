@@ -1,4 +1,4 @@
-"""Which judgments lie behind something, people's and programs' apart, each counted once however it got there."""
+"""Count the judgments behind a thing, people's and programs' apart, each once however it got there."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Judgments:
         )
 
     def count(self) -> dict[str, int]:
-        """How many."""
+        """Count both kinds."""
         human, simulated = self.at_least
         return {"human": max(human, len(self.human)), "simulated": max(simulated, len(self.simulated))}
 

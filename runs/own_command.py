@@ -1,4 +1,4 @@
-"""The command that started this very process, so that a run from a terminal can be continued like any other."""
+"""Rebuild the command that started this process, so that a run from a terminal can be continued like any other."""
 
 from __future__ import annotations
 

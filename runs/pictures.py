@@ -1,4 +1,4 @@
-"""How the pictures of a run's report look, and writing one as PNG and SVG.
+"""Set the look of the pictures in a run's report, and write one as PNG and SVG.
 
 Figures are made without pyplot, so that nothing is shared between threads. Colours are Okabe and Ito's, which people
 with any colour vision tell apart.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C"]
 INK, FAINT = "#222222", "#8A8A8A"
 PEOPLE = COLOURS[2]
-"""What is drawn of people, beside machines."""
+"""Colour of people, beside machines."""
 PNG_DPI = 150
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",

@@ -48,7 +48,7 @@ ACCELERATE_CPU = {"ACCELERATE_USE_CPU": "true"}
 START_LOCK = 7236522
 """PostgreSQL's number of the lock that who starts runs holds."""
 ELASTIC_SIGNALS = {"TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"}
-"""What `accelerate launch` passes on to its processes; it would die of the last two, which Slurm sends."""
+"""Signals that `accelerate launch` passes on to its processes; it would die of the last two, which Slurm sends."""
 
 
 def lock_starting(session: Session) -> None:
@@ -125,7 +125,7 @@ def _module_words(run: Run) -> list[str]:
 
 
 def command_of(run: Run) -> list[str]:
-    """What a person would type for this run, a word each: ['python', '-m', 'reward', 'train', '--preset', 'tiny']."""
+    """Return the words a person would type for this run: ['python', '-m', 'reward', 'train', '--preset', 'tiny']."""
     variables = ["env", *(f"{name}={value}" for name, value in ACCELERATE_CPU.items())] if _shares_cpu(run) else []
     return [*variables, "python", *_module_words(run), *run.kind.split(), *run.arguments]
 

@@ -1,4 +1,4 @@
-"""A run's progress lines as series of numbers by name, read on as the file grows, and made few enough to draw."""
+"""Read a run's progress lines as series of numbers by name, as the file grows, few enough to draw."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class _Growing:
 
 @dataclass
 class Curves:
-    """What was read of one file so far."""
+    """Numbers read of one file so far."""
 
     offset: int = 0
     generation: int = 0
-    """Grows where points that were told before are no longer true: the steps went back, or the file is another."""
+    """Grows where points that were sent before are no longer true: the steps went back, or the file is another."""
     series: dict[str, _Growing] = field(default_factory=dict)
     last: dict[str, Any] | None = None
     inode: int = 0
@@ -49,7 +49,7 @@ class Curves:
     last_done: dict[str, float] = field(default_factory=dict)
     """By part of the run."""
     marks: OrderedDict[str, dict[str, int]] = field(default_factory=OrderedDict)
-    """How long each series was at a version that somebody was told."""
+    """Length of each series at a version that a page was sent."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -59,7 +59,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Answer:
-    """What there is to draw."""
+    """Numbers to draw."""
 
     version: str
     whole: bool
@@ -191,7 +191,7 @@ def _numbers(line: dict[str, Any], prefix: str) -> list[tuple[str, float]]:
     """(name, value) of all numbers of a line, nested ones by names joined with a slash; null is NaN."""
     found: list[tuple[str, float]] = []
     for name, value in line.items():
-        kind = type(value)  # exactly: True is no number
+        kind = type(value)  # exactly: True is not a number
         if (kind is float or kind is int or value is None) and name not in NOT_VALUES:
             found.append((prefix + name, np.nan if value is None else value))
         elif kind is dict:

@@ -1,4 +1,4 @@
-"""The signals that ask a run to end, as far as this system has them, and listening to them."""
+"""Listen to the signals that ask a run to end, as far as this system has them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def _find(*names: str) -> tuple[signal.Signals, ...]:
 INSISTING = _find("SIGTERM", "SIGINT")
 """Sent twice they end a run at once."""
 ASKING = _find("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGBREAK")
-"""What a closed terminal, Slurm ahead of a time limit and a closed window of Windows send; the second says no more than
-the first, for Slurm and a launcher may both send it."""
+"""Signals of a closed terminal, of Slurm ahead of a time limit, a closed window of Windows. A second one adds nothing,
+since Slurm and a launcher may both send it."""
 SIGNALS = (*INSISTING, *ASKING)
 
 

@@ -1,4 +1,4 @@
-"""Runs as jobs of a Slurm cluster, through submitit (an optional extra), and of submitit's own local stand-in.
+"""Run jobs on a Slurm cluster through submitit (an optional extra), or on submitit's local stand-in.
 
 The job runs the very command of a plain run, with the same environment (from a file that its owner alone reads), and
 writes into the same log. The settings are submitit's: {"cluster": "slurm", "timeout_min": 600,
@@ -26,11 +26,11 @@ from db.errors import UserError
 log = logging.getLogger(__name__)
 
 OURS = ("job_id", "folder", "started", "environment")
-"""What a submitted job adds to its settings."""
+"""Fields that a submitted job adds to its settings."""
 CLOCK_STEP_SECONDS = 2.0
 SCANCEL_SECONDS = 30
 REFUSALS = (RuntimeError, ValueError, TypeError, NameError, AssertionError, OSError, subprocess.SubprocessError)
-"""What submitit raises about settings, and about a cluster that is not there."""
+"""Errors of submitit about settings, and about a cluster that is not there."""
 
 
 def submit(
@@ -94,7 +94,7 @@ def forget_environment(job: dict[str, Any]) -> None:
 
 
 def run_in_job(command: list[str], environment_file: str, cwd: str, log_file: str) -> int:
-    """What runs on the compute node: the command, which is asked to end before the job's time is over.
+    """Run the command on the compute node, and ask it to end before the job's time is over.
 
     Slurm sends SIGTERM to every process of a job, submitit's local controller only to this one; SIGUSR2, which comes
     ahead of the time limit, would kill a command that does not know it.

@@ -1,4 +1,4 @@
-"""Whether there is room on the disk for what a run writes, and what is said where there is not."""
+"""Check that the disk has room for what a run writes, and explain where it has not."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def explain_full_disk(folder: Path, then: str, count_needed: Callable[[], int] =
 def say_room(folder: Path, needed_bytes: int = 0) -> str:
     """'300 KiB are free, about 20.0 MiB are needed. Free some disk space' of the disk of a folder."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    needed = f", about {_say_size(needed_bytes)} are needed" if needed_bytes else ""
-    return f"{_say_size(shutil.disk_usage(there).free)} are free{needed}. Free some disk space"
+    needed = f", about {_format_size(needed_bytes)} are needed" if needed_bytes else ""
+    return f"{_format_size(shutil.disk_usage(there).free)} are free{needed}. Free some disk space"
 
 
-def _say_size(size_bytes: int) -> str:
+def _format_size(size_bytes: int) -> str:
     return f"{size_bytes / 2**20:,.1f} MiB" if size_bytes >= 2**20 else f"{math.ceil(size_bytes / 2**10)} KiB"

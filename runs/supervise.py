@@ -1,4 +1,4 @@
-"""The queue: what waits for a device or for other runs is started as soon as it can be.
+"""Start queued runs as soon as their device is free and the runs they wait for have ended.
 
 Nothing is kept in memory. Any number of apps may look after one database: who starts something does it inside one
 write transaction that the others wait for. Closing or killing them changes nothing about what runs.
@@ -38,7 +38,7 @@ def start_supervisor(database: Database, data: Path, *, url: str | None = None, 
 def supervise(
     database: Database, data: Path, url: str | None = None, cpu_slots: int = 1, end: threading.Event | None = None
 ) -> None:
-    """What `start_supervisor` does, in this thread, until `end` is set."""
+    """Do the work of `start_supervisor` in this thread, until `end` is set."""
     end = end or threading.Event()
     last_error = ""
     while not end.wait(LOOK_SECONDS):
@@ -78,7 +78,7 @@ def why_waiting(session: Session, data: Path, run: Run, cpu_slots: int = 1) -> s
         return f"waits in Slurm as job {run.launcher['slurm']['job_id']}"
     if not is_waiting(run):
         return None
-    return _find_obstacle(_look_around(session, data, [run]), run, cpu_slots) or _say_if_full(data)
+    return _find_obstacle(_survey(session, data, [run]), run, cpu_slots) or _describe_if_full(data)
 
 
 def _find_due(session: Session, data: Path, cpu_slots: int, *, lock: bool = False) -> list[Run]:
@@ -87,18 +87,18 @@ def _find_due(session: Session, data: Path, cpu_slots: int, *, lock: bool = Fals
     waiting = [run for run in session.scalars(queued.with_for_update() if lock else queued) if is_waiting(run)]
     if not waiting or say_if_full(data):
         return []
-    around = _look_around(session, data, waiting)
+    around = _survey(session, data, waiting)
     due = []
     for run in waiting:
         if _find_obstacle(around, run, cpu_slots) is None:
             due.append(run)
-            _take(around.busy, run)
+            _mark_busy(around.busy, run)
     return due
 
 
 @dataclass(frozen=True)
 class _Surroundings:
-    """What decides about the queued runs."""
+    """Facts that decide about the queued runs."""
 
     data: Path
     devices: list[str]
@@ -109,28 +109,28 @@ class _Surroundings:
     """Of the runs that others wait for."""
 
 
-def _look_around(session: Session, data: Path, waiting: Sequence[Run]) -> _Surroundings:
+def _survey(session: Session, data: Path, waiting: Sequence[Run]) -> _Surroundings:
     busy: dict[str, list[int]] = {}
     live = select(Run).where(Run.state.in_(LIVE_STATES), Run.pid.is_not(None), Run.device.is_not(None))
     for run in session.scalars(live.order_by(Run.id)):
         if not is_elsewhere(run):
-            _take(busy, run)
+            _mark_busy(busy, run)
     earlier = {run_id for run in waiting for run_id in run.after}
     rows = session.execute(select(Run.id, Run.state).where(Run.id.in_(earlier)))
     return _Surroundings(data, list_devices(), busy, {row.id: row.state for row in rows})
 
 
-def _take(busy: dict[str, list[int]], run: Run) -> None:
+def _mark_busy(busy: dict[str, list[int]], run: Run) -> None:
     for device in split_devices(run.device):
         busy.setdefault(device, []).append(run.id)
 
 
 def _find_obstacle(around: _Surroundings, run: Run, cpu_slots: int) -> str | None:
-    """Why a run cannot start now, None where it can."""
+    """Return why a run cannot start now, None where it can."""
     for run_id in run.after:
         state = around.states.get(run_id)
         if state is None:
-            return f"waits for run {run_id}, which is not there any more: stop this one"
+            return f"waits for run {run_id}, which was deleted; stop this run"
         if state in LIVE_STATES:
             return f"waits for run {run_id}"
         if state is not RunState.finished:
@@ -147,6 +147,6 @@ def _find_obstacle(around: _Surroundings, run: Run, cpu_slots: int) -> str | Non
     return None
 
 
-def _say_if_full(data: Path) -> str | None:
+def _describe_if_full(data: Path) -> str | None:
     full = say_if_full(data)
     return f"waits for space: {full}" if full else None

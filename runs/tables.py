@@ -1,4 +1,4 @@
-"""Tables of a run as CSV files: a spreadsheet opens them without running what a name says, and they are read back.
+"""Write tables of a run as CSV files that a spreadsheet opens without running a name as a formula; read them back.
 
 A spreadsheet takes a cell that begins with =, +, -, @, a tab or a line break for a formula, so such text gets an
 apostrophe before it; numbers stay numbers. The byte-order mark tells Excel that the file is UTF-8.
@@ -51,7 +51,7 @@ def defuse_cell(value: Any) -> Any:
 
 
 def restore_cell(text: str) -> str:
-    """What `defuse_cell` made this of."""
+    """Undo `defuse_cell`."""
     return text[1:] if text.startswith("'") and FORMULA.match(text) else text
 
 

@@ -48,12 +48,12 @@ NOT_CALLERS = (
     *(str(Path(__file__).with_name(f"{name}.py")) for name in ("accounting", "without_memory")),
     torch.__path__[0],
 )
-"""Where code lies that a host copy is not told of: the line that asked for it is."""
+"""Folders of code that is not reported as the origin of a host copy: its caller is."""
 
 
 @dataclass
 class Phase:
-    """What was counted while a phase was open."""
+    """Counts taken while a phase was open."""
 
     peak_bytes: int = 0
     at_peak: dict[str, int] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class MemoryCount(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch'
         """Count what happens inside by itself as well; a phase of the same name is taken up again."""
         phase = self.phases.setdefault(name, Phase())
         self._open.append(phase)
-        self._see_peak()
+        self._record_peak()
         try:
             yield phase
         finally:
@@ -176,7 +176,7 @@ class MemoryCount(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch'
         outputs = [value for value in tree_iter(out) if isinstance(value, Tensor)]
         made = [self._put(tensor) for tensor in outputs]
         if self.workspaces and name in ("convolution", "convolution_backward"):
-            self._see_workspace(args[0], outputs[0] if name == "convolution" else args[1])
+            self._record_workspace(args[0], outputs[0] if name == "convolution" else args[1])
         if name in HOST_READS:
             if self._is_here(args[0]):
                 self._count_host_copy(name)
@@ -248,23 +248,23 @@ class MemoryCount(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch'
         self.bytes_by_part[part] += size_bytes
         self.live_bytes += size_bytes
         if size_bytes > 0:
-            self._see_peak()
+            self._record_peak()
 
-    def _see_peak(self, workspace_bytes: int = 0) -> None:
+    def _record_peak(self, workspace_bytes: int = 0) -> None:
         now = self.live_bytes + workspace_bytes
         for phase in self._open:
             if now > phase.peak_bytes:
                 workspace = {WORKSPACE: workspace_bytes} if workspace_bytes else {}
                 phase.peak_bytes, phase.at_peak = now, self._split() | workspace
 
-    def _see_workspace(self, *tensors: Tensor) -> None:
+    def _record_workspace(self, *tensors: Tensor) -> None:
         """Reckon with a convolution's copies of its (N, C, H, W) input and result, or of the gradient and the input.
 
         cuDNN's kernels for tensor cores want the channels last, and transpose what lies otherwise. Seen on an H200: of
         256 channels to 128 at 512², 192 MiB in bfloat16, and none with channels last.
         """
         if all(self._is_here(tensor) and tensor.is_contiguous() for tensor in tensors):
-            self._see_peak(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+            self._record_peak(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
 
     def _name_steps(self, part: str, optimizer: Optimizer) -> None:
         """Give a part what an optimizer holds, and what its steps allocate while they run."""

@@ -1,4 +1,4 @@
-"""A training's running average of its weights, put in the weights' place for a while."""
+"""Swap the EMA weights in for the length of a block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pairs each step and each process sees: all of it follows from the seed and the step."""
+"""Choose the pairs of each step and process, from the seed and the step alone."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def split_batch(batch: Indices, processes: int, process: int, micro_batch_size: 
 def make_loader(
     dataset: Dataset[Any], batches: Iterable[list[int]], collate: Callable[[Any], Any], workers: int, pinned: bool
 ) -> Iterator[Any]:
-    """What the collate function makes of each batch of places, decoded ahead by worker processes."""
+    """Collate each batch of places, decoded ahead by worker processes."""
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=batches,
@@ -58,5 +58,5 @@ def make_loader(
 
 
 def start_worker(_worker: int) -> None:
-    """What a decoding process does first."""
+    """Prepare a decoding process."""
     ignore_signals()

@@ -1,4 +1,4 @@
-"""Image files as 8-bit RGB (see `pixels`), and the check of all of them before anything is trained on them."""
+"""Read image files as 8-bit RGB (see `pixels`), and check all of them before a training starts."""
 
 from __future__ import annotations
 

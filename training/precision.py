@@ -26,7 +26,7 @@ from training.processes import copy_to_all, sum_tensors
 Precision = Literal["no", "bf16", "fp16"]
 OptimizerKind = Literal["adamw", "adamw8bit"]
 DTYPES: dict[str, torch.dtype] = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What forward passes compute in, by a config's `mixed_precision`."""
+"""Compute dtype of forward passes, by a config's `mixed_precision`."""
 
 
 @torch.no_grad()

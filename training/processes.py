@@ -66,7 +66,7 @@ def agree_on_largest(accelerator: Accelerator, value: int) -> int:
     return int(accelerator.gather(torch.tensor([value], device=accelerator.device)).max())
 
 
-def tell_all(accelerator: Accelerator, value: T) -> T:
+def broadcast(accelerator: Accelerator, value: T) -> T:
     """The main process's value, on every process; picklable."""
     if accelerator.num_processes == 1:
         return value
@@ -75,12 +75,12 @@ def tell_all(accelerator: Accelerator, value: T) -> T:
 
 
 def share_places(accelerator: Accelerator, count: int) -> list[int]:
-    """Which of `count` things are this process's: every process has its own, all are somebody's."""
+    """List this process's share of `count` things: every process has its own, and none is left out."""
     return list(range(accelerator.process_index, count, accelerator.num_processes))
 
 
 def gather_places(accelerator: Accelerator, found: Sequence[tuple[int, T]]) -> list[T]:
-    """What all processes found, by place in order: (place, value) of each, picklable."""
+    """Gather the findings of all processes in order of place: (place, value) of each, picklable."""
     together = list(found) if accelerator.num_processes == 1 else gather_object(list(found))
     return [value for _, value in sorted(together, key=lambda row: row[0])]
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: `last/`, from which it continues exactly, and `best/`, which is used.
+"""Save and load the checkpoints of a training: `last/`, to continue from exactly, and `best/`, to use.
 
 Where copies are asked for, `steps/NNNNNN` holds those that stay. All are checkpoint folders as `load_model` reads them,
 with `training.json` beside: which settings, dataset and code they are of, the step, and what was measured. `last/`
@@ -145,7 +145,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder}: is no checkpoint to continue from ({error}). Move it away, or name another --out."
+            f"{folder}: is not a checkpoint to continue from ({error}). Move it away, or name another --out."
         ) from error
     return record
 
@@ -170,14 +170,14 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 
 def _read_older(part: dict[str, Any]) -> dict[str, Any] | None:
-    """What `TrainedWeights.load_state_dict` takes, of a state of earlier versions, which had it beside the rest."""
+    """Read the weights for `TrainedWeights.load_state_dict` from a state of earlier versions."""
     optimizer = part["optimizer"]
     others = {"averages": part.get("averages", []), "scaler": part.get("scaler")}
     return optimizer and {"optimizer": optimizer, **others}
 
 
 def check_settings(before: dict[str, Any], now: BaseModel, names: Iterable[str], where: Path) -> None:
-    """That a checkpoint's settings are those of the training that is to continue it.
+    """Check that a checkpoint's settings are those of the training that is to continue it.
 
     A setting that an older version did not know was trained as its default is; one that is known no more says nothing.
 

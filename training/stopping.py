@@ -1,4 +1,4 @@
-"""What a training does when somebody asks it to end, or when the memory ends."""
+"""Stop at a signal; explain running out of memory."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pixels.read import read_rgb
 
 
 def check_tracker(tracker: str) -> None:
-    """That the program is installed.
+    """Check that the program is installed.
 
     Raises:
         UserError: it is not.

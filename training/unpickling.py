@@ -1,4 +1,4 @@
-"""Stand-ins for numpy while a torch file is unpickled: numbers and arrays of plain kinds, made here from their bytes.
+"""Stand in for numpy while a torch file is unpickled: numbers and arrays of plain kinds, made here from their bytes.
 
 numpy's own functions would believe what the file says of an array's memory; a file that lies could then crash the
 process or worse. These believe nothing, and make Python's numbers and torch's tensors.

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pkl")
 """By which a text that names weights is told from a name of the manifest; what a file holds is told by its content."""
 MAPPED_BYTES = 2**28
-"""How much of a file may lie in memory beside what was read from it."""
+"""Bytes of a file that may lie in memory beside what was read from it."""
 MAX_NAMED = 5
 State = dict[str, Tensor]
 AVERAGES = (
@@ -52,7 +52,7 @@ AVERAGES = (
     "G_ema",
     "ema",
 )
-"""What a running average of weights is called; it restores better than the weights, and so is taken before them."""
+"""Names of a running average of weights (EMA); it restores better than the weights, and so is taken before them."""
 WRAPPERS = (
     *AVERAGES,
     "state_dict",
@@ -67,9 +67,9 @@ WRAPPERS = (
     "network",
     "online_model",
 )
-"""What other code calls the table or the module that the weights are in, the better one first."""
+"""Names in other code of the table or the module that the weights are in, the better one first."""
 ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
-"""What torch.compile, FSDP, checkpointing and Lightning write into names, at any place; no module is called so."""
+"""Words that torch.compile, FSDP, checkpointing and Lightning write into names anywhere; no module is called so."""
 OF_TRAINING = ("optim", "sched", "scaler", "callback", "rng")
 """Parts of the names of tables that a training keeps for itself."""
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
@@ -89,7 +89,7 @@ BROKEN = (
     MemoryError,
     struct.error,
 )
-"""What torch's reading of a damaged or made-up file ends in."""
+"""Errors of torch when it reads a damaged or made-up file."""
 OTHER_FORMATS = (
     (b"\x1f\x8b", "compressed by gzip; unpack it first"),
     (b"BZh", "compressed by bzip2; unpack it first"),
@@ -120,7 +120,7 @@ CONVERT_SCRIPT = (
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What a weight file holds: tensors, and plain lists, tables, numbers and text of them.
+    """Read a weight file: tensors, and plain lists, tables, numbers and text of them.
 
     Tensors are mapped where the format allows it: their numbers stay in the file until they are used, and what outlives
     the file must be copied. Of numpy, numbers become Python's and arrays tensors. Nothing that could run code is ever
@@ -203,7 +203,7 @@ def _read_index(path: Path) -> State | None:
 
 
 def _find_other_format(path: Path, head: bytes) -> str | None:
-    """What a file is that is neither safetensors nor torch's; None for those."""
+    """Name the format of a file that is neither safetensors nor torch's; None for those."""
     for start, what in OTHER_FORMATS:
         if head.startswith(start):
             return f"is {what}"
@@ -232,7 +232,7 @@ def _find_other_format(path: Path, head: bytes) -> str | None:
 
 
 def _find_other_objects(path: Path) -> list[str]:
-    """Which functions and classes besides tensors a torch file names, read from its text without running it."""
+    """List the functions and classes besides tensors that a torch file names, from its text, without running it."""
     names: dict[str, None] = {}
     try:
         if zipfile.is_zipfile(path):
@@ -444,7 +444,7 @@ def _is_mapped(path: Path) -> bool:
 
 
 def list_faults(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """What keeps these tensors from being a module's: `NAME is unknown`, missing, of another shape or kind of number.
+    """List why these tensors do not fit a module: `NAME is unknown`, missing, of another shape or kind of number.
 
     Args:
         expected: the module's, as its `state_dict`, which may be on the meta device.

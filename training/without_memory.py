@@ -2,7 +2,7 @@
 
 Building a model, a forward and a backward pass cost the time of their dispatch and no memory. On the device "cpu" host
 and device are one. The device "meta" stands for a GPU beside the host: what is copied between the two is seen too. Fake
-CUDA tensors are no third way: their backward wants a real card, and on torch 2.8 their indexing too.
+CUDA tensors are not a third way: their backward wants a real card, and on torch 2.8 their indexing too.
 """
 
 from __future__ import annotations

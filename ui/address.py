@@ -90,11 +90,11 @@ def check_root_path(root_path: str) -> str:
     """A path such as '/label', without a slash at its end; empty for none.
 
     Raises:
-        UserError: it is no plain path, or begins as one of the app's own, so that the two could not be told apart.
+        UserError: it is not a plain path, or begins as one of the app's own, so that the two could not be told apart.
     """
     path = root_path.rstrip("/")
     if path and not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", path):
-        raise UserError(f"--root-path {root_path!r} is no path of plain letters and digits; give one such as /label.")
+        raise UserError(f"--root-path {root_path!r} is not a path of plain letters and digits; give one like /label.")
     if path and path.split("/")[1] in OWN_PATHS:
         raise UserError(f"--root-path {root_path} begins as a path of the app's own; give another, such as /label.")
     return path
@@ -104,7 +104,7 @@ def read_base_url(text: str, root_path: str) -> tuple[BaseUrl | None, str]:
     """(the base URL without its path, the root path) of --base-url and --root-path; (None, …) for an empty text.
 
     Raises:
-        UserError: it is no address of http or https, has more than a path in it, or another path than --root-path.
+        UserError: it is not an address of http or https, has more than a path in it, or another path than --root-path.
     """
     if not text:
         return None, check_root_path(root_path)
@@ -113,10 +113,10 @@ def read_base_url(text: str, root_path: str) -> tuple[BaseUrl | None, str]:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise UserError(f"--base-url {text!r} is no address; {example}") from error
+        raise UserError(f"--base-url {text!r} is not an address; {example}") from error
     plain = parts.hostname is not None and re.fullmatch(r"[a-z0-9._:-]+", parts.hostname) is not None
     if parts.scheme not in DEFAULT_PORTS or not plain or "@" in parts.netloc or parts.query or parts.fragment:
-        raise UserError(f"--base-url {text!r} is no address of http or https alone; {example}")
+        raise UserError(f"--base-url {text!r} is not an address of http or https alone; {example}")
     try:
         path = check_root_path(parts.path)
         asked = check_root_path(root_path)

@@ -1,4 +1,4 @@
-"""What every page is given."""
+"""Define what every page is given."""
 
 from __future__ import annotations
 
@@ -24,4 +24,4 @@ class Context:
     base_url: BaseUrl | None = None
     """The address that people open, where it was given: what links begin with, and the one host that is answered."""
     cpu_slots: int = 1
-    """How many queued runs of the device 'cpu' run at a time."""
+    """Number of queued runs of the device 'cpu' that run at a time."""

@@ -1,4 +1,4 @@
-"""The demo project: two public-domain portraits that ship inside installed packages, degraded and restored.
+"""Make the demo project: two public-domain portraits that ship inside installed packages, degraded and restored.
 
 Two people are too few for a held-out set: with the default settings both fall into the train split, so every pair
 takes one judgment and one person can finish the demo.

@@ -1,4 +1,4 @@
-"""What a request is told that is not what it has to be: in words, and in bytes whatever it held."""
+"""Answer malformed requests with a message in words, whatever bytes the request held."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def refusal(request: Request, status: int, message: str) -> Response:
 
 
 def describe_invalid(errors: Sequence[Any]) -> str:
-    """What pydantic found first, in one printable line.
+    """Describe pydantic's first error in one printable line.
 
     Everything that came with the request is shown cut and escaped: it may be of any length, and hold halves of
     characters, NaN or NUL, none of which could be sent back as they came.

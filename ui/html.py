@@ -1,4 +1,4 @@
-"""Pieces of HTML that several admin pages show: a run's progress and end, tables, pictures, files to download."""
+"""Render pieces of HTML that several admin pages show: a run's progress and end, tables, pictures, downloads."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def ended_html(run: Run, finished: str, stopped: str = "it added nothing") -> st
 
 
 def read_result(data: Path, run_id: int) -> dict[str, Any]:
-    """What a run found, empty where it left nothing."""
+    """Read a run's result, empty where it left none."""
     file = run_folder(data, run_id) / "result.json"
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 

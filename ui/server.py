@@ -1,4 +1,4 @@
-"""The FastAPI app: the gate, sign-in, images, the labelling routes, and the Gradio pages for admins mounted in it."""
+"""Build the FastAPI app: the gate, sign-in, images, the labelling routes, and the Gradio pages for admins."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _add_image_route(app: FastAPI, context: Context, showings: Showings, images:
         else:
             found = showings.open_image(visitor, name)
             if found is None:
-                raise HTTPException(403, "No image for you at this address.")
+                raise HTTPException(403, "You may not see this image.")
             (sha256, suffix), headers = found, {}
         if not suffix:
             with context.database.read() as session:

@@ -1,5 +1,4 @@
-"""Labels to a dataset folder: `pairs.jsonl`, `judgments.jsonl`, `questions.jsonl`, `scores.parquet`, `images/`, a card
-and checksums.
+"""Export labels as a dataset folder: JSON lines, `scores.parquet`, `images/`, a card and checksums.
 
 Every foreign format (`dataset.formats`) is a function of the same rows. The same database and options give the same
 bytes: rows are sorted by keys that are the same in every database, and no clock is read.
@@ -68,7 +67,7 @@ def export_dataset(
     """Resolve the labels, then write the dataset to `out`, whole or not at all.
 
     Args:
-        progress: told (images copied, images in all).
+        progress: called with (images copied, total).
     Returns:
         counts: rows, rows by split, rows dropped by each filter, judgments and discarded answers, images; and what the
         format left out.

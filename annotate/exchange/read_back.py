@@ -1,4 +1,4 @@
-"""Our own dataset folder back into a database.
+"""Read a dataset folder of ours back into a database.
 
 The folder is read and checked whole, then all rows are added in one transaction. What is there already stays; what is
 there with other content refuses the import.
@@ -404,7 +404,7 @@ def _add_scores(session: Session, rows: Sequence[ScoreRow], images: dict[str, Im
 
 
 def _recount(session: Session, pairs: Iterable[Pair]) -> None:
-    """Set each pair's number of live judgments that are no repeats."""
+    """Set each pair's number of live judgments that are not repeats."""
     live = (
         select(func.count())
         .select_from(Judgment)

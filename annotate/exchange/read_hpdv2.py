@@ -1,4 +1,4 @@
-"""HPDv2's own files, `train.json` and `val.json` of pairs and `test.json` of rankings, into a database.
+"""Read HPDv2's own files into a database: pairs (`train.json`, `val.json`) and rankings (`test.json`).
 
 A file is read and checked whole before anything is added. Images lie where the items say, beside the file or in the
 folder of its name (`test/`), as HPDv2 is packed.
@@ -41,12 +41,14 @@ class Hpdv2Item(BaseModel):
     file_path: list[Text] = Field(min_length=2, max_length=2)
     human_preference: list[float] = Field(min_length=2, max_length=2)
     user_hash: object = None
-    """Who judged, in HPDv2's own file; not kept."""
+    """Names of the judges in HPDv2's own file; not kept."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if min(self.human_preference) < 0 or sum(self.human_preference) <= 0:
-            raise ValueError(f"human_preference {self.human_preference} says nothing")
+            raise ValueError(
+                f"human_preference must be numbers of at least 0, one above 0, not {self.human_preference}"
+            )
         return self
 
 
@@ -121,10 +123,10 @@ def _read_items(path: Path) -> list[Preference]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(values, list) or not values:
-        raise UserError(f"{path} is no list of pairs; HPDv2's train.json is.")
+        raise UserError(f"{path} is not a list of pairs; HPDv2's train.json is.")
     if isinstance(values[0], dict) and "source" in values[0]:
         raise UserError(
-            f"{path} is one JSON list of rows; a manifest has a row a line: save it as .jsonl (pandas: "
+            f"{path} is one JSON list of rows; a manifest has a row per line: save it as .jsonl (pandas: "
             "to_json(orient='records', lines=True)) or .csv."
         )
     items: list[Preference] = []

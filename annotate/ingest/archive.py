@@ -27,7 +27,7 @@ MAX_TOTAL_BYTES = 50 * 2**30
 MAX_RATIO = 100
 """Photos hardly shrink, tables by 30: what unpacks to more times its size was made to fill a disk."""
 SMALL_BYTES = 64 * 2**20
-"""What unpacks to less may be of any ratio."""
+"""Unpacked bytes below which any ratio is allowed."""
 MAX_DEPTH = 16
 """Folders inside each other."""
 LEFTOVER_SECONDS = 24 * 3600
@@ -72,7 +72,7 @@ OTHER_FILES = {
     b"version ": "a Git LFS pointer; run `git lfs pull` where it was cloned",
     b"%PDF": "a PDF",
 }
-"""First bytes of a file that is no whole zip to what it is, and what to do."""
+"""First bytes of a file that is not a whole zip to what it is, and what to do."""
 OUTSIDE = "nothing was unpacked. If you trust it, unpack it yourself and import the folder"
 UNPACK = "unpack it, keep the one that you mean, and import the folder"
 UNPACK_FLAT = "unpack it, and import the folder that holds lq/"
@@ -83,7 +83,7 @@ Entry = zipfile.ZipInfo
 
 @contextmanager
 def unpacked(data: Path, archive: Path) -> Iterator[Path]:
-    """What to import from a zip file, unpacked into the data folder for as long as the block lasts.
+    """Unpack a zip file into the data folder for the length of the block; give the path to import from.
 
     The folder with lq/ in it, a dataset folder, an HPDv2 train.json or a manifest; the zip may hold it at its top or
     inside one folder.
@@ -136,8 +136,8 @@ def extract_zip(
             f"{archive.name} says that its names are UTF-8, and they are not ({error}); {REPACK}."
         ) from error
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
-        if not zipfile.is_zipfile(archive) and (other := _look_inside(archive)):
-            raise UserError(f"{archive.name} is no zip file but {other}.") from error
+        if not zipfile.is_zipfile(archive) and (other := _name_format(archive)):
+            raise UserError(f"{archive.name} is not a zip file but {other}.") from error
         raise UserError(f"{archive.name} is not a whole zip file ({error}); {REPACK}.") from error
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise UserError(
@@ -191,7 +191,7 @@ def _check_sizes(archive: Path, folder: Path, entries: Iterable[Entry], max_tota
 
 
 def _checked_path(archive: Path, entry: Entry) -> PurePosixPath | None:
-    """Where an entry belongs, below the folder; None for a folder."""
+    """Return the path of an entry below the folder; None for a folder."""
     name = _read_name(archive, entry).replace("\\", "/")
     path = PurePosixPath(name)
     kind = stat.S_IFMT(entry.external_attr >> 16)
@@ -203,7 +203,7 @@ def _checked_path(archive: Path, entry: Entry) -> PurePosixPath | None:
     if len(path.parts) > MAX_DEPTH:
         raise UserError(f"{archive.name} holds folders more than {MAX_DEPTH} deep: {name[:80]!r}…; {UNPACK_FLAT}.")
     if kind not in (0, stat.S_IFREG):
-        raise UserError(f"{archive.name} holds {name!r}, which is a link and no file; pack the files themselves.")
+        raise UserError(f"{archive.name} holds {name!r}, a link; pack the file itself.")
     if entry.flag_bits & ENCRYPTED:
         raise UserError(f"{archive.name} is encrypted; make it without a password.")
     if entry.compress_type not in READABLE_METHODS:
@@ -246,8 +246,8 @@ def _find_unicode_path(extra: bytes, raw: bytes) -> bytes | None:
     return None
 
 
-def _look_inside(archive: Path) -> str:
-    """What the file is instead of a zip, for the message; empty where nobody knows."""
+def _name_format(archive: Path) -> str:
+    """Name the format of a file that is not a zip, for the message; empty where it is unknown."""
     try:
         with open(archive, "rb") as stream:
             start = stream.read(8)

@@ -1,4 +1,4 @@
-"""Stored images that are damaged, or not as an import of today would store them.
+"""Find stored images that are damaged, or that an import of today would store differently, and mend them.
 
 Of the latter there are two kinds, which imports of earlier versions left behind. Those that a browser and a decoder see
 differently: people judged them as a browser shows them; metrics and rewards were computed from the bare numbers.
@@ -24,7 +24,7 @@ from db.session import Database
 
 @dataclass
 class CheckReport:
-    """What was found. Lists hold (SHA-256 of the image, why)."""
+    """Result of a check. Lists hold (SHA-256 of the image, why)."""
 
     images: int = 0
     affected: list[tuple[str, str]] = field(default_factory=list)
@@ -52,8 +52,8 @@ def check_stored_images(
 
     Args:
         mend: replace their files by plain ones and remove their values.
-        workers: processes that read; None for one a core, fewer for few files.
-        progress: told (images read, images in all).
+        workers: processes that read; None for one per core, fewer for few files.
+        progress: called with (images read, total).
     Raises:
         UserError: the disk is full; what was mended before stays so.
     """

@@ -27,7 +27,7 @@ class Damage:
     file: str
     why: str
     shows: list[str] = field(default_factory=list)
-    """What it is of which photo: "lq of 'face1'", "'gfpgan' of 'face1', seed 0"."""
+    """Role of the image and its photo: "lq of 'face1'", "'gfpgan' of 'face1', seed 0"."""
     pairs: int = 0
     judgments: int = 0
     """Live ones."""
@@ -57,7 +57,7 @@ class Damage:
 
 
 def describe_damage(session: Session, data: Path, damaged: Sequence[tuple[str, str]]) -> list[Damage]:
-    """What depends on each of these images.
+    """List everything that depends on each of these images.
 
     Args:
         damaged: (SHA-256, why).

@@ -1,4 +1,4 @@
-"""Candidates of one source that show the same picture: they make no pair, since there is nothing to judge."""
+"""Find candidates of one source that show the same picture: they make no pair."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EqualPair:
 def hash_candidates(database: Database, data: Path) -> dict[int, str]:
     """Image id to the hash of its pixels, of those candidates that could look like another one of their source.
 
-    Takes some milliseconds an image when it is asked for the first time (see `db.pixel_hashes`): call it outside of any
+    Takes some milliseconds per image at the first call (see `db.pixel_hashes`): call it outside of any
     transaction.
     """
     size = (Candidate.source_id, Image.width_px, Image.height_px)

@@ -1,4 +1,4 @@
-"""Photos that are the same picture keep together: sources that share an lq or hq image share group and split.
+"""Group sources that share an LQ or HQ image: they share group and split.
 
 Without it one photo under two names lands in two splits, and is measured on after it was trained on. Groups are joined
 through the images' pixels and the persons' names alike: of two persons in one photo all photos become one group.
@@ -77,7 +77,7 @@ def join_groups(
     graph: nx.Graph[tuple[str, int | str]] = nx.Graph()
     for row in rows:
         me = ("source", row.id)
-        # The group of several persons holds every photo of each; that of a file's name is no person's.
+        # The group of several persons holds every photo of each; that of a file's name is not a person's.
         persons = [row.group] if row.group in keys else row.group.split(GROUP_JOINT)
         graph.add_edges_from((me, ("group", person)) for person in persons)
         for sha256 in (row.lq, row.hq):
@@ -150,7 +150,7 @@ def _common_group(members: Sequence[_Row]) -> str:
 
 
 def _change_pairs(session: Session, settings: ProjectSettings, source_ids: Sequence[int], split: Split) -> None:
-    """What a pair has from its split: how often it is judged, and whether active orders may show it."""
+    """Set what a pair has from its split: its number of judgments, and whether active orders may show it."""
     for batch in batches(source_ids):
         pairs = session.execute(select(Pair.id, Pair.key, Pair.judgments_wanted).where(Pair.source_id.in_(batch)))
         changes = [

@@ -50,7 +50,7 @@ def open_pool(workers: int | None, n_files: int) -> Iterator[Executor | None]:
     """Worker processes for that many files; None where one is enough: the work is then done in this process.
 
     Args:
-        workers: how many; None for one a core, fewer for few files. Never more than the memory holds.
+        workers: how many; None for one per core, fewer for few files. Never more than the memory holds.
     Raises:
         UserError: fewer than 1, or one was ended from outside.
     """
@@ -73,7 +73,7 @@ def open_pool(workers: int | None, n_files: int) -> Iterator[Executor | None]:
 
 
 def _free_memory_bytes() -> int:
-    """What this process may still take: of the machine, and of its container (cgroup v2)."""
+    """Return the memory this process may still take, of the machine and of its container (cgroup v2)."""
     free = psutil.virtual_memory().available
     with suppress(OSError, ValueError):
         limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))

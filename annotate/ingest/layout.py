@@ -1,4 +1,4 @@
-"""The folder in which restorers write, read into a plan of what to import. No image is opened here.
+"""Read the folder in which restorers write into a plan of what to import, without opening an image.
 
 `lq/` holds the photos to restore, `hq/` (optional) their ground truth, and each other folder the outputs of one method,
 named after it: the same file stem in each. `lq/<stem>.txt`, else `hq/<stem>.txt`, is a photo's caption. Names are
@@ -57,7 +57,7 @@ class PlannedSource:
 
 @dataclass
 class Plan:
-    """What an import is about to do, and what was found unfit before any file was opened: (name, why) each."""
+    """Plan of an import, and what was found unfit before any file was opened: (name, why) each."""
 
     root: Path
     sources: dict[str, PlannedSource] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Plan:
     ignored: list[tuple[str, str]] = field(default_factory=list)
     """Files that no part of the import is made of."""
     matching: Matching = field(default_factory=Matching, compare=False)
-    """How the names of outputs are brought together with those of the photos."""
+    """Match of the names of outputs with those of the photos."""
 
 
 @dataclass
@@ -92,7 +92,7 @@ def read_folder(folder: Path, *, strip_suffixes: Sequence[str] = (), ignore_case
             names.append(entry.name)
         elif os.path.splitext(entry.name)[1].lower() in SPREADSHEETS:
             plan.refused.append(
-                (entry.name, "a spreadsheet; save it as CSV UTF-8, or move it away if it is no manifest")
+                (entry.name, "a spreadsheet; save it as CSV UTF-8, or move it away if it is not a manifest")
             )
         else:
             plan.ignored.append((entry.name, "lies beside the folders"))
@@ -100,7 +100,7 @@ def read_folder(folder: Path, *, strip_suffixes: Sequence[str] = (), ignore_case
     if lq is None:
         found = ", ".join(names[:10]) or "no folders"
         raise UserError(
-            f"{folder} has no folder called lq (found: {found}). Expected lq/, optionally hq/, and one folder a method "
+            f"{folder} has no folder called lq (found: {found}). Expected lq/, optionally hq/, and a folder per method "
             "with the same file names in each; or give a CSV or JSONL manifest."
         )
     before = len(plan.refused)
@@ -162,7 +162,7 @@ def _plan_method(plan: Plan, name: str, dropped: set[str]) -> None:
 
 
 def _describe_useless(name: str, files: Sequence[str]) -> str:
-    """Why a method's folder is no good: what is in it, and where its images are."""
+    """Explain why a method's folder is not usable: what is in it, and where its images are."""
     inner = sorted({os.path.dirname(file) for file in files if is_image_name(file)})
     if inner:
         return (
@@ -189,7 +189,7 @@ def _without_doubles(plan: Plan, by_name: dict[str, list[str]]) -> dict[str, str
 
 
 def _entries(plan: Plan, folder: str) -> list[os.DirEntry[str]]:
-    """What lies in a folder, by name; hidden entries and what systems leave go to the plan's list."""
+    """List a folder by name; hidden entries and those that systems leave go to the plan's list."""
     place = plan.root / folder
     try:
         with os.scandir(place) as entries:
@@ -286,7 +286,7 @@ def _read_start(path: Path, size: int) -> bytes:
 
 
 def check_caption(text: str) -> str | None:
-    """Why a text cannot be a caption, None where it can."""
+    """Return why a text cannot be a caption, None where it can."""
     if len(text) > MAX_CAPTION_CHARACTERS:
         return f"a caption above {MAX_CAPTION_CHARACTERS:,} characters"
     return "a caption with a NUL character" if "\0" in text else None

@@ -1,4 +1,4 @@
-"""Manifests: a table with one row a candidate, read into a plan; and the reading of such tables.
+"""Read manifests, tables with one row per candidate, into a plan of what to import.
 
 Columns: `source` (its name), `lq`, `hq`, `method`, `restored`, `seed`, `caption`, `person`. Only `source` is needed in
 every row; `method` and `restored` come together. Paths are relative to the manifest's folder and stay inside it.
@@ -62,7 +62,7 @@ def _note_others(plan: Plan) -> None:
 
 
 def _describe_no_rows(path: Path) -> str:
-    """What a file is in which no row was found, with what to do."""
+    """Explain what a file without rows is, and what to do."""
     with open(path, "rb") as stream:
         start = stream.read(200)
     if start.startswith(b"PK"):
@@ -90,7 +90,7 @@ def find_manifest(folder: Path) -> Path | None:
             rows = json.loads(path.read_bytes())
             if isinstance(rows, list) and rows and isinstance(rows[0], dict) and "source" in rows[0]:
                 raise UserError(
-                    f"{path} is a manifest as one list; save it with a row a line as .jsonl (pandas: "
+                    f"{path} is a manifest as one list; save it with a row per line as .jsonl (pandas: "
                     "to_json(orient='records', lines=True)), or as .csv."
                 )
     return found[0] if found else None

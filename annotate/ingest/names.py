@@ -1,4 +1,4 @@
-"""The names of outputs brought together with those of photos, and what to do about those that do not meet.
+"""Match the names of restored images with those of photos, and report those without a match.
 
 Restorers write 0001_out.png or 0001_00.png for 0001.png; Windows and Macs take Face01 and face01 for one name, and
 spreadsheets turn 0012 into 12.
@@ -17,7 +17,7 @@ SEPARATORS = "_-. ("
 
 
 class Matching:
-    """Which photo a file's stem belongs to.
+    """Match of file stems to photos.
 
     Args:
         photos: stem to file of the images in lq/.
@@ -55,7 +55,7 @@ class Matching:
         return stem
 
     def explain(self, stem: str) -> str:
-        """Why a stem that is no photo's is left over."""
+        """Explain why a stem matches no photo."""
         folded = self.by_folded.get(stem.casefold(), [])
         if folded:
             return f"differs only in case from {self.files[folded[0]]}"
@@ -65,7 +65,7 @@ class Matching:
         return NO_LQ
 
     def advise(self, unmatched: Iterable[str]) -> list[str]:
-        """What would bring left-over files together with their photos: options, in words.
+        """Suggest options, in words, that would match left-over files to their photos.
 
         Args:
             unmatched: files, each with its folder.
@@ -111,7 +111,7 @@ class Matching:
         return ""
 
     def _common_start(self, stems: Sequence[str]) -> str:
-        """What all of a folder's stems have before a photo's name; empty where there is no such thing."""
+        """Return the start that all of a folder's stems have before a photo's name; empty where there is none."""
         starts = [
             {
                 stem[:place]
@@ -123,10 +123,10 @@ class Matching:
         return min(set.intersection(*starts), key=len, default="") if starts else ""
 
     def _find_ending(self, stem: str) -> str:
-        """What follows the longest photo's name, in any case, that the stem begins with; empty where there is none."""
+        """Return what follows the longest photo's name that begins the stem, in any case; empty where none does."""
         for place in range(len(stem) - 1, 0, -1):
             name, ending = stem[:place], stem[place:]
-            # 10 is no 1 with an ending, nor is anna an ann; 0001x4 is 0001 with one.
+            # 10 is not 1 with an ending, nor is anna an ann; 0001x4 is 0001 with one.
             parted = not ending[0].isalnum() or (name[-1].isdigit() and not ending[0].isdigit())
             if parted and name.casefold() in self.by_folded:
                 return ending

@@ -1,4 +1,4 @@
-"""Folders and manifests to images, sources, methods and candidates.
+"""Store what a folder or manifest lists as images, sources, methods and candidates.
 
 Every file is read and decoded before anything is written, then the new image files are put in place, then all rows are
 added in one transaction: an import is there whole or not at all, also when it is killed.
@@ -51,7 +51,7 @@ Named = list[tuple[str, str]]
 
 @dataclass
 class ImportReport:
-    """What an import did. Lists hold (file, why)."""
+    """Result of an import. Lists hold (file, why)."""
 
     sources_added: int = 0
     sources_existing: int = 0
@@ -64,7 +64,7 @@ class ImportReport:
     """Added as something else than the file's own bytes (see db.images)."""
     refused: Named = field(default_factory=list)
     ignored: Named = field(default_factory=list)
-    """Files that are no part of the layout."""
+    """Files that are not part of the layout."""
     differ_in_aspect: Named = field(default_factory=list)
     """Sources whose images differ in aspect, with the sizes: (source, sizes)."""
     share_a_picture: Named = field(default_factory=list)
@@ -139,8 +139,8 @@ def import_folder(
     Args:
         on_bad: what a file that cannot be used does: refuse the import, or stay out of it. Without its lq image a
             source stays out with all of its images.
-        progress: told (steps done, steps in all); a file is one step when it is checked and one when it is stored.
-        workers: processes that check and store; None for one a core, fewer for few files.
+        progress: called with (done, total) in steps; a file is one step when it is checked and one when it is stored.
+        workers: processes that check and store; None for one per core, fewer for few files.
         strip_suffixes, ignore_case: how names of outputs are read; see `annotate.ingest.layout.read_folder`.
     Raises:
         ImportRefused: unfit files, with on_bad 'refuse'.

@@ -1,4 +1,4 @@
-"""Pairs to look at again: those that a labeler labelled, and those where it and people differ; and correcting one.
+"""List labelled pairs for review, those where people and a labeler differ too, and correct one.
 
 Nothing here loads scikit-learn: the pages call it.
 """
@@ -39,7 +39,7 @@ VIEW_MODE = "review"
 
 @dataclass(frozen=True)
 class PairDetails:
-    """What an admin sees of a pair."""
+    """Details of a pair for an admin."""
 
     pair_id: int
     source: str
@@ -66,7 +66,7 @@ class Disagreement:
 
     @property
     def confidence(self) -> float:
-        """How sure the machine is, 0.5 … 1."""
+        """Confidence of the labeler, 0.5 … 1."""
         return max(self.machine_p_a, 1 - self.machine_p_a)
 
 
@@ -130,7 +130,7 @@ def load_pairs(session: Session, pair_ids: Sequence[int]) -> list[PairDetails]:
 
 
 def load_answers(session: Session, pair_ids: Sequence[int]) -> dict[int, list[tuple[str, bool, Choice]]]:
-    """(person, whether simulated, choice) of every live judgment that is no repeat, by pair, in order."""
+    """(person, whether simulated, choice) of every live judgment that is not a repeat, by pair, in order."""
     statement = (
         select(Judgment.pair_id, Person.name, Person.simulated, Judgment.choice)
         .join(Person, Person.id == Judgment.person_id)
@@ -144,7 +144,7 @@ def load_answers(session: Session, pair_ids: Sequence[int]) -> dict[int, list[tu
 
 
 def read_disagreements(judged: Path) -> tuple[list[Disagreement], int]:
-    """(where the machine prefers the other image than people, the surest first; judged pairs that are no ties).
+    """(where the machine prefers the other image than people, the surest first; judged pairs that are not ties).
 
     Args:
         judged: `judged.csv` of a fit. Its machine answers are held-out ones: of no pair was the photo trained on.
@@ -171,7 +171,7 @@ def correct_label(
     same uuid again returns the judgment that is there.
 
     Args:
-        uuid: made with the page, one a pair shown.
+        uuid: made with the page, one per pair shown.
         choice: by side of the screen.
     Raises:
         UserError: the pair is reserved for random picks, this person has judged it, or there is no such pair.
@@ -179,7 +179,7 @@ def correct_label(
     lock_person(session, person_id)
     pair = session.get(Pair, pair_id)
     if pair is None:
-        raise UserError(f"There is no pair {pair_id}; load the page anew.")
+        raise UserError(f"There is no pair {pair_id}; reload the page.")
     if pair.reserved:
         raise UserError("This pair is kept for measuring accuracy, so it may only be judged on the Label page.")
     of_person = (Judgment.pair_id == pair_id, Judgment.person_id == person_id, Judgment.superseded_at.is_(None))

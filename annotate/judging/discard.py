@@ -43,7 +43,7 @@ def list_people(session: Session) -> Sequence[tuple[Person, int | None, int | No
 
 @dataclass(frozen=True)
 class Change:
-    """What was discarded or restored."""
+    """Numbers of what was discarded or restored."""
 
     judgments: int
     pairs: int
@@ -121,14 +121,14 @@ def restore_answers(session: Session, name: str) -> Change:
 
 
 def describe_discard(name: str, change: Change) -> str:
-    """What a discarding did, in one sentence or two."""
+    """Describe a discard in one sentence or two."""
     back = f"{_count(change.pairs, 'pair')} back in the queue"
     labels = f", {_count(change.labels, 'label')} made of them withdrawn: fit and export again" if change.labels else ""
     return f"{_count(change.judgments, 'answer')} of {name} discarded; {back}{labels}. Restoring puts them back."
 
 
 def describe_restore(name: str, change: Change) -> str:
-    """What a restoring did."""
+    """Describe a restore of discarded answers."""
     anew = f"; {change.answered_anew:,} stay out, answered anew since" if change.answered_anew else ""
     return f"{_count(change.judgments, 'answer')} of {name} restored{anew}"
 

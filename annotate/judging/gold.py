@@ -1,4 +1,4 @@
-"""Gold pairs: pairs with a known answer, mixed in to see who is paying attention.
+"""Mix in gold pairs, whose answer is known, to check who is paying attention.
 
 A CSV or JSONL file with the columns `source`, `method_a`, `method_b`, `answer` (a: method_a is better, b, or tie) and,
 where a method made several images of a source, `seed_a`, `seed_b`.
@@ -28,7 +28,7 @@ ANSWERS = {"a": "b", "b": "a", "tie": "tie"}
 
 @dataclass
 class GoldReport:
-    """What `import_gold` did; counts of gold pairs."""
+    """Result of `import_gold`; counts of gold pairs."""
 
     added: int = 0
     """Pairs that were not there before."""

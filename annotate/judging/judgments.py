@@ -74,7 +74,7 @@ DELETE_LEASE = (
 
 @dataclass(frozen=True)
 class Answer:
-    """What a person answered to the pair that was on their screen."""
+    """Answer of a person to the pair that was on their screen."""
 
     uuid: str
     pair_id: int
@@ -108,7 +108,7 @@ def record_judgment(session: Session, person_id: int, answer: Answer, timer: Tim
         timer: asked for the server's seconds of a new answer; one that replaces another keeps that one's.
     Raises:
         UserError: the uuid is another judgment's or no UUID, there is no such pair, a skip has no reason, the seconds
-            are no time, or another answer stands than the one to be replaced.
+            are not a time, or another answer stands than the one to be replaced.
     """
     lock_person(session, person_id)
     run = session.connection()
@@ -116,13 +116,13 @@ def record_judgment(session: Session, person_id: int, answer: Answer, timer: Tim
     if known_id is not None:
         known = session.get_one(Judgment, known_id)
         if known.person_id != person_id or known.pair_id != answer.pair_id:
-            raise UserError(f"Judgment {answer.uuid} is stored already, of another pair or person; make a new uuid.")
+            raise UserError(f"Judgment {answer.uuid} already belongs to another pair or person; use a new UUID.")
         return known
     _check_answer(answer)
     showing = {"pair_id": answer.pair_id, "person_id": person_id, "repeat_no": answer.repeat_no}
     pair_and_standing = run.execute(PAIR_AND_STANDING, showing).one_or_none()
     if pair_and_standing is None:
-        raise UserError(f"There is no pair {answer.pair_id}; load the page anew.")
+        raise UserError(f"There is no pair {answer.pair_id}; reload the page.")
     standing = None if pair_and_standing[1] is None else session.get_one(Judgment, pair_and_standing[1])
     _check_replaced(answer, standing)
     if standing is not None:
@@ -182,9 +182,9 @@ def _find_question(session: Session, key: str | None) -> int | None:
 
 def _check_answer(answer: Answer) -> None:
     if not UUID_FORM.fullmatch(answer.uuid):
-        raise UserError(f"{answer.uuid!r} is no UUID; the page makes one for each judgment.")
+        raise UserError(f"{answer.uuid!r} is not a UUID; the page makes one for each judgment.")
     if not 0 <= answer.seconds < math.inf:
-        raise UserError(f"{answer.seconds} seconds is no time that a pair was looked at.")
+        raise UserError(f"`seconds` must be a finite number of at least 0, not {answer.seconds}.")
     if answer.choice is Choice.skip and not (answer.skip_reason or "").strip():
         raise UserError("A skip needs a reason; choose one or write it.")
     if answer.choice is not Choice.skip and answer.skip_reason is not None:
@@ -199,10 +199,7 @@ def _check_replaced(answer: Answer, standing: Judgment | None) -> None:
             "You have answered this pair already, in another tab or window or on another device; that answer stands. "
             "To change it, take it back in the history and answer again."
         )
-    raise UserError(
-        "The answer that this one was to replace does not stand any more: it was taken back or changed in another tab "
-        "or window."
-    )
+    raise UserError("The answer to replace is gone: it was taken back or changed in another tab or window.")
 
 
 def _count(session: Session, judgment: Judgment, change: int) -> None:
@@ -244,7 +241,7 @@ def undo_judgment(session: Session, person_id: int, uuid: str, settings: Project
 
 @dataclass
 class ResolveReport:
-    """What `resolve_labels` did, in labels."""
+    """Result of `resolve_labels`; counts of labels."""
 
     added: int = 0
     replaced: int = 0
@@ -369,7 +366,7 @@ def compute_majority(votes: pd.DataFrame) -> pd.Series[float]:
 def compute_dawid_skene(votes: pd.DataFrame) -> pd.Series[float]:
     """p_a by pair_id: P(a) + P(tie) / 2 of the Dawid-Skene posterior (crowd-kit, 100 iterations).
 
-    The last digits hang on the order of the votes.
+    The last digits depend on the order of the votes.
 
     Source: Dawid & Skene, Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm, 1979.
     """

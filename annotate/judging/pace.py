@@ -23,7 +23,7 @@ CHANGE_COST = 0.25
 @dataclass
 class _Known:
     answered_at: datetime | None = None
-    """When this person's latest answer came in."""
+    """Time of this person's latest answer."""
     paid_until: float = 0.0
     """Seconds of the clock up to which this person's answers took their time at SECONDS_AN_ANSWER each."""
 
@@ -38,9 +38,9 @@ class Stopwatch:
 
     known: _Known
     now: datetime
-    """When the request came in."""
+    """Time of the request."""
     answers: int = 0
-    """That were timed. One that only replaces another is none, and keeps that one's time."""
+    """Timed answers. One that only replaces another does not count, and keeps that one's time."""
     _since: datetime | None = None
 
     def take(self, handed_out_at: datetime | None, claimed_seconds: float, *, is_last: bool) -> float | None:
@@ -64,7 +64,7 @@ class Stopwatch:
 class Pace:
     """Holds every person to an answer in SECONDS_AN_ANSWER, BURST_ANSWERS ahead of it.
 
-    In memory, a small row a person: after a restart a first answer is timed from the handing out of its pair alone.
+    In memory, a small row per person: after a restart a first answer is timed from the handing out of its pair alone.
     """
 
     clock: Callable[[], float] = time.monotonic

@@ -1,4 +1,4 @@
-"""Which candidates meet, and which pair a person sees next.
+"""Make pairs of candidates, and choose the pair that a person sees next.
 
 `next_pair` is one function from the state of the database to a lease. The order of showing is `_pick_queued`'s: at
 random, or by the shortlists that `annotate.labeler.active` writes whenever a labeler is fitted, with a share at random.
@@ -48,7 +48,7 @@ ACTIVE_ORDERS = (Picked.uncertain, Picked.disagreement, Picked.diverse)
 
 @dataclass
 class PairReport:
-    """What `make_pairs` did. Counts of pairs, but for the two of sources."""
+    """Result of `make_pairs`. Counts of pairs, but for the two of sources."""
 
     added: int = 0
     existing: int = 0
@@ -173,7 +173,7 @@ def is_reserved(key: str, split: Split) -> bool:
 
 
 def wanted_judgments(split: Split, settings: ProjectSettings) -> int:
-    """How many judgments a pair of that split takes."""
+    """Return the number of judgments that a pair of that split takes."""
     return settings.judgments_per_test_pair if split is Split.test else settings.judgments_per_pair
 
 

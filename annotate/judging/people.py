@@ -1,4 +1,4 @@
-"""Who judges: names, roles, passwords and personal links."""
+"""Manage the people who judge: names, roles, passwords and personal links."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add_person(
 
 
 def name_key(name: str) -> str:
-    """What two names have in common that people take for one: letter case, width and composition do not count."""
+    """Return the form in which equal names are equal: letter case, width and composition do not count."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return " ".join(folded.split())
 
@@ -183,12 +183,12 @@ def read_lifetime(text: str) -> timedelta | None:
     names = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
     lifetime = timedelta(**{names[found[2]]: int(found[1])}) if found else timedelta()
     if not timedelta() < lifetime <= MAX_LINK_LIFETIME:
-        raise UserError(f"{shorten(text)!r} is no time for a link; write it as 30m, 12h, 7d or 2w.")
+        raise UserError(f"{shorten(text)!r} is not a lifetime of a link; write 30m, 12h, 7d or 2w.")
     return lifetime
 
 
 def describe_ways(person: Person) -> list[str]:
-    """How a person can sign in with --auth, such as 'password' and 'link for once until 2026-12-05 10:00 (UTC)'."""
+    """List the ways a person can sign in with --auth: 'password', 'link for once until 2026-12-05 10:00 (UTC)'."""
     ways = ["password"] if person.password_hash else []
     if person.link_hash and is_link_open(person):
         until = f" until {person.link_expires_at:%Y-%m-%d %H:%M} (UTC)" if person.link_expires_at else ""

@@ -1,4 +1,4 @@
-"""Active orders: which pairs teach the labeler most when they are judged next.
+"""Order pairs so that those that teach the labeler most are judged next.
 
 The `rank_` functions are query strategies, arrays in and indices out, best first. `write_shortlists` applies them to
 the waiting pairs after a fit; `annotate.judging.pairs` then shows the pairs of the project's order. No pair of the

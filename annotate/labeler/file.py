@@ -1,4 +1,4 @@
-"""A fitted labeler on disk: one JSON file with its numbers and all that made it. No pickle, so nothing foreign runs.
+"""Write a fitted labeler to one JSON file and read it back, without pickle, so that no foreign code runs.
 
 A labeler's name, which its labels carry, ends in the hash of its file: a changed file is another labeler.
 """
@@ -44,7 +44,7 @@ class StoredLabeler:
 
     @property
     def made_by(self) -> str:
-        """What its labels carry."""
+        """Name of the labeler on its labels."""
         return self.name + (f" {SIMULATED}" if self.provenance["simulated"] else "")
 
 

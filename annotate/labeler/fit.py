@@ -1,4 +1,4 @@
-"""From the judgments in the database to a fitted labeler with its report, in the folder of a run."""
+"""Fit a labeler to the judgments in the database, and write it with its report into the folder of a run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ STEPS = 8
 class Labelled:
     """Pairs with a human label, in the order of their keys.
 
-    table: a row a pair: pair_id, pair (key), source, split, p_a, weight, random (whether its first judgment's pair was
+    table: per pair pair_id, pair (key), source, split, p_a, weight, random (whether its first judgment's pair was
     picked at random, so that it may measure accuracy), judgments (ids).
     differences: (n, d) metric values of a minus b.
     """
@@ -80,7 +80,7 @@ def fit(
     judged (every judged pair with a prediction by a model that did not see its photo).
 
     Args:
-        on_step: told (steps done, steps in all).
+        on_step: called with (done, total) in steps.
     Returns:
         the labeler, what it was trained on, the contents of summary.json.
     Raises:
@@ -245,7 +245,7 @@ def measure(
 
 
 def describe_people(session: Session, *, include_simulated: bool) -> dict[str, Any]:
-    """Who judged, and the human ceiling: how often one person's answer is that of most others, or their own again."""
+    """Report who judged, and the human ceiling: how often one answer is that of most others, or one's own again."""
     judgments = load_judgments(session, include_simulated=include_simulated)
     votes = select_votes(judgments)
     agreement = {row["measure"]: row for row in compute_agreement(votes).to_dict("records")}["human ceiling"]
@@ -289,7 +289,7 @@ def score_test(test: Labelled, labeler: Labeler) -> dict[str, Any]:
 
 
 def describe_target(chosen: dict[str, Array], threshold: float | None, target: float, sources: Array) -> dict[str, Any]:
-    """What the labeler expects when it abstains below the threshold: coverage, and accuracy with interval."""
+    """Report the coverage and accuracy expected when abstaining below the threshold, accuracy with its interval."""
     if threshold is None:
         return {"target_accuracy": target, "threshold": None, "coverage": 0.0}
     sure = chosen["confidence"] >= threshold
@@ -305,7 +305,7 @@ def describe_target(chosen: dict[str, Array], threshold: float | None, target: f
 
 
 def trace(database: Database, train: Labelled, training: Training, settings: FitSettings) -> list[list[Any]]:
-    """What the labeler was trained on, a row a label: pair key, p_a, weight, fold, uuids of its judgments."""
+    """List the training labels, a row per label: pair key, p_a, weight, fold, uuids of its judgments."""
     fold = np.zeros(len(training), dtype=int)
     for number, (_, held_out) in enumerate(split_folds(training, settings.folds, settings.seed)):
         fold[held_out] = number

@@ -28,7 +28,7 @@ BLOCK_PAIRS = 20_000
 
 @dataclass
 class LabelReport:
-    """What labelling did, in pairs."""
+    """Result of labelling; counts of pairs."""
 
     labeler: str = ""
     target_accuracy: float = 0.0
@@ -60,7 +60,7 @@ class LabelReport:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which of the unjudged pairs are labelled; nothing named takes all."""
+    """Filter of the unjudged pairs to label; an empty one takes all."""
 
     splits: tuple[Split, ...] = ()
     methods: tuple[str, ...] = ()
@@ -80,7 +80,7 @@ def label_pairs(
     Args:
         target_accuracy: accuracy that held-out answers reached among those at or above the threshold (0.5 … 1).
         dry_run: only count.
-        progress: told (pairs looked at, pairs in all).
+        progress: called with (pairs checked, total).
     Raises:
         UserError: an unknown method, or no pair is measured with the labeler's very metrics and versions.
     """
@@ -181,7 +181,7 @@ class _Changes:
 
 
 def _compare(block: list[Row[Any]], p_a: Array, threshold: float, name: str, report: LabelReport) -> _Changes:
-    """What has to change in a block, counted in the report."""
+    """List the changes that a block needs, counted in the report."""
     changes = _Changes([], [])
     sure = np.maximum(p_a, 1 - p_a) >= threshold
     report.pairs += len(block)

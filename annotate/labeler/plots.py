@@ -1,4 +1,4 @@
-"""Pictures of a labeler's report: one function from a table to a figure."""
+"""Draw the pictures of a labeler's report: one function per figure."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def plot_calibration(calibration: pd.DataFrame, error: float) -> Figure:
 
 
 def plot_importance(importance: pd.DataFrame) -> Figure:
-    """What accuracy loses without each metric."""
+    """Draw the accuracy lost without each metric."""
     from matplotlib.figure import Figure
 
     heights = np.arange(len(importance))[::-1]

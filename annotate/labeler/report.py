@@ -1,4 +1,4 @@
-"""How good a labeler is, on photos that it has not seen: against single metrics, other classifiers and people.
+"""Measure a labeler on photos that it has not seen: against single metrics, other classifiers and people.
 
 Arrays in, tables out. Every prediction here is of a pair whose source was in no training set of what predicted it, the
 choice of parameters and the calibration included (nested cross-validation). Accuracy is the share of people's answers
@@ -127,7 +127,7 @@ def predict_boosting(train: Training, test: Training, seed: int) -> Array:
 
 
 def compare_methods(margins: dict[str, Array], data: Training, seed: int = 0) -> pd.DataFrame:
-    """A row a method, the best first: method, accuracy, low, high, and how far it is behind the SVM, with interval.
+    """A row per method, the best first: method, accuracy, low, high, and how far it is behind the SVM, with interval.
 
     The difference is taken on the same resampled sources, so that its interval is narrower than the two alone.
     """
@@ -158,7 +158,7 @@ def compute_coverage(p_a: Array, data: Training, seed: int = 0) -> pd.DataFrame:
 def compute_importance(
     held_out: HeldOut, data: Training, measured: Array, names: Sequence[str], seed: int = 0
 ) -> pd.DataFrame:
-    """What accuracy loses when one metric's differences are shuffled among held-out pairs: metric, loss, low, high.
+    """Compute the accuracy lost when one metric is shuffled among held-out pairs: metric, loss, low, high.
 
     Which image is a is drawn at random, so a shuffled difference comes back with a drawn sign.
 

@@ -1,4 +1,4 @@
-"""The labeler: an SVM on the difference of two images' metric vectors that says which image a person would choose.
+"""Train an SVM on differences of metric vectors: it predicts which of two images a person would choose.
 
 Arrays in, labels out; nothing here knows the database. Swapping the images flips every answer exactly: the SVM is
 trained on both orders of each pair, its intercept is dropped, and its decision function is made odd (`compute_margin`).
@@ -88,7 +88,7 @@ class Labeler:
 
 @dataclass(frozen=True)
 class Parameters:
-    """What is chosen for an SVM before it is fitted."""
+    """Hyperparameters of an SVM."""
 
     kernel: Literal["linear", "rbf"]
     c: float
@@ -96,7 +96,7 @@ class Parameters:
 
 
 def check_training(data: Training) -> None:
-    """Whether a labeler can be fitted at all.
+    """Check that a labeler can be fitted at all.
 
     Raises:
         UserError: too few labels or sources, or labels that do not differ.
@@ -105,7 +105,7 @@ def check_training(data: Training) -> None:
     n, sources = int(decided.sum()), len(np.unique(data.sources[decided]))
     if n < MIN_LABELS:
         raise UserError(
-            f"Only {n} human labels that are no ties, measured and of the train split; the labeler needs {MIN_LABELS}. "
+            f"Only {n} human labels without ties, measured and of the train split; the labeler needs {MIN_LABELS}. "
             f"Judge {MIN_LABELS - n} more pairs."
         )
     if sources < MIN_SOURCES:
@@ -116,7 +116,7 @@ def check_training(data: Training) -> None:
     if len(np.unique(data.p_a[decided] > 0.5)) == 1:
         raise UserError(
             f"All {n} human labels prefer {'a' if data.p_a[decided][0] > 0.5 else 'b'}; which candidate is a is drawn "
-            "at random, so these answers do not come from looking. Check who judged them on the Report page."
+            "at random, so these answers do not come from comparing. Check who judged them on the Report page."
         )
     if not np.any(np.abs(data.differences) > 0):
         raise UserError("All metric values are equal within each pair; there is nothing to learn from.")

@@ -1,4 +1,4 @@
-"""What is measured and what is missing, counted by column; the values of a column by method.
+"""Count measured and missing values by column, and list the values of a column by method.
 
 Apart from the measuring, for the pages: a few queries however many images there are.
 """
@@ -26,7 +26,7 @@ MAX_SOURCES = 2_000
 
 @dataclass
 class ColumnCount:
-    """How far one column is, in values: one an image, or one an image and reference."""
+    """Progress of one column, in values: one per image, or one per image and reference."""
 
     column: Column
     wanted: int

@@ -27,7 +27,7 @@ def make_batches(jobs: Iterable[ImageJob], size: int) -> Iterator[list[ImageJob]
 
 
 def find_missing(database: Database, wanted: Sequence[Column]) -> Iterator[ImageJob]:
-    """What is missing, image by image in the order of their ids, those of a page sorted by size.
+    """Find missing values, image by image in the order of their ids, those of a page sorted by size.
 
     Pages are read as they are needed, each in a session of its own: memory does not grow with the database.
     """

@@ -1,4 +1,4 @@
-"""Measuring on Ray Data: the same batches and the same code as here, on every machine of a cluster.
+"""Measure on Ray Data: the same batches and the same code as here, on every machine of a cluster.
 
 The machines see the data folder under the same path. Only this process writes to the database. What a dying worker or
 machine had under way is measured again elsewhere; Ray hands each batch's rows back once.
@@ -27,7 +27,7 @@ BATCHES_A_TASK = 4
 
 
 class Measurer:
-    """What Ray calls in its workers: prepares once, then measures pickled batches."""
+    """Callable for Ray's workers: prepares once, then measures pickled batches."""
 
     def __init__(self, data: str, columns: list[Column], device: str) -> None:
         use_one_thread()

@@ -1,10 +1,10 @@
 """Fill in the metric values that are not measured yet.
 
 Every image that is a candidate is measured; full-reference metrics compare it with the lq image and with the ground
-truth of its source, where there is one. A column that an image cannot have (no ground truth) is no row at all; one
+truth of its source, where there is one. A column that an image cannot have (no ground truth) gives no row at all; one
 that failed is a row with the reason. Neither is ever a zero: a labeler is trained on the columns that its images have.
 
-Work is read from the database in pages and handed out in batches; this process alone writes, one transaction a batch,
+Work is read from the database in pages and handed out in batches; this process alone writes, one transaction per batch,
 so that a kill loses the batches under way and nothing else.
 """
 
@@ -46,7 +46,7 @@ MAX_NAMED = 20
 
 @dataclass
 class MeasureReport:
-    """What measuring did."""
+    """Result of measuring."""
 
     images: int = 0
     """Images of which something was missing and was measured."""
@@ -75,10 +75,10 @@ def measure_missing(
 
     Args:
         device: auto, cpu, cuda, or one GPU such as cuda:1; auto and cuda use every GPU.
-        workers: processes, on a GPU for each of them; None for one a core, WORKERS_PER_GPU a GPU. 1 on a CPU measures
+        workers: processes, on a GPU for each; None for one per core, WORKERS_PER_GPU per GPU. 1 on a CPU measures
             in this process.
         batch_size: images that are decoded, measured and stored together; None for CPU_BATCH or GPU_BATCH.
-        progress: told (images done, images in all) when a batch is stored.
+        progress: called with (images done, total) when a batch is stored.
         ray_address: measure on this Ray cluster instead of here; 'local' starts one on this machine.
     Raises:
         UserError: a package, weights or a device are missing, the disk is full, or a worker was ended from outside.

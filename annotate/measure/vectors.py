@@ -1,4 +1,4 @@
-"""Metric vectors of candidates and their differences, read from the stored values.
+"""Read the metric vectors of candidates, and their differences, from the stored values.
 
 A value that was never measured, or whose measuring failed, is NaN here and nowhere zero. Which columns a labeler uses
 is settled when it is fitted (`choose_columns`): those that nearly all labelled pairs have. A pair that lacks one of

@@ -1,4 +1,4 @@
-"""What one worker process does: decode a batch of images, compute what is missing of them, give the rows back.
+"""Decode a batch of images in a worker process, compute their missing metrics, return the rows.
 
 Only this module's functions load torch, and only in the process that calls them.
 """
@@ -35,7 +35,7 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageJob:
-    """What is missing of one image."""
+    """Missing values of one image."""
 
     image_id: int
     file: ImageFile
@@ -44,7 +44,7 @@ class ImageJob:
 
 @dataclass
 class BatchResult:
-    """What a batch gave: rows of MetricValue, and the image files that cannot be read."""
+    """Result of a batch: rows of MetricValue, and the image files that cannot be read."""
 
     images: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -59,7 +59,7 @@ def start_measuring() -> None:
 
 
 def use_one_thread() -> None:
-    """Keep torch and OpenCV from starting a thread a core in this process."""
+    """Keep torch and OpenCV from starting a thread per core in this process."""
     from metrics import compute
 
     compute.set_threads(1)

@@ -1,4 +1,4 @@
-"""How far people agree, with each other and with themselves, and what speaks against a person's answers.
+"""Compute how far people agree, with each other and themselves, and find grounds to doubt a person's answers.
 
 Tables in, tables out: `judgments` as `annotate.report.rank.load_judgments`, `votes` as
 `annotate.report.rank.select_votes` gives them. Where there is too little to say something, the value is NaN and the
@@ -117,7 +117,7 @@ class _Counts:
     votes: int
     ties: int
     left: int
-    """Votes for the left side; votes that are no tie are `votes - ties`."""
+    """Votes for the left side; votes that are not ties are `votes - ties`."""
     repeats: int
     same: int
     shared: int
@@ -150,10 +150,10 @@ def compute_possible_seconds(own: pd.DataFrame) -> pd.Series[float]:
 
 
 def compute_people(judgments: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFrame:
-    """What each person's answers look like, most judgments first: PEOPLE_COLUMNS.
+    """Summarize each person's answers, most judgments first: PEOPLE_COLUMNS.
 
     Shares come with 95 % Wilson intervals and are NaN below MIN_COMPARED answers. `judgments` counts all live ones,
-    skips, repeats and gold pairs too; `left_share` is among votes that are no tie; `fast_share` is the share of
+    skips, repeats and gold pairs too; `left_share` is among votes that are not ties; `fast_share` is the share of
     judgments under FAST_SECONDS, by what they claim or by the server's clock; `overclaimed_share` is the share of the
     `timed` ones, of which the server saw the time, that claim more than there was (`compute_possible_seconds`);
     `flags` has a plain sentence for each thing to look at, empty where there is none.
@@ -246,7 +246,7 @@ def find_flags(counts: _Counts) -> list[str]:
         flags.append(f"mostly answers {side}: {n_side} of {decisive}")
     if counts.votes >= MIN_JUDGMENTS and counts.other_votes >= MIN_JUDGMENTS:
         own, group = counts.ties / counts.votes, counts.other_ties / counts.other_votes
-        # The interval's end as well: one tie too many is no habit.
+        # The interval's end as well: one tie too many is not a habit.
         if own > 2 * group and compute_wilson(counts.ties, counts.votes)[0] > group:
             flags.append(f"many ties: {own:.0%} of answers, the others {group:.0%}")
     if counts.repeats >= MIN_REPEATS and counts.votes:

@@ -1,4 +1,4 @@
-"""The report's pictures: one function from a table to a figure."""
+"""Draw the report's pictures: one function per figure."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _draw_scores(axes: Axes, group: pd.DataFrame, title: str) -> None:
 
 
 def plot_win_matrix(shares: pd.DataFrame, counts: pd.DataFrame) -> Figure:
-    """How often the row's method won over the column's, in percent, with the number of judgments below."""
+    """Draw how often the row's method won over the column's, in percent, with the number of judgments below."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -107,10 +107,10 @@ def plot_win_matrix(shares: pd.DataFrame, counts: pd.DataFrame) -> Figure:
 
 
 def plot_over_time(judgments: pd.DataFrame) -> Figure:
-    """Judgments made so far, a step line a person (UTC).
+    """Judgments made so far, a step line per person (UTC).
 
     Args:
-        judgments: person, simulated and created_at, a row a judgment.
+        judgments: person, simulated and created_at, a row per judgment.
     """
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""People's judgments from the database as a table, and head-to-head wins; `metrics.votes` ranks methods by them.
+"""Read people's judgments as a table, and count head-to-head wins; `metrics.votes` ranks methods by them.
 
 A *vote* is a judgment that counts there: live, of an ordinary pair, no repeat, no skip.
 """

@@ -1,4 +1,4 @@
-"""What reward models say of the methods: stored rewards of candidates, averaged, to stand beside people's ranking."""
+"""Average the stored rewards of each method's candidates, to compare with people's ranking."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much the left side of the screen draws answers, whatever stands there; and the interval of a share."""
+"""Compute how much more often the left image is chosen than chance, and the interval of a share."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def compute_wilson(successes: int, n: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class SideBias:
-    """How much the left side draws answers, whatever stands there. Intervals are 95 %; NaN: not enough data."""
+    """Estimate of how much the left side draws answers. Intervals are 95 %; NaN: not enough data."""
 
     n_decisive: int
     left_share: float
-    """Share of left among the answers that are no tie; interval by Wilson."""
+    """Share of left among the answers that are not ties; interval by Wilson."""
     left_share_low: float
     left_share_high: float
     logit: float

@@ -1,4 +1,4 @@
-"""The report on a set of judgments: tables as CSV, pictures as PNG and SVG, the key numbers as JSON."""
+"""Write the report on a set of judgments: tables as CSV, pictures as PNG and SVG, the key numbers as JSON."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_report(
 
     Args:
         out: folder, made where it is missing; files of an earlier report in it are replaced.
-        on_step: told (steps done, steps in all).
+        on_step: called with (done, total) in steps.
     Returns:
         the contents of summary.json.
     Raises:
@@ -181,12 +181,12 @@ def _notes(
     questions: pd.DataFrame,
     options: RankOptions,
 ) -> list[str]:
-    """What a reader of the numbers has to know, one sentence each."""
+    """List the cautions for a reader of the numbers, one sentence each."""
     notes = []
     if people["simulated"].any():
         n = int(judgments["simulated"].sum())
         notes.append(
-            f"Includes {n} judgments of simulated annotators, who are no people: {n / len(judgments):.0%} of all."
+            f"Includes {n} judgments of simulated annotators, who are not people: {n / len(judgments):.0%} of all."
         )
     elif not options.include_simulated and (left_out := _count_simulated(session)):
         notes.append(f"{left_out} judgments of simulated annotators are left out.")
@@ -243,7 +243,7 @@ def format_summary(summary: dict[str, Any]) -> str:
 
 
 def describe_raters(summary: dict[str, Any]) -> str:
-    """Who answered: '3 people and 1 simulated annotator'."""
+    """Describe who answered: '3 people and 1 simulated annotator'."""
     people, robots = summary["n_people"], summary["n_simulated"]
     words = [f"{people} {'person' if people == 1 else 'people'}"] if people or not robots else []
     words += [f"{robots} simulated annotator{'' if robots == 1 else 's'}"] if robots else []

@@ -1,4 +1,4 @@
-"""Alembic's entry: migrates over the connection that db.engine hands in, or that of FACEREWARD_DB from a terminal."""
+"""Run Alembic's migrations over the connection that db.engine passes, or that of FACEREWARD_DB in a terminal."""
 
 import os
 

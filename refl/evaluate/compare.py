@@ -1,4 +1,4 @@
-"""Restorers side by side on the same faces and seeds: metrics of every image, means with intervals, changes of them.
+"""Compare restorers on the same faces and seeds: metrics of every image, means with intervals, their changes.
 
 Every metric is oriented so that higher is better, and is left out where it cannot be computed here; which ones, and
 why, is part of the result. All is measured of the 8-bit images on the disk, a batch at a time. Intervals are 95 %, from
@@ -88,7 +88,7 @@ def measure_quality(
     A batch of faces is measured of all methods and seeds, so that its ground truths are read once.
 
     Args:
-        done: told of each batch how many images it has.
+        done: called with the number of images of each batch.
     """
     faces = restored[0].faces
     columns = name_columns(metrics, {}, faces.has_truth)
@@ -147,7 +147,7 @@ def measure_reward(
 
 
 def tabulate(restored: Sequence[Restored], columns: Mapping[str, str], measured: Measured) -> pd.DataFrame:
-    """A row an image, seed and metric of one set: set, method, image, seed, metric, value; NaN where a metric fails.
+    """A row per image, seed and metric of one set: set, method, image, seed, metric, value; NaN where a metric fails.
 
     Args:
         columns: as `name_columns` gives them; all must have been measured.
@@ -187,7 +187,7 @@ def _interval(values: pd.Series[float], seed: int) -> tuple[float, float, float]
 
 
 def write_grid(path: Path, restored: Sequence[Restored]) -> None:
-    """A PNG of the first faces by name, unselected: a column a face; input, each method in order, ground truth.
+    """A PNG of the first faces by name, unselected: a column per face; input, each method in order, ground truth.
 
     Args:
         restored: of one set; of each method the images of its first seed are shown.

@@ -1,4 +1,4 @@
-"""The faces of an evaluation: found and checked before anything is loaded, read a batch at a time."""
+"""Find and check the faces of an evaluation before anything is loaded, and read them in batches."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FaceSet:
     """Each with its SHA-256."""
     size_px: int
     degradation: DegradationSettings | None
-    """What spoils them, with fixed seeds; None of wild ones, which are taken as they are and have no ground truth."""
+    """Degradation, with fixed seeds; None of wild ones, which are taken as they are and have no ground truth."""
 
     @property
     def has_truth(self) -> bool:

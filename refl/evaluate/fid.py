@@ -1,4 +1,4 @@
-"""FID between restored faces and their ground truths: pyiqa's, as clean-fid computes it, a batch at a time."""
+"""Compute FID between restored faces and ground truths in batches, as clean-fid and pyiqa do."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def compare_by_fid(
 
     Args:
         restored: of one set.
-        done: told of each batch how many images it has; 0 of ground truths.
+        done: called with the number of images of each batch; 0 of ground truths.
     """
     faces = restored[0].faces
     if not is_wanted(faces):

@@ -32,7 +32,7 @@ class Plan:
     rewards: Mapping[str, str]
     """Name -> what `load_scorer` takes."""
     notes: Sequence[str]
-    """What a reader of the report has to know."""
+    """Cautions for a reader of the report."""
     batch_size: int
     total: int
     """Images to restore and to measure, once for each thing that measures them."""
@@ -82,18 +82,18 @@ def make_plan(options: EvaluateOptions, database: Database, data: Path) -> Plan:
 
 
 def check_folders(names: Sequence[str]) -> None:
-    """That no two methods have one folder.
+    """Check that no two methods have one folder.
 
     Raises:
         UserError: two have.
     """
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise UserError(f"Two of the restorers would be kept in a folder {twice!r}; name one otherwise: NAME=RESTORER.")
+        raise UserError(f"Two of the restorers would be kept in a folder {twice!r}; rename one: NAME=RESTORER.")
 
 
 def check_sizes(size_px: int, outlines: Mapping[str, Outline]) -> None:
-    """That every restorer takes images of this size.
+    """Check that every restorer takes images of this size.
 
     Raises:
         UserError: one does not.

@@ -1,4 +1,4 @@
-"""The report of `refl evaluate` as Markdown: a table a set, in the form of the paper's, changes in parentheses."""
+"""Write the report of `refl evaluate` as Markdown: a table per set in the paper's form, changes in parentheses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_report(out: Path, summary: pd.DataFrame, record: dict[str, Any]) -> No
         lines += ["", f"## {name}: {count} faces", "", *format_table(table), ""]
         for key, seconds in record["seconds_an_image"].items():
             if key.startswith(f"{name} ") and pd.notna(seconds):
-                lines.append(f"- {key.removeprefix(f'{name} ')}: {seconds:.3f} s an image")
+                lines.append(f"- {key.removeprefix(f'{name} ')}: {seconds:.3f} s per image")
         lines += ["", f"The first faces by name, unselected; rows: input, {', '.join(table['method'].unique())}"]
         lines[-1] += ", ground truth:" if (table["metric"] == "psnr").any() else ":"
         lines += ["", f"![{name}]({name}.png)"]
@@ -46,7 +46,7 @@ def write_report(out: Path, summary: pd.DataFrame, record: dict[str, Any]) -> No
 
 
 def format_table(table: pd.DataFrame) -> list[str]:
-    """A row a metric, a column a method."""
+    """A row per metric, a column per method."""
     methods = list(table["method"].unique())
     cells = {(row["metric"], row["method"]): format_cell(row) for row in table.to_dict("records")}
     lines = ["| | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]

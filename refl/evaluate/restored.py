@@ -47,9 +47,9 @@ class Restored:
     method: str
     seed: int
     files: Sequence[Path]
-    """One a face, in the order of the faces."""
+    """One per face, in the order of the faces."""
     keys: Sequence[str]
-    """What a value of an image depends on besides what measures it: pixels, ground truth, caption; hashed."""
+    """Inputs that a value of an image depends on besides the metric: pixels, ground truth, caption; hashed."""
 
 
 def restore_set(
@@ -60,13 +60,13 @@ def restore_set(
     batch_size: int,
     done: Callable[[int], None] = lambda _images: None,
 ) -> list[Restored]:
-    """Every face with every seed; without chance there is one image a face, under the first seed.
+    """Every face with every seed; without chance there is one image per face, under the first seed.
 
     Args:
         out: folder of the evaluation; what is there already is not restored again.
-        done: told of each batch how many images it has.
+        done: called with the number of images of each batch.
     Raises:
-        UserError: a batch is too large for the memory, the restorer gives values that are no numbers, or the folder of
+        UserError: a batch is too large for the memory, the restorer gives values that are not numbers, or the folder of
             the images holds other files.
     """
     folder = open_folder(out, method, faces)
@@ -89,12 +89,12 @@ def restore_batch(method: RestoreMethod, lq: Tensor, seeds: Sequence[int]) -> li
     """(S, S, 3) uint8 of each of (N, 3, S, S), without colour where that has none.
 
     Raises:
-        UserError: the batch is too large for the memory, or the restorer gives values that are no numbers.
+        UserError: the batch is too large for the memory, or the restorer gives values that are not numbers.
     """
     with explain_small_memory(method, len(lq), "--dtype bfloat16 or --device cpu"), torch.inference_mode():
         restored = method.restorer.restore(lq.to(method.device), seeds, method.steps)
         if not bool(torch.isfinite(restored).all()):
-            raise UserError(f"{method.name} gives values that are no numbers; try --dtype float32.")
+            raise UserError(f"{method.name} gives values that are not numbers; try --dtype float32.")
         return [keep_grey(*pair) for pair in zip(to_images(restored), to_images(lq), strict=True)]
 
 
@@ -106,7 +106,7 @@ def _seed_of(seed: int, place: int) -> int:
 def open_folder(out: Path, method: RestoreMethod, faces: FaceSet) -> Path:
     """The folder of a method's images of a set, emptied where they are of something else.
 
-    The same faces with more behind them are no reason: the first keep their places.
+    The same faces with more behind them are not a reason: the first keep their places.
 
     Raises:
         UserError: the folder holds files and no record, so that it is none of ours.
@@ -132,7 +132,7 @@ def open_folder(out: Path, method: RestoreMethod, faces: FaceSet) -> Path:
 
 
 def find_changes(before: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """What of two records differs, in words; of faces only those that both have."""
+    """List in words how two records differ; of faces only those that both have."""
     known = before.get("faces") if isinstance(before.get("faces"), list) else []
     count = min(len(known or []), len(wanted["faces"]))
     changed = ["settings"] if name_changes(before.get("settings") or {}, wanted["settings"]) else []
@@ -152,7 +152,7 @@ def to_file_name(name: str) -> str:
 
 
 def list_files(folder: Path, faces: FaceSet, seed: int) -> list[Path]:
-    """Where the image of each face belongs."""
+    """List the path of each face's image."""
     return [folder / str(seed) / f"{place:05d}-{to_file_name(name)}.png" for place, name in enumerate(faces.names)]
 
 

@@ -1,4 +1,4 @@
-"""An evaluation from its plan to its report: restore all, then measure all, one model at a time in the memory.
+"""Run an evaluation from its plan to its report: restore all, then measure all, one model in memory at a time.
 
 Images and values are kept as they come, in the folder of the report: ended at any time, the same goes on after them and
 ends with the same tables.
@@ -56,7 +56,7 @@ def evaluate(
 
     Args:
         asked: what was asked for, for the report.
-        progress: told (images restored and measured, images in all) after each batch.
+        progress: called with (images restored and measured, total) after each batch.
         stop_asked: asked after each batch for the number of the signal to end by; 0 for none.
     Raises:
         UserError: a model cannot be loaded, or is too large for the memory, or another evaluation writes into `out`.

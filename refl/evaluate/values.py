@@ -1,4 +1,4 @@
-"""Values that were measured already, in a file that grows by a line a batch: a kill loses the batch in flight."""
+"""Keep measured values in a file that grows by a line per batch: a kill loses only the batch in flight."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class Measured:
             append_line(self.path, line)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}).") from error
-        self._take(keys, numbers)
+        self._add(keys, numbers)
 
-    def _take(self, keys: Sequence[str], values: Mapping[str, Sequence[float]]) -> None:
+    def _add(self, keys: Sequence[str], values: Mapping[str, Sequence[float]]) -> None:
         for what, numbers in values.items():
             self.known.setdefault(what, {}).update(zip(keys, numbers, strict=True))
 
 
 def open_measured(path: Path) -> Measured:
-    """What the file holds; a last line that a kill left half-written is cut off.
+    """Read the measured values of the file; a last line that a kill left half-written is cut off.
 
     Raises:
         UserError: the file is none of ours, or cannot be read.
@@ -56,7 +56,7 @@ def open_measured(path: Path) -> Measured:
         return measured
     try:
         for line in iterate_lines(path):
-            measured._take(line["keys"], line["values"])
+            measured._add(line["keys"], line["values"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} holds no values of an evaluation ({error}); move it away.") from error
     return measured

@@ -36,7 +36,7 @@ TEMPLATE: Points = np.array(
         [313.08905, 371.15118],
     ]
 )
-"""Where the five points lie in a face of 512 x 512 pixels, as FFHQ's faces are cropped."""
+"""Places of the five points in a face of 512 x 512 pixels, as FFHQ's faces are cropped."""
 NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT = 30, 48, 54
 """Places of the 68 landmarks of iBUG 300-W."""
 MAX_PIXELS_ENLARGED = 4_000_000
@@ -193,7 +193,7 @@ def _shrink(image: RgbImage, scale: float) -> tuple[RgbImage, float]:
 
 
 def _scale_of(alignment: Alignment) -> float:
-    """How many pixels of the face a pixel of the photo becomes."""
+    """Return how many pixels of the face one pixel of the photo becomes."""
     return float(np.sqrt(abs(np.linalg.det(alignment[:, :2]))))
 
 

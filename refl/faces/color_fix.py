@@ -1,4 +1,4 @@
-"""Give a restored image the colours of what was restored, differentiably: the fix that published restorers end with.
+"""Give a restored image the colours of its input, differentiably: the last step of published restorers.
 
 All images are (N, 3, H, W) RGB; neither function clamps, so that gradients pass through them unbroken.
 """
@@ -69,7 +69,7 @@ def fix_color_by_statistics(content: Tensor, style: Tensor) -> Tensor:
 
 
 def compute_low_band(image: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
-    """What is left of an image after blurs of dilation 1, 2, 4, …: its colours and shading, of the same shape."""
+    """Blur an image with dilation 1, 2, 4, …: its colours and shading are left, of the same shape."""
     for level in range(levels):
         image = _blur(image, 2**level)
     return image

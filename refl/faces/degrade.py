@@ -1,4 +1,4 @@
-"""HQ to LQ: the published degradation of blind face restoration, one image at a time, on numpy and OpenCV.
+"""Degrade HQ to LQ as published for blind face restoration, one image at a time, with numpy and OpenCV.
 
 Blur with a Gaussian kernel, shrink, add Gaussian noise, compress as JPEG, resize back. What was drawn for one image
 is a `Degradation`, so that a degraded image can be made again from its few numbers.
@@ -81,7 +81,7 @@ STRONG = DegradationSettings(
 
 @dataclass(frozen=True)
 class Degradation:
-    """What was drawn for one image; `degrade` does the rest without chance."""
+    """Random draws for one image; `degrade` does the rest without chance."""
 
     blur_kernel_px: int
     sigma_x_px: float

@@ -1,4 +1,4 @@
-"""A folder of good faces to the pairs of low and high quality that restorers are trained and judged on.
+"""Degrade a folder of good faces into the LQ/HQ pairs that restorers are trained and judged on.
 
 What is written is the layout that `python -m annotate import` reads: `lq/<name>.png`, `hq/` with the photos, and
 `degradations.jsonl` with what was drawn for each. An image's degradation depends on the seed and its file name alone,
@@ -49,7 +49,7 @@ LINES = "degradations.jsonl"
 
 @dataclass
 class DegradeReport:
-    """What degrading a folder did."""
+    """Result of degrading a folder."""
 
     degraded: int = 0
     already: int = 0
@@ -57,7 +57,7 @@ class DegradeReport:
 
 
 def make_degradation(settings: DegradationSettings, seed: int, name: str) -> Degradation:
-    """What is drawn for the image of that name: the same wherever and whenever it is drawn."""
+    """Draw the degradation for the image of that name: the same wherever and whenever it is drawn."""
     digest = hashlib.sha256(f"{seed}\n{name}".encode("utf-8", "surrogateescape")).digest()
     return draw_degradation(settings, np.random.default_rng(int.from_bytes(digest[:16], "big")))
 
@@ -75,8 +75,8 @@ def degrade_folder(
 
     Args:
         preset: one of PRESETS.
-        threads: how many photos at a time; None for one a core.
-        progress: told (steps done, steps in all): each photo is checked, then degraded.
+        threads: how many photos at a time; None for one per core.
+        progress: called with (done, total) in steps: each photo is checked, then degraded.
     Raises:
         PhotosRefused: photos are unfit; nothing is written then.
         UserError: no photo, no such preset, `out` holds something else, or cannot be written.

@@ -1,4 +1,4 @@
-"""A photo without colour stays without: restorers and enlargers know colour photos only, and tint what has none."""
+"""Keep a photo without colour grey: restorers and enlargers know only colour photos and tint it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_grey(photo: RgbImage) -> bool:
 
 
 def keep_grey(restored: RgbImage, photo: RgbImage) -> RgbImage:
-    """What was made of a photo, (H, W, 3) of any size: its lightness alone where the photo has no colour."""
+    """Keep only the lightness of a restored (H, W, 3) image of any size where the photo has no colour."""
     if not is_grey(photo):
         return restored
     return np.repeat(cv2.cvtColor(restored, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)

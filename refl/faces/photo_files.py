@@ -1,4 +1,4 @@
-"""Photos from the disk as 8-bit RGB, decoded with the limits and conversions of every image in the database."""
+"""Read photos from disk as 8-bit RGB, with the limits and conversions of every image in the database."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def check_photos(
     """Read and decode every file: (the fit ones with what is known of them, the others with the reason).
 
     Args:
-        progress: told (files checked, files in all).
+        progress: called with (files checked, total).
     """
     fit: dict[Path, Probe] = {}
     unfit = []
@@ -97,7 +97,7 @@ def check_photos(
 
 
 def _check_photo(file: Path) -> Probe | str:
-    """What is known of a photo but its pixels, or why it is unfit."""
+    """Return all facts of a photo but its pixels, or why it is unfit."""
     if not file.stem.isprintable():
         return "its name has characters that cannot be shown; rename it"
     if not file.is_file():
@@ -147,7 +147,7 @@ def map_in_threads(work: Callable[[T], R], items: Iterable[T], threads: int | No
     """`map` in threads, a few items ahead: Pillow, OpenCV and NumPy let other threads run while they work.
 
     Args:
-        threads: None for one a core.
+        threads: None for one per core.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     waiting = iter(items)

@@ -1,4 +1,4 @@
-"""What a tiny restorer says of itself beside its weights: training.json for programs, README.md for people."""
+"""Write what a tiny restorer is beside its weights: training.json for programs, README.md for people."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def write_card(folder: Path) -> None:
         "# Tiny restorer",
         "",
         f"Restores aligned faces of {side} × {side} and {2 * side} × {2 * side} pixels: a regression network, then",
-        "latent diffusion under a ControlNet, in float16. It invents detail: a restored face is plausible, no evidence",
-        "of what somebody looked like.",
+        "latent diffusion under a ControlNet, in float16. It invents detail: a restored face is plausible, not",
+        "evidence of a person's real appearance.",
         "",
         "## Data and terms",
         "",
@@ -56,9 +56,9 @@ def write_card(folder: Path) -> None:
         "",
         f"`python -m refl pretrain`: stage 1 {train['stage1_steps']:,} steps, autoencoder {train['vae_steps']:,},",
         f"diffusion {record['step']:,} of {train['diffusion_steps']:,}. All settings: `training.json`.",
-        f"Degraded, at {side} pixels, by blur of {say_range(train['blur_sigma_px'])} px, shrinking",
-        f"{say_range(train['downsample_factor'])} times, noise of {say_range(train['noise_std'])} (of 255) and JPEG",
-        f"{say_range(train['jpeg_quality'])}.",
+        f"Degraded, at {side} pixels, by blur of {format_range(train['blur_sigma_px'])} px, shrinking",
+        f"{format_range(train['downsample_factor'])} times, noise of {format_range(train['noise_std'])} (of 255) and",
+        f"JPEG {format_range(train['jpeg_quality'])}.",
     ]
     rows = [
         f"| {label} | {measured[f'val/{name}_lq']:.4g} | {measured[f'val/{name}']:.4g} |"
@@ -77,6 +77,6 @@ def write_card(folder: Path) -> None:
     write_text_whole(folder / "README.md", "\n".join(lines) + "\n")
 
 
-def say_range(limits: list[float]) -> str:
+def format_range(limits: list[float]) -> str:
     """'0.2 to 2'."""
     return f"{limits[0]:g} to {limits[1]:g}"

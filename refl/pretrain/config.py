@@ -31,7 +31,7 @@ MAY_CHANGE = {
     "start_fraction",
     "color_fix",
 }
-"""What a training that is continued may have otherwise: its length, where it runs, how often it tells, the sampling."""
+"""Fields that a continued training may change: its length, device, reports and sampling."""
 THIRD_PHASE = {
     "unet_channels",
     "prompt_tokens",
@@ -44,7 +44,7 @@ THIRD_PHASE = {
     "small_variants",
     "large_variants",
 }
-"""What only the third phase reads, so that it can be trained otherwise on the first two."""
+"""Fields that only the third phase reads, so that it can be trained anew on the same first two."""
 
 
 class PretrainConfig(BaseModel):
@@ -63,20 +63,20 @@ class PretrainConfig(BaseModel):
     stage1_learning_rate: float = Field(8e-4, gt=0, le=1, description="AdamW's step size of the first phase")
     vae_learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW's step size of the second phase")
     diffusion_learning_rate: float = Field(5e-4, gt=0, le=1, description="AdamW's step size of the third phase")
-    warmup_steps: int = Field(100, ge=0, description="Steps over which a rate rises linearly")
-    decay_share: float = Field(0.3, ge=0, le=1, description="Share of a phase, its last, in which the rate falls to 0")
+    warmup_steps: int = Field(100, ge=0, description="Steps of linear warmup of each learning rate")
+    decay_share: float = Field(0.3, ge=0, le=1, description="Last share of a phase: its rate falls to 0")
     weight_decay: float = Field(1e-4, ge=0, le=10, description="AdamW's decay of all weights")
-    max_gradient_norm: float = Field(1.0, gt=0, description="Longer gradients are scaled to this length")
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="EMA decay per step")
+    max_gradient_norm: float = Field(1.0, gt=0, description="Largest gradient norm; longer ones are clipped")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="EMA decay per step; the EMA weights are used")
     ssim_weight: float = Field(0.1, ge=0, description="Weight of 1 - SSIM beside the mean absolute error")
-    gradient_weight: float = Field(0.2, ge=0, description="Weight of 1 - gradient magnitude similarity beside it")
-    kl_weight: float = Field(2e-4, ge=0, description="Weight of the latents' divergence from unit normal, a number")
+    gradient_weight: float = Field(0.2, ge=0, description="Weight of 1 - gradient magnitude similarity")
+    kl_weight: float = Field(2e-4, ge=0, description="Weight of the latents' KL divergence, per number")
     min_snr: float = Field(5.0, gt=0, description="Cap of the signal-to-noise ratio in the third phase's weights")
     trained_fraction: float = Field(
         0.7, gt=0, le=1, description="Share of the noise schedule that is trained, from its clean end"
     )
-    small_variants: int = Field(4, ge=1, description="Degraded versions of a face whose latents are kept")
-    large_variants: int = Field(1, ge=1, description="Degraded versions of a face at the large size")
+    small_variants: int = Field(4, ge=1, description="Degraded versions per face whose latents are kept")
+    large_variants: int = Field(1, ge=1, description="Degraded versions per face at the large size")
     crop_scale: tuple[float, float] = Field(
         (0.85, 1.0), description="Side of the random crop, as a share of the face image, lowest and highest"
     )
@@ -85,8 +85,8 @@ class PretrainConfig(BaseModel):
     downsample_factor: tuple[float, float] = Field((1.0, 4.0), description="How many times smaller each side becomes")
     noise_std: tuple[float, float] = Field((0.0, 15.0), description="Standard deviation of the noise, of 255")
     jpeg_quality: tuple[int, int] = Field((30, 100), description="JPEG quality, 1 to 100")
-    held_out_share: float = Field(0.04, gt=0, lt=1, description="Share of faces, by file name, that is not trained on")
-    validate_faces: int = Field(48, ge=2, description="How many held-out faces are restored at a validation")
+    held_out_share: float = Field(0.04, gt=0, lt=1, description="Share of faces held out from training, by file name")
+    validate_faces: int = Field(48, ge=2, description="Held-out faces restored at each validation")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Compute dtype; weights are float32")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train; auto takes a GPU if there is one"
@@ -96,7 +96,7 @@ class PretrainConfig(BaseModel):
     validate_every_steps: int = Field(1000, ge=0, description="Steps between validations; 0 for the phase's end only")
     checkpoint_every_seconds: float = Field(120, gt=0, description="Seconds between checkpoints")
     workers: int = Field(0, ge=0, le=64, description="Threads that prepare batches ahead; 0 for none")
-    data_terms: str = Field("", description="What the model card says of the faces: origin, licence")
+    data_terms: str = Field("", description="Origin and licence of the faces, for the model card")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,4 +1,4 @@
-"""Faces of a folder, read once; batches of them with their degraded versions, each a function of the seed and step."""
+"""Read the faces of a folder once, and make batches of them and their degraded versions from seed and step."""
 
 from __future__ import annotations
 

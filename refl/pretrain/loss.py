@@ -1,4 +1,4 @@
-"""Losses and measures of restored pixels that are light enough to train with; all take (N, 3, H, W) in [0, 1]."""
+"""Compute light losses and measures of restored pixels; all take (N, 3, H, W) in [0, 1]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three phases of a tiny restorer's training: what each trains, on what, by which loss, and how it is measured."""
+"""Define the three phases of a tiny restorer's training: its trained part, data, loss and measure."""
 
 from __future__ import annotations
 

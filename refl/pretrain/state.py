@@ -1,4 +1,4 @@
-"""Checkpoints of a phase: `state.pt`, from which it continues exactly, and `training.json`, what it is of."""
+"""Save and load the checkpoints of a phase: `state.pt`, to continue exactly, and `training.json`, its settings."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def load_phase(
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], path: Path, may_change: set[str]) -> None:
-    """That a checkpoint is of these faces, this model and this way of training, but for what may change.
+    """Check that a checkpoint is of these faces, this model and this way of training, but for what may change.
 
     Raises:
         UserError: something that decides the weights differs; named.

@@ -1,4 +1,4 @@
-"""The ControlNet of DiffBIR: it sees the condition's latent beside the noisy one, and has no hint encoder."""
+"""Define the ControlNet of DiffBIR: it gets the condition's latent beside the noisy one, and has no hint encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published checkpoints to our classes and back: Stable Diffusion 2's names, DiffBIR's ControlNet's, OpenCLIP's.
+"""Convert published checkpoints to our classes and back: Stable Diffusion 2, DiffBIR's ControlNet, OpenCLIP.
 
 The tables are rules from a diffusers name to the name in the published file, so that one rule serves both directions
 and the model itself says what must be there. Everything is strict: a key too many, too few or of another shape ends in
@@ -23,7 +23,7 @@ from refl.published.text_encoder import TextEncoder
 from training.weights import State, check_strictly, name_some, strip_prefix
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.model."
-"""What the keys of a Stable Diffusion 2 checkpoint begin with."""
+"""Prefixes of the keys of a Stable Diffusion 2 checkpoint."""
 CONTROL_KEY, UNET_KEY = "zero_convs.0.0.weight", f"{UNET}input_blocks.0.0.weight"
 """Names by which a ControlNet and a whole Stable Diffusion are found among others."""
 EXTRA = re.compile(
@@ -117,7 +117,7 @@ def name_unet_key(key: str, layers_per_block: int, attended: frozenset[str]) -> 
             place = int(block) * step + int(number)
             name = f"input_blocks.{place + 1}" if way == "down_blocks" else f"output_blocks.{place}"
             return _join(f"{name}.{int(kind == 'attentions')}", _name_inside(kind, rest))
-    raise ValueError(f"{key} is of no UNet2DConditionModel of Stable Diffusion 2's kind")
+    raise ValueError(f"{key} is not a tensor of Stable Diffusion 2's UNet2DConditionModel")
 
 
 def name_vae_key(key: str, levels: int) -> str:

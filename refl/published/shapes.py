@@ -1,4 +1,4 @@
-"""The architecture of a published Stable Diffusion 2 or DiffBIR file, read from the shapes of its tensors.
+"""Read the architecture of a published Stable Diffusion 2 or DiffBIR file from the shapes of its tensors.
 
 Only the width of an attention head leaves no trace in them; Stable Diffusion 2's is 64 throughout.
 """
@@ -26,7 +26,7 @@ SCALING_FACTOR = 0.18215
 
 @dataclass(frozen=True)
 class UNetShape:
-    """What a denoiser and its ControlNet share."""
+    """Shape that a denoiser and its ControlNet share."""
 
     widths: tuple[int, ...]
     """Channels of each level."""
@@ -34,7 +34,7 @@ class UNetShape:
     heads: tuple[int, ...]
     """Attention heads of each level."""
     attended: tuple[bool, ...]
-    """Which levels have attention."""
+    """Levels that have attention."""
     depth: int
     """Transformer blocks of an attention."""
     context_width: int

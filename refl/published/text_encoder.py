@@ -1,4 +1,4 @@
-"""Prompts to the embedding that Stable Diffusion 2 denoises under: OpenCLIP's text half up to its last but one block.
+"""Embed prompts as Stable Diffusion 2 does: OpenCLIP's text tower up to its last but one block.
 
 The vocabulary comes with open_clip, so that nothing is downloaded.
 """

@@ -1,4 +1,4 @@
-"""Where the published files of restorers are, on this machine or on a mirror, and what they are known by.
+"""Find the published files of restorers on this machine or a mirror, by name, size and SHA-256.
 
 A file is looked for in the weights folder (`--weights`, by default DATA/weights) and then in the Hugging Face cache;
 where neither has it, it is downloaded unless HF_HUB_OFFLINE is set. A `weights.toml` in the weights folder adds names
@@ -71,7 +71,7 @@ def find_any(names: Sequence[str], folder: Path) -> FoundFile:
 
 
 def choose_name(names: Sequence[str], folder: Path) -> str:
-    """Which of these manifest names, either of which will do, is the one to take."""
+    """Choose one of several manifest names, any of which will do."""
     manifest = read_manifest(folder)
     here = [name for name in names if find_here(manifest[name], folder)]
     return here[0] if here else min(names, key=lambda name: not manifest[name].sha256)
@@ -116,7 +116,7 @@ def get_files(needed: Iterable[Sequence[str]], folder: Path) -> None:
 
 
 def find_here(entry: WeightsEntry, folder: Path) -> Path | None:
-    """Where this machine has it; None where it has not."""
+    """Return the path on this machine, None where there is none."""
     if (folder / entry.file).is_file():
         return folder / entry.file
     for place in entry.hub:

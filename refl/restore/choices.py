@@ -1,4 +1,4 @@
-"""Which restorers a page can offer, and which of their weight files are here; known without loading torch."""
+"""List available restorers, and their weight files that are here, without importing torch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "feedforward:restoreformer": (("restoreformer",),),
     "feedforward:codeformer": (("codeformer",),),
 }
-"""What `--method` takes, and the manifest's names of the files that it needs: one of each group."""
+"""Value for `--method`, and the manifest's names of the files that it needs: one of each group."""
 TUNED = ("runs/*/**", "restorers/*/tuned", "rounds/*/restorer/tuned")
-"""Where trainings leave what can be used: in a run's folder, in --out as it is without being named, in a round's."""
+"""Places where trainings leave weights: in a run's folder, in --out as it is without being named, in a round's."""
 MAX_TUNED = 50
 
 
@@ -27,7 +27,7 @@ class MethodChoice:
     """A restorer to offer."""
 
     asked: str
-    """What `--method` takes."""
+    """Value for `--method`."""
     words: str
     is_here: bool
     """Whether its weight files lie in the weights folder; others are looked for elsewhere, or downloaded."""
@@ -48,9 +48,9 @@ def _list_tuned(data: Path) -> list[MethodChoice]:
     found = [file for place in TUNED for file in data.glob(f"{place}/trained.json")]
     found.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     folders = [file.parent for file in found[:MAX_TUNED]]
-    return [MethodChoice(str(folder.resolve()), f"{_say_place(folder, data)}: tuned", True) for folder in folders]
+    return [MethodChoice(str(folder.resolve()), f"{_describe_place(folder, data)}: tuned", True) for folder in folders]
 
 
-def _say_place(folder: Path, data: Path) -> str:
+def _describe_place(folder: Path, data: Path) -> str:
     """'run 12/tuned', 'restorers/tiny-0a1b2c3d/tuned'"""
     return str(folder.relative_to(data)).replace("runs/", "run ")

@@ -1,4 +1,4 @@
-"""Restored faces and whole photos as files, beside the rows of the database.
+"""Write restored faces and whole photos as files, beside the rows of the database.
 
 `DIR/<method>/` holds the faces, byte for byte as they are stored; whole photos with their restored faces pasted back
 lie in `DIR/photos/<method>/`, what was enlarged around the faces in `DIR/photos/enlarged-by-<model>/`. A method that
@@ -41,7 +41,7 @@ class MadeBy:
 
 
 def list_made(method: RestoreMethod, method_id: int, seeds: Sequence[int]) -> list[MadeBy]:
-    """What a method makes with these seeds; one that draws no noise needs no seed in its folder's name."""
+    """List what a method makes with these seeds; one that draws no noise needs no seed in its folder's name."""
     name, is_random = method.name, method.restorer.is_random
     return [
         MadeBy(method_id, name, seed, _as_name(f"{name}-seed{seed}" if is_random else name))
@@ -80,7 +80,7 @@ def write_photo(
     made_by: Sequence[MadeBy],
     enlarger: Enlarger | None = None,
 ) -> dict[str, str]:
-    """Write a photo with the restored faces pasted back, once a method and seed; returns folder -> file.
+    """Write a photo with the restored faces pasted back, once per method and seed; returns folder -> file.
 
     Args:
         enlarger: enlarges the background; None leaves it as it is.

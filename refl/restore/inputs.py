@@ -1,4 +1,4 @@
-"""Photos to sources of the database: an aligned face is one, a whole photo gives one for each face found in it."""
+"""Add photos to the database as sources: an aligned face is one, a whole photo gives one per face found in it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PhotoFaces:
 
 @dataclass
 class Inputs:
-    """What photos became."""
+    """Sources made of the photos."""
 
     source_ids: list[int] = field(default_factory=list)
     photos: list[PhotoFaces] = field(default_factory=list)
@@ -66,7 +66,7 @@ def add_photos(
         find: finds the faces of a whole photo; None where every photo is an aligned face.
         detector: what `find` is, one of NO_FACE.
         skip_bad: leave unfit photos out instead of refusing all.
-        progress: told (photos done, photos in all).
+        progress: called with (photos done, total).
     Raises:
         PhotosRefused: photos are unfit, without `skip_bad`.
         UserError: no photo, a photo of that name is stored with other pixels, or no face in any photo.

@@ -43,7 +43,7 @@ class AskedMethod:
     """A restorer that was asked for."""
 
     what: str
-    """What `load_restorer` takes."""
+    """Name or path for `load_restorer`."""
     name: str
     """As given, or following from `what`."""
     is_given: bool
@@ -71,7 +71,7 @@ def name_methods(asked: Sequence[str]) -> list[AskedMethod]:
 
 
 def check_methods(methods: Sequence[AskedMethod], options: LoadOptions, besides: Sequence[str] = ()) -> None:
-    """What can be known before anything is loaded: that files are here, and that a strength has adapters to set.
+    """Check before anything is loaded that files are here, and that a strength has adapters to set.
 
     Args:
         besides: paths and manifest names of other files that are wanted.

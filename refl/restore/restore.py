@@ -58,9 +58,9 @@ def restore_faces(method: RestoreMethod, faces: Sequence[RgbImage], seeds: Seque
 
     Args:
         faces: (H, W, 3) uint8 RGB, aligned, of any sizes; what is not square is filled up and cut again.
-        seeds: one a face.
+        seeds: one per face.
     Raises:
-        UserError: the batch is too large for the memory, or the restorer gives values that are no numbers.
+        UserError: the batch is too large for the memory, or the restorer gives values that are not numbers.
     """
     work_px = method.work_size_px or method.restorer.image_size_px
     squares = [as_square(face, work_px) for face in faces]
@@ -71,7 +71,7 @@ def restore_faces(method: RestoreMethod, faces: Sequence[RgbImage], seeds: Seque
         if method.color_fix:
             restored = fix_color(restored, lq, method.color_fix)
         if not bool(torch.isfinite(restored).all()):
-            raise UserError(f"{method.name} gives values that are no numbers; try --dtype float32.")
+            raise UserError(f"{method.name} gives values that are not numbers; try --dtype float32.")
         images = to_images(restored)
     return [
         _fit(keep_grey(image[place], face), face, method.size_px)
@@ -122,7 +122,7 @@ def count_missing(
     source_ids: Sequence[int],
     seeds: Sequence[int],
 ) -> int:
-    """How many candidates of this method these sources lack."""
+    """Count the candidates of this method that these sources lack."""
     return sum(1 for _ in find_missing(database, data, source_ids, method_id, method.seeds_of(seeds)))
 
 
@@ -141,7 +141,7 @@ def restore_missing(
     A batch is stored as soon as it is made: what is stopped or killed loses one batch, and goes on after the others.
 
     Args:
-        progress: told how many more were stored, after each batch.
+        progress: called with the number of images stored, after each batch.
     Raises:
         UserError: see `restore_faces` and `store_candidates`.
     """

@@ -1,4 +1,4 @@
-"""Restored faces in the database: which sources to restore, which of their candidates are missing, adding both.
+"""Select the sources to restore, find their missing candidates, and add both to the database.
 
 Nothing here knows torch. An aligned face is a source of its own; so is each face of a whole photo, named after it
 (`photo#0`, from left to right) and in one group with the photo's others, so that a split never parts them.

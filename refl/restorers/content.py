@@ -1,4 +1,4 @@
-"""Tell a restorer by what it computes with, not by where its files lie: two paths of the same bytes are one."""
+"""Identify a restorer by what it computes with, not by where its files lie: two paths of the same bytes are one."""
 
 from __future__ import annotations
 

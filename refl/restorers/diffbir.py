@@ -1,4 +1,4 @@
-"""DiffBIR (arXiv:2308.15070) from the published files: Stable Diffusion 2.1, its ControlNet, SwinIR as stage 1.
+"""Load DiffBIR (arXiv:2308.15070) from the published files: Stable Diffusion 2.1, its ControlNet, SwinIR as stage 1.
 
 Version 1's ControlNet for faces, or one tuned from it; and version 2.1, whose denoiser predicts v from zero SNR.
 """
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Version:
-    """Which published files make a version, by their names in the manifest, and how it is used."""
+    """Published files of a version, by their names in the manifest, and its settings."""
 
     base: tuple[str, ...]
     """Stable Diffusion's, the first that is here."""
@@ -193,7 +193,7 @@ def load_stage1(state: Mapping[str, Tensor], source: Path | str) -> nn.Module:
     """DiffBIR's SwinIR: pixels in [0, 1] to pixels of the same size, not clamped; sides multiples of 64.
 
     Raises:
-        UserError: it is no SwinIR.
+        UserError: it is not a SwinIR.
     """
     try:
         descriptor = load_architecture(state, source)

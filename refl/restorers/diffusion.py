@@ -1,4 +1,4 @@
-"""A latent diffusion restorer of diffusers' parts: stage 1, VAE, ControlNet on the condition's latent, denoiser, DDIM.
+"""Restore by latent diffusion with diffusers' parts: stage 1, VAE, ControlNet, denoiser, DDIM.
 
 DiffBIR and the tiny restorer are this class at two sizes. Pixels are (N, 3, H, W) RGB in [0, 1], latents (N, c, h, w)
 times the VAE's scaling factor; both are float32 at the borders, whatever the parts compute in.

@@ -1,4 +1,4 @@
-"""A ControlNet that was tuned here, written so that DiffBIR's own code loads it."""
+"""Write a ControlNet that was tuned here so that DiffBIR's own code loads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any restorer of one pass that spandrel knows: GFPGAN, RestoreFormer, SwinIR, and CodeFormer with its extra package.
+"""Restore in one pass by a model spandrel knows: GFPGAN, RestoreFormer, SwinIR, and CodeFormer with its extra package.
 
 spandrel finds the architecture in the file's keys. Its models are always put into evaluation mode here: it hands SwinIR
 over in training mode, with parts dropped at random.
@@ -30,7 +30,7 @@ IMAGE_SIZE_PX = 512
 EXTRA_ARCHITECTURES = "spandrel_extra_arches"
 """The package with architectures under licences of their own, such as CodeFormer's."""
 MISFITS = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError)
-"""What spandrel ends in where names look like an architecture's and their tensors are not."""
+"""Errors of spandrel where names look like an architecture's and their tensors are not."""
 
 
 class FeedForwardRestorer(nn.Module):
@@ -82,7 +82,7 @@ def load_feedforward(found: FoundFile, base: str, dtype: torch.dtype = torch.flo
     """The restorer of a weight file, on the CPU.
 
     Raises:
-        UserError: spandrel does not know it, it is no restorer of RGB images at their own size, or not in this dtype.
+        UserError: spandrel does not know it, it does not restore RGB images at their own size, or not in this dtype.
     """
     descriptor = read_descriptor(found.path)
     if dtype == torch.float16 and not descriptor.supports_half:
@@ -96,7 +96,7 @@ def read_descriptor(path: Path) -> ImageModelDescriptor[nn.Module]:
     """The model of a weight file.
 
     Raises:
-        UserError: spandrel does not know it, or it is no restorer of RGB images at their own size.
+        UserError: spandrel does not know it, or it does not restore RGB images at their own size.
     """
     descriptor = load_architecture(map_weights(path), path)
     if not isinstance(descriptor, ImageModelDescriptor) or descriptor.input_channels != 3 or descriptor.scale != 1:
@@ -136,4 +136,4 @@ def load_architecture(
         line = " ".join(str(fault).split())[:200]
         raise UserError(f"{source}: looks like a known architecture, but its weights do not fit it: {line}") from fault
     more = "" if has_extra else f" If it is CodeFormer, pip install {EXTRA_ARCHITECTURES}; mind its licence."
-    raise UserError(f"{source}: of no architecture that spandrel knows (it holds {name_some(list(state))}).{more}")
+    raise UserError(f"{source}: not an architecture that spandrel knows (it holds {name_some(list(state))}).{more}")

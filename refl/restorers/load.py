@@ -1,4 +1,4 @@
-"""A restorer by its name: tiny, diffbir-v1, diffbir-v2.1, osediff, feedforward:FILE, or a folder.
+"""Load a restorer by its name: tiny, diffbir-v1, diffbir-v2.1, osediff, feedforward:FILE, or a folder.
 
 Behind a colon stands what to load in place of the published part: `diffbir-v1:FILE` another ControlNet in DiffBIR's
 format, `osediff:FILE` other adapters, `feedforward:FILE` any restorer that spandrel knows; FILE is a path or a name of
@@ -120,7 +120,7 @@ def _list_files(asked: str) -> list[tuple[str, ...]]:
 
 
 def method_name(asked: str) -> str:
-    """What its method is called: the name with a file's stem in place of its path, a folder's with its last two parts.
+    """Name its method: the name with a file's stem in place of its path, a folder's with its last two parts.
 
     Raises:
         UserError: there is no such restorer.

@@ -1,4 +1,4 @@
-"""What was trained of a restorer: adapters of a rank (LoRA, through peft) or a whole part; to a folder and back.
+"""Save and load the trained part of a restorer: LoRA adapters (through peft) or a whole part.
 
 A folder holds `trained.safetensors`, only what was trained, under `part.name`, and `trained.json`: the restorer that it
 belongs to, the kind, the rank. Source of LoRA: arXiv:2106.09685.
@@ -40,13 +40,13 @@ TRAINED_FILE = "trained.safetensors"
 
 @dataclass(frozen=True)
 class Trained:
-    """How a restorer was made trainable."""
+    """Record of how a restorer was made trainable."""
 
     kind: Kind
     rank: int
     """Of the adapters; 0 where whole parts were trained."""
     strength: float = 1.0
-    """How much adapters count."""
+    """Factor on the adapters."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Read:
 
 
 def describe(trained: Trained | None) -> dict[str, object]:
-    """What of it the pixels depend on, besides the numbers, for a restorer's settings."""
+    """Describe what its pixels depend on, besides the numbers, for a restorer's settings."""
     if trained is None or trained.kind == "control":
         return {}
     return {"lora_rank": trained.rank, "lora_strength": trained.strength}
@@ -180,12 +180,12 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not JSON ({error}).") from error
     kinds, rank = get_args(Kind), record.get("rank") if isinstance(record, dict) else None
     if not isinstance(rank, int) or record.get("kind") not in kinds or not isinstance(record.get("restorer"), str):
-        raise UserError(f"{path}: says no restorer, kind ({' or '.join(kinds)}) and rank of what was trained.")
+        raise UserError(f"{path}: lacks restorer, kind ({' or '.join(kinds)}) or rank of the trained part.")
     return dict(record)
 
 
 def read_trained(folder: Path, settings: Mapping[str, Any]) -> Read:
-    """What a folder holds.
+    """Read what a folder holds.
 
     Args:
         settings: of the restorer that is to take it.

@@ -1,4 +1,4 @@
-"""OSEDiff (arXiv:2406.08177): Stable Diffusion 2.1 with adapters that restores an image's latents in one step.
+"""Restore by OSEDiff (arXiv:2406.08177): Stable Diffusion 2.1 with adapters, in one step from the image's latents.
 
 The image is encoded, its latents are taken for those of the last timestep, the noise that the denoiser finds in them is
 removed, and what is left is decoded. The published code draws the latents from the encoder's posterior; here they are

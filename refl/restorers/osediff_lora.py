@@ -1,4 +1,4 @@
-"""OSEDiff's adapters: on which layers they lie and in which groups, put on, merged, read from the published file.
+"""Put OSEDiff's adapters on their layers, merge them, and read them from the published file.
 
 Source: `initialize_unet`, `initialize_vae` and `load_ckpt` of cswry/OSEDiff, in peft's and our terms.
 """
@@ -29,7 +29,7 @@ MODULES = {
     DECODER: "unet_lora_decoder_modules",
     OTHERS: "unet_lora_others_modules",
 }
-"""Where the published file lists a group's layers."""
+"""Keys under which the published file lists a group's layers."""
 
 
 def group_layers(unet: nn.Module) -> dict[str, list[str]]:
@@ -94,7 +94,7 @@ def load_published_adapters(unet: nn.Module, vae: nn.Module, content: Any, sourc
     """
     keys = [*MODULES.values(), "vae_lora_encoder_modules", "rank_unet", "rank_vae", "state_dict_unet", "state_dict_vae"]
     if not isinstance(content, Mapping) or (absent := [key for key in keys if key not in content]):
-        what = f"it lacks {', '.join(absent)}" if isinstance(content, Mapping) else "it is no table"
+        what = f"it lacks {', '.join(absent)}" if isinstance(content, Mapping) else "it is not a table"
         raise UserError(f"{source}: not OSEDiff's adapters: {what}.")
     unet_groups = {adapter: content[key] for adapter, key in MODULES.items()}
     vae_groups = {ENCODER: sorted(set(content["vae_lora_encoder_modules"]))}  # written once for each pattern it meets

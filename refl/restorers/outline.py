@@ -1,4 +1,4 @@
-"""Tell a restorer's sizes, whether it draws noise and that its files are here, without loading it."""
+"""Read a restorer's sizes, whether it draws noise, and whether its files are here, without loading it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Outline:
 
 
 def outline_restorer(asked: str, folder: Path) -> Outline:
-    """What `load_restorer` of the same will give; no weights are loaded, files that are missing are downloaded.
+    """Outline what `load_restorer` of the same gives; no weights are loaded, files that are missing are downloaded.
 
     Args:
         folder: of published files.

@@ -1,4 +1,4 @@
-"""What every restorer offers, and the noise that makes one image's result independent of its batch."""
+"""Define the surface of every restorer, and draw noise that makes one image's result independent of its batch."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Restorer(Protocol):
 
     @property
     def default_steps(self) -> int:
-        """How many steps it takes where none are named; 1 for restorers of one pass."""
+        """Number of steps where none are named; 1 for restorers of one pass."""
 
     @property
     def is_random(self) -> bool:
-        """Whether a seed changes the result; without it there is one candidate a source."""
+        """Whether a seed changes the result; without it there is one candidate per source."""
 
     @property
     def settings(self) -> dict[str, object]:
@@ -37,7 +37,7 @@ class Restorer(Protocol):
 
         Args:
             lq: (N, 3, H, W) RGB, float in [0, 1], sides multiples of `multiple_px`.
-            seeds: of the noise, one an image; a batch gives what its images give alone.
+            seeds: of the noise, one per image; a batch gives what its images give alone.
             steps: how many denoising steps; None for `default_steps`.
         Returns:
             (N, 3, H, W) RGB, float32 in [0, 1], on the device of `lq`, without gradient.
@@ -64,7 +64,7 @@ class HeldPrompt(nn.Module):
 
 
 def make_generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One source of noise an image, on the CPU, so that every device sees the same noise."""
+    """One source of noise per image, on the CPU, so that every device sees the same noise."""
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
@@ -80,10 +80,10 @@ def draw_ahead(
 
 
 def check_images(lq: Tensor, seeds: Sequence[int], multiple_px: int) -> None:
-    """That a batch can be restored.
+    """Check that a batch can be restored.
 
     Raises:
-        ValueError: no RGB batch, no floats, sides that are no multiples, or another number of seeds.
+        ValueError: no RGB batch, no floats, sides that are not multiples, or another number of seeds.
     """
     if lq.ndim != 4 or lq.shape[1] != 3 or 0 in lq.shape or not lq.is_floating_point():
         raise ValueError(f"expected RGB images (N, 3, H, W) as floats in [0, 1], got {tuple(lq.shape)} {lq.dtype}")
@@ -93,4 +93,4 @@ def check_images(lq: Tensor, seeds: Sequence[int], multiple_px: int) -> None:
             f"sides must be multiples of {multiple_px} px, got {width} × {height}; pad or resize the image"
         )
     if len(seeds) != len(lq):
-        raise ValueError(f"expected one seed an image, got {len(seeds)} for {len(lq)}")
+        raise ValueError(f"expected one seed per image, got {len(seeds)} for {len(lq)}")

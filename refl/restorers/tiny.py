@@ -1,4 +1,4 @@
-"""The tiny restorer: DiffBIR's parts at a size that restores 64 × 64 faces on a CPU in a fraction of a second.
+"""Define the tiny restorer: DiffBIR's parts at a size that restores 64 × 64 faces on a CPU in a fraction of a second.
 
 A folder of it holds `model.safetensors` (float16) and `config.json` (a TinyConfig); the shipped one is `tiny_weights/`.
 """

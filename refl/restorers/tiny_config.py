@@ -1,4 +1,4 @@
-"""What a tiny restorer is: the widths of its parts and how it samples. Loads no torch."""
+"""Define the config of a tiny restorer: the widths of its parts and its sampling. Loads no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class TinyConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image_size_px: int = Field(64, ge=16, multiple_of=16, description="Side in pixels of the faces it is meant for")
+    image_size_px: int = Field(64, ge=16, multiple_of=16, description="Side of the faces in pixels")
     stage1_channels: tuple[int, int, int] = Field(
         (32, 64, 80), description="Widths of the regression network that cleans first, at 1/2, 1/4 and 1/8 of the side"
     )
@@ -26,10 +26,12 @@ class TinyConfig(BaseModel):
     unet_channels: tuple[int, int, int] = Field(
         (64, 96, 96), description="Widths of denoiser and ControlNet at 1/4, 1/8 and 1/16 of the side"
     )
-    layers: int = Field(1, ge=1, le=4, description="Residual blocks a level of stage 1, denoiser and ControlNet")
+    layers: int = Field(1, ge=1, le=4, description="Residual blocks per level of stage 1, denoiser and ControlNet")
     norm_groups: int = Field(16, ge=1, description="Groups of the normalizations; divides every width")
     vae_norm_groups: int = Field(
-        4, ge=1, description="The same of the autoencoder; groups of one channel would lose an image's brightness"
+        4,
+        ge=1,
+        description="Groups of the autoencoder's normalizations; one channel per group loses brightness",
     )
     prompt_tokens: int = Field(4, ge=1, le=77, description="Length of the learned vector that stands for a prompt")
     prompt_channels: int = Field(64, ge=8, description="Width of the learned prompt")
@@ -38,9 +40,11 @@ class TinyConfig(BaseModel):
     start_fraction: float = Field(
         0.5, gt=0, le=1, description="Share of the schedule to which the condition is noised at the start; 1 for noise"
     )
-    prediction: Literal["epsilon", "v_prediction"] = Field("v_prediction", description="What the denoiser predicts")
+    prediction: Literal["epsilon", "v_prediction"] = Field(
+        "v_prediction", description="Output of the denoiser: the noise or v"
+    )
     color_fix: Literal["wavelet", "adain", "none"] = Field(
-        "wavelet", description="How the result takes the colours of stage 1's image"
+        "wavelet", description="Colour fix: gives the result the colours of stage 1's image"
     )
 
     @model_validator(mode="after")

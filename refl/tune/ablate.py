@@ -138,7 +138,7 @@ def run_ablate(options: AblateOptions, place: Place) -> None:
 
 
 def folder_of(out: Path, variant: Variant) -> Path:
-    """Where a variant is trained."""
+    """Return the folder in which a variant is trained."""
     return out / variant.name.replace("%", " percent").replace(" ", "-")
 
 

@@ -40,7 +40,7 @@ _Eta = Annotated[float, Field(ge=0, le=1)]
 
 
 class TrajectoryConfig(BaseModel):
-    """How latents come from noise to the step with gradient."""
+    """Way of latents from noise to the step with gradient."""
 
     model_config = _Strict
 
@@ -52,8 +52,7 @@ class TrajectoryConfig(BaseModel):
     )
     unroll: bool = Field(
         False,
-        description="Go on with gradient from there to the end (DRaFT-K) instead of predicting the clean latents at "
-        "once",
+        description="Keep the gradient from there to the end (DRaFT-K) instead of predicting the clean latents at once",
     )
     eta: Annotated[tuple[_Eta, _Eta], AfterValidator(_check_order)] = Field(
         (0.0, 1.0), description="Fresh noise of each DDIM step, drawn uniformly from low … high: 0 none, 1 as DDPM"
@@ -69,8 +68,8 @@ class TrajectoryConfig(BaseModel):
         0,
         ge=0,
         le=64,
-        description="Noise the finished latents anew this often, a gradient each (DRaFT-LV), so that one trajectory "
-        "serves several; 0 takes the gradient on the trajectory itself",
+        description="After a full trajectory, re-noise the result this many times for gradient steps (DRaFT-LV); "
+        "0 takes the gradient on the trajectory itself",
     )
 
     @model_validator(mode="after")
@@ -102,16 +101,16 @@ class LossConfig(BaseModel):
     )
     use_prompt: bool = Field(
         False,
-        description="Let the reward model's own prompt stand in where not one face has a caption, instead of refusing",
+        description="Use the reward model's own prompt where no face has a caption, instead of refusing",
     )
     color_fix: bool = Field(
         False,
-        description="Apply the restorer's colour fix before all terms, so that training sees what inference shows",
+        description="Apply the restorer's colour fix before all terms, so that training matches inference",
     )
 
 
 class LiveRewardConfig(BaseModel):
-    """How the reward model goes on learning, so that it cannot be fooled."""
+    """Training of the reward model during ReFL, so that it cannot be fooled."""
 
     model_config = _Strict
 
@@ -127,15 +126,15 @@ class LiveRewardConfig(BaseModel):
     replay_pairs: int = Field(
         0,
         ge=0,
-        description="Labelled pairs of --dataset added to each update, over all processes, so that people's taste is "
-        "not forgotten",
+        description="Labelled pairs of --dataset added to each update, over all processes, so that people's "
+        "preferences are not forgotten",
     )
     max_accuracy_loss: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="An update is taken back where the accuracy on held-out human labels of --dataset falls by more "
-        "than this below the first model's, and by more than its noise; 1 never measures it",
+        description="Undo an update that lowers the accuracy on held-out human labels of --dataset by more than this "
+        "below the first model's, and by more than its noise; 1 never measures it",
     )
 
 
@@ -149,22 +148,22 @@ class ReflTrainConfig(BaseModel):
     micro_batch_size: int = Field(
         1,
         ge=0,
-        description="Images that one process takes through the model at a time; gradients of a batch are accumulated, "
+        description="Images per forward pass of one process; gradients of a batch are accumulated, "
         "so this decides memory, not the result; 0 takes a process's whole share of the batch",
     )
     rollout_batch_size: int = Field(
         0,
         ge=0,
         description="Images that one process denoises at a time where no gradient is kept, in trajectories and in the "
-        "monitor's looks; 0 takes its whole share of the batch",
+        "monitor's checks; 0 takes its whole share of the batch",
     )
     learning_rate: float = Field(5e-5, gt=0, le=1, description="AdamW's step size, constant after warmup")
-    warmup_steps: int = Field(0, ge=0, description="Steps over which the rate rises linearly")
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear warmup of the learning rate")
     weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW's decay of matrices; never of norms and biases")
-    max_gradient_norm: float = Field(1.0, ge=0, description="Longer gradients are scaled to this length; 0 for never")
-    ema_decay: float = Field(
-        0.0, ge=0, lt=1, description="EMA decay per step; the averaged weights are saved; 0 for no average"
+    max_gradient_norm: float = Field(
+        1.0, ge=0, description="Largest gradient norm; longer ones are clipped; 0 for no limit"
     )
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="EMA decay per step; the EMA weights are saved; 0: none")
     trainable: Literal["control", "lora"] = Field("control", description="The whole ControlNet, or adapters (LoRA)")
     lora_rank: int = Field(16, ge=1, le=1024, description="Rank of the adapters")
     optimizer: Literal["adamw", "adamw8bit"] = Field(
@@ -174,47 +173,49 @@ class ReflTrainConfig(BaseModel):
     )
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(
         "no",
-        description="Compute dtype, and that of all frozen weights; trained weights stay float32; fp16 needs a GPU",
+        description="Compute dtype of forward and backward passes and of all frozen weights; trained weights stay "
+        "float32; fp16 needs a GPU",
     )
     gradient_checkpointing: bool = Field(
-        False, description="Compute activations a second time instead of keeping them: less memory, a third slower"
+        False, description="Recompute activations instead of keeping them: less memory, a third slower"
     )
     compile: bool = Field(
         False, description="Compile the denoiser's blocks (torch.compile): minutes at the start, faster steps on a GPU"
     )
     image_size_px: int = Field(0, ge=0, le=4096, description="Side of the faces, pixels; 0 as the restorer's own")
-    checkpoint_every_steps: int = Field(500, ge=1, description="Steps between writings of last/")
+    checkpoint_every_steps: int = Field(500, ge=1, description="Steps between checkpoints in last/")
     keep_every_steps: int = Field(
         0,
         ge=0,
         description="Steps between copies of the restorer that stay in steps/, beside last/ and tuned/; 0 for none",
     )
     keep_steps_max: int = Field(
-        0, ge=0, description="How many of these copies stay; the oldest is removed for a new one; 0 keeps all"
+        0, ge=0, description="Number of these copies to keep; the oldest is removed for a new one; 0 keeps all"
     )
     monitor_every_steps: int = Field(
-        100, ge=0, description="Steps between looks of the hacking monitor at held-out faces; 0 for none"
+        100, ge=0, description="Steps between checks of the hacking monitor on held-out faces; 0 for none"
     )
     monitor_faces: int = Field(16, ge=2, le=1000, description="Held-out faces that the monitor restores")
     on_hacking: Literal["warn", "stop", "roll_back"] = Field(
-        "warn", description="What the monitor does when the reward rises and independent judges fall"
+        "warn", description="Action of the monitor when the reward rises and independent judges fall"
     )
     hacking_judges: int = Field(
         2,
         ge=1,
-        description="How many families of judges (fidelity, identity, naturalness, spectrum and colour, the rewards' "
-        "gap) must have fallen at two looks in a row",
+        description="Number of families of judges (fidelity, identity, naturalness, spectrum and colour, the rewards' "
+        "gap) that must have fallen at two checks in a row",
     )
     log_every_steps: int = Field(10, ge=1, description="Steps averaged in each progress line")
     gradient_norms: bool = Field(
-        True, description="Log the length of each term's gradient at every progress line; costs a backward pass a term"
+        True,
+        description="Log the length of each term's gradient at every progress line; costs a backward pass per term",
     )
     workers: int = Field(2, ge=0, le=256, description="Processes that decode and degrade, for each training process")
     seed: int = Field(
         231, ge=0, le=2**31 - 1, description="Seed of order, degradations, noise, drawn steps and new adapters"
     )
     tracker: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = Field(
-        "none", description="Program that is given the progress and the grids as well; must be installed"
+        "none", description="Program to send progress and grids to as well; must be installed"
     )
 
 

@@ -1,4 +1,4 @@
-"""The faces that ReFL trains on: from a folder or the project's sources, degraded anew each time they are seen."""
+"""Read the faces that ReFL trains on from a folder or the project's sources, degraded anew at each use."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def find_faces(folder: Path) -> list[Face]:
     Hidden files and folders are passed over, and files of other types named in a warning.
 
     Raises:
-        UserError: there is none, or a caption is no Unicode text; named.
+        UserError: there is none, or a caption is not Unicode text; named.
     """
     folder = folder.expanduser()
     paths = list_images(folder, recursive=True)

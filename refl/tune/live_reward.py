@@ -1,4 +1,4 @@
-"""The reward model while ReFL runs: it gives rewards with gradient to the pixels, and goes on learning.
+"""Compute rewards with a gradient to the pixels while ReFL runs, and train the reward model on.
 
 Its update is the published one: the ground truth must beat what the restorer makes now, as a discriminator would have
 it. So that it does not forget people, labelled pairs can be replayed in each update, and an update that costs accuracy
@@ -52,7 +52,7 @@ class LiveReward:
     micro_batch_size: int = 0
     """Pairs that one process takes through the model at a time in an update; 0 takes all at once."""
     cache: FrozenCache | None = None
-    """What the frozen blocks make of the held-out images, which never changes."""
+    """Output of the frozen blocks for the held-out images, which never changes."""
     weights: TrainedWeights | None = field(init=False, default=None)
     """None where the model never learns."""
     first_margins: Array | None = None
@@ -194,7 +194,7 @@ class LiveReward:
     def _take_back_if_worse(self, before: tuple[list[Tensor], dict[str, Any]]) -> dict[str, float]:
         """Undo the last step, of weights and moments, where it cost too much accuracy on people's labels.
 
-        Too much is a fall of more than `max_accuracy_loss` that is no noise: its 95 % interval over sources, paired by
+        Too much is a fall of more than `max_accuracy_loss` that is not noise: its 95 % interval over sources, paired by
         label, lies below 0.
         """
         assert self.weights is not None
@@ -212,7 +212,7 @@ class LiveReward:
         return {"kept": float(kept), "held_out_accuracy": float(np.average(credit, weights=weight))}
 
     def _credit(self, margins: Array) -> tuple[Array, Array, Array]:
-        """(m,) credit of the m held-out labels that are no ties, their weights and their sources."""
+        """(m,) credit of the m held-out labels that are not ties, their weights and their sources."""
         assert self.held_out is not None
         rows = self.held_out.rows
         p_a, weight = (np.array([getattr(row, name) for row in rows], dtype=float) for name in ("p_a", "weight"))

@@ -1,4 +1,4 @@
-"""What a restored face costs in ReFL. Every term is a value an image, so that batches of any size add up exactly.
+"""Compute the terms of ReFL's loss. Every term is one value per image, so that batches of any size add up exactly.
 
 Images are (N, 3, H, W) RGB, about [0, 1] and not clamped. The weights of the terms are the training's; see
 `refl/tune/config.py`.
@@ -15,7 +15,7 @@ from refl.tune.low_pass import compute_low_pass
 
 
 def compute_change(outputs: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
-    """How far outputs are from those before training: the sum over outputs of mean squares.
+    """Compute how far outputs are from those before training: the sum over outputs of mean squares.
 
     Args:
         outputs, reference: in order, (N, C, H, W) each: the ControlNet's 13 outputs as published; of adapters the one

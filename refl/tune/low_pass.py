@@ -1,6 +1,6 @@
-"""The low band of the dual-tree complex wavelet transform (DTCWT), which ReFL's structural loss compares.
+"""Compute the low band of the dual-tree complex wavelet transform (DTCWT), which ReFL's structural loss compares.
 
-The low band is linear in the image and separable, so it is two matrices, one an axis, built once a size. On a 512 px
+The low band is linear in the image and separable, so it is two matrices, one per axis, built once per size. On a 512 px
 image value and gradient take a tenth of the time that a general transform needs, and no package for it works with
 current torch and numpy.
 

@@ -136,7 +136,7 @@ def name_parts(count: MemoryCount, training: Training) -> None:
 
 
 def list_trained(training: Training) -> list[TrainedWeights]:
-    """What is trained: of the restorer, and of the reward model where it learns."""
+    """List the trained weights: of the restorer, and of the reward model where it learns."""
     return [weights for weights in (training.weights, training.live.weights) if weights is not None]
 
 

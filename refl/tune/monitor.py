@@ -1,4 +1,4 @@
-"""The hacking monitor: does the reward rise because faces get better, or because the reward model is fooled?
+"""Watch for reward hacking: a reward that rises because the reward model is fooled, not because faces get better.
 
 A fixed set of held-out faces, degraded and restored with fixed seeds, is looked at every so many steps. Beside the
 rewards stand judges that training never optimises. Everything is compared image by image with the first look, so that
@@ -80,7 +80,7 @@ def measure_metrics(
     """(N,) of each metric, oriented so that higher is better; NaN where it cannot measure an image.
 
     Args:
-        references: one an image; may be empty where no metric compares.
+        references: one per image; may be empty where no metric compares.
     """
     count = len(images)
     requests = [
@@ -123,7 +123,7 @@ OWN_JUDGES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Seen:
-    """What one process saw of one face."""
+    """Measurements of one face by one process."""
 
     rewards: dict[str, float]
     first_rewards: dict[str, float]
@@ -179,13 +179,13 @@ class Monitor:
         if self.first is None:
             self.first_restored, self.first = restored, now
         else:
-            # what is now the live model scores the first outputs anew: its own drift is no gain
+            # what is now the live model scores the first outputs anew: its own drift is not a gain
             rescored = Look(self.first.step, _collect(row.first_rewards for row in seen), self.first.judges)
             verdict = compare(rescored, now, self.judges_needed, self.is_suspicious())
         numbers = {name: values[~np.isnan(values)] for name, values in (now.rewards | now.judges).items()}
         means = {name: float(values.mean()) for name, values in numbers.items() if len(values)}
         if accelerator.is_main_process:
-            say_missing({name: len(self.lq) - len(values) for name, values in numbers.items()}, len(self.lq), step)
+            warn_of_missing({name: len(self.lq) - len(values) for name, values in numbers.items()}, len(self.lq), step)
         self.history.append({"step": step, "means": means, "verdict": verdict.as_json() if verdict else None})
         return means, verdict, restored[:GRID_FACES]
 
@@ -201,7 +201,7 @@ class Monitor:
         restore: Callable[[Tensor, Sequence[int]], Tensor],
         rewards: Mapping[str, FaceRewards],
     ) -> list[Seen]:
-        """What there is to see of these faces. The pixels rewarded, judged and drawn are the same, of 8 bits."""
+        """Restore and measure these faces. The pixels rewarded, judged and drawn are the same, of 8 bits."""
         restored = to_uint8(restore(self.lq[places], [self.seeds[place] for place in places]))
         images = restored.float() / 255
         given = {name: reward(images, places).double().tolist() for name, reward in rewards.items()}
@@ -239,7 +239,7 @@ class Monitor:
         write_whole(path, encode_png(torch.cat(rows, dim=1).permute(1, 2, 0).contiguous().numpy()))
 
     def state_dict(self) -> dict[str, Any] | None:
-        """What a continuation needs: the first look, and the history; None before the first look."""
+        """Return what a continuation needs: the first look, and the history; None before the first look."""
         if self.first is None:
             return None
         return {
@@ -263,7 +263,7 @@ class Monitor:
         self.history = state["history"]
 
 
-def say_missing(missing: Mapping[str, int], faces: int, step: int) -> None:
+def warn_of_missing(missing: Mapping[str, int], faces: int, step: int) -> None:
     """Warn of every reward and judge that gave no number, so that nobody takes its silence for its consent.
 
     Args:

@@ -1,4 +1,4 @@
-"""The perceptual term of ReFL's loss: LPIPS-VGG where its weights can be had, GMSD, which needs no file."""
+"""Compute the perceptual term of ReFL's loss: LPIPS-VGG where its weights can be had, GMSD, which needs no file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A ReFL trajectory: denoise without gradient to a drawn step, and from there to clean latents with gradient.
+"""Sample a ReFL trajectory: denoise without gradient to a drawn step, and from there to clean latents with gradient.
 
 The part without gradient takes a whole batch at once, the part with gradient as many images as memory holds. Every
 random number follows from seeds, one per image: a batch gives what its images give alone, and a training that is
@@ -47,7 +47,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Where N images stand before their steps with gradient. Nothing of it has a gradient."""
+    """State of N images before their steps with gradient. Nothing of it has a gradient."""
 
     cleaned: Tensor
     """(N, 3, H, W) stage 1's image, whose colours the colour fix gives back; OSEDiff's input."""
@@ -84,14 +84,14 @@ def join(rollouts: Sequence[Rollout]) -> Rollout:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the part with gradient gave."""
+    """Result of the part with gradient."""
 
     x0: Tensor
     """(N, c, h, w) clean latents."""
     cleaned: Tensor
     """(N, 3, H, W) whose colours the colour fix gives back."""
     compared: tuple[Tensor, ...]
-    """What the regularizer compares: the ControlNet's outputs, or the denoiser's where adapters are trained."""
+    """Outputs that the regularizer compares: the ControlNet's, or the denoiser's where adapters are trained."""
     reference: tuple[Tensor, ...]
     """The same before training, without gradient; empty where there is no regularizer."""
 

@@ -1,4 +1,4 @@
-"""Write what a ReFL training has: `last/` to continue from, `tuned/` to use, copies of every nth step in `steps/`.
+"""Save a ReFL training: `last/` to continue from, `tuned/` to use, copies of every nth step in `steps/`.
 
 Only what was trained is written, and the same numbers once: where `tuned/` or a copy holds what `last/` holds, its
 files are links to those of `last/`.
@@ -85,7 +85,7 @@ def _write_reward(training: Training, folder: Path) -> None:
 
 
 def _choose_writer(training: Training, out: Path) -> Callable[[Path], None]:
-    """How the used weights of this step are written: as links where files of this step hold the same numbers."""
+    """Choose how to write this step's used weights: as links where files of this step hold the same numbers."""
     used = out / (f"{STEPS_FOLDER}/{training.step:06d}" if training.weights.averages else "last")
     is_written = used.exists() and read_record(used)["step"] == training.step
     return partial(_link, used) if is_written else partial(_write_used, training)

@@ -1,4 +1,4 @@
-"""Put into place what ReFL works with: restorer, reward models, faces, optimizer, monitor; or resume it."""
+"""Set up what ReFL works with: restorer, reward models, faces, optimizer, monitor; or resume it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ REWARD_FOLDER = "reward"
 
 @dataclass(frozen=True)
 class Material:
-    """What a training is given."""
+    """Inputs of a training."""
 
     restorer: DiffusionRestorer | OSEDiff
     reward: RewardModel
@@ -106,7 +106,7 @@ class Training:
 
 
 def describe(material: Material, config: ReflConfig) -> dict[str, Any]:
-    """What a checkpoint says of its origin."""
+    """Describe the origin of a checkpoint."""
     digest = hashlib.sha256()
     for face in material.faces:
         digest.update(json.dumps([face.name, face.sha256, face.caption]).encode())
@@ -189,7 +189,7 @@ def start(material: Material, config: ReflConfig, out: Path) -> Training:
 
 
 def check_material(material: Material, config: ReflConfig) -> None:
-    """That there is something to train on, and captions for a reward model that compares faces with them.
+    """Check that there is something to train on, and captions for a reward model that compares faces with them.
 
     Raises:
         UserError: something is missing.
@@ -209,7 +209,7 @@ def check_material(material: Material, config: ReflConfig) -> None:
 
 
 def check_face_captions(config: ModelConfig, faces: Sequence[Face], *, use_prompt: bool) -> None:
-    """That a reward model which compares faces with captions gets some, and log what else there is to know of them.
+    """Check that a reward model which compares faces with captions gets some, and log other doubts.
 
     Raises:
         UserError: not one face has a caption, and the prompt may not stand in.
@@ -306,7 +306,7 @@ def choose_size(restorer: DiffusionRestorer | OSEDiff, config: ReflConfig) -> in
     """
     size_px = config.train.image_size_px or restorer.image_size_px
     if size_px % restorer.multiple_px:
-        raise UserError(f"image_size_px is {size_px}, no multiple of {restorer.multiple_px}; choose one.")
+        raise UserError(f"image_size_px is {size_px}, not a multiple of {restorer.multiple_px}; choose one.")
     return size_px
 
 
@@ -409,7 +409,7 @@ def make_monitor(material: Material, config: ReflConfig, size_px: int, accelerat
 
 
 def check_same(record: dict[str, Any], now: dict[str, Any], config: ReflConfig, folder: Path) -> None:
-    """That a checkpoint is of this restorer, this reward model, these faces and pairs and this way of training.
+    """Check that a checkpoint is of this restorer, this reward model, these faces and pairs and this way of training.
 
     All are told by their content, wherever it lies.
 

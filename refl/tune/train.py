@@ -1,4 +1,4 @@
-"""ReFL: fine-tune a restorer by the gradient of a reward, held by a structural, a perceptual and a regularizing term.
+"""Fine-tune a restorer by the gradient of a reward, held by a structural, a perceptual and a regularizing term.
 
 One plain function, the same on a CPU, one GPU, many, and many hosts. Every random number follows from the seed, the
 step and the face's place, so that a training that is continued is the one that was never stopped, and micro-batches and
@@ -203,7 +203,7 @@ def take_step(training: Training, step: int, inputs: Iterator[list[Part]]) -> di
 
 
 def roll_out_parts(training: Training, parts: Sequence[Part], trajectory: Trajectory, step: int) -> Iterator[Rollout]:
-    """Where each micro-batch stands before its steps with gradient; denoised by whole batches, which is faster."""
+    """Roll out each micro-batch up to its steps with gradient; denoised by whole batches, which is faster."""
     if not parts:
         return
     lq = torch.cat([part.lq for part in parts])
@@ -271,7 +271,7 @@ def compute_terms(training: Training, outcome: Outcome, restored: Tensor, part: 
         if not is_finite:
             faces = [training.faces[place].name for place in part.places][:MAX_NAMED]
             raise UserError(
-                f"The {name} term of step {training.step + 1} is not finite, with {', '.join(faces)}. Look at these "
+                f"The {name} term of step {training.step + 1} is not finite, with {', '.join(faces)}. Check these "
                 "faces, lower learning_rate, or set mixed_precision to no; the last checkpoint is from before."
             )
     return terms

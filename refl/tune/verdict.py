@@ -1,4 +1,4 @@
-"""The hacking monitor's rule: when is a rise of the reward bought with worse faces?
+"""Decide when a rise of the reward was bought with worse faces: the rule of the hacking monitor.
 
 A judge has fallen where its mean change over the faces is below minus its least effect, beyond the faces' noise. Noise
 alone would not do: a change of the weights moves all faces together, so that a thousandth of a decibel can be many
@@ -43,12 +43,12 @@ FAMILIES = {
     "spectrum_and_colour": ("saturation", "contrast", "high_frequency"),
     "reward_gap": ("reward_gap",),
 }
-"""Which judges share a vote: any of them that fell is the family's."""
+"""Families of judges that share a vote: the family has fallen where any of them has."""
 
 
 @dataclass
 class Look:
-    """What one look saw: a value a face of each name, higher is better."""
+    """Measurements of one look: a value per face of each name, higher is better."""
 
     step: int
     rewards: dict[str, Array]
@@ -57,7 +57,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a look differs from the first."""
+    """Difference between a look and the first."""
 
     changes: dict[str, tuple[float, float]]
     """Name -> (mean change, its standard error) over faces; `reward_gap` in spreads of the reward, all else as is."""

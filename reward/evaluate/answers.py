@@ -1,4 +1,4 @@
-"""What scorers say of labelled pairs: reward models, stored metric values, and any file of answers pair by pair."""
+"""Collect scorers' answers to labelled pairs: of reward models, stored metric values, and any file of answers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from runs.tables import restore_cell
 
 Array = npt.NDArray[Any]
 ANSWER_COLUMNS = ("p_a", "machine_p_a")
-"""What a file of answers may call the probability that a is better: ours, and `annotate fit`'s in judged.csv."""
+"""Columns that may hold the probability that a is better: ours, and `annotate fit`'s in judged.csv."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one scorer says of n pairs, in their order."""
+    """Answers of one scorer to n pairs, in their order."""
 
     name: str
     kind: Literal["reward model", "metric", "pair predictor"]
@@ -71,7 +71,7 @@ def answer_by_metrics(dataset: Path, pairs: Sequence[LabelledPair]) -> list[Answ
     stored in several versions, each answers, its version in its name.
 
     Raises:
-        UserError: the file is no table of scores.
+        UserError: the file is not a table of scores.
     """
     file = dataset / "scores.parquet"
     if not file.exists() or any(row.sha256_a is None for row in pairs):
@@ -80,7 +80,7 @@ def answer_by_metrics(dataset: Path, pairs: Sequence[LabelledPair]) -> list[Answ
     try:
         scores = pd.read_parquet(file, columns=columns)
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: no table of scores ({error}). Export the dataset again.") from error
+        raise UserError(f"{file}: not a table of scores ({error}). Export the dataset again.") from error
     hashes = {name: [_stem(getattr(row, name)) for row in pairs] for name in ("lq", "hq")}
     sides = [[row.sha256_a for row in pairs], [row.sha256_b for row in pairs]]
     versions = scores.groupby("metric")["version"].nunique()

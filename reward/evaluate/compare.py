@@ -1,4 +1,4 @@
-"""How well scorers answer pairs that people answered and no training saw: arrays in, tables out.
+"""Compare scorers on pairs that people answered and no training saw: arrays in, tables out.
 
 Accuracy is the share of people's answers that a scorer's equals: p_a of a label where the scorer prefers a, 1 − p_a
 where b, one half where neither. Ties among labels are left out of it and reported apart. Intervals are 95 %, from
@@ -74,7 +74,7 @@ class Labels:
 
 
 def compare_scorers(scorers: Sequence[Answers], labels: Labels, seed: int = 0) -> pd.DataFrame:
-    """A row a scorer, in their order.
+    """A row per scorer, in their order.
 
     scorer, kind, accuracy, low, high, n (pairs measured), unanswered (pairs it says nothing of), undecided (of n, where
     it prefers neither); a_share, a_share_low, a_share_high: how often it prefers a, which is drawn by a hash, so
@@ -106,7 +106,7 @@ def compare_scorers(scorers: Sequence[Answers], labels: Labels, seed: int = 0) -
 
 
 def calibrate_scorers(scorers: Sequence[Answers], labels: Labels, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(curves: scorer, confidence, accuracy, low, high, n; a row a scorer: scorer, calibration_error, brier).
+    """(curves: scorer, confidence, accuracy, low, high, n; a row per scorer: scorer, calibration_error, brier).
 
     Only of scorers that give probabilities; see `metrics.accuracy.compute_calibration`.
     """
@@ -180,7 +180,7 @@ def compare_by_margin(scorers: Sequence[Answers], labels: Labels, seed: int = 0)
 
 
 def compare_ties(scorers: Sequence[Answers], labels: Labels) -> pd.DataFrame:
-    """Whether a scorer sees people's ties as close: scorer, ties, tie_auc.
+    """Compute whether a scorer rates people's ties as close: scorer, ties, tie_auc.
 
     tie_auc is the probability that the margin of a pair that people decided is larger than that of one they called a
     tie; one half where the margin knows nothing of ties, NaN without ties.
@@ -197,7 +197,7 @@ def compare_ties(scorers: Sequence[Answers], labels: Labels) -> pd.DataFrame:
 
 
 def describe_people(labels: Labels, votes: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
-    """What people reach themselves, to hold scorers against.
+    """Compute the accuracy that people reach themselves, to compare scorers with.
 
     ceiling: how often one person's answer is that of most others, ties left out as they are in an accuracy;
     ceiling_with_ties: the same with ties as answers, as the Report page has it; both with low, high and n.

@@ -1,4 +1,4 @@
-"""People's judgments of a dataset folder: who answered what, and which labels may measure anything."""
+"""Read people's judgments of a dataset folder, and select the labels that scorers may be measured by."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from db.records import SIMULATED
 from reward.data import Pairs
 from reward.evaluate.compare import Labels
 
-"""How `made_by` of a label ends that programs' answers are in."""
+"""Ending of `made_by` of a label that includes programs' answers."""
 JUDGMENT_FIELDS = ["pair", "person", "simulated", "choice", "picked", "superseded_at", "repeat_no", "gold"]
 
 
@@ -36,7 +36,7 @@ def read_judgments(dataset: Path) -> pd.DataFrame:
                     rows.append({name: line[name] for name in JUDGMENT_FIELDS})
                 except (ValueError, KeyError, TypeError) as error:
                     raise UserError(
-                        f"{file}, line {number}: no judgment ({error}). Export the dataset again."
+                        f"{file}, line {number}: not a judgment ({error}). Export the dataset again."
                     ) from error
     table = pd.DataFrame(rows, columns=JUDGMENT_FIELDS)
     live: pd.DataFrame = table[table["superseded_at"].isna()].reset_index(drop=True)
@@ -64,7 +64,7 @@ def choose_labels(
 ) -> tuple[Labels, pd.DataFrame, list[str]]:
     """(people's labels of a split that may measure accuracy, their votes, notes of what was left out and why).
 
-    Only pairs whose first answer was to a pair picked at random: what an active order picks is no fair sample.
+    Only pairs whose first answer was to a pair picked at random: what an active order picks is not a fair sample.
 
     Raises:
         UserError: there is none, or all are of one method.

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: one function from a table to a figure.
+"""Draw the pictures of an evaluation: one function per figure.
 
 A scorer's colour is that of its place among the shown ones, the same in every picture of lines.
 """
@@ -151,7 +151,7 @@ def plot_method_pairs(method_pairs: pd.DataFrame, shown: Sequence[str]) -> Figur
 
 
 def plot_rankings(methods: pd.DataFrame, shown: Sequence[str]) -> Figure:
-    """Ranks of the methods by people and by scorers, a line a method."""
+    """Ranks of the methods by people and by scorers, a line per method."""
     from matplotlib.figure import Figure
 
     table = methods.sort_values("people", ascending=False, kind="stable").head(MAX_METHODS)

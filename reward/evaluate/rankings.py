@@ -1,4 +1,4 @@
-"""How scorers rank the methods beside people: both by Bradley-Terry of answers to the same pairs."""
+"""Rank methods by scorers and by people: both by Bradley-Terry of answers to the same pairs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def join_votes(labels: Labels, votes: pd.DataFrame) -> pd.DataFrame:
 
 
 def make_votes(pairs: Sequence[LabelledPair], margin: Array) -> pd.DataFrame:
-    """One vote a pair for the side that a margin prefers; a tie where it is 0, none where it is NaN."""
+    """One vote per pair for the side that a margin prefers; a tie where it is 0, none where it is NaN."""
     choice = np.where(margin == 0, "tie", np.where(margin > 0, "a", "b"))
     rows = [
         (row.pair, row.source, row.method_a, row.method_b, answer)
@@ -53,15 +53,15 @@ def make_votes(pairs: Sequence[LabelledPair], margin: Array) -> pd.DataFrame:
 def compare_rankings(
     scorers: Sequence[Answers], labels: Labels, votes: pd.DataFrame, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """How scorers rank the methods beside people, by Bradley-Terry of their answers to the same pairs.
+    """Rank the methods by scorers and by people, by Bradley-Terry of their answers to the same pairs.
 
     Only methods that people compared with each other, directly or through others: their largest group.
 
     Args:
         votes: people's, of these pairs, as `reward.evaluate.people.select_votes` gives them.
     Returns:
-        (methods: method, people, people_low, people_high, then a column a scorer with its scores;
-        a row a scorer: CORRELATION_COLUMNS; correlations are NaN below MIN_RANKED methods, their 95 % intervals, from
+        (methods: method, people, people_low, people_high, then a column per scorer with its scores;
+        a row per scorer: CORRELATION_COLUMNS; correlations are NaN below MIN_RANKED methods, their 95 % intervals, from
         resampling sources for both rankings at once, below MIN_SOURCES sources too).
     """
     joined = join_votes(labels, votes)

@@ -1,4 +1,4 @@
-"""The report on scorers: tables as CSV, pictures as PNG and SVG, the key numbers as JSON, all of it as report.md."""
+"""Write the report on scorers: tables as CSV, pictures as PNG and SVG, key numbers as JSON, all of it as report.md."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from runs.tables import write_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SIMULATED_NOTE = "SIMULATED annotators are among the labels: these are no figures about people."
+SIMULATED_NOTE = "Includes SIMULATED annotators; says nothing about real people."
 HEADINGS = {
     "accuracy": "Accuracy",
     "calibration": "Calibration",
@@ -69,7 +69,7 @@ def measure(
 
 
 def choose_shown(scorers: pd.DataFrame) -> list[str]:
-    """Names of the scorers that are drawn as lines: what is no metric, then the best metrics."""
+    """Names of the scorers that are drawn as lines: what is not a metric, then the best metrics."""
     order = scorers.assign(metric=scorers["kind"] == "metric").sort_values(
         ["metric", "accuracy"], ascending=[True, False], kind="stable"
     )
@@ -219,7 +219,7 @@ def describe_rankings(table: pd.DataFrame) -> list[str]:
 
 
 def describe_robustness(table: pd.DataFrame) -> list[str]:
-    """What changes when images change."""
+    """Describe how answers change when images change."""
     rows = [
         [
             row["scorer"],

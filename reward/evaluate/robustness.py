@@ -1,4 +1,4 @@
-"""Whether a reward model's answers stay when images change in ways that no person minds."""
+"""Test that a reward model's answers stay when images change in ways that no person minds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AS_THEY_ARE, SWAPPED = "as they are", "swapped, in other batches"
 
 
 def measure_robustness(scorer: Scorer, labels: Labels, n_pairs: int, batch_size: int, seed: int = 0) -> pd.DataFrame:
-    """A row a condition, on pairs drawn from those that people decided; both images of a pair change alike.
+    """A row per condition, on pairs drawn from those that people decided; both images of a pair change alike.
 
     scorer, condition, n (pairs), same, low, high (share of pairs with the same preference as before, with interval),
     accuracy (share of people's answers), change (mean change of the margin, as a share of the mean margin).

@@ -1,4 +1,4 @@
-"""What happens where captions are missing or too long: one rule, of training, evaluating and scoring alike."""
+"""Check captions that are missing or too long: one rule for training, evaluating and scoring."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reward.model.config import ModelConfig
 def check_captions(
     config: ModelConfig, missing: int, total: int, things: str, *, instead: str, use_prompt: bool = False
 ) -> str | None:
-    """That a model which compares images with their captions gets some; its prompt stands in for those that miss.
+    """Check that a caption model has captions; its prompt replaces missing ones.
 
     Args:
         missing: of so many in all, how many have no caption.
@@ -31,13 +31,13 @@ def check_captions(
 
 
 CONTEXT_TOKENS = 77
-"""What CLIP reads of a text, its begin and end counted: all that comes after it is cut off."""
+"""Tokens that CLIP reads of a text, start and end included; the rest is cut off."""
 
 
 def describe_long_captions(
     config: ModelConfig, captions: Iterable[str | None], context_tokens: int = CONTEXT_TOKENS
 ) -> str | None:
-    """How many different captions are longer than the model reads, to be said; None where none is, or none is read.
+    """Describe how many different captions are longer than the model reads; None for none, or where none is read.
 
     Args:
         context_tokens: how many tokens the model's text half takes.

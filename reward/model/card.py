@@ -1,4 +1,4 @@
-"""The card of a checkpoint: data, labels by people and by machine, recipe, results, licence of the starting weights.
+"""Write the card of a checkpoint: data, labels by people and by machine, recipe, results, licence of the first weights.
 
 Made of what lies in the checkpoint folder, so that it can be made anew at any time: `config.json`, `training.json`, and
 `evaluation.json`, which `python -m reward evaluate` leaves there.
@@ -31,7 +31,7 @@ def write_card(checkpoint: Path, evaluation: dict[str, Any] | None = None) -> No
     Args:
         evaluation: JSON values, as `reward.evaluate.command.summarize_for_card` gives them; None takes those kept.
     Raises:
-        UserError: the folder is no checkpoint, or cannot be written.
+        UserError: the folder is not a checkpoint, or cannot be written.
     """
     config = make_table(ModelConfig, read_json(checkpoint / "config.json") or {}, str(checkpoint / "config.json"))
     training = read_json(checkpoint / "training.json")
@@ -125,7 +125,7 @@ def describe_data(training: dict[str, Any] | None) -> list[str]:
 
 
 def describe_recipe(config: ModelConfig, training: dict[str, Any] | None) -> list[str]:
-    """How it was trained."""
+    """Describe how the model was trained."""
     lines = [
         f"- Trained part: {config.unlocked_image_groups} image groups, {config.unlocked_text_blocks} text blocks",
         f"- Images: {config.interpolation}, {'with' if config.antialias else 'without'} antialiasing",
@@ -138,7 +138,7 @@ def describe_recipe(config: ModelConfig, training: dict[str, Any] | None) -> lis
 
 
 def describe_results(training: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> list[str]:
-    """What was measured while training, and by `reward evaluate`."""
+    """Describe the results of the training, and of `reward evaluate`."""
     lines = []
     measured = (training or {}).get("validation")
     if measured:
@@ -162,7 +162,7 @@ def describe_results(training: dict[str, Any] | None, evaluation: dict[str, Any]
             f"- Version: `{evaluation['version']}`",
         ]
         if evaluation["simulated"]:
-            lines.append("- **SIMULATED annotators are among the labels: these are no figures about people.**")
+            lines.append("- **Includes SIMULATED annotators; says nothing about real people.**")
     return lines or ["Not measured. Run `python -m reward evaluate`."]
 
 
@@ -173,7 +173,7 @@ def _number(values: dict[str, Any]) -> str:
 
 
 def describe_licence(config: ModelConfig) -> str:
-    """What may be done with the weights that training started from, as far as it is known."""
+    """Describe the licence of the weights that training started from, as far as it is known."""
     if not config.weights:
         return "none, training started from random numbers."
     manifest = read_manifest()

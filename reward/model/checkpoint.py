@@ -1,4 +1,4 @@
-"""A reward model from its config, to a checkpoint folder and back. Loading is strict, saving leaves nothing out.
+"""Build a reward model from its config; save it to a checkpoint folder, complete, and load it, strictly.
 
 A checkpoint folder holds `config.json` (the ModelConfig), `architecture.json` (open_clip's form) and
 `model.safetensors`, whose keys are open_clip's, with `prompt_vector` beside them where the prompt is learned. What ReFL
@@ -31,12 +31,12 @@ KNOWN_KEYS: dict[str, set[str]] = {
     "vision_cfg": {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size"},
     "text_cfg": {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"},
 }
-"""What an architecture may say: a plain CLIP, whose towers are run block by block."""
+"""Fields that an architecture may have: a plain CLIP, whose towers are run block by block."""
 PROMPT_VECTOR = "prompt_vector"
 VERSION_PREFIX = "reward "
-"""How the version of every stored reward begins."""
+"""Prefix of the version of every stored reward."""
 NOT_IN_VERSION = {"weights", "unlocked_image_groups", "unlocked_text_blocks"}
-"""Where training started and what it trained: nothing that a reward depends on."""
+"""Fields of where training started and what it trained: a reward depends on none of them."""
 
 
 def build_model(
@@ -165,7 +165,7 @@ def _load_changed(path: Path, weights_dir: Path | None) -> RewardModel:
 
 
 def find_named(what: str, weights_dir: Path | None = None) -> tuple[Path | None, ModelConfig]:
-    """Which model a person calls so: its checkpoint folder where it is one, and its config; no weights are read.
+    """Find the model of that name: its checkpoint folder where it is one, and its config; no weights are read.
 
     Args:
         what: a checkpoint folder or a training's, whose best/ is taken; a weight file or a name of weights.toml, both
@@ -243,14 +243,14 @@ def read_architecture(config: ModelConfig) -> dict[str, Any]:
     patch = architecture["vision_cfg"]["patch_size"]
     if config.image_size_px % patch:
         raise UserError(
-            f"image_size_px is {config.image_size_px}, no multiple of {config.architecture}'s patch, {patch}."
+            f"image_size_px is {config.image_size_px}, not a multiple of {config.architecture}'s patch, {patch}."
         )
     vision = {**architecture["vision_cfg"], "image_size": config.image_size_px}
     return {**architecture, "vision_cfg": vision}
 
 
 def check_architecture(architecture: dict[str, Any], where: str) -> None:
-    """That it is a plain CLIP with a vision transformer.
+    """Check that it is a plain CLIP with a vision transformer.
 
     Raises:
         UserError: it says something else, or lacks a part.
@@ -265,7 +265,7 @@ def check_architecture(architecture: dict[str, Any], where: str) -> None:
         if name not in KNOWN_KEYS[tower]
     ]
     if unknown or not isinstance(architecture["vision_cfg"].get("layers"), int):
-        what = f"it sets {', '.join(unknown)}" if unknown else "its image tower is no vision transformer"
+        what = f"it sets {', '.join(unknown)}" if unknown else "its image tower is not a vision transformer"
         raise UserError(f"{where}: only plain CLIPs with a vision transformer can be trained here; {what}.")
 
 

@@ -1,4 +1,4 @@
-"""What a reward model is: its architecture, starting weights, preprocessing, prompt, trained part. Loads no torch."""
+"""Define a reward model: architecture, first weights, preprocessing, prompt, trained layers. Loads no torch."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class ModelConfig(BaseModel):
         description="open_clip's name of the architecture, a JSON file in open_clip's form, or `tiny`, which ships",
     )
     image_size_px: int = Field(
-        224, ge=16, le=1024, description="Side in pixels of the square that the image tower sees; fixed by weights"
+        224, ge=16, le=1024, description="Side of the image tower's square input in pixels; fixed by the weights"
     )
     weights: Annotated[str, Input("weights")] = Field(
         "",
-        description="Where training starts: a file, a name in reward/model/weights.toml, an open_clip tag of the "
+        description="First weights: a file, a name in reward/model/weights.toml, an open_clip tag of the "
         "architecture, or ORG/REPOSITORY/FILE of the Hugging Face hub; empty for random weights",
     )
     unlocked_image_groups: int = Field(
@@ -42,7 +42,7 @@ class ModelConfig(BaseModel):
         description="Trained blocks of the text tower, counted from its end as the paper does; with any, ln_final and "
         "the projection are trained too, the embeddings never; with a learned prompt the text tower is frozen",
     )
-    interpolation: Literal["bicubic", "bilinear"] = Field("bicubic", description="How images are resized")
+    interpolation: Literal["bicubic", "bilinear"] = Field("bicubic", description="Filter that resizes images")
     antialias: bool = Field(True, description="Antialias when downscaling")
     mean: tuple[float, float, float] = Field(
         (0.48145466, 0.4578275, 0.40821073), description="Subtracted from red, green and blue in [0, 1]"
@@ -52,13 +52,13 @@ class ModelConfig(BaseModel):
     )
     text_mode: Literal["caption", "fixed", "learned"] = Field(
         "caption",
-        description="What an image is compared with: its caption, or the prompt where it has none; always the prompt; "
-        "or a learned vector that starts as the prompt's and needs no text",
+        description="Text that an image is compared with: its caption, or the prompt where it has none; always the "
+        "prompt; or a learned vector that starts as the prompt's and needs no text",
     )
     prompt: str = Field(
         "A sharp, natural photo of a person's face.",
         min_length=1,
-        description="The sentence that stands in for captions",
+        description="Sentence that replaces missing captions",
     )
 
 

@@ -1,4 +1,4 @@
-"""The reward model: an open_clip CLIP; the cosine of a face and its prompt is the reward. And what feeds it.
+"""Define the reward model, an open_clip CLIP whose cosine of face and prompt is the reward, and its preprocessing.
 
 `preprocess` is the one way of an image into CLIP, in training, scoring and ReFL alike.
 """
@@ -49,12 +49,12 @@ class RewardModel(nn.Module):
 
     @property
     def float32_parameters(self) -> list[Tensor]:
-        """What stays float32 where the towers compute in fewer bits: single numbers and vectors that scale rewards."""
+        """List what stays float32 where the towers compute in fewer bits: numbers and vectors that scale rewards."""
         return [self.clip.logit_scale, *([self.prompt_vector] if self.config.text_mode == "learned" else [])]
 
     @property
     def frozen_image_groups(self) -> int:
-        """How many of the image tower's first groups `encode_frozen` runs: the stem, then a block each."""
+        """Count the first groups of the image tower that `encode_frozen` runs: the stem, then a block each."""
         layers = len(self.clip.visual.transformer.resblocks)
         return min(layers + 1, layers + 2 - self.config.unlocked_image_groups)
 
@@ -78,7 +78,7 @@ class RewardModel(nn.Module):
         return self.encode_from_frozen(self._run_frozen(pixels))
 
     def encode_frozen(self, images: Tensor) -> Tensor:
-        """What the frozen first part of the image tower makes of (B, 3, H, W) RGB in [0, 1].
+        """Run the frozen first part of the image tower on (B, 3, H, W) RGB in [0, 1].
 
         No graph is kept, unless the images themselves require a gradient. With everything unlocked it is `preprocess`.
 

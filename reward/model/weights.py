@@ -1,4 +1,4 @@
-"""Where published weights are: the manifest, the Hugging Face cache, and what is downloaded to it."""
+"""Find published weights by the manifest in the Hugging Face cache, or download them there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MANIFEST = Path(__file__).parent / "weights.toml"
 FOLDER_MANIFEST = "weights.toml"
 """In a folder of weight files: a manifest of one's own, which adds names and replaces shipped entries."""
 TAG_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""What a repository of an open_clip tag may hold, the better one first."""
+"""Files that a repository of an open_clip tag may hold, the better one first."""
 
 
 class WeightsEntry(BaseModel):
@@ -42,11 +42,11 @@ class WeightsEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: str = Field(description="Name of the file")
-    description: str = Field(description="What it holds")
+    description: str = Field(description="Content of the file")
     hub: list[str] = Field([], description="ORG/REPOSITORY/FILE or spaces/ORG/SPACE/FILE, tried in order")
     url: list[str] = Field([], description="Addresses that download a restorer's file, tried after the hubs")
-    page: str = Field(description="Where a person can download it")
-    licence: str = Field(description="What may be done with it")
+    page: str = Field(description="Page with the download, for a person")
+    licence: str = Field(description="Licence of the weights")
     sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$", description="Checksum of the file; empty where unknown")
     size_bytes: int = Field(0, ge=0, description="Size of the file in bytes; 0 where unknown")
 
@@ -64,7 +64,7 @@ def read_folder_manifest(folder: Path | None) -> dict[str, WeightsEntry]:
     """The entries of the `weights.toml` in a folder of weight files; none where there is none.
 
     Raises:
-        UserError: it is no such manifest.
+        UserError: it is not such a manifest.
     """
     path = folder / FOLDER_MANIFEST if folder else None
     return read_entries(path) if path and path.is_file() else {}
@@ -187,7 +187,7 @@ def check_cached(path: Path, entry: WeightsEntry | None, *, thoroughly: bool) ->
 
 
 def describe_hub_error(error: Exception) -> str:
-    """Why the hub did not give a file, and what to do, in one line."""
+    """Explain in one line why the hub did not give a file, and what to do."""
     answer = getattr(error, "response", None)
     if (code := getattr(answer, "status_code", None)) is not None:
         return describe_refusal(str(getattr(answer, "url", "")), int(code))
@@ -219,7 +219,7 @@ def check_file(path: Path, entry: WeightsEntry) -> None:
 
 
 def check_tag(config: ModelConfig, tag: Mapping[str, Any], quick_gelu: bool) -> None:
-    """That the model is computed and fed as the tag's weights were trained."""
+    """Check that the model computes and preprocesses as the tag's weights were trained."""
     if bool(tag.get("quick_gelu")) != quick_gelu:
         other = config.architecture.removesuffix("-quickgelu") if quick_gelu else f"{config.architecture}-quickgelu"
         raise UserError(f"The weights {config.weights} were trained with the other GELU; set architecture to {other}.")

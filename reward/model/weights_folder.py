@@ -1,4 +1,4 @@
-"""`--weights DIR`: the folder of published weight files, one flag for all commands that load such. Loads no torch."""
+"""Define `--weights DIR`, the folder of published weight files, for all commands that load such. Loads no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewards of many images: of files into a file, of a database's candidates into the database.
+"""Score many images: files into a file, a database's candidates into the database.
 
 Both go in batches and are resumable: what is there already is not scored again, a kill loses one batch at most, and
 memory does not grow with the number of images.
@@ -30,16 +30,16 @@ MAX_NAMED = 20
 
 @dataclass
 class ScoreReport:
-    """What scoring did."""
+    """Result of scoring."""
 
     scored: int = 0
     already: int = 0
     """Images that had a reward of this version before."""
     unreadable: list[str] = field(default_factory=list)
-    """Why, the first MAX_NAMED; nothing is stored of these."""
+    """Reasons, the first MAX_NAMED; nothing is stored of these."""
     unreadable_count: int = 0
     note: str | None = None
-    """Where the prompt stood in for captions, and how many were too long."""
+    """Notes: where the prompt replaced captions, and how many were too long."""
 
     def note_unreadable(self, error: UserError) -> None:
         """Count an image that cannot be read."""
@@ -63,7 +63,7 @@ def find_images(places: Iterable[Path]) -> list[ImageItem]:
     over, and files of other types named in a warning.
 
     Raises:
-        UserError: a place is not there, there is no image, or a caption is no Unicode text.
+        UserError: a place is not there, there is no image, or a caption is not Unicode text.
     """
     items: dict[ImageItem, None] = {}
     for place in places:
@@ -97,7 +97,7 @@ def score_files(
 
     Args:
         use_prompt: whether the scorer's prompt may stand in where not one image has a caption.
-        progress: told (images looked at, images in all) after each batch.
+        progress: called with (images checked, total) after each batch.
     Raises:
         UserError: not one image has a caption where captions are wanted, `out` is another file or cannot be written, or
             the memory does not suffice.
@@ -163,7 +163,7 @@ def read_done(out: Path, version: str) -> set[tuple[str, str, str | None]]:
                 done.add((line["image"], line["sha256"], line["caption"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{out} is there and is no file of rewards ({error}); move it away, or name another file with --out."
+            f"{out} is there and is not a file of rewards ({error}); move it away, or name another file with --out."
         ) from error
     return done
 
@@ -181,7 +181,7 @@ def score_candidates(
 
     Args:
         use_prompt: whether the scorer's prompt may stand in where not one image has a caption.
-        progress: told (images scored, images in all) after each batch.
+        progress: called with (images scored, total) after each batch.
     Raises:
         UserError: there is no candidate, not one has a caption where captions are wanted, the disk is full, or the
             memory does not suffice.
@@ -207,7 +207,7 @@ def score_candidates(
 
 
 def check_candidates(found: FoundScorer, database: Database, data: Path, *, use_prompt: bool) -> None:
-    """What can be known before the scorer is loaded: that there are candidates, and captions where it wants them.
+    """Check before the scorer is loaded that there are candidates, and captions where it needs them.
 
     Raises:
         UserError: there are none.

@@ -1,4 +1,4 @@
-"""A reward model as a scorer of images: loaded by what a person calls it, with a version of its own, fed in batches.
+"""Score images with a reward model: loaded by name or path, with its version, fed in batches.
 
 Memory is that of two batches, however many images there are; no gradients are kept.
 """
@@ -149,7 +149,7 @@ def read_batches(
     """Things with their images, in batches; decoded in threads, the next batch while this one is scored.
 
     Args:
-        on_bad: told of an image that cannot be read, which is then left out.
+        on_bad: called with an image that cannot be read, which is then left out.
     Raises:
         UserError: an image cannot be read, and `on_bad` is not given.
     """

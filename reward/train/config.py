@@ -1,4 +1,4 @@
-"""How a reward model is trained: every field is a flag of `python -m reward train`. Loads no torch."""
+"""Define the settings of a reward model's training (`python -m reward train`). Loads no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNCHANGING = {
     "validate_every_steps",
     "seed",
 }
-"""What decides the trained weights; a training that is continued must have the same. The other fields may change."""
+"""Fields that decide the trained weights; a continued training must have the same. The other fields may change."""
 
 
 class RewardTrainConfig(BaseModel):
@@ -31,28 +31,29 @@ class RewardTrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_steps: int = Field(ge=1, description="Optimizer steps; warmup and cosine decay are laid over them")
+    max_steps: int = Field(ge=1, description="Optimizer steps, with warmup and cosine decay over them")
     batch_size: int = Field(128, ge=1, description="Pairs per optimizer step, over all processes")
     micro_batch_size: int = Field(
         0,
         ge=0,
-        description="Pairs that one process takes through the model at a time; gradients of a batch are accumulated, "
+        description="Pairs per forward pass of one process; gradients of a batch are accumulated, "
         "so this decides memory, not the result; 0 takes a process's whole share of the batch",
     )
     learning_rate: float = Field(3.3e-6, gt=0, le=1, description="AdamW's step size after warmup (HPSv2: 3.3e-6)")
     warmup_steps: int = Field(
-        500, ge=0, description="Steps over which the rate rises linearly; then it falls to 0 as half a cosine"
+        500, ge=0, description="Steps of linear warmup of the learning rate; then it falls to 0 as half a cosine"
     )
     weight_decay: float = Field(
         0.35, ge=0, le=10, description="AdamW's decay of matrices; never of norms, biases and the logit scale"
     )
-    max_gradient_norm: float = Field(1.0, ge=0, description="Longer gradients are scaled to this length; 0 for never")
+    max_gradient_norm: float = Field(
+        1.0, ge=0, description="Largest gradient norm; longer ones are clipped; 0 for no limit"
+    )
     ema_decay: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="EMA decay per step of the weights' average, which is then validated and saved as best/; "
-        "0 for no average",
+        description="EMA decay per step; the EMA weights are validated and saved as best/; 0 for none",
     )
     human_weight: float = Field(1.0, ge=0, description="Factor on the loss of people's labels; 0 leaves them out")
     svm_weight: float = Field(1.0, ge=0, description="Factor on the loss of the SVM's labels; 0 leaves them out")
@@ -60,8 +61,8 @@ class RewardTrainConfig(BaseModel):
         1.0,
         gt=0,
         le=1,
-        description="Share of the photos of the train split whose labels are learned from, chosen by a seeded hash; "
-        "below 1 it shows what more labels would bring",
+        description="Share of the photos of the train split to learn from, chosen by a seeded hash; below 1 it shows "
+        "what more labels would bring",
     )
     optimizer: Literal["adamw", "adamw8bit"] = Field(
         "adamw", description="AdamW with moments in float32, or in 8 bits (needs bitsandbytes and a GPU)"
@@ -72,24 +73,24 @@ class RewardTrainConfig(BaseModel):
         "float32; fp16 needs a GPU",
     )
     gradient_checkpointing: bool = Field(
-        False, description="Compute the trained blocks' activations a second time instead of keeping them in memory"
+        False, description="Recompute the trained blocks' activations instead of keeping them in memory"
     )
     cache_frozen: bool = Field(
         False,
-        description="Run the frozen first blocks of the image tower once an image and keep what they give on disk, in "
-        "frozen/ of the output folder; pays where many blocks are frozen and images are seen often",
+        description="Run the frozen first blocks of the image tower once per image and keep the result on disk, in "
+        "frozen/ of the output folder; pays where many blocks are frozen and images are used often",
     )
     validate_every_steps: int = Field(
         500, ge=0, description="Steps between measurements on people's labels of the val split; 0 for none"
     )
     checkpoint_every_steps: int = Field(
-        500, ge=1, description="Steps between writings of last/, from which the same command continues"
+        500, ge=1, description="Steps between checkpoints in last/, from which the same command continues"
     )
     keep_every_steps: int = Field(
         0, ge=0, description="Steps between copies of the model that stay in steps/, beside last/ and best/; 0 for none"
     )
     keep_steps_max: int = Field(
-        0, ge=0, description="How many of these copies stay; the oldest is removed for a new one; 0 keeps all"
+        0, ge=0, description="Number of these copies to keep; the oldest is removed for a new one; 0 keeps all"
     )
     log_every_steps: int = Field(10, ge=1, description="Steps averaged in each progress line")
     workers: int = Field(
@@ -97,7 +98,7 @@ class RewardTrainConfig(BaseModel):
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of random weights and of the order of the pairs")
     tracker: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = Field(
-        "none", description="Program that is given the progress as well, through accelerate; must be installed"
+        "none", description="Program to send the progress to as well, through accelerate; must be installed"
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What the frozen first blocks make of each image, computed once and kept on disk.
+"""Compute the output of the frozen first blocks for each image once, and keep it on disk.
 
 Training sees an image many times and nothing augments it, so these activations never change. `frozen/activations.bin`
 holds them one image after another; `frozen/frozen.json`, written last, says of which images and weights they are.
@@ -28,14 +28,14 @@ from db.errors import UserError
 from pixels.read import READING
 from reward.data import Images, Pairs, group_images
 from reward.model.model import RewardModel
-from training.processes import tell_all
+from training.processes import broadcast
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FrozenCache:
-    """Where the activations of each image are."""
+    """Cache of the activations of each image."""
 
     file: Path
     place: dict[Path, int]
@@ -112,13 +112,13 @@ def cache_frozen(
     place = {path: at for at, path in enumerate(paths)}
     cache = FrozenCache(folder / "activations.bin", place, tuple(example.shape[1:]), example.dtype)
     wanted = describe_cache(model, cache, sha256) if accelerator.is_main_process else {}
-    there = tell_all(accelerator, _read_record(folder) == wanted and cache.is_whole())
+    there = broadcast(accelerator, _read_record(folder) == wanted and cache.is_whole())
     if there:
         log.info("%s holds what the frozen blocks make of the %s images", folder, f"{len(paths):,}")
         return cache
     if accelerator.is_main_process:
         make_room(folder, len(paths) * cache.image_bytes)
-        take_room(cache.file, len(paths) * cache.image_bytes)
+        reserve_room(cache.file, len(paths) * cache.image_bytes)
         log.info("running the frozen blocks once on %s images", f"{len(paths):,}")
     accelerator.wait_for_everyone()
     fill_cache(model, cache, accelerator, batch_images=batch_images, workers=workers)
@@ -191,7 +191,7 @@ def make_room(folder: Path, size_bytes: int) -> None:
         )
 
 
-def take_room(file: Path, size_bytes: int) -> None:
+def reserve_room(file: Path, size_bytes: int) -> None:
     """A new file that has all of its room on the disk: one that fills up later ends whoever writes to its memory map.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a labelled pair costs."""
+"""Compute the loss of a labelled pair."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def preference_loss(left: Tensor, right: Tensor, p: Tensor) -> Tensor:
     Source: Bradley & Terry 1952; HPSv2, arXiv:2306.09341, with soft labels.
     """
     if not left.shape == right.shape == p.shape:
-        raise ValueError(f"Shapes differ: left {left.shape}, right {right.shape}, p {p.shape}; one entry a pair each.")
+        raise ValueError(f"Shapes differ: left {left.shape}, right {right.shape}, p {p.shape}; give one per pair.")
     margin = left - right
     p_right = 1 - p
     p_left = 1 - p_right  # p; rounded as 1 − p is, so that the swapped pair has the same two weights

@@ -1,4 +1,4 @@
-"""Pairs through the model: what accelerate wraps, where their inputs come from, and measuring held-out ones."""
+"""Pass pairs through the model, under accelerate; find their inputs; measure held-out pairs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float64]
 
 
 class PairScorer(nn.Module):
-    """What accelerate wraps: both images of each pair through the model in one forward pass."""
+    """Module that accelerate wraps: both images of each pair through the model in one forward pass."""
 
     def __init__(self, model: RewardModel, frozen_done: bool) -> None:
         super().__init__()
@@ -68,10 +68,10 @@ class InputReader:
 
 
 def measure(scorer: PairScorer, reader: InputReader, pairs: Pairs, batch_pairs: int) -> dict[str, float]:
-    """How the model does on labelled pairs: every process takes its share, all get the result. A collective.
+    """Measure the model on labelled pairs: every process takes its share, all get the result. A collective.
 
     Returns:
-        accuracy on the n labels that are no ties, low and high (95 %, over sources; not there for a single source);
+        accuracy on the n labels that are not ties, low and high (95 %, over sources; not there for a single source);
         loss and calibration_error over all.
     """
     return summarize(pairs, *compute_margins(scorer, reader, pairs, batch_pairs))

@@ -1,4 +1,4 @@
-"""Say which settings need less memory, where the memory did not suffice."""
+"""Name the settings that need less memory, after a training ran out of it."""
 
 from __future__ import annotations
 

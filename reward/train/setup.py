@@ -1,4 +1,4 @@
-"""What a training needs before its first step: devices, pairs, the model, and what an earlier call left behind."""
+"""Prepare a training before its first step: devices, pairs, the model, and the state of an earlier call."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Training:
     """(N_SUMS,) of this process since the last progress line; see `train.sum_up`."""
     step: int = 0
     best: dict[str, float] | None = None
-    """What was measured of `best/`, with its step."""
+    """Measurements of `best/`, with its step."""
     label_weights: list[float] = field(default_factory=list)
 
 
@@ -73,7 +73,7 @@ def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: RewardTrainCon
     if not weighing:
         raise UserError(
             f"{pairs.path} has nothing to train on: {pairs.describe()}, but none in the split train with a weight "
-            "above 0. Export with the split train, or look at human_weight, svm_weight and label_share."
+            "above 0. Export with the split train, or check human_weight, svm_weight and label_share."
         )
     held_out = Pairs(pairs.path, tuple(row for row in pairs.select("val", "human").rows if row.weight > 0))
     if not config.validate_every_steps:
@@ -83,8 +83,8 @@ def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: RewardTrainCon
             f"{pairs.path} has no human label other than ties in the split val to measure on: {pairs.describe()}. "
             "Export some, or set validate_every_steps to 0 to train unmeasured."
         )
-    say_captions(weighing, "pairs to train on", model_config)
-    say_captions(held_out.rows, "held-out pairs", model_config, use_prompt=True)
+    report_captions(weighing, "pairs to train on", model_config)
+    report_captions(held_out.rows, "held-out pairs", model_config, use_prompt=True)
     return Pairs(pairs.path, weighing), held_out
 
 
@@ -93,7 +93,9 @@ def draw_share(source: str, seed: int) -> float:
     return int(hashlib.sha256(f"label share\n{seed}\n{source}".encode()).hexdigest()[:13], 16) / 16**13
 
 
-def say_captions(rows: Sequence[LabelledPair], things: str, config: ModelConfig, *, use_prompt: bool = False) -> None:
+def report_captions(
+    rows: Sequence[LabelledPair], things: str, config: ModelConfig, *, use_prompt: bool = False
+) -> None:
     """`check_captions` of pairs, and log where the prompt stands in and how many captions are too long.
 
     Raises:
@@ -108,7 +110,7 @@ def say_captions(rows: Sequence[LabelledPair], things: str, config: ModelConfig,
 
 
 def describe(used: Pairs, model_config: ModelConfig, config: RewardTrainConfig) -> dict[str, Any]:
-    """What a checkpoint says of its origin: settings, dataset, how many labels by whom, code version."""
+    """Describe the origin of a checkpoint: settings, dataset, how many labels by whom, code version."""
     return {
         "model": model_config.model_dump(mode="json"),
         "train": config.model_dump(mode="json"),
@@ -204,7 +206,7 @@ def resume(training: Training, last: Path) -> None:
 def check_same(
     record: dict[str, Any], now: dict[str, Any], model: ModelConfig, config: RewardTrainConfig, folder: Path
 ) -> None:
-    """That a checkpoint is of this model, dataset and way of training.
+    """Check that a checkpoint is of this model, dataset and way of training.
 
     Args:
         record: its `training.json`.

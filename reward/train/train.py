@@ -1,7 +1,7 @@
 """Train a reward model on labelled pairs: one plain function, the same on a CPU, one GPU, many, and many hosts.
 
-Nothing here draws a random number but the first weights: which pairs a step sees, and with which learning rate, follow
-from the seed and the step, so that a training that is continued is the one that was never stopped.
+Only the first weights are random: the pairs and the learning rate of each step follow from the seed and the step, so
+that a continued training equals one that was never stopped.
 """
 
 from __future__ import annotations
@@ -150,10 +150,10 @@ def compute_learning_rate(step: int, config: RewardTrainConfig) -> float:
 
 
 def sum_up(losses: Tensor, cosines: Tensor, p_a: Tensor) -> Tensor:
-    """What progress lines are means of, over (B,) weighted losses and (2, B) cosines.
+    """Sum up what progress lines are means of, over (B,) weighted losses and (2, B) cosines.
 
     Returns:
-        (6,) sums of loss and 1 over all pairs; of 1, chosen, rejected and accuracy over those that are no ties.
+        (6,) sums of loss and 1 over all pairs; of 1, chosen, rejected and accuracy over those that are not ties.
     """
     decided = p_a != 0.5
     a_chosen = p_a > 0.5

@@ -491,7 +491,7 @@ def test_sign_in_with_auth_and_what_an_annotator_may_open(
     page.get_by_label("Name").fill("ada")
     page.get_by_label("Password").fill("wrong password")
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("alert")).to_have_text("Name and password do not fit.")
+    expect(page.get_by_role("alert")).to_have_text("Wrong name or password.")
     assert page.goto(f"{server.url}/api/session").status == 401
     page.goto(f"{server.url}/enter/{link}")
     expect(page.get_by_role("heading", name="Which restoration is better?").first).to_be_visible()

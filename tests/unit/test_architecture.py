@@ -53,6 +53,14 @@ DECODES = {
     "refl/faces/degrade.py": "a JPEG that it has made itself, in memory",
     "ui/restore/results.py": "the size of a photo, not its pixels",
 }
+NO_VERBS = (
+    "a an the this that these those it its our their any each every all one two many more most some no not and or "
+    "what how where when whether who whose whom which why is are was has "
+    "as at by for from in into of on to with without between beside behind"
+)
+"""Words that a module's first line does not begin with: it begins with a verb."""
+HEADS_IN_WORK = ("*command.py", "*/__main__.py", "annotate/labeler/settings.py", "ui/train/*", "ui/*/page.py")
+HEADS_IN_WORK += ("ui/pages/*", "runs/launch.py", "runs/lineage.py", "runs/rounds.py", "runs/store.py")
 
 
 def python_files(root: Path) -> list[Path]:
@@ -294,6 +302,49 @@ def test_every_package_says_what_it_is_for():
     assert {path.name for path in packages} >= {"db", "runs", "annotate", "refl", "ui"}
     for package in packages:
         assert ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))), package
+
+
+def find_fault_of_head(source: str) -> str | None:
+    """Say what is wrong with a module's first line: it is one sentence that begins with a verb."""
+    head, *others = (ast.get_docstring(ast.parse(source)) or "?").partition("\n\n")[0].splitlines()
+    first = head.split()[0].rstrip(",:").replace("-", "")
+    if others or not head.endswith("."):
+        return "not one line that ends in a full stop"
+    noun = first.endswith(("s", "ing", "ion")) and not first.endswith("ss")
+    if noun or first.lower() in NO_VERBS.split() or not (first.isalpha() and first.istitle()):
+        return f"begins with {first}, which is not a verb"
+    return None
+
+
+def test_every_module_says_first_what_it_does():
+    scripts = [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("experiments/*.py")]
+    files = [*python_files(ROOT), *(file.relative_to(ROOT) for file in scripts)]
+    faults = {
+        str(file): fault
+        for file in files
+        if not any(file.match(pattern) for pattern in HEADS_IN_WORK)
+        and (fault := find_fault_of_head((ROOT / file).read_text(encoding="utf-8")))
+    }
+    assert faults == {}
+
+
+@pytest.mark.parametrize(
+    ("head", "fault"),
+    [
+        ("What a labelled pair costs.", "begins with What"),
+        ("The report's pictures: one function from a table to a figure.", "begins with The"),
+        ("DiffBIR from the published files.", "begins with DiffBIR"),
+        ("`python -m refl train`: fine-tune a restorer.", "begins with `python"),
+        ("Labels to a dataset folder.", "begins with Labels"),
+        ("Fitting a labeler.", "begins with Fitting"),
+        ("Compute the loss of a labelled pair", "not one line"),
+        ("Compute the loss of a labelled pair, and\nits gradient.", "not one line"),
+        ("", "not one line"),
+    ],
+)
+def test_a_riddle_in_a_first_line_is_found(head, fault):
+    assert fault in find_fault_of_head(f'"""{head}"""\n' if head else "import db\n")
+    assert find_fault_of_head('"""Compress the loss of a labelled pair.\n\nThe rest is free."""') is None
 
 
 def test_every_folder_of_modules_is_a_package():

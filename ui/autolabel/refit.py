@@ -1,4 +1,4 @@
-"""The labeler is fitted anew in the background as judgments come in, so that an active order follows what it learned.
+"""Fit the labeler anew in the background as judgments come in, so that an active order follows what it learned.
 
 A thread of the app looks every few seconds whether a fit is due and starts `python -m annotate fit --quick` as a run
 of its own. No request ever waits for it.

@@ -1,4 +1,4 @@
-"""What a fit and a labelling found, as HTML: key numbers, verdict, plots, files, from the folders that they left."""
+"""Render the results of a fit and a labelling as HTML: key numbers, verdict, plots, files, from their folders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def simulated_html() -> str:
     """The red line wherever figures show that simulated annotators made."""
     return (
         '<p class="fr-simulated" role="note">Simulated annotators are among the judgments that this SVM learned from: '
-        "these figures say nothing about people.</p>"
+        "these figures say nothing about real people.</p>"
     )
 
 
@@ -136,7 +136,7 @@ def _interval(values: dict[str, Any], name: str = "accuracy") -> str:
 
 
 def label_sentence(result: dict[str, Any]) -> str:
-    """What labelling did or would do, without the full stop."""
+    """Describe what labelling did or would do, without the full stop."""
     would = "would be" if result["dry_run"] else "are"
     labeler, target = escape(result["labeler"]), f"target accuracy {result['target_accuracy']:.0%}"
     if result["threshold"] is None:

@@ -1,4 +1,4 @@
-"""Looking at the machine's labels: the surest and the least sure, correcting one with a click, and where people differ.
+"""Show the machine's surest and least sure labels, and where people differ; correct one with a click.
 
 The list that is on the screen stays as it is while it is worked on: a corrected pair says so and leaves when the page
 is turned, so that a second click never meets another pair than the one it was meant for.
@@ -93,7 +93,7 @@ def build_browse(context: Context, labelled: gr.State) -> None:
 
 
 def build_disagreements(context: Context, fit: gr.Dropdown) -> None:
-    """Where the SVM of the chosen fit and people prefer different images, paged."""
+    """Build the list of pairs where the SVM of the chosen fit and people prefer different images, paged."""
     gr.Markdown(f"### Disagreements\n{DISAGREEMENT_INTRO}", elem_id="disagreements")
     pairs = gr.HTML(NO_FIT)
     page = gr.State(0)
@@ -133,15 +133,15 @@ def correct(context: Context, name: str, clicked: dict[str, Any]) -> None:
     """Record a click on a pair: data of the pair as it was drawn (pair, left, uuid), choice, and seconds.
 
     Raises:
-        UserError: what was clicked is no answer to a pair, or `annotate.judging.browse.correct_label` refuses it.
+        UserError: what was clicked is not an answer to a pair, or `annotate.judging.browse.correct_label` refuses it.
     """
     try:
         pair_id, left, seconds = int(clicked["pair"]), Side(clicked["left"]), float(clicked["seconds"])
         choice, number = clicked["choice"], str(clicked["uuid"])
         if choice not in ("left", "right", "tie"):
-            raise ValueError(f"{choice!r} is no choice")
+            raise ValueError(f"{choice!r} is not a choice")
     except (KeyError, ValueError) as error:
-        raise UserError(f"This click is no answer to a pair ({error}); load the page anew.") from error
+        raise UserError(f"This click is not an answer to a pair ({error}); reload the page.") from error
     with context.database.write() as session:
         person = get_person(session, name)
         correct_label(session, person.id, pair_id, uuid=number, shown_left=left, choice=choice, seconds=seconds)
@@ -172,7 +172,7 @@ def _notes(pair: PairDetails) -> Notes:
 
 
 def _answered(pair: PairDetails, answers: list[tuple[str, bool, Choice]] | None) -> str | None:
-    """Why a pair takes no correction now, None where it does."""
+    """Return why a pair takes no correction now, None where it does."""
     if answers:
         return "Judged: " + "; ".join(
             f"{name}{' (simulated)' if simulated else ''} says {_name_choice(pair, choice)}"
@@ -236,12 +236,12 @@ def disagreements_html(context: Context, session: Session, fit: int | None, page
     ]
     surely = f", {sure:,} of them surely enough to be labelled (from {threshold:.1%} on)" if threshold else ""
     simulated = simulated_html() if summary["simulated"] else ""
-    words = f"<p><strong>{len(found):,} of {decided:,} judged pairs</strong> that are no ties{surely}.</p>"
+    words = f"<p><strong>{len(found):,} of {decided:,} judged pairs</strong> that are not ties{surely}.</p>"
     return f'{simulated}{words}<div class="fr-pairs">{"".join(cards)}</div>', len(cards), len(found)
 
 
 def _both(row: Disagreement) -> Notes:
-    """What is written below the two images: the machine's choice and people's."""
+    """Write the notes below the two images: the machine's choice and people's."""
     machine, human = (Side.a, Side.b) if row.machine_p_a > 0.5 else (Side.b, Side.a)
     share = max(row.human_p_a, 1 - row.human_p_a)
     return {

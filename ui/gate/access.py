@@ -1,4 +1,4 @@
-"""Who may see what: one gate in front of every route, and who a visitor is.
+"""Check who may open what: one gate in front of every route, which finds out who a visitor is.
 
 An anonymous visitor reaches the sign-in page and the static files. An annotator reaches the labelling page, its API
 and the images that this API named to them. An admin reaches everything.
@@ -53,8 +53,8 @@ ADMIN_CONTENT_SECURITY_POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' data: blob:; connect-src 'self' data: blob:; "
     "worker-src 'self' blob:; object-src 'none'; frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
 )
-"""What Gradio's pages bear: their scripts stand in the HTML and make functions of text, but come from here, and nothing
-is sent or fetched elsewhere."""
+"""Content policy of Gradio's pages: their scripts stand in the HTML and make functions of text, but come from here, and
+nothing is sent or fetched elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Tokens:
         self._devices = URLSafeSerializer(secret, salt="browser")
 
     def device(self, name: str) -> str:
-        """What a browser keeps after a sign-in of this name, so that strangers' guesses do not lock it out."""
+        """Return the cookie a browser keeps after a sign-in, so that strangers' guesses do not lock it out."""
         return str(self._devices.dumps([name, secrets.token_hex(8)]))
 
     def read_device(self, token: str) -> tuple[str, str] | None:

@@ -21,7 +21,7 @@ from ui.templates import send_page
 PARAMETER = "token"
 COOKIE_SECONDS = 365 * 24 * 3600
 OPEN_PATHS = ("/static/", "/favicon.ico", "/enter/")
-"""What the page looks like that is shown to whoever has no token, and personal links, which are secrets themselves."""
+"""Open without a token: the looks of the closed page, and personal links, which are secrets themselves."""
 FORWARDED = (
     *("forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip"),
     *("cf-connecting-ip", "fastly-client-ip", "fly-client-ip"),

@@ -60,7 +60,7 @@ def sign_in_routes(context: Context, tokens: Tokens) -> APIRouter:
             return await run_in_threadpool(_sign_in_by_name, context, request, name, next, is_new=bool(new))
         if len(name) > MAX_NAME_CHARACTERS or len(password) > MAX_PASSWORD_CHARACTERS:
             await anyio.sleep(REFUSAL_SECONDS)
-            return _ask_again(context, "Name and password do not fit.", next)
+            return _ask_again(context, "Wrong name or password.", next)
         budgets = _budgets(context, request, tokens, name)
         if wait := throttle.begin(budgets):
             await anyio.sleep(REFUSAL_SECONDS)
@@ -75,7 +75,7 @@ def sign_in_routes(context: Context, tokens: Tokens) -> APIRouter:
             message = "Many people sign in at this moment; try again in some seconds."
             return Response(message, 429, {"Retry-After": "5"}, "text/plain")
         if known is None:
-            return _ask_again(context, "Name and password do not fit.", next)
+            return _ask_again(context, "Wrong name or password.", next)
         throttle.take_back(budgets)
         answer = _enter(request, known, context.root_path, next)
         answer.set_cookie(
@@ -138,7 +138,7 @@ def _ask_again(context: Context, error: str, next: str) -> RedirectResponse:
 
 
 def _budgets(context: Context, request: Request, tokens: Tokens, name: str) -> dict[str, int]:
-    """What a password's try counts against: the address, and the name or, where it signed in before, the browser.
+    """List the budgets that a try of a password counts against: the address, and the name or the known browser.
 
     A stranger's guesses therefore never lock out who uses a browser that the name is known to.
     """

@@ -1,4 +1,4 @@
-"""How often a password may be tried, and how many are hashed at a time."""
+"""Limit how often a password may be tried, and how many are hashed at a time."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Hashing:
     _inside: int = 0
 
     async def run(self, check: Callable[[], T]) -> T:
-        """What `check` gives.
+        """Run `check` and return its result.
 
         Raises:
             Busy: MAX_QUEUE others wait.

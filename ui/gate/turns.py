@@ -36,7 +36,7 @@ READERS_PER_PERSON = 6
 PATIENCE_SECONDS = 5.0
 RETRY_SECONDS = 2
 FREE_PATHS = ("/static/", "/favicon.ico", "/admin")
-"""What reads no database, and Gradio's pages, which have threads of their own."""
+"""Paths that read no database, and Gradio's pages, which have threads of their own."""
 WRITING_PATHS = ("/enter/",)
 """GET requests that write all the same."""
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(:[0-9]{1,5})?")
@@ -146,7 +146,9 @@ class BoundWaits:
             return
         request = Request(scope)
         if (name := _find_bad_host(request)) is not None:
-            refusal = JSONResponse({"error": f"{show(ascii(name))} is no host name; this request cannot be read."}, 400)
+            refusal = JSONResponse(
+                {"error": f"{show(ascii(name))} is not a host name; the request cannot be read."}, 400
+            )
             await refusal(scope, receive, send)
             return
         started = False
@@ -170,7 +172,7 @@ class BoundWaits:
 
 
 def _find_bad_host(request: Request) -> str | None:
-    """What stands for a host in this request and cannot be one."""
+    """Return the text in place of a host in this request that cannot be one."""
     for header in ("host", "x-forwarded-host", "origin"):
         for name in request.headers.getlist(header):
             first = name.split(",")[0].strip()
@@ -184,7 +186,7 @@ def _find_bad_host(request: Request) -> str | None:
 
 
 def answer_fault(error: Exception) -> JSONResponse | None:
-    """What a browser is told of a fault that is none of ours: 400, 429 or 503; None for any other."""
+    """Answer a fault that is not ours with 400, 429 or 503; None for any other."""
     if isinstance(error, OwnTurnLostError):
         message = "Too many requests of yours at once; wait some seconds."
         return JSONResponse({"error": message}, 429, {"Retry-After": str(RETRY_SECONDS)})

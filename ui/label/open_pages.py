@@ -1,4 +1,4 @@
-"""Which labelling pages each person has open, and the pairs that each shows.
+"""Track the labelling pages that each person has open, and the pairs that each shows.
 
 Kept in memory, as it only keeps two tabs of one person from showing the same pair; after a restart of the server every
 open page is known again with its next request. What is stored never hangs on it: `annotate.judging.judgments` refuses a
@@ -46,7 +46,7 @@ class OpenPages:
         return frozenset().union(*(known.pair_ids for known in self._others(person_id, page)))
 
     def count_others(self, person_id: int, page: str | None) -> int:
-        """How many other pages this person has open."""
+        """Count the other pages that this person has open."""
         return len(self._others(person_id, page))
 
     def note(self, person_id: int, page: str | None, pair_ids: Iterable[int]) -> None:

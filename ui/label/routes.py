@@ -1,4 +1,4 @@
-"""The labelling page and its routes.
+"""Serve the labelling page and its routes.
 
 The page is plain HTML and JavaScript (static/label/): it keeps the next pairs decoded ahead and sends judgments while
 the next pair is already shown. An annotator's browser therefore never loads Gradio, nor reaches any of its routes.
@@ -61,7 +61,7 @@ def _check_text(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_check_text)]
-"""What both databases can store."""
+"""Text that both databases can store."""
 
 
 class JudgeEvent(BaseModel):
@@ -97,7 +97,7 @@ EVENT: TypeAdapter[JudgeEvent | UndoEvent] = TypeAdapter(Annotated[JudgeEvent | 
 
 
 class LabelRequest(BaseModel):
-    """What the page has to say, how many pairs it wants, and which it holds."""
+    """Request of the page: its events, how many pairs it wants, and which it holds."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -267,7 +267,7 @@ def answer_label_request(
 
 
 def view_project(settings: ProjectSettings, showings: Showings, visitor: Visitor) -> dict[str, Any]:
-    """What the page shows of the project: the words of `db.project.ASKED` and their version."""
+    """Return the project's texts for the page: the words of `db.project.ASKED` and their version."""
     return {
         "version": question_key(settings),
         "title": settings.title,
@@ -285,7 +285,7 @@ def _is_new_answer(raw: Any) -> bool:
 def _store_event(
     session: Session, showings: Showings, visitor: Visitor, raw: Any, settings: ProjectSettings, timer: Timer
 ) -> tuple[dict[str, Any], Lease | None]:
-    """What became of one event as it came, and the lease that an undo gave."""
+    """Store one event, and return the outcome and the lease that an undo gave."""
     # The id goes back only where it can be one: what else came in its place may be too long, or no text at all.
     number = raw.get("id") if isinstance(raw, dict) else None
     known = isinstance(number, str) and len(number) <= 36 and number.isprintable()
@@ -414,7 +414,7 @@ def _lease_whole(
 def view_pairs(
     showings: Showings, visitor: Visitor, leases: list[Lease], images: ImagesOfPairs, asked: str
 ) -> list[dict[str, Any]]:
-    """What the page is told of each leased pair: four image addresses, and nothing that tells a method or a repeat.
+    """Describe each leased pair to the page: four image addresses, and nothing that reveals a method or a repeat.
 
     Args:
         images: of these pairs, and perhaps of others.
@@ -437,7 +437,7 @@ def _view_image(showings: Showings, visitor: Visitor, image: StoredImage | None,
 
 
 def count_judgments(session: Session) -> tuple[int, int]:
-    """(judgments made, judgments wanted) over all pairs that are no gold pairs."""
+    """(judgments made, judgments wanted) over all pairs that are not gold pairs."""
     done, wanted = session.execute(
         select(
             func.coalesce(func.sum(Pair.judgment_count), 0), func.coalesce(func.sum(Pair.judgments_wanted), 0)
@@ -463,7 +463,7 @@ def own_progress(session: Session, person_id: int) -> dict[str, Any]:
 
 
 def hourly_rate(session: Session, person_id: int | None) -> int:
-    """Live judgments an hour over the last hour, of one person or of all; over the time since its first one."""
+    """Live judgments per hour over the last hour, of one person or of all; over the time since its first one."""
     now = utc_now()
     newest_first = select(Judgment.created_at).where(Judgment.superseded_at.is_(None)).order_by(Judgment.id.desc())
     if person_id is not None:

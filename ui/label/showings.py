@@ -67,13 +67,13 @@ class Showings:
         self._readable = URLSafeSerializer(secret, salt="showing")
 
     def seal(self, visitor: Visitor, lease: Lease, question: str) -> str:
-        """What the page sends back with an answer: the pair as it was displayed, not as the server guesses."""
+        """Seal the pair as it was displayed into a token, which the page sends back with an answer."""
         side, picked = SIDES.index(lease.shown_left), PICKED.index(lease.picked)
         text = SHOWING.pack(visitor.person_id, lease.pair_id, lease.repeat_no, side, picked, question.encode("ascii"))
         return _to_text(self._showings.encrypt(text, None))
 
     def open(self, visitor: Visitor, token: str) -> Showing:
-        """What is known of a showing to this visitor.
+        """Open a token: the showing, if it was this visitor's.
 
         Raises:
             UserError: not a token of ours, or made for somebody else.
@@ -81,7 +81,7 @@ class Showings:
         person_id, showing = self._open_readable(token) if "." in token else self._open_sealed(token)
         if person_id != visitor.person_id:
             raise UserError(
-                "This answer belongs to a pair that was shown to somebody else; sign in as them to send it."
+                "This answer belongs to a pair that was shown to another person; sign in as that person to send it."
             )
         return showing
 
@@ -105,7 +105,7 @@ class Showings:
         return person_id, Showing(pair_id, repeat_no, Side(shown_left), PICKED_BY_LETTER[letter], question)
 
     def image_address(self, visitor: Visitor, sha256: str, suffix: str = "", showing: tuple[int, int] = (0, 0)) -> str:
-        """Where this visitor's browser finds this image.
+        """Return the address of this image for this visitor's browser.
 
         Args:
             suffix: of the stored file, where it is known.
@@ -126,7 +126,7 @@ class Showings:
 
 
 def _foreign() -> UserError:
-    return UserError("This answer does not belong to a pair that was shown; load the page anew.")
+    return UserError("This answer does not belong to a pair that was shown; reload the page.")
 
 
 def _to_text(sealed: bytes) -> str:
@@ -134,7 +134,7 @@ def _to_text(sealed: bytes) -> str:
 
 
 def _from_text(token: str) -> bytes:
-    """The bytes of `_to_text`; b"", which is no token, where it cannot be any."""
+    """The bytes of `_to_text`; b"", which is not a token, where it cannot be any."""
     try:
         return base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):

@@ -20,7 +20,7 @@ Stamp = tuple[int, int, int]
 
 
 class StoredImage(NamedTuple):
-    """What a page is told of an image, and what its address and its file are known by: columns of its row."""
+    """Facts of an image that a page, its address and its file need: columns of its row."""
 
     sha256: str
     suffix: str
@@ -40,7 +40,7 @@ class StoredImages:
         self._lock = threading.Lock()
 
     def read(self, sha256: str, suffix: str) -> bytes:
-        """What may be sent of a stored image: without metadata, also where an earlier version stored it with some.
+        """Read the sendable bytes of a stored image: without metadata, even if an earlier version stored it with some.
 
         Raises:
             DamagedImage: the file is missing, or not what its name says.

@@ -1,4 +1,4 @@
-"""What a run of restoring made, beside what it was made from: two pictures under one movable line."""
+"""Show the results of a restoring run beside its photos: two pictures under one movable line."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _link(picture: Picture, name: str) -> str:
 
 
 def _result_of(context: Context, run: Run | None) -> dict[str, Any]:
-    """What the latest run made; empty where there is none, or it is not finished."""
+    """Read the result of the latest run; empty where there is none, or it is not finished."""
     if run is None or run.state in LIVE_STATES:
         return {}
     return read_result(context.data, run.id)

@@ -1,4 +1,4 @@
-"""What a run left on disk: its checkpoints and what each is good for, its sample grids, and how large it all is."""
+"""List what a run left on disk: its checkpoints and the use of each, its sample grids, and the size of it all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _sizes: dict[Path, tuple[float, int]] = {}
 
 
 def list_checkpoints(data: Path, run: Run) -> list[dict[str, Any]]:
-    """What a run made that other runs take: name, path, step, bytes, and `uses`, links into the Train page."""
+    """List what a run made that other runs take: name, path, step, bytes, and `uses`, links into the Train page."""
     folder = artifact_of(data, run)
     if run.kind == "annotate fit":
         name = read_json(run_folder(data, run.id) / "result.json").get("labeler")

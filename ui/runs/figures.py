@@ -1,4 +1,4 @@
-"""What the table of runs says of each: how far it is, how long it takes yet, and the one number that counts.
+"""Compute what the table of runs shows of each: progress, time left, and the one number that counts.
 
 All of it comes from the end of the progress lines and the few files of a result, each read again only when it changed.
 """
@@ -46,7 +46,7 @@ def parse_tail(path: Path) -> Tail:
 
 
 def _seconds_left(lines: list[dict[str, Any]], total: float | None) -> float | None:
-    """How long the rest takes at the pace of the last lines of the same part, which a run has not gone back from."""
+    """Estimate the time left from the pace of the last lines of the same part, which a run has not gone back from."""
     steady = [lines[-1]]
     for line in reversed(lines[-RATE_LINES:-1]):
         same = all(line.get(name) == lines[-1].get(name) for name in PART_NAMES)

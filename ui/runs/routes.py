@@ -1,4 +1,4 @@
-"""The JSON that the Runs and Models pages are drawn from, and what their buttons do. Admins only; see `ui.gate.access`.
+"""Serve the JSON and the buttons of the Runs and Models pages. Admins only; see `ui.gate.access`.
 
 Pages ask again and again, so an answer that did not change is a 304 without a body, and of a run's series only what
 came since the last answer is sent.
@@ -63,7 +63,7 @@ def run_routes(context: Context) -> APIRouter:
     reaped_at = -REAP_SECONDS
 
     def reap() -> None:
-        """Dead runs end also where no supervisor is at work; at most once a second, whoever asks."""
+        """Dead runs end also where no supervisor is at work; at most once per second, whoever asks."""
         nonlocal reaped_at
         if time.monotonic() - reaped_at >= REAP_SECONDS:
             reaped_at = time.monotonic()
@@ -168,7 +168,7 @@ def list_runs(session: Session, data: Path, state: str, kind: str, before: int |
 
 
 def _row(session: Session, data: Path, run: Run, who: str | None) -> JSON:
-    """What the table says of a run."""
+    """Return a run's row of the table."""
     tail = read_tail(data, run.id)
     live = run.state in LIVE_STATES
     return {
@@ -219,7 +219,7 @@ def describe_run(session: Session, data: Path, run: Run) -> JSON:
 
 
 def describe_deletion(session: Session, data: Path, run: Run) -> JSON:
-    """What deleting a run would free: its folder, and what it made where that is asked for; and why something stays."""
+    """Describe what deleting a run would free, its folder and, where asked, what it made; and why something stays."""
     folder, out = run_folder(data, run.id), artifact_of(data, run)
     if out is not None and (not out.exists() or _is_inside(out, folder)):
         out = None  # goes with the run's folder, or is gone

@@ -1,4 +1,4 @@
-"""the tables of the labelling page"""
+"""Create the tables of the labelling page."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""why a pair was shown: picked, the reserve for random picks, shortlists"""
+"""Record why a pair was shown: picked, the reserve for random picks, shortlists."""
 
 import sqlalchemy as sa
 from alembic import op

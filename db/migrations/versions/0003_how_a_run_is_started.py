@@ -1,4 +1,4 @@
-"""how a run is started: its arguments, device, what it waits for, where its process is"""
+"""Record how a run is started: its arguments, device, the runs it waits for, the place of its process."""
 
 import sqlalchemy as sa
 from alembic import op

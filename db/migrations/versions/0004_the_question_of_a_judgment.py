@@ -1,4 +1,4 @@
-"""the question of a judgment: every version of what people read, and which one a judgment answered"""
+"""Record the question of a judgment: every version of the texts, and the version that a judgment answered."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""the server's time of a judgment, and whose answers were discarded"""
+"""Record the server's time of a judgment, and whose answers were discarded."""
 
 import sqlalchemy as sa
 from alembic import op

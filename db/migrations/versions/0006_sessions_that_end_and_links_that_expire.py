@@ -1,4 +1,4 @@
-"""sessions that end everywhere at once, and personal links that expire or are used once"""
+"""End sessions everywhere at once, and let personal links expire or be used once."""
 
 import sqlalchemy as sa
 from alembic import op

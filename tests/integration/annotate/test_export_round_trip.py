@@ -218,7 +218,7 @@ def change_pairs(change: Callable[[dict[str, object]], object]) -> Callable[[Pat
         (change_pairs(lambda row: row.update(judgments=[str(uuid.UUID(int=1))])), "line 3: pair"),
         (lambda folder: (folder / "pairs.jsonl").write_text("{broken\n"), "line 1"),
         (lambda folder: (folder / "judgments.jsonl").unlink(), "missing"),
-        (lambda folder: (folder / "scores.parquet").write_bytes(b"no parquet"), "no Parquet file"),
+        (lambda folder: (folder / "scores.parquet").write_bytes(b"no parquet"), "not a Parquet file"),
     ],
 )
 def test_damaged_datasets_are_refused_whole(
@@ -244,11 +244,11 @@ def test_damaged_datasets_are_refused_whole(
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("[]", "no list of pairs"),
-        ("{}", "no list of pairs"),
+        ("[]", "not a list of pairs"),
+        ("{}", "not a list of pairs"),
         ("nonsense", "as JSON"),
         ('[{"prompt": "p", "file_path": ["a.png"], "human_preference": [1, 0]}]', "item 0: file_path"),
-        ('[{"prompt": "p", "file_path": ["a.png", "b.png"], "human_preference": [0, 0]}]', "says nothing"),
+        ('[{"prompt": "p", "file_path": ["a.png", "b.png"], "human_preference": [0, 0]}]', "one above 0"),
         ('[{"prompt": "p", "file_path": ["a.png", "a.png"], "human_preference": [1, 0]}]', "same image"),
         ('[{"prompt": "p", "file_path": ["a.png", "c.png"], "human_preference": [1, 0]}]', "cannot be read"),
     ],

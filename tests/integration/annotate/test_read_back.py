@@ -491,7 +491,7 @@ def test_hpdv2s_own_test_json(database: Database, data: Path, tmp_path: Path) ->
         ({"prompt": "p", "image_path": ["a.png", "b.png"], "rank": [0, 1, 2]}, "a rank of 3 for 2 images"),
         ({"prompt": "p", "image_path": ["a.png"], "rank": [0]}, "item 0: .*image_path"),
         ({"prompt": "\ud83d", "file_path": ["a.png", "b.png"], "human_preference": [1, 0]}, "item 0: prompt"),
-        ({"source": "x", "lq": "a.png"}, "a manifest has a row a line"),
+        ({"source": "x", "lq": "a.png"}, "a manifest has a row per line"),
     ],
 )
 def test_bad_json_lists(database: Database, data: Path, tmp_path: Path, item: dict[str, object], message: str) -> None:
@@ -519,7 +519,7 @@ def test_hpdv2_of_another_name_is_split_as_photos_are(database: Database, data: 
         ({"prompt": 3, "file_path": ["0.png", "1.png"], "human_preference": [1, 0]}, "item 0: prompt"),
         ({"prompt": "p", "file_path": ["0.png", "1.png"], "human_preference": [1, 0], "id": 1}, "item 0: id"),
         ({"prompt": "p", "file_path": ["0.png", "../1.png"], "human_preference": [1, 0]}, "lies outside"),
-        ({"prompt": "p", "file_path": ["0.png", "1.png"], "human_preference": [-1, 2]}, "says nothing"),
+        ({"prompt": "p", "file_path": ["0.png", "1.png"], "human_preference": [-1, 2]}, "one above 0"),
         ({"prompt": "p", "file_path": ["0.png", "1.png"], "human_preference": [float("nan"), 1]}, "human_preference.0"),
     ],
 )

@@ -105,7 +105,7 @@ def test_simulated_annotators_count_when_asked_and_are_named_so(judged: Database
     assert result.returncode == 0, result.stderr
     assert "72 answers" not in result.stdout
     assert "108 answers on 12 sources by 2 people and 1 simulated annotator" in result.stdout
-    assert "note: Includes 44 judgments of simulated annotators, who are no people" in result.stdout
+    assert "note: Includes 44 judgments of simulated annotators, who are not people" in result.stdout
     people = pd.read_csv(tmp_path / "report" / "people.csv", index_col="person")
     assert people["simulated"].to_dict() == {"anna": False, "bert <b>": False, "robot": True}
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())

@@ -157,7 +157,7 @@ def test_simulated_annotators_never_count_as_people(
     assert reward([*command, "--include-simulated"]) == 0
     assert "SIMULATED" in capsys.readouterr().out
     report = (tmp_path / "report" / "report.md").read_text()
-    assert "**SIMULATED annotators are among the labels" in report
+    assert "**Includes SIMULATED annotators" in report
     assert "by 0 people and 3 simulated annotators" in report
     assert "Human ceiling** not known" in report
 
@@ -295,4 +295,4 @@ def test_files_are_scored_and_a_cut_file_is_completed(
     assert [row["value"] for row in again] == pytest.approx([json.loads(line)["value"] for line in whole], abs=1e-6)
     (tmp_path / "other.jsonl").write_text("hello\n")
     assert reward([*command[:-1], str(tmp_path / "other.jsonl")]) == 2
-    assert "is no file of rewards" in capsys.readouterr().err
+    assert "is not a file of rewards" in capsys.readouterr().err

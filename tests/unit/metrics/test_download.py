@@ -173,7 +173,7 @@ def test_another_file_never_gets_the_name(server, tmp_path, fault, known, said):
 
 
 @pytest.mark.parametrize(
-    ("code", "said"), [("404", "not there any more"), ("403", "refuses it .403.; download it in a")]
+    ("code", "said"), [("404", "the server does not have it"), ("403", "refuses it .403.; download it in a")]
 )
 def test_what_will_not_change_is_told_at_once(server, tmp_path, code, said):
     server.faults = [code] * 9

@@ -57,5 +57,5 @@ def test_a_missing_damaged_or_changed_image_is_named_before_training(make_datase
 
 
 def test_no_dataset_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no dataset.*python -m annotate export"):
+    with pytest.raises(UserError, match=r"is not a dataset.*python -m annotate export"):
         load_dataset(tmp_path)

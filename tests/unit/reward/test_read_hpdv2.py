@@ -80,10 +80,10 @@ def test_images_may_lie_in_the_splits_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("split", "items", "said"),
     [
-        ("train", {"prompt": "x"}, "train.json: is no list of items"),
+        ("train", {"prompt": "x"}, "train.json: is not a list of items"),
         ("train", [TRAIN[0], {"prompt": "x"}], r"train.json, item 1: file_path: Field required"),
-        ("train", [TRAIN[0] | {"human_preference": [0, 0]}], r"item 0: human_preference \[0.0, 0.0\] says nothing"),
-        ("train", [TRAIN[0] | {"human_preference": [2, -1]}], r"item 0: human_preference .* says nothing"),
+        ("train", [TRAIN[0] | {"human_preference": [0, 0]}], r"item 0: human_preference must .* not \[0.0, 0.0\]"),
+        ("train", [TRAIN[0] | {"human_preference": [2, -1]}], r"item 0: human_preference must be numbers"),
         ("train", [TRAIN[0] | {"file_path": ["1.jpg", "1.jpg"]}], r"1.jpg is compared with itself"),
         ("train", [TRAIN[0] | {"file_path": ["../1.jpg", "2.jpg"]}], r"'../1.jpg' lies outside the dataset"),
         ("test", [TEST[0] | {"rank": [1, 2]}], r"test.json, item 0: a rank has another length than the 3 images"),
@@ -100,5 +100,5 @@ def test_what_is_no_json_or_another_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.json: cannot be read as JSON"):
         load_dataset(tmp_path)
     (tmp_path / "mine.json").write_text("[]")
-    with pytest.raises(UserError, match=r"mine\.json is no dataset"):
+    with pytest.raises(UserError, match=r"mine\.json is not a dataset"):
         load_dataset(tmp_path / "mine.json")

@@ -81,7 +81,7 @@ def test_a_uuid_of_another_person_or_pair_is_refused(session, people, make_proje
     first, second = make_project(2)
     uuid = judge(people[0].id, first).uuid
     for person, pair in ((people[1], first), (people[0], second)):
-        with pytest.raises(UserError, match="stored already"):
+        with pytest.raises(UserError, match="already belongs to another pair or person"):
             judge(person.id, pair, uuid=uuid)
     assert [count(session, pair) for pair in (first, second)] == [1, 0]
 
@@ -113,7 +113,7 @@ def test_an_answer_of_another_tab_is_refused_and_the_first_one_stands(session, a
         with pytest.raises(UserError, match="in another tab"):
             judge(ada, pair, Choice.b, replaces=replaces)
     undo_judgment(session, ada, first.uuid, settings)
-    with pytest.raises(UserError, match="does not stand any more"):
+    with pytest.raises(UserError, match="answer to replace is gone"):
         judge(ada, pair, Choice.a, reasons=["eyes"], replaces=first.uuid)
     second = judge(ada, pair, Choice.b)
     assert [row.uuid for row in live(session, pair)] == [second.uuid]
@@ -141,12 +141,12 @@ def test_an_answer_leaves_the_lease_of_another_showing(session, ada, settings, m
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"uuid": "7"}, "no UUID"),
-        ({"uuid": "3f2a9c10b5e44d7a8c1d0e9f7a6b5c4d"}, "no UUID"),
-        ({"uuid": "3F2A9C10-B5E4-4D7A-8C1D-0E9F7A6B5C4D"}, "no UUID"),
-        ({"seconds": -0.5}, "no time"),
-        ({"seconds": float("nan")}, "no time"),
-        ({"seconds": float("inf")}, "no time"),
+        ({"uuid": "7"}, "not a UUID"),
+        ({"uuid": "3f2a9c10b5e44d7a8c1d0e9f7a6b5c4d"}, "not a UUID"),
+        ({"uuid": "3F2A9C10-B5E4-4D7A-8C1D-0E9F7A6B5C4D"}, "not a UUID"),
+        ({"seconds": -0.5}, "must be a finite number"),
+        ({"seconds": float("nan")}, "must be a finite number"),
+        ({"seconds": float("inf")}, "must be a finite number"),
         ({"choice": Choice.skip, "skip_reason": None}, "needs a reason"),
         ({"choice": Choice.skip, "skip_reason": "  "}, "needs a reason"),
         ({"choice": Choice.tie, "skip_reason": "identical"}, "belongs to a skip"),

@@ -127,7 +127,7 @@ def test_restoring_measuring_and_the_report(micro_restorer: DiffusionRestorer, t
     write_report(tmp_path, summarize(values, "micro"), record)
     text = (tmp_path / "report.md").read_text()
     assert "## synthetic: 3 faces" in text
-    assert "- micro: 0.500 s an image" in text
+    assert "- micro: 0.500 s per image" in text
     assert "- musiq: no weights" in text
     assert "Note: reward frozen: no captions" in text
     assert "![synthetic](synthetic.png)" in text

@@ -61,7 +61,7 @@ def test_too_large_a_result_is_refused(weights, monkeypatch) -> None:
 
 def test_what_enlarges_nothing_is_refused(tmp_path) -> None:
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="no architecture that spandrel knows"):
+    with pytest.raises(UserError, match="not an architecture that spandrel knows"):
         load_enlarger(tmp_path / "other.pth", "cpu")
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(UserError, match=r"text.pth: is a text"):

@@ -150,7 +150,7 @@ def test_the_shared_black_and_white_photo_by_the_shipped_restorer() -> None:
 
 
 def test_numbers_that_are_none_are_refused() -> None:
-    with pytest.raises(UserError, match="no numbers; try --dtype float32"):
+    with pytest.raises(UserError, match="not numbers; try --dtype float32"):
         restore_faces(RestoreMethod("m", StandIn(add=float("nan"))), [grey(8, 8)], [0])
 
 

@@ -220,7 +220,7 @@ def test_a_control_net_of_another_denoiser_is_refused(weights_dir, tmp_path):
 def test_a_file_of_another_kind_is_refused(weights_dir, small_swinir):
     with pytest.raises(UserError, match=r"face_swinir_v1\.ckpt"):
         load_restorer(f"diffbir-v1:{weights_dir / 'face_swinir_v1.ckpt'}", weights_dir=weights_dir)
-    with pytest.raises(UserError, match=r"x\.ckpt: of no architecture.* DiffBIR's SwinIR is wanted here"):
+    with pytest.raises(UserError, match=r"x\.ckpt: not an architecture.* DiffBIR's SwinIR is wanted here"):
         load_stage1({"out.2.weight": torch.zeros(1)}, "x.ckpt")
     with pytest.raises(UserError, match="not DiffBIR's SwinIR, which keeps an image's size"):
         load_stage1(small_swinir(start_unshuffle=4), "x.ckpt")

@@ -133,7 +133,7 @@ def test_a_batch_is_its_images_alone_and_a_seed_decides(make_micro, eta):
         ((1, 1, 16, 16), [0], "expected RGB"),
         ((3, 16, 16), [0], "expected RGB"),
         ((0, 3, 16, 16), [], "expected RGB"),
-        ((2, 3, 16, 16), [0], "one seed an image, got 1 for 2"),
+        ((2, 3, 16, 16), [0], "one seed per image, got 1 for 2"),
     ],
 )
 def test_what_cannot_be_restored_is_refused(make_micro, shape, seeds, message):

@@ -101,7 +101,7 @@ def test_what_enlarges_is_no_restorer(small_swinir, tmp_path):
 
 def test_what_spandrel_does_not_know_is_refused(tmp_path):
     torch.save({"layer.weight": torch.ones(2, 2)}, tmp_path / "unknown.pth")
-    with pytest.raises(UserError, match="no architecture that spandrel knows"):
+    with pytest.raises(UserError, match="not an architecture that spandrel knows"):
         load_restorer(f"feedforward:{tmp_path / 'unknown.pth'}")
 
 

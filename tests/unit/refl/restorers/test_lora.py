@@ -109,7 +109,7 @@ def test_a_folder_of_another_restorer_or_with_another_key_is_refused(make_micro,
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "Give a folder"), ("{", "not JSON"), ("[]", "says no restorer"), ('{"restorer": "tiny"}', "says no")],
+    [(None, "Give a folder"), ("{", "not JSON"), ("[]", "lacks restorer"), ('{"restorer": "tiny"}', "lacks")],
 )
 def test_a_folder_without_a_record_is_refused(make_micro, tmp_path, text, message):
     if text is not None:

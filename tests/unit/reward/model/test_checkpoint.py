@@ -156,7 +156,7 @@ def test_a_broken_checkpoint_says_which_file(make_model, tmp_path, file, content
     ("architecture", "message"),
     [
         ("ViT-Q-1", "There is no architecture 'ViT-Q-1'"),
-        ("RN50", "its image tower is no vision transformer"),
+        ("RN50", "its image tower is not a vision transformer"),
         ("ViT-B-16-SigLIP", "only plain CLIPs"),
         ("convnext_base", "vision_cfg.timm_model_name"),
         ("nowhere.json", "nowhere.json: cannot be read"),
@@ -168,7 +168,7 @@ def test_architectures_that_cannot_be_trained_are_refused(make_config, architect
 
 
 def test_the_image_size_must_be_whole_patches(make_config):
-    with pytest.raises(UserError, match=r"image_size_px is 40, no multiple of .* patch, 16"):
+    with pytest.raises(UserError, match=r"image_size_px is 40, not a multiple of .* patch, 16"):
         build_model(make_config(image_size_px=40))
 
 

@@ -183,7 +183,7 @@ def test_a_card_says_whose_labels_and_which_licence(tmp_path: Path, make_model: 
         "30 of these labels were made with answers of SIMULATED",
         "Validation: accuracy 0.700 on 10 labels",
         "accuracy 0.660 on 50 labels; human ceiling not known",
-        "these are no figures about people",
+        "says nothing about real people",
         "- batch_size: 8",
         "started from random numbers",
     ):

@@ -45,7 +45,7 @@ def test_scoring_says_what_is_amiss_at_once(
     photo = make_photo(tmp_path / "photos" / "one.png", 1)
     score = ("score", photo, "--device", "cpu", "--scorer")
     assert "None of the 1 images has a caption" in fail(*score, captioned)
-    assert "is no file of rewards" in fail(*score, captioned, "--use-prompt", "--out", photo)
+    assert "is not a file of rewards" in fail(*score, captioned, "--use-prompt", "--out", photo)
     assert "absent is not there" in fail("score", tmp_path / "absent", "--device", "cpu", "--scorer", captioned)
     said = fail(*score, "face-reward-model", "--weights", tmp_path / "weights", "--use-prompt")
     assert f"put it into {tmp_path / 'weights'}" in said

@@ -17,7 +17,7 @@ from accelerate import Accelerator  # noqa: E402
 from db.errors import UserError  # noqa: E402
 from reward.data import Pairs, check_pairs, load_dataset  # noqa: E402
 from reward.model.model import RewardModel  # noqa: E402
-from reward.train.frozen_cache import CachedPairs, cache_frozen, make_room, take_room  # noqa: E402
+from reward.train.frozen_cache import CachedPairs, cache_frozen, make_room, reserve_room  # noqa: E402
 from reward.train.train import train  # noqa: E402
 from tests.unit.reward.train.test_train import make_train_config  # noqa: E402
 
@@ -130,7 +130,7 @@ def test_a_disk_without_room_is_one_line_and_leaves_no_cache(
 
 
 def test_the_room_is_taken_before_anything_is_computed(tmp_path: Path) -> None:
-    take_room(tmp_path / "whole", 1_000_000)
+    reserve_room(tmp_path / "whole", 1_000_000)
     found = (tmp_path / "whole").stat()
     assert found.st_size == 1_000_000
     assert found.st_blocks * 512 >= 1_000_000  # a file with holes would end its writer where the disk is full by then
@@ -138,7 +138,7 @@ def test_the_room_is_taken_before_anything_is_computed(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # stands for a full disk
     try:
         with pytest.raises(UserError, match="Name an --out on a larger disk, or set cache_frozen to false"):
-            take_room(tmp_path / "more", 1_000_000)
+            reserve_room(tmp_path / "more", 1_000_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not (tmp_path / "more").exists()

@@ -144,7 +144,7 @@ def test_a_damaged_last_checkpoint_is_named(pairs: Pairs, learned: ModelConfig, 
     config, out = make_train_config(max_steps=3, validate_every_steps=0), tmp_path / "out"
     train(pairs, learned, config, out)
     for file, content, said in (
-        ("training.json", b"{", "is no checkpoint to continue from"),
+        ("training.json", b"{", "is not a checkpoint to continue from"),
         ("state.pt", b"", r"state\.pt: cannot be read"),
         ("state.pt", None, r"state\.pt: cannot be read"),
         ("model.safetensors", b"", r"model\.safetensors: is empty"),
