@@ -1,4 +1,4 @@
-"""What the command lines of jobs share: their options, and errors as one line."""
+"""Run the commands of a package: parse the options, run, and say errors in one line."""
 
 from __future__ import annotations
 

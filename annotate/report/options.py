@@ -1,4 +1,4 @@
-"""Options of a report; apart from its making, so that the command line need not load matplotlib."""
+"""Define the options of a report; apart from its making, so that the command line need not load matplotlib."""
 
 from __future__ import annotations
 

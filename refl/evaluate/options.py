@@ -1,4 +1,4 @@
-"""Options of `python -m refl evaluate`. Loads no torch."""
+"""Define the options of `python -m refl evaluate`. Loads no torch."""
 
 from __future__ import annotations
 

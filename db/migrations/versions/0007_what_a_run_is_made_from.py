@@ -1,4 +1,4 @@
-"""what a run is made from and what it writes, recorded by its command"""
+"""Record what a run is made from and what it writes."""
 
 import sqlalchemy as sa
 from alembic import op
