@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from annotate.exchange.export import export_dataset
 from dataset.options import ExportOptions
 from db.errors import UserError
 from db.records import describe_discarded
@@ -27,6 +26,8 @@ def settle_export(options: ExportOptions, _data: Path) -> ExportOptions:
 
 def run_export(options: ExportOptions, place: Place) -> None:
     """Write the dataset and say what is in it."""
+    from annotate.exchange.export import export_dataset  # here: the other commands load no pandas
+
     with record(EXPORT, options, place) as (database, run), show_progress(run, "copying", "images") as show:
         out = options.out or run.folder / "dataset"
         counts = export_dataset(database, place.data, out, options, show)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import networkx as nx
 from sqlalchemy import select, union, update
 from sqlalchemy.orm import Session
 
@@ -72,6 +71,8 @@ def join_groups(
     Returns:
         the sources that were changed, by their names.
     """
+    import networkx as nx  # here: the command line need not wait for it
+
     rows = _read_sources(session)
     keys = {row.key for row in rows}
     graph: nx.Graph[tuple[str, int | str]] = nx.Graph()
