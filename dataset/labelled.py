@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import ValidationError
-
 Split = Literal["train", "val", "test"]
 Origin = Literal["human", "svm"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -42,13 +40,6 @@ class LabelledPair:
     method_b: str | None
     lq: Path | None
     hq: Path | None
-
-
-def first_fault(error: ValidationError) -> str:
-    """The first thing that is wrong with a row: 'p_a: Input should be …, got 1.5'."""
-    fault = error.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"])
-    return f"{where + ': ' if where else ''}{fault['msg']}, got {str(fault['input'])[:60]!r}"
 
 
 def inside(folder: Path, name: str | None) -> Path | None:

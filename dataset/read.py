@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from dataset.files import SCORE_COLUMNS
-from db.errors import UserError
+from db.errors import UserError, first_fault
 from db.images import MEDIA_TYPE_OF_SUFFIX
 from db.models import Choice, Origin, Picked, Side, Split
 from db.project import question_key
@@ -213,13 +213,6 @@ def _read_scores(path: Path) -> Iterator[ScoreRow]:
             yield ScoreRow.model_validate(row)
         except ValidationError as error:
             raise UserError(f"{path}, row {number}: {first_fault(error)}") from error
-
-
-def first_fault(error: ValidationError) -> str:
-    """Describe the first fault of a row in one line."""
-    fault = error.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"])
-    return f"{where + ': ' if where else ''}{fault['msg'].removeprefix('Value error, ')}"
 
 
 def _check_pairs(path: Path, pairs: list[PairRow]) -> None:

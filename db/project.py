@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
-from db.errors import UserError
+from db.errors import UserError, first_fault
 from db.models import Pair, Project, Question, Source, Split, utc_now
 
 GUIDELINES = """\
@@ -125,10 +125,7 @@ def save_settings(session: Session, changes: dict[str, object]) -> ProjectSettin
     try:
         settings = ProjectSettings.model_validate({**current.model_dump(), **changes})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(
-            f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}, got {first['input']!r}"
-        ) from error
+        raise UserError(first_fault(error)) from error
     for name in FIXED_AFTER_IMPORT:
         if getattr(settings, name) != getattr(current, name) and session.scalar(select(Source.id).limit(1)) is not None:
             raise UserError(

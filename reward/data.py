@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.labelled import LabelledPair, Origin, Split, first_fault, inside
-from db.errors import UserError
+from dataset.labelled import LabelledPair, Origin, Split, inside
+from db.errors import UserError, first_fault
 from reward.model.config import ModelConfig
 from reward.model.model import preprocess
 from training.images import check_images, read_image

@@ -1,4 +1,4 @@
-"""Read HPDv2's own files into a database: pairs (`train.json`, `val.json`) and rankings (`test.json`).
+"""Import HPDv2's own files into a database.
 
 A file is read and checked whole before anything is added. Images lie where the items say, beside the file or in the
 folder of its name (`test/`), as HPDv2 is packed.
@@ -7,89 +7,22 @@ folder of its name (`test/`), as HPDv2 is packed.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import networkx as nx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from annotate.exchange.read_back import add_dataset, check_images
 from annotate.ingest.image_files import CheckedFiles
-from dataset.read import STRICT, Dataset, PairRow, Text, first_fault
+from dataset.hpdv2 import Preference, read_preferences
+from dataset.read import Dataset, PairRow
 from db.errors import UserError
 from db.models import Origin, Split
 from db.project import ProjectSettings, load_settings
 from db.records import candidate_key, draw_split, pair_key
 from db.session import Database
-from runs.image_folders import read_text
-
-FIELDS = ConfigDict(strict=True, allow_inf_nan=False)
-"""HPDv2's own rankings have further fields, such as user_hash; they are passed over."""
-
-
-class Hpdv2Item(BaseModel):
-    """An item of HPDv2's `train.json` or `val.json`."""
-
-    model_config = STRICT
-
-    prompt: Text
-    file_path: list[Text] = Field(min_length=2, max_length=2)
-    human_preference: list[float] = Field(min_length=2, max_length=2)
-    user_hash: object = None
-    """Names of the judges in HPDv2's own file; not kept."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if min(self.human_preference) < 0 or sum(self.human_preference) <= 0:
-            raise ValueError(
-                f"human_preference must be numbers of at least 0, one above 0, not {self.human_preference}"
-            )
-        return self
-
-
-class Annotation(BaseModel):
-    """One person's ranking in `test.json`."""
-
-    model_config = FIELDS
-
-    rank: list[int]
-
-
-class Hpdv2Ranking(BaseModel):
-    """An item of HPDv2's `test.json`: images of one prompt and their ranks, the smaller the better."""
-
-    model_config = FIELDS
-
-    prompt: Text
-    image_path: list[Text] = Field(min_length=2)
-    rank: list[int]
-    raw_annotations: list[Annotation] = []
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for rank in self.rankings():
-            if len(rank) != len(self.image_path):
-                raise ValueError(f"a rank of {len(rank)} for {len(self.image_path)} images")
-        return self
-
-    def rankings(self) -> list[list[int]]:
-        """The ranking itself, then each person's."""
-        return [self.rank, *(annotation.rank for annotation in self.raw_annotations)]
-
-
-@dataclass(frozen=True)
-class Preference:
-    """Two files of a prompt and the probability that each is the better one."""
-
-    prompt: str
-    names: tuple[str, str]
-    p: tuple[float, float]
-    agreement: float | None = None
 
 
 def import_hpdv2(database: Database, data: Path, path: Path) -> dict[str, int]:
@@ -109,47 +42,12 @@ def import_hpdv2(database: Database, data: Path, path: Path) -> dict[str, int]:
         UserError: malformed, a missing or unreadable image, a pair of one and the same image, or the database holds
             other content.
     """
-    items = _place_images(path, _read_items(path))
+    items = _place_images(path, read_preferences(path))
     files = check_images(path.parent, (name for item in items for name in item.names))
     with database.read() as session:
         settings = load_settings(session)
     rows = list(_pair_rows(items, files, settings, path.stem))
     return add_dataset(database, data, path.parent, files, Dataset(pairs=rows, judgments=[], questions=[], scores=[]))
-
-
-def _read_items(path: Path) -> list[Preference]:
-    try:
-        values = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(values, list) or not values:
-        raise UserError(f"{path} is not a list of pairs; HPDv2's train.json is.")
-    if isinstance(values[0], dict) and "source" in values[0]:
-        raise UserError(
-            f"{path} is one JSON list of rows; a manifest has a row per line: save it as .jsonl (pandas: "
-            "to_json(orient='records', lines=True)) or .csv."
-        )
-    items: list[Preference] = []
-    for number, value in enumerate(values):
-        try:
-            if isinstance(value, dict) and "rank" in value:
-                items += _split_ranking(Hpdv2Ranking.model_validate(value))
-            else:
-                item = Hpdv2Item.model_validate(value)
-                first, second = (preference / sum(item.human_preference) for preference in item.human_preference)
-                items.append(Preference(item.prompt, (item.file_path[0], item.file_path[1]), (first, second)))
-        except ValidationError as error:
-            raise UserError(f"{path}, item {number}: {first_fault(error)}") from error
-    return items
-
-
-def _split_ranking(item: Hpdv2Ranking) -> Iterator[Preference]:
-    """All pairs of a ranking: the smaller rank is better, equal ranks are a tie."""
-    for i, j in combinations(range(len(item.image_path)), 2):
-        label, *votes = ((rank[j] > rank[i]) - (rank[j] < rank[i]) for rank in item.rankings())
-        agreement = max(votes.count(vote) for vote in votes) / len(votes) if votes else None
-        p = (1 + label) / 2, (1 - label) / 2
-        yield Preference(item.prompt, (item.image_path[i], item.image_path[j]), p, agreement)
 
 
 def _place_images(path: Path, items: Iterable[Preference]) -> list[Preference]:
@@ -178,7 +76,7 @@ def _pair_rows(items: list[Preference], files: CheckedFiles, settings: ProjectSe
         key, first_is_a = pair_key(*keys)
         a, b = (0, 1) if first_is_a else (1, 0)
         names = [f"images/{files[name].sha256}{files[name].suffix}" for name in item.names]
-        p_a = item.p[a]
+        p_a = item.p_first if first_is_a else 1 - item.p_first
         yield PairRow(
             pair=key,
             source=source,

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from db.errors import UserError
+from db.errors import UserError, first_fault
 from metrics.download import compute_sha256
 from refl.published.control import ConditionControlNet
 from refl.restorers.diffusion import DiffusionRestorer, DiffusionSettings
@@ -130,9 +130,7 @@ def read_tiny_config(folder: Path) -> TinyConfig:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). Give a folder of a tiny restorer.") from error
     except ValidationError as error:
-        fault = error.errors()[0]
-        field = ".".join(str(part) for part in fault["loc"])
-        raise UserError(f"{path}: {field}: {fault['msg']} ({fault['input']!r}).") from error
+        raise UserError(f"{path}: {first_fault(error)}.") from error
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}).") from error
 

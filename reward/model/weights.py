@@ -14,7 +14,7 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever client it uses
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from db.errors import UserError
+from db.errors import UserError, first_fault
 from metrics.download import (
     DownloadError,
     check_content,
@@ -80,11 +80,7 @@ def read_entries(path: Path) -> dict[str, WeightsEntry]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         return {name: WeightsEntry.model_validate(values) for name, values in table.items()}
     except ValidationError as error:
-        fault = error.errors()[0]
-        field = ".".join(str(part) for part in fault["loc"]) or "an entry"
-        raise UserError(
-            f"{path}: {field}: {fault['msg']}. reward/model/weights.toml shows what an entry says."
-        ) from error
+        raise UserError(f"{path}: {first_fault(error)}. reward/model/weights.toml shows what an entry says.") from error
     except ValueError as error:  # not TOML, or no text
         raise UserError(f"{path}: not TOML ({error}).") from error
 

@@ -86,7 +86,7 @@ def test_images_may_lie_in_the_splits_folder(tmp_path: Path) -> None:
         ("train", [TRAIN[0] | {"human_preference": [2, -1]}], r"item 0: human_preference must be numbers"),
         ("train", [TRAIN[0] | {"file_path": ["1.jpg", "1.jpg"]}], r"1.jpg is compared with itself"),
         ("train", [TRAIN[0] | {"file_path": ["../1.jpg", "2.jpg"]}], r"'../1.jpg' lies outside the dataset"),
-        ("test", [TEST[0] | {"rank": [1, 2]}], r"test.json, item 0: a rank has another length than the 3 images"),
+        ("test", [TEST[0] | {"rank": [1, 2]}], r"test.json, item 0: a rank of 2 for 3 images"),
         ("test", [TEST[0] | {"image_path": ["a.jpg"]}], r"item 0: image_path: List should have at least 2 items"),
     ],
 )
