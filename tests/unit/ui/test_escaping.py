@@ -42,10 +42,10 @@ def test_names_of_files_methods_people_and_runs_are_text(database: Database, dat
         add_person(session, HOSTILE[:40])
         save_settings(session, {"title": HOSTILE, "question": HOSTILE})
         assert load_settings(session).title == HOSTILE
-    run_id = add_run(database, data, ui.pairing.IMPORT, {"path": f"/x/{HOSTILE}"})
+    run_id = add_run(database, data, ui.pairing.IMPORT.name, {"path": f"/x/{HOSTILE}"})
     end_run(database, run_id, RunState.failed, HOSTILE)
     with database.read() as session:
-        run = latest_run(session, ui.pairing.IMPORT)
+        run = latest_run(session, ui.pairing.IMPORT.name)
         assert run is not None
         shown = [
             ui.pages.data.counts_html(session),
