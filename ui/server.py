@@ -38,8 +38,8 @@ from ui.gate.turns import BoundWaits, TakeTurns
 from ui.label.routes import label_routes
 from ui.label.showings import Showings
 from ui.label.stored_images import StoredImages
+from ui.plain_pages import STATIC
 from ui.runs.routes import run_routes
-from ui.templates import STATIC
 from ui.train.round import round_routes
 from ui.train.routes import train_routes
 

@@ -7,7 +7,6 @@ so that its own process never loads scikit-learn.
 from __future__ import annotations
 
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -168,7 +167,7 @@ def fit_status_html(data: Path, run: Run | None) -> str:
         return ""
     if is_live(run):
         return live_html(data, run, "Training")
-    return ended_html(run, f"trained {escape(str(read_result(data, run.id).get('labeler', '')))}")
+    return ended_html(run, f"trained {read_result(data, run.id).get('labeler', '')}")
 
 
 def label_status_html(data: Path, run: Run | None) -> str:

@@ -28,8 +28,9 @@ from annotate.judging.people import get_person
 from db.errors import UserError
 from db.models import Choice, Side
 from runs.store import run_folder
-from ui.autolabel.report import NO_FIT, is_simulated, read_summary, simulated_html
+from ui.autolabel.report import NO_FIT, is_simulated, read_summary
 from ui.context import Context
+from ui.html import render
 
 PAGE_PAIRS = 6
 SUREST, LEAST_SURE = "Surest first", "Least sure first"
@@ -159,8 +160,8 @@ def browse_html(context: Context, session: Session, shown: Shown) -> str:
     if not cards:
         return '<p class="fr-note">No pair carries a machine label. Train, then label the pairs.</p>'
     makers = {pair.made_by for pair in details.values() if pair.made_by}
-    simulated = simulated_html() if any(is_simulated(context.data, maker) for maker in makers) else ""
-    return f'{simulated}<div class="fr-pairs">{"".join(cards)}</div>'
+    simulated = any(is_simulated(context.data, maker) for maker in makers)
+    return render("autolabel/pairs.html", cards=cards, simulated=simulated)
 
 
 def _notes(pair: PairDetails) -> Notes:
@@ -185,36 +186,19 @@ def _name_choice(pair: PairDetails, choice: Choice) -> str:
     return pair.methods[Side(choice.value)] if choice in (Choice.a, Choice.b) else choice.value
 
 
-def _card(pair: PairDetails, left: Side, notes: Notes, closed: str | None) -> str:
-    """One pair: the photo that was restored, both images, and the buttons, or the line that stands in their place."""
-    right = Side.b if left is Side.a else Side.a
-    data = f'data-pair="{pair.pair_id}" data-left="{left.value}" data-uuid="{uuid.uuid4()}"'
-    buttons = ""
-    if closed is None and pair.p_a is not None:
-        choice = "right" if (pair.p_a > 0.5) == (left is Side.a) else "left"
-        buttons = (
-            f'<button type="button" data-choice="{choice}">{choice.capitalize()} is better</button>'
-            '<button type="button" data-choice="tie">Tie</button>'
-        )
-    line = f'<span class="fr-note" dir="auto">{escape(closed)}</span>' if closed else ""
-    photo = _picture(pair.lq, f"photo {pair.source}") if pair.lq else ""
-    return (
-        f'<div class="fr-pair" {data}><div class="fr-images">{photo}'
-        f"{_picture(pair.images[left], pair.methods[left], notes.get(left))}"
-        f"{_picture(pair.images[right], pair.methods[right], notes.get(right))}</div>"
-        f'<div class="fr-answer">{buttons}{line}</div></div>'
-    )
-
-
-def _picture(sha256: str, name: str, note: tuple[str, str] | None = None) -> str:
-    """An image that opens in full, with its name and who chose it."""
-    frame, words = note or ("", "")
-    said = f"<br><strong>{escape(words)}</strong>" if words else ""
-    return (
-        f'<figure class="{frame}"><a href="../img/{sha256}" target="_blank" rel="noopener">'
-        f'<img src="../img/{sha256}" loading="lazy" alt="{escape(name)}"></a>'
-        f'<figcaption dir="auto">{escape(name)}{said}</figcaption></figure>'
-    )
+def _card(pair: PairDetails, left: Side, notes: Notes, closed: str | None) -> dict[str, Any]:
+    """What the template asks of one pair: its images and buttons, or the line that stands in their place."""
+    images = [(pair.lq, f"photo {pair.source}")] if pair.lq else []
+    sides = (left, Side.b if left is Side.a else Side.a)
+    better = "right" if (pair.p_a is not None and pair.p_a > 0.5) == (left is Side.a) else "left"
+    return {
+        "pair_id": pair.pair_id,
+        "left": left.value,
+        "uuid": uuid.uuid4(),
+        "images": images + [(pair.images[side], pair.methods[side], *notes.get(side, ())) for side in sides],
+        "better": better if closed is None and pair.p_a is not None else None,
+        "closed": closed,
+    }
 
 
 def disagreements_html(context: Context, session: Session, fit: int | None, page: int) -> tuple[str, int, int]:
@@ -234,10 +218,9 @@ def disagreements_html(context: Context, session: Session, fit: int | None, page
         _card(pair, Side.a, _both(by_id[pair.pair_id]), _answered(pair, answers.get(pair.pair_id)) or GONE)
         for pair in load_pairs(session, list(by_id))
     ]
-    surely = f", {sure:,} of them surely enough to be labelled (from {threshold:.1%} on)" if threshold else ""
-    simulated = simulated_html() if summary["simulated"] else ""
-    words = f"<p><strong>{len(found):,} of {decided:,} judged pairs</strong> that are not ties{surely}.</p>"
-    return f'{simulated}{words}<div class="fr-pairs">{"".join(cards)}</div>', len(cards), len(found)
+    counts = {"found": len(found), "decided": decided, "sure": sure, "threshold": threshold}
+    html = render("autolabel/disagreements.html", cards=cards, simulated=summary["simulated"], **counts)
+    return html, len(cards), len(found)
 
 
 def _both(row: Disagreement) -> Notes:

@@ -16,7 +16,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from ui.address import path_of
 from ui.errors import refusal
-from ui.templates import send_page
+from ui.plain_pages import send_page
 
 PARAMETER = "token"
 COOKIE_SECONDS = 365 * 24 * 3600

@@ -29,7 +29,7 @@ from ui.address import cookie_name
 from ui.context import Context
 from ui.gate.access import Tokens, visitor_of
 from ui.gate.throttle import FAILURES_PER_ADDRESS, FAILURES_PER_NAME, REFUSAL_SECONDS, Busy, Hashing, Throttle
-from ui.templates import send_page
+from ui.plain_pages import send_page
 
 DEVICE_COOKIE = "facereward-browser"
 """Names a browser in which somebody signed in with a password."""

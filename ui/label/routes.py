@@ -38,7 +38,7 @@ from ui.gate.access import Visitor, visitor_of
 from ui.label.open_pages import OpenPages
 from ui.label.showings import Showings
 from ui.label.stored_images import StoredImage, StoredImages
-from ui.templates import send_page
+from ui.plain_pages import send_page
 
 MAX_EVENTS = 500
 TOTALS_LIFETIME_SECONDS = 30.0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from annotate.ingest.command import IMPORT
 from annotate.ingest.store import describe_counts
 from annotate.judging.command import PAIR
 from db.errors import UserError
-from db.models import Candidate, Image, Method, Pair, Run, RunState, Source, Split
+from db.models import Candidate, Image, Method, Pair, Run, Source, Split
 from runs.image_folders import clean_path
 from ui.context import Context
-from ui.html import ended_html, live_html, read_result
+from ui.html import ended_html, live_html, read_result, render
 from ui.pairing import AGAINST, ALL, RANDOM, pair_html, start_pairing
 from ui.run_panel import QUIET, RunPanel, Runs, is_live, start_run
 
@@ -38,13 +37,6 @@ restored image) with the columns `source`, `lq`, `hq`, `method`, `restored`, `se
 either; a manifest may lie beside `lq/` too. Photos that share a picture share the split. Importing the same files again
 adds nothing. Where there are no restored images yet, `lq/` alone will do: the [Restore page](restore) makes
 them."""
-LISTS = {
-    "refused": "Refused",
-    "converted": "Stored without metadata, or converted so that every program sees the same picture",
-    "differ_in_aspect": "Photos whose images differ in aspect",
-    "share_a_picture": "Photos that share a picture, and so the split",
-    "ignored": "Not part of the layout",
-}
 
 
 def build(context: Context) -> None:
@@ -128,77 +120,34 @@ def counts_html(session: Session) -> str:
         else_="waiting",
     )
     pairs = session.execute(select(state, func.count()).group_by(state).order_by(state)).all()
-    tables = [
-        _table(["photos", "number"], [[split.value, splits.get(split, 0)] for split in Split], total=True),
-        _table(["method", "restored images"], [[name, n] for name, n in methods[:MAX_ROWS]], total=False),
-        _table(["pairs", "number"], [[name, n] for name, n in pairs], total=True),
-    ]
-    box = 'style="flex:1 1 min(16rem, 100%);min-width:0;max-height:24rem;overflow:auto" tabindex="0" role="region"'
-    words = ("Photos by split", "Restored images by method", "Pairs by state")
-    cells = "".join(f'<div {box} aria-label="{of}">{table}</div>' for of, table in zip(words, tables, strict=True))
-    return f'<div style="display:flex;flex-wrap:wrap;gap:2rem;align-items:flex-start">{cells}</div>' + _strip(session)
-
-
-def _strip(session: Session) -> str:
-    """The photos that came last, as their stored bytes."""
     last = session.execute(
         select(Source.key, Image.sha256)
         .join(Image, Image.id == Source.lq_image_id)
         .order_by(Source.id.desc())
         .limit(THUMBNAILS)
     ).all()
-    style = "width:96px;height:96px;object-fit:cover;border-radius:4px;display:block"
-    pictures = "".join(
-        f'<img src="../img/{sha256}" loading="lazy" alt="{escape(key)}" title="{escape(key)}" style="{style}">'
-        for key, sha256 in last
+    return render(
+        "data/counts.html",
+        splits=_with_sum([(split.value, splits.get(split, 0)) for split in Split]),
+        methods=methods[:MAX_ROWS],
+        pairs=_with_sum([(name, n) for name, n in pairs]),
+        last=last,
     )
-    return f'<div style="display:flex;flex-wrap:wrap;gap:6px;margin-top:1rem">{pictures}</div>'
+
+
+def _with_sum(rows: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    return [*rows, ("all", sum(n for _, n in rows))] if rows else [("none yet", 0)]
 
 
 def import_html(data: Path, run: Run | None) -> str:
     """How the latest import goes or went: progress, counts, what was refused, converted, ignored."""
     if run is None:
         return ""
-    name = escape(Path(str(run.config.get("path", ""))).name)
+    name = Path(str(run.config.get("path", ""))).name
     if is_live(run):
         return live_html(data, run, f"Checking and storing {name}")
     result = read_result(data, run.id)
-    if run.state is RunState.failed and result.get("refused"):
-        count = f"{result['refused_count']:,}"
-        parts = [
-            f'<div role="alert"><p class="fr-error">Run {run.id}: {count} of the files of {name} are unfit and nothing '
-            f"was imported. Mend them, or tick “{SKIP_BAD}”. {escape(' '.join(result.get('advice', [])))}</p></div>"
-        ]
-    else:
-        parts = [ended_html(run, f"{name} imported: {escape(describe_counts(result))}")]
-    if result.get("ignored_kinds"):
-        parts.append(_table(["ignored", "why", "files"], result["ignored_kinds"], total=False))
-    for key, words in LISTS.items():
-        rows = result.get(key) or []
-        if rows:
-            number = result.get(f"{key}_count", len(rows))
-            table = _table(["file", "why"], rows[:MAX_ROWS], total=False)
-            more = f'<p class="fr-note">{number - MAX_ROWS:,} more.</p>' if number > MAX_ROWS else ""
-            is_open = " open" if key == "refused" else ""
-            parts.append(f"<details{is_open}><summary>{words}: {number:,}</summary>{table}{more}</details>")
-    return "".join(parts)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]], *, total: bool) -> str:
-    """A table of text and numbers, escaped here; `total` adds a row with the sum of the second column."""
-    if total:
-        rows = [*rows, ["all", sum(int(str(row[1])) for row in rows)]] if rows else [["none yet", 0]]
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="n">{cell:,}</td>' if isinstance(cell, int) else f"<td>{escape(str(cell))}</td>" for cell in row
-        )
-        + "</tr>"
-        for row in rows
+    ended = ended_html(run, f"{name} imported: {describe_counts(result)}")
+    return render(
+        "data/import.html", run=run, name=name, result=result, ended=ended, skip_bad=SKIP_BAD, max_rows=MAX_ROWS
     )
-    numeric = {place for row in rows[:1] for place, cell in enumerate(row) if isinstance(cell, int)}
-    names = "".join(
-        f'<th scope="col"{" class=n" if place in numeric else ""}>{escape(name)}</th>'
-        for place, name in enumerate(head)
-    )
-    return f'<table class="fr"><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>'

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
-from html import escape
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -19,6 +17,7 @@ from db.models import Label, Method, Origin, Pair, Person, Run, RunState, Source
 from db.records import describe_discarded
 from runs.store import read_progress, run_folder
 from ui.context import Context
+from ui.html import read_result, render
 from ui.run_panel import RunPanel, Runs, is_live, start_run
 
 MAX_ZIP_BYTES = 500 * 2**20
@@ -106,42 +105,20 @@ def counts_html(session: Session) -> str:
     live = select(func.count()).select_from(Label).where(Label.superseded_at.is_(None))
     machine = session.scalar(live.where(Label.origin == Origin.svm)) or 0
     imported = session.scalar(live.where(Label.made_by.startswith("imported:"))) or 0
-    if not judged and not machine and not imported:
-        return '<p class="fr-note">Nothing to export yet: no pair is judged.</p>'
-    by_split = ", ".join(f"{split.value} {count:,}" for split, count in judged)
-    parts = [f"<strong>{sum(count for _, count in judged):,} judged pairs</strong> ({by_split or 'none'})"]
-    parts += [f"{machine:,} machine labels"] if machine else []
-    parts += [f"{imported:,} imported labels"] if imported else []
-    return f"<p>{', '.join(parts)}. Judgments are resolved into labels when you export.</p>"
+    return render("export/counts.html", judged=judged, machine=machine, imported=imported)
 
 
 def status_html(data: Path, run: Run | None) -> str:
     """How the latest export goes or went."""
     if run is None:
         return ""
-    if is_live(run):
-        progress = read_progress(data, run.id)
-        share = f": {progress['done'] / progress['total']:.0%}" if progress and progress.get("total") else ""
-        return f'<div role="status"><p>Exporting{share} …</p></div>'
-    if run.state is not RunState.finished:
-        reason = escape(run.error or "no reason was given")
-        return f'<div role="alert"><p class="fr-error">Run {run.id} {run.state.value}: {reason}</p></div>'
-    result = _read_result(data, run.id)
-    splits = ", ".join(f"{escape(split)} {count:,}" for split, count in result["splits"].items())
-    dropped = ", ".join(f"{count:,} by {escape(name)}" for name, count in result["dropped"].items() if count)
-    ties = result.get("ties_left_out")
+    finished = run.state is RunState.finished
+    result = read_result(data, run.id) if finished else {}
     discarded = describe_discarded(**result["discarded"]) if "discarded" in result else ""
-    return (
-        f'<div role="status"><p>Run {run.id}: {result["rows"]:,} labelled pairs ({splits}) as '
-        f"{escape(str(run.config['format']))}; left out: {dropped or 'none'}."
-        + (f" {ties:,} ties are not in the file, since the format cannot say them." if ties else "")
-        + (f" {discarded}." if discarded else "")
-        + f"<br>In <code>{escape(result['out'])}</code></p></div>"
+    progress = read_progress(data, run.id) or {}
+    return render(
+        "export/status.html", run=run, live=is_live(run), progress=progress, result=result, discarded=discarded
     )
-
-
-def _read_result(data: Path, run_id: int) -> dict[str, Any]:
-    return dict(json.loads((run_folder(data, run_id) / "result.json").read_text(encoding="utf-8")))
 
 
 def _finished_folder(data: Path, run: Run | None) -> Path | None:

@@ -6,7 +6,6 @@ Measuring is a run of `python -m annotate measure`; the page starts it and reads
 from __future__ import annotations
 
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,11 @@ from db.models import Run
 from metrics.lists import Column, MetricError, columns, list_names, load_metric_list, skipped_metrics
 from runs.store import read_progress
 from ui.context import Context
-from ui.html import ended_html, live_html, read_result, table_html
+from ui.html import ended_html, live_html, read_result, render
 from ui.run_panel import QUIET, RunPanel, Runs, is_live, refused_in_page, start_run
 
 DEFAULT_LIST = "offline"
 MAX_REASONS = 3
-STORED_BY = "measuring leaves it out: <code>python -m reward score</code> stores it"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 INTRO = """Each metric is measured once for every restored image, and again only when its version changes. Values are
 turned so that **higher is better** for all of them. `name@lq` compares with the photo that was restored, `name@hq` with
@@ -60,7 +58,7 @@ def build(context: Context) -> None:
         try:
             column_of = find_columns(name)
         except UserError as error:
-            problem = f'<p class="fr-error" role="alert">{escape(str(error))}</p>'
+            problem = render("metrics/no_list.html", error=error)
         picked = column_of.get(column_name or "") or next(iter(column_of.values()), None)
         counted = count_columns(session, list(column_of.values()))
         missing = sum(count.missing for count in counted if not is_stored_reward(count.column))
@@ -111,7 +109,7 @@ def status_html(data: Path, run: Run | None) -> str:
     """How the latest measuring goes or went: images a second and time left, or what was done."""
     if run is None:
         return ""
-    name = escape(str(run.config.get("metrics", "")))
+    name = str(run.config.get("metrics", ""))
     if is_live(run):
         return live_html(data, run, f"Measuring {name}", _speed(read_progress(data, run.id) or {}))
     result = read_result(data, run.id)
@@ -148,69 +146,22 @@ def is_stored_reward(column: Column) -> bool:
 def counts_html(name: str, counted: list[ColumnCount]) -> str:
     """A row a column: version, measured of wanted, missing, failed with the reasons; optional metrics left out."""
     metric_list = load_metric_list(name)
-    rows = [
-        [
-            escape(count.column.name),
-            escape(count.column.version),
-            f"{count.measured:,}",
-            f"{count.wanted:,}",
-            f"<strong>{count.missing:,}</strong>" if count.missing else "0",
-            f"{count.failed:,}",
-            STORED_BY if is_stored_reward(count.column) else _reasons(count),
-        ]
-        for count in counted
-    ]
-    head = ["metric", "version", "measured", "wanted", "missing", "failed", ""]
-    skipped = "".join(
-        f'<p class="fr-note">{escape(metric)} is left out: {escape(reason)}</p>'
-        for metric, reason in skipped_metrics(metric_list).items()
+    return render(
+        "metrics/counts.html",
+        list=metric_list,
+        counted=counted,
+        skipped=skipped_metrics(metric_list),
+        is_stored_reward=is_stored_reward,
+        max_reasons=MAX_REASONS,
     )
-    missing = sum(count.missing for count in counted)
-    state = f"{missing:,} values are missing." if missing else "Nothing is missing."
-    table = table_html(head, rows, numeric={2, 3, 4, 5}) if rows else ""
-    return (
-        f"<p><strong>{state}</strong> List {escape(metric_list.name)}, version {escape(metric_list.version)}: "
-        f"{escape(metric_list.description)}</p>"
-        f"{table}{skipped}"
-    )
-
-
-def _reasons(count: ColumnCount) -> str:
-    parts = [f"{escape(reason)} ({n:,})" for reason, n in list(count.failures.items())[:MAX_REASONS]]
-    more = len(count.failures) - MAX_REASONS
-    return "<br>".join([*parts, f"{more:,} other reasons"] if more > 0 else parts)
 
 
 def values_html(session: Session, column: Column) -> str:
     """The column's values by method, the highest median first: median, quartiles, and a box from 5 % to 95 %."""
     by_method, read, photos = load_by_method(session, column)
     if not by_method:
-        return f'<p class="fr-note">{escape(column.name)} is not measured yet.</p>'
-    quantiles = {name: np.quantile(values, QUANTILES) for name, values in by_method.items()}
-    low, high = min(q[0] for q in quantiles.values()), max(q[-1] for q in quantiles.values())
-    rows = [
-        [
-            escape(name),
-            f"{len(by_method[name]):,}",
-            f"{q[2]:.4g}",
-            f"{q[1]:.4g} … {q[3]:.4g}",
-            _box(name, (q - low) / ((high - low) or 1.0)),
-        ]
-        for name, q in sorted(quantiles.items(), key=lambda item: -item[1][2])
-    ]
-    scale = f"{low:.4g} … {high:.4g}"
-    drawn = f" {read:,} photos drawn from {photos:,}." if read < photos else ""
-    return table_html(["method", "images", "median", "middle half", scale], rows, numeric={1, 2, 3}) + (
-        '<p class="fr-note">Higher is better. Box: the middle half of the images; thick line: median; thin line: 5 % '
-        f"to 95 %.{drawn} Methods that restored different photos cannot be compared by this.</p>"
-    )
-
-
-def _box(name: str, at: np.ndarray[Any, Any]) -> str:
-    """A horizontal box plot of five quantiles, placed 0 … 1 on the table's common scale."""
-    low, first, middle, third, high = (100 * float(place) for place in at)
-    return (
-        f'<div class="fr-box" role="img" aria-label="quantiles of {escape(name)}">'
-        f'<i style="left:{low:.2f}%;width:{high - low:.2f}%"></i>'
-        f'<b style="left:{first:.2f}%;width:{third - first:.2f}%"></b><u style="left:{middle:.2f}%"></u></div>'
-    )
+        return render("note.html", text=f"{column.name} is not measured yet.")
+    methods = [(name, len(values), *np.quantile(values, QUANTILES)) for name, values in by_method.items()]
+    methods.sort(key=lambda row: -row[4])
+    low, high = min(row[2] for row in methods), max(row[-1] for row in methods)
+    return render("metrics/values.html", methods=methods, low=low, high=high, read=read, photos=photos)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from html import escape
 from typing import TypeVar
 
 import gradio as gr
@@ -27,43 +26,17 @@ from db.errors import UserError
 from db.models import Role
 from ui.address import public_address
 from ui.context import Context
-from ui.html import page_error
+from ui.html import page_error, render
 
 Result = TypeVar("Result")
-COLUMNS = ("name", "role", "judgments", "discarded", "last judgment (UTC)", "signs in with", "state")
 
 
 def people_html(context: Context) -> str:
-    """The table of all people: COLUMNS."""
+    """The table of all people."""
     with context.database.read() as session:
-        people = list_people(session)
+        people = [(*row, " and ".join(describe_ways(row[0])) or "nothing yet") for row in list_people(session)]
         doubles = find_doubles(session)
-    rows = []
-    for person, judgments, discarded, last in people:
-        ways = describe_ways(person)
-        cells = [
-            person.name + (" (simulated)" if person.simulated else ""),
-            person.role.value,
-            f"{judgments or 0:,}",
-            f"{discarded:,}" if discarded else "",
-            f"{last:%Y-%m-%d %H:%M}" if last else "",
-            (" and ".join(ways) or "nothing yet") if context.auth else "name",
-            "disabled" if person.disabled_at else "active",
-        ]
-        kinds = ("", "", "n", "n", "fr-time", "", "")
-        rows.append(
-            "".join(
-                f'<td dir="auto" class="{kind}">{escape(cell)}</td>' for kind, cell in zip(kinds, cells, strict=True)
-            )
-        )
-    head = "".join(
-        f'<th scope="col"{" class=n" if column in ("judgments", "discarded") else ""}>{column}</th>'
-        for column in COLUMNS
-    )
-    body = "".join(f"<tr>{row}</tr>" for row in rows) or '<tr><td colspan="7">Nobody yet.</td></tr>'
-    notes = "".join(f'<p class="fr-note">{escape(line)}</p>' for line in doubles)
-    table = f'<table class="fr"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="People">{table}</div>{notes}'
+    return render("people/people.html", people=people, doubles=doubles, sign_in=context.auth)
 
 
 def build(context: Context) -> None:
@@ -147,7 +120,7 @@ def people_html_and(context: Context, told: str) -> tuple[str, str]:
 
 
 def _note(told: str) -> str:
-    return f'<p class="fr-note">{escape(told)}</p>'
+    return render("note.html", text=told)
 
 
 def _disable(session: Session, name: str) -> str:

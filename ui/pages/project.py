@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -12,7 +11,7 @@ from db.errors import UserError
 from db.images import add_image, probe_image
 from db.project import FIXED_AFTER_IMPORT, ProjectSettings, load_settings, save_settings
 from ui.context import Context
-from ui.html import page_error
+from ui.html import page_error, render
 
 LISTS = ("reasons", "skip_reasons")
 TEXTS = ("title", "question", "guidelines")
@@ -61,7 +60,7 @@ def build(context: Context) -> None:
             with context.database.write() as session:
                 save_settings(session, changes)
         except UserError as error:
-            return f'<div class="fr-error" role="alert">{html.escape(str(error))}</div>'
+            return render("project/refused.html", error=error)
         return '<div class="fr-note" role="status">Saved.</div>'
 
     def on_picture(path: str, guidelines: str) -> str:

@@ -7,7 +7,6 @@ never loads torch.
 from __future__ import annotations
 
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from refl.restore.choices import list_methods
 from refl.restore.command import RESTORE
 from runs.store import latest_run, read_progress
 from ui.context import Context
-from ui.html import ended_html, live_html, read_result
+from ui.html import ended_html, live_html, read_result, render
 from ui.pairing import ALL, pair_html, start_pairing
 from ui.restore.results import ON_SLIDE, PHOTO, choices_of, compare_html
 from ui.run_panel import QUIET, RunPanel, Runs, is_live, start_run
@@ -37,9 +36,6 @@ images, so that they can be judged."""
 PAIR_INTRO = (
     """Restored images of one photo are judged in pairs: two restorers, or one with two candidates, give some."""
 )
-NO_FACE = """Faces are found that are upright, turned by up to 30°, and not too small: turn or crop the photo, or mark
-“Cropped faces” for photos that are faces already. In a terminal <code>python -m refl restore --detector facexlib</code>
-finds smaller and more turned ones."""
 
 
 def build(context: Context) -> None:
@@ -190,17 +186,12 @@ def status_html(data: Path, run: Run | None) -> str:
         return ""
     if is_live(run):
         stage = str((read_progress(data, run.id) or {}).get("stage", "loading"))
-        return live_html(data, run, escape(stage.capitalize()))
+        return live_html(data, run, stage.capitalize())
     if run.state is not RunState.finished:
         return ended_html(run, "", "what was restored before is stored; restore again to go on")
     result = read_result(data, run.id)
-    methods = escape(", ".join(result["methods"]))
     there = f", {result['already']:,} were there already" if result["already"] else ""
-    html = ended_html(run, f"{result['restored']:,} faces restored by {methods}{there}")
-    for path, done in result.get("converted", []):
-        html += f'<p class="fr-note">{escape(Path(path).name)} was converted: {escape(done)}.</p>'
-    for path in result["without_face"]:
-        html += f'<p class="fr-note">No face was found in {escape(Path(path).name)}.</p>'
-    if result["without_face"]:
-        html += f'<p class="fr-note">{NO_FACE}</p>'
-    return html
+    ended = ended_html(run, f"{result['restored']:,} faces restored by {', '.join(result['methods'])}{there}")
+    converted = [(Path(path).name, done) for path, done in result.get("converted", [])]
+    without_face = [Path(path).name for path in result["without_face"]]
+    return render("restore/status.html", ended=ended, converted=converted, without_face=without_face)

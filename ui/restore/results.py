@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +14,7 @@ from sqlalchemy.orm import Session
 from db.models import Candidate, Image, Method, Run, Source
 from runs.store import LIVE_STATES
 from ui.context import Context
-from ui.html import read_result
+from ui.html import read_result, render
 
 PHOTO = "the photo"
 MAX_ITEMS = 200
@@ -69,29 +68,21 @@ def compare_html(context: Context, run: Run | None, item: str | None, left: str 
         pictures = _pictures_of(session, result, item)
     missing = [side for side in (left, right) if side not in pictures]
     if missing:
-        return f'<p class="fr-note">There is no {escape(missing[0])} of this one.</p>'
+        return render("note.html", text=f"There is no {missing[0]} of this one.")
     return slider_html(pictures[left], pictures[right], left, right)
 
 
 def slider_html(left: Picture, right: Picture, left_name: str, right_name: str) -> str:
     """The slider: a range under the pictures' whole area, so that mouse, touch and arrow keys move the line."""
-    ratio = right.width_px / right.height_px
-    largest = max(left.width_px, right.width_px, FACE_WIDTH_PX)
-    words = f"How much of {left_name} is shown over {right_name}"
-    return (
-        f'<div class="fr-compare" style="--at:50%;width:min(100%, {largest}px, {ratio:.4f} * 75vh);'
-        f'aspect-ratio:{ratio:.4f}">'
-        f'<img src="{escape(right.address)}" alt="{escape(right_name)}">'
-        f'<img src="{escape(left.address)}" alt="{escape(left_name)}" class="fr-over">'
-        f'<span class="fr-left" dir="auto">{escape(left_name)}</span>'
-        f'<span class="fr-right" dir="auto">{escape(right_name)}</span>'
-        f'<input type="range" min="0" max="100" value="50" step="0.5" aria-label="{escape(words)}"></div>'
-        f"<p>In full: {_link(left, left_name)} · {_link(right, right_name)}</p>"
+    return render(
+        "restore/compare.html",
+        left=left,
+        right=right,
+        left_name=left_name,
+        right_name=right_name,
+        ratio=f"{right.width_px / right.height_px:.4f}",
+        largest=max(left.width_px, right.width_px, FACE_WIDTH_PX),
     )
-
-
-def _link(picture: Picture, name: str) -> str:
-    return f'<a href="{escape(picture.address)}" target="_blank" rel="noopener">{escape(name)}</a>'
 
 
 def _result_of(context: Context, run: Run | None) -> dict[str, Any]:
