@@ -1,4 +1,4 @@
-"""Run `python -m annotate COMMAND`; the commands are those of `annotate.commands`."""
+"""Run the commands of annotate; `annotate.commands` lists them."""
 
 from __future__ import annotations
 

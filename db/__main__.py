@@ -1,4 +1,4 @@
-"""The command line of the database: `python -m db backup FILE | restore FILE`."""
+"""Run the commands of the database: `python -m db backup FILE | restore FILE`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run `python -m refl COMMAND`; the commands are those of `refl.commands`."""
+"""Run the commands of refl; `refl.commands` lists them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run `python -m reward COMMAND`; the commands are those of `reward.commands`."""
+"""Run the commands of reward; `reward.commands` lists them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run `python -m runs COMMAND`; the commands are those of `runs.commands`."""
+"""Run the commands of runs; `runs.commands` lists them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start, stop, continue and delete a run.
+"""Queue, start and continue runs.
 
 A run is the command that a person would type, as a process in its own session, so that closing the app or the browser
 changes nothing about it. No shell is in between: whatever an argument holds stays one argument.

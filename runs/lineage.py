@@ -1,4 +1,4 @@
-"""Where each labeler, dataset, reward model, restorer and method comes from, back to the judgments, and what it became.
+"""Trace each labeler, dataset, reward model, restorer and method to its judgments, and to what it became.
 
 A run whose recorded inputs lie inside what another run made is its child, and labels name the labeler that made them.
 """

@@ -1,4 +1,4 @@
-"""The next round of the loop as runs that wait for one another: from the judgments so far to the next pairs to judge.
+"""Plan the next round of the loop as runs that wait for one another, from the judgments to the next pairs to judge.
 
 measure → fit → label → export → reward train → refl train → refl restore → pair. Everything that a round makes lies in
 DATA/rounds/<number>: dataset, reward, restorer.

@@ -1,4 +1,4 @@
-"""Run rows, run folders and progress lines.
+"""Store run rows, run folders and progress lines.
 
 A run's folder is `DATA/runs/<id>/`: `config.json`, `progress.jsonl` (one JSON object a line, appended and flushed),
 `log.txt` where the run was launched from a page, and whatever the run leaves behind.

@@ -16,6 +16,11 @@ from db.errors import UserError
 from db.models import Run, RunState
 from runs.store import read_progress, run_folder
 
+
+def _percent(share: float, digits: int = 0) -> str:
+    return f"{share:.{digits}%}"
+
+
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
@@ -26,7 +31,7 @@ TEMPLATES = Environment(
 TEMPLATES.filters |= {
     "show": format,  # as Python's format language says: `score | show("+.2f")`
     "thousands": "{:,}".format,
-    "percent": lambda share, digits=0: f"{share:.{digits}%}",
+    "percent": _percent,
     "minute": lambda time: f"{time:%Y-%m-%d %H:%M}" if time else "",
     "base64": lambda file: base64.b64encode(file.read_bytes()).decode("ascii"),
 }

@@ -115,7 +115,8 @@ class RunPanel:
         for button, action, inputs, _ in self._starts:
             on_click = _bind(run_action, action, len(inputs))
             button.click(on_click, [*inputs, *asked], shown, **QUIET)
-        self.stop_button.click(_bind(run_action, self.stop_runs, 0), list(asked), shown, **QUIET)
+        for halt in halts:
+            halt.click(_bind(run_action, self.stop_runs, 0), list(asked), shown, **QUIET)
 
     def stop_runs(self) -> None:
         """Ask the runs that go on to end."""

@@ -1,4 +1,4 @@
-"""Find stored images that are damaged or not as they should be, and mend them: `python -m annotate check`."""
+"""Check stored images and mend them: `python -m annotate check`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of a fit; apart from the fitting, so that pages need not load scikit-learn."""
+"""Define the settings of fitting a labeler, apart from the fitting, so that pages need not load scikit-learn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compute the metric values that are missing: `python -m annotate measure`."""
+"""Compute the missing metric values: `python -m annotate measure`."""
 
 from __future__ import annotations
 

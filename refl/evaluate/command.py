@@ -1,4 +1,4 @@
-"""Compare tuned restorers with the base on held-out faces, as one report: `python -m refl evaluate`."""
+"""Compare a base restorer with tuned ones on held-out faces, in one report: `python -m refl evaluate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train a tiny restorer on a folder of faces: `python -m refl pretrain`."""
+"""Train a tiny restorer on a folder of faces, as a run: `python -m refl pretrain`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Restore faces of photos, folders or the database's sources, as candidates to judge: `python -m refl restore`."""
+"""Restore photos, folders or the database's sources, as candidates to judge: `python -m refl restore`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""List, download and check published weight files, or export a tuned ControlNet: `python -m refl weights`."""
+"""List, download and check published files, and export a tuned ControlNet: `python -m refl weights`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tune a restorer with a reward: `python -m refl train`."""
+"""Fine-tune a restorer with a reward, as a run: `python -m refl train`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m reward evaluate`: one report on reward models, stored metrics and anybody's answers."""
+"""Report on reward models, stored metrics and any file of answers: `python -m reward evaluate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m reward score`: rewards of images into a file, of the project's candidates into its database."""
+"""Score images into a file, the project's candidates into its database: `python -m reward score`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m reward train`: a run, its settings from a preset or a file, single ones by flags."""
+"""Train a reward model as a run, with a preset, a file or flags: `python -m reward train`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Auto-annotate page: train the SVM, read its report, choose the target accuracy, label, look at the labels.
+"""Build the Auto-annotate page: train the SVM, read its report, choose the target accuracy, label, check the labels.
 
 Training and labelling are runs of `python -m annotate fit` and `label`; the page starts them and reads their folders,
 so that its own process never loads scikit-learn.

@@ -1,4 +1,4 @@
-"""The Data page: import photos and restored images, make pairs, see what is there.
+"""Build the Data page: import photos and restored images, make pairs, list them.
 
 Importing and pairing are runs of `python -m annotate import` and `pair`; the page starts them and reads their folders,
 so that closing it changes nothing about them.
@@ -127,7 +127,7 @@ def counts_html(session: Session) -> str:
         .limit(THUMBNAILS)
     ).all()
     return render(
-        "data/counts.html",
+        "photos/counts.html",
         splits=_with_sum([(split.value, splits.get(split, 0)) for split in Split]),
         methods=methods[:MAX_ROWS],
         pairs=_with_sum([(name, n) for name, n in pairs]),
@@ -149,5 +149,5 @@ def import_html(data: Path, run: Run | None) -> str:
     result = read_result(data, run.id)
     ended = ended_html(run, f"{name} imported: {describe_counts(result)}")
     return render(
-        "data/import.html", run=run, name=name, result=result, ended=ended, skip_bad=SKIP_BAD, max_rows=MAX_ROWS
+        "photos/import.html", run=run, name=name, result=result, ended=ended, skip_bad=SKIP_BAD, max_rows=MAX_ROWS
     )

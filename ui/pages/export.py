@@ -1,4 +1,4 @@
-"""The Export page: choose a format and filters, write the dataset as a run, read its card, download it."""
+"""Build the Export page: choose a format and filters, write the dataset as a run, read its card, download it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Metrics page: what is measured, what is missing and why, measuring it, and the values by method.
+"""Build the Metrics page: measure, list what is measured and missing, and the values by method.
 
 Measuring is a run of `python -m annotate measure`; the page starts it and reads its folder.
 """

@@ -1,4 +1,4 @@
-"""The People page: who judges, how far they are, roles, passwords, personal links."""
+"""Build the People page: progress of each person, roles, passwords, personal links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Project page: the question, the guidelines, and how often pairs are judged."""
+"""Build the Project page: the question, the guidelines, and how often pairs are judged."""
 
 from __future__ import annotations
 

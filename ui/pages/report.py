@@ -1,4 +1,4 @@
-"""The Report page: how far judging is, and the ranking, agreement and pictures of the latest report.
+"""Build the Report page: progress of judging, and the latest report's ranking, agreement and pictures.
 
 The counts come from the database at once. The report is a run of `python -m annotate rank`, shown from its folder, so
 that what stands here is what the CSV files say.

@@ -1,4 +1,4 @@
-"""The Restore page: drop photos or pick the project's, choose restorers, look at the results, send them to labelling.
+"""Build the Restore page: drop photos or pick the project's, choose restorers, compare results, send them to labelling.
 
 Restoring is a run of `python -m refl restore`; the page starts it and reads what it left, so that its own process
 never loads torch.

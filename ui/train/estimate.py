@@ -1,4 +1,4 @@
-"""How long a run is likely to take, and how much of a GPU's memory, from earlier runs of its kind."""
+"""Estimate a run's time and GPU memory from earlier runs of its kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show a command's settings as a form: what a page holds of a value, and what was typed as a value."""
+"""Turn the settings of a command into the fields of a form, and what was typed into values."""
 
 from __future__ import annotations
 

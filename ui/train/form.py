@@ -1,4 +1,4 @@
-"""Check a filled-in form of the Train page, and make the command line that it gives."""
+"""Check a filled-in form of the Train page and make the command it stands for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Offer and check what a run can be made from: datasets, reward models, restorers, labelers, and any path.
+"""List the datasets, reward models, restorers and labelers of this project that a run can start from.
 
 Nothing here loads a model: a checkpoint is known by the files in its folder.
 """

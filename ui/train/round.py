@@ -1,4 +1,4 @@
-"""The next round on the Train page: everything that it will do, shown before one button starts it."""
+"""Show the next round on the Train page, all it will do, before one button starts it."""
 
 from __future__ import annotations
 

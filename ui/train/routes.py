@@ -1,4 +1,4 @@
-"""What the Train page calls: the forms, what is wrong with a filled-in one, starting it.
+"""Serve the requests of the Train page: forms, errors of a filled-in one, starting it.
 
 For admins only, which the gate (ui/gate/access.py) sees to.
 """

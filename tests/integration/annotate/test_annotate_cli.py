@@ -124,7 +124,7 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(
         return opened
 
     with monkeypatch.context() as patched:
-        patched.setattr("annotate.__main__.open_database", open_full)
+        patched.setattr("runs.store.open_database", open_full)
         code, _, said = annotate_here("import", folder)
     assert code == 2
     assert "error: The database failed: database or disk is full." in said

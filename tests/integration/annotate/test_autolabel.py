@@ -111,5 +111,5 @@ def test_a_target_out_of_reach_says_so(
 ) -> None:
     assert "There is no labeler yet" in annotate("label", fails=True).stderr
     said = annotate("fit", "--target-accuracy", "1.5", fails=True).stderr
-    assert said.startswith("error: --target-accuracy: Input should be less than 1")
+    assert said.startswith("error: --target-accuracy: Give less than 1")
     assert "There is no metric list 'mine'" in annotate("fit", "--metrics", "mine", fails=True).stderr

@@ -165,7 +165,7 @@ def test_the_same_judgments_give_the_same_files(judged: Database, tmp_path: Path
         (["--split", "test"], "No judgments in split 'test' to rank"),
         (["--people", "carl"], "There is no person called 'carl'"),
         (["--people", "robot"], "44 are of simulated annotators, which --include-simulated takes in"),
-        (["--resamples", "-1"], "-1 resamples"),
+        (["--resamples", "-1"], "--resamples: Give 0 or more"),
         (
             ["--out", "/dev/null/report"],
             "/dev/null/report: cannot be written (Not a directory); name another with --out",
@@ -218,7 +218,8 @@ def wait_for_run(context: Context) -> Run:
 
 def test_the_page_starts_a_report_and_shows_it(judged: Database, context: Context, data: Path) -> None:
     ui.pages.report.start_report(context, "all", True)
-    ui.pages.report.start_report(context, "all", True)  # a second press while the first goes on
+    with pytest.raises(UserError, match="is going on"):  # a second press while the first goes on
+        ui.pages.report.start_report(context, "all", True)
     run = wait_for_run(context)
     assert run.state is RunState.finished, run.error
     with judged.write() as session:
@@ -274,7 +275,7 @@ def test_the_page_says_why_a_report_failed(judged: Database, context: Context, d
     ui.pages.report.start_report(context, "test", False)
     run = wait_for_run(context)
     assert run.state is RunState.failed
-    assert "No judgments in split &#x27;test&#x27; to rank" in ui.pages.report.status_html(data, run)
+    assert "No judgments in split &#39;test&#39; to rank" in ui.pages.report.status_html(data, run)
 
 
 def test_the_page_builds_with_private_events_and_an_idle_timer(judged: Database, context: Context) -> None:

@@ -235,7 +235,7 @@ def test_what_cannot_be_is_refused_in_one_line(
     for flags, said in (
         (("--reward-weight=-1",), "--reward-weight: Give 0 or more, got '-1'"),
         (("--replay-pairs=4",), "replay_pairs needs labelled pairs"),
-        (("--gradient-window", "2", "1"), "the low end comes first"),
+        (("--gradient-window", "2", "1"), "The low end comes first"),
     ):
         assert run_here(command(tmp_path / "out", *flags)) == 2
         (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error:"))

@@ -76,9 +76,9 @@ def test_a_launched_run_finishes_with_its_result(database: Database, data: Path)
 
 
 def test_a_launched_run_that_is_refused_fails_with_the_reason(database: Database, data: Path) -> None:
-    run_id = launch(database, data, "annotate pair", ["--per-source", "0"], {"per_source": 0})
+    run_id = launch(database, data, "annotate pair", ["--against", "nobody"], {})
     run = wait_for_state(database, run_id, RunState.finished, RunState.failed)
-    assert (run.state, run.error) == (RunState.failed, "0 pairs per source: give 1 or more.")
+    assert (run.state, run.error) == (RunState.failed, "There is no method called 'nobody'. Known: none yet.")
     assert "Traceback" not in (run_folder(data, run_id) / "log.txt").read_text()
 
 
@@ -87,7 +87,7 @@ def test_a_process_that_dies_before_it_claims_its_run(database: Database, data: 
     wait_until(lambda: reap_lost(database, data) == [run_id])
     run = get_run(database, run_id)
     assert run.state is RunState.failed
-    assert "invalid int value: 'many'" in (run.error or "")
+    assert "--per-source: Give a whole number, got 'many'" in (run.error or "")
 
 
 def test_a_process_that_cannot_start(database: Database, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
