@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from refl.restorers.diffusion import DiffusionRestorer, count_noises, make_schedule
+from refl.restorers.diffusion import DiffusionRestorer, count_noises
+from refl.restorers.latent import make_schedule
 from refl.restorers.surface import draw_ahead, make_generators
 from refl.tune.losses import compute_change
 from refl.tune.sampling import Outcome
@@ -82,9 +83,8 @@ class PublishedLoop:
                 output = restorer.predict_output(latents, at, condition, embedding, residuals)
                 x0 = restorer.to_x0(latents, timestep, output)
             if not last:
-                noise_pred = restorer.to_noise(latents, timestep, output)
                 noise = next(noises) if etas[place] else None
-                latents = restorer.step(latents, timestep, previous, noise_pred, etas[place], noise, x0)
+                latents = restorer.step(latents, timestep, previous, output, etas[place], noise)
         image = restorer.decode(x0)
         return image, compute_terms(training, Outcome(x0, cleaned, residuals, kept), image, part)
 

@@ -21,7 +21,8 @@ from refl.published.shapes import (
 from refl.published.text_encoder import TextEncoder
 from refl.restorers.diffusion import DiffusionRestorer, DiffusionSettings
 from refl.restorers.feedforward import FeedForwardRestorer
-from refl.restorers.osediff import OSEDiff, OSEDiffSettings
+from refl.restorers.latent import LatentSettings
+from refl.restorers.osediff import OSEDiff
 from refl.restorers.tiny import SHIPPED, load_tiny, make_tiny
 from refl.restorers.tiny_config import TinyConfig
 
@@ -50,7 +51,7 @@ def make_restorer(
         unet, text = make_unet(SHAPES[size]).to(dtype), make_text(size).to(dtype)
         vae = make_autoencoder(VAE_WIDTHS[size]).to(dtype)
         if kind == "osediff":
-            osediff = OSEDiff(unet, vae, text, OSEDiffSettings(image_size_px)).eval()
+            osediff = OSEDiff(unet, vae, text, LatentSettings(image_size_px)).eval()
             return osediff.requires_grad_(False), "random"
         control = make_control(SHAPES[size], 8).to(dtype)
     use = DiffusionSettings(image_size_px=image_size_px, steps=steps)
@@ -109,7 +110,8 @@ def restore_in_diffbirs_way(restorer: DiffusionRestorer, lq: Tensor, steps: int 
         index = torch.full((len(lq),), number, device=lq.device, dtype=torch.long)
         residuals = restorer.compute_control(latents, at, condition, embedding)
         residuals = tuple(residual * scale for residual, scale in zip(residuals, [1.0] * len(residuals), strict=True))
-        noise_pred = restorer.predict_noise(latents, at, condition, embedding, residuals)
+        output = restorer.predict_output(latents, at, condition, embedding, residuals)
+        noise_pred = restorer.to_noise(latents, at, output)
         alpha, alpha_before, sigma = (
             values.gather(-1, index).reshape(-1, 1, 1, 1) for values in (alphas, before, sigmas)
         )

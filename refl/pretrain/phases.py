@@ -19,7 +19,8 @@ from refl.pretrain.config import PHASES, PretrainConfig
 from refl.pretrain.data import LARGE, Batch, Faces, Images, make_pairs, make_sample, scale_degradation
 from refl.pretrain.loss import compute_gmsd, compute_psnr, compute_ssim, pixel_loss
 from refl.pretrain.state import save_tensors
-from refl.restorers.diffusion import TRAIN_TIMESTEPS, DiffusionRestorer
+from refl.restorers.diffusion import DiffusionRestorer
+from refl.restorers.latent import TRAIN_TIMESTEPS
 from refl.restorers.tiny_config import TinyConfig
 from runs.store import RunStopped
 

@@ -1,36 +1,36 @@
 """Restore by latent diffusion with diffusers' parts: stage 1, VAE, ControlNet, denoiser, DDIM.
 
-DiffBIR and the tiny restorer are this class at two sizes. Pixels are (N, 3, H, W) RGB in [0, 1], latents (N, c, h, w)
-times the VAE's scaling factor; both are float32 at the borders, whatever the parts compute in.
+DiffBIR and the tiny restorer are this class at two sizes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from refl.faces.color_fix import ColorFix, fix_color
 from refl.published.control import ConditionControlNet
 from refl.restorers import lora
-from refl.restorers.surface import HeldPrompt, check_images, draw_ahead, make_generators
-
-Prediction = Literal["epsilon", "v_prediction"]
-TRAIN_TIMESTEPS = 1000
+from refl.restorers.latent import (
+    TRAIN_TIMESTEPS,
+    LatentRestorer,
+    LatentSettings,
+    Prediction,
+    dtype_of,
+    make_schedule,
+)
+from refl.restorers.surface import check_images, draw_ahead, make_generators
 
 
 @dataclass(frozen=True)
-class DiffusionSettings:
+class DiffusionSettings(LatentSettings):
     """How a diffusion restorer is used; part of what its pixels depend on."""
 
-    image_size_px: int = 512
     steps: int = 50
     """Steps of the whole schedule; those after `start_fraction` are taken."""
     eta: float = 1.0
@@ -41,30 +41,14 @@ class DiffusionSettings:
     zero_terminal_snr: bool = False
     color_fix: ColorFix = "wavelet"
     control_scale: float = 1.0
-    prompt: str = ""
 
 
-def make_schedule(prediction: Prediction, zero_terminal_snr: bool) -> DDIMScheduler:
-    """Stable Diffusion's schedule as DiffBIR samples it; with zero terminal SNR rescaled, and from the last timestep.
-
-    Source: CompVis/stable-diffusion's DDIM in diffusers' terms; arXiv:2305.08891, sections 3.1 and 3.4.
-    """
-    return DDIMScheduler(
-        num_train_timesteps=TRAIN_TIMESTEPS,
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        timestep_spacing="trailing" if zero_terminal_snr else "leading",
-        rescale_betas_zero_snr=zero_terminal_snr,
-        prediction_type=prediction,
-    )
-
-
-class DiffusionRestorer(nn.Module):
+class DiffusionRestorer(LatentRestorer):
     """Restores by denoising latents under a ControlNet that sees the condition; see `refl.restorers.surface`."""
+
+    control: ConditionControlNet
+    use: DiffusionSettings
+    is_random = True
 
     def __init__(
         self,
@@ -78,43 +62,14 @@ class DiffusionRestorer(nn.Module):
         base: str = "",
         weights: dict[str, str] | None = None,
     ) -> None:
-        """
-        Args:
-            text: a callable, prompts -> (N, T, C).
-            stage1: pixels to pixels, removes what hides the face; None passes the lq on.
-            base: the name under which `load_restorer` makes it again.
-            weights: file name -> SHA-256 of what the parts were loaded from.
-        """
-        super().__init__()
-        self.unet, self.control, self.vae, self.text, self.stage1 = unet, control, vae, text, stage1
-        self.use = use
-        self.base = base
-        self.weights = dict(weights or {})
-        self.trained: lora.Trained | None = None
-        # no buffer, so that it stays float32 where the parts do not
-        self.alphas: Tensor = make_schedule(use.prediction, use.zero_terminal_snr).alphas_cumprod
-        self.alpha_numbers: list[float] = self.alphas.tolist()
-
-    @property
-    def image_size_px(self) -> int:
-        return self.use.image_size_px
-
-    @property
-    def multiple_px(self) -> int:
-        levels = len(self.vae.config.block_out_channels) - 1 + len(self.unet.config.block_out_channels) - 1
-        return int(2**levels)
+        """As a `LatentRestorer`; and `stage1`, pixels to pixels, removes what hides the face; None passes the lq on."""
+        schedule = make_schedule(use.prediction, use.zero_terminal_snr)
+        super().__init__(unet, vae, text, use, control=control, schedule=schedule, base=base, weights=weights)
+        self.stage1 = stage1
 
     @property
     def default_steps(self) -> int:
         return self.use.steps
-
-    @property
-    def is_random(self) -> bool:
-        return True
-
-    @property
-    def settings(self) -> dict[str, object]:
-        return {"restorer": self.base, **asdict(self.use), "weights": self.weights, **lora.describe(self.trained)}
 
     def clean(self, lq: Tensor) -> Tensor:
         """Stage 1's image, not clamped; `lq` itself without a stage 1."""
@@ -123,26 +78,9 @@ class DiffusionRestorer(nn.Module):
         cleaned: Tensor = self.stage1(lq.to(dtype_of(self.stage1))).float()
         return cleaned
 
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """The latents of pixels in [0, 1]: the posterior's mean, scaled."""
-        posterior = self.vae.encode((pixels * 2 - 1).to(dtype_of(self.vae))).latent_dist
-        latents: Tensor = posterior.mean * self.vae.config.scaling_factor
-        return latents.float()
-
     def encode_condition(self, lq: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, c, h, w): the latents of stage 1's image."""
         return self.encode_pixels(self.clean(lq))
-
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """(N, T, C), float32.
-
-        Raises:
-            ValueError: the restorer was made without a text encoder.
-        """
-        if self.text is None:
-            raise ValueError("this restorer has no text encoder")
-        embedding: Tensor = self.text(prompts)
-        return embedding.float()
 
     def compute_control(
         self,
@@ -192,18 +130,6 @@ class DiffusionRestorer(nn.Module):
         )[0]
         return sample.float()
 
-    def predict_noise(
-        self,
-        latents: Tensor,
-        timesteps: Tensor,
-        condition: Tensor,
-        embedding: Tensor,
-        residuals: Sequence[Tensor] | None = None,
-    ) -> Tensor:
-        """The noise in the latents, (N, c, h, w); a v-prediction is converted."""
-        output = self.predict_output(latents, timesteps, condition, embedding, residuals)
-        return self.to_noise(latents, timesteps, output)
-
     def to_noise(self, latents: Tensor, timesteps: Tensor | int, output: Tensor) -> Tensor:
         """The noise of a denoiser's output: eps = sqrt(a) v + sqrt(1 - a) x. Source: arXiv:2202.00512, appendix D."""
         if self.use.prediction == "epsilon":
@@ -220,37 +146,26 @@ class DiffusionRestorer(nn.Module):
         found: Tensor = signal * latents - noise * output
         return found
 
-    def predict_x0(self, latents: Tensor, timesteps: Tensor | int, noise_pred: Tensor) -> Tensor:
-        """The clean latents if `noise_pred` is the noise: (x - sqrt(1 - a) eps) / sqrt(a).
-
-        At zero SNR (the last timestep of a rescaled schedule) noise says nothing of x0; `to_x0` does.
-        """
-        signal, noise = self.noise_scales(timesteps)
-        found: Tensor = (latents - noise * noise_pred) / signal
-        return found
-
     def step(
         self,
         latents: Tensor,
         timestep: int,
         previous_timestep: int,
-        noise_pred: Tensor,
+        output: Tensor,
         eta: float = 0.0,
         noise: Tensor | None = None,
-        x0: Tensor | None = None,
     ) -> Tensor:
         """One DDIM step, from `timestep` to `previous_timestep` (below 0 for the schedule's end).
 
         Args:
+            output: (N, c, h, w) what the denoiser gave, noise or v.
             noise: (N, c, h, w) fresh normal noise; needed where eta is above 0.
-            x0: the clean latents, where they are known otherwise than by `predict_x0`.
         Raises:
             ValueError: eta is above 0 and there is no noise.
         Source: arXiv:2010.02502, equations 12 and 16.
         """
         alpha, alpha_previous = self.alpha_numbers[timestep], self.alpha_numbers[max(0, previous_timestep)]
-        if x0 is None:
-            x0 = self.predict_x0(latents, timestep, noise_pred)
+        noise_pred, x0 = self.to_noise(latents, timestep, output), self.to_x0(latents, timestep, output)
         sigma = eta * math.sqrt((1 - alpha_previous) / (1 - alpha) * (1 - alpha / alpha_previous))
         direction = math.sqrt(max(0.0, 1 - alpha_previous - sigma**2))
         following = math.sqrt(alpha_previous) * x0 + direction * noise_pred
@@ -282,12 +197,6 @@ class DiffusionRestorer(nn.Module):
         alpha = self.alphas[timestep]
         return alpha.sqrt() * condition + (1 - alpha).sqrt() * noise
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """(N, c, h, w) -> (N, 3, H, W), about [0, 1], not clamped, so that gradients pass."""
-        scaled = (latents / self.vae.config.scaling_factor).to(dtype_of(self.vae))
-        image: Tensor = self.vae.decode(scaled, return_dict=False)[0]
-        return image.float() / 2 + 0.5
-
     def denoise(
         self,
         latents: Tensor,
@@ -307,28 +216,44 @@ class DiffusionRestorer(nn.Module):
         at = torch.tensor([timestep for timestep, _ in plan], device=latents.device)
         for place, (step, eta) in enumerate(zip(plan, etas, strict=True)):
             output = self.predict_output(latents, at[place], condition, embedding)
-            latents = self.apply_output(latents, step, output, eta, noises)
+            latents = self.step(latents, *step, output, eta, next(noises) if eta > 0 else None)
         return latents
 
-    def apply_output(
-        self, latents: Tensor, step: tuple[int, int], output: Tensor, eta: float, noises: Iterator[Tensor]
-    ) -> Tensor:
-        """The DDIM step of what the denoiser gave, noise or v; takes a noise where eta is above 0."""
-        noise_pred, x0 = self.to_noise(latents, step[0], output), self.to_x0(latents, step[0], output)
-        return self.step(latents, *step, noise_pred, eta, next(noises) if eta > 0 else None, x0)
+    def roll_out(
+        self,
+        lq: Tensor,
+        embedding: Tensor,
+        plan: Sequence[tuple[int, int]],
+        etas: Sequence[float],
+        generators: Sequence[torch.Generator],
+        *,
+        stop: int | None = None,
+        later: int = 0,
+    ) -> tuple[Tensor, Tensor, Tensor, Iterator[Tensor]]:
+        """Denoise from the start, to the end of the plan or before the step of the place `stop`.
+
+        Args:
+            embedding: (N, T, C) of the prompts.
+            generators: one an image; all noise is drawn before the first step.
+            later: how many more noises to draw.
+        Returns:
+            stage 1's image, its latents, the denoised latents, and the noises for later.
+        """
+        plan, etas, first = plan[:stop], etas[:stop], plan[0][0]
+        cleaned = self.clean(lq)
+        condition = self.encode_pixels(cleaned)
+        noises = draw_ahead(generators, condition.shape[1:], 1 + count_noises(etas) + later, lq.device)
+        latents = self.start(condition, next(noises), first)
+        return cleaned, condition, self.denoise(latents, plan, etas, condition, embedding, noises), noises
 
     @torch.no_grad()
     def restore(self, lq: Tensor, seeds: Sequence[int], steps: int | None = None) -> Tensor:
         """See `Restorer.restore`."""
         check_images(lq, seeds, self.multiple_px)
         plan = self.plan_steps(steps)
-        etas = [self.use.eta] * len(plan)
-        cleaned = self.clean(lq.float())
-        condition = self.encode_pixels(cleaned)
         embedding = self.encode_prompts([self.use.prompt]).expand(len(lq), -1, -1)
-        noises = draw_ahead(make_generators(seeds), condition.shape[1:], 1 + count_noises(etas), lq.device)
-        latents = self.start(condition, next(noises), plan[0][0])
-        latents = self.denoise(latents, plan, etas, condition, embedding, noises)
+        etas, generators = [self.use.eta] * len(plan), make_generators(seeds)
+        cleaned, _, latents, _ = self.roll_out(lq.float(), embedding, plan, etas, generators)
         return fix_color(self.decode(latents), cleaned, self.use.color_fix).clamp(0, 1)
 
     def set_trainable(self, kind: lora.Kind, rank: int = 16) -> None:
@@ -337,72 +262,10 @@ class DiffusionRestorer(nn.Module):
         if kind == "control":
             self.control.requires_grad_(True)
         else:
-            lora.add_lora(self._lora_parts(), rank)
+            lora.add_lora(self.find_parts(), rank)
         self.trained = lora.Trained(kind, rank if kind == "lora" else 0)
-
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        """What an optimizer takes, in a fixed order."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
-    def save_trained(self, folder: Path, values: Mapping[nn.Parameter, Tensor] | None = None) -> None:
-        """Write what was trained and no more; `load_trained` or `load_restorer` takes the folder.
-
-        Args:
-            values: of the parameters, where they are kept elsewhere; the parameters themselves where not given.
-        """
-        lora.save_trained(folder, self.trained, self._trained_parts(), self.settings, values)
-
-    def load_trained(self, folder: Path) -> None:
-        """Take what `save_trained` wrote from a restorer of this base."""
-        read = lora.read_trained(folder, self.settings)
-        if self.trained != read.trained:
-            self.set_trainable(read.trained.kind, read.trained.rank)
-        lora.load_trained(read, self._trained_parts())
-        self.weights = {**self.weights, read.path.name: read.sha256}  # settings that were given away stay
-
-    def set_lora_strength(self, strength: float) -> None:
-        """How much the adapters count: 0 not at all, 1 as trained."""
-        self.trained = lora.set_strength(self._lora_parts(), self.trained, strength)
-
-    def without_adapters(self) -> AbstractContextManager[None]:
-        """The block computes as before training."""
-        return lora.without_adapters(self._lora_parts())
-
-    def hold_prompt(self) -> None:
-        """Encode the prompt once and let the text encoder go, which nothing else needs."""
-        with torch.no_grad():
-            self.text = HeldPrompt(self.encode_prompts([self.use.prompt]))
-
-    def enable_small_memory(self) -> None:
-        """Decode and encode by tiles, and attend by slices: slower, and little memory for large images."""
-        self.vae.enable_tiling()
-        self.unet.set_attention_slice("auto")
-        self.control.set_attention_slice("auto")
-
-    def _lora_parts(self) -> dict[str, nn.Module]:
-        return {"unet": self.unet, "control": self.control}
-
-    def _trained_parts(self) -> dict[str, nn.Module]:
-        return self._lora_parts() if self.trained and self.trained.kind == "lora" else {"control": self.control}
-
-    def noise_scales(self, timesteps: Tensor | int) -> tuple[Any, Any]:
-        """sqrt(a) and sqrt(1 - a): numbers of one timestep, tensors shaped to multiply latents of (N,) timesteps.
-
-        Numbers go into a kernel as they are; a tensor of the schedule would be copied to the device.
-        """
-        if isinstance(timesteps, int):
-            number = self.alpha_numbers[timesteps]
-            return math.sqrt(number), math.sqrt(1 - number)
-        alpha = self.alphas.to(timesteps.device)[timesteps].reshape(-1, 1, 1, 1)
-        return alpha.sqrt(), (1 - alpha).sqrt()
 
 
 def count_noises(etas: Sequence[float]) -> int:
     """How many noises steps of these etas take."""
     return sum(eta > 0 for eta in etas)
-
-
-def dtype_of(module: nn.Module) -> torch.dtype:
-    """What a part computes in; float32 for one without parameters."""
-    parameter: Any = next(module.parameters(), None)
-    return torch.float32 if parameter is None else parameter.dtype

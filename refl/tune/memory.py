@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torchvision.models import vgg16
 
 from refl.published.shapes import STABLE_DIFFUSION, STABLE_DIFFUSION_VAE, make_autoencoder, make_control, make_unet
 from refl.restorers import lora
 from refl.restorers.diffbir import VERSIONS
-from refl.restorers.diffusion import DiffusionRestorer, make_schedule
-from refl.restorers.osediff import OSEDiff, OSEDiffSettings
+from refl.restorers.diffusion import DiffusionRestorer
+from refl.restorers.latent import TRAIN_TIMESTEPS, LatentSettings
+from refl.restorers.osediff import OSEDiff
 from refl.restorers.surface import HeldPrompt
 from refl.restorers.tiny import SHIPPED, make_tiny, read_tiny_config
 from refl.tune.config import LiveRewardConfig, ReflConfig
@@ -81,7 +81,7 @@ def build_training(
     faces = [Face(str(number), Path(), None) for number in range(config.train.batch_size)]
     with torch.device(device):
         material = Material(build_restorer(restorer), RewardModel(reward, architecture).eval(), faces, [])
-    number_schedule(material.restorer)
+    material.restorer.alpha_numbers = [0.5] * TRAIN_TIMESTEPS  # fake tensors have no numbers, and any will do here
     frozen_control, weights = place_restorer(material.restorer, config, accelerator, None)
     live, frozen_reward = place_rewards(material, config, accelerator, Path(), None)
     share = config.train.batch_size
@@ -189,18 +189,10 @@ def build_restorer(asked: str) -> DiffusionRestorer | OSEDiff:
     unet, vae = make_unet(STABLE_DIFFUSION), make_autoencoder(STABLE_DIFFUSION_VAE)
     prompt = HeldPrompt(torch.zeros(PROMPT_SHAPE))
     if kind == "osediff":
-        return OSEDiff(unet, vae, prompt, OSEDiffSettings())
+        return OSEDiff(unet, vae, prompt, LatentSettings(), base=kind)
     return DiffusionRestorer(
         unet, make_control(STABLE_DIFFUSION, 8), vae, VERSIONS[kind].use, text=prompt, stage1=_Stage1(), base=kind
     )
-
-
-def number_schedule(restorer: DiffusionRestorer | OSEDiff) -> None:
-    """Give the schedule its numbers, which are none where tensors are fake."""
-    if isinstance(restorer, DiffusionRestorer):
-        with unset_fake_temporarily():
-            schedule = make_schedule(restorer.use.prediction, restorer.use.zero_terminal_snr)
-            restorer.alpha_numbers = schedule.alphas_cumprod.tolist()
 
 
 class _Stage1(nn.Module):

@@ -19,7 +19,6 @@ from torch import Tensor
 from refl.published.control import ConditionControlNet
 from refl.restorers.diffusion import DiffusionRestorer, count_noises
 from refl.restorers.osediff import OSEDiff
-from refl.restorers.surface import draw_ahead
 
 Plan = Sequence[tuple[int, int]]
 """(timestep, the one after it) of each step; -1 after the last."""
@@ -114,17 +113,12 @@ def roll_out(
     embedding = embedding.expand(len(lq), -1, -1)
     if isinstance(restorer, OSEDiff):
         return Rollout(lq, embedding, lq[:, :0], lq[:, :0], [])
-    cleaned = restorer.clean(lq)
-    condition = restorer.encode_pixels(cleaned)
-    stop = len(trajectory.plan) if trajectory.renoise else trajectory.gradient_place
-    plan, etas = trajectory.plan[:stop], trajectory.etas[:stop]
-    later = trajectory.renoise
+    plan, etas, later = trajectory.plan, trajectory.etas, trajectory.renoise
+    stop = None if trajectory.renoise else trajectory.gradient_place
     if trajectory.unroll:
-        later = (later or 1) * count_noises(trajectory.etas[trajectory.gradient_place :]) + later
-    count = 1 + count_noises(etas) + later
-    noises = draw_ahead(generators, condition.shape[1:], count, condition.device)
-    latents = restorer.start(condition, next(noises), trajectory.plan[0][0])
-    latents = restorer.denoise(latents, plan, etas, condition, embedding, noises)
+        later = (later or 1) * count_noises(etas[trajectory.gradient_place :]) + later
+    rolled = restorer.roll_out(lq, embedding, plan, etas, generators, stop=stop, later=later)
+    cleaned, condition, latents, noises = rolled
     return Rollout(cleaned, embedding, condition, latents, list(noises))
 
 
@@ -146,13 +140,10 @@ def iterate_outcomes(
         yield _follow_osediff(restorer, rollout, regularize)
         return
     noises = iter(rollout.noises)
-    if not trajectory.renoise:
-        yield _follow(restorer, rollout, rollout.latents, noises, trajectory, regularize, frozen_control)
-        return
     signal, noise = restorer.noise_scales(trajectory.plan[trajectory.gradient_place][0])
-    for _ in range(trajectory.renoise):
-        noisy = signal * rollout.latents + noise * next(noises)
-        yield _follow(restorer, rollout, noisy, noises, trajectory, regularize, frozen_control)
+    for _ in range(trajectory.renoise or 1):
+        latents = signal * rollout.latents + noise * next(noises) if trajectory.renoise else rollout.latents
+        yield _follow(restorer, rollout, latents, noises, trajectory, regularize, frozen_control)
 
 
 def _follow(
@@ -183,7 +174,7 @@ def _follow(
         compared = residuals if frozen_control is not None else (output,)
     if not trajectory.unroll:
         return Outcome(restorer.to_x0(latents, step[0], output), rollout.cleaned, compared, reference)
-    latents = restorer.apply_output(latents, step, output, eta, noises)
+    latents = restorer.step(latents, *step, output, eta, next(noises) if eta > 0 else None)
     plan, etas = trajectory.plan[place + 1 :], trajectory.etas[place + 1 :]
     latents = restorer.denoise(latents, plan, etas, rollout.condition, rollout.embedding, noises)
     return Outcome(latents, rollout.cleaned, compared, reference)

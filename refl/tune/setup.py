@@ -238,7 +238,7 @@ def place_restorer(
     train, device = config.train, accelerator.device
     dtype = DTYPES[train.mixed_precision]
     frozen_control = None
-    if config.loss.regularizer_weight and train.trainable == "control" and isinstance(restorer, DiffusionRestorer):
+    if config.loss.regularizer_weight and train.trainable == "control" and restorer.control is not None:
         frozen_control = deepcopy(restorer.control).eval().requires_grad_(False)
         place(frozen_control, device, dtype)
     with torch.random.fork_rng():
@@ -266,8 +266,7 @@ def place_restorer(
     for name, part in restorer.named_children():
         # stage 1 is small, runs once per image, and SwinIR makes masks in float32
         place(part, device, torch.float32 if name in ("stage1", "text") else dtype)
-    parts = [part for part in (restorer.unet, restorer.vae, getattr(restorer, "control", None)) if part is not None]
-    for part in parts:
+    for part in filter(None, (restorer.unet, restorer.vae, restorer.control)):
         if train.gradient_checkpointing:
             part.enable_gradient_checkpointing()
         if train.compile:

@@ -56,7 +56,7 @@ def check_eps(folder: Path, config: dict[str, Any]) -> Errors:
     golden = load_golden(folder, "io_eps.safetensors")
     restorer = load_restorer(folder, config)
     alone = restorer.unet(golden["x"], golden["timesteps"], golden["context"]).sample
-    eps = restorer.predict_noise(golden["x"], golden["timesteps"], golden["hint"], golden["context"])
+    eps = restorer.predict_output(golden["x"], golden["timesteps"], golden["hint"], golden["context"])
     return {"eps": compare(eps, golden["eps"]), "eps_without_control": compare(alone, golden["eps_without_control"])}
 
 
@@ -107,8 +107,8 @@ def check_ddim(folder: Path, config: dict[str, Any]) -> Errors:
         latents = golden["x_T"]
         for number, ((timestep, previous), eta) in enumerate(zip(plan, etas.tolist(), strict=True), start=1):
             at = torch.tensor(timestep)
-            noise_pred = restorer.predict_noise(latents, at, golden["cond_latent"], golden["context"])
-            latents = restorer.step(latents, timestep, previous, noise_pred, eta, golden[f"noise_{number}"])
+            output = restorer.predict_output(latents, at, golden["cond_latent"], golden["context"])
+            latents = restorer.step(latents, timestep, previous, output, eta, golden[f"noise_{number}"])
             errors[f"{prefix}_{number}"] = compare(latents, golden[f"{prefix}_{number}"])
         if prefix == "x_after":
             errors["decoded"] = compare(restorer.decode(latents) * 2 - 1, golden["decoded"])

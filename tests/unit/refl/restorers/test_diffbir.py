@@ -168,8 +168,7 @@ def test_a_step_from_zero_snr_is_the_papers(v21, eta):
     x0, eps = math.sqrt(now) * x - math.sqrt(1 - now) * v, math.sqrt(now) * v + math.sqrt(1 - now) * x
     sigma = eta * math.sqrt((1 - then) / (1 - now)) * math.sqrt(1 - now / then)
     expected = math.sqrt(then) * x0 + math.sqrt(1 - then - sigma**2) * eps + sigma * noise
-    at = torch.tensor(999)
-    ours = v21.step(x, 999, 979, v21.to_noise(x, at, v), eta, noise, v21.to_x0(x, at, v))
+    ours = v21.step(x, 999, 979, v, eta, noise)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
 
 

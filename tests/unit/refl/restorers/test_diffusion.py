@@ -10,7 +10,8 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 from torch.testing import assert_close
 
-from refl.restorers.diffusion import DiffusionRestorer, make_schedule
+from refl.restorers.diffusion import DiffusionRestorer
+from refl.restorers.latent import make_schedule
 from refl.restorers.surface import draw_ahead, make_generators
 
 
@@ -155,8 +156,8 @@ def test_gradients_reach_the_control_through_decoding_and_nothing_else(make_micr
     condition, prompt = restorer.encode_condition(lq), restorer.encode_prompts(["", ""])
     timesteps = torch.tensor([251, 251])
     latents = restorer.start(condition, torch.randn_like(condition), 251)
-    noise_pred = restorer.predict_noise(latents, timesteps, condition, prompt)
-    restorer.decode(restorer.predict_x0(latents, timesteps, noise_pred)).square().mean().backward()
+    output = restorer.predict_output(latents, timesteps, condition, prompt)
+    restorer.decode(restorer.to_x0(latents, timesteps, output)).square().mean().backward()
     trained = restorer.trainable_parameters()
     assert trained == list(restorer.control.parameters())
     assert all(parameter.grad is not None and bool(parameter.grad.isfinite().all()) for parameter in trained)
@@ -174,9 +175,9 @@ def test_another_control_can_be_asked(make_micro):
     own, frozen = restorer.compute_control(*inputs), restorer.compute_control(*inputs, control=other.control)
     assert_close(list(frozen), list(other.compute_control(*inputs)))
     assert not torch.allclose(own[-1], frozen[-1])
-    given = restorer.predict_noise(*inputs, residuals=frozen)
-    assert_close(given, restorer.predict_noise(*inputs, residuals=other.compute_control(*inputs)))
-    assert not torch.allclose(given, restorer.predict_noise(*inputs))
+    given = restorer.predict_output(*inputs, residuals=frozen)
+    assert_close(given, restorer.predict_output(*inputs, residuals=other.compute_control(*inputs)))
+    assert not torch.allclose(given, restorer.predict_output(*inputs))
 
 
 def test_bfloat16_stays_near_float32(make_micro):

@@ -15,8 +15,9 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from db.errors import UserError
+from refl.restorers.latent import LatentSettings
 from refl.restorers.load import load_restorer
-from refl.restorers.osediff import OSEDiff, OSEDiffSettings
+from refl.restorers.osediff import OSEDiff
 from refl.restorers.osediff_lora import (
     add_adapters,
     group_layers,
@@ -63,7 +64,7 @@ def unmerged(weights_dir, published, content):
     load_published(unet, parts.unet, path)
     load_published(vae, parts.vae, path)
     load_published_adapters(unet, vae, content, path)
-    return OSEDiff(unet, vae, published.text, OSEDiffSettings()).eval()
+    return OSEDiff(unet, vae, published.text, LatentSettings()).eval()
 
 
 def group_as_published(unet) -> dict[str, list[str]]:
