@@ -13,15 +13,13 @@ import os
 import pickle
 import random
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from pydantic import BaseModel
-from pydantic_core import to_jsonable_python
 
 from db.errors import UserError
 from runs.space import explain_full_disk
@@ -174,34 +172,6 @@ def _read_older(part: dict[str, Any]) -> dict[str, Any] | None:
     optimizer = part["optimizer"]
     others = {"averages": part.get("averages", []), "scaler": part.get("scaler")}
     return optimizer and {"optimizer": optimizer, **others}
-
-
-def check_settings(before: dict[str, Any], now: BaseModel, names: Iterable[str], where: Path) -> None:
-    """That a checkpoint's settings are those of the training that is to continue it.
-
-    A setting that an older version did not know was trained as its default is; one that is known no more says nothing.
-
-    Args:
-        before: the checkpoint's, as JSON values.
-        names: of the fields that decide the weights.
-    Raises:
-        UserError: one differs; named.
-    """
-    fields, values = type(now).model_fields, now.model_dump(mode="json")
-    for name in names:
-        default = None if fields[name].is_required() else fields[name].get_default(call_default_factory=True)
-        was = before[name] if name in before else to_jsonable_python(default)
-        if was != values[name] and not is_same_file(was, values[name]):
-            raise UserError(
-                f"{where} was trained with {name} {was!r}, not {values[name]!r}. Give the same settings to continue "
-                "it, or another --out."
-            )
-
-
-def is_same_file(one: object, other: object) -> bool:
-    """Whether two settings are names of one file or folder, such as a relative and an absolute path of it."""
-    paths = [Path(value).expanduser() for value in (one, other) if isinstance(value, str) and value]
-    return len(paths) == 2 and all(path.exists() for path in paths) and paths[0].samefile(paths[1])
 
 
 def get_random_states() -> dict[str, Any]:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from db.errors import UserError
-from refl.pretrain.config import MAY_CHANGE, THIRD_PHASE, PretrainConfig
+from refl.pretrain.config import THIRD_PHASE, PretrainConfig
 from refl.restorers.tiny_config import TinyConfig
 from runs.space import explain_full_disk
-from training.state import check_settings, count_bytes
+from training.settings import check_settings
+from training.state import count_bytes
 
 
 class Stands(Protocol):
@@ -78,9 +79,7 @@ def load_phase(
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{path}: cannot be read ({str(error).partition(chr(10))[0]}). Name another --out.") from error
-    check_same(
-        json.loads(state["record"]), record, path, MAY_CHANGE if phase.name == "diffusion" else MAY_CHANGE | THIRD_PHASE
-    )
+    check_same(json.loads(state["record"]), record, path, set() if phase.name == "diffusion" else THIRD_PHASE)
     phase.step = state["step"]
     for parameter, value in zip(phase.parameters, state["weights"], strict=True):
         parameter.copy_(value)
@@ -90,7 +89,7 @@ def load_phase(
         optimizer.load_state_dict(state["optimizer"])
 
 
-def check_same(before: dict[str, Any], now: dict[str, Any], path: Path, may_change: set[str]) -> None:
+def check_same(before: dict[str, Any], now: dict[str, Any], path: Path, unread: set[str]) -> None:
     """That a checkpoint is of these faces, this model and this way of training, but for what may change.
 
     Raises:
@@ -99,5 +98,4 @@ def check_same(before: dict[str, Any], now: dict[str, Any], path: Path, may_chan
     if before["dataset_sha256"] != now["dataset_sha256"]:
         raise UserError(f"{path} was trained on other faces. Name another --out to train on these.")
     for table, config in (("model", TinyConfig), ("train", PretrainConfig)):
-        deciding = sorted(set(config.model_fields) - may_change)
-        check_settings(before[table], config.model_validate(now[table]), deciding, path)
+        check_settings(before[table], config.model_validate(now[table]), path, unread)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from db.errors import UserError
 from db.models import Split
 from db.session import open_database
-from refl.tune.config import MAY_CHANGE, ReflConfig, ReflTrainOptions, load_options, load_refl_config, preset_names
+from refl.tune.config import ReflConfig, ReflTrainOptions, load_options, load_refl_config, preset_names
 from reward.model.weights_folder import choose_weights_folder
-from reward.train.command import choose_folder, format_progress
+from reward.train.command import format_progress
 from runs.hold import hold_folder
 from runs.options import Command, Place, Presets, make_absolute
 from runs.store import record
+from training.settings import choose_folder, dump_deciding
 
 if TYPE_CHECKING:
     from refl.tune.data import Face
@@ -43,18 +44,11 @@ def settle_train(options: ReflTrainOptions, data: Path) -> ReflTrainOptions:
         str(value) for value in (options.restorer, options.reward, options.faces, options.held_out, options.dataset)
     ]
 
-    def list_deciding(short: bool) -> list[Any]:
-        tables = {table: getattr(options, table) for table in ReflConfig.model_fields}
-        return [
-            asked,
-            {
-                table: values.model_dump(mode="json", exclude=MAY_CHANGE, exclude_defaults=short)
-                for table, values in tables.items()
-            },
-        ]
+    def dump(short: bool) -> list[Any]:
+        return [asked, {table: dump_deciding(getattr(options, table), short) for table in ReflConfig.model_fields}]
 
     stem = f"{Path(options.restorer).name}-{Path(options.preset).stem}"
-    out = options.out or choose_folder(data / "restorers", stem, list_deciding)
+    out = options.out or choose_folder(data / "restorers", stem, dump)
     return make_absolute(options.model_copy(update={"out": out}))
 
 

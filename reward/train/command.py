@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,11 +13,12 @@ from pydantic import Field
 
 from db.errors import UserError
 from reward.model.config import SHIPPED, ModelConfig, preset_names
-from reward.train.config import UNCHANGING, RewardTrainConfig
+from reward.train.config import RewardTrainConfig
 from runs.hold import hold_folder
 from runs.options import Command, Flag, Input, Options, Output, Place, Presets
 from runs.presets import read_tables
 from runs.store import record
+from training.settings import choose_folder, dump_deciding
 
 log = logging.getLogger(__name__)
 
@@ -62,25 +61,11 @@ def settle_train(options: TrainOptions, data: Path) -> TrainOptions:
         raise UserError("No dataset is named. Give --dataset DIR, a folder that `python -m annotate export` wrote.")
     dataset = options.dataset.expanduser().absolute()
 
-    def list_deciding(short: bool) -> list[Any]:
-        trained = options.train.model_dump(mode="json", include=UNCHANGING, exclude_defaults=short)
-        return [str(dataset), options.model.model_dump(mode="json", exclude_defaults=short), trained]
+    def dump(short: bool) -> list[Any]:
+        return [str(dataset), dump_deciding(options.model, short), dump_deciding(options.train, short)]
 
-    out = options.out or choose_folder(data / "rewards", Path(options.preset).stem, list_deciding)
+    out = options.out or choose_folder(data / "rewards", Path(options.preset).stem, dump)
     return options.model_copy(update={"dataset": dataset, "out": out.expanduser().absolute()})
-
-
-def choose_folder(parent: Path, stem: str, list_deciding: Callable[[bool], list[Any]]) -> Path:
-    """'parent/tiny-3f2a9c1b': the same for the same command, so that it finds its checkpoints again.
-
-    Args:
-        list_deciding: all that decides the training, as JSON values, told whether to leave out what is as by default:
-            then a setting that a newer version adds changes no name. Older versions left out nothing; a folder of
-            theirs is taken where there is one.
-    """
-    texts = [json.dumps(list_deciding(short), sort_keys=True) for short in (False, True)]
-    older, folder = (parent / f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}" for text in texts)
-    return older if older.is_dir() else folder
 
 
 def run_train(options: TrainOptions, place: Place) -> None:

@@ -21,13 +21,14 @@ from reward.model.captions import check_captions, describe_long_captions
 from reward.model.checkpoint import build_model, load_model
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel
-from reward.train.config import UNCHANGING, RewardTrainConfig
+from reward.train.config import RewardTrainConfig
 from reward.train.frozen_cache import cache_frozen
 from reward.train.pairs import InputReader, PairScorer
 from runs.store import code_version
 from training.precision import DTYPES, TrainedWeights, place
 from training.processes import make_accelerator
-from training.state import check_settings, find_checkpoint, load_state, set_random_states
+from training.settings import check_settings
+from training.state import find_checkpoint, load_state, set_random_states
 from training.tracking import check_tracker
 
 log = logging.getLogger(__name__)
@@ -217,5 +218,5 @@ def check_same(
             f"{folder} was trained on {record['dataset']}, with other labels than {now['dataset']} has now. Name "
             "another --out to train on these."
         )
-    check_settings(record["model"], model, sorted(type(model).model_fields), folder)
-    check_settings(record["train"], config, sorted(UNCHANGING), folder)
+    check_settings(record["model"], model, folder)
+    check_settings(record["train"], config, folder)
