@@ -29,12 +29,12 @@ STEPS_FOLDER = "steps"
 
 
 def save_checkpoint(
-    folder: Path, write: Callable[[Path], None], record: dict[str, Any], state: dict[str, Any] | None = None
+    folder: Path, write: Callable[[Path], None] | None, record: dict[str, Any], state: dict[str, Any] | None = None
 ) -> None:
     """Write a checkpoint beside and let it take the folder's place: it is there whole, or the one before is.
 
     Args:
-        write: writes the weights into the folder that it is given, which is there.
+        write: writes the weights into the folder that it is given, which is there; None where the state has them.
         record: JSON values for `training.json`.
         state: tensors, numbers and text in dicts, lists and tuples, for `state.pt`.
     Raises:
@@ -46,7 +46,8 @@ def save_checkpoint(
         with explain_full_disk(folder, then, lambda: count_needed(folder, beside, state)):
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
-            write(beside)
+            if write is not None:
+                write(beside)
             if state is not None:
                 torch.save(state, beside / "state.pt")
             (beside / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

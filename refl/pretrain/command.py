@@ -50,7 +50,8 @@ def run_pretrain(options: PretrainOptions, place: Place) -> None:
             log.info("%s: step %s of %s: %s", phase, f"{done:,}", f"{total:,}", shown)
 
         log.info("training in %s", out)
-        for phase in [options.phase] if options.phase else PHASES:  # the first two may be trained by two runs at once
+        # the first two may be trained by two runs at once; the third reads them
+        for phase in PHASES if options.phase in (None, "diffusion") else [options.phase]:
             held.enter_context(hold_folder(out / phase))
         trained, held_out, digest = load_faces(options.faces, model.image_size_px, config)
         out.mkdir(parents=True, exist_ok=True)
