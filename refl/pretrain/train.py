@@ -25,10 +25,10 @@ from refl.pretrain.phases import Phase, Progress, Training, make_phases, prepare
 from refl.restorers.tiny import make_tiny, save_tiny
 from refl.restorers.tiny_config import TinyConfig
 from runs.space import explain_full_disk
-from runs.store import RunStopped
 from training.averages import averaged_weights
 from training.device import choose_device
 from training.precision import copy_values
+from training.run import end_where_asked
 from training.settings import check_settings
 from training.state import find_last, load_state, read_record, save_checkpoint
 from training.stopping import advise_out_of_memory, stop_at_next_step
@@ -120,9 +120,7 @@ def train_phase(
             saved = time.monotonic()
         if values:
             training.progress(phase.name, done, phase.steps, values)
-        if stop and not last:
-            log.info("stopped after step %s of %s; the same command continues", f"{done:,}", phase.name)
-            raise RunStopped(128 + stop)
+        end_where_asked(stop, done, phase.steps, phase.name)
     return values
 
 

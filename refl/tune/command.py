@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,8 @@ from db.models import Split
 from db.session import open_database
 from refl.tune.config import ReflConfig, ReflTrainOptions, load_options, load_refl_config, preset_names
 from reward.model.weights_folder import choose_weights_folder
-from reward.train.command import format_progress
-from runs.hold import hold_folder
 from runs.options import Command, Place, Presets, make_absolute
-from runs.store import record
+from training.run import Progress, hold_training, is_first, record_training
 from training.settings import choose_folder, dump_deciding
 
 if TYPE_CHECKING:
@@ -82,17 +79,8 @@ def run_train(options: ReflTrainOptions, place: Place) -> None:
         return
     out = options.out
     assert out is not None  # settled
-    first = os.environ.get("RANK", "0") == "0"
-    opened: AbstractContextManager[Any] = record(TRAIN, options, place) if first else nullcontext((None, None))
-    with opened as (_, run):
-
-        def progress(done: int, total: int, values: dict[str, float]) -> None:
-            if run:
-                run.progress(done, total, **values)
-            log.info(format_progress(done, total, values))
-
-        log.info("training in %s", out)
-        with hold_folder(out) if first else nullcontext():  # of several processes the first one holds it for all
+    with record_training(TRAIN, options, place) as (run, progress):
+        with hold_training(out):
             result = tune(options, place, weights, out, progress)
         if run:
             run.write_result({"out": str(out), **result})
@@ -130,7 +118,7 @@ def say_memory(options: ReflTrainOptions, weights: Path, card_gib: float) -> Non
     log.warning("this needs about %.1f GiB, and the card has %.1f: %s", needed, card_gib, advice)
 
 
-def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, progress: Any) -> dict[str, Any]:
+def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, progress: Progress) -> dict[str, Any]:
     """Load what is asked for and train."""
     import torch  # here: --help need not wait for these
 
@@ -152,7 +140,7 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
         faces = leave_out_held_out(faces, pairs, out / "checked.json")
     check_face_captions(found.config, faces, use_prompt=config.loss.use_prompt)
     get_restorer_files([options.restorer], weights)
-    if torch.cuda.is_available() and os.environ.get("RANK", "0") == "0":
+    if torch.cuda.is_available() and is_first():
         say_memory(options, weights, torch.cuda.get_device_properties(0).total_memory / 2**30)
     dtype = DTYPES[config.train.mixed_precision]
     restorer = load_restorer(

@@ -46,7 +46,6 @@ from training.precision import DTYPES, TrainedWeights, copy_values, place
 from training.processes import make_accelerator
 from training.settings import check_settings, is_same_file
 from training.state import find_checkpoint, load_state
-from training.tracking import check_tracker
 
 log = logging.getLogger(__name__)
 
@@ -148,11 +147,7 @@ def start(material: Material, config: ReflConfig, out: Path) -> Training:
     Raises:
         UserError: see `refl.tune.train.train`.
     """
-    tracker = config.train.tracker
-    check_tracker(tracker)
-    accelerator = make_accelerator(
-        config.train.mixed_precision, log_with=None if tracker == "none" else tracker, project_dir=out
-    )
+    accelerator = make_accelerator(config.train.mixed_precision, config.train.tracker, out)
     check_material(material, config)
     record = describe(material, config)
     last = find_checkpoint(accelerator, out, lambda found, folder: check_same(found, record, config, folder))

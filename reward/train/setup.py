@@ -29,7 +29,6 @@ from training.precision import DTYPES, TrainedWeights, place
 from training.processes import make_accelerator
 from training.settings import check_settings
 from training.state import find_checkpoint, load_state, set_random_states
-from training.tracking import check_tracker
 
 log = logging.getLogger(__name__)
 
@@ -129,10 +128,7 @@ def start(pairs: Pairs, model_config: ModelConfig, config: RewardTrainConfig, ou
     train_pairs, held_out = choose_pairs(pairs, model_config, config)
     used = Pairs(pairs.path, train_pairs.rows + held_out.rows)
     record = describe(used, model_config, config)
-    check_tracker(config.tracker)
-    accelerator = make_accelerator(
-        config.mixed_precision, log_with=None if config.tracker == "none" else config.tracker, project_dir=out
-    )
+    accelerator = make_accelerator(config.mixed_precision, config.tracker, out)
 
     def check(found: dict[str, Any], folder: Path) -> None:
         check_same(found, record, model_config, config, folder)
