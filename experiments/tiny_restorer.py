@@ -12,7 +12,6 @@ The regression network of as many parameters is stage 1 made wider, trained alon
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +35,7 @@ from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.tiny import SHIPPED, load_tiny, make_tiny
 from refl.restorers.tiny_config import TinyConfig
 from training.precision import copy_values
+from training.state import find_last, load_state
 
 METRICS = ("psnr", "ssim", "gmsd")
 GRID_FACES = 16
@@ -132,11 +132,13 @@ def enlarge(pairs: Batch, faces: Faces, config: PretrainConfig, scale: int) -> I
 
 def load_regression(folder: Path) -> tuple[DiffusionRestorer, int]:
     """A restorer whose stage 1 was trained alone in this folder, and that network's number of parameters."""
-    path = folder / "stage1" / "state.pt"
-    if not path.is_file():
-        raise UserError(f"{path} is missing. Train it: see `python -m experiments.tiny_restorer --help`.")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    restorer = make_tiny(TinyConfig.model_validate(json.loads(state["record"])["model"]))
+    last = find_last(folder / "stage1")
+    if not last:
+        raise UserError(
+            f"{folder / 'stage1' / 'last'} is missing. Train it: see `python -m experiments.tiny_restorer --help`."
+        )
+    state = load_state(last)
+    restorer = make_tiny(TinyConfig.model_validate(read_record(last)["model"]))
     assert restorer.stage1 is not None
     parameters = list(restorer.stage1.parameters())
     copy_values(parameters, state["averages"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -43,20 +43,31 @@ def split_batch(batch: Indices, processes: int, process: int, micro_batch_size: 
 
 
 def make_loader(
-    dataset: Dataset[Any], batches: Iterable[list[int]], collate: Callable[[Any], Any], workers: int, pinned: bool
+    dataset: Dataset[Any],
+    batches: Iterable[list[Any]],
+    collate: Callable[[Any], Any],
+    workers: int,
+    pinned: bool,
+    prepare: Callable[[], None] | None = None,
 ) -> Iterator[Any]:
-    """Collate each batch of places, decoded ahead by worker processes."""
+    """Collate each batch of the dataset's keys, decoded ahead by worker processes.
+
+    Args:
+        prepare: called first in each of these processes; of a module, so that it can be sent to them.
+    """
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
-        worker_init_fn=start_worker,
+        worker_init_fn=partial(start_worker, prepare),
         pin_memory=pinned,
     )
     return iter(loader)
 
 
-def start_worker(_worker: int) -> None:
+def start_worker(prepare: Callable[[], None] | None, _worker: int) -> None:
     """Prepare a decoding process."""
     ignore_signals()
+    if prepare is not None:
+        prepare()

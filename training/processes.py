@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed
@@ -17,6 +18,7 @@ from accelerate.utils import DistributedType, GradientAccumulationPlugin, broadc
 from torch import Tensor
 
 from db.errors import UserError
+from training.tracking import check_tracker
 
 log = logging.getLogger(__name__)
 
@@ -26,21 +28,26 @@ BUCKET_BYTES = 64 * 2**20
 """Tensors are sent in pieces of about this size: few messages, and little memory for them."""
 
 
-def make_accelerator(mixed_precision: str, **more: Any) -> Accelerator:
-    """The devices that this command or `accelerate launch` has; `more` as Accelerator takes it.
+def make_accelerator(mixed_precision: str, tracker: str = "none", out: Path | None = None) -> Accelerator:
+    """The devices that this command or `accelerate launch` has.
+
+    Args:
+        tracker: program that is given the progress; what it writes goes into `out`.
 
     Precision is not accelerate's: `training.precision` holds weights in the wanted number format, without autocast.
 
     Raises:
-        UserError: the number format is not available here, or the launcher splits the model.
+        UserError: the tracker or the number format is not available here, or the launcher splits the model.
     """
+    check_tracker(tracker)
     if mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("mixed_precision fp16 needs a GPU, and there is none. Set it to bf16 or no.")
     accelerator = Accelerator(
         mixed_precision="no",
         # accelerate's own accumulation stays out of it: the loop knows how many images a batch has
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        **more,
+        log_with=None if tracker == "none" else tracker,
+        project_dir=out,
     )
     if accelerator.distributed_type not in PLAIN_KINDS:
         raise UserError(

@@ -13,15 +13,13 @@ import os
 import pickle
 import random
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from pydantic import BaseModel
-from pydantic_core import to_jsonable_python
 
 from db.errors import UserError
 from runs.space import explain_full_disk
@@ -31,12 +29,12 @@ STEPS_FOLDER = "steps"
 
 
 def save_checkpoint(
-    folder: Path, write: Callable[[Path], None], record: dict[str, Any], state: dict[str, Any] | None = None
+    folder: Path, write: Callable[[Path], None] | None, record: dict[str, Any], state: dict[str, Any] | None = None
 ) -> None:
     """Write a checkpoint beside and let it take the folder's place: it is there whole, or the one before is.
 
     Args:
-        write: writes the weights into the folder that it is given, which is there.
+        write: writes the weights into the folder that it is given, which is there; None where the state has them.
         record: JSON values for `training.json`.
         state: tensors, numbers and text in dicts, lists and tuples, for `state.pt`.
     Raises:
@@ -48,7 +46,8 @@ def save_checkpoint(
         with explain_full_disk(folder, then, lambda: count_needed(folder, beside, state)):
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
-            write(beside)
+            if write is not None:
+                write(beside)
             if state is not None:
                 torch.save(state, beside / "state.pt")
             (beside / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -174,34 +173,6 @@ def _read_older(part: dict[str, Any]) -> dict[str, Any] | None:
     optimizer = part["optimizer"]
     others = {"averages": part.get("averages", []), "scaler": part.get("scaler")}
     return optimizer and {"optimizer": optimizer, **others}
-
-
-def check_settings(before: dict[str, Any], now: BaseModel, names: Iterable[str], where: Path) -> None:
-    """Check that a checkpoint's settings are those of the training that is to continue it.
-
-    A setting that an older version did not know was trained as its default is; one that is known no more says nothing.
-
-    Args:
-        before: the checkpoint's, as JSON values.
-        names: of the fields that decide the weights.
-    Raises:
-        UserError: one differs; named.
-    """
-    fields, values = type(now).model_fields, now.model_dump(mode="json")
-    for name in names:
-        default = None if fields[name].is_required() else fields[name].get_default(call_default_factory=True)
-        was = before[name] if name in before else to_jsonable_python(default)
-        if was != values[name] and not is_same_file(was, values[name]):
-            raise UserError(
-                f"{where} was trained with {name} {was!r}, not {values[name]!r}. Give the same settings to continue "
-                "it, or another --out."
-            )
-
-
-def is_same_file(one: object, other: object) -> bool:
-    """Whether two settings are names of one file or folder, such as a relative and an absolute path of it."""
-    paths = [Path(value).expanduser() for value in (one, other) if isinstance(value, str) and value]
-    return len(paths) == 2 and all(path.exists() for path in paths) and paths[0].samefile(paths[1])
 
 
 def get_random_states() -> dict[str, Any]:

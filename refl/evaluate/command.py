@@ -12,9 +12,7 @@ from refl.tune.config import load_refl_config
 from runs.options import Command, Place, make_absolute
 from runs.progress import show_progress
 from runs.store import record
-
-MAY_CHANGE = {"out", "device", "batch_size", "weights"}
-"""Options that decide nothing of a report; with others of them the same evaluation goes on."""
+from training.settings import dump_deciding
 
 
 def settle_evaluate(options: EvaluateOptions, data: Path) -> EvaluateOptions:
@@ -32,7 +30,7 @@ def settle_evaluate(options: EvaluateOptions, data: Path) -> EvaluateOptions:
 
 def name_evaluation(options: EvaluateOptions) -> str:
     """'tiny-3f2a9c1b': the same for the same command, so that it finds its images again."""
-    asked = options.model_dump(mode="json", exclude=MAY_CHANGE)
+    asked = dump_deciding(options, short=False)
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
     base = re.sub(r"[^\w.+-]+", "-", Path(options.method[0].rpartition("=")[2]).name)
     return f"{base}-{digest}"

@@ -14,6 +14,7 @@ from db.errors import UserError
 from db.records import MAX_SEED
 from refl.tune.config import preset_names
 from runs.options import Flag, Input, Options, Output, without_name
+from training.settings import MayChange
 
 UNTELLING = ("best", "last", "tuned", "reward", "/")
 """Names of folders that every training has."""
@@ -53,13 +54,17 @@ class EvaluateOptions(Options):
         description="Let reward models compare with their own prompt even where not one face has a caption; for single "
         "faces that lack one it always stands in",
     )
-    out: Annotated[Path | None, Output("Folder of the report")] = Field(
+    out: Annotated[Path | None, MayChange(), Output("Folder of the report")] = Field(
         None, description="Folder of the report and of the restored images (default: in DATA/evaluations, by options)"
     )
-    device: Annotated[str, Flag(terminal_only=True)] = Field("auto", description="auto, cpu, cuda or cuda:1")
+    device: Annotated[str, MayChange(), Flag(terminal_only=True)] = Field(
+        "auto", description="auto, cpu, cuda or cuda:1"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Compute dtype of the restorers")
-    batch_size: int = Field(4, ge=1, le=10_000, description="Faces restored and measured at a time")
-    weights: Annotated[Path | None, Flag(terminal_only=True)] = Field(
+    batch_size: Annotated[int, MayChange()] = Field(
+        4, ge=1, le=10_000, description="Faces restored and measured at a time"
+    )
+    weights: Annotated[Path | None, MayChange(), Flag(terminal_only=True)] = Field(
         None, description="Folder of published weight files (default: DATA/weights)"
     )
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from db.errors import UserError
-from refl.pretrain.config import MAY_CHANGE, PHASES, PretrainOptions, load_options, preset_names
-from reward.train.command import choose_folder
+from refl.pretrain.config import PHASES, PretrainOptions, load_options, preset_names
 from runs.hold import hold_folder
 from runs.options import Command, Place, Presets, make_absolute
 from runs.store import record
+from training.settings import choose_folder, dump_deciding
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +27,11 @@ def settle_pretrain(options: PretrainOptions, data: Path) -> PretrainOptions:
     if not options.faces:
         raise UserError("No faces are named. Give --faces DIR, a folder of face images.")
 
-    def list_deciding(short: bool) -> list[Any]:
-        trained = options.train.model_dump(mode="json", exclude=MAY_CHANGE, exclude_defaults=short)
-        return [*map(str, options.faces), options.model.model_dump(mode="json", exclude_defaults=short), trained]
+    def dump(short: bool) -> list[Any]:
+        model = options.model.model_dump(mode="json", exclude_defaults=short)  # what its sampling is as well
+        return [*map(str, options.faces), model, dump_deciding(options.train, short)]
 
-    out = options.out or choose_folder(data / "restorers", Path(options.preset).stem, list_deciding)
+    out = options.out or choose_folder(data / "restorers", Path(options.preset).stem, dump)
     return make_absolute(options.model_copy(update={"out": out}))
 
 
@@ -50,7 +50,8 @@ def run_pretrain(options: PretrainOptions, place: Place) -> None:
             log.info("%s: step %s of %s: %s", phase, f"{done:,}", f"{total:,}", shown)
 
         log.info("training in %s", out)
-        for phase in [options.phase] if options.phase else PHASES:  # the first two may be trained by two runs at once
+        # the first two may be trained by two runs at once; the third reads them
+        for phase in PHASES if options.phase in (None, "diffusion") else [options.phase]:
             held.enter_context(hold_folder(out / phase))
         trained, held_out, digest = load_faces(options.faces, model.image_size_px, config)
         out.mkdir(parents=True, exist_ok=True)

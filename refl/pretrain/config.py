@@ -11,27 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from refl.restorers.tiny_config import TinyConfig
 from runs.options import Input, Options, Output
 from runs.presets import list_presets, read_tables
+from training.settings import MayChange
 
 SHIPPED = list_presets(Path(__file__).parent / "configs", "model")
 PhaseName = Literal["stage1", "vae", "diffusion"]
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
-MAY_CHANGE = {
-    "stage1_steps",
-    "vae_steps",
-    "diffusion_steps",
-    "log_every_steps",
-    "validate_every_steps",
-    "checkpoint_every_seconds",
-    "validate_faces",
-    "workers",
-    "device",
-    "data_terms",
-    "steps",
-    "eta",
-    "start_fraction",
-    "color_fix",
-}
-"""Fields that a continued training may change: its length, device, reports and sampling."""
 THIRD_PHASE = {
     "unet_channels",
     "prompt_tokens",
@@ -52,9 +36,15 @@ class PretrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    stage1_steps: int = Field(ge=1, description="Optimizer steps of the regression network, the first phase")
-    vae_steps: int = Field(ge=1, description="Optimizer steps of the autoencoder, the second phase")
-    diffusion_steps: int = Field(ge=1, description="Optimizer steps of denoiser and ControlNet, the third phase")
+    stage1_steps: Annotated[int, MayChange()] = Field(
+        ge=1, description="Optimizer steps of the regression network, the first phase"
+    )
+    vae_steps: Annotated[int, MayChange()] = Field(
+        ge=1, description="Optimizer steps of the autoencoder, the second phase"
+    )
+    diffusion_steps: Annotated[int, MayChange()] = Field(
+        ge=1, description="Optimizer steps of denoiser and ControlNet, the third phase"
+    )
     batch_size: int = Field(
         8, ge=1, description="Faces per step of the first two phases; a quarter of it at the large size"
     )
@@ -86,17 +76,27 @@ class PretrainConfig(BaseModel):
     noise_std: tuple[float, float] = Field((0.0, 15.0), description="Standard deviation of the noise, of 255")
     jpeg_quality: tuple[int, int] = Field((30, 100), description="JPEG quality, 1 to 100")
     held_out_share: float = Field(0.04, gt=0, lt=1, description="Share of faces held out from training, by file name")
-    validate_faces: int = Field(48, ge=2, description="Held-out faces restored at each validation")
+    validate_faces: Annotated[int, MayChange()] = Field(
+        48, ge=2, description="Held-out faces restored at each validation"
+    )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Compute dtype; weights are float32")
-    device: Literal["auto", "cpu", "cuda"] = Field(
+    device: Annotated[Literal["auto", "cpu", "cuda"], MayChange()] = Field(
         "auto", description="Where to train; auto takes a GPU if there is one"
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of first weights, faces, degradations and noise")
-    log_every_steps: int = Field(100, ge=1, description="Steps between progress lines")
-    validate_every_steps: int = Field(1000, ge=0, description="Steps between validations; 0 for the phase's end only")
-    checkpoint_every_seconds: float = Field(120, gt=0, description="Seconds between checkpoints")
-    workers: int = Field(0, ge=0, le=64, description="Threads that prepare batches ahead; 0 for none")
-    data_terms: str = Field("", description="Origin and licence of the faces, for the model card")
+    log_every_steps: Annotated[int, MayChange()] = Field(100, ge=1, description="Steps between progress lines")
+    validate_every_steps: Annotated[int, MayChange()] = Field(
+        1000, ge=0, description="Steps between validations; 0 for the phase's end only"
+    )
+    checkpoint_every_seconds: Annotated[float, MayChange()] = Field(
+        120, gt=0, description="Seconds between checkpoints"
+    )
+    workers: Annotated[int, MayChange()] = Field(
+        0, ge=0, le=64, description="Threads that prepare batches ahead; 0 for none"
+    )
+    data_terms: Annotated[str, MayChange()] = Field(
+        "", description="Origin and licence of the faces, for the model card"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

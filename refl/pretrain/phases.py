@@ -18,11 +18,11 @@ from db.errors import UserError
 from refl.pretrain.config import PHASES, PretrainConfig
 from refl.pretrain.data import LARGE, Batch, Faces, Images, make_pairs, make_sample, scale_degradation
 from refl.pretrain.loss import compute_gmsd, compute_psnr, compute_ssim, pixel_loss
-from refl.pretrain.state import save_tensors
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.latent import TRAIN_TIMESTEPS
 from refl.restorers.tiny_config import TinyConfig
 from runs.store import RunStopped
+from training.state import find_last, load_state, save_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -149,19 +149,18 @@ def prepare_diffusion(training: Training, stop_asked: Callable[[], int]) -> None
     folder, config = training.out / "diffusion", training.config
     variants = {"small_variants": config.small_variants, "large_variants": config.large_variants}
     made_of = {**training.finished, **variants}
-    if (folder / "latents.pt").exists():
-        kept = torch.load(folder / "latents.pt", map_location="cpu", weights_only=True)
+    if (folder / "latents").exists():
+        kept = load_state(folder / "latents")
         if kept["made_of"] == made_of:
             set_scaling_factor(training, kept["scaling_factor"])
             training.latents = {1: kept["small"], LARGE: kept["large"]}
             return
-        if (folder / "state.pt").exists():
+        if find_last(folder):
             raise UserError(
                 f"{folder} was trained on latents of {kept['made_of']}, which are now {made_of}. Move this folder away "
                 "to train the third phase anew."
             )
     log.info("making latents of %s faces", f"{len(training.faces.images):,}")
-    folder.mkdir(parents=True, exist_ok=True)
     set_scaling_factor(training, 1.0)
     unscaled = {
         scale: make_latents(training, scale, count, stop_asked)
@@ -171,7 +170,8 @@ def prepare_diffusion(training: Training, stop_asked: Callable[[], int]) -> None
     training.latents = {scale: (kept.float() * factor).half() for scale, kept in unscaled.items()}
     set_scaling_factor(training, factor)
     named = {"small": training.latents[1], "large": training.latents[LARGE]}
-    save_tensors(folder / "latents.pt", {"made_of": made_of, "scaling_factor": factor, **named})
+    state = {"made_of": made_of, "scaling_factor": factor, **named}
+    save_checkpoint(folder / "latents", None, training.record, state)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ never stopped. The first two phases do not depend on each other, so two processe
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -18,17 +19,18 @@ from torch import Tensor, nn
 
 from db.errors import UserError
 from refl.pretrain.card import write_card, write_record
-from refl.pretrain.config import PHASES, PretrainConfig
+from refl.pretrain.config import PHASES, THIRD_PHASE, PretrainConfig
 from refl.pretrain.data import Batch, Faces, read_ahead
 from refl.pretrain.phases import Phase, Progress, Training, make_phases, prepare_diffusion, validate
-from refl.pretrain.state import load_phase, save_phase
 from refl.restorers.tiny import make_tiny, save_tiny
 from refl.restorers.tiny_config import TinyConfig
 from runs.space import explain_full_disk
-from runs.store import RunStopped
 from training.averages import averaged_weights
 from training.device import choose_device
 from training.precision import copy_values
+from training.run import end_where_asked
+from training.settings import check_settings
+from training.state import find_last, load_state, read_record, save_checkpoint
 from training.stopping import advise_out_of_memory, stop_at_next_step
 
 log = logging.getLogger(__name__)
@@ -66,11 +68,12 @@ def pretrain(
         for phase in make_phases(training):
             if only not in (None, "diffusion", phase.name):
                 continue  # the first two need no other
-            load_phase(out / phase.name, phase, training.record)
+            optimizer = make_optimizer(phase, config)
+            load_phase(training, phase, optimizer)
             if only in (None, phase.name):
                 if phase.name == "diffusion":
                     prepare_diffusion(training, stop_asked)
-                measured[phase.name] = train_phase(training, phase, stop_asked)
+                measured[phase.name] = train_phase(training, phase, optimizer, stop_asked)
             elif phase.step < phase.steps:
                 raise UserError(f"{out / phase.name}: {phase.step:,} of {phase.steps:,} steps. Train this phase first.")
             use_averages(phase)
@@ -78,12 +81,12 @@ def pretrain(
     return measured
 
 
-def train_phase(training: Training, phase: Phase, stop_asked: Callable[[], int]) -> dict[str, float]:
+def train_phase(
+    training: Training, phase: Phase, optimizer: torch.optim.Optimizer, stop_asked: Callable[[], int]
+) -> dict[str, float]:
     """Take the phase's remaining steps; checkpoints as the config says and at the end."""
     config = training.config
     number = PHASES.index(phase.name)
-    optimizer = make_optimizer(phase, config)
-    load_phase(training.out / phase.name, phase, training.record, optimizer)
     steps = range(phase.step, phase.steps)
     size = training.model.image_size_px
     images = read_ahead(training.faces, size, config, steps, number) if phase.name != "diffusion" else None
@@ -117,9 +120,7 @@ def train_phase(training: Training, phase: Phase, stop_asked: Callable[[], int])
             saved = time.monotonic()
         if values:
             training.progress(phase.name, done, phase.steps, values)
-        if stop and not last:
-            log.info("stopped after step %s of %s; the same command continues", f"{done:,}", phase.name)
-            raise RunStopped(128 + stop)
+        end_where_asked(stop, done, phase.steps, phase.name)
     return values
 
 
@@ -162,7 +163,13 @@ def use_averages(phase: Phase) -> None:
 
 def save(training: Training, phase: Phase, optimizer: torch.optim.Optimizer, measured: dict[str, float] | None) -> None:
     """Write the phase's checkpoint; of the third phase the restorer as well, as good as it is."""
-    save_phase(training.out / phase.name, phase, training.record, optimizer)
+    state = {
+        "step": phase.step,
+        "weights": [parameter.detach() for parameter in phase.parameters],
+        "averages": phase.averages,
+        "optimizer": optimizer.state_dict(),
+    }
+    save_checkpoint(training.out / phase.name / "last", None, {**training.record, "step": phase.step}, state)
     if phase.name == "diffusion":
         then = "run the same command again; it continues from this step"
         with averaged_weights(phase.parameters, phase.averages), explain_full_disk(training.out, then):
@@ -170,3 +177,40 @@ def save(training: Training, phase: Phase, optimizer: torch.optim.Optimizer, mea
         counts = {"trained": len(training.faces.names), "held_out": len(training.held_out.names)}
         write_record(training.out, {**training.record, "faces": counts, "step": phase.step, "measured": measured})
         write_card(training.out)
+
+
+def load_phase(training: Training, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
+    """Put a phase where its checkpoint stands; nothing happens where there is none.
+
+    Raises:
+        UserError: it is damaged, or of other settings or faces.
+    """
+    folder = training.out / phase.name
+    adopt_older(folder)
+    last = find_last(folder)
+    if not last:
+        return
+    record = read_record(last)
+    if record["dataset_sha256"] != training.record["dataset_sha256"]:
+        raise UserError(f"{last} was trained on other faces. Name another --out to train on these.")
+    unread = () if phase.name == "diffusion" else THIRD_PHASE
+    check_settings(record["model"], training.model, last, unread)
+    check_settings(record["train"], training.config, last, unread)
+    state = load_state(last)
+    phase.step = state["step"]
+    copy_values(phase.parameters, state["weights"])
+    copy_values(phase.averages, state["averages"])
+    optimizer.load_state_dict(state["optimizer"])
+
+
+def adopt_older(folder: Path) -> None:
+    """Make checkpoints of a phase's files of version 0.1: state.pt with its record inside, and latents.pt."""
+    older, latents = folder / "state.pt", folder / "latents.pt"
+    if older.exists():
+        if not find_last(folder):
+            state = load_state(folder)
+            save_checkpoint(folder / "last", None, json.loads(state.pop("record")), state)
+        older.unlink()
+    if latents.exists():
+        (folder / "latents").mkdir(exist_ok=True)
+        latents.replace(folder / "latents" / "state.pt")

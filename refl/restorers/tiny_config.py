@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from training.settings import MayChange
 
 
 class TinyConfig(BaseModel):
@@ -35,15 +37,17 @@ class TinyConfig(BaseModel):
     )
     prompt_tokens: int = Field(4, ge=1, le=77, description="Length of the learned vector that stands for a prompt")
     prompt_channels: int = Field(64, ge=8, description="Width of the learned prompt")
-    steps: int = Field(20, ge=1, le=1000, description="Steps of the whole DDIM schedule")
-    eta: float = Field(0.0, ge=0, le=1, description="Noise added at each step; 0 for none, 1 for as much as DDPM")
-    start_fraction: float = Field(
+    steps: Annotated[int, MayChange()] = Field(20, ge=1, le=1000, description="Steps of the whole DDIM schedule")
+    eta: Annotated[float, MayChange()] = Field(
+        0.0, ge=0, le=1, description="Noise added at each step; 0 for none, 1 for as much as DDPM"
+    )
+    start_fraction: Annotated[float, MayChange()] = Field(
         0.5, gt=0, le=1, description="Share of the schedule to which the condition is noised at the start; 1 for noise"
     )
     prediction: Literal["epsilon", "v_prediction"] = Field(
         "v_prediction", description="Output of the denoiser: the noise or v"
     )
-    color_fix: Literal["wavelet", "adain", "none"] = Field(
+    color_fix: Annotated[Literal["wavelet", "adain", "none"], MayChange()] = Field(
         "wavelet", description="Colour fix: gives the result the colours of stage 1's image"
     )
 

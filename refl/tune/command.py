@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from db.errors import UserError
 from db.models import Split
 from db.session import open_database
-from refl.tune.config import MAY_CHANGE, ReflConfig, ReflTrainOptions, load_options, load_refl_config, preset_names
+from refl.tune.config import ReflConfig, ReflTrainOptions, load_options, load_refl_config, preset_names
 from reward.model.weights_folder import choose_weights_folder
-from reward.train.command import choose_folder, format_progress
-from runs.hold import hold_folder
 from runs.options import Command, Place, Presets, make_absolute
-from runs.store import record
+from training.run import Progress, hold_training, is_first, record_training
+from training.settings import choose_folder, dump_deciding
 
 if TYPE_CHECKING:
     from refl.tune.data import Face
@@ -43,18 +41,11 @@ def settle_train(options: ReflTrainOptions, data: Path) -> ReflTrainOptions:
         str(value) for value in (options.restorer, options.reward, options.faces, options.held_out, options.dataset)
     ]
 
-    def list_deciding(short: bool) -> list[Any]:
-        tables = {table: getattr(options, table) for table in ReflConfig.model_fields}
-        return [
-            asked,
-            {
-                table: values.model_dump(mode="json", exclude=MAY_CHANGE, exclude_defaults=short)
-                for table, values in tables.items()
-            },
-        ]
+    def dump(short: bool) -> list[Any]:
+        return [asked, {table: dump_deciding(getattr(options, table), short) for table in ReflConfig.model_fields}]
 
     stem = f"{Path(options.restorer).name}-{Path(options.preset).stem}"
-    out = options.out or choose_folder(data / "restorers", stem, list_deciding)
+    out = options.out or choose_folder(data / "restorers", stem, dump)
     return make_absolute(options.model_copy(update={"out": out}))
 
 
@@ -88,17 +79,8 @@ def run_train(options: ReflTrainOptions, place: Place) -> None:
         return
     out = options.out
     assert out is not None  # settled
-    first = os.environ.get("RANK", "0") == "0"
-    opened: AbstractContextManager[Any] = record(TRAIN, options, place) if first else nullcontext((None, None))
-    with opened as (_, run):
-
-        def progress(done: int, total: int, values: dict[str, float]) -> None:
-            if run:
-                run.progress(done, total, **values)
-            log.info(format_progress(done, total, values))
-
-        log.info("training in %s", out)
-        with hold_folder(out) if first else nullcontext():  # of several processes the first one holds it for all
+    with record_training(TRAIN, options, place) as (run, progress):
+        with hold_training(out):
             result = tune(options, place, weights, out, progress)
         if run:
             run.write_result({"out": str(out), **result})
@@ -136,7 +118,7 @@ def say_memory(options: ReflTrainOptions, weights: Path, card_gib: float) -> Non
     log.warning("this needs about %.1f GiB, and the card has %.1f: %s", needed, card_gib, advice)
 
 
-def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, progress: Any) -> dict[str, Any]:
+def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, progress: Progress) -> dict[str, Any]:
     """Load what is asked for and train."""
     import torch  # here: --help need not wait for these
 
@@ -158,7 +140,7 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
         faces = leave_out_held_out(faces, pairs, out / "checked.json")
     check_face_captions(found.config, faces, use_prompt=config.loss.use_prompt)
     get_restorer_files([options.restorer], weights)
-    if torch.cuda.is_available() and os.environ.get("RANK", "0") == "0":
+    if torch.cuda.is_available() and is_first():
         say_memory(options, weights, torch.cuda.get_device_properties(0).total_memory / 2**30)
     dtype = DTYPES[config.train.mixed_precision]
     restorer = load_restorer(

@@ -11,21 +11,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from refl.faces.degrade import DegradationSettings
 from runs.options import Flag, Input, Options, Output
 from runs.presets import list_presets, read_tables
+from training.settings import MayChange
 
 SHIPPED = list_presets(Path(__file__).parent / "configs", "trajectory")
-MAY_CHANGE = {
-    "micro_batch_size",
-    "rollout_batch_size",
-    "compile",
-    "tracker",
-    "gradient_checkpointing",
-    "checkpoint_every_steps",
-    "keep_every_steps",
-    "keep_steps_max",
-    "log_every_steps",
-    "workers",
-}
-"""Fields that decide nothing about the weights; all others must be the same when a training is continued."""
 
 
 def _check_order(limits: tuple[float, float]) -> tuple[float, float]:
@@ -145,13 +133,13 @@ class ReflTrainConfig(BaseModel):
 
     max_steps: int = Field(3500, ge=1, description="Optimizer steps")
     batch_size: int = Field(4, ge=1, description="Images per optimizer step, over all processes")
-    micro_batch_size: int = Field(
+    micro_batch_size: Annotated[int, MayChange()] = Field(
         1,
         ge=0,
         description="Images per forward pass of one process; gradients of a batch are accumulated, "
         "so this decides memory, not the result; 0 takes a process's whole share of the batch",
     )
-    rollout_batch_size: int = Field(
+    rollout_batch_size: Annotated[int, MayChange()] = Field(
         0,
         ge=0,
         description="Images that one process denoises at a time where no gradient is kept, in trajectories and in the "
@@ -176,20 +164,22 @@ class ReflTrainConfig(BaseModel):
         description="Compute dtype of forward and backward passes and of all frozen weights; trained weights stay "
         "float32; fp16 needs a GPU",
     )
-    gradient_checkpointing: bool = Field(
+    gradient_checkpointing: Annotated[bool, MayChange()] = Field(
         False, description="Recompute activations instead of keeping them: less memory, a third slower"
     )
-    compile: bool = Field(
+    compile: Annotated[bool, MayChange()] = Field(
         False, description="Compile the denoiser's blocks (torch.compile): minutes at the start, faster steps on a GPU"
     )
     image_size_px: int = Field(0, ge=0, le=4096, description="Side of the faces, pixels; 0 as the restorer's own")
-    checkpoint_every_steps: int = Field(500, ge=1, description="Steps between checkpoints in last/")
-    keep_every_steps: int = Field(
+    checkpoint_every_steps: Annotated[int, MayChange()] = Field(
+        500, ge=1, description="Steps between checkpoints in last/"
+    )
+    keep_every_steps: Annotated[int, MayChange()] = Field(
         0,
         ge=0,
         description="Steps between copies of the restorer that stay in steps/, beside last/ and tuned/; 0 for none",
     )
-    keep_steps_max: int = Field(
+    keep_steps_max: Annotated[int, MayChange()] = Field(
         0, ge=0, description="Number of these copies to keep; the oldest is removed for a new one; 0 keeps all"
     )
     monitor_every_steps: int = Field(
@@ -205,16 +195,18 @@ class ReflTrainConfig(BaseModel):
         description="Number of families of judges (fidelity, identity, naturalness, spectrum and colour, the rewards' "
         "gap) that must have fallen at two checks in a row",
     )
-    log_every_steps: int = Field(10, ge=1, description="Steps averaged in each progress line")
+    log_every_steps: Annotated[int, MayChange()] = Field(10, ge=1, description="Steps averaged in each progress line")
     gradient_norms: bool = Field(
         True,
         description="Log the length of each term's gradient at every progress line; costs a backward pass per term",
     )
-    workers: int = Field(2, ge=0, le=256, description="Processes that decode and degrade, for each training process")
+    workers: Annotated[int, MayChange()] = Field(
+        2, ge=0, le=256, description="Processes that decode and degrade, for each training process"
+    )
     seed: int = Field(
         231, ge=0, le=2**31 - 1, description="Seed of order, degradations, noise, drawn steps and new adapters"
     )
-    tracker: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = Field(
+    tracker: Annotated[Literal["none", "tensorboard", "wandb", "mlflow", "trackio"], MayChange()] = Field(
         "none", description="Program to send progress and grids to as well; must be installed"
     )
 

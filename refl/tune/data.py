@@ -180,6 +180,6 @@ def stack(items: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.stack(hq), torch.stack(lq)
 
 
-def use_one_thread(_worker: int) -> None:
+def use_one_thread() -> None:
     """For decoding processes: OpenCV would take all cores in each."""
     cv2.setNumThreads(1)

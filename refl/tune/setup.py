@@ -19,7 +19,6 @@ import torch._functorch.config
 from accelerate import Accelerator
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
-from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -29,7 +28,7 @@ from refl.restorers.content import name_changes
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.lora import TRAINED_FILE
 from refl.restorers.osediff import TIMESTEP, OSEDiff
-from refl.tune.config import MAY_CHANGE, ReflConfig
+from refl.tune.config import ReflConfig
 from refl.tune.data import DegradedFaces, Face, check_faces, stack
 from refl.tune.live_reward import LiveReward, copy_for_learning
 from refl.tune.monitor import Monitor, choose_judges, to_bytes
@@ -45,8 +44,8 @@ from reward.train.frozen_cache import cache_frozen
 from runs.store import code_version
 from training.precision import DTYPES, TrainedWeights, copy_values, place
 from training.processes import make_accelerator
-from training.state import check_settings, find_checkpoint, is_same_file, load_state
-from training.tracking import check_tracker
+from training.settings import check_settings, is_same_file
+from training.state import find_checkpoint, load_state
 
 log = logging.getLogger(__name__)
 
@@ -148,11 +147,7 @@ def start(material: Material, config: ReflConfig, out: Path) -> Training:
     Raises:
         UserError: see `refl.tune.train.train`.
     """
-    tracker = config.train.tracker
-    check_tracker(tracker)
-    accelerator = make_accelerator(
-        config.train.mixed_precision, log_with=None if tracker == "none" else tracker, project_dir=out
-    )
+    accelerator = make_accelerator(config.train.mixed_precision, config.train.tracker, out)
     check_material(material, config)
     record = describe(material, config)
     last = find_checkpoint(accelerator, out, lambda found, folder: check_same(found, record, config, folder))
@@ -432,9 +427,7 @@ def check_same(record: dict[str, Any], now: dict[str, Any], config: ReflConfig, 
             f"{folder} was trained with another {what} ({was}). Give the same to continue it, or another --out."
         )
     for table in ReflConfig.model_fields:
-        fields: BaseModel = getattr(config, table)
-        deciding = [name for name in type(fields).model_fields if name not in MAY_CHANGE]
-        check_settings(record["config"].get(table, {}), fields, deciding, folder)
+        check_settings(record["config"].get(table, {}), getattr(config, table), folder)
 
 
 def _is_same_restorer(record: dict[str, Any], now: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from db.errors import UserError
 from refl.faces.color_fix import fix_color
@@ -32,17 +31,14 @@ from refl.tune.save import first_hacking, keep_copy, rolls_back, save_last, save
 from refl.tune.setup import Material, Training, list_terms, start
 from refl.tune.verdict import Verdict
 from reward.model.model import RewardModel
-from runs.signals import ignore_signals
-from runs.store import RunStopped
-from training.batches import choose_batch, split_batch
+from training.batches import choose_batch, make_loader, split_batch
 from training.processes import agree_on_largest, sum_tensors
+from training.run import Progress, end_where_asked, tell_step
 from training.stopping import advise_out_of_memory, stop_at_next_step
 from training.tracking import end_tracker, start_tracker, track_image
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int, dict[str, float]], None]
-"""Called with (steps done, steps in all, values), on the main process."""
 TRAJECTORY_DRAW, NOISE_DRAW = 1, 2
 """Keep the seeds of different draws apart."""
 MAX_NAMED = 4
@@ -105,15 +101,10 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
                     save_last(training, out)
                 if settings.keep_every_steps and done % settings.keep_every_steps == 0:
                     keep_copy(training, out)
-                if values:
-                    accelerator.log(values, step=done)
-                    if progress and accelerator.is_main_process:
-                        progress(done, settings.max_steps, values)
+                tell_step(accelerator, progress, done, settings.max_steps, values)
                 if gives_up:
                     break
-                if stop and not ends:
-                    log.info("stopped after step %s; the same command continues", done)
-                    raise RunStopped(128 + stop)
+                end_where_asked(stop, done, settings.max_steps)
         seconds = time.monotonic() - began
         end_tracker(accelerator)
     return {"step": training.step, "seconds": seconds, "hacking": first_hacking(training)}
@@ -134,20 +125,8 @@ def read_parts(training: Training, steps: range) -> Iterator[list[Part]]:
     keys = [
         [(step, int(place)) for place in part] for step, parts in zip(steps, planned, strict=True) for part in parts
     ]
-
-    def prepare_worker(worker: int) -> None:
-        ignore_signals()
-        use_one_thread(worker)
-
-    loader: Any = DataLoader(
-        training.images,
-        batch_sampler=keys,
-        collate_fn=stack,
-        num_workers=config.workers,
-        worker_init_fn=prepare_worker,
-        pin_memory=accelerator.device.type == "cuda",
-    )
-    batches = iter(loader)
+    pinned = accelerator.device.type == "cuda"
+    batches = make_loader(training.images, keys, stack, config.workers, pinned, use_one_thread)
     for parts in planned:
         found = []
         for places in parts:

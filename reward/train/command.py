@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import os
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,13 +11,11 @@ from pydantic import Field
 
 from db.errors import UserError
 from reward.model.config import SHIPPED, ModelConfig, preset_names
-from reward.train.config import UNCHANGING, RewardTrainConfig
-from runs.hold import hold_folder
+from reward.train.config import RewardTrainConfig
 from runs.options import Command, Flag, Input, Options, Output, Place, Presets
 from runs.presets import read_tables
-from runs.store import record
-
-log = logging.getLogger(__name__)
+from training.run import hold_training, is_first, record_training
+from training.settings import choose_folder, dump_deciding
 
 
 class TrainOptions(Options):
@@ -62,33 +56,18 @@ def settle_train(options: TrainOptions, data: Path) -> TrainOptions:
         raise UserError("No dataset is named. Give --dataset DIR, a folder that `python -m annotate export` wrote.")
     dataset = options.dataset.expanduser().absolute()
 
-    def list_deciding(short: bool) -> list[Any]:
-        trained = options.train.model_dump(mode="json", include=UNCHANGING, exclude_defaults=short)
-        return [str(dataset), options.model.model_dump(mode="json", exclude_defaults=short), trained]
+    def dump(short: bool) -> list[Any]:
+        return [str(dataset), dump_deciding(options.model, short), dump_deciding(options.train, short)]
 
-    out = options.out or choose_folder(data / "rewards", Path(options.preset).stem, list_deciding)
+    out = options.out or choose_folder(data / "rewards", Path(options.preset).stem, dump)
     return options.model_copy(update={"dataset": dataset, "out": out.expanduser().absolute()})
-
-
-def choose_folder(parent: Path, stem: str, list_deciding: Callable[[bool], list[Any]]) -> Path:
-    """'parent/tiny-3f2a9c1b': the same for the same command, so that it finds its checkpoints again.
-
-    Args:
-        list_deciding: all that decides the training, as JSON values, told whether to leave out what is as by default:
-            then a setting that a newer version adds changes no name. Older versions left out nothing; a folder of
-            theirs is taken where there is one.
-    """
-    texts = [json.dumps(list_deciding(short), sort_keys=True) for short in (False, True)]
-    older, folder = (parent / f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}" for text in texts)
-    return older if older.is_dir() else folder
 
 
 def run_train(options: TrainOptions, place: Place) -> None:
     """Train as a run, or count its memory; of several processes only the first has the run."""
-    first = os.environ.get("RANK", "0") == "0"
     model, config, dataset, out = options.model, options.train, options.dataset, options.out
     if dataset is None or out is None:  # --memory
-        if first:
+        if is_first():
             print_memory(model, config)
         return
     import torch  # here: these load torch, which --help and a wrong flag need not wait for
@@ -98,21 +77,14 @@ def run_train(options: TrainOptions, place: Place) -> None:
     from reward.train.train import train
     from training.processes import leave_processes
 
-    if first and torch.cuda.is_available():
+    if is_first() and torch.cuda.is_available():
         print_memory(model, config)
-    with record(TRAIN, options, place) if first else nullcontext((None, None)) as (_, run):
-
-        def progress(done: int, total: int, values: dict[str, float]) -> None:
-            if run:
-                run.progress(done, total, **values)
-            log.info(format_progress(done, total, values))
-
+    with record_training(TRAIN, options, place) as (run, progress):
         pairs = load_dataset(dataset)
-        log.info("training in %s", out)
-        with hold_folder(out) if first else nullcontext():  # of several processes the first one holds it for all
+        with hold_training(out):
             result = train(pairs, model, config, out, progress)
             leave_processes()
-            if first:
+            if is_first():
                 write_card(out / "best")
         if run:
             run.write_result({"out": str(out), **result})
@@ -135,13 +107,6 @@ def print_memory(model: ModelConfig, config: RewardTrainConfig) -> None:
         lack = describe_lack(count.peak_bytes, free, config, processes)
         if lack:
             print(lack, flush=True)
-
-
-def format_progress(done: int, total: int, values: dict[str, float]) -> str:
-    """A progress line for a terminal: the step, then name and value."""
-    names = [name for name in values if name not in ("val/n", "val/low", "val/high")]
-    shown = [f"{name.rpartition('/')[2] if not name.startswith('val/') else name} {values[name]:.4g}" for name in names]
-    return f"step {done:,} of {total:,}: {', '.join(shown)}"
 
 
 def format_result(result: dict[str, Any], out: Path) -> str:

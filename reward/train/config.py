@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-UNCHANGING = {
-    "max_steps",
-    "batch_size",
-    "learning_rate",
-    "warmup_steps",
-    "weight_decay",
-    "max_gradient_norm",
-    "ema_decay",
-    "human_weight",
-    "svm_weight",
-    "label_share",
-    "optimizer",
-    "mixed_precision",
-    "validate_every_steps",
-    "seed",
-}
-"""Fields that decide the trained weights; a continued training must have the same. The other fields may change."""
+from training.settings import MayChange
 
 
 class RewardTrainConfig(BaseModel):
@@ -33,7 +17,7 @@ class RewardTrainConfig(BaseModel):
 
     max_steps: int = Field(ge=1, description="Optimizer steps, with warmup and cosine decay over them")
     batch_size: int = Field(128, ge=1, description="Pairs per optimizer step, over all processes")
-    micro_batch_size: int = Field(
+    micro_batch_size: Annotated[int, MayChange()] = Field(
         0,
         ge=0,
         description="Pairs per forward pass of one process; gradients of a batch are accumulated, "
@@ -72,10 +56,10 @@ class RewardTrainConfig(BaseModel):
         description="Compute dtype of forward and backward passes and of the frozen weights; trained weights stay "
         "float32; fp16 needs a GPU",
     )
-    gradient_checkpointing: bool = Field(
+    gradient_checkpointing: Annotated[bool, MayChange()] = Field(
         False, description="Recompute the trained blocks' activations instead of keeping them in memory"
     )
-    cache_frozen: bool = Field(
+    cache_frozen: Annotated[bool, MayChange()] = Field(
         False,
         description="Run the frozen first blocks of the image tower once per image and keep the result on disk, in "
         "frozen/ of the output folder; pays where many blocks are frozen and images are used often",
@@ -83,21 +67,21 @@ class RewardTrainConfig(BaseModel):
     validate_every_steps: int = Field(
         500, ge=0, description="Steps between measurements on people's labels of the val split; 0 for none"
     )
-    checkpoint_every_steps: int = Field(
+    checkpoint_every_steps: Annotated[int, MayChange()] = Field(
         500, ge=1, description="Steps between checkpoints in last/, from which the same command continues"
     )
-    keep_every_steps: int = Field(
+    keep_every_steps: Annotated[int, MayChange()] = Field(
         0, ge=0, description="Steps between copies of the model that stay in steps/, beside last/ and best/; 0 for none"
     )
-    keep_steps_max: int = Field(
+    keep_steps_max: Annotated[int, MayChange()] = Field(
         0, ge=0, description="Number of these copies to keep; the oldest is removed for a new one; 0 keeps all"
     )
-    log_every_steps: int = Field(10, ge=1, description="Steps averaged in each progress line")
-    workers: int = Field(
+    log_every_steps: Annotated[int, MayChange()] = Field(10, ge=1, description="Steps averaged in each progress line")
+    workers: Annotated[int, MayChange()] = Field(
         4, ge=0, le=256, description="Processes that decode images, for each training process; 0 for none of their own"
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of random weights and of the order of the pairs")
-    tracker: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = Field(
+    tracker: Annotated[Literal["none", "tensorboard", "wandb", "mlflow", "trackio"], MayChange()] = Field(
         "none", description="Program to send the progress to as well, through accelerate; must be installed"
     )
 

@@ -21,14 +21,14 @@ from reward.model.captions import check_captions, describe_long_captions
 from reward.model.checkpoint import build_model, load_model
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel
-from reward.train.config import UNCHANGING, RewardTrainConfig
+from reward.train.config import RewardTrainConfig
 from reward.train.frozen_cache import cache_frozen
 from reward.train.pairs import InputReader, PairScorer
 from runs.store import code_version
 from training.precision import DTYPES, TrainedWeights, place
 from training.processes import make_accelerator
-from training.state import check_settings, find_checkpoint, load_state, set_random_states
-from training.tracking import check_tracker
+from training.settings import check_settings
+from training.state import find_checkpoint, load_state, set_random_states
 
 log = logging.getLogger(__name__)
 
@@ -130,10 +130,7 @@ def start(pairs: Pairs, model_config: ModelConfig, config: RewardTrainConfig, ou
     train_pairs, held_out = choose_pairs(pairs, model_config, config)
     used = Pairs(pairs.path, train_pairs.rows + held_out.rows)
     record = describe(used, model_config, config)
-    check_tracker(config.tracker)
-    accelerator = make_accelerator(
-        config.mixed_precision, log_with=None if config.tracker == "none" else config.tracker, project_dir=out
-    )
+    accelerator = make_accelerator(config.mixed_precision, config.tracker, out)
 
     def check(found: dict[str, Any], folder: Path) -> None:
         check_same(found, record, model_config, config, folder)
@@ -219,5 +216,5 @@ def check_same(
             f"{folder} was trained on {record['dataset']}, with other labels than {now['dataset']} has now. Name "
             "another --out to train on these."
         )
-    check_settings(record["model"], model, sorted(type(model).model_fields), folder)
-    check_settings(record["train"], config, sorted(UNCHANGING), folder)
+    check_settings(record["model"], model, folder)
+    check_settings(record["train"], config, folder)

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,14 @@ from reward.train.loss import preference_loss
 from reward.train.pairs import measure
 from reward.train.savings import explain_out_of_memory
 from reward.train.setup import Training, start
-from runs.store import RunStopped
 from training.batches import choose_batch, split_batch
 from training.processes import agree_on_largest
+from training.run import Progress, end_where_asked, tell_step
 from training.state import get_random_states, keep_step, save_checkpoint
 from training.stopping import stop_at_next_step
 from training.tracking import end_tracker, start_tracker
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int, dict[str, float]], None]
-"""Called with (steps done, steps in all, values), on the main process."""
 
 
 def train(
@@ -102,13 +99,8 @@ def train(
                     keep_copy(training, out)
                 if stop or done % config.checkpoint_every_steps == 0 or done == config.max_steps:
                     save_last(training, out)
-                if values:
-                    accelerator.log(values, step=done)
-                    if progress and accelerator.is_main_process:
-                        progress(done, config.max_steps, values)
-                if stop and done < config.max_steps:
-                    log.info("stopped after step %s; the same command continues", done)
-                    raise RunStopped(128 + stop)
+                tell_step(accelerator, progress, done, config.max_steps, values)
+                end_where_asked(stop, done, config.max_steps)
         seconds = time.monotonic() - began
         end_tracker(accelerator)
     return {"step": training.step, "best": training.best, "seconds": seconds}

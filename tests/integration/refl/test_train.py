@@ -281,7 +281,7 @@ def test_relative_and_absolute_paths_are_one_training(
             ended.set()
             os.kill(os.getpid(), signal.SIGHUP)
 
-    monkeypatch.setattr("refl.tune.command.format_progress", end)
+    monkeypatch.setattr("training.run.format_progress", end)
     with pytest.raises(RunStopped):
         run_here(relative)
     assert json.loads((out / "last" / "training.json").read_text())["step"] == 2

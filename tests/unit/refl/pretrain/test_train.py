@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -139,11 +141,11 @@ def test_a_stopped_training_continues_bit_by_bit(faces_folder, tmp_path, micro, 
     config = make_config()
     with pytest.raises(RunStopped):
         train(faces_folder, tmp_path / "parts", micro, config, StopAfter(phase, step))
-    stopped = torch.load(tmp_path / "parts" / phase / "state.pt", weights_only=True)
+    stopped = torch.load(tmp_path / "parts" / phase / "last" / "state.pt", weights_only=True)
     assert stopped["step"] == step + 1
     train(faces_folder, tmp_path / "parts", micro, config)
     assert_same_weights(whole, tmp_path / "parts")
-    ends = [torch.load(n / "diffusion" / "state.pt", weights_only=True) for n in (whole, tmp_path / "parts")]
+    ends = [torch.load(n / "diffusion" / "last" / "state.pt", weights_only=True) for n in (whole, tmp_path / "parts")]
     assert all(torch.equal(*both) for both in zip(*(end["weights"] for end in ends), strict=True))
 
 
@@ -169,7 +171,7 @@ def test_the_folder_is_a_restorer_whose_latents_have_unit_variance(faces_folder,
     restorer = load_tiny(tmp_path / "out")
     assert restorer.restore(torch.rand(1, 3, 32, 48), [0]).shape == (1, 3, 32, 48)
     assert restorer.settings["weights"].keys() == {"model.safetensors"}
-    kept = torch.load(tmp_path / "out" / "diffusion" / "latents.pt", weights_only=True)
+    kept = torch.load(tmp_path / "out" / "diffusion" / "latents" / "state.pt", weights_only=True)
     assert kept["small"][:, 0].float().std() == pytest.approx(1, abs=0.02)
     assert read_tiny_config(tmp_path / "out").scaling_factor == kept["scaling_factor"] != 1
     assert [(phase, done) for phase, done, _, _ in told] == [
@@ -212,12 +214,12 @@ def test_other_settings_or_faces_do_not_continue(faces_folder, tmp_path, micro):
         train(faces_folder, tmp_path / "third", micro, make_config(vae_steps=4))
     with pytest.raises(UserError, match=r"trained with kl_weight 0.0002, not 0.1\. Give the same settings"):
         train(faces_folder, tmp_path / "out", micro, make_config(kl_weight=0.1), only="vae")
-    (faces_folder / "face0.png").unlink()
-    with pytest.raises(UserError, match="trained on other faces"):
-        train(faces_folder, tmp_path / "out", micro, make_config(), only="vae")
-    path = tmp_path / "out" / "vae" / "state.pt"
+    path = tmp_path / "out" / "vae" / "last" / "state.pt"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"state\.pt: cannot be read"):
+        train(faces_folder, tmp_path / "out", micro, make_config(), only="vae")
+    (faces_folder / "face0.png").unlink()
+    with pytest.raises(UserError, match="trained on other faces"):
         train(faces_folder, tmp_path / "out", micro, make_config(), only="vae")
 
 
@@ -238,3 +240,45 @@ def test_no_gpu_is_an_error_only_where_one_is_asked_for(faces_folder, tmp_path, 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="no GPU that torch can use"):
         train(faces_folder, tmp_path / "out", micro, make_config(device="cuda"))
+
+
+def test_a_training_of_version_0_1_is_continued(faces_folder, tmp_path, micro, whole):
+    """It had a phase's record inside state.pt, and the latents in a file of their own."""
+    out = tmp_path / "out"
+    with pytest.raises(RunStopped):
+        train(faces_folder, out, micro, make_config(), StopAfter("diffusion", 2))
+    for phase in ("stage1", "vae", "diffusion"):
+        last = out / phase / "last"
+        state = torch.load(last / "state.pt", weights_only=True)
+        record = json.loads((last / "training.json").read_text())
+        del record["step"]
+        torch.save({**state, "record": json.dumps(record)}, out / phase / "state.pt")
+        shutil.rmtree(last)
+    (out / "diffusion" / "latents" / "state.pt").rename(out / "diffusion" / "latents.pt")
+    shutil.rmtree(out / "diffusion" / "latents")
+    told = []
+    train(faces_folder, out, micro, make_config(), lambda *line: told.append(line[:2]))
+    assert told == [("diffusion", 4)]
+    assert_same_weights(whole, out)
+    assert not list(out.rglob("latents.pt"))
+    assert {file.parent.name for file in out.rglob("state.pt")} == {"last", "latents"}
+
+
+def test_a_kill_between_the_renames_of_a_checkpoint_loses_nothing(faces_folder, tmp_path, micro, whole):
+    out = tmp_path / "out"
+    with pytest.raises(RunStopped):
+        train(faces_folder, out, micro, make_config(), StopAfter("vae", 2))
+    for phase in ("stage1", "vae"):
+        (out / phase / "last").rename(out / phase / "last.old")
+    told = []
+    train(faces_folder, out, micro, make_config(), lambda *line: told.append(line[:2]))
+    assert told[0] == ("diffusion", 2)
+    assert_same_weights(whole, out)
+
+
+def test_damaged_latents_are_named(faces_folder, tmp_path, micro):
+    train(faces_folder, tmp_path / "out", micro, make_config())
+    path = tmp_path / "out" / "diffusion" / "latents" / "state.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"latents/state\.pt: cannot be read .* move the folder away"):
+        train(faces_folder, tmp_path / "out", micro, make_config())

@@ -97,8 +97,8 @@ def test_every_trained_tensor_has_a_gradient_and_moves(
     assert all(parameter.dtype == torch.float32 for parameter in saved.parameters())
 
 
-def make_cpu_accelerator(_precision: str, **more: object) -> object:
-    return training.processes.make_accelerator("no", **more)
+def make_cpu_accelerator(_precision: str, tracker: str, out: Path) -> object:
+    return training.processes.make_accelerator("no", tracker, out)
 
 
 def make_faces(size_px: int) -> tuple[Tensor, Tensor]:

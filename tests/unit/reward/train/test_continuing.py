@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -15,10 +15,11 @@ from pydantic import BaseModel
 
 from db.errors import UserError
 from reward.model.config import ModelConfig
-from reward.train.command import choose_folder
-from reward.train.config import UNCHANGING, RewardTrainConfig
+from reward.train.command import TRAIN
+from reward.train.config import RewardTrainConfig
 from reward.train.setup import check_same
-from training.state import check_settings
+from runs.options import read_words
+from training.settings import MayChange, check_settings, choose_folder
 
 
 class Newer(BaseModel):
@@ -27,16 +28,18 @@ class Newer(BaseModel):
     learning_rate: float = 0.1
     range: tuple[float, float] = (0.0, 1.0)
     added: int = 3
+    workers: Annotated[int, MayChange()] = 1
 
 
 def test_a_setting_that_a_newer_version_adds_must_be_as_by_default() -> None:
-    before = {"learning_rate": 0.1, "taken_away": True}
-    check_settings(before, Newer(), Newer.model_fields, Path("last"))
+    before = {"learning_rate": 0.1, "taken_away": True, "workers": 2}
+    check_settings(before, Newer(), Path("last"))
     with pytest.raises(UserError, match=r"^last was trained with added 3, not 4\. Give the same settings"):
-        check_settings(before, Newer(added=4), Newer.model_fields, Path("last"))
-    check_settings(before, Newer(added=4), ["learning_rate"], Path("last"))
+        check_settings(before, Newer(added=4), Path("last"))
+    check_settings(before, Newer(added=4), Path("last"), unread={"added"})
+    check_settings(before, Newer(workers=9), Path("last"))
     with pytest.raises(UserError, match=r"with range \[0\.0, 1\.0\], not \[0\.0, 2\.0\]"):
-        check_settings(before, Newer(range=(0, 2)), Newer.model_fields, Path("last"))
+        check_settings(before, Newer(range=(0, 2)), Path("last"))
 
 
 def test_a_reward_training_of_an_older_version_is_the_same() -> None:
@@ -58,9 +61,9 @@ def test_a_reward_training_of_an_older_version_is_the_same() -> None:
 def test_two_paths_of_one_file_are_one_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "micro.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    before = {"architecture": "micro.json"}
     now = ModelConfig(architecture=str(tmp_path / "micro.json"), unlocked_image_groups=1, unlocked_text_blocks=0)
-    check_settings(before, now, ["architecture"], Path("last"))
+    before = {**now.model_dump(mode="json"), "architecture": "micro.json"}
+    check_settings(before, now, Path("last"))
 
 
 def test_the_folder_of_a_training_has_a_name_that_a_new_setting_does_not_change(tmp_path: Path) -> None:
@@ -84,5 +87,16 @@ def test_the_folder_of_a_training_has_a_name_that_a_new_setting_does_not_change(
     assert choose_folder(tmp_path, "tiny", name(Older())) == named
 
 
-def test_every_deciding_setting_is_one() -> None:
-    assert set(RewardTrainConfig.model_fields) >= UNCHANGING
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        ([], "tiny-8acad606"),
+        (["--tracker=wandb", "--keep-every-steps=3"], "tiny-8acad606"),
+        (["--workers=9", "--max-steps=7", "--warmup-steps=2", "--micro-batch-size=3"], "tiny-ef1a20f4"),
+        (["--ema-decay=0.5", "--unlocked-text-blocks=1", "--gradient-checkpointing", "--seed=4"], "tiny-f9b34952"),
+    ],
+)
+def test_the_folders_of_older_trainings_are_found_again(words: list[str], folder: str, tmp_path: Path) -> None:
+    """As version 0.1 named them."""
+    options = TRAIN.settle(read_words(TRAIN, ["--preset=tiny", "--dataset=/d", *words]), tmp_path)
+    assert options.out == tmp_path / "rewards" / folder
