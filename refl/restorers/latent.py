@@ -1,4 +1,4 @@
-"""What restorers share that work on the latents of Stable Diffusion's autoencoder: DiffBIR, the tiny one and OSEDiff.
+"""Hold what all latent diffusion restorers share: encoding, decoding, prompts, and one walk through DDIM."""
 
 Pixels are (N, 3, H, W) RGB in [0, 1], latents (N, c, h, w) times the autoencoder's scaling factor; both are float32 at
 the borders, whatever the parts compute in.
