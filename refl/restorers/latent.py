@@ -1,4 +1,4 @@
-"""Hold what all latent diffusion restorers share: encoding, decoding, prompts, and one walk through DDIM."""
+"""Hold what restorers on the latents of Stable Diffusion's autoencoder share: DiffBIR, the tiny one, OSEDiff.
 
 Pixels are (N, 3, H, W) RGB in [0, 1], latents (N, c, h, w) times the autoencoder's scaling factor; both are float32 at
 the borders, whatever the parts compute in.

@@ -380,7 +380,7 @@ def test_a_server_that_is_away_while_the_page_loads_is_said_and_waited_for(page:
     """Nobody is sent to sign in for a proxy's 502, nor left before an empty page."""
     page.route("**/api/session", lambda route: route.fulfill(status=502, body="<h1>Bad Gateway</h1>"))
     page.reload()
-    expect(page.locator("#notice")).to_have_text("The server does not answer. This page goes on trying.")
+    expect(page.locator("#notice")).to_have_text("The server does not answer. This page keeps trying.")
     page.unroute("**/api/session")
     page.route("**/api/session", lambda route: route.abort())
     page.wait_for_timeout(1500)

@@ -73,7 +73,7 @@ def test_a_training_is_filled_in_and_started_by_clicks(
     expect(start).to_be_enabled()
 
     steps = page.get_by_label("Max steps", exact=True)
-    expect(field(page, "train.max_steps")).to_contain_text("Optimizer steps; warmup and cosine decay")
+    expect(field(page, "train.max_steps")).to_contain_text("Optimizer steps, with warmup and cosine decay")
     expect(field(page, "train.max_steps")).to_contain_text("1 or more; default: 1000")
     steps.fill("no")
     expect(field(page, "train.max_steps")).to_contain_text("Give a whole number.")
