@@ -123,7 +123,12 @@ class Setting:
     @property
     def flag(self) -> str:
         """'--max-steps'; '' of a positional option."""
-        return "" if self.how.positional else f"--{(self.how.name or self.name).replace('_', '-')}"
+        return "" if self.how.positional else f"--{self.word.replace('_', '-')}"
+
+    @property
+    def word(self) -> str:
+        """'method': what its flag, and a page's link, call it."""
+        return self.how.name or self.name
 
     @property
     def is_many(self) -> bool:

@@ -237,7 +237,7 @@ def test_samples_over_time_and_use_as(visit: Callable[..., Page], add: Callable[
     page.keyboard.press("ArrowLeft")
     expect(page.get_by_alt_text("Samples of step 50")).to_have_js_property("naturalWidth", 114)
     expect(page.get_by_role("link", name="restore", exact=True)).to_have_attribute(
-        "href", re.compile("/admin/train#kind=refl%20restore&methods=.*tuned")
+        "href", re.compile("/admin/train#kind=refl%20restore&method=.*tuned")
     )
     expect(page.get_by_role("link", name="Clone")).to_have_attribute("href", "/admin/train#from=1")
 

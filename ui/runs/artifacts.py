@@ -21,7 +21,7 @@ REWARD_USES = (
     ("score", "reward score", "scorer"),
     ("evaluate", "reward evaluate", "scorer"),
 )
-RESTORER_USES = (("restore", "refl restore", "methods"), ("evaluate", "refl evaluate", "method"))
+RESTORER_USES = (("restore", "refl restore", "method"), ("evaluate", "refl evaluate", "method"))
 BASE_USES = (*RESTORER_USES, ("start ReFL", "refl train", "restorer"))
 DATASET_USES = (("train a reward model", "reward train", "dataset"), ("evaluate on it", "reward evaluate", "dataset"))
 LABELER_USES = (("label with it", "annotate label", "labeler"),)

@@ -126,12 +126,12 @@ def to_page(form: Form, values: Mapping[str, Any]) -> dict[str, Typed]:
 def _describe_input(form: Form, wanted: Setting, choices: Mapping[str, list[Choice]]) -> dict[str, Any]:
     mark = wanted.input or wanted.output
     return {
-        "name": wanted.name,
+        "name": wanted.word,
         "label": (mark.label if mark else "") or wanted.name.replace("_", " ").capitalize(),
         "description": wanted.description,
         "required": is_needed(wanted),
         "many": wanted.is_many,
-        "folded": not is_needed(wanted) and wanted.name not in form.shown,
+        "folded": not is_needed(wanted) and wanted.word not in form.shown,
         "choices": [{"value": choice.value, "words": choice.words} for choice in choices_for(wanted, choices)],
     }
 
@@ -170,18 +170,18 @@ def check(request: Request, data: Path, will_be: Sequence[Path] = ()) -> Plan:
 def _check_inputs(
     form: Form, request: Request, data: Path, will_be: Sequence[Path], plan: Plan, given: dict[str, Any]
 ) -> None:
-    for name in set(request.inputs) - {wanted.name for wanted in form.inputs}:
+    for name in set(request.inputs) - {wanted.word for wanted in form.inputs}:
         plan.errors[WHOLE_FORM] = f"{form.command.name} takes no {name}."
     for wanted in form.inputs:
-        values = [value.strip() for value in request.inputs.get(wanted.name, []) if value.strip()]
+        values = [value.strip() for value in request.inputs.get(wanted.word, []) if value.strip()]
         if is_needed(wanted) and not values:
-            plan.errors[wanted.name] = "This is needed."
+            plan.errors[wanted.word] = "This is needed."
         if len(values) > 1 and not wanted.is_many:
-            plan.errors[wanted.name] = "Give one."
+            plan.errors[wanted.word] = "Give one."
         usual = [str(wanted.default)] if isinstance(wanted.default, str) and wanted.default else []
         for value in values or usual:
             if fault := _find_fault(wanted, value, data, will_be):
-                plan.errors[wanted.name] = fault
+                plan.errors[wanted.word] = fault
         if values:
             given[wanted.name] = values if wanted.is_many else values[0]
             words = to_words(wanted, given[wanted.name])
@@ -244,7 +244,7 @@ def _ask_command(form: Form, request: Request, data: Path, plan: Plan, given: di
 
 def _place_of(form: Form, message: str) -> str:
     """The key of the field, or the name of the input, that a message is about."""
-    by_flag = {wanted.flag: wanted.name for wanted in form.inputs if wanted.flag}
+    by_flag = {wanted.flag: wanted.word for wanted in form.inputs if wanted.flag}
     named = next((by_flag[word] for word in re.findall(r"--[a-z][a-z-]*", message) if word in by_flag), None)
     return train_fields.find_named(list(form.fields.values()), message) or named or WHOLE_FORM
 
@@ -259,7 +259,7 @@ def read_back(form: Form, words: Sequence[str]) -> Request:
     request = Request(kind=form.command.name, preset=given.get("preset", ""))
     for wanted in form.inputs:
         if wanted.name != NEW:
-            request.inputs[wanted.name] = _as_texts(given.get(wanted.name))
+            request.inputs[wanted.word] = _as_texts(given.get(wanted.name))
     for key, found in form.fields.items():
         if found.name in given:
             request.values[key] = to_typed(found, given[found.name])

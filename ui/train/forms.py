@@ -121,7 +121,7 @@ FORMS: dict[str, Form] = {
             RESTORE,
             "Restore photos",
             "Makes restored images of the project's photos, or of others, as candidates to pair and judge.",
-            "inputs methods seeds split steps strength",
+            "inputs method seeds split steps strength",
         ),
         _form(
             EVALUATE_RESTORERS,

@@ -159,13 +159,20 @@ def test_the_same_judgments_give_the_same_files(judged: Database, tmp_path: Path
             assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
 
+def test_options_out_of_range_are_refused_before_there_is_a_run(
+    judged: Database, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["rank", "--data", str(data), "--resamples", "-1"]) == 2
+    assert capsys.readouterr() == ("", "error: --resamples: Give 0 or more, got '-1'.\n")
+    assert fetch(judged, select(Run)) == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--split", "test"], "No judgments in split 'test' to rank"),
         (["--people", "carl"], "There is no person called 'carl'"),
         (["--people", "robot"], "44 are of simulated annotators, which --include-simulated takes in"),
-        (["--resamples", "-1"], "--resamples: Give 0 or more"),
         (
             ["--out", "/dev/null/report"],
             "/dev/null/report: cannot be written (Not a directory); name another with --out",

@@ -43,7 +43,7 @@ def inputs_of(kind: str, places: dict[str, str]) -> dict[str, list[str]]:
         "reward evaluate": {"dataset": [places["dataset"]], "scorer": [places["frm"], "mine=hps-v2.1"]},
         "refl pretrain": {"faces": [places["faces"]]},
         "refl train": {"restorer": [places["tuned"]], "reward": [places["frm"]]},
-        "refl restore": {"methods": ["tiny"]},
+        "refl restore": {"method": ["tiny"]},
         "refl evaluate": {"method": ["tiny", places["tuned"]]},
     }.get(kind, {})
 
@@ -110,11 +110,11 @@ def test_every_preset_is_a_form_without_faults_and_no_flags(kind: str, places: d
         checked = check(asked, Path(places["data"]))
         assert (checked.errors, checked.changed) == ({}, [])
         assert len([word for word in checked.words if word.startswith("--")]) == len(
-            [value for wanted in FORMS[kind].inputs if wanted.flag for value in asked.inputs.get(wanted.name, [])]
+            [value for wanted in FORMS[kind].inputs if wanted.flag for value in asked.inputs.get(wanted.word, [])]
         ) + bool(preset)
         json.dumps(checked.config)
     shown = [field["name"] for field in described["fields"] if field["shown"]]
-    inputs = {wanted.name for wanted in FORMS[kind].inputs}
+    inputs = {wanted.word for wanted in FORMS[kind].inputs}
     assert set(shown) == FORMS[kind].shown - inputs, "a field of that name is gone"
     for field in described["fields"]:
         assert field["description"], field["key"]
@@ -188,8 +188,8 @@ def test_what_is_wrong_is_said_at_its_field(
         ("refl train", {"restorer": ["{faces}"], "reward": ["{frm}"]}, "restorer", "is no restorer"),
         ("refl train", {"restorer": ["feedforward:x"], "reward": ["{frm}"]}, "restorer", "no noise to learn from"),
         ("refl train", {"restorer": ["tiny"], "reward": ["{frm}"], "faces": ["/no"]}, "faces", "no folder /no"),
-        ("refl restore", {"methods": ["a=tiny", "b=/no"]}, "methods", "no folder /no"),
-        ("refl restore", {"methods": ["tiny"], "inputs": ["/no.png"]}, "inputs", "no file or folder"),
+        ("refl restore", {"method": ["a=tiny", "b=/no"]}, "method", "no folder /no"),
+        ("refl restore", {"method": ["tiny"], "inputs": ["/no.png"]}, "inputs", "no file or folder"),
         ("refl pretrain", {"faces": ["{faces}"], "phase": ["last"]}, "phase", "Choose one of"),
         ("annotate measure", {"metrics": ["nothing"]}, "metrics", "no metric list"),
         ("annotate label", {"labeler": ["99"]}, "labeler", "No such labeler."),
@@ -255,7 +255,7 @@ def test_paths_that_look_like_flags_stay_paths(places: dict[str, str], tmp_path:
     assert checked.words == ["--preset=tiny", "--faces", "./--aligned", places["faces"]]
     options = read_words(FORMS["refl pretrain"].command, checked.words)
     assert options.faces == [Path("--aligned"), Path(places["faces"])]
-    asked = Request(kind="refl restore", inputs={"inputs": ["--aligned"], "methods": ["tiny"]})
+    asked = Request(kind="refl restore", inputs={"inputs": ["--aligned"], "method": ["tiny"]})
     checked = check(asked, Path(places["data"]))
     assert (checked.errors, checked.config["aligned"]) == ({}, False)
     assert checked.config["inputs"] == [str(tmp_path / "--aligned")]
@@ -266,8 +266,8 @@ def test_a_folder_that_a_run_waited_for_will_make_need_not_be_there(places: dict
     asked.inputs["reward"] = [str(tmp_path / "later" / "best")]
     assert list(check(asked, Path(places["data"])).errors) == ["reward"]
     assert check(asked, Path(places["data"]), [tmp_path / "later"]).errors == {}
-    asked = Request(kind="refl restore", inputs={"methods": [f"mine={tmp_path}/later/tuned"]})
-    assert list(check(asked, Path(places["data"])).errors) == ["methods"]
+    asked = Request(kind="refl restore", inputs={"method": [f"mine={tmp_path}/later/tuned"]})
+    assert list(check(asked, Path(places["data"])).errors) == ["method"]
     assert check(asked, Path(places["data"]), [tmp_path / "later"]).errors == {}
 
 
