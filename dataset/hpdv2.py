@@ -106,7 +106,7 @@ def read_preferences(path: Path) -> list[Preference]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}).") from error
     if not isinstance(values, list) or not values:
-        raise UserError(f"{path}: is not a list of items; HPDv2's train.json is.")
+        raise UserError(f"{path}: is not a list of pairs; HPDv2's train.json is.")
     if isinstance(values[0], dict) and "source" in values[0]:
         raise UserError(
             f"{path} is one JSON list of rows; a manifest has a row per line: save it as .jsonl (pandas: "

@@ -416,8 +416,8 @@ def _add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
             *names, action=argparse.BooleanOptionalAction if setting.has_off else "store_true", **options
         )
         return
-    if setting.choices:
-        options["choices"] = setting.choices
+    if setting.choices:  # argparse would refuse another in several lines, with the usage before
+        options["metavar"] = f"{{{','.join(setting.choices)}}}"
     else:
         options["metavar"] = mark.metavar or ("DIR" if setting.is_path else METAVARS.get(setting.type, "X"))
     if mark.alone is not None:

@@ -20,7 +20,7 @@ def settle_export(options: ExportOptions, _data: Path) -> ExportOptions:
     """
     out = options.out
     if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out: {out} is there already; name a new folder, or remove it.")
+        raise UserError(f"{out} is there already; name a new folder with --out, or remove it.")
     return options
 
 

@@ -380,8 +380,8 @@ def test_the_command_says_what_it_wrote_and_where(
 
     for wrong, reason in (
         (["--out", str(out)], f"error: {out} is there already"),
-        (["--min-agreement", "2"], "error: --min-agreement: Input should be less than or equal to 1, got '2'"),
-        (["--splits", "training"], "error: --splits: Input should be 'train', 'val' or 'test', got 'training'"),
+        (["--min-agreement", "2"], "error: --min-agreement: Give 1 or less, got '2'"),
+        (["--splits", "training"], "error: --splits: Choose among train, val, test, got 'training'"),
         (["--people", "zoe"], "error: There is no person called 'zoe'."),
     ):
         code, told, error = annotate_here("export", *wrong)

@@ -80,7 +80,7 @@ def test_images_may_lie_in_the_splits_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("split", "items", "said"),
     [
-        ("train", {"prompt": "x"}, "train.json: is not a list of items"),
+        ("train", {"prompt": "x"}, "train.json: is not a list of pairs"),
         ("train", [TRAIN[0], {"prompt": "x"}], r"train.json, item 1: file_path: Field required"),
         ("train", [TRAIN[0] | {"human_preference": [0, 0]}], r"item 0: human_preference must .* not \[0.0, 0.0\]"),
         ("train", [TRAIN[0] | {"human_preference": [2, -1]}], r"item 0: human_preference must be numbers"),

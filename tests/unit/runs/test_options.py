@@ -258,7 +258,7 @@ def test_options_named_preset_are_like_others_where_there_are_no_presets() -> No
         (["--count=-1"], "--count: Give 1 or more, got '-1'."),
         (["--seeds", "1", "y"], "--seeds: Give a whole number, got 'y'."),
         (["--window", "1"], "argument --window: expected 2 arguments"),
-        (["--colour", "green"], "argument --colour: invalid choice: 'green' (choose from 'red', 'blue')"),
+        (["--colour", "green"], "--colour: Choose among red, blue, got 'green'."),
         (["--width", "100"], "--width: Give 99 or less, got '100'."),
         (["--width", "13"], "small: Width is 13; take another."),
         (["--wings=2"], "unrecognized arguments: --wings=2"),
