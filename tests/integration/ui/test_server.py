@@ -227,7 +227,7 @@ def test_answers_to_the_readable_tokens_of_before_are_taken(client: MakeClient, 
     events = [judge({"showing": readable.dumps(token)}, "left") for token in tokens]
     assert {result["status"] for result in ask(ben, events=events)["results"]} == {"stored"}
     somebody_elses, forged = readable.dumps([person + 1, first, 0, "b"]), readable.dumps(tokens[0])[:-1] + "_"
-    for token, why in ((somebody_elses, "somebody else"), (forged, "does not belong")):
+    for token, why in ((somebody_elses, "another person"), (forged, "does not belong")):
         assert why in ask(ben, events=[judge({"showing": token}, "left")])["results"][0]["error"]
     with database.read() as session:
         rows = session.scalars(select(Judgment).order_by(Judgment.id)).all()
