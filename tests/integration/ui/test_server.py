@@ -462,7 +462,7 @@ def test_a_showing_belongs_to_its_person(client: MakeClient, database: Database)
     pair = ask(client("ben"), want=1)["pairs"][0]
     result = ask(client("ada"), events=[judge(pair, "left")])["results"][0]
     assert result["status"] == "refused"
-    assert "somebody else" in result["error"]
+    assert "another person" in result["error"]
     assert fetch(database, select(Judgment)) == []
 
 
@@ -546,7 +546,7 @@ def test_wrong_password_is_refused_and_guessing_is_slowed(client: MakeClient) ->
     guesser = client()
     for _ in range(5):
         location = guesser.post("/sign-in", data={"name": "ada", "password": "wrong"}).headers["location"]
-        assert location.startswith("/sign-in?error=Name%20and%20password")
+        assert location.startswith("/sign-in?error=Wrong%20name%20or%20password")
     for name in ("ada", "ADA"):
         location = guesser.post("/sign-in", data={"name": name, "password": PASSWORD}).headers["location"]
         assert "Too%20many%20attempts" in location

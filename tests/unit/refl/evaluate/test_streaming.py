@@ -316,7 +316,7 @@ def test_without_captions_it_is_refused_before_anything_is_loaded(
         (["--method=other=tiny"], "Two of the restorers are called 'other'"),
         (["--method=oth/er=tiny", "--method=oth er=tiny"], "kept in a folder 'oth-er'"),
         (["--image-size-px=40"], "takes sides that are multiples of 16 px, not 40"),
-        (["--reward=nowhere"], "give it a name, such as --reward frozen=nowhere"),
+        (["--reward=nowhere"], "There is no scorer 'nowhere'"),
         (["--reward=a=nowhere"], "There is no scorer 'nowhere'"),
         (["--reward=learned=tiny"], "Two reward models are called 'learned'"),
         (["--limit=0"], "--limit: Give 1 or more, got '0'"),
