@@ -21,7 +21,7 @@ import pytest
 from PIL import Image as PilImage
 from sqlalchemy import func, select, update
 
-from annotate.__main__ import mend
+from annotate.ingest.command import mend
 from annotate.ingest.store import ImportReport, import_folder
 from annotate.judging.gold import import_gold
 from annotate.judging.pairs import make_pairs
