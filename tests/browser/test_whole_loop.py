@@ -105,7 +105,8 @@ def test_once_round_by_clicks(
     wait_for(page, "finished")
     use(page, next(row.inner_text() for row in page.get_by_role("rowheader").all()), "train a reward model")
 
-    for key, value in (("max_steps", "60"), ("warmup_steps", "2"), ("batch_size", "4"), ("log_every_steps", "1")):
+    # Long enough that a quick machine does not end it before it is stopped.
+    for key, value in (("max_steps", "200"), ("warmup_steps", "2"), ("batch_size", "4"), ("log_every_steps", "1")):
         fill(page, f"train.{key}", value)
     fill(page, "train.workers", "0")
     reward = run_page(page)
