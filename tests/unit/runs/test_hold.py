@@ -16,6 +16,7 @@ from db.errors import UserError
 from runs import hold
 from runs.hold import hold_folder
 from tests.conftest import ROOT
+from tests.watching import wait_until
 
 LIMIT_SECONDS = 60
 
@@ -41,6 +42,14 @@ def start_holder(folder: Path, how: str) -> subprocess.Popen[str]:
     return holder
 
 
+def is_free(folder: Path) -> bool:
+    try:
+        with hold_folder(folder):
+            return True
+    except UserError:
+        return False
+
+
 @pytest.mark.parametrize("how", ["alone", "fork"])
 def test_a_killed_process_lets_go_and_so_do_those_that_it_forked(tmp_path: Path, how: str) -> None:
     holder = start_holder(tmp_path / "out", how)
@@ -52,8 +61,7 @@ def test_a_killed_process_lets_go_and_so_do_those_that_it_forked(tmp_path: Path,
         assert "name another --out" in said
         holder.kill()
         holder.wait(LIMIT_SECONDS)
-        with hold_folder(tmp_path / "out"):
-            pass
+        wait_until(lambda: is_free(tmp_path / "out"))  # what it forked lets go once it has run at all
     finally:
         with suppress(ProcessLookupError):  # none of its group lives any more
             os.killpg(holder.pid, signal.SIGKILL)
