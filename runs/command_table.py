@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from runs.options import OWN, PACKAGES, Command, Setting, list_commands, to_word
+from runs.options import PACKAGES, Command, Setting, list_commands
 
 HEAD = """# Commands
 
@@ -39,11 +39,7 @@ def _row(setting: Setting) -> str:
     name = f"`{setting.flag}`" if setting.flag else f"`{setting.how.metavar or setting.name.upper()}`"
     values = ", ".join(f"`{choice}`" for choice in setting.choices)
     values = values or ("" if setting.type == "switch" else setting.type)
-    default = setting.default
-    usual = ""
-    if setting.table == OWN and default not in (None, False, True, "", [], ()):
-        usual = f" (default: {' '.join(map(to_word, default)) if setting.is_many else to_word(default)})"
-    words = f"{setting.description}{usual}".replace("|", "\\|")
+    words = setting.help.replace("|", "\\|")
     return f"| {name} | {values} | {words} |"
 
 

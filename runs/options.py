@@ -131,6 +131,14 @@ class Setting:
         return self.how.name or self.name
 
     @property
+    def help(self) -> str:
+        """The description, with the default of an option that has one worth saying."""
+        usual = self.default
+        if self.table != OWN or self.required or usual in (None, False, True, "", [], ()):
+            return self.description
+        return f"{self.description} (default: {' '.join(map(to_word, usual)) if self.is_many else to_word(usual)})"
+
+    @property
     def is_many(self) -> bool:
         """Whether it takes several values."""
         return self.type in ("choices", "numbers", "names")
@@ -143,7 +151,6 @@ class Presets:
     names: Callable[[], list[str]]
     load: Callable[[str, Mapping[str, Mapping[str, Any]]], Mapping[str, Any]]
     """(a preset or file, changes by table) -> the tables, and options that a stored config names; raises UserError."""
-    default: str = ""
 
 
 @dataclass(frozen=True)
@@ -180,10 +187,6 @@ class Command(Generic[O]):
     def settings(self) -> tuple[Setting, ...]:
         """All its options, table by table."""
         return tuple(read_settings(self.options, from_presets=self.presets is not None))
-
-    def find(self, name: str) -> Setting:
-        """An option by its name."""
-        return next(setting for setting in self.settings if setting.name == name)
 
     def value(self, options: O, setting: Setting) -> Any:
         """What these options say of one of them."""
@@ -238,7 +241,7 @@ class Command(Generic[O]):
             with suppress(UserError):  # a file that is whole with some flags alone: all of them are written then
                 usual = self.presets.load(preset, {})
         for setting in self.settings:
-            value, is_usual = self.value(options, setting), False
+            value = self.value(options, setting)
             if setting.table == OWN:
                 is_usual = not setting.required and value == setting.default
             else:
@@ -403,11 +406,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], co
 
 def _add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
     """A flag of one option; without it the namespace lacks the option."""
-    mark, default = setting.how, setting.default
-    words = setting.description
-    if setting.table == OWN and not setting.required and default not in (None, False, True, "", [], ()):
-        words += f" (default: {' '.join(map(to_word, default)) if setting.is_many else to_word(default)})"
-    options: dict[str, Any] = {"help": words.replace("%", "%%"), "default": argparse.SUPPRESS}
+    mark = setting.how
+    options: dict[str, Any] = {"help": setting.help.replace("%", "%%"), "default": argparse.SUPPRESS}
     names = [setting.name] if mark.positional else [setting.flag]
     if not mark.positional:
         options |= {"dest": setting.name, "required": setting.required and setting.table == OWN}

@@ -68,5 +68,5 @@ PRETRAIN = Command(
     "Settings are those of a preset or a file; each can be replaced by its flag. The same command again continues a "
     "training that was stopped.",
     settle_pretrain,
-    Presets(preset_names, load_options, "tiny"),
+    Presets(preset_names, load_options),
 )

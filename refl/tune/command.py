@@ -178,6 +178,6 @@ TRAIN = Command(
     "Settings are those of a preset or a file; each can be replaced by its flag. The same command again continues a "
     "training that was stopped. On several GPUs or hosts: accelerate launch -m refl train …",
     settle_train,
-    Presets(preset_names, load_options, "tiny-refl"),
+    Presets(preset_names, load_options),
     trains=True,
 )

@@ -130,6 +130,6 @@ TRAIN = Command(
     "Settings are those of a preset or a file; each can be replaced by its flag. The same command again continues a "
     "training that was stopped. On several GPUs or hosts: accelerate launch -m reward train …",
     settle_train,
-    Presets(preset_names, load_preset, "tiny"),
+    Presets(preset_names, load_preset),
     trains=True,
 )

@@ -192,7 +192,7 @@ def test_words_say_what_is_read_from_them(values: dict[str, Any]) -> None:
     assert again == options
     assert TOY.words(again) == words
     for name, value in values.items():
-        setting = TOY.find(name)
+        setting = next(one for one in TOY.settings if one.name == name)
         if name != "preset" and value != setting.default:
             assert str(getattr(again, name, None) or getattr(again.shape, name, None)), name
 
