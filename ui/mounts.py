@@ -1,4 +1,4 @@
-"""Mount the pages that are JavaScript modules with JSON routes: Train, Runs and Models."""
+"""Mount the pages that are JavaScript modules with JSON routes: Overview, Train, Runs and Models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import gradio as gr
 from ui.context import Context
 
 NOTE = '<p class="fr-note">Loading …</p>'
+
+
+def build_overview(context: Context) -> None:
+    """Build the Overview page: the loop as it stands, and what to do next, from `ui.overview`, live."""
+    style = f'<link rel="stylesheet" href="{context.root_path}/static/overview/overview.css">'
+    _mount(context, "overview", "overview/overview.js", f'{style}<div id="fr-overview">{NOTE}</div>', plain=True)
 
 
 def build_train(context: Context) -> None:

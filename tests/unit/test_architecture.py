@@ -37,8 +37,8 @@ FLOORS = {
     "reward": ("model", "read_hpdv2", "data", "train score", "evaluate", "commands __main__"),
     "refl": ("faces published", "restorers", "restore pretrain tune", "evaluate", "commands __main__"),
     "ui": (
-        *("address errors plain_pages", "context", "gate html", "run_panel", "pairing"),
-        *("label pages autolabel restore train runs mounts", "server demo"),
+        *("address errors plain_pages", "context", "html", "gate navigation run_panel", "pairing"),
+        *("label pages autolabel restore train runs mounts", "overview", "server demo"),
     ),
 }
 """The rooms of each package that has some, from the ground up: a room may import those below it alone."""
