@@ -88,7 +88,7 @@ def _after_answers(project: Project, data: Path) -> Advice:
         )
     if project.learnable < MIN_ANSWERS:
         return _judge_more(project)
-    if project.unmeasured:
+    if project.unmeasured and not fitted:
         return Advice(
             f"Measure the restored images: {project.unmeasured:,} lack metric values, from which the labeler learns.",
             Link("Measure", "/admin/metrics"),

@@ -387,7 +387,7 @@ def _restorer(project: Project, data: Path) -> Stage:
     ends = read_file(folder / "progress.jsonl", _read_rewards)
     stage = Stage("restorer", "Restorer", "tuned", "", link, [f"run {run.id}"], "done", simulated=project.only_programs)
     if ends:
-        stage.count, stage.unit = f"{ends[1] - ends[0]:+.3g}", "reward on held-out faces"
+        stage.count, stage.unit = f"{ends[1] - ends[0]:+.3f}", "reward on held-out faces"
         stage.facts.append("monitor: no hacking seen")
     else:
         stage.facts.append("no held-out faces: nothing watched it")

@@ -107,9 +107,7 @@ def test_the_advice_leads_once_round_the_loop(database: Database, data: Path, lo
     with database.write() as session:
         source = session.scalars(select(Candidate)).first()
         assert source is not None
-        image = add_image_row(session, "f")
-        add_candidate(session, source.source, add_method(session, "new"), image)
-        session.add(MetricValue(image_id=image.id, metric="m", version="1", value=1.0))
+        add_candidate(session, source.source, add_method(session, "new"), add_image_row(session, "f"))
     see("Make pairs of the new restored images")
     with database.write() as session:
         make_pairs(session, load_settings(session))
@@ -166,7 +164,7 @@ def test_stages_say_counts_people_and_simulation(database: Database, data: Path,
         "71%",
         ["60 to 80 %, 95 % interval on 50 pairs", "people 81%"],
     )
-    assert (stages["restorer"].count, stages["restorer"].facts[-1]) == ("+0.25", "monitor: no hacking seen")
+    assert (stages["restorer"].count, stages["restorer"].facts[-1]) == ("+0.250", "monitor: no hacking seen")
     assert (stages["judgments"].state, stages["judgments"].facts[-1]) == ("care", "flagged: bot")
 
 
