@@ -37,7 +37,7 @@ FLOORS = {
     "reward": ("model", "read_hpdv2", "data", "train score", "evaluate", "commands __main__"),
     "refl": ("faces published", "restorers", "restore pretrain tune", "evaluate", "commands __main__"),
     "ui": (
-        *("address errors plain_pages", "context", "gate html", "run_panel", "pairing"),
+        *("address errors plain_pages", "context", "gate html", "run_panel", "pairing filling", "demo_section"),
         *("label pages autolabel restore train runs mounts", "server demo"),
     ),
 }
