@@ -21,11 +21,13 @@ def build_demo_section(context: Context) -> None:
         gr.Markdown("### Demo")
         state = gr.HTML()
         with gr.Row():
-            fill = gr.Button("Fill the demo: simulated answers and a small round", variant="primary", visible=False)
-            clear = gr.Button("Remove simulated answers and their runs", variant="stop", visible=False)
+            fill = gr.Button(
+                "Fill the demo: simulated answers and a small round", variant="primary", size="sm", visible=False
+            )
+            clear = gr.Button("Remove simulated answers and their runs", variant="stop", size="sm", visible=False)
         with gr.Row(visible=False) as asked:
-            sure = gr.Button("Yes, remove them for good", variant="stop")
-            keep = gr.Button("Keep them")
+            sure = gr.Button("Yes, remove them for good", variant="stop", size="sm")
+            keep = gr.Button("Keep them", size="sm")
     timer = gr.Timer(TICK_SECONDS, active=False)
     shown = [section, state, fill, clear, asked, timer]
 

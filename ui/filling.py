@@ -33,7 +33,7 @@ DEMO_PEOPLE = ("Eileen Collins", "Grace Hopper")
 """Who is in the demo's photos (`ui.demo`)."""
 ANSWERS = 64
 """Of the demo's 96 pairs; the rest is left to people and the labeler."""
-REWARD_STEPS, REFL_STEPS = 200, 40
+REWARD_STEPS, REFL_STEPS = 50, 20
 TARGET_ACCURACY = 0.75
 """Of the demo's machine labels: from so few answers the labeler would abstain on nearly all at 0.9."""
 STOP_SECONDS = 5.0
