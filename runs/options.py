@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from db.errors import UserError
+from runs.finding import Finding
 
 OWN = "options"
 """The table of a command's own options, beside those of its presets."""
@@ -151,6 +152,8 @@ class Presets:
     names: Callable[[], list[str]]
     load: Callable[[str, Mapping[str, Mapping[str, Any]]], Mapping[str, Any]]
     """(a preset or file, changes by table) -> the tables, and options that a stored config names; raises UserError."""
+    memory_gib: Mapping[str, float] = field(default_factory=dict)
+    """Preset -> what `--memory` counts for it, without what CUDA itself takes; empty where nothing counts."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,8 @@ class Command(Generic[O]):
     """Whether several processes can share it."""
     aliases: tuple[str, ...] = ()
     """Older names of the subcommand."""
+    check: Callable[[Place], list[Finding]] | None = None
+    """What `runs doctor` shall say of what it needs; asked while a page is made, so quick and without torch."""
 
     @cached_property
     def settings(self) -> tuple[Setting, ...]:

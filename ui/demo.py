@@ -28,6 +28,7 @@ from db.records import add_candidate, add_method, add_source, draw_split
 from db.session import Database
 from pixels.read import read_rgb
 from refl.faces.degrade import PUBLISHED, FloatImage, degrade, draw_degradation
+from ui.filling import DEMO_PEOPLE
 
 IMAGE_SIZE_PX = 512
 PAIRS_PER_SOURCE = 8
@@ -50,7 +51,7 @@ class Portrait:
 COLLINS = Portrait(
     "skimage",
     "data/astronaut.png",
-    "Eileen Collins",
+    DEMO_PEOPLE[0],
     "a smiling woman with short hair in an orange space suit",
     {"close": (136, 28, 316, 208), "portrait": (110, 4, 330, 224), "shoulders": (84, 0, 364, 280)},
 )
@@ -58,7 +59,7 @@ COLLINS = Portrait(
 HOPPER = Portrait(
     "matplotlib",
     "mpl-data/sample_data/grace_hopper.jpg",
-    "Grace Hopper",
+    DEMO_PEOPLE[1],
     "an elderly woman with glasses in a naval officer's hat",
     {"close": (145, 105, 395, 355), "portrait": (106, 14, 446, 354), "shoulders": (56, 10, 456, 410)},
 )

@@ -12,6 +12,7 @@ from db.models import Split
 from db.session import open_database
 from refl.tune.config import ReflConfig, ReflTrainOptions, load_options, load_refl_config, preset_names
 from reward.model.weights_folder import choose_weights_folder
+from runs.devices import CUDA_GIB
 from runs.options import Command, Place, Presets, make_absolute
 from training.run import Progress, hold_training, is_first, record_training
 from training.settings import choose_folder, dump_deciding
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELD_OUT_SHARE = 0.1
+MEMORY_GIB = {"tiny-refl": 0.2, "osediff-24gb": 12.5, "lora-16gb": 13.5, "paper-24gb": 18.5, "paper": 30.7}
+"""What `--memory` counts for each preset on one GPU, of the restorer and reward model that it is for."""
 SMALL_PRESETS = ("paper-24gb", "lora-16gb")
 """For cards that the asked settings do not fit, the larger first."""
 
@@ -104,7 +107,7 @@ def say_memory(options: ReflTrainOptions, weights: Path, card_gib: float) -> Non
     Args:
         card_gib: memory of the card.
     """
-    from training.memory import CUDA_GIB, describe_memory, find_peak
+    from training.memory import describe_memory, find_peak
 
     phases = count_memory(options, options.config, weights)
     log.info("memory of each process\n%s", describe_memory(phases))
@@ -178,6 +181,6 @@ TRAIN = Command(
     "Settings are those of a preset or a file; each can be replaced by its flag. The same command again continues a "
     "training that was stopped. On several GPUs or hosts: accelerate launch -m refl train …",
     settle_train,
-    Presets(preset_names, load_options),
+    Presets(preset_names, load_options, MEMORY_GIB),
     trains=True,
 )

@@ -14,7 +14,7 @@ from typing import Any
 from db.errors import UserError
 from db.records import SIMULATED
 from reward.model.config import ModelConfig
-from reward.model.weights import read_manifest
+from reward.model.manifest import read_manifest
 from runs.options import make_table
 from runs.store import without_nan
 from training.weights import SUFFIXES

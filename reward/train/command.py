@@ -17,6 +17,9 @@ from runs.presets import read_tables
 from training.run import hold_training, is_first, record_training
 from training.settings import choose_folder, dump_deciding
 
+MEMORY_GIB = {"tiny": 0.5, "vit-b-32": 2.1, "vit-l-14": 4.6, "vit-h-14": 10.3}
+"""What `--memory` counts for each preset on one GPU."""
+
 
 class TrainOptions(Options):
     """What a reward model is trained on, where it goes, and all settings of the model and of its training."""
@@ -130,6 +133,6 @@ TRAIN = Command(
     "Settings are those of a preset or a file; each can be replaced by its flag. The same command again continues a "
     "training that was stopped. On several GPUs or hosts: accelerate launch -m reward train …",
     settle_train,
-    Presets(preset_names, load_preset),
+    Presets(preset_names, load_preset, MEMORY_GIB),
     trains=True,
 )

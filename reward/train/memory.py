@@ -22,8 +22,9 @@ from reward.train.pairs import InputReader, PairScorer, compute_margins
 from reward.train.savings import list_savings
 from reward.train.setup import N_SUMS, Training, place_model
 from reward.train.train import take_step
+from runs.devices import CUDA_GIB
 from training.accounting import MemoryCount
-from training.memory import CUDA_GIB, GIB
+from training.memory import GIB
 from training.without_memory import count_fake_training, make_lone_accelerator, make_moments
 
 IMAGE_SIZE_PX = 512

@@ -14,10 +14,14 @@ from sqlalchemy import func, select
 
 from annotate.judging.pairs import lease_pairs, make_pairs
 from annotate.judging.people import add_person
-from db.models import Judgment, Pair, Person, Role
+from annotate.judging.simulate import get_annotator
+from db.models import Judgment, Pair, Person, Role, Run, RunState, Source, Split
 from db.project import load_settings
+from db.records import add_source
 from db.session import Database
+from runs.store import insert_run
 from tests.making import add_face, add_photos, fetch, judge
+from ui.filling import DEMO_PEOPLE
 from ui.navigation import FIRST, GROUPS, LABEL, address_of
 
 pytestmark = pytest.mark.browser
@@ -134,8 +138,11 @@ def test_answers_of_a_person_are_discarded_and_restored(admin: Page, database: D
     assert count() == len(pairs)
 
 
-def test_settings_reach_the_labelling_page(admin: Page) -> None:
+def test_settings_reach_the_labelling_page_and_a_filled_demo_is_cleared(
+    admin: Page, database: Database, data: Path
+) -> None:
     visit(admin, "Project")
+    clear_a_demo(admin, database, data)
     question = admin.get_by_label("Question")
     expect(question).to_have_value("Which restoration is better?")
     question.fill("Who looks like themselves?")
@@ -147,6 +154,39 @@ def test_settings_reach_the_labelling_page(admin: Page) -> None:
     expect(admin.get_by_text("Saved.")).to_be_visible()
     follow(admin, "Label")
     expect(admin.locator("#question")).to_have_text("Who looks like themselves?")
+
+
+def clear_a_demo(admin: Page, database: Database, data: Path) -> None:
+    """The demo's part of the page is there in a demo alone, and removes what filled it once it was asked twice."""
+    fill, remove = (
+        admin.get_by_role("button", name=name)
+        for name in ("Fill the demo: simulated answers and a small round", "Remove simulated answers and their runs")
+    )
+    expect(admin.get_by_label("Question")).to_have_value("Which restoration is better?")
+    expect(fill).to_be_hidden()
+    with database.write() as session:
+        source = add_source(session, "portrait", Split.train, group=DEMO_PEOPLE[0])
+    admin.reload()
+    expect(fill).to_be_visible()
+    expect(remove).to_be_hidden()
+    with database.write() as session:
+        person_id = get_annotator(session).id
+        for kind in ("annotate simulate", "reward train"):
+            insert_run(session, data, kind, {}, person_id=person_id, state=RunState.finished)
+    admin.reload()
+    expect(admin.get_by_text("Simulated: 0 answers; 2 runs have ended.")).to_be_visible()
+    expect(fill).to_be_hidden()
+    remove.click()
+    admin.get_by_role("button", name="Keep them").click()
+    expect(admin.get_by_role("button", name="Yes, remove them for good")).to_be_hidden()
+    assert len(fetch(database, select(Run))) == 2
+    remove.click()
+    admin.get_by_role("button", name="Yes, remove them for good").click()
+    expect(admin.get_by_text("2 runs and what they made are gone")).to_be_visible()
+    expect(fill).to_be_visible()
+    assert fetch(database, select(Run)) == []
+    with database.write() as session:
+        session.delete(session.get_one(Source, source.id))
 
 
 def test_every_page_bears_its_content_policy(serve: Any, fill: Any, open_page: Any, sign_in: Any) -> None:

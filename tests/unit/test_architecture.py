@@ -37,7 +37,14 @@ FLOORS = {
     "reward": ("model", "read_hpdv2", "data", "train score", "evaluate", "commands __main__"),
     "refl": ("faces published", "restorers", "restore pretrain tune", "evaluate", "commands __main__"),
     "ui": (
-        *("address errors plain_pages", "context", "html", "gate navigation run_panel", "pairing"),
+        *(
+            "address errors plain_pages",
+            "context",
+            "html",
+            "gate navigation run_panel",
+            "pairing filling",
+            "demo_section",
+        ),
         *("label pages autolabel restore train runs mounts", "overview", "server demo"),
     ),
 }
@@ -284,11 +291,14 @@ def test_the_whole_app_is_built_without_torch(tmp_path):
 import sys
 from pathlib import Path
 from db.session import open_database
+from runs.doctor import find_all
+from runs.options import Place
 from ui.context import Context
 from ui.server import make_app
 data = Path({str(tmp_path)!r})
 app = make_app(Context(database=open_database(data), data=data))
 assert len(app.routes) > 5, app.routes
+assert any(finding.name == "torch" for finding in find_all(Place(data)))
 assert "gradio" in sys.modules
 for heavy in ("torch", "sklearn", "pyiqa"):
     assert heavy not in sys.modules, "something that the pages import loads " + heavy

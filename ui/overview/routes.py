@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 
 from db.models import Run, RunState
 from db.project import load_settings
+from runs.doctor import find_all
+from runs.options import Place
 from runs.store import reap_lost
 from ui.context import Context
 from ui.overview.advice import advise
@@ -31,6 +33,12 @@ def overview_routes(context: Context) -> APIRouter:
         reap_lost(context.database, context.data)
         with context.database.read() as session:
             return send_json(request, describe_overview(session, context.data))
+
+    @routes.get("/api/overview/machine")
+    def machine(request: Request) -> Response:
+        """What this machine has and lacks, as `python -m runs doctor` says; the network is not asked."""
+        findings = find_all(Place(context.data, context.url))
+        return send_json(request, {"findings": [asdict(finding) for finding in findings]})
 
     return routes
 

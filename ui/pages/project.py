@@ -11,6 +11,7 @@ from db.errors import UserError
 from db.images import add_image, probe_image
 from db.project import FIXED_AFTER_IMPORT, ProjectSettings, load_settings, save_settings
 from ui.context import Context
+from ui.demo_section import build_demo_section
 from ui.html import page_error, render
 
 LISTS = ("reasons", "skip_reasons")
@@ -33,6 +34,7 @@ SECTIONS = {
 def build(context: Context) -> None:
     """A field for each setting, made from the settings' own descriptions; saved together."""
     gr.Markdown("## Project")
+    build_demo_section(context)
     fields: dict[str, Any] = {}
     for heading, names in SECTIONS.items():
         gr.Markdown(f"### {heading}")

@@ -17,7 +17,7 @@ import training.weights  # noqa: E402
 from db.errors import UserError  # noqa: E402
 from reward.model.checkpoint import build_model, load_model, save_model  # noqa: E402
 from reward.model.config import load_model_config  # noqa: E402
-from reward.model.weights import read_manifest  # noqa: E402
+from reward.model.manifest import read_manifest  # noqa: E402
 from reward.model.weights_folder import WEIGHTS_FOLDER  # noqa: E402
 from reward.score.scorer import find_scorer, load_scorer  # noqa: E402
 from training.weights import map_weights, read_weights  # noqa: E402

@@ -41,7 +41,7 @@ export function mount(root) {
   const running = make("section");
   const failed = make("section");
   const waiting = make("section");
-  root.replaceChildren(make("h2", {}, "Overview"), alarm, advice, loop, make("div", { className: "ov-lists" }, running, failed, waiting));
+  root.replaceChildren(make("h2", {}, "Overview"), alarm, advice, loop, make("div", { className: "ov-lists" }, running, failed, waiting), machine());
   document.title = "Overview · FaceReward";
   let busy = false;
 
@@ -143,4 +143,32 @@ function showRun(run) {
 function showWaiting(section, waiting) {
   section.hidden = waiting.length === 0;
   section.replaceChildren(make("h3", {}, "Waits for a person"), make("ul", {}, ...waiting.map((one) => make("li", {}, link(one)))));
+}
+
+/** A folded panel of what this machine has and lacks; asked for when it is opened. */
+function machine() {
+  const list = make("ul", { className: "ov-machine" });
+  const panel = make("details", {}, make("summary", {}, "This machine: libraries, GPUs, weights, disk"), list);
+  panel.addEventListener("toggle", async () => {
+    if (!panel.open) return;
+    list.replaceChildren(make("li", { className: "fr-note" }, "Looking …"));
+    try {
+      const { findings } = await ask("/api/overview/machine");
+      list.replaceChildren(...findings.map(showFinding));
+    } catch (error) {
+      list.replaceChildren(make("li", { className: "fr-error", role: "alert" }, /** @type {Error} */ (error).message));
+    }
+  });
+  return panel;
+}
+
+/** @param {{mark: "ok" | "note" | "care" | "fault", name: string, seen: string, todo: string}} finding */
+function showFinding({ mark, name, seen, todo }) {
+  return make(
+    "li",
+    { className: `ov-finding-${mark}` },
+    make("b", {}, `${{ ok: "✓", note: "·", care: "▲", fault: "✕" }[mark]} ${name}`),
+    ` ${seen}`,
+    todo ? make("span", { className: "ov-todo" }, ` → ${todo}`) : null,
+  );
 }
