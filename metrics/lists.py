@@ -14,6 +14,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from licences.terms import is_commercial
+
 FOLDER = Path(__file__).parent / "named_lists"
 OUR_VERSIONS = {
     "noise_level": 1,
@@ -186,8 +188,12 @@ def metric_version(name: str) -> str:
 
 
 def find_missing_package(name: str) -> str | None:
-    """The first package that a metric needs and that is not installed."""
-    return next((package for package in metric_packages(name) if _installed_version(package) is None), None)
+    """The first package that a metric needs and that is not installed, or that commercial use forbids."""
+    return next((package for package in metric_packages(name) if not _is_usable(package)), None)
+
+
+def _is_usable(package: str) -> bool:
+    return _installed_version(package) is not None and not (package in NON_COMMERCIAL and is_commercial())
 
 
 def describe_missing(name: str, package: str, why: str = "it is not installed") -> str:
@@ -196,6 +202,11 @@ def describe_missing(name: str, package: str, why: str = "it is not installed") 
     Args:
         why: put in brackets.
     """
+    if package in NON_COMMERCIAL and is_commercial():
+        return (
+            f"The metric {name} needs {package}, whose licence forbids commercial use: measure with --metrics "
+            "permissive, which needs none."
+        )
     if package in NON_COMMERCIAL:
         return (
             f"The metric {name} needs {package} ({why}): `pip install {package}`, whose licence forbids commercial "

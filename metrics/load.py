@@ -17,6 +17,7 @@ import scipy.io
 import torch
 from torch import Tensor
 
+from licences.terms import is_commercial
 from metrics.fidelity import compute_gmsd, compute_psnr, compute_ssim
 from metrics.lists import FACE_METRICS, OUR_VERSIONS, MetricError, describe_missing
 from metrics.niqe import compute_niqe
@@ -65,6 +66,8 @@ def _read_config(name: str) -> dict[str, Any]:
     Raises:
         MetricError: it has none of that name, or is not installed.
     """
+    if is_commercial():
+        raise MetricError(describe_missing(name, "pyiqa"))
     try:
         from pyiqa.default_model_configs import DEFAULT_CONFIGS
     except ImportError as error:

@@ -19,6 +19,7 @@ from unittest.mock import patch
 import huggingface_hub.constants
 import torch.hub
 
+from licences.terms import is_commercial
 from metrics.download import compute_sha256, download, find_fault, forget_cached
 from metrics.lists import MetricError, describe_missing
 
@@ -62,7 +63,7 @@ class MissingWeights(MetricError):
 
 
 def load_with_weights(name: str, build: Callable[[], Any]) -> Any:
-    """Call `build` with its downloads announced in the log, checked, and resumed where they broke.
+    """Call `build`, which imports pyiqa, with its downloads announced, checked, and resumed where they broke.
 
     Where a kept file turns out to be a part of one, a web page or the like, it is removed and downloaded anew, once.
 
@@ -70,6 +71,8 @@ def load_with_weights(name: str, build: Callable[[], Any]) -> Any:
         MissingWeights: HF_HUB_OFFLINE forbids a download, or there is no network.
         MetricError: a package is missing.
     """
+    if is_commercial():
+        raise MetricError(describe_missing(name, "pyiqa"))
     try:
         try:
             return _build(name, build)

@@ -26,6 +26,8 @@ from db.errors import UserError
 
 OWN = "options"
 """The table of a command's own options, beside those of its presets."""
+COMMERCIAL_FLAG = "--commercial"
+"""Of every command, no option of one: it changes nothing of what a run does, it refuses."""
 PACKAGES = ("annotate", "reward", "refl", "runs")
 """Whose `commands.py` lists COMMANDS."""
 
@@ -182,6 +184,8 @@ class Command(Generic[O]):
     """Whether several processes can share it."""
     aliases: tuple[str, ...] = ()
     """Older names of the subcommand."""
+    uses: Callable[[O], list[dict[str, str]]] = field(default=lambda _options: [])
+    """What it uses besides its inputs and what has a licence: kind and value, as `inputs` gives them."""
 
     @cached_property
     def settings(self) -> tuple[Setting, ...]:
@@ -575,4 +579,5 @@ def parse_words(command: Command[Any], words: Sequence[str]) -> dict[str, Any]:
     commands: Any = _Parser().add_subparsers(parser_class=_Parser)
     add_parser(commands, command)
     parser: argparse.ArgumentParser = commands.choices[command.name.partition(" ")[2]]
+    parser.add_argument(COMMERCIAL_FLAG, action="store_true")
     return _given(command, parser.parse_args(list(words)))

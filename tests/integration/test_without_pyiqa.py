@@ -7,17 +7,17 @@ import os
 import shlex
 import subprocess
 import venv
-from importlib import metadata
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 from sqlalchemy import select
 
 from annotate.judging.people import add_person
 from db.models import Method, MetricValue, Pair
 from db.session import Database
+from licences.packages import list_needed, read_requirements
+from licences.terms import Terms
+from runs.licences import read_recorded
 from tests.making import ROOT, fetch, judge, make_project
 
 pytest.importorskip("torch")
@@ -39,39 +39,13 @@ OPTIONAL = {"ray", "submitit"}
 """What no environment needs to have."""
 
 
-def list_needed(names: set[str]) -> dict[str, metadata.Distribution]:
-    """The distributions of these names that are installed, and all that they need, by name."""
-    found: dict[str, metadata.Distribution] = {}
-    waiting = [(name, frozenset[str]()) for name in names]
-    seen = set()
-    while waiting:
-        name, extras = waiting.pop()
-        if (name, extras) in seen:
-            continue
-        seen.add((name, extras))
-        try:
-            found[name] = metadata.distribution(name)
-        except metadata.PackageNotFoundError:
-            continue
-        for line in found[name].requires or []:
-            needed = Requirement(line)
-            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
-                waiting.append((canonicalize_name(needed.name), frozenset(needed.extras)))
-    return found
-
-
-def read_requirements() -> set[str]:
-    lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
-    return {canonicalize_name(Requirement(line).name) for line in lines if line}
-
-
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of an environment with what requirements.txt names but pyiqa, and what that needs: links, nothing is copied."""
     folder = tmp_path_factory.mktemp("without-pyiqa")
     venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
     site = next(folder.glob("lib/python*/site-packages"))
-    for distribution in list_needed(read_requirements() - {"pyiqa"}).values():
+    for distribution in list_needed({*read_requirements()} - {"pyiqa"}).values():
         for top in {file.parts[0] for file in distribution.files or [] if file.parts[0] not in ("..", "__pycache__")}:
             target = Path(str(distribution.locate_file(top)))
             if target.exists() and not (site / top).exists():
@@ -143,6 +117,13 @@ def test_a_whole_round_needs_no_pyiqa(python: Path, data: Path, judged: Database
         done = run(python, *command, "--data", data)
         assert done.returncode == 0, (command, done.stderr)
     assert "round-1" in fetch(judged, select(Method.name))
+    made = {name: read_recorded(data / "rounds" / "1" / name) for name in ("dataset", "reward/best", "restorer/tuned")}
+    photos = [one for one in made["dataset"] if one.name == "the project's photos"]
+    assert photos
+    assert photos[0] in made["reward/best"]
+    assert {*made["dataset"], *made["reward/best"]} <= {*made["restorer/tuned"]}
+    assert [one.name for one in made["restorer/tuned"] if one.terms is Terms.non_commercial] == ["tiny"]
+    assert "**non-commercial**" in (data / "rounds" / "1" / "restorer" / "tuned" / "README.md").read_text()
     evaluated = ("--method", "tiny", "--method", f"round-1={data}/rounds/1/restorer/tuned", "--faces", data / "images")
     done = run(python, "-m", "refl", "evaluate", *evaluated, "--data", data)
     assert done.returncode == 0, done.stderr

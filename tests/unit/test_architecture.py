@@ -17,20 +17,21 @@ from runs.command_table import write_table
 ROOT = Path(__file__).resolve().parents[2]
 MAY_IMPORT = {
     "pixels": set(),
+    "licences": set(),
     "db": {"pixels"},
-    "metrics": {"pixels"},
-    "runs": {"db", "pixels"},
-    "dataset": {"pixels", "db", "runs"},
-    "training": {"pixels", "db", "runs", "metrics"},
-    "annotate": {"pixels", "db", "runs", "metrics", "dataset"},
-    "reward": {"pixels", "db", "runs", "metrics", "dataset", "training"},
-    "refl": {"pixels", "db", "runs", "metrics", "training", "reward"},
-    "ui": {"pixels", "db", "runs", "metrics", "dataset", "annotate", "reward", "refl"},
-    "app": {"pixels", "db", "runs", "metrics", "dataset", "annotate", "reward", "refl", "ui"},
+    "metrics": {"pixels", "licences"},
+    "runs": {"licences", "db", "pixels"},
+    "dataset": {"licences", "pixels", "db", "runs"},
+    "training": {"licences", "pixels", "db", "runs", "metrics"},
+    "annotate": {"licences", "pixels", "db", "runs", "metrics", "dataset"},
+    "reward": {"licences", "pixels", "db", "runs", "metrics", "dataset", "training"},
+    "refl": {"licences", "pixels", "db", "runs", "metrics", "training", "reward"},
+    "ui": {"licences", "pixels", "db", "runs", "metrics", "dataset", "annotate", "reward", "refl"},
+    "app": {"licences", "pixels", "db", "runs", "metrics", "dataset", "annotate", "reward", "refl", "ui"},
 }
 """What each package may import of ours, from the design.
 
-pixels < db, metrics < runs < dataset, training < annotate, reward < refl < ui < app.
+pixels, licences < db, metrics < runs < dataset, training < annotate, reward < refl < ui < app.
 """
 FLOORS = {
     "annotate": ("judging", "ingest", "measure report exchange", "labeler", "commands __main__"),
@@ -43,7 +44,7 @@ FLOORS = {
 }
 """The rooms of each package that has some, from the ground up: a room may import those below it alone."""
 WEB = {"gradio", "fastapi", "starlette", "uvicorn"}
-LIGHT = ("pixels", "db", "runs", "dataset", "annotate", "ui", "app")
+LIGHT = ("pixels", "licences", "db", "runs", "dataset", "annotate", "ui", "app")
 """Packages that the app's process loads: no torch in any of their files."""
 
 
