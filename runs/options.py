@@ -27,6 +27,8 @@ from runs.finding import Finding
 
 OWN = "options"
 """The table of a command's own options, beside those of its presets."""
+COMMERCIAL_FLAG = "--commercial"
+"""Of every command, no option of one: it changes nothing of what a run does, it refuses."""
 PACKAGES = ("annotate", "reward", "refl", "runs")
 """Whose `commands.py` lists COMMANDS."""
 
@@ -187,6 +189,8 @@ class Command(Generic[O]):
     """Older names of the subcommand."""
     check: Callable[[Place], list[Finding]] | None = None
     """What `runs doctor` shall say of what it needs; asked while a page is made, so quick and without torch."""
+    uses: Callable[[O], list[dict[str, str]]] = field(default=lambda _options: [])
+    """What it uses besides its inputs and what has a licence: kind and value, as `inputs` gives them."""
 
     @cached_property
     def settings(self) -> tuple[Setting, ...]:
@@ -580,4 +584,5 @@ def parse_words(command: Command[Any], words: Sequence[str]) -> dict[str, Any]:
     commands: Any = _Parser().add_subparsers(parser_class=_Parser)
     add_parser(commands, command)
     parser: argparse.ArgumentParser = commands.choices[command.name.partition(" ")[2]]
+    parser.add_argument(COMMERCIAL_FLAG, action="store_true")
     return _given(command, parser.parse_args(list(words)))

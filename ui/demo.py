@@ -23,9 +23,10 @@ from annotate.judging.pairs import make_pairs
 from db.errors import UserError
 from db.images import add_image, probe_bytes
 from db.models import Image, Source
-from db.project import load_settings
+from db.project import load_settings, save_settings
 from db.records import add_candidate, add_method, add_source, draw_split
 from db.session import Database
+from licences.terms import NOT_STATED
 from pixels.read import read_rgb
 from refl.faces.degrade import PUBLISHED, FloatImage, degrade, draw_degradation
 from ui.filling import DEMO_PEOPLE
@@ -106,6 +107,8 @@ def _has_sources(session: Session) -> bool:
 
 def _add_demo(session: Session, data: Path, made: list[_Files]) -> None:
     settings = load_settings(session)
+    if settings.data_licence == NOT_STATED:
+        settings = save_settings(session, {"data_licence": "public domain (NASA, US Navy)"})
     methods = {name: add_method(session, name, parameters) for name, (_, parameters) in METHODS.items()}
     for files in made:
         person = files.portrait.person

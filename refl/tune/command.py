@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from db.errors import UserError
 from db.models import Split
 from db.session import open_database
+from refl.tune.card import write_card
 from refl.tune.config import ReflConfig, ReflTrainOptions, load_options, load_refl_config, preset_names
 from reward.model.weights_folder import choose_weights_folder
 from runs.devices import CUDA_GIB
@@ -85,6 +86,11 @@ def run_train(options: ReflTrainOptions, place: Place) -> None:
     with record_training(TRAIN, options, place) as (run, progress):
         with hold_training(out):
             result = tune(options, place, weights, out, progress)
+            if run and (out / "tuned").is_dir():
+                asked = {name: getattr(options, name) for name in ("restorer", "reward", "faces", "dataset")}
+                write_card(
+                    out / "tuned", {name: str(value or "") for name, value in asked.items()}, result, run.licences
+                )
         if run:
             run.write_result({"out": str(out), **result})
             print(format_result(result, out))
@@ -173,6 +179,12 @@ def format_result(result: dict[str, Any], out: Path) -> str:
     return said
 
 
+def list_used(options: ReflTrainOptions) -> list[dict[str, str]]:
+    """What it uses besides its inputs: LPIPS, where that is the perceptual term."""
+    is_lpips = options.loss.perceptual == "lpips" and options.loss.perceptual_weight
+    return [{"kind": "metric", "value": "lpips-vgg"}] if is_lpips else []
+
+
 TRAIN = Command(
     "refl train",
     "fine-tune a restorer with the gradient of a reward (ReFL)",
@@ -183,4 +195,5 @@ TRAIN = Command(
     settle_train,
     Presets(preset_names, load_options, MEMORY_GIB),
     trains=True,
+    uses=list_used,
 )

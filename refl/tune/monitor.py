@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from metrics.compute import Request, compute_values
-from metrics.lists import Metric, MetricList, skipped_metrics
+from metrics.lists import Metric, MetricList, find_missing_package, skipped_metrics
 from metrics.load import needs_reference
 from refl.faces.photo_files import encode_png, write_whole
 from refl.tune.verdict import Array, Look, Verdict, compare
@@ -44,13 +44,13 @@ MIN_SATURATION = MIN_CONTRAST = 1e-3
 def choose_judges(perceptual: str, hq: Sequence[npt.NDArray[np.uint8]]) -> list[str]:
     """The judges that can be had here for these ground truths, none of which is the perceptual term of the loss.
 
-    Of the metrics: PSNR, SSIM, GMSD (FSIM where GMSD is optimised), NIQE, and identity where its packages are installed
-    and find a face. Of our own: `saturation`, `contrast` and `high_frequency`, minus their distance from the ground
-    truth's.
+    Of the metrics: PSNR, SSIM, GMSD (FSIM where GMSD is optimised and pyiqa is installed), NIQE, and identity where its
+    packages are installed and find a face. Of our own: `saturation`, `contrast` and `high_frequency`, minus their
+    distance from the ground truth's.
     """
     asked = ["psnr", "ssim", "fsim" if perceptual == "gmsd" else "gmsd", "niqe_skvideo", "identity"]
     listed = MetricList(name="judges", version="1", description="", metrics=[Metric(name=name) for name in asked])
-    here = [name for name in asked if name not in skipped_metrics(listed)]
+    here = [name for name in asked if name not in skipped_metrics(listed) and find_missing_package(name) is None]
     measured = measure_metrics(here, list(hq)[:1], list(hq)[:1])
     return [name for name in here if np.isfinite(measured[name]).all() or name == "psnr"] + list(OWN_JUDGES)
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from db.errors import UserError
 from reward.model.config import SHIPPED, ModelConfig, preset_names
 from reward.train.config import RewardTrainConfig
+from runs.licences import write_recorded
 from runs.options import Command, Flag, Input, Options, Output, Place, Presets
 from runs.presets import read_tables
 from training.run import hold_training, is_first, record_training
@@ -87,7 +88,8 @@ def run_train(options: TrainOptions, place: Place) -> None:
         with hold_training(out):
             result = train(pairs, model, config, out, progress)
             leave_processes()
-            if is_first():
+            if run:
+                write_recorded(out / "best", run.licences)
                 write_card(out / "best")
         if run:
             run.write_result({"out": str(out), **result})

@@ -19,6 +19,7 @@ import reward.model.config
 from annotate.labeler.settings import MIN_ANSWERS
 from db.errors import UserError
 from db.models import Choice, Judgment, Pair, Person, Run, Source, Split
+from metrics.lists import list_names
 from runs.devices import list_devices, split_devices
 from runs.options import Setting, read_settings
 from runs.rounds import PlannedRun, RoundSettings, next_round_no, plan_round, start_round
@@ -31,7 +32,7 @@ from ui.train.form import WHOLE_FORM, Text, say_command
 
 RESTORER = "restorer"
 """The setting that the page shows as an input, with the project's restorers to choose from."""
-SHOWN = ("reward_preset", "refl_preset", "device", "seeds", "include_simulated")
+SHOWN = ("metrics", "reward_preset", "refl_preset", "device", "seeds", "include_simulated")
 MIN_HELD_OUT = 2
 """Faces that ReFL's monitor needs."""
 
@@ -101,6 +102,7 @@ def fields_of() -> dict[str, Setting]:
     """Name -> field of the settings; those that name one of a few things are choices."""
     fields = {found.name: found for found in read_settings(RoundSettings, from_presets=True, table="round")}
     for name, choices in (
+        ("metrics", list_names()),
         ("reward_preset", reward.model.config.preset_names()),
         ("refl_preset", refl.tune.config.preset_names()),
         ("device", list_devices()),
