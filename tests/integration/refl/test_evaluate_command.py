@@ -22,6 +22,7 @@ from reward.model.config import ModelConfig  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.unit.refl.conftest import MICRO, faces, make_micro_restorer  # noqa: E402, F401
 from tests.unit.refl.tune.test_refl_train import CLIP  # noqa: E402
+from tests.watching import LIMIT_SECONDS  # noqa: E402
 
 QUICK = ("psnr", "gmsd"), ("niqe_skvideo",)
 """Metrics with and without ground truth, instead of all."""
@@ -73,7 +74,7 @@ def run_until_death(words: list[str], dies: str) -> None:
     program = f"{quick}\n{dies}\nimport sys\nfrom refl.__main__ import main\nsys.exit(main(sys.argv[1:]))"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", program, *words]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS)
     assert done.returncode == 9, done.stderr
 
 

@@ -24,10 +24,9 @@ from reward.model.config import ModelConfig  # noqa: E402
 from tests.conftest import ROOT, TWO_PROCESSES  # noqa: E402
 from tests.gradients import difference  # noqa: E402
 from tests.unit.refl.tune.test_refl_train import CLIP  # noqa: E402
+from tests.watching import LIMIT_SECONDS  # noqa: E402
 
 SCRIPT = Path(__file__).with_name("train_in_processes.py")
-LIMIT_SECONDS = 240
-"""A hang of the processes fails; all scenarios together take half a minute on a quiet machine."""
 MAX_DIFFERENCE = 7.4e-5
 """Of the first step's gradients between one process and two, against their length: ten times the most measured, 7.4e-6,
 over all scenarios with ATEN_CPU_CAPABILITY unset, avx2 and default. In bfloat16 a batch of another size rounds

@@ -34,6 +34,7 @@ from runs.store import RunStopped  # noqa: E402
 from tests.conftest import ROOT, TWO_PROCESSES  # noqa: E402
 from tests.unit.refl.conftest import MICRO, faces, make_micro_restorer  # noqa: E402, F401
 from tests.unit.refl.tune.test_refl_train import CLIP  # noqa: E402
+from tests.watching import LIMIT_SECONDS, wait_until  # noqa: E402
 
 CONFIG = """
 [trajectory]
@@ -107,7 +108,7 @@ def start(words: list[str]) -> subprocess.Popen[str]:
 
 def run(words: list[str]) -> tuple[int, str, str]:
     process = start(words)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=LIMIT_SECONDS)
     return process.returncode, out, err
 
 
@@ -115,15 +116,14 @@ def kill_in_the_middle(words: list[str], out: Path, rng: random.Random) -> None:
     """Let it take some steps, then SIGKILL."""
     wanted = rng.randint(1, 8)
     process = start(words)
-    deadline = time.monotonic() + 200
-    record = out / "last" / "training.json"
-    while time.monotonic() < deadline and process.poll() is None:
+
+    def is_due() -> bool:
         try:
-            if json.loads(record.read_text())["step"] >= wanted:
-                break
+            return bool(json.loads((out / "last" / "training.json").read_text())["step"] >= wanted)
         except (OSError, ValueError):
-            pass  # not there yet, or just being replaced
-        time.sleep(0.01)
+            return process.poll() is not None  # not there yet, or just being replaced
+
+    wait_until(is_due, pause_seconds=0.01)
     assert process.poll() is None, process.communicate()
     time.sleep(rng.random() * 0.2)
     os.killpg(process.pid, signal.SIGKILL)
@@ -249,9 +249,7 @@ def test_two_trainings_never_share_a_folder(
     words = command(out, "--max-steps=100000", "--checkpoint-every-steps=1")
     first = start(words)
     try:
-        deadline = time.monotonic() + 200
-        while not (out / "last").exists() and first.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: (out / "last").exists() or first.poll() is not None)
         assert first.poll() is None, first.communicate()
         assert run_here(words) == 2
         said = capsys.readouterr().err

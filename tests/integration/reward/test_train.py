@@ -25,6 +25,7 @@ from runs.hold import hold_folder
 from tests.conftest import ROOT, TWO_PROCESSES
 from tests.unit.reward.conftest import architecture_file, make_dataset  # noqa: F401
 from tests.unit.reward.train.test_train import weights_of
+from tests.watching import LIMIT_SECONDS
 
 FLAGS = {
     "image-size-px": 32,
@@ -117,7 +118,7 @@ def test_a_signal_ends_it_with_a_checkpoint_and_its_run_is_stopped(
             break
     process.send_signal(number)
     said = process.stderr.read()
-    assert process.wait(60) == 128 + number
+    assert process.wait(LIMIT_SECONDS) == 128 + number
     assert "the same command continues" in said
     assert (out / "last").is_dir()
     with open_database(data).read() as session:

@@ -29,6 +29,7 @@ from refl.tune.monitor import (
 )
 from tests.conftest import ROOT, TWO_PROCESSES
 from tests.unit.refl.conftest import make_micro_restorer
+from tests.watching import LIMIT_SECONDS
 
 JUDGES = ["psnr", "saturation", "contrast"]
 
@@ -184,7 +185,7 @@ def test_two_processes_share_a_look_and_both_hold_what_one_sees(tmp_path: Path) 
         words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=LIMIT_SECONDS)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # a hang must not outlive the test
