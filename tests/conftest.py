@@ -17,12 +17,6 @@ from db.session import Database
 from tests.making import ROOT, address_of, open_fresh, write_photo
 from tests.watching import LIMIT_SECONDS, wait_until
 
-TWO_PROCESSES = (
-    *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
-    *("--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"),
-)
-"""After python, before a command, with ACCELERATE_USE_CPU=true in the environment: accelerate's own --cpu starts one
-process, whatever the number."""
 SHARED_FACES = ROOT.parent / "shared" / "faces"
 
 
