@@ -13,9 +13,11 @@ app: .venv/app-installed
 # Everything in requirements.txt: measuring and training too (torch; some GB).
 install: .venv/installed
 
+# One more than there are cores, for tests wait for disks, pages and other processes; 8 at the most, each takes 1.5 GB.
+TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 8))')
 test: .venv/dev-installed
 	tests/install_system_packages.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not network" --numprocesses auto --maxprocesses 8 \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not network" --numprocesses $(TEST_PROCESSES) \
 		--dist loadfile --no-loadscope-reorder
 
 # What takes minutes, or needs a GPU or the internet where there is one.

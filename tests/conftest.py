@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,17 +13,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from db.session import Database, open_database
-from tests.making import ROOT, address_of, write_photo
+from db.session import Database
+from tests.making import ROOT, address_of, open_fresh, write_photo
+from tests.watching import LIMIT_SECONDS, wait_until
 
-TWO_PROCESSES = (
-    *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
-    *("--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"),
-)
-"""After python, before a command, with ACCELERATE_USE_CPU=true in the environment: accelerate's own --cpu starts one
-process, whatever the number."""
 SHARED_FACES = ROOT.parent / "shared" / "faces"
-READY_SECONDS = 60
 
 
 def pytest_configure() -> None:
@@ -43,7 +36,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def database(data: Path) -> Iterator[Database]:
     """A fresh, migrated SQLite database in the data folder."""
-    opened = open_database(data)
+    opened = open_fresh(data)
     yield opened
     opened.close()
 
@@ -106,14 +99,13 @@ class Server:
         assert "ready at" in line, f"the server said {line!r}"
         self.printed = line.partition("ready at ")[2].split()[0]
         self.port = int(str(urlsplit(self.printed).port))
-        deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                if httpx.get(f"{self.url}/static/icon.svg").status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.05)
-        raise AssertionError("the server does not answer")
+        wait_until(self.answers)
+
+    def answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/static/icon.svg", timeout=LIMIT_SECONDS).status_code == 200
+        except httpx.TransportError:
+            return False
 
     def kill(self) -> None:
         assert self.process is not None
@@ -123,7 +115,7 @@ class Server:
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(timeout=20)
+            self.process.wait(LIMIT_SECONDS)
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import patch
 from uuid import uuid4
@@ -26,7 +28,7 @@ from db.images import add_image, image_path, probe_image
 from db.models import Base, Candidate, Choice, Image, Judgment, Run, RunState, Side, Source, Split
 from db.project import ProjectSettings, load_settings, save_settings
 from db.records import add_candidate, add_method, add_source
-from db.session import Database
+from db.session import Database, open_database
 from runs.store import run_folder
 
 if TYPE_CHECKING:
@@ -49,6 +51,21 @@ def find_case(place: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs ../shared/cases/{place}, which is not beside this checkout")
     return path
+
+
+@cache
+def migrated_file() -> bytes:
+    """The file of a fresh SQLite database, migrated once."""
+    with TemporaryDirectory() as folder:
+        open_database(Path(folder)).close()
+        return (Path(folder) / "facereward.db").read_bytes()
+
+
+def open_fresh(data: Path) -> Database:
+    """Open a new data folder's database: a copy of a migrated one, as migrating each anew takes ten times as long."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (data / "facereward.db").write_bytes(migrated_file())
+    return open_database(data)
 
 
 def write_photo(path: Path, seed: int, size_px: tuple[int, int] = (24, 32)) -> Path:
@@ -270,17 +287,16 @@ def count_rows(database: Database, *tables: type[Base]) -> list[int]:
 
 
 def make_app_without_pages(context: Context) -> FastAPI:
-    """The app without its Gradio pages, which take a second of the processor to build."""
-    import gradio as gr  # here: most tests need no app
+    """The app with a word in the place of its Gradio pages: they take a second of the processor to build, Gradio's
+    three apps without any page a third of one."""
+    from starlette.responses import PlainTextResponse  # here: most tests need no app
 
     import ui.server
 
-    def build_no_pages(_: Context) -> gr.Blocks:
-        with gr.Blocks(analytics_enabled=False) as pages:
-            pass
-        return pages
+    def mount_no_pages(app: FastAPI, *_: object, path: str, **__: object) -> None:
+        app.mount(path, PlainTextResponse("the admin pages"))
 
-    with patch.object(ui.server, "build_pages", build_no_pages):
+    with patch.object(ui.server, "build_pages"), patch.object(ui.server.gr, "mount_gradio_app", mount_no_pages):
         return ui.server.make_app(context)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,11 +19,14 @@ from sqlalchemy import select
 
 from app import open_listener
 from db.models import Judgment
+from db.project import save_settings
 from db.session import Database
-from tests.making import address_of, fetch, make_app_without_pages, make_project
+from tests.making import address_of, fetch, make_app_without_pages, make_project, open_fresh
+from tests.watching import LIMIT_SECONDS
 from ui.context import Context
 from ui.server import make_app
 
+DATABASE = "facereward.db"
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -31,8 +36,7 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-WAIT_MS = 60_000
-"""How long any browser test waits for what must come, itself or not; a busy machine takes its time."""
+WAIT_MS = 1000 * LIMIT_SECONDS
 expect.set_options(timeout=WAIT_MS)
 
 
@@ -52,7 +56,7 @@ class ThreadedServer:
 
     def stop(self) -> None:
         self.server.should_exit = True
-        self.thread.join(timeout=20)
+        self.thread.join(LIMIT_SECONDS)
 
 
 @pytest.fixture
@@ -65,13 +69,29 @@ def rows(database: Database) -> Callable[[], list[Judgment]]:
     return rows
 
 
+@pytest.fixture(scope="session")
+def made_projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data folders of filled projects, which tests copy: making one takes a second, most of it for its photos."""
+    return tmp_path_factory.mktemp("made")
+
+
 @pytest.fixture
-def fill(database: Database, data: Path, tmp_path: Path) -> Callable[..., None]:
-    """Fills the database: sources with lq, hq and three methods' candidates, three pairs each."""
+def fill(database: Database, data: Path, made_projects: Path) -> Callable[..., None]:
+    """Fills the fresh database: sources with lq, hq and three methods' candidates, three pairs each."""
 
     def fill(sources: int, size_px: tuple[int, int] = (96, 96), **settings: object) -> None:
-        with database.write() as session:
-            make_project(session, data, tmp_path, sources, size_px=size_px, **settings)
+        filled = made_projects / f"{sources}-{size_px[0]}x{size_px[1]}"
+        if not filled.exists():
+            made = open_fresh(filled)
+            with made.write() as session:
+                make_project(session, filled, made_projects, sources, size_px=size_px)
+            made.close()
+        shutil.copytree(filled / "images", data / "images")
+        with closing(sqlite3.connect(filled / DATABASE)) as source, closing(sqlite3.connect(data / DATABASE)) as target:
+            source.backup(target)
+        if settings:
+            with database.write() as session:
+                save_settings(session, settings)
 
     return fill
 
@@ -138,28 +158,34 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     assert errors == []
 
 
-@pytest.fixture
-def sign_in() -> Callable[[Page, Any, str], None]:
-    """Signs a page in by name, passes the guidelines, waits for the first pair."""
+def sign_in(page: Page, server: Any, name: str) -> None:
+    """Sign a page in by name, pass the guidelines, wait for the first pair."""
+    page.goto(server.address)
+    page.get_by_label("Name").fill(name)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("button", name="Start labelling").click()
+    page.locator("#stage[data-state=shown]").wait_for()
 
-    def sign_in(page: Page, server: Any, name: str) -> None:
-        page.goto(server.address)
-        page.get_by_label("Name").fill(name)
-        page.get_by_role("button", name="Sign in").click()
-        page.get_by_role("button", name="Start labelling").click()
+
+def enter(page: Page, server: Any, name: str, path: str = "/") -> None:
+    """Open a page as one who has signed in and read the guidelines: a third of the work of `sign_in`."""
+    browser = page.context.request  # whose cookies are the page's
+    browser.get(server.address)
+    for route, form in (("/sign-in", {"name": name}), ("/api/guidelines-seen", {})):
+        assert browser.post(server.url + route, form=form, headers={"Origin": server.url}).ok
+    page.goto(server.url + path)
+    if path == "/":
         page.locator("#stage[data-state=shown]").wait_for()
 
-    return sign_in
-
 
 @pytest.fixture
-def label_page(serve: Any, open_page: Any, sign_in: Any) -> Callable[..., Page]:
+def label_page(serve: Any, open_page: Any) -> Callable[..., Page]:
     """Opens a page of a server of its own, signed in as ada; a script given runs before the page's own."""
 
     def open_label_page(script: str = "", **options: object) -> Page:
         page: Page = open_page(**options)
         page.add_init_script(script)
-        sign_in(page, serve(), "ada")
+        enter(page, serve(), "ada")
         return page
 
     return open_label_page

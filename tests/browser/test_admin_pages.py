@@ -20,7 +20,8 @@ from db.project import load_settings
 from db.records import add_source
 from db.session import Database
 from runs.store import insert_run
-from tests.making import add_face, add_photos, fetch, judge
+from tests.browser.conftest import enter
+from tests.making import add_face, add_photos, fetch, judge, make_project
 from ui.filling import DEMO_PEOPLE
 from ui.navigation import FIRST, GROUPS, LABEL, address_of
 
@@ -29,15 +30,10 @@ PERSONAL_LINK = re.compile(r"^http://127\.0\.0\.1:\d+/enter/[\w-]{30,}$")
 
 
 @pytest.fixture
-def admin(serve_process: Any, open_page: Any, database: Database) -> Page:
+def admin(serve: Any, open_page: Any) -> Page:
     """A signed-in admin's page on a server with an empty database."""
-    server = serve_process()
     page: Page = open_page(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    page.goto(server.address)
-    page.get_by_label("Name").fill("ada")
-    page.get_by_role("button", name="Sign in").click()
-    page.get_by_role("button", name="Start labelling").click()
-    page.goto(f"{server.url}/admin/data")
+    enter(page, serve(admin_pages=True), "ada", "/admin/data")
     return page
 
 
@@ -81,13 +77,13 @@ def test_from_a_folder_to_a_dataset_by_clicks(
 
     visit(admin, "Report")
     admin.get_by_role("button", name="Compute report").click()
-    expect(admin.get_by_role("heading", name="Agreement", exact=True)).to_be_visible(timeout=60_000)
+    expect(admin.get_by_role("heading", name="Agreement", exact=True)).to_be_visible()
     assert admin.get_by_text("codeformer").count() > 0
 
     visit(admin, "Export")
     expect(admin.get_by_text("judged pairs")).to_be_visible()
     admin.get_by_role("button", name="Export", exact=True).click()
-    expect(admin.get_by_text("labelled pairs (")).to_be_visible(timeout=60_000)
+    expect(admin.get_by_text("labelled pairs (")).to_be_visible()
     with admin.expect_download() as download:
         admin.get_by_text("Download as a zip").click()
     assert download.value.suggested_filename.endswith(".zip")
@@ -115,9 +111,11 @@ def test_people_are_added_and_disabled(admin: Page, database: Database) -> None:
     expect(admin.get_by_text("is the only admin")).to_be_visible()
 
 
-def test_answers_of_a_person_are_discarded_and_restored(admin: Page, database: Database, fill: Any) -> None:
-    fill(1)
+def test_answers_of_a_person_are_discarded_and_restored(
+    admin: Page, database: Database, data: Path, tmp_path: Path
+) -> None:
     with database.write() as session:
+        make_project(session, data, tmp_path, 1)
         ben, pairs = add_person(session, "ben"), session.scalars(select(Pair.id)).all()
         for pair_id in pairs:
             judge(session, ben.id, pair_id, seconds=7.3)
@@ -189,10 +187,10 @@ def clear_a_demo(admin: Page, database: Database, data: Path) -> None:
         session.delete(session.get_one(Source, source.id))
 
 
-def test_every_page_bears_its_content_policy(serve: Any, fill: Any, open_page: Any, sign_in: Any) -> None:
+def test_every_page_bears_its_content_policy(serve: Any, fill: Any, open_page: Any) -> None:
     fill(2)
     server, page = serve(admin_pages=True), open_page()
-    sign_in(page, server, "ada")
+    enter(page, server, "ada")
     refused: list[str] = []
     page.on("response", lambda answer: refused.append(answer.url) if answer.status >= 400 else None)
     for name in (FIRST, *(name for names in GROUPS.values() for name in names if name != LABEL)):
@@ -201,19 +199,17 @@ def test_every_page_bears_its_content_policy(serve: Any, fill: Any, open_page: A
         policy = answer.headers["content-security-policy"]
         assert "frame-ancestors 'none'" in policy
         assert "default-src 'self'" in policy
-        expect(page.get_by_role("heading", name=name, exact=True).first).to_be_visible(timeout=20_000)
+        expect(page.get_by_role("heading", name=name, exact=True).first).to_be_visible()
         page.wait_for_timeout(500)  # Gradio never stops asking; what a page loads comes at once
         # System fonts: what is named is there, nothing is loaded from elsewhere (open_page sees to that).
         assert page.evaluate("[...document.fonts].filter((font) => font.status === 'error').length") == 0
     assert [url for url in refused if not url.endswith(("/manifest.json", "/favicon.ico"))] == []
 
 
-def test_no_page_of_another_site_frames_or_reads_the_admin_pages(
-    serve: Any, fill: Any, open_page: Any, sign_in: Any
-) -> None:
+def test_no_page_of_another_site_frames_or_reads_the_admin_pages(serve: Any, fill: Any, open_page: Any) -> None:
     fill(1)
     server, page = serve(admin_pages=True), open_page()
-    sign_in(page, server, "ada")
+    enter(page, server, "ada")
     cookies = {cookie["name"]: cookie["value"] for cookie in page.context.cookies()}
     for path in ("/admin/", "/admin/config", "/admin/gradio_api/info", "/admin/theme.css"):
         for origin in ("https://evil.example", "null", "http://localhost:1", server.url):

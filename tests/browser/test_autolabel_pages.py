@@ -23,6 +23,7 @@ from db.models import Choice, Judgment, Label, MetricValue, Origin, Pair, Person
 from db.project import load_settings
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
+from tests.browser.conftest import enter
 from tests.making import count_rows, fetch, judge, write_metric_list
 
 pytestmark = pytest.mark.browser
@@ -64,18 +65,16 @@ def choose(page: Page, label: str, value: str) -> None:
 
 
 def test_from_missing_metrics_to_a_corrected_label_by_clicks(
-    photos: None, metric_list: str, serve: Any, open_page: Callable[..., Page], sign_in: Any, database: Database
+    photos: None, metric_list: str, serve: Any, open_page: Callable[..., Page], database: Database
 ) -> None:
     server = serve(admin_pages=True)
     page = open_page(viewport={"width": 1280, "height": 900})
-    sign_in(page, server, "ada")
-
-    page.goto(f"{server.url}/admin/metrics")
+    enter(page, server, "ada", "/admin/metrics")
     expect(page.get_by_text("values are missing")).to_be_visible()
     choose(page, "Metric list", metric_list)
     expect(page.get_by_text("160 values are missing.")).to_be_visible()
     page.get_by_role("button", name="Measure what is missing").click()
-    expect(page.get_by_text("160 values of 80 images measured")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("160 values of 80 images measured")).to_be_visible()
     expect(page.get_by_text("Nothing is missing.")).to_be_visible()
     expect(page.get_by_role("row", name=re.compile("^softest 20 "))).to_be_visible()
     assert count_rows(database, MetricValue) == [160]
@@ -86,16 +85,16 @@ def test_from_missing_metrics_to_a_corrected_label_by_clicks(
     page.get_by_label("Include simulated").check()
     page.get_by_label("Quick").check()
     page.get_by_role("button", name="Train", exact=True).click()
-    expect(page.get_by_role("img", name=re.compile("^Accuracy of the labels by share"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("img", name=re.compile("^Accuracy of the labels by share"))).to_be_visible()
     expect(page.get_by_text("Simulated annotators are among").first).to_be_visible()
     expect(page.get_by_role("cell", name="human ceiling")).to_be_visible()
     expect(page.get_by_text("75 judged pairs")).to_be_visible()
 
     page.get_by_role("button", name="Preview").click()
-    expect(page.get_by_text("preview, nothing is changed")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("preview, nothing is changed")).to_be_visible()
     assert fetch(database, select(Label)) == []
     page.get_by_role("button", name="Label the pairs").click()
-    expect(page.get_by_text(re.compile(r"of 45 unjudged pairs are labelled"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile(r"of 45 unjudged pairs are labelled"))).to_be_visible()
 
     correct_the_first(page, database)
 

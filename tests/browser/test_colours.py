@@ -25,6 +25,7 @@ from db.project import load_settings
 from db.session import Database
 from metrics.natural import split_planes
 from pixels.read import decode_rgb, read_rgb
+from tests.browser.conftest import enter
 from tests.colour_files import ADOBE, chrm, cicp, cicp_tag, encode, gama, profile, raised_black, tagged
 
 pytestmark = pytest.mark.browser
@@ -78,7 +79,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_screenshot_has_the_colours_that_are_measured(
-    folder: Path, database: Database, data: Path, serve: Callable[[], Any], open_page: Callable[..., Page], sign_in: Any
+    folder: Path, database: Database, data: Path, serve: Callable[[], Any], open_page: Callable[..., Page]
 ) -> None:
     report = import_folder(database, data, folder)
     assert {Path(name).stem for name, _ in report.converted} == KINDS.keys()
@@ -93,7 +94,7 @@ def test_a_screenshot_has_the_colours_that_are_measured(
     assert all(split_planes(pixels) for pixels in measured.values())
     page = open_page()
     server = serve()
-    sign_in(page, server, "Ada")
+    enter(page, server, "Ada")
     seen = set()
     for _ in KINDS:
         page.locator("#stage[data-state=shown]").wait_for()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 from typing import Any
 from urllib.parse import urljoin
 
@@ -16,7 +15,9 @@ from annotate.judging.people import add_person, get_person, make_link_token
 from db.models import Judgment, Pair, Role
 from db.project import load_settings, save_settings
 from db.session import Database
+from tests.browser.conftest import enter
 from tests.making import fetch
+from tests.watching import wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -223,9 +224,7 @@ def test_answers_survive_closing_the_page_while_offline(page: Page, database: Da
     other.goto(page.url)
     other.locator("#stage[data-state=shown]").wait_for()
     expect(other.locator("#saved")).to_have_text("saved")
-    deadline = time.monotonic() + 10
-    while not judgments(database) and time.monotonic() < deadline:
-        other.wait_for_timeout(200)
+    wait_until(lambda: judgments(database))
     assert len(judgments(database)) == 1
 
 
@@ -242,12 +241,12 @@ def test_reload_resumes_with_the_same_pairs(page: Page) -> None:
 
 
 def test_server_killed_in_the_middle_loses_nothing(
-    fill: Any, serve_process: Any, open_page: Any, sign_in: Any, database: Database
+    fill: Any, serve_process: Any, open_page: Any, database: Database
 ) -> None:
     fill(6)
     server = serve_process()
     page = open_page()
-    sign_in(page, server, "ada")
+    enter(page, server, "ada")
     press(page, "ArrowLeft")
     page.wait_for_timeout(500)
     server.kill()
@@ -263,14 +262,12 @@ def test_server_killed_in_the_middle_loses_nothing(
     assert len(judgments(database)) == 4
 
 
-def test_two_people_never_get_the_same_pair(
-    fill: Any, serve: Any, open_page: Any, sign_in: Any, database: Database
-) -> None:
+def test_two_people_never_get_the_same_pair(fill: Any, serve: Any, open_page: Any, database: Database) -> None:
     fill(4)
     server = serve()
     pages = [open_page(), open_page()]
     for page, name in zip(pages, ("ada", "ben"), strict=True):
-        sign_in(page, server, name)
+        enter(page, server, name)
     for _ in range(12):
         for page in pages:
             if page.locator("#stage").get_attribute("data-state") == "shown":

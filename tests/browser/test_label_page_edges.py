@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from db.models import Judgment
-from tests.browser.conftest import answer
+from tests.browser.conftest import answer, enter
 
 pytestmark = pytest.mark.browser
 
@@ -107,7 +107,7 @@ def test_a_broken_note_of_another_tab_does_not_stop_the_page(page: Page, rows: C
     assert len(rows()) == 1
 
 
-def test_an_image_that_fails_once_is_loaded_again(fill: Any, serve: Any, open_page: Any, sign_in: Any) -> None:
+def test_an_image_that_fails_once_is_loaded_again(fill: Any, serve: Any, open_page: Any) -> None:
     fill(1)
     page = open_page()
     failed: set[str] = set()
@@ -118,7 +118,7 @@ def test_an_image_that_fails_once_is_loaded_again(fill: Any, serve: Any, open_pa
         route.abort() if first else route.continue_()
 
     page.route("**/img/**", fail_once)
-    sign_in(page, serve(), "ada")
+    enter(page, serve(), "ada")
     for side in ("left", "right"):
         assert page.locator(f"#{side} img").evaluate("image => image.naturalWidth") == 96
     expect(page.get_by_role("alert")).to_be_hidden()

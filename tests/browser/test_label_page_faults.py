@@ -16,7 +16,7 @@ from sqlalchemy import select
 from db.images import image_path
 from db.models import Candidate, Lease, Person, utc_now
 from db.session import Database
-from tests.browser.conftest import answer
+from tests.browser.conftest import answer, enter
 from tests.making import fetch
 from tests.watching import wait_until
 
@@ -218,13 +218,13 @@ def test_two_tabs_show_other_pairs_and_are_told_of_each_other(page: Page, rows: 
 
 
 def test_the_last_pairs_with_others_are_said_and_come_when_they_go(
-    fill: Any, serve: Any, open_page: Any, sign_in: Any, monkeypatch: pytest.MonkeyPatch, rows: Any
+    fill: Any, serve: Any, open_page: Any, monkeypatch: pytest.MonkeyPatch, rows: Any
 ) -> None:
     monkeypatch.setattr("annotate.judging.pairs.GIVEN_BACK_SECONDS", 1.0)
     fill(1)  # three pairs
     server = serve()
     ada, ben = open_page(), open_page()
-    sign_in(ada, server, "ada")
+    enter(ada, server, "ada")
     ben.goto(server.address)
     ben.get_by_label("Name").fill("ben")
     ben.get_by_role("button", name="Sign in").click()

@@ -18,10 +18,9 @@ pytest.importorskip("dlib", reason="needs dlib-bin: `make install`")
 
 from db.models import Candidate, Method, Pair, Source
 from db.session import Database
+from tests.browser.conftest import enter
 
 pytestmark = pytest.mark.browser
-RUN_MS = 240_000
-"""For a run, whose process loads torch first."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,6 @@ def photo(tmp_path: Path) -> Path:
 def test_from_a_dropped_photo_to_pairs_by_clicks(
     serve: Any,
     open_page: Callable[..., Page],
-    sign_in: Any,
     fill: Callable[..., None],
     database: Database,
     photo: Path,
@@ -57,8 +55,7 @@ def test_from_a_dropped_photo_to_pairs_by_clicks(
     fill(1)
     server = serve(admin_pages=True)
     page = open_page(viewport={"width": 1280, "height": 1000})
-    sign_in(page, server, "ada")
-    page.goto(f"{server.url}/admin/restore")
+    enter(page, server, "ada", "/admin/restore")
     expect(page.get_by_role("heading", name="Restore")).to_be_visible()
     expect(page.get_by_role("button", name="Make pairs of the restored images")).to_be_disabled()
 
@@ -72,7 +69,7 @@ def test_from_a_dropped_photo_to_pairs_by_clicks(
     page.keyboard.press("Escape")
     page.get_by_title("Remove 0").click()
     page.get_by_role("button", name="Restore", exact=True).click()
-    expect(page.get_by_text("2 faces restored by m.")).to_be_visible(timeout=RUN_MS)
+    expect(page.get_by_text("2 faces restored by m.")).to_be_visible()
 
     slide_and_look(page, "m-seed1")
     page.get_by_label("Photo or face").click()
@@ -85,7 +82,7 @@ def test_from_a_dropped_photo_to_pairs_by_clicks(
     slide_and_look(page, "m-seed1")
 
     page.get_by_role("button", name="Make pairs of the restored images").click()
-    expect(page.get_by_text("1 pairs added, 3 were there.")).to_be_visible(timeout=RUN_MS)
+    expect(page.get_by_text("1 pairs added, 3 were there.")).to_be_visible()
     with database.read() as session:
         made = session.scalars(select(Candidate).join(Method).where(Method.name == "m").order_by(Candidate.seed)).all()
         assert [(row.source.key, row.seed) for row in made] == [("space#0", 0), ("space#0", 1)]

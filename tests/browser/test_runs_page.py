@@ -19,7 +19,9 @@ from annotate.judging.people import add_person
 from db.models import Role, Run, RunState, utc_now
 from db.session import Database
 from runs.store import read_progress, run_folder
+from tests.browser.conftest import enter
 from tests.making import ROOT, add_run_files
+from tests.watching import LIMIT_SECONDS
 
 pytestmark = pytest.mark.browser
 TRAINING = """
@@ -79,11 +81,7 @@ def visit(serve: Any, open_page: Callable[..., Page], database: Database) -> Cal
 
     def visit(path: str) -> Page:
         page = open_page(viewport={"width": 1280, "height": 1000})
-        page.goto(server.address)
-        page.get_by_label("Name").fill("ada")
-        page.get_by_role("button", name="Sign in").click()
-        page.wait_for_url(f"{server.url}/")
-        page.goto(f"{server.url}{path}")
+        enter(page, server, "ada", path)
         return page
 
     return visit
@@ -125,7 +123,7 @@ def test_a_run_comes_grows_and_is_stopped_in_two_browsers(
     for browser in (page, other):
         expect(browser.locator(".fr-status").get_by_text("stopped")).to_be_visible()
         expect(browser.get_by_role("button", name="Stop")).to_have_count(0)
-    assert process.wait(10) != 0
+    assert process.wait(LIMIT_SECONDS) != 0
 
 
 def test_the_page_rests_while_nobody_looks(

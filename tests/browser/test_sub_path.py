@@ -20,8 +20,9 @@ from db.errors import UserError
 from db.models import Judgment, Role
 from db.project import save_settings
 from db.session import Database
-from tests.browser.conftest import ThreadedServer
+from tests.browser.conftest import ThreadedServer, sign_in
 from tests.making import address_of, fetch
+from tests.watching import LIMIT_SECONDS
 from ui.address import check_root_path
 from ui.context import Context
 from ui.server import make_app
@@ -36,7 +37,7 @@ class Proxy:
     """A reverse proxy of everything below /label, and of nothing else."""
 
     def __init__(self, upstream: str, *, strips: bool, headers: dict[str, str] | None = None) -> None:
-        client = httpx.Client(base_url=upstream, timeout=60)
+        client = httpx.Client(base_url=upstream, timeout=LIMIT_SECONDS)
         client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # a proxy keeps nobody's cookies
         self.strayed: list[str] = []
         strayed = self.strayed
@@ -94,7 +95,7 @@ def below(database: Database, data: Path) -> Iterator[Callable[..., Proxy]]:
 
 @pytest.mark.parametrize("strips", [True, False])
 def test_everything_works_below_a_path(
-    fill: Any, below: Callable[..., Proxy], open_page: Any, sign_in: Any, database: Database, strips: bool
+    fill: Any, below: Callable[..., Proxy], open_page: Any, database: Database, strips: bool
 ) -> None:
     fill(3)
     proxy, page = below(strips=strips), open_page()
@@ -195,7 +196,7 @@ def direction(page: Page, selector: str) -> str:
 
 
 def test_text_from_the_right_is_laid_out_from_the_right(
-    fill: Any, serve: Any, open_page: Any, sign_in: Any, database: Database
+    fill: Any, serve: Any, open_page: Any, database: Database
 ) -> None:
     fill(3, question=QUESTION, title="وجوه", reasons=["عيون", "skin"], guidelines="انظر إلى **العيون**.\n\n- then left")
     server, page = serve(admin_pages=True), open_page()

@@ -15,26 +15,22 @@ pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 
 from db.models import Run, RunState
 from db.session import Database
+from tests.browser.conftest import enter
 from tests.unit.reward.conftest import architecture_file, make_dataset  # noqa: F401
 from tests.watching import wait_for_end
 
 pytestmark = pytest.mark.browser
-RUN_SECONDS = 240
-"""For a run, whose process loads torch first."""
 
 
 @pytest.fixture
-def train_page(
-    serve: Any, open_page: Callable[..., Page], sign_in: Any, fill: Callable[..., None]
-) -> Callable[..., Page]:
+def train_page(serve: Any, open_page: Callable[..., Page], fill: Callable[..., None]) -> Callable[..., Page]:
     """Opens the Train page, signed in as an admin; `train_page("#kind=…")`."""
     fill(1)
     server = serve(admin_pages=True)
 
     def open_train(address: str = "", **options: object) -> Page:
         page = open_page(viewport={"width": 1280, "height": 1000}, **options)
-        sign_in(page, server, "ada")
-        page.goto(f"{server.url}/admin/train{address}")
+        enter(page, server, "ada", f"/admin/train{address}")
         expect(page.get_by_label("Kind of run")).to_be_visible()
         return page
 
@@ -113,7 +109,7 @@ def test_a_training_is_filled_in_and_started_by_clicks(
     link = page.get_by_role("status").get_by_role("link", name="Run 1")
     expect(link).to_be_visible()
     assert str(link.get_attribute("href")).endswith("/admin/runs#run=1")
-    run = wait_for_end(database, data, 1, RUN_SECONDS)
+    run = wait_for_end(database, data, 1)
     assert (run.state, run.device, run.kind) == (RunState.finished, "cpu", "reward train"), run.error
     assert run.config["train"]["max_steps"] == 30
     best = Path(run.config["out"]) / "best"

@@ -23,10 +23,9 @@ from db.models import Candidate, Method, Pair, Split
 from db.project import load_settings, save_settings
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
+from tests.browser.conftest import sign_in
 
 pytestmark = pytest.mark.browser
-RUN_MS = 300_000
-"""For a run, whose process loads torch first."""
 SIZE_PX = 64
 SOFT = "soft-secret"
 
@@ -65,8 +64,8 @@ def run_page(page: Page) -> str:
     return name
 
 
-def wait_for(page: Page, state: str, ms: int = RUN_MS) -> None:
-    expect(page.locator(".fr-status").get_by_text(state)).to_be_visible(timeout=ms)
+def wait_for(page: Page, state: str) -> None:
+    expect(page.locator(".fr-status").get_by_text(state)).to_be_visible()
 
 
 def use(page: Page, checkpoint: str, words: str) -> None:
@@ -87,10 +86,7 @@ def fill(page: Page, key: str, value: str) -> None:
 
 
 @pytest.mark.usefixtures("faces")
-@pytest.mark.timeout(900)
-def test_once_round_by_clicks(
-    serve: Any, open_page: Callable[..., Page], sign_in: Any, database: Database, data: Path
-) -> None:
+def test_once_round_by_clicks(serve: Any, open_page: Callable[..., Page], database: Database, data: Path) -> None:
     server = serve(admin_pages=True)
     page = open_page(viewport={"width": 1280, "height": 1000})
     sign_in(page, server, "ada")
@@ -110,10 +106,10 @@ def test_once_round_by_clicks(
         fill(page, f"train.{key}", value)
     fill(page, "train.workers", "0")
     reward = run_page(page)
-    expect(page.locator(".fr-chart path").first).to_be_visible(timeout=RUN_MS)
+    expect(page.locator(".fr-chart path").first).to_be_visible()
     before = page.locator(".fr-chart path").first.get_attribute("d")
     page.wait_for_function(
-        "(before) => document.querySelector('.fr-chart path').getAttribute('d') !== before", arg=before, timeout=RUN_MS
+        "(before) => document.querySelector('.fr-chart path').getAttribute('d') !== before", arg=before
     )
     page.get_by_role("button", name="Stop").click()
     wait_for(page, "stopped")

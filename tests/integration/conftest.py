@@ -19,7 +19,15 @@ from starlette.testclient import TestClient
 from annotate.judging.people import add_person
 from db.models import Role
 from db.session import Database, open_database
-from tests.making import PASSWORD, AnnotateHere, Ended, MakeClient, make_app_without_pages, make_clients
+from tests.making import (
+    PASSWORD,
+    AnnotateHere,
+    Ended,
+    MakeClient,
+    make_app_without_pages,
+    make_clients,
+    open_fresh,
+)
 from ui.context import Context
 
 _numbers = itertools.count()
@@ -89,7 +97,7 @@ def database_url(request: pytest.FixtureRequest) -> str | None:
 @pytest.fixture
 def any_database(data: Path, database_url: str | None) -> Iterator[Database]:
     """A fresh, migrated database: the test runs once on SQLite and once on PostgreSQL."""
-    opened = open_database(data, database_url)
+    opened = open_database(data, database_url) if database_url else open_fresh(data)
     yield opened
     opened.close()
 
@@ -103,7 +111,7 @@ def other_data(tmp_path: Path) -> Path:
 @pytest.fixture
 def other(other_data: Path) -> Iterator[Database]:
     """The fresh SQLite database of another project."""
-    opened = open_database(other_data)
+    opened = open_fresh(other_data)
     yield opened
     opened.close()
 

@@ -42,6 +42,7 @@ from tests.making import (
     stored_names,
     write_photo,
 )
+from tests.watching import LIMIT_SECONDS
 from ui.pages.data import counts_html
 
 
@@ -289,8 +290,8 @@ def test_import_ended_in_the_middle_leaves_no_rows(
         time.sleep(0.01)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
-    process.wait(timeout=60)
-    _, alive = psutil.wait_procs(workers, timeout=20)
+    process.wait(LIMIT_SECONDS)
+    _, alive = psutil.wait_procs(workers, timeout=LIMIT_SECONDS)
     assert alive == [], "its workers end with it"
     assert count(data, Source, Method, Candidate, Image) == [0, 0, 0, 0]
     database = open_database(data)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sqlite3
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,14 @@ from sqlalchemy import select
 from db.candidates import store_values
 from db.models import MetricValue
 from db.session import Database
-from tests.making import ROOT, add_image_row, annotate_command, fetch, run_annotate, write_photo
+from tests.making import ROOT, AnnotateHere, add_image_row, annotate_command, fetch, run_annotate, write_photo
+from tests.watching import LIMIT_SECONDS, wait_until
 
 pytest.importorskip("torch")
 pyiqa = pytest.importorskip("pyiqa")
 
+HERE = ("--workers", "1", "--device", "cpu")
+"""Measures in the process of the command, so that `annotate_here` starts none."""
 N_SOURCES = 5
 N_COLUMNS = {"lq": 14, "lq and hq": 18}
 """Columns of the offline list that an image has whose source has these."""
@@ -52,8 +54,10 @@ def read_rows(data: Path) -> dict[tuple[Any, ...], tuple[Any, ...]]:
     return found
 
 
-def test_measuring_stores_each_value_once_and_measuring_again_nothing(data: Path, faces: Path) -> None:
-    assert run_annotate(data, "import", str(faces)).returncode == 0
+def test_measuring_stores_each_value_once_and_measuring_again_nothing(
+    annotate_here: AnnotateHere, data: Path, faces: Path
+) -> None:
+    assert annotate_here("import", faces).returncode == 0
     done = run_annotate(data, "measure", "--workers", "2", "--batch-size", "2")
     assert done.returncode == 0, done.stderr
     rows = read_rows(data)
@@ -61,7 +65,7 @@ def test_measuring_stores_each_value_once_and_measuring_again_nothing(data: Path
     assert [failure for _, _, failure in rows.values() if failure] == []
     assert f"{len(rows)} values of 15 images measured" in done.stdout
     assert "torch" not in done.stderr
-    again = run_annotate(data, "measure")
+    again = annotate_here("measure")
     assert "0 values of 0 images measured" in again.stdout
     assert read_rows(data) == rows
     check_against_pyiqa(data, rows)
@@ -91,54 +95,55 @@ def start_measuring(data: Path) -> subprocess.Popen[bytes]:
     """Measuring, with a batch already stored."""
     command = annotate_command(data, "measure", "--workers", "2", "--batch-size", "1")
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not read_rows(data):
-        assert time.monotonic() < deadline, "nothing was stored"
-        assert process.poll() is None, "it ended before it stored anything"
-        time.sleep(0.02)
+    wait_until(lambda: read_rows(data) or process.poll() is not None, pause_seconds=0.02)
+    assert process.poll() is None, "it ended before it stored anything"
     return process
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_kill_in_the_middle_costs_at_most_the_batches_under_way(
-    data: Path, tmp_path: Path, how: signal.Signals
+    annotate_here: AnnotateHere, data: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
     for number in range(40):
         for place, name in enumerate(("lq", "gfpgan")):
             write_photo(tmp_path / "many" / name / f"face{number}.png", 100 * place + number, (224, 208))
-    assert run_annotate(data, "import", str(tmp_path / "many")).returncode == 0
+    assert annotate_here("import", tmp_path / "many").returncode == 0
     process = start_measuring(data)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(how)
-    process.wait(timeout=20)
-    _, alive = psutil.wait_procs(workers, timeout=20)
+    process.wait(LIMIT_SECONDS)
+    _, alive = psutil.wait_procs(workers, timeout=LIMIT_SECONDS)
     assert alive == []
     stored = read_rows(data)
     counts = {image: sum(1 for key in stored if key[0] == image) for image, *_ in stored}
     assert set(counts.values()) == {N_COLUMNS["lq"]}  # whole batches of one image
     assert 0 < len(counts) < 40
-    assert run_annotate(data, "measure").returncode == 0
+    assert annotate_here("measure", *HERE).returncode == 0
     rows = read_rows(data)
     assert len(rows) == 40 * N_COLUMNS["lq"]
     assert {key: rows[key] for key in stored} == stored
 
 
-def test_an_unreadable_file_is_named_and_measured_when_it_is_back(data: Path, faces: Path) -> None:
-    assert run_annotate(data, "import", str(faces)).returncode == 0
+def test_an_unreadable_file_is_named_and_measured_when_it_is_back(
+    annotate_here: AnnotateHere, data: Path, faces: Path
+) -> None:
+    assert annotate_here("import", faces).returncode == 0
     broken = sorted((data / "images").rglob("*.png"))[0]
     content = broken.read_bytes()
     broken.write_bytes(content[: len(content) // 2])
-    done = run_annotate(data, "measure", "--workers", "1", "--device", "cpu")
+    done = annotate_here("measure", *HERE)
     assert done.returncode == 0
     assert f"unreadable: {broken.name}: " in done.stdout
     assert "Traceback" not in done.stderr
     less = len(read_rows(data))
     broken.write_bytes(content)
-    assert run_annotate(data, "measure", "--workers", "1", "--device", "cpu").returncode == 0
+    assert annotate_here("measure", *HERE).returncode == 0
     assert less < len(read_rows(data)) == 3 * (2 * N_COLUMNS["lq and hq"] + 3 * N_COLUMNS["lq"])
 
 
-def test_what_cannot_be_measured_is_a_failure_with_the_reason_and_no_number(data: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_a_failure_with_the_reason_and_no_number(
+    annotate_here: AnnotateHere, data: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "faces"
     for name, size in (("lq", (64, 40)), ("gfpgan", (64, 64))):
         (folder / name).mkdir(parents=True)
@@ -148,8 +153,8 @@ def test_what_cannot_be_measured_is_a_failure_with_the_reason_and_no_number(data
         'name = "own"\nversion = "1"\ndescription = "a test"\nmetrics = [{name = "contrast"}, {name = "niqe_skvideo"}, '
         '{name = "psnr", references = ["lq"]}]\n'
     )
-    assert run_annotate(data, "import", str(folder)).returncode == 0
-    done = run_annotate(data, "measure", "--metrics", str(own), "--workers", "1", "--device", "cpu")
+    assert annotate_here("import", folder).returncode == 0
+    done = annotate_here("measure", "--metrics", own, *HERE)
     assert done.returncode == 0, done.stderr
     found = {metric: values for (_, metric, _, _), values in read_rows(data).items()}
     assert found["contrast"] == (0, 0, None)
@@ -158,14 +163,14 @@ def test_what_cannot_be_measured_is_a_failure_with_the_reason_and_no_number(data
     assert found["niqe_skvideo"][:2] == (None, None)
     assert found["niqe_skvideo"][2]
     assert "failed: psnr: ValueError: 64 x 64 pixels" in done.stdout
-    assert "0 values" in run_annotate(data, "measure", "--metrics", str(own)).stdout  # a failure is not tried again
+    assert "0 values" in annotate_here("measure", "--metrics", own).stdout  # a failure is not tried again
 
 
 @pytest.mark.parametrize(
     ("options", "environment", "line"),
     [
         (
-            ["--metrics", "face"],
+            ["--metrics", "face", *HERE],
             {"HF_HUB_OFFLINE": "1"},
             "error: Weights are missing and HF_HUB_OFFLINE is set: musiq needs musiq_koniq_ckpt-e95806b9.pth (109 MB)",
         ),
@@ -178,11 +183,20 @@ def test_what_cannot_be_measured_is_a_failure_with_the_reason_and_no_number(data
     ],
 )
 def test_what_is_missing_is_one_line_and_stores_nothing(
-    data: Path, faces: Path, tmp_path: Path, options: list[str], environment: dict[str, str], line: str
+    annotate_here: AnnotateHere,
+    monkeypatch: pytest.MonkeyPatch,
+    data: Path,
+    faces: Path,
+    tmp_path: Path,
+    options: list[str],
+    environment: dict[str, str],
+    line: str,
 ) -> None:
-    assert run_annotate(data, "import", str(faces)).returncode == 0
+    assert annotate_here("import", faces).returncode == 0
     # An empty cache, wherever this machine has one.
-    done = run_annotate(data, "measure", *options, TORCH_HOME=str(tmp_path), HF_HOME=str(tmp_path), **environment)
+    for name, value in {"TORCH_HOME": str(tmp_path), "HF_HOME": str(tmp_path), **environment}.items():
+        monkeypatch.setenv(name, value)
+    done = annotate_here("measure", *options)
     assert done.returncode == 2
     assert done.stderr.startswith(line)
     assert done.stderr.count("\n") == 1

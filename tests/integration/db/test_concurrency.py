@@ -22,6 +22,7 @@ from db.errors import UserError
 from db.models import Choice, Judgment, Lease, Pair, utc_now
 from db.project import load_settings
 from tests.making import add_pairs, fetch, judge
+from tests.watching import LIMIT_SECONDS
 
 PAIRS = 40
 AHEAD = 3
@@ -70,7 +71,7 @@ def run_together(database, people):
     start = threading.Barrier(len(people))
     with ThreadPoolExecutor(len(people)) as pool:
         for done in [pool.submit(label_until_done, database, person_id, start) for person_id in people]:
-            done.result(timeout=120)
+            done.result(LIMIT_SECONDS)
 
 
 @pytest.mark.parametrize(("people", "wanted"), [(2, 1), (8, 1), (4, 3), (8, 3)])

@@ -7,48 +7,68 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
 
+import refl.evaluate.compare  # noqa: E402
+import refl.evaluate.restored  # noqa: E402
 from refl.__main__ import main  # noqa: E402
+from refl.evaluate.values import Measured  # noqa: E402
 from refl.restorers.tiny import save_tiny  # noqa: E402
 from refl.tune.data import Face  # noqa: E402
 from reward.model.checkpoint import build_model, save_model  # noqa: E402
 from reward.model.config import ModelConfig  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
+from tests.forked import start  # noqa: E402
 from tests.unit.refl.conftest import MICRO, faces, make_micro_restorer  # noqa: E402, F401
 from tests.unit.refl.tune.test_refl_train import CLIP  # noqa: E402
+from tests.watching import LIMIT_SECONDS  # noqa: E402
 
 QUICK = ("psnr", "gmsd"), ("niqe_skvideo",)
 """Metrics with and without ground truth, instead of all."""
-DIES_RESTORING = """
-import os, refl.evaluate.restored as restored
-write, written = restored.write_whole, []
-def write_or_die(file, content):
-    if file.suffix == ".png":
-        written.append(file)
-        if len(written) == 11:
-            file.with_name(f".{file.name}.part").write_bytes(content[:9])
+
+
+def die_restoring(words: list[str]) -> None:
+    """Evaluate, and end as SIGKILL would while the eleventh image is written: at once, nothing cleaned up."""
+    write, written = refl.evaluate.restored.write_whole, []
+
+    def write_or_die(file: Path, content: bytes) -> None:
+        if file.suffix == ".png":
+            written.append(file)
+            if len(written) == 11:
+                file.with_name(f".{file.name}.part").write_bytes(content[:9])
+                os._exit(9)
+        write(file, content)
+
+    refl.evaluate.restored.write_whole = write_or_die
+    evaluate_quickly(words)
+
+
+def die_measuring(words: list[str]) -> None:
+    """Evaluate, and end so while the fifth batch's values are written."""
+    add, added = Measured.add, []
+
+    def add_or_die(self: Measured, keys: Any, found: Any) -> None:
+        added.append(keys)
+        if len(added) == 5:
+            with open(self.path, "a") as stream:
+                stream.write('{"keys": ["0')
             os._exit(9)
-    write(file, content)
-restored.write_whole = write_or_die
-"""
-DIES_MEASURING = """
-import os, refl.evaluate.values as values
-add, added = values.Measured.add, []
-def add_or_die(self, keys, found):
-    added.append(keys)
-    if len(added) == 5:
-        with open(self.path, "a") as stream:
-            stream.write('{"keys": ["0')
-        os._exit(9)
-    add(self, keys, found)
-values.Measured.add = add_or_die
-"""
+        add(self, keys, found)
+
+    Measured.add = add_or_die  # type: ignore[method-assign]
+    evaluate_quickly(words)
+
+
+def evaluate_quickly(words: list[str]) -> None:
+    refl.evaluate.compare.WITH_TRUTH, refl.evaluate.compare.WITHOUT_TRUTH = QUICK
+    main(words)
 
 
 @pytest.fixture
@@ -67,14 +87,10 @@ def words(data: Path, tmp_path: Path, faces: list[Face]) -> list[str]:  # noqa: 
     return [*words, "--method", str(tmp_path / "one"), "--method", str(tmp_path / "two")]
 
 
-def run_until_death(words: list[str], dies: str) -> None:
-    """The command in a process that ends itself as SIGKILL would: at once, nothing cleaned up."""
-    quick = "import refl.evaluate.compare as compare\n" + f"compare.WITH_TRUTH, compare.WITHOUT_TRUTH = {QUICK}"
-    program = f"{quick}\n{dies}\nimport sys\nfrom refl.__main__ import main\nsys.exit(main(sys.argv[1:]))"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", program, *words]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 9, done.stderr
+def run_until_death(log: Path, target: Callable[[list[str]], None], words: list[str]) -> None:
+    process = start(log, target, words, HF_HUB_OFFLINE="1")
+    process.join(LIMIT_SECONDS)
+    assert process.exitcode == 9, log.read_text()
 
 
 def test_killed_while_restoring_and_while_measuring_it_ends_with_the_same_table(
@@ -85,9 +101,9 @@ def test_killed_while_restoring_and_while_measuring_it_ends_with_the_same_table(
         monkeypatch.setattr(f"refl.evaluate.compare.{name}", metrics)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main([*words, f"--out={whole}"]) == 0
-    run_until_death([*words, f"--out={killed}"], DIES_RESTORING)
+    run_until_death(tmp_path / "log", die_restoring, [*words, f"--out={killed}"])
     assert 6 <= len(list(killed.rglob("*.png"))) < 32
-    run_until_death([*words, f"--out={killed}"], DIES_MEASURING)
+    run_until_death(tmp_path / "log", die_measuring, [*words, f"--out={killed}"])
     assert len(list(killed.rglob("*.png"))) == 32
     assert (killed / "measured.jsonl").read_text().count("\n") == 4
     assert main([*words, f"--out={killed}"]) == 0

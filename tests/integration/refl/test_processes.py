@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -21,13 +17,12 @@ from safetensors.torch import load_file  # noqa: E402
 
 from reward.model.checkpoint import build_model, save_model  # noqa: E402
 from reward.model.config import ModelConfig  # noqa: E402
-from tests.conftest import ROOT, TWO_PROCESSES  # noqa: E402
+from tests.forked import run_two, start  # noqa: E402
 from tests.gradients import difference  # noqa: E402
+from tests.integration.refl import train_in_processes  # noqa: E402
 from tests.unit.refl.tune.test_refl_train import CLIP  # noqa: E402
+from tests.watching import LIMIT_SECONDS  # noqa: E402
 
-SCRIPT = Path(__file__).with_name("train_in_processes.py")
-LIMIT_SECONDS = 240
-"""A hang of the processes fails; all scenarios together take half a minute on a quiet machine."""
 MAX_DIFFERENCE = 7.4e-5
 """Of the first step's gradients between one process and two, against their length: ten times the most measured, 7.4e-6,
 over all scenarios with ATEN_CPU_CAPABILITY unset, avx2 and default. In bfloat16 a batch of another size rounds
@@ -48,14 +43,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     settings = {"image_size_px": 16, "unlocked_image_groups": 2, "unlocked_text_blocks": 0, "text_mode": "learned"}
     save_model(build_model(ModelConfig(architecture=str(folder / "micro.json"), **settings)), folder / "reward")
     found: dict[str, Any] = {"folder": folder}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
-    for name, launcher in (("one", ()), ("two", TWO_PROCESSES)):
+    for name in ("one", "two"):
         (folder / name).mkdir()
-        words = [sys.executable, *launcher, str(SCRIPT), str(folder), str(folder / name)]
-        done = subprocess.run(
-            words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
+        if name == "two":
+            run_two(folder / "log", train_in_processes.main, folder, folder / name)
+        else:
+            alone = start(folder / "log", train_in_processes.main, folder, folder / name, ACCELERATE_USE_CPU="true")
+            alone.join(LIMIT_SECONDS)
+            assert alone.exitcode == 0, (folder / "log").read_text()
         found[name] = torch.load(folder / name / "results.pt", weights_only=True)
     return found
 

@@ -8,8 +8,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,9 +29,12 @@ from refl.tune.data import Face  # noqa: E402
 from reward.model.checkpoint import build_model, save_model  # noqa: E402
 from reward.model.config import ModelConfig  # noqa: E402
 from runs.store import RunStopped  # noqa: E402
-from tests.conftest import ROOT, TWO_PROCESSES  # noqa: E402
+from tests.conftest import ROOT  # noqa: E402
+from tests.forked import start_module  # noqa: E402
+from tests.making import run_python  # noqa: E402
 from tests.unit.refl.conftest import MICRO, faces, make_micro_restorer  # noqa: E402, F401
 from tests.unit.refl.tune.test_refl_train import CLIP  # noqa: E402
+from tests.watching import wait_until  # noqa: E402
 
 CONFIG = """
 [trajectory]
@@ -60,6 +61,12 @@ blur_kernel_px = 5
 blur_sigma_px = [0.5, 1.0]
 downsample_factor = [1.0, 2.0]
 """
+TWO_PROCESSES = (
+    *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"),
+)
+"""After python, before a command, with ACCELERATE_USE_CPU=true in the environment: accelerate's own --cpu starts one
+process, whatever the number."""
 TRAINED = ("trained.safetensors", "reward/changes.safetensors")
 
 
@@ -97,37 +104,28 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def start(words: list[str]) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [sys.executable, *words], cwd=ROOT, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True
-    )
-
-
 def run(words: list[str]) -> tuple[int, str, str]:
-    process = start(words)
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    ended = run_python(*words, env=environment)
+    return ended.returncode, ended.stdout, ended.stderr
 
 
 def kill_in_the_middle(words: list[str], out: Path, rng: random.Random) -> None:
     """Let it take some steps, then SIGKILL."""
-    wanted = rng.randint(1, 8)
-    process = start(words)
-    deadline = time.monotonic() + 200
-    record = out / "last" / "training.json"
-    while time.monotonic() < deadline and process.poll() is None:
+    wanted, log = rng.randint(1, 8), out.with_suffix(".log")
+    process = start_module(log, words)
+
+    def is_due() -> bool:
         try:
-            if json.loads(record.read_text())["step"] >= wanted:
-                break
+            return bool(json.loads((out / "last" / "training.json").read_text())["step"] >= wanted)
         except (OSError, ValueError):
-            pass  # not there yet, or just being replaced
-        time.sleep(0.01)
-    assert process.poll() is None, process.communicate()
+            return not process.is_alive()  # not there yet, or just being replaced
+
+    wait_until(is_due, pause_seconds=0.01)
+    assert process.is_alive(), log.read_text()
     time.sleep(rng.random() * 0.2)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.join()
 
 
 def run_here(words: list[str]) -> int:
@@ -247,18 +245,14 @@ def test_two_trainings_never_share_a_folder(
 ) -> None:
     out = tmp_path / "out"
     words = command(out, "--max-steps=100000", "--checkpoint-every-steps=1")
-    first = start(words)
-    try:
-        deadline = time.monotonic() + 200
-        while not (out / "last").exists() and first.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert first.poll() is None, first.communicate()
-        assert run_here(words) == 2
-        said = capsys.readouterr().err
-        assert f"error: Another run writes into {out} (process {first.pid} on " in said
-    finally:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.communicate()
+    first = start_module(tmp_path / "log", words)
+    wait_until(lambda: (out / "last").exists() or not first.is_alive())
+    assert first.is_alive(), (tmp_path / "log").read_text()
+    assert run_here(words) == 2
+    said = capsys.readouterr().err
+    assert f"error: Another run writes into {out} (process {first.pid} on " in said
+    first.kill()
+    first.join()
     step = json.loads((out / "last" / "training.json").read_text())["step"]
     changed = command(out, "--max-steps=100000", f"--checkpoint-every-steps={step + 1}")
     assert run_here([*changed, "--monitor-every-steps=0"]) == 2  # refused for its settings, no more for the lock

@@ -1,4 +1,4 @@
-"""ReFL trainings that `test_refl_processes` runs in one process and in two: `python FILE OUT`, or by a launcher.
+"""ReFL trainings that `test_processes` runs in one process and in two.
 
 Writes OUT/results.pt: for each scenario the first step's gradients and what came out, whether all trained tensors were
 the same on all processes after every step, and how the training ended.
@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -190,8 +189,3 @@ def all_same(hashes: list[str]) -> bool:
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return True
     return len(set(gather_object([json.dumps(hashes)]))) == 1
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

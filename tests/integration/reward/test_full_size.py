@@ -17,7 +17,6 @@ from training.precision import group_parameters  # noqa: E402
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_one_step_of_the_papers_model_in_bfloat16(tmp_path):
     torch.manual_seed(0)
     times = {"start": time.monotonic()}

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +21,12 @@ from db.models import Run, RunState
 from db.session import open_database
 from reward.__main__ import main
 from runs.hold import hold_folder
-from tests.conftest import ROOT, TWO_PROCESSES
+from tests.conftest import ROOT
+from tests.forked import run_module, run_two, start_module
+from tests.making import run_python
 from tests.unit.reward.conftest import architecture_file, make_dataset  # noqa: F401
 from tests.unit.reward.train.test_train import weights_of
+from tests.watching import LIMIT_SECONDS, wait_until
 
 FLAGS = {
     "image-size-px": 32,
@@ -53,30 +55,18 @@ def command(data: Path, make_dataset: Callable[..., Path], architecture_file: Pa
     return make
 
 
-def run(words: list[str], *, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def run(words: list[str]) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
-    return subprocess.run(
-        [sys.executable, *launcher, *words], cwd=ROOT, capture_output=True, text=True, check=False, env=environment
-    )
+    return run_python(*words, env=environment)
 
 
 def kill_in_the_middle(words: list[str], out: Path, rng: random.Random) -> None:
     """Start the command and end it, without a word, somewhere after its first checkpoint."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, *words],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        start_new_session=True,
-    )
-    while not (out / "last").exists() and process.poll() is None:
-        time.sleep(0.01)
+    process = start_module(out.with_suffix(".log"), words)
+    wait_until(lambda: (out / "last").exists() or not process.is_alive(), pause_seconds=0.01)
     time.sleep(rng.uniform(0, 0.6))
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
 
 
 def check_kills(command: Callable[..., list[str]], tmp_path: Path, rounds: int) -> None:
@@ -110,15 +100,13 @@ def test_a_signal_ends_it_with_a_checkpoint_and_its_run_is_stopped(
 ) -> None:
     out = tmp_path / "out"
     words = command(out, max_steps=100_000, checkpoint_every_steps=50_000, validate_every_steps=0)
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("step 3 "):
-            break
-    process.send_signal(number)
-    said = process.stderr.read()
-    assert process.wait(60) == 128 + number
-    assert "the same command continues" in said
+    log = tmp_path / "log"
+    process = start_module(log, words)
+    wait_until(lambda: not process.is_alive() or (log.exists() and "step 3 " in log.read_text()))
+    os.kill(process.pid or 0, number)
+    process.join(LIMIT_SECONDS)
+    assert process.exitcode == 128 + number, log.read_text()
+    assert "the same command continues" in log.read_text()
     assert (out / "last").is_dir()
     with open_database(data).read() as session:
         assert session.scalars(select(Run)).one().state is RunState.stopped
@@ -135,9 +123,8 @@ def test_two_processes_equal_one_with_the_same_batch(
         if name == "one":  # here, where torch is loaded
             assert main(words[2:]) == 0
         else:
-            done = run(words, launcher=TWO_PROCESSES)
-            assert done.returncode == 0, done.stderr
-            assert "training on 2 processes" in done.stderr
+            run_two(tmp_path / "log", run_module, words[1:])
+            assert "training on 2 processes" in (tmp_path / "log.0").read_text()
         with open_database(data).read() as session:
             newest = max(session.scalars(select(Run)).all(), key=lambda one: one.id)
         found.append([json.loads(line) for line in (data / "runs" / str(newest.id) / "progress.jsonl").open()])

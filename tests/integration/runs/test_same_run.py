@@ -36,7 +36,7 @@ def test_the_same_measuring_from_page_round_queue_and_terminal(
     command = [sys.executable, "-m", "annotate", "measure", "--data", str(data)]
     subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=False)
     ids["terminal"] = newest(database)
-    wait_for_end(database, data, ids["page"], 60)
+    wait_for_end(database, data, ids["page"])
 
     runs = {name: get_run(database, run_id) for name, run_id in ids.items()}
     assert len(set(ids.values())) == 5

@@ -27,7 +27,7 @@ from runs.launch import continue_run, launch
 from runs.stop import stop
 from runs.store import insert_run, last_log_line, read_progress, reap_lost, run_folder
 from runs.supervise import why_waiting
-from tests.watching import get_run, wait_until
+from tests.watching import LIMIT_SECONDS, get_run, wait_until
 
 LOCAL = {"slurm": {"cluster": "local", "timeout_min": 60}}
 JOB = """
@@ -81,7 +81,7 @@ def test_a_job_runs_the_very_command(database: Database, data: Path, monkeypatch
 def test_stopping_a_job(database: Database, data: Path, how: str) -> None:
     run_id = start(database, data, how)
     assert reap_lost(database, data) == []
-    stop(database, run_id, grace_seconds=20 if how == "sleep" else 0.5)
+    stop(database, run_id, grace_seconds=LIMIT_SECONDS if how == "sleep" else 0.5)
     run = get_run(database, run_id)
     assert (run.state, run.error) == (RunState.stopped, None)
     wait_until(lambda: not psutil.pid_exists(run.pid or 0) or psutil.Process(run.pid).status() == "zombie")
@@ -214,7 +214,7 @@ def test_a_plain_runs_password_is_in_its_environment_alone(database: Database, d
     process = psutil.Process(get_run(database, run_id).pid or 0)
     assert process.environ()["FACEREWARD_DB"] == url
     assert "hush-hush" not in " ".join(process.cmdline()) + say_row(database, run_id)
-    stop(database, run_id, grace_seconds=20)
+    stop(database, run_id, grace_seconds=LIMIT_SECONDS)
     assert find_bytes(tmp_path, b"hush-hush") == []
 
 
@@ -237,8 +237,8 @@ def test_the_commands_of_slurm(database: Database, data: Path) -> None:
     with database.write() as session:
         session.get_one(Run, ids["sleep"]).host = "a node"  # as it would be: stopped from here all the same
     start = time.monotonic()
-    stop(database, ids["sleep"], grace_seconds=30)
-    assert time.monotonic() - start < 25, "asked once, by USR2, it ended by itself"
+    stop(database, ids["sleep"], grace_seconds=LIMIT_SECONDS)
+    assert time.monotonic() - start < LIMIT_SECONDS - 5, "asked once, by USR2, it ended by itself"
     assert get_run(database, ids["sleep"]).state is RunState.stopped
     deaf = get_run(database, ids["deaf"])
     stop(database, ids["deaf"], grace_seconds=0.5)

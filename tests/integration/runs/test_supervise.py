@@ -24,7 +24,7 @@ from runs.launch import continue_run, enqueue, launch
 from runs.stop import stop
 from runs.store import LIVE_STATES, is_alive, read_progress, reap_lost, run_folder
 from runs.supervise import start_due, supervise, why_waiting
-from tests.watching import get_run, wait_for_state, wait_until
+from tests.watching import LIMIT_SECONDS, get_run, wait_for_state, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 JOB = """
@@ -301,7 +301,7 @@ def test_a_killed_supervisor_changes_nothing_and_the_next_one_adopts(database: D
     os.kill(get_run(database, waiting).pid or 0, signal.SIGKILL)
     wait_for_state(database, waiting, RunState.lost)
     supervisor.send_signal(signal.SIGINT)
-    supervisor.communicate(timeout=20)
+    supervisor.communicate(timeout=LIMIT_SECONDS)
     assert supervisor.returncode == 0
 
 
@@ -381,7 +381,7 @@ def test_two_apps_never_start_a_run_twice(
         assert starter.stdin is not None
         starter.stdin.write("go\n")
         starter.stdin.flush()
-    started = [json.loads(starter.communicate(timeout=60)[0]) for starter in starters]
+    started = [json.loads(starter.communicate(timeout=LIMIT_SECONDS)[0]) for starter in starters]
     both = [*started[0], *started[1]]
     assert len(both) == len(set(both))
     assert set(both) - gpu == cpu

@@ -218,7 +218,6 @@ def routes_of(app: Any) -> list[tuple[str, str]]:
     return sorted(set(walk(app.routes)))
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("who", ["stranger", "ben", "ada"])
 def test_no_route_fails_or_tells_whatever_is_sent(app: Any, clients: dict[str, TestClient], who: str) -> None:
     routes = [route for route in routes_of(app) if not route[1].startswith("/sign-out/everywhere")]

@@ -16,10 +16,10 @@ from sqlalchemy import func, select
 from db.models import Judgment, Pair
 from tests.conftest import Server
 from tests.making import add_pairs, fetch, make_event
+from tests.watching import LIMIT_SECONDS
 
 CLIENTS = 4
 AHEAD = 4
-PATIENCE_SECONDS = 60
 METHODS = [f"m{number}" for number in range(8)]
 
 
@@ -27,7 +27,7 @@ class Burst:
     """One person's page without a screen: answers as fast as the server takes them, sends again what got no answer."""
 
     def __init__(self, server: Server, name: str) -> None:
-        self.http = httpx.Client(base_url=server.url, timeout=30)
+        self.http = httpx.Client(base_url=server.url, timeout=LIMIT_SECONDS)
         assert self.http.get(server.address).status_code == 303
         assert self.http.post("/sign-in", data={"name": name}).status_code == 303
         self.rng = random.Random(name)
@@ -45,7 +45,7 @@ class Burst:
             try:
                 answer = self.http.post("/api/label", json=body)
             except httpx.TransportError:
-                if time.monotonic() - answered > PATIENCE_SECONDS:
+                if time.monotonic() - answered > LIMIT_SECONDS:
                     raise
                 self.sent_again += bool(self.unacknowledged)
                 time.sleep(0.05)
@@ -103,7 +103,7 @@ def test_every_acknowledged_judgment_is_there_once(database, serve_process, roun
         finally:
             stop.set()
         for client in running:
-            client.result(timeout=60)
+            client.result(LIMIT_SECONDS)
     assert sum(client.sent_again for client in clients) >= rounds, "the kills came between the requests"
     check_the_end(database, clients)
 

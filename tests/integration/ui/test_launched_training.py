@@ -21,9 +21,8 @@ from runs.stop import stop
 from runs.store import read_progress, run_folder
 from tests.conftest import ROOT
 from tests.unit.reward.conftest import architecture_file, make_dataset  # noqa: F401
-from tests.watching import get_run, wait_until
+from tests.watching import LIMIT_SECONDS, get_run, wait_until
 
-RUN_SECONDS = 120.0
 Arguments = Callable[[Path, int], list[str]]
 
 
@@ -73,18 +72,18 @@ def test_two_processes_are_stopped_with_a_checkpoint_and_continued(
     out, steps = tmp_path / "out", 300
     words = arguments(out, steps)
     run_id = launch(database, data, "reward train", words, {}, device="cpu", launcher={"processes": 2, "machines": 1})
-    wait_until(lambda: (read_progress(data, run_id) or {"done": 0})["done"] >= 2, RUN_SECONDS)
+    wait_until(lambda: (read_progress(data, run_id) or {"done": 0})["done"] >= 2)
     typed = ["env", "ACCELERATE_USE_CPU=true", "python", "-m", "accelerate.commands.launch", "--num_processes", "2"]
     assert command_of(get_run(database, run_id))[:7] == typed
     assert len(processes_of(f"--out={out}")) == 3, "accelerate and its two"
     stop(database, run_id)
     assert get_run(database, run_id).state is RunState.stopped, (run_folder(data, run_id) / "log.txt").read_text()
     assert (out / "last").is_dir()
-    wait_until(lambda: not processes_of(f"--out={out}"), RUN_SECONDS)
+    wait_until(lambda: not processes_of(f"--out={out}"))
     done = (read_progress(data, run_id) or {})["done"]
     assert 2 <= done < steps
     continue_run(database, data, run_id)
-    wait_until(lambda: get_run(database, run_id).state in (RunState.finished, RunState.failed), RUN_SECONDS)
+    wait_until(lambda: get_run(database, run_id).state in (RunState.finished, RunState.failed))
     log = (run_folder(data, run_id) / "log.txt").read_text()
     assert get_run(database, run_id).state is RunState.finished, log
     assert f"continuing after step {done} of {steps}" in log
@@ -99,16 +98,16 @@ def test_a_training_of_a_terminal_is_continued_like_any_other(
     process = subprocess.Popen(
         command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     )
-    wait_until(lambda: (read_progress(data, 1) or {"done": 0})["done"] >= 2, RUN_SECONDS)
+    wait_until(lambda: (read_progress(data, 1) or {"done": 0})["done"] >= 2)
     run = get_run(database, 1)
     assert (run.arguments, run.cwd, run.device, run.launcher) == (words, str(tmp_path), "cpu", {})
     assert run.host
     stop(database, 1)
-    process.wait(30)
+    process.wait(LIMIT_SECONDS)
     assert get_run(database, 1).state is RunState.stopped
     done = (read_progress(data, 1) or {})["done"]
     continue_run(database, data, 1)
-    wait_until(lambda: get_run(database, 1).state in (RunState.finished, RunState.failed), RUN_SECONDS)
+    wait_until(lambda: get_run(database, 1).state in (RunState.finished, RunState.failed))
     assert f"continuing after step {done} of 60" in (run_folder(data, 1) / "log.txt").read_text()
     assert get_run(database, 1).state is RunState.finished
     assert get_run(database, 1).config["train"]["max_steps"] == 60

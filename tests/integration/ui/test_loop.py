@@ -15,7 +15,6 @@ pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("shared_faces")
 def test_from_faces_to_an_evaluated_restorer(tmp_path: Path) -> None:
     small = ["--faces=40", "--test-faces=4", "--judgments=80", "--reward-steps=20", "--refl-steps=4", "--control"]

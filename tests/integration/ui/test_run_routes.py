@@ -20,6 +20,7 @@ from db.models import Run, RunState, utc_now
 from db.session import Database
 from runs.store import run_folder
 from tests.making import MakeClient, add_run_files, make_app_without_pages, open_client
+from tests.watching import LIMIT_SECONDS
 from ui.context import Context
 
 
@@ -216,7 +217,7 @@ def test_stop_ends_the_process_and_is_refused_afterwards(
     ada = client("ada")
     assert ada.get(f"/api/runs/{number}").json()["can"]["stop"]
     assert ada.post(f"/api/runs/{number}/stop").status_code == 200
-    assert sleeper.wait(5) != 0
+    assert sleeper.wait(LIMIT_SECONDS) != 0
     assert ada.get(f"/api/runs/{number}").json()["state"] == "stopped"
     again = ada.post(f"/api/runs/{number}/stop")
     assert again.status_code == 409

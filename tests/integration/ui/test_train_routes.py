@@ -18,7 +18,6 @@ from runs.store import add_run, end_run, run_folder
 from tests.making import MakeClient, count_rows
 from tests.watching import get_run, wait_for_end
 
-RUN_SECONDS = 60
 NASTY = "$(touch pwned); --db=x `touch pwned` ' \" * | touch pwned"
 
 
@@ -155,7 +154,7 @@ def test_the_command_is_the_one_that_is_started_and_shells_have_no_say(
     assert looked["changed"] == ["options.name"]
     assert looked["command"].startswith("python -m annotate export '--out=")
     started = ada.post("/api/train/start", json=body).json()
-    run = wait_for_end(database, data, started["run"], RUN_SECONDS)
+    run = wait_for_end(database, data, started["run"])
     assert run.arguments == [f"--out={out}", f"--name={NASTY}"]
     assert run.config["name"] == NASTY
     # the database has no labels to export: said by the command itself, after it had read all of it

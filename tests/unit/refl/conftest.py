@@ -70,7 +70,10 @@ def micro_restorer() -> DiffusionRestorer:
 @pytest.fixture
 def faces(tmp_path: Path) -> list[Face]:
     """Eight smooth colourful images, 20 px; two have captions."""
-    folder = tmp_path / "faces"
+    return write_faces(tmp_path / "faces")
+
+
+def write_faces(folder: Path) -> list[Face]:
     folder.mkdir()
     for seed in range(8):
         small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)

@@ -16,9 +16,7 @@ from db.errors import UserError
 from runs import hold
 from runs.hold import hold_folder
 from tests.conftest import ROOT
-from tests.watching import wait_until
-
-LIMIT_SECONDS = 60
+from tests.watching import LIMIT_SECONDS, wait_until
 
 HOLDER = """
 import os, sys, time

@@ -11,6 +11,7 @@ import pytest
 
 from runs.signals import ASKING, SIGNALS, give_back, listen
 from tests.conftest import ROOT
+from tests.watching import LIMIT_SECONDS
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"])
@@ -49,7 +50,7 @@ from runs import signals, store
 print([one.name for one in signals.SIGNALS], [int(one) for one in store._STOPPING])
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=True
     )
     assert done.stdout == "['SIGTERM', 'SIGINT', 'SIGBREAK'] [15, 21]\n"
 

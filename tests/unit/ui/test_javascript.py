@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.watching import LIMIT_SECONDS
+
 ROOT = Path(__file__).parents[3]
 STATIC = ROOT / "ui" / "static"
 NODE = shutil.which("node")
@@ -18,7 +20,7 @@ OLDEST_NODE = 20
 
 def run(*command: str) -> str:
     """What a command prints; a failure if it fails."""
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

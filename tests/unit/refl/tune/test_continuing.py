@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from db.errors import UserError
-from refl.restorers.diffusion import DiffusionRestorer
-from refl.tune.data import Face
 from refl.tune.train import train
 from reward.model.checkpoint import load_model, save_model
 from runs.store import RunStopped
+from tests.unit.refl.conftest import make_micro_restorer, write_faces
 from tests.unit.refl.tune.test_refl_train import clip, make_config, make_material  # noqa: F401
 
 STEPS = 8
@@ -59,15 +58,45 @@ def do_nothing(_done: int, _total: int, _values: dict[str, float]) -> None:
     """What an uninterrupted training is told its progress by."""
 
 
-@pytest.fixture
-def begin(micro_restorer: DiffusionRestorer, clip: nn.Module, faces: list[Face]) -> Callable[..., None]:  # noqa: F811
+@pytest.fixture(scope="module")
+def begin(clip: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:  # noqa: F811
     """`begin(out, act, trainable="lora")`: the training from the start, or on from where it was ended."""
+    faces = write_faces(tmp_path_factory.mktemp("photos") / "faces")
 
     def make(out: Path, act: Act = do_nothing, **fields: Any) -> None:
         config = make_config(**TABLES, train={**TRAIN, "checkpoint_every_steps": 1, **fields})
-        train(make_material(deepcopy(micro_restorer), clip, faces), config, out, act)
+        train(make_material(make_micro_restorer(), clip, faces), config, out, act)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def whole(begin: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`whole("lora")`: the folder of a training that was never ended; each is trained once."""
+
+    @cache
+    def train_whole(trainable: str = "control") -> Path:
+        out = tmp_path_factory.mktemp("whole") / "out"
+        begin(out, trainable=trainable)
+        return out
+
+    return train_whole
+
+
+@pytest.fixture(scope="module")
+def stopped_twice(begin: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training that SIGTERM ended twice, after three steps in all; for tests to copy."""
+    out = tmp_path_factory.mktemp("stopped") / "out"
+    for _ in range(2):
+        with pytest.raises(RunStopped):
+            begin(out, send(signal.SIGTERM))
+    return out
+
+
+@pytest.fixture
+def parts(stopped_twice: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(stopped_twice, tmp_path / "parts")
 
 
 def check_same_weights(one: Path, other: Path) -> None:
@@ -85,17 +114,16 @@ def check_same_weights(one: Path, other: Path) -> None:
     ],
 )
 def test_three_times_continued_it_has_the_weights_of_never_having_stopped(
-    begin: Callable[..., None], tmp_path: Path, how: str | int, trainable: str
+    begin: Callable[..., None], whole: Callable[..., Path], tmp_path: Path, how: str | int, trainable: str
 ) -> None:
-    begin(tmp_path / "whole", trainable=trainable)
     parts = tmp_path / "parts"
     for _ in range(3):
         with pytest.raises(Killed if how == "killed" else RunStopped):
             begin(parts, die if isinstance(how, str) else send(how), trainable=trainable)
     begin(parts, trainable=trainable)
-    check_same_weights(tmp_path / "whole", parts)
+    check_same_weights(whole(trainable), parts)
     record = json.loads((parts / "last" / "training.json").read_text())
-    assert record["restorer"] == json.loads((tmp_path / "whole/last/training.json").read_text())["restorer"]
+    assert record["restorer"] == json.loads((whole(trainable) / "last" / "training.json").read_text())["restorer"]
 
 
 def change_record(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -105,20 +133,10 @@ def change_record(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None
     file.write_text(json.dumps(record))
 
 
-def stop_after_three(begin: Callable[..., None], out: Path) -> None:
-    for _ in range(2):
-        with pytest.raises(RunStopped):
-            begin(out, send(signal.SIGTERM))
-
-
 @pytest.mark.parametrize("is_older", [True, False])
 def test_a_folder_whose_record_names_the_checkpoint_that_was_loaded_goes_on(
-    begin: Callable[..., None], tmp_path: Path, is_older: bool
+    begin: Callable[..., None], whole: Callable[..., Path], parts: Path, is_older: bool
 ) -> None:
-    begin(tmp_path / "whole")
-    parts = tmp_path / "parts"
-    stop_after_three(begin, parts)
-
     def spoil(record: dict[str, Any]) -> None:
         record["restorer"]["weights"]["trained.safetensors"] = "0" * 64
         if is_older:
@@ -126,13 +144,12 @@ def test_a_folder_whose_record_names_the_checkpoint_that_was_loaded_goes_on(
 
     change_record(parts, spoil)
     begin(parts)
-    check_same_weights(tmp_path / "whole", parts)
+    check_same_weights(whole(), parts)
 
 
-def test_a_state_as_earlier_versions_wrote_it_is_read(begin: Callable[..., None], tmp_path: Path) -> None:
-    begin(tmp_path / "whole")
-    parts = tmp_path / "parts"
-    stop_after_three(begin, parts)
+def test_a_state_as_earlier_versions_wrote_it_is_read(
+    begin: Callable[..., None], whole: Callable[..., Path], parts: Path
+) -> None:
     state = torch.load(parts / "last" / "state.pt", weights_only=True)
     for part in (state, state["live"]):
         part |= part.pop("weights")
@@ -143,18 +160,16 @@ def test_a_state_as_earlier_versions_wrote_it_is_read(begin: Callable[..., None]
         (row["verdict"] or {}).pop("suspicious", None)
     torch.save(state, parts / "last" / "state.pt")
     reward = parts / "last" / "reward"
-    whole = load_model(reward)
+    loaded = load_model(reward)
     shutil.rmtree(reward)
-    save_model(whole, reward)
+    save_model(loaded, reward)
     begin(parts)
-    check_same_weights(tmp_path / "whole", parts)
+    check_same_weights(whole(), parts)
 
 
-def test_a_setting_that_was_not_known_then_is_as_by_default(begin: Callable[..., None], tmp_path: Path) -> None:
-    begin(tmp_path / "whole")
-    parts = tmp_path / "parts"
-    stop_after_three(begin, parts)
-
+def test_a_setting_that_was_not_known_then_is_as_by_default(
+    begin: Callable[..., None], whole: Callable[..., Path], parts: Path
+) -> None:
     def forget(record: dict[str, Any]) -> None:
         del record["config"]["train"]["weight_decay"], record["config"]["loss"]["use_prompt"]
         del record["config"]["trajectory"]["start_fraction"], record["restorer"]["eta"]
@@ -165,15 +180,13 @@ def test_a_setting_that_was_not_known_then_is_as_by_default(begin: Callable[...,
     with pytest.raises(UserError, match=r"was trained with weight_decay 0\.01, not 0\.5\. Give the same settings"):
         begin(parts, weight_decay=0.5)
     begin(parts)
-    check_same_weights(tmp_path / "whole", parts)
+    check_same_weights(whole(), parts)
     change_record(parts, lambda record: record["config"].pop("degradation"))
     with pytest.raises(UserError, match="was trained with blur_kernel_px"):  # not its default here
         begin(parts)
 
 
-def test_another_restorer_is_still_refused(begin: Callable[..., None], tmp_path: Path) -> None:
-    parts = tmp_path / "parts"
-    stop_after_three(begin, parts)
+def test_another_restorer_is_still_refused(begin: Callable[..., None], parts: Path) -> None:
     change_record(parts, lambda record: record["restorer"].update(weights={"model.safetensors": "1" * 64}))
     with pytest.raises(UserError, match="was trained with another restorer"):
         begin(parts)
@@ -201,11 +214,10 @@ def list_files(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("free_bytes", [0, 40_000, 130_000, 400_000])
 def test_a_full_disk_leaves_the_last_good_checkpoint(
-    begin: Callable[..., None], small_disk: Path, tmp_path: Path, free_bytes: int
+    begin: Callable[..., None], whole: Callable[..., Path], stopped_twice: Path, small_disk: Path, free_bytes: int
 ) -> None:
     """The disk ends at another place of what is written: the grid, the weights, the reward model, the optimizer."""
-    out = small_disk / "out"
-    stop_after_three(begin, out)
+    out = shutil.copytree(stopped_twice, small_disk / "out")
     before = list_files(out / "last")
     filler = small_disk / "filler"
     free = shutil.disk_usage(small_disk).free
@@ -222,17 +234,14 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     assert json.loads(after["training.json"])["step"] >= json.loads(before["training.json"])["step"]
     filler.unlink()
     begin(out)
-    begin(tmp_path / "whole")
-    check_same_weights(tmp_path / "whole", out)
+    check_same_weights(whole(), out)
 
 
 @pytest.mark.parametrize("place", ["torch.save", "safetensors", "fsync", "rename"])
 def test_a_write_that_fails_anywhere_in_a_checkpoint_leaves_the_one_before(
-    begin: Callable[..., None], tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+    begin: Callable[..., None], parts: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    stop_after_three(begin, out)
-    before = list_files(out / "last")
+    before = list_files(parts / "last")
 
     def fail(*_: Any, **__: Any) -> None:
         if place == "safetensors":
@@ -249,6 +258,6 @@ def test_a_write_that_fails_anywhere_in_a_checkpoint_leaves_the_one_before(
     }[place]
     monkeypatch.setattr(where, fail)
     with pytest.raises(UserError, match=r"last: the disk is full: .*B are needed"):
-        begin(out)
-    assert list_files(out / "last") == before
-    assert not list(out.rglob("*.part"))
+        begin(parts)
+    assert list_files(parts / "last") == before
+    assert not list(parts.rglob("*.part"))

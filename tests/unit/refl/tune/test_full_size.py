@@ -32,7 +32,6 @@ def count(preset: str) -> MemoryCount:
     return count_training(load_refl_config(preset), restorer, reward, read_architecture(reward))
 
 
-@pytest.mark.timeout(280)
 @pytest.mark.parametrize(
     "preset",
     ["paper-24gb", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora-16gb", "osediff-24gb", "paper"))],

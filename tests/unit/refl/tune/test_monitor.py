@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +22,7 @@ from refl.tune.monitor import (
     judge,
     to_bytes,
 )
-from tests.conftest import ROOT, TWO_PROCESSES
+from tests.forked import run_two
 from tests.unit.refl.conftest import make_micro_restorer
 
 JUDGES = ["psnr", "saturation", "contrast"]
@@ -164,31 +159,17 @@ def test_noise_in_the_weights_is_not_called_hacking() -> None:
         assert not verdict.suspicious
 
 
-SHARED_LOOK = """
-import sys, torch
-from accelerate import Accelerator
-from tests.unit.refl.tune.test_monitor import inverse_reward, make_monitor, make_restore, mean_reward
-accelerator, monitor = Accelerator(cpu=True), make_monitor(faces=3, batch_size=1)
-rewards = {"live": inverse_reward, "frozen": mean_reward}
-for step, factor in enumerate([1.0, 0.6, 0.6]):
-    restored = monitor.look(step, make_restore(factor), rewards, accelerator)[2]
-torch.save({"monitor": monitor.state_dict(), "restored": restored}, f"{sys.argv[1]}/{accelerator.process_index}.pt")
-"""
+def look_together(folder: Path) -> None:
+    accelerator, monitor = Accelerator(cpu=True), make_monitor(faces=3, batch_size=1)
+    rewards = {"live": inverse_reward, "frozen": mean_reward}
+    for step, factor in enumerate([1.0, 0.6, 0.6]):
+        restored = monitor.look(step, make_restore(factor), rewards, accelerator)[2]
+    found = {"monitor": monitor.state_dict(), "restored": restored}
+    torch.save(found, folder / f"{accelerator.process_index}.pt")
 
 
 def test_two_processes_share_a_look_and_both_hold_what_one_sees(tmp_path: Path) -> None:
-    (tmp_path / "look.py").write_text(SHARED_LOOK)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
-    words = [sys.executable, *TWO_PROCESSES, str(tmp_path / "look.py"), str(tmp_path)]
-    process = subprocess.Popen(
-        words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        _, err = process.communicate(timeout=120)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # a hang must not outlive the test
-    assert process.returncode == 0, err
+    run_two(tmp_path / "log", look_together, tmp_path)
     monitor, rewards = make_monitor(faces=3), {"live": inverse_reward, "frozen": mean_reward}
     for step, factor in enumerate([1.0, 0.6, 0.6]):
         _, verdict, restored = monitor.look(step, make_restore(factor), rewards, Accelerator(cpu=True))

@@ -26,7 +26,6 @@ PAPER_GIB = 11
 """Counted: 10.31. A card of 24 GB leaves about 22 to a training, one of 16 GB about 14."""
 
 
-@pytest.mark.timeout(280)
 def test_the_papers_reward_model_is_trained_on_a_small_gpu() -> None:
     """Its whole batch of 128 pairs by accumulation in one process."""
     model = load_model_config("vit-h-14")

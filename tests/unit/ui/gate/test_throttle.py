@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import anyio
 import pytest
 
+from tests.watching import LIMIT_SECONDS
 from ui.gate.throttle import HASHES_AT_ONCE, MAX_KEYS, MAX_QUEUE, WINDOW_SECONDS, Busy, Hashing, Throttle
 
 
@@ -58,7 +59,7 @@ def test_hashing_takes_few_at_a_time_and_turns_away_what_would_wait_long() -> No
         with lock:
             running[0] += 1
             most[0] = max(most[0], running[0])
-        release.wait(30)
+        release.wait(LIMIT_SECONDS)
         with lock:
             running[0] -= 1
         return "done"
@@ -82,5 +83,5 @@ def test_hashing_takes_few_at_a_time_and_turns_away_what_would_wait_long() -> No
         assert hashing._inside == 0
 
     with ThreadPoolExecutor(1) as thread:  # the browser tests leave an event loop in this one
-        thread.submit(anyio.run, try_many).result(timeout=60)
+        thread.submit(anyio.run, try_many).result(LIMIT_SECONDS)
     assert (most[0], busy[0]) == (HASHES_AT_ONCE, 7)

@@ -12,6 +12,7 @@ import pytest
 
 from db.models import Run
 from runs.store import run_folder
+from tests.watching import LIMIT_SECONDS
 from ui.pages import export
 
 
@@ -23,9 +24,9 @@ def test_two_requests_at_once_make_one_whole_zip(tmp_path: Path, monkeypatch: py
     both, make, found = threading.Barrier(2), shutil.make_archive, []
 
     def together(*args: Any) -> str:
-        both.wait(timeout=10)
+        both.wait(LIMIT_SECONDS)
         made = make(*args)
-        both.wait(timeout=10)
+        both.wait(LIMIT_SECONDS)
         return made
 
     monkeypatch.setattr(shutil, "make_archive", together)
