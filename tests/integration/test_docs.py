@@ -18,7 +18,7 @@ from db.session import open_database
 from tests.doc_blocks import DOCUMENTS, find_own_command, shell_blocks
 from tests.making import judge, write_photo
 
-PHOTOS = 3
+PHOTOS = 2
 
 
 @pytest.fixture(scope="module")
