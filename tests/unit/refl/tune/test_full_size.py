@@ -36,7 +36,7 @@ def count(preset: str) -> MemoryCount:
 )
 def test_a_preset_fits_its_card(preset: str) -> None:
     phases = count(preset).phases
-    assert set(phases) == {"trajectory", "step", "reward update", "look"}
+    assert set(phases) == {"trajectory", "step", "reward update", "check"}
     for name, phase in phases.items():
         assert phase.peak_bytes / GIB <= LIMITS_GIB[preset], (name, phase.at_peak)
     # the reward goes on learning
