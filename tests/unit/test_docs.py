@@ -153,6 +153,21 @@ def test_files_and_commands_named_in_a_document_exist(file: Path) -> None:
     assert missing == []
 
 
+def test_the_tree_shows_the_folders_that_are_there() -> None:
+    (tree, *_) = [block.text for block in read_blocks(ROOT / "docs" / "develop.md") if block.language == "text"]
+    package, shown = ROOT, set()
+    for line in tree.splitlines():
+        names = re.match(r" *((?:[\w.]+/? )+)", line + " ")
+        for name in names[1].split() if names and "/" in names[1] else ():
+            package = package if line.startswith(" ") else ROOT / name
+            path = package / name if line.startswith(" ") else package
+            assert path.is_dir(), f"docs/develop.md: {line}"
+            shown.add(path)
+    packages = {path.parent for path in ROOT.glob("*/__init__.py")}
+    rooms = {path.parent for one in ("annotate", "reward", "refl", "ui") for path in (ROOT / one).glob("*/__init__.py")}
+    assert (packages | rooms) - shown == set()
+
+
 def test_documents_named_in_code_exist() -> None:
     folders = [path.parent for path in ROOT.glob("*/__init__.py")]
     files = [file for folder in folders for pattern in SOURCES for file in folder.rglob(pattern)]
