@@ -13,7 +13,7 @@ from tests.making import ROOT
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHELLS = ("sh", "bash", "console")
 """Languages of shell blocks; in `console` a command stands behind `$ `, and all other lines are its output."""
-NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
+NOT_RUN = re.compile(r"<!-- not run(?: by a test)?: (.+) -->")
 SEPARATORS = ("&&", "||", "|", ";", "&")
 ASSIGNMENT = re.compile(r"[A-Z_]+=.*")
 
