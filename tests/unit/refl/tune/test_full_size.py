@@ -38,7 +38,7 @@ def count(preset: str) -> MemoryCount:
 )
 def test_a_preset_fits_its_card(preset: str) -> None:
     phases = count(preset).phases
-    assert set(phases) == {"trajectory", "step", "reward update", "look"}
+    assert set(phases) == {"trajectory", "step", "reward update", "check"}
     for name, phase in phases.items():
         assert phase.peak_bytes / GIB <= LIMITS_GIB[preset], (name, phase.at_peak)
     assert find_peak(phases) == pytest.approx(MEMORY_GIB[preset], abs=0.1)  # as the doctor says
