@@ -6,8 +6,6 @@ import hashlib
 
 import pytest
 
-pytest.importorskip("torch", reason="needs torch: `make install`")
-
 import refl.published.weights
 from db.errors import UserError
 from refl.published.weights import find_any, find_file, read_manifest
