@@ -41,7 +41,7 @@ node_modules/installed: package.json package-lock.json
 lint: .venv/dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy pixels db runs metrics dataset annotate training reward refl ui app.py benchmarks experiments
+	$(BIN)/mypy pixels licences db runs metrics dataset annotate training reward refl ui app.py benchmarks experiments
 
 # Faces → candidates → pairs → simulated answers → SVM → reward model → ReFL → evaluation, on ../shared/faces.
 loop: .venv/installed

@@ -33,6 +33,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--auth", action="store_true", help="sign-in with password or personal link")
     parser.add_argument("--demo", action="store_true", help="fill an empty database with the demo project")
     parser.add_argument(
+        "--filled",
+        action="store_true",
+        help="with --demo: simulated answers and a small round that learns from them, so that no page is empty",
+    )
+    parser.add_argument(
         "--root-path", default="", metavar="/PATH", help="path that a proxy serves this app below, such as /label"
     )
     parser.add_argument(
@@ -69,6 +74,8 @@ def serve(args: argparse.Namespace) -> None:
         raise UserError(f"--host {args.host} would let everyone in the network in; add --auth, or leave --host out.")
     if args.cpu_slots < 1:
         raise UserError(f"--cpu-slots is {args.cpu_slots}; give 1 or more.")
+    if args.filled and not args.demo:
+        raise UserError("--filled fills the demo project; give --demo too.")
     base_url, root_path = read_base_url(args.base_url, args.root_path)
     if base_url is not None and not args.auth:
         raise UserError("--base-url is where others reach this app; without --auth it serves this machine only.")
@@ -91,6 +98,12 @@ def serve(args: argparse.Namespace) -> None:
         from ui.demo import make_demo  # its image libraries are not needed otherwise
 
         make_demo(database, context.data)
+    if args.filled:
+        from ui.filling import fill_demo, look_at_demo
+
+        if not look_at_demo(database).full:
+            fill_demo(context)
+        print(look_at_demo(database).sentence, flush=True)
     uploads = context.data / "uploads"
     uploads.mkdir(exist_ok=True)
     tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = str(uploads)

@@ -8,9 +8,13 @@ from annotate.exchange.command import EXPORT
 from annotate.ingest.check_command import CHECK
 from annotate.ingest.command import IMPORT, MEND
 from annotate.judging.command import PAIR, PEOPLE, PROJECT
+from annotate.judging.simulate_command import SIMULATE
 from annotate.labeler.command import FIT, LABEL
 from annotate.measure.command import MEASURE
 from annotate.report.command import RANK
 from runs.options import Command
 
-COMMANDS: tuple[Command[Any], ...] = (IMPORT, PAIR, MEND, PEOPLE, PROJECT, MEASURE, CHECK, FIT, LABEL, RANK, EXPORT)
+COMMANDS: tuple[Command[Any], ...] = (
+    *(IMPORT, PAIR, MEND, PEOPLE, PROJECT, SIMULATE),
+    *(MEASURE, CHECK, FIT, LABEL, RANK, EXPORT),
+)

@@ -1,7 +1,7 @@
 """Time a ReFL preset at full size with random weights, and its memory: `python -m benchmarks.full_size`, on a GPU.
 
 A training is put together as `refl train` does it, without files; its step (whole trajectory, batch of the preset), an
-update of the live reward model and a look at 16 faces are timed, and what the allocator saw stands beside what
+update of the live reward model and a check of 16 faces are timed, and what the allocator saw stands beside what
 `refl train --memory` counts. LPIPS is stood for by VGG16 with random weights.
 
     python -m benchmarks.full_size --preset paper-24gb --restorer diffbir-v1
@@ -21,13 +21,13 @@ from refl.restorers.diffusion import DiffusionRestorer
 from refl.tune.config import load_refl_config
 from refl.tune.memory import NEVER, build_training, count_training, list_trained, make_part
 from refl.tune.setup import Training, make_plan
-from refl.tune.train import compute_rewards, restore, take_step
+from refl.tune.train import compute_rewards, restore, train_step
 from reward.model.checkpoint import read_architecture
 from reward.model.config import load_model_config
 from training.without_memory import make_moments
 
 GIB = 2**30
-LOOK_FACES = 16
+CHECK_FACES = 16
 
 
 def main() -> None:
@@ -83,19 +83,19 @@ def list_work(training: Training) -> dict[str, Callable[[], object]]:
 
     def step() -> None:
         training.live.config = NEVER
-        take_step(training, 0, iter([parts]))
+        train_step(training, 0, iter([parts]))
         training.live.config = learns
 
     @torch.no_grad()
-    def look() -> None:
-        for _ in range(LOOK_FACES // batch):
+    def check() -> None:
+        for _ in range(CHECK_FACES // batch):
             images = restore(training, lq, list(range(batch)))
             compute_rewards(training.live.model, [None] * batch, device, images, list(range(batch)))
 
     work: dict[str, Callable[[], object]] = {"step": step}
     if training.live.weights:
         work["reward update"] = lambda: training.live.update(0, whole.lq, whole.hq, whole.captions)
-    return {**work, "look": look} if config.train.monitor_every_steps else work
+    return {**work, "check": check} if config.train.monitor_every_steps else work
 
 
 def measure(work: Callable[[], object], repeats: int, device: str) -> tuple[float, float, float]:

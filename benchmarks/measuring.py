@@ -28,7 +28,7 @@ from PIL import Image as PilImage
 
 from annotate.ingest.store import import_folder
 from db.session import open_database
-from metrics.lists import CARRIED, OUR_VERSIONS, columns, load_metric_list
+from metrics.lists import CARRIED, columns, load_metric_list
 from metrics.natural import MEASURES, Planes, split_planes
 
 SPEED_TARGET = 2.0
@@ -57,7 +57,7 @@ def run_plain(folder: Path) -> None:
 
     files = sorted((folder / "restored").iterdir())
     for column in columns(load_metric_list("offline")):
-        if column.metric in OUR_VERSIONS:
+        if column.metric in MEASURES:
             function: Callable[..., object] = partial(measure_file, MEASURES[column.metric])
         elif column.metric in CARRIED:
             function = pyiqa.create_metric("niqe", device="cpu", pretrained_model_path=str(write_niqe(folder)))

@@ -48,7 +48,7 @@ class PublishedLoop:
         self.reward_optimizer = torch.optim.AdamW(group_parameters(model.parameters(), decay), lr=rate)
         model.requires_grad_(False)
 
-    def take_step(self, step: int, part: Part) -> tuple[float, list[Tensor]]:
+    def train_step(self, step: int, part: Part) -> tuple[float, list[Tensor]]:
         """(the batch's mean loss, each restored image); the gradient is there until `apply`."""
         losses, restored = [], []
         for number in range(len(part.places)):

@@ -1,11 +1,11 @@
 """Time a ReFL step as the published loop takes it, and as ours does: `python -m benchmarks.refl_step`.
 
 `published` is benchmarks/published_refl.py: one image at a time, as DiffusionReward's train.py has it, in float32.
-`ours` is `refl.tune.train.take_step` on the same draws, noise, weights, faces and terms, so that the losses must be
+`ours` is `refl.tune.train.train_step` on the same draws, noise, weights, faces and terms, so that the losses must be
 equal; the ways below it change the trajectory, and are another method at another price.
 
 A step's seconds count the optimizer, and at their share what comes less often: the reward model's update (every 10th
-step), ours alone the norms of each term's gradient (every 10th) and the monitor's look at 16 faces (every 100th).
+step), ours alone the norms of each term's gradient (every 10th) and the monitor's check of 16 faces (every 100th).
 
     OMP_NUM_THREADS=1 python -m benchmarks.refl_step                # CPU: the tiny restorer, random weights
     python -m benchmarks.refl_step --restorer diffbir-v1 --preset paper-24gb --reward vit-h-14     # a GPU: full size
@@ -42,7 +42,7 @@ from refl.tune.config import ReflConfig, load_refl_config
 from refl.tune.data import find_faces
 from refl.tune.memory import build_training
 from refl.tune.setup import Material, Training, make_monitor, make_plan
-from refl.tune.train import Part, look, take_means, take_step
+from refl.tune.train import Part, check_held_out, take_means, train_step
 from reward.model.checkpoint import read_architecture
 from reward.model.config import load_model_config
 
@@ -101,7 +101,7 @@ def prepare(config: ReflConfig, restorer_name: str, reward: str, device: str) ->
 
 
 def add_monitor(training: Training, faces: Path) -> None:
-    """Give a training the monitor that looks at the faces of a folder."""
+    """Give a training the monitor that checks the faces of a folder."""
     training.held_out = find_faces(faces)
     material = Material(training.restorer, training.frozen_reward, [], training.held_out)
     size_px = training.config.train.image_size_px or training.restorer.image_size_px
@@ -154,14 +154,14 @@ def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def time_published(loop: PublishedLoop, part: Part, repeats: int) -> dict[str, Any]:
     """Loss and gradient of the first step, and what each part of the loop takes."""
-    loss, restored = loop.take_step(FIRST, part)
+    loss, restored = loop.train_step(FIRST, part)
     gradients = [parameter.grad for parameter in loop.training.weights.working if parameter.grad is not None]
     gradient = float(nn.utils.get_total_norm(gradients))
     loop.apply()
     loop.update(restored, part)
 
     def step(number: int) -> None:
-        loop.take_step(number, part)
+        loop.train_step(number, part)
         loop.apply()
 
     timed = partial(time_calls, part.lq.device.type)
@@ -179,27 +179,27 @@ def time_ours(training: Training, part: Part, repeats: int, folder: Path) -> dic
     ]
 
     def step(number: int) -> dict[str, float]:
-        return take_step(training, number, iter([parts]))
+        return train_step(training, number, iter([parts]))
 
     gradient = step(FIRST)["gradient_norm"]
     loss = take_means(training)["loss"]
     restored = part.lq.clone()
     training.live.update(0, restored, part.hq, part.captions)
-    look(training, folder)  # the first has less to do
+    check_held_out(training, folder)  # the first has less to do
     timed = partial(time_calls, part.lq.device.type)
     plain, logging = timed(step, range(1, repeats + 1)), timed(step, [FIRST])
     times = {
         "step": plain,
         "norms": (max(0.0, logging[0] - plain[0]), max(0.0, logging[1] - plain[1])),
         "update": timed(lambda _: training.live.update(0, restored, part.hq, part.captions), range(3)),
-        "look": timed(lambda _: look(training, folder), range(1)),
+        "check": timed(lambda _: check_held_out(training, folder), range(1)),
     }
     return {"loss": loss, "gradient": gradient, "times": times}
 
 
 def combine(times: dict[str, tuple[float, float]], clock: int) -> float:
     """Seconds of a step with all else at its share; clock 0 is the wall's, 1 the processor's."""
-    every = {"step": 1, "norms": 10, "update": 10, "look": 100}
+    every = {"step": 1, "norms": 10, "update": 10, "check": 100}
     return sum(seconds[clock] / every[name] for name, seconds in times.items())
 
 
@@ -207,9 +207,9 @@ def count_tflop(training: Training, loop: PublishedLoop | None, part: Part) -> f
     """TFLOP of one step; what is computed a second time is counted twice."""
     with FlopCounterMode(display=False) as counter:
         if loop:
-            loop.take_step(1, part)
+            loop.train_step(1, part)
         else:
-            take_step(training, 1, iter([[select(part, number, 1) for number in range(len(part.places))]]))
+            train_step(training, 1, iter([[select(part, number, 1) for number in range(len(part.places))]]))
     return float(counter.get_total_flops()) / 1e12
 
 

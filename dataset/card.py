@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from dataset.card_configs import ALL_SPLITS, Config, write_front_matter
 from db.records import describe_discarded
+from licences.terms import Licensed, format_list
 from runs.store import code_version
 
 Row = dict[str, Any]
@@ -37,6 +39,7 @@ def write_card(
     counts: dict[str, Any],
     options: dict[str, Any],
     configs: list[Config],
+    made_from: Sequence[Licensed] = (),
 ) -> str:
     """The dataset card: YAML front matter, then what is in it, how it was made, and what was left out.
 
@@ -45,6 +48,7 @@ def write_card(
         counts: as `export_dataset` returns them.
         options: of the export; people under their public ids.
         configs: the tables of the folder.
+        made_from: licences of the photos, restorers and labelers.
     """
     name, licence = options["name"], options["licence"]
     lines = [
@@ -62,6 +66,12 @@ def write_card(
         "",
         *_contents(rows, judgments, counts, options["ties"]),
         f"- Licence: {_words(licence)}.",
+        "",
+        "## Licences of what it was made from",
+        "",
+        "The strictest first:",
+        "",
+        *format_list(made_from),
         "",
         "## How to read it",
         "",

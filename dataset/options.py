@@ -21,7 +21,12 @@ class ExportOptions(Options):
     )
     format: Format = Field("jsonl", description="jsonl is our own dataset folder, which import reads back")
     name: str = Field("face-preferences", min_length=1, max_length=100, description="Name on the dataset card")
-    licence: str = Field("unknown", min_length=1, max_length=100, description="Licence on the dataset card")
+    licence: str = Field(
+        "unknown",
+        min_length=1,
+        max_length=200,
+        description="Licence on the dataset card (unknown: that of the project's photos)",
+    )
     resolve: Literal["majority", "dawid-skene", "keep"] = Field(
         "majority", description="How judgments become labels; keep takes the stored labels as they are"
     )

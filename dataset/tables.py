@@ -10,7 +10,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -64,11 +64,12 @@ def read_table(path: Path, columns: tuple[str, ...], required: tuple[str, ...]) 
     Raises:
         UserError: not such a table; the message names the line.
     """
-    for line, row in _read_rows(path):
+    for line, values in _read_rows(path):
         where = f"{path.name}, line {line}"
-        unknown = [repr(name) for name in row if name not in columns]
+        unknown = [repr(name) for name in values if name not in columns]
         if unknown:
             raise UserError(f"{where}: unknown column {', '.join(unknown)}. Known: {', '.join(columns)}.")
+        row = {name: _as_text(value, f"{where}: {name}") for name, value in values.items()}
         for name in required:
             if name not in row:
                 raise UserError(f"{where}: no column {name!r}. Needed: {', '.join(required)}.")
@@ -84,7 +85,9 @@ def read_table(path: Path, columns: tuple[str, ...], required: tuple[str, ...]) 
         yield line, {name: value if name == "caption" else normalize_name(value) for name, value in row.items()}
 
 
-def _read_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def _read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """(line number, row) of a table; the values of JSON lines are what they are there."""
+    read: Callable[[Path, TextIO], Iterator[tuple[int, Mapping[str, object]]]]
     read = _read_jsonl if path.suffix.lower() in JSON_SUFFIXES else _read_csv
     try:
         with open(path, "rb") as start:
@@ -156,7 +159,7 @@ def _find_delimiter(header: str) -> str:
     return max(DELIMITERS, key=bare.count)
 
 
-def _read_jsonl(path: Path, stream: TextIO) -> Iterator[tuple[int, Row]]:
+def _read_jsonl(path: Path, stream: TextIO) -> Iterator[tuple[int, Mapping[str, object]]]:
     for line, text in enumerate(stream, start=1):
         if not text.strip():
             continue
@@ -167,12 +170,12 @@ def _read_jsonl(path: Path, stream: TextIO) -> Iterator[tuple[int, Row]]:
             raise UserError(f"{where}: not JSON ({error}).") from error
         if not isinstance(values, dict):
             raise UserError(f"{where}: expected an object with the columns as keys.")
-        row: Row = {}
+        row: dict[str, object] = {}
         for name, value in values.items():
             column = name.strip().lower()
             if column in row:
                 raise UserError(f"{where}: a column is named twice: {column}.")
-            row[column] = _as_text(value, f"{where}: {name}")
+            row[column] = value
         yield line, row
 
 

@@ -80,6 +80,10 @@ class ProjectSettings(BaseModel):
     refit_after: int = Field(
         50, ge=0, le=1_000_000, description="New judgments between fits of the labeler of an active order; 0: never"
     )
+    data_licence: str = Field(
+        "not stated", min_length=1, max_length=200, description="Licence of the project's photos, for cards and runs"
+    )
+    commercial: bool = Field(False, description="Refuse what forbids commercial use: code, weights and photos")
     val_share: float = Field(0.1, ge=0, lt=0.5, description="Share of groups in the val split")
     test_share: float = Field(0.1, ge=0, lt=0.5, description="Share of groups in the test split")
     seed: int = Field(0, ge=0, description="Seed of the split and of the order of pairs")

@@ -14,29 +14,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import timedelta
 from pathlib import Path
-from uuid import UUID
 
 import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image as PilImage
 from scipy.stats import t
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotate.judging.judgments import Answer, record_judgment
-from annotate.judging.pairs import next_pair
+from annotate.judging.simulate import get_annotator, judge_pairs
 from db.images import image_path
-from db.models import Candidate, Choice, Image, Pair, Person, utc_now
-from db.project import load_settings
-from db.session import Database, open_database
+from db.models import Candidate, Image
+from db.session import open_database
 from metrics.compute import Request, compute_values
 from refl.pretrain.config import PretrainConfig
 from refl.pretrain.data import is_held_out
@@ -57,7 +51,6 @@ METHODS = (
 )
 """Flags of `refl restore` that make the candidates."""
 CONTROL = ("--structure-weight=0", "--perceptual-weight=0", "--regularizer-weight=0", "--reward-every-steps=0")
-ANNOTATOR = "simulated annotator"
 
 
 def run(*words: str) -> None:
@@ -84,31 +77,6 @@ def write_faces(folder: Path, n_train: int, n_held_out: int, seed: int) -> None:
         for path in paths:
             small = cv2.resize(read_image(path), (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_AREA)
             PilImage.fromarray(small).save(folder / split / f"{path.stem}.png")
-
-
-def judge_pairs(database: Database, data: Path, count: int, seed: int) -> float:
-    """Let the simulated annotator answer so many pairs, as the labelling page asks them; the share that was by lot."""
-    rng, by_lot, answered = random.Random(seed), 0, 0
-    quality: dict[int, float] = {}
-    with database.read() as session:
-        person_id = session.scalars(select(Person.id).where(Person.name == ANNOTATOR)).one()
-    while answered < count:
-        with database.write() as session:
-            lease = next_pair(session, person_id, load_settings(session), rng, utc_now() + timedelta(minutes=5))
-            if lease is None:
-                break
-            pair = session.get_one(Pair, lease.pair_id)
-            a, b = (score_candidate(session, data, candidate_id, quality) for candidate_id in (pair.a_id, pair.b_id))
-            choice = Choice.a if a > b else Choice.b
-            if rng.random() < 2 * NOISE:  # half of the lots agree with it
-                choice = rng.choice([Choice.a, Choice.b])
-                by_lot += 1
-            answer = Answer(
-                str(UUID(int=rng.getrandbits(128), version=4)), pair.id, lease.repeat_no, lease.shown_left, choice, 1.0
-            )
-            record_judgment(session, person_id, answer)
-            answered += 1
-    return by_lot / max(1, answered)
 
 
 def score_candidate(session: Session, data: Path, candidate_id: int, quality: dict[int, float]) -> float:
@@ -140,11 +108,20 @@ def learn_reward(folder: Path, faces: int, test_faces: int, judgments: int, step
     for method in METHODS:
         run("refl", "restore", *method, "--batch-size=32", shared)
     run("annotate", "pair", shared)
-    run("annotate", "people", "add", ANNOTATOR, "--simulated", shared)
     database = open_database(data)
-    share = judge_pairs(database, data, judgments, seed)
+    quality: dict[int, float] = {}
+    with database.write() as session:
+        person_id = get_annotator(session).id
+    answers, by_lot = judge_pairs(
+        database,
+        person_id,
+        lambda session, candidate_id: score_candidate(session, data, candidate_id, quality),
+        count=judgments,
+        noise=NOISE,
+        seed=seed,
+    )
     database.close()
-    print(f"SIMULATED: {judgments} pairs answered, {share:.0%} of the answers by lot", flush=True)
+    print(f"SIMULATED: {answers} pairs answered, {by_lot / max(1, answers):.0%} of the answers by lot", flush=True)
     run("annotate", "measure", shared)
     run("annotate", "fit", "--include-simulated", "--quick", f"--seed={seed}", shared)
     run("annotate", "label", "--target-accuracy=0.65", shared)

@@ -40,7 +40,7 @@ from refl.tune.data import DegradedFaces, find_faces, stack
 from refl.tune.monitor import Monitor, choose_judges, to_bytes
 from refl.tune.setup import MONITOR_DRAW, Material
 from refl.tune.train import train
-from refl.tune.verdict import Look, Verdict, compare, compute_spread, mean_and_error
+from refl.tune.verdict import Check, Verdict, compare, compute_spread, mean_and_error
 from reward.model.checkpoint import load_model
 
 SIZES = (0.001, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
@@ -75,7 +75,7 @@ def recorded(folder: Path) -> Iterator[None]:
     """Write what each look compares to `looks.jsonl` of a folder, which appears when all is written."""
     rows = []
 
-    def keep(first: Look, now: Look, families_needed: int, before_suspicious: bool) -> Verdict:
+    def keep(first: Check, now: Check, families_needed: int, before_suspicious: bool) -> Verdict:
         rows.append({name: pack(look) for name, look in (("first", first), ("now", now))})
         return compare(first, now, families_needed, before_suspicious)
 
@@ -85,19 +85,19 @@ def recorded(folder: Path) -> Iterator[None]:
     (folder / "looks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def pack(look: Look) -> dict[str, Any]:
+def pack(look: Check) -> dict[str, Any]:
     """A look as JSON has it."""
     values = {part: {name: list(row) for name, row in getattr(look, part).items()} for part in ("rewards", "judges")}
     return {"step": look.step, **values}
 
 
-def unpack(row: dict[str, Any]) -> Look:
+def unpack(row: dict[str, Any]) -> Check:
     """The look that `pack` was given."""
     rewards, judges = ({name: np.array(v) for name, v in row[part].items()} for part in ("rewards", "judges"))
-    return Look(row["step"], rewards, judges)
+    return Check(row["step"], rewards, judges)
 
 
-def replay(folder: Path) -> Iterator[tuple[Look, Look, Verdict]]:
+def replay(folder: Path) -> Iterator[tuple[Check, Check, Verdict]]:
     """The recorded looks of a training or a walk under the rule as it is now: (first, now, verdict) of each."""
     suspicious = False
     for line in (folder / "looks.jsonl").read_text(encoding="utf-8").splitlines():
@@ -144,7 +144,7 @@ def walk(folder: Path, chain: Path, reward: Path, size: float, seed: int) -> Non
             if step:
                 shake(size)
                 shake_reward(REWARD_SIZE * (seed % 2))
-            monitor.look(step, restorer.restore, rewards, accelerator)
+            monitor.check(step, restorer.restore, rewards, accelerator)
 
 
 def give_rewards(model: Callable[[Tensor, Sequence[None]], Tensor], images: Tensor, places: Sequence[int]) -> Tensor:
@@ -165,7 +165,7 @@ def make_shaker(module: nn.Module, seed: int) -> Callable[[float], None]:
     return shake
 
 
-def describe(first: Look, now: Look) -> tuple[float, float, float]:
+def describe(first: Check, now: Check) -> tuple[float, float, float]:
     """(rise of the reward in spreads, changes of PSNR and SSIM)."""
     rise = mean_and_error(now.rewards["live"] - first.rewards["live"])[0] / compute_spread(first.rewards["live"])
     psnr, ssim = (mean_and_error(now.judges[name] - first.judges[name])[0] for name in ("psnr", "ssim"))

@@ -23,8 +23,8 @@ from torch import Tensor
 from db.errors import UserError
 from metrics.download import compute_sha256
 from refl.published.convert import UNET, VAE, select
+from refl.published.manifest import read_manifest
 from refl.published.shapes import make_unet, make_vae, read_unet_shape
-from refl.published.weights import read_manifest
 from refl.restorers.osediff_lora import (
     ENCODER,
     MODULES,
@@ -33,7 +33,7 @@ from refl.restorers.osediff_lora import (
     group_layers,
     list_encoder_layers,
 )
-from reward.model.weights import FOLDER_MANIFEST, WeightsEntry
+from reward.model.manifest import FOLDER_MANIFEST, WeightsEntry
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """Restore faces that the tiny restorer never saw: `python -m experiments.tiny_restorer --faces DIR`.
 
 The faces held out in training are degraded as in training, each once. A row per method: means over the faces, with 95 %
-bootstrap intervals over faces of what each gains on the degraded input. PSNR, SSIM and GMSD are pyiqa's, on 8-bit
-images. `--unseen DIR` takes all faces of another folder; `--grid FILE` draws the first 16 faces by name, unselected.
+bootstrap intervals over faces of what each gains on the degraded input. PSNR, SSIM and GMSD are of 8-bit images.
+`--unseen DIR` takes all faces of another folder; `--grid FILE` draws the first 16 faces by name, unselected.
 
 The regression network of as many parameters is stage 1 made wider, trained alone by the same command:
 `python -m refl pretrain --preset tiny --stage1-channels 80 144 192 --phase stage1 --faces DIR --out FOLDER`, then

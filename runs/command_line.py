@@ -11,7 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import db.command
-from runs.options import Place, add_parser, list_commands, read_namespace
+from db.session import open_database
+from licences.terms import is_commercial, set_commercial
+from runs.licences import find_licences, of_project, refuse_non_commercial, wants_commercial
+from runs.options import COMMERCIAL_FLAG, Command, O, Place, add_parser, list_commands, read_namespace
 from runs.space import is_disk_full, say_room
 
 
@@ -35,14 +38,42 @@ def run_package(package: str, about: str, argv: list[str] | None = None) -> int:
 
     def run() -> None:
         options = args.command.settle(read_namespace(args.command, args), args.data)
-        args.command.run(options, Place(args.data, args.db, args.run))
+        place = Place(args.data, args.db, args.run)
+        if args.commercial:
+            set_commercial()
+        if package != "runs":  # what is queued is checked there
+            check_licences(args.command, options, place)
+        args.command.run(options, place)
 
     return run_command(run)
 
 
+def check_licences(command: Command[O], options: O, place: Place) -> None:
+    """Refuse what forbids commercial use, where that is wanted, before anything is loaded or written.
+
+    What the process then loads nonetheless, such as a metric that it chooses itself, is forbidden too.
+
+    Raises:
+        UserError: the licence of something that the command uses or is made from forbids it.
+    """
+    photos = []
+    if place.db is not None or (place.data / "facereward.db").is_file():
+        database = open_database(place.data, place.db)
+        try:
+            with database.read() as session:
+                if wants_commercial(session):
+                    set_commercial()
+                photos = of_project(session)
+        finally:
+            database.close()
+    if is_commercial():
+        refuse_non_commercial(find_licences(command.uses(options) + command.inputs(options), place.data) + photos)
+
+
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """--data, --db and --run, as every command takes them."""
+    """--data, --db, --commercial and --run, as every command takes them."""
     db.command.add_database_options(parser)
+    parser.add_argument(COMMERCIAL_FLAG, action="store_true", help="refuse what forbids commercial use, by name")
     parser.add_argument("--run", type=int, help=argparse.SUPPRESS)  # given by runs.launch
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from db.errors import UserError
@@ -108,6 +108,29 @@ def _check_no_reference(session: Session, run: Run, folder: Path) -> None:
     for name, settings in session.execute(select(Method.name, Method.settings)):
         if _is_one_within(guess_paths(settings), folder):
             raise UserError(f"The method {name} was restored with {folder}; it stays.")
+
+
+def check_apart(session: Session, data: Path, run_ids: Collection[int]) -> None:
+    """Check that nothing but these runs needs what they made, so that all of them can go, the last one first.
+
+    Methods that these runs made are not asked about: who removes them removes the runs next.
+
+    Raises:
+        UserError: another run, or a method of another run, needs it.
+    """
+    folders = [
+        folder
+        for run in session.scalars(select(Run).where(Run.id.in_(run_ids)))
+        for folder in (run_folder(data, run.id), artifact_of(data, run))
+        if folder is not None
+    ]
+    for other in session.scalars(select(Run).where(Run.id.not_in(run_ids)).order_by(Run.id)):
+        waits = other.state is RunState.queued and set(run_ids).intersection(other.after)
+        if waits or any(_is_one_within(list_named(other), folder) for folder in folders):
+            raise UserError(f"Run {other.id} ({other.kind}) needs what these runs made; stop and delete it first.")
+    for method in session.scalars(select(Method).where(or_(Method.run_id.is_(None), Method.run_id.not_in(run_ids)))):
+        if any(_is_one_within(guess_paths(method.settings), folder) for folder in folders):
+            raise UserError(f"The method {method.name} was restored with what these runs made; they stay.")
 
 
 def why_kept(session: Session, data: Path, run: Run) -> str | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
+import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +16,42 @@ TRAINING_KINDS = ("reward train", "refl pretrain", "refl train", "refl ablate")
 """Kinds of run that keep a device busy for long; those that a person starts in a terminal count in its queue, too."""
 NVIDIA = Path("/proc/driver/nvidia/gpus")
 DEVICE_FILES = Path("/dev")
+CUDA_GIB = 0.7
+"""Memory of CUDA itself and of the allocator's gaps, besides what is counted of a training."""
+SMI_FIELDS = ("index", "uuid", "name", "memory.total", "memory.free", "driver_version")
+SMI_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU as the driver describes it."""
+
+    index: str
+    uuid: str
+    name: str
+    total_gib: float
+    free_gib: float
+    driver: str
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """As `list_devices` may name it."""
+        return f"cuda:{self.index}", f"cuda:{self.uuid}"
+
+
+def list_cards() -> list[Card]:
+    """All GPUs that nvidia-smi lists, whatever CUDA_VISIBLE_DEVICES says; none where it is not here or fails."""
+    query = ["nvidia-smi", f"--query-gpu={','.join(SMI_FIELDS)}", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(query, capture_output=True, text=True, timeout=SMI_SECONDS, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = csv.reader(said.splitlines(), skipinitialspace=True)
+    return [
+        Card(index, uuid, name, float(total) / 1024, float(free) / 1024, driver)
+        for index, uuid, name, total, free, driver in rows
+        if total.replace(".", "").isdigit() and free.replace(".", "").isdigit()  # "[N/A]" of a MIG's parent
+    ]
 
 
 def list_devices() -> list[str]:

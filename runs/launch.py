@@ -17,6 +17,7 @@ from db.models import Run, RunState
 from db.session import Database
 from runs import slurm
 from runs.devices import TRAINING_KINDS, is_device
+from runs.licences import find_licences, of_project, refuse_non_commercial, wants_commercial
 from runs.options import Command, O
 from runs.process import is_waiting, lock_starting, start_process
 from runs.space import say_if_full
@@ -108,8 +109,11 @@ def enqueue(
     """A run that waits for its device and for the runs of `after`.
 
     Raises:
-        UserError: the device is not written as one, or there is no such run to wait for.
+        UserError: the device is not written as one, there is no such run to wait for, or commercial use is wanted and
+            the licence of something that it is made from forbids that.
     """
+    if wants_commercial(session):
+        refuse_non_commercial(find_licences(columns.get("inputs") or [], data) + of_project(session))
     device, after = columns.get("device"), columns.get("after", ())
     if device is not None and not is_device(device):
         raise UserError(f"There is no device {device!r}; give cpu, cuda:0, or several GPUs as cuda:0,cuda:1.")

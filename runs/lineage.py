@@ -6,7 +6,6 @@ A run whose recorded inputs lie inside what another run made is its child, and l
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from sqlalchemy.orm import Session
 from db.models import Candidate, Method, Pair, Run, RunState
 from db.records import SIMULATED
 from runs.file_cache import read_file, read_json
+from runs.licences import LABELER
 from runs.lineage_judgments import NONE, Hashes, Judgments, count_all, find_simulated, parse_judgments, parse_labeler
 from runs.made_from import guess_paths, list_inputs
 from runs.store import LIVE_STATES, artifact_of, run_folder
@@ -31,7 +31,6 @@ GROUPS = {
     "refl pretrain": "restorer",
 }
 """Kinds of runs that make something that others are made of; all other kinds use it."""
-LABELER = re.compile(r"svm-(\d+)-[0-9a-f]{8}\b")
 
 
 @dataclass

@@ -23,9 +23,12 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from db.errors import UserError
+from runs.finding import Finding
 
 OWN = "options"
 """The table of a command's own options, beside those of its presets."""
+COMMERCIAL_FLAG = "--commercial"
+"""Of every command, no option of one: it changes nothing of what a run does, it refuses."""
 PACKAGES = ("annotate", "reward", "refl", "runs")
 """Whose `commands.py` lists COMMANDS."""
 
@@ -151,6 +154,8 @@ class Presets:
     names: Callable[[], list[str]]
     load: Callable[[str, Mapping[str, Mapping[str, Any]]], Mapping[str, Any]]
     """(a preset or file, changes by table) -> the tables, and options that a stored config names; raises UserError."""
+    memory_gib: Mapping[str, float] = field(default_factory=dict)
+    """Preset -> what `--memory` counts for it, without what CUDA itself takes; empty where nothing counts."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,10 @@ class Command(Generic[O]):
     """Whether several processes can share it."""
     aliases: tuple[str, ...] = ()
     """Older names of the subcommand."""
+    check: Callable[[Place], list[Finding]] | None = None
+    """What `runs doctor` shall say of what it needs; asked while a page is made, so quick and without torch."""
+    uses: Callable[[O], list[dict[str, str]]] = field(default=lambda _options: [])
+    """What it uses besides its inputs and what has a licence: kind and value, as `inputs` gives them."""
 
     @cached_property
     def settings(self) -> tuple[Setting, ...]:
@@ -575,4 +584,5 @@ def parse_words(command: Command[Any], words: Sequence[str]) -> dict[str, Any]:
     commands: Any = _Parser().add_subparsers(parser_class=_Parser)
     add_parser(commands, command)
     parser: argparse.ArgumentParser = commands.choices[command.name.partition(" ")[2]]
+    parser.add_argument(COMMERCIAL_FLAG, action="store_true")
     return _given(command, parser.parse_args(list(words)))

@@ -26,6 +26,7 @@ COMPUTING = ("annotate measure", "reward train", "refl train", "refl restore")
 class RoundSettings(Options):
     """What can be chosen of a round; every field is a flag of `python -m runs round`."""
 
+    metrics: str = Field("offline", min_length=1, description="Metric list that is measured and learned from")
     reward_preset: str = Field("tiny", min_length=1, description="Preset of the reward model")
     refl_preset: str = Field("tiny-refl", min_length=1, description="Preset of ReFL")
     restorer: str = Field("tiny", min_length=1, description="What is tuned: a restorer, or the folder of a tuned one")
@@ -98,10 +99,10 @@ def plan_round(data: Path, round_no: int, settings: RoundSettings) -> list[Plann
     if not settings.measure_held_out:
         reward_changes["validate_every_steps"] = refl_changes["monitor_every_steps"] = 0
     steps: list[tuple[str, dict[str, Any], str]] = [
-        ("annotate measure", {}, "measure the restored images that lack a value"),
+        ("annotate measure", {"metrics": settings.metrics}, "measure the restored images that lack a value"),
         (
             "annotate fit",
-            {"target_accuracy": settings.target_accuracy, **simulated},
+            {"metrics": settings.metrics, "target_accuracy": settings.target_accuracy, **simulated},
             "fit the labeler on people's judgments" + (" and simulated ones" if settings.include_simulated else ""),
         ),
         (

@@ -13,9 +13,10 @@ from pydantic import Field
 from db.errors import UserError
 from db.models import Run
 from db.session import Database, open_database
+from licences.terms import set_commercial
 from runs.devices import list_devices
 from runs.launch import continue_run, describe_run, launch
-from runs.options import Command, Flag, Options, Place, find_command, list_commands, read_words
+from runs.options import COMMERCIAL_FLAG, Command, Flag, Options, Place, find_command, list_commands, read_words
 from runs.own_command import drop_common
 from runs.process import is_waiting
 from runs.rounds import RoundSettings, next_round_no, plan_round, start_round
@@ -58,6 +59,8 @@ def run_start(options: StartOptions, place: Place) -> None:
         launcher = {"processes": 1, "machines": 1, **launcher}
     if options.slurm is not None:
         launcher["slurm"] = dict(_parse_setting(setting) for setting in options.slurm)
+    if COMMERCIAL_FLAG in options.words:
+        set_commercial()
     kind, arguments = " ".join(options.words[:2]), drop_common(options.words[2:])
     described: dict[str, Any] = {"arguments": arguments, "config": {}}
     if command := find_command(kind):  # of somebody's own module nothing more is known

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,8 @@ from sqlalchemy.orm import Session
 from db.errors import UserError
 from db.models import Run, RunState, utc_now
 from db.session import Database, open_database
+from licences.terms import Licensed, sort_strictest
+from runs import licences
 from runs.file_cache import read_json
 from runs.files import append_line, read_last_objects, read_tail, write_text_whole
 from runs.options import Command, O, Place
@@ -38,6 +40,8 @@ from runs.slurm import is_done
 log = logging.getLogger(__name__)
 
 LIVE_STATES = (RunState.queued, RunState.running, RunState.stopping)
+MAKERS = ("annotate export", "reward train", "refl train", "refl pretrain")
+"""Kinds of runs whose folder others are made from: it keeps the licences of what it was made of."""
 VERSION = "0.1.0"
 MAX_ERROR_LENGTH = 500
 CLOCK_STEP_SECONDS = 2.0
@@ -56,6 +60,8 @@ class RunLog:
     def __init__(self, run_id: int, folder: Path) -> None:
         self.run_id = run_id
         self.folder = folder
+        self.licences: list[Licensed] = []
+        """Of what the run uses and is made from."""
 
     def progress(self, done: int, total: int | None = None, **values: Any) -> None:
         """Append one progress line: steps done, of how many where known, and any JSON values.
@@ -65,6 +71,12 @@ class RunLog:
         """
         line = {"time": time.time(), "done": done, "total": total, **values}
         append_line(self.folder / "progress.jsonl", json.dumps(line))
+
+    def add_licences(self, things: Iterable[Licensed]) -> list[Licensed]:
+        """Record the licences of what the run uses: `licences.json`, the strictest first; returns all so far."""
+        self.licences = sort_strictest([*self.licences, *things])
+        licences.write_recorded(self.folder, self.licences)
+        return self.licences
 
     def write_result(self, values: dict[str, Any]) -> None:
         """What the run found, for the page that started it: `result.json`, there whole or not at all."""
@@ -190,8 +202,16 @@ def record(command: Command[O], options: O, place: Place) -> Iterator[tuple[Data
     database = open_database(place.data, place.db)
     try:
         made = {"inputs": command.inputs(options), "outputs": command.outputs(options)}
+        used = command.uses(options) + command.inputs(options)
         with open_run(database, place.data, command.name, command.config(options), place.run, **made) as run:
-            yield database, run
+            with database.read() as session:
+                run.add_licences(licences.find_licences(used, place.data) + licences.of_project(session))
+            try:
+                yield database, run
+            finally:
+                made_in = command.config(options).get("out")
+                if command.name in MAKERS and made_in and Path(made_in).is_dir():
+                    licences.write_recorded(Path(made_in), run.licences)
     finally:
         database.close()
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from training.accounting import Phase
 
 GIB = 2**30
-CUDA_GIB = 0.7
-"""Memory of CUDA itself and of the allocator's gaps, besides what is counted."""
 LEAST_GIB = 0.01
 """Smaller parts are left out of the table; the sums have them."""
 

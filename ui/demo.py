@@ -23,11 +23,13 @@ from annotate.judging.pairs import make_pairs
 from db.errors import UserError
 from db.images import add_image, probe_bytes
 from db.models import Image, Source
-from db.project import load_settings
+from db.project import load_settings, save_settings
 from db.records import add_candidate, add_method, add_source, draw_split
 from db.session import Database
+from licences.terms import NOT_STATED
 from pixels.read import read_rgb
 from refl.faces.degrade import PUBLISHED, FloatImage, degrade, draw_degradation
+from ui.filling import DEMO_PEOPLE
 
 IMAGE_SIZE_PX = 512
 PAIRS_PER_SOURCE = 8
@@ -50,7 +52,7 @@ class Portrait:
 COLLINS = Portrait(
     "skimage",
     "data/astronaut.png",
-    "Eileen Collins",
+    DEMO_PEOPLE[0],
     "a smiling woman with short hair in an orange space suit",
     {"close": (136, 28, 316, 208), "portrait": (110, 4, 330, 224), "shoulders": (84, 0, 364, 280)},
 )
@@ -58,7 +60,7 @@ COLLINS = Portrait(
 HOPPER = Portrait(
     "matplotlib",
     "mpl-data/sample_data/grace_hopper.jpg",
-    "Grace Hopper",
+    DEMO_PEOPLE[1],
     "an elderly woman with glasses in a naval officer's hat",
     {"close": (145, 105, 395, 355), "portrait": (106, 14, 446, 354), "shoulders": (56, 10, 456, 410)},
 )
@@ -105,6 +107,8 @@ def _has_sources(session: Session) -> bool:
 
 def _add_demo(session: Session, data: Path, made: list[_Files]) -> None:
     settings = load_settings(session)
+    if settings.data_licence == NOT_STATED:
+        settings = save_settings(session, {"data_licence": "public domain (NASA, US Navy)"})
     methods = {name: add_method(session, name, parameters) for name, (_, parameters) in METHODS.items()}
     for files in made:
         person = files.portrait.person

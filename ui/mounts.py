@@ -1,12 +1,20 @@
-"""Mount the pages that are JavaScript modules with JSON routes: Train, Runs and Models."""
+"""Mount the pages that are JavaScript modules with JSON routes: Overview, Train, Runs and Models."""
 
 from __future__ import annotations
 
 import gradio as gr
 
 from ui.context import Context
+from ui.demo_section import build_demo_section
 
 NOTE = '<p class="fr-note">Loading …</p>'
+
+
+def build_overview(context: Context) -> None:
+    """Build the Overview page: the loop as it stands, and what to do next, from `ui.overview`, live."""
+    style = f'<link rel="stylesheet" href="{context.root_path}/static/overview/overview.css">'
+    _mount(context, "overview", "overview/overview.js", f'{style}<div id="fr-overview">{NOTE}</div>', plain=True)
+    build_demo_section(context)
 
 
 def build_train(context: Context) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from collections.abc import Callable
 
 import gradio as gr
 from fastapi import FastAPI, HTTPException, Request
@@ -38,6 +39,8 @@ from ui.gate.turns import BoundWaits, TakeTurns
 from ui.label.routes import label_routes
 from ui.label.showings import Showings
 from ui.label.stored_images import StoredImages
+from ui.navigation import FIRST, GROUPS, LABEL, header_html
+from ui.overview.routes import overview_routes
 from ui.plain_pages import STATIC
 from ui.runs.routes import run_routes
 from ui.train.round import round_routes
@@ -49,19 +52,22 @@ SESSION_SECONDS = 30 * 24 * 3600
 IMAGE_LIFETIME = "private, max-age=31536000, immutable"
 DAMAGED = "An image of this pair is damaged on the server. The pair is left out until the image is imported again."
 SHA256 = re.compile(r"[0-9a-f]{64}")
-PAGES = (
-    ("Data", ui.pages.data.build),
-    ("Restore", ui.restore.page.build),
-    ("Metrics", ui.pages.metrics.build),
-    ("Auto-annotate", ui.autolabel.page.build),
-    ("Train", ui.mounts.build_train),
-    ("Runs", ui.mounts.build_runs),
-    ("Models", ui.mounts.build_models),
-    ("Project", ui.pages.project.build),
-    ("People", ui.pages.people.build),
-    ("Report", ui.pages.report.build),
-    ("Export", ui.pages.export.build),
-)
+BUILD: dict[str, Callable[[Context], None]] = {
+    "Overview": ui.mounts.build_overview,
+    "Data": ui.pages.data.build,
+    "Restore": ui.restore.page.build,
+    "People": ui.pages.people.build,
+    "Project": ui.pages.project.build,
+    "Metrics": ui.pages.metrics.build,
+    "Auto-annotate": ui.autolabel.page.build,
+    "Train": ui.mounts.build_train,
+    "Runs": ui.mounts.build_runs,
+    "Models": ui.mounts.build_models,
+    "Report": ui.pages.report.build,
+    "Export": ui.pages.export.build,
+}
+"""Admin page -> what builds it; `ui.navigation` has their order."""
+STYLES = ("palette.css", "header.css", "admin.css")
 
 
 def make_app(context: Context) -> FastAPI:
@@ -77,6 +83,7 @@ def make_app(context: Context) -> FastAPI:
     app.add_exception_handler(RequestValidationError, refuse_invalid)
     app.include_router(sign_in_routes(context, Tokens(secret)))
     app.include_router(label_routes(context, showings, images))
+    app.include_router(overview_routes(context))
     app.include_router(run_routes(context))
     app.include_router(train_routes(context))
     app.include_router(round_routes(context))
@@ -107,7 +114,8 @@ def make_app(context: Context) -> FastAPI:
         ssr_mode=False,
         max_file_size="4gb",
         theme=gr.themes.Default(primary_hue="slate", neutral_hue="gray", font="system-ui"),
-        css=(STATIC / "common" / "admin.css").read_text(encoding="utf-8"),
+        css="\n".join((STATIC / "common" / name).read_text(encoding="utf-8") for name in STYLES),
+        head=f'<script src="{context.root_path}/static/common/theme.js"></script>',
     )
     app.add_middleware(TakeTurns, auth=context.auth)
     app.add_middleware(Gate, context=context, address_token=AddressToken(secret, context.root_path))
@@ -126,16 +134,23 @@ def make_app(context: Context) -> FastAPI:
 
 def build_pages(context: Context) -> gr.Blocks:
     """The admin pages, one route each; the first is /admin/ itself."""
-    (first_name, build_first), *others = PAGES
     pages: gr.Blocks
     with gr.Blocks(title="FaceReward", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as pages:
-        Navbar(value=[("Label", "..")], main_page_name=first_name)
-        build_first(context)
-    for name, build in others:
+        _build_page(context, FIRST)
+    for name in (name for names in GROUPS.values() for name in names if name != LABEL):
         with pages.route(name, f"/{name.lower()}"):
-            Navbar(value=[("Label", "..")], main_page_name=first_name)
-            build(context)
+            _build_page(context, name)
     return pages
+
+
+def _build_page(context: Context, name: str) -> None:
+    Navbar(visible=False)  # in its place stands our header, which is that of the labelling page too
+    gr.HTML(
+        header_html(context.root_path, name),
+        js_on_load=f"import('{context.root_path}/static/common/header.js').then((header) => header.mount());",
+        apply_default_css=False,
+    )
+    BUILD[name](context)
 
 
 def _add_image_route(app: FastAPI, context: Context, showings: Showings, images: StoredImages) -> None:

@@ -30,7 +30,7 @@ def run_export(options: ExportOptions, place: Place) -> None:
 
     with record(EXPORT, options, place) as (database, run), show_progress(run, "copying", "images") as show:
         out = options.out or run.folder / "dataset"
-        counts = export_dataset(database, place.data, out, options, show)
+        counts = export_dataset(database, place.data, out, options, show, run.add_licences)
         run.write_result({"out": str(out), **counts})
     splits = ", ".join(f"{split} {count}" for split, count in counts["splits"].items())
     dropped = ", ".join(f"{count} by {name}" for name, count in counts["dropped"].items() if count)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -51,8 +51,12 @@ from db.models import (
     Question,
     Source,
 )
+from db.project import load_settings
 from db.records import SIMULATED, count_discarded
 from db.session import Database
+from licences.terms import NOT_STATED, Licensed, is_commercial, sort_strictest
+from runs.licences import LABELER, of_project, read_recorded, refuse_non_commercial, write_recorded
+from runs.store import run_folder
 
 MAX_NAMED = 10
 
@@ -63,11 +67,13 @@ def export_dataset(
     out: Path,
     options: ExportOptions,
     progress: Callable[[int, int], None] | None = None,
+    add_licences: Callable[[list[Licensed]], list[Licensed]] = sort_strictest,
 ) -> dict[str, Any]:
     """Resolve the labels, then write the dataset to `out`, whole or not at all.
 
     Args:
         progress: called with (images copied, total).
+        add_licences: called with the licences of what the labels were made of; gives those that the dataset keeps.
     Returns:
         counts: rows, rows by split, rows dropped by each filter, judgments and discarded answers, images; and what the
         format left out.
@@ -80,6 +86,9 @@ def export_dataset(
     # One transaction, so that the rows are of the labels made here and not of another export's with other people.
     with database.write() as session:
         _check_names(session, options)
+        photos = load_settings(session).data_licence
+        if options.licence == "unknown" and photos != NOT_STATED:
+            options = options.model_copy(update={"licence": photos})
         if options.resolve != "keep":
             resolve_labels(
                 session,
@@ -98,8 +107,11 @@ def export_dataset(
         scores = load_scores(session, rows)
         shown_options = _without_names(session, options)
         answers, people = count_discarded(session, include_simulated=options.include_simulated)
+        made_from = add_licences(list_licences(session, rows, data))
+    if is_commercial():
+        refuse_non_commercial(made_from)
     return write_dataset(
-        *(out, rows, judgments, questions, scores, data, options, dropped, shown_options, progress),
+        *(out, rows, judgments, questions, scores, data, options, dropped, shown_options, progress, made_from),
         discarded={"answers": answers, "people": people},
     )
 
@@ -134,6 +146,7 @@ def write_dataset(
     dropped: dict[str, int],
     shown_options: dict[str, Any],
     progress: Callable[[int, int], None] | None = None,
+    made_from: Sequence[Licensed] = (),
     discarded: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """Write the files of `options.format`, the card and the checksums to `out`, whole or not at all.
@@ -141,6 +154,7 @@ def write_dataset(
     Args:
         dropped: labels left out, by filter.
         shown_options: as the card may tell them.
+        made_from: licences, for the card and `licences.json`.
         discarded: answers that an admin took out, and the people whose they were; None for none.
     Returns:
         counts, as `export_dataset`.
@@ -150,10 +164,23 @@ def write_dataset(
     with _whole_folder(out) as folder:
         extra, configs = _write(folder, rows, judgments, questions, scores, data, options, progress)
         counts = _count(rows, judgments, dropped) | extra | {"discarded": discarded or {"answers": 0, "people": 0}}
-        card = write_card(rows, judgments, questions, counts, shown_options, configs)
+        card = write_card(rows, judgments, questions, counts, shown_options, configs, made_from)
         (folder / "README.md").write_text(card, encoding="utf-8")
+        write_recorded(folder, made_from)
         write_checksums(folder)
     return counts
+
+
+def list_licences(session: Session, rows: Sequence[Row], data: Path) -> list[Licensed]:
+    """The licences of the photos, of the restorers of their images, and of the labelers: what their runs recorded."""
+    methods = {row[side] for row in rows for side in ("method_a", "method_b")}
+    made = select(Method.name, Method.run_id).where(Method.run_id.is_not(None))
+    runs = {int(run) for name, run in session.execute(made) if name in methods and run is not None}
+    runs |= {int(found[1]) for row in rows if (found := LABELER.match(row["made_by"]))}
+    return [
+        *of_project(session),
+        *(one for run in sorted(runs) for one in read_recorded(run_folder(data, run))),
+    ]
 
 
 @contextmanager

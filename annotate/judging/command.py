@@ -14,13 +14,18 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from annotate.ingest.equal_pixels import hash_candidates, set_aside_equal_pairs
-from annotate.judging.discard import describe_discard, describe_restore, discard_answers, list_people, restore_answers
+from annotate.judging.discard import (
+    describe_discard,
+    describe_restore,
+    disable_and_describe,
+    discard_answers,
+    list_people,
+    restore_answers,
+)
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import (
     add_person,
-    count_answers,
     describe_ways,
-    disable_person,
     enable_person,
     end_sessions,
     find_doubles,
@@ -125,12 +130,10 @@ def change_person(session: Session, options: PeopleOptions, password: str, lifet
         return describe_restore(name, restore_answers(session, name))
     if options.action == "discard":
         return describe_discard(name, discard_answers(session, name))
-    person = disable_person(session, name)
     if options.discard:
+        disable_and_describe(session, name, "")
         return f"{name} disabled. {describe_discard(name, discard_answers(session, name))}"
-    answers = count_answers(session, person)
-    offer = f"; their answers still count, {answers:,} in all: people discard {name} takes them out" if answers else ""
-    return f"{name} disabled{offer}"
+    return disable_and_describe(session, name, f"people discard {name}")
 
 
 def read_password() -> str:

@@ -13,7 +13,7 @@ from datetime import datetime
 from sqlalchemy import Delete, Update, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from annotate.judging.people import get_person, lock_person
+from annotate.judging.people import count_answers, disable_person, get_person, lock_person
 from db.models import Judgment, Label, LabelJudgment, Lease, Origin, Pair, Person, utc_now
 from db.records import STOOD
 
@@ -118,6 +118,20 @@ def restore_answers(session: Session, name: str) -> Change:
         _change(session, update(Pair).where(Pair.id.in_(ids)).values(judgment_count=Pair.judgment_count + 1))
     session.expire_all()
     return Change(len(back), len(pairs), answered_anew=len(stood) - len(back))
+
+
+def disable_and_describe(session: Session, name: str, how_to_discard: str) -> str:
+    """Disable a person; returns what to say of it.
+
+    Args:
+        how_to_discard: what takes the answers out: a button, or words to type.
+    Raises:
+        UserError: no such person, or the only admin.
+    """
+    person = disable_person(session, name)
+    answers = count_answers(session, person)
+    offer = f" Their answers still count, {answers:,} in all: {how_to_discard} takes them out." if answers else ""
+    return f"{person.name} disabled.{offer}"
 
 
 def describe_discard(name: str, change: Change) -> str:

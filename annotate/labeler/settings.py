@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from runs.options import Options
+from runs.options import Input, Options
 
 
 class FitSettings(Options):
     """How a labeler is fitted."""
 
-    metrics: str = Field("offline", min_length=1, description="Metric list: a shipped one's name, or a TOML file")
+    metrics: Annotated[str, Input("metrics", "Metric list")] = Field(
+        "offline", min_length=1, description="Metric list: a shipped one's name, or a TOML file"
+    )
     kernel: Literal["auto", "linear", "rbf"] = Field(
         "auto", description="Kernel of the SVM; auto takes the one with the smaller held-out loss"
     )

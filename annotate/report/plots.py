@@ -135,7 +135,8 @@ def plot_over_time(judgments: pd.DataFrame) -> Figure:
         start, end = judgments["created_at"].min(), judgments["created_at"].max()
         room = pd.Timedelta(minutes=1)  # so that a few seconds of judging have an axis too
         axes.set_xlim(start - max(room, 0.02 * (end - start)), end + max(room, 0.02 * (end - start)))
-        locator = AutoDateLocator(maxticks=8)  # type: ignore[no-untyped-call]
+        # With 5, its default, a range of 3.5 to 5 minutes would have more ticks of 30 s than it may.
+        locator = AutoDateLocator(minticks=3, maxticks=8)  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
         axes.set_ylim(bottom=0)

@@ -62,11 +62,15 @@ def load_fid() -> Any:
     """The metric with Inception's weights.
 
     Raises:
-        MissingWeights: they are not here and cannot be downloaded.
+        MetricError: they are not here and cannot be downloaded, or pyiqa is not installed.
     """
-    from pyiqa.archs.fid_arch import FID
 
-    return load_with_weights("fid", FID)
+    def build() -> Any:
+        from pyiqa.archs.fid_arch import FID
+
+        return FID()
+
+    return load_with_weights("fid", build)
 
 
 def embed(fid: Any, images: Sequence[npt.NDArray[np.uint8]], device: str) -> npt.NDArray[np.float32]:

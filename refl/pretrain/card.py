@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from db.errors import UserError
+from licences.terms import format_list
 from runs.files import write_text_whole
+from runs.licences import read_recorded
 
 MEASURES = {"psnr": "PSNR (dB, higher is better)", "ssim": "SSIM (higher)", "gmsd": "GMSD (lower)"}
 
@@ -48,6 +50,8 @@ def write_card(folder: Path) -> None:
         "## Data and terms",
         "",
         train["data_terms"] or "Not stated. The weights have the terms of the faces that they were trained on.",
+        "",
+        *format_list(read_recorded(folder.resolve())),
         "",
         f"{faces['trained']:,} faces trained on, {faces['held_out']:,} held out by file name; SHA-256 over all names",
         f"and contents {record['dataset_sha256'][:16]}….",

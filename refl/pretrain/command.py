@@ -10,6 +10,7 @@ from typing import Any
 from db.errors import UserError
 from refl.pretrain.config import PHASES, PretrainOptions, load_options, preset_names
 from runs.hold import hold_folder
+from runs.licences import write_recorded
 from runs.options import Command, Place, Presets, make_absolute
 from runs.store import record
 from training.settings import choose_folder, dump_deciding
@@ -55,6 +56,7 @@ def run_pretrain(options: PretrainOptions, place: Place) -> None:
             held.enter_context(hold_folder(out / phase))
         trained, held_out, digest = load_faces(options.faces, model.image_size_px, config)
         out.mkdir(parents=True, exist_ok=True)
+        write_recorded(out, run.licences)  # the card has them
         measured = pretrain(trained, held_out, digest, model, config, out, progress, options.phase)
         run.write_result({"out": str(out), "measured": measured})
         print(f"the restorer is {out}" if "diffusion" in measured else f"{options.phase} is trained, in {out}")
@@ -69,4 +71,5 @@ PRETRAIN = Command(
     "training that was stopped.",
     settle_pretrain,
     Presets(preset_names, load_options),
+    uses=lambda options: [{"kind": "data terms", "value": options.train.data_terms}],
 )

@@ -99,7 +99,7 @@ def train_phase(
     measured: dict[str, float] | None = None
     for step in steps:
         batch, seed = next(images) if images else (None, step)
-        losses.append(take_step(training, phase, optimizer, batch, seed))
+        losses.append(train_step(training, phase, optimizer, batch, seed))
         phase.step = done = step + 1
         values = {}
         last = done == phase.steps
@@ -124,10 +124,10 @@ def train_phase(
     return values
 
 
-def take_step(
+def train_step(
     training: Training, phase: Phase, optimizer: torch.optim.Optimizer, batch: Batch | None, seed: int
 ) -> Tensor:
-    """One optimizer step and one of the average; returns the loss, ()."""
+    """Take one optimizer step and one of the average; return the loss, ()."""
     config = training.config
     for group in optimizer.param_groups:
         group["lr"] = compute_learning_rate(phase.step, phase.steps, phase.learning_rate, config)

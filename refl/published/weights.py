@@ -12,18 +12,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from db.errors import UserError
 from metrics.download import compute_sha256, forget_cached
 from metrics.download import download as download_url
-from reward.model.weights import MANIFEST as REWARD_MANIFEST
-from reward.model.weights import WeightsEntry, check_file, fetch, read_entries, read_folder_manifest
+from refl.published.manifest import find_here, read_manifest
+from reward.model.manifest import WeightsEntry, read_folder_manifest
+from reward.model.weights import check_file, fetch
 
 log = logging.getLogger(__name__)
-
-MANIFESTS = (Path(__file__).parent / "weights.toml", REWARD_MANIFEST)
 
 
 @dataclass(frozen=True)
@@ -32,16 +30,6 @@ class FoundFile:
 
     path: Path
     sha256: str
-
-
-def read_manifest(folder: Path | None = None) -> dict[str, WeightsEntry]:
-    """The published files of restorers and of rewards, by name.
-
-    Args:
-        folder: of weight files; its own manifest adds names and replaces entries.
-    """
-    shipped = {name: entry for path in MANIFESTS for name, entry in read_entries(path).items()}
-    return shipped | read_folder_manifest(folder)
 
 
 def find_file(asked: str | Path, folder: Path) -> FoundFile:
@@ -113,19 +101,6 @@ def get_files(needed: Iterable[Sequence[str]], folder: Path) -> None:
         raise UserError(f"{len(faults)} weight files are missing. {' '.join(faults)}")
     for fault in faults:
         raise UserError(fault)
-
-
-def find_here(entry: WeightsEntry, folder: Path) -> Path | None:
-    """Return the path on this machine, None where there is none."""
-    if (folder / entry.file).is_file():
-        return folder / entry.file
-    for place in entry.hub:
-        kind = "space" if place.startswith("spaces/") else "model"
-        owner, name, file = place.removeprefix("spaces/").split("/", 2)
-        cached = try_to_load_from_cache(f"{owner}/{name}", file, repo_type=kind)
-        if isinstance(cached, str):
-            return Path(cached)
-    return None
 
 
 def download(entry: WeightsEntry, folder: Path) -> Path:

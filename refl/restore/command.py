@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DETECTION = "facexlib-detection"
 """In the manifest."""
+WITH_FACEXLIB = {"kind": "weights file", "value": DETECTION}
 MAX_LISTED = 1_000
 MAX_PRINTED = 20
 SIZE_LIMIT = 10_000
@@ -302,6 +303,17 @@ def print_result(result: dict[str, Any], options: RestoreOptions, seconds: float
     print("next: python -m annotate pair, then judge them on the Label page")
 
 
+def list_used(options: RestoreOptions) -> list[dict[str, str]]:
+    """What it uses besides its restorers: what finds faces in whole photos, and what enlarges the rest of them."""
+    used = []
+    if options.inputs and not options.aligned:
+        is_dlib = options.detector == "dlib"
+        used.append({"kind": "metric", "value": "landmark_distance"} if is_dlib else WITH_FACEXLIB)
+    if options.background:
+        used.append({"kind": "weights file", "value": options.background})
+    return used
+
+
 RESTORE = Command(
     "refl restore",
     "restore faces with one or several restorers and seeds",
@@ -313,4 +325,5 @@ RESTORE = Command(
     "cropped already. What is restored already is not restored again: ended at any time, the same command goes on. A "
     "restored image has the size of its low-quality image.",
     settle_restore,
+    uses=list_used,
 )

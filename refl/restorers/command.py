@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from db.errors import UserError
+from refl.published.manifest import find_here, read_manifest
+from reward.model.manifest import WeightsEntry
 from reward.model.weights_folder import choose_weights_folder
+from runs.finding import Finding
 from runs.options import Command, Flag, Options, Place
-
-if TYPE_CHECKING:
-    from reward.model.weights import WeightsEntry
 
 
 class WeightsOptions(Options):
@@ -32,8 +32,6 @@ class WeightsOptions(Options):
 
 def run_weights(options: WeightsOptions, place: Place) -> None:
     """Do the action with the named files."""
-    from refl.published.weights import read_manifest  # here: these load torch, which --help need not wait for
-
     names = options.names
     if options.action == "export":
         export_file(names)
@@ -72,22 +70,46 @@ def export_file(names: list[str]) -> None:
 
 def list_files(chosen: dict[str, WeightsEntry], folder: Path) -> Iterator[str]:
     """What they are, and whether they are here."""
-    from refl.published.weights import find_here
-
     for name, entry in chosen.items():
         path = find_here(entry, folder)
-        size = (
-            f"{(path.stat().st_size if path else entry.size_bytes) / 1e6:,.0f} MB" if path or entry.size_bytes else ""
-        )
+        size = say_size(path.stat().st_size if path else entry.size_bytes)
         yield f"{name}  {entry.file}  {size}  {'here: ' + str(path) if path else 'not here'}"
         yield f"    {entry.description}"
         yield f"    licence: {entry.licence}"
         yield f"    from: {', '.join([*entry.hub, *entry.url]) or entry.page}"
 
 
+def say_size(size_bytes: int) -> str:
+    """'5,214 MB'; empty where it is not known."""
+    return f"{size_bytes / 1e6:,.0f} MB" if size_bytes else ""
+
+
+def find_weights(place: Place) -> list[Finding]:
+    """Which published files are here, and how the others are got; a file of another size than published is a fault."""
+    folder, findings = choose_weights_folder(None, place.data), []
+    try:
+        manifest = read_manifest(folder)
+    except UserError as error:
+        return [Finding("fault", "weights", str(error))]
+    for title, entry in manifest.items():
+        path, name = find_here(entry, folder), f"weights {title}"
+        licence = f"licence: {entry.licence}"
+        if path is None:
+            fetch = f"python -m refl weights fetch {title}"
+            todo = fetch if entry.hub or entry.url else f"get it from {entry.page} and put it into {folder}"
+            seen = f"not here, {say_size(entry.size_bytes) or 'of unknown size'}; {licence}"
+            findings.append(Finding("note", name, seen, todo))
+        elif entry.size_bytes and path.stat().st_size != entry.size_bytes:
+            seen = f"{path} has {path.stat().st_size:,} bytes, not the {entry.size_bytes:,} that were published"
+            findings.append(Finding("fault", name, seen, f"delete it, then: python -m refl weights fetch {title}"))
+        else:
+            findings.append(Finding("ok", name, f"{path}, {say_size(path.stat().st_size)}; {licence}"))
+    return findings
+
+
 def fetch_files(chosen: dict[str, WeightsEntry], folder: Path) -> Iterator[str]:
     """Download what is not here, and check it."""
-    from refl.published.weights import find_file
+    from refl.published.weights import find_file  # here: it loads torch, which --help need not wait for
 
     for name in chosen:
         found = find_file(name, folder)
@@ -100,7 +122,7 @@ def check_files(chosen: dict[str, WeightsEntry], folder: Path) -> Iterator[str]:
     Raises:
         UserError: one or more are not what they should be; each is named.
     """
-    from refl.published.weights import find_here, identify
+    from refl.published.weights import identify
 
     faults = []
     for name, entry in chosen.items():
@@ -128,4 +150,5 @@ WEIGHTS = Command(
     "Published weight files: which there are and under which licence, from which mirror to get them. With "
     "HF_HUB_OFFLINE=1 nothing is downloaded. `export FOLDER FILE` writes the ControlNet that a training left in FOLDER "
     "as DiffBIR's own code loads it.",
+    check=find_weights,
 )

@@ -29,10 +29,10 @@ from refl.restorers.surface import check_images, draw_ahead, make_generators
 
 @dataclass(frozen=True)
 class DiffusionSettings(LatentSettings):
-    """How a diffusion restorer is used; part of what its pixels depend on."""
+    """Settings of the sampling, part of what a restorer's pixels depend on."""
 
     steps: int = 50
-    """Steps of the whole schedule; those after `start_fraction` are taken."""
+    """Steps of the whole schedule; only those after `start_fraction` are taken."""
     eta: float = 1.0
     """Noise added at each step: 0 for deterministic DDIM, 1 for as much as DDPM."""
     start_fraction: float = 1.0
@@ -44,7 +44,7 @@ class DiffusionSettings(LatentSettings):
 
 
 class DiffusionRestorer(LatentRestorer):
-    """Restores by denoising latents under a ControlNet that sees the condition; see `refl.restorers.surface`."""
+    """Restore by denoising latents under a ControlNet that sees the condition; see `refl.restorers.surface`."""
 
     control: ConditionControlNet
     use: DiffusionSettings
@@ -62,7 +62,7 @@ class DiffusionRestorer(LatentRestorer):
         base: str = "",
         weights: dict[str, str] | None = None,
     ) -> None:
-        """As a `LatentRestorer`; and `stage1`, pixels to pixels, removes what hides the face; None passes the lq on."""
+        """Take the parts of a `LatentRestorer`, and `stage1`: pixels to pixels, cleans the lq; None passes it on."""
         schedule = make_schedule(use.prediction, use.zero_terminal_snr)
         super().__init__(unet, vae, text, use, control=control, schedule=schedule, base=base, weights=weights)
         self.stage1 = stage1
@@ -72,14 +72,14 @@ class DiffusionRestorer(LatentRestorer):
         return self.use.steps
 
     def clean(self, lq: Tensor) -> Tensor:
-        """Stage 1's image, not clamped; `lq` itself without a stage 1."""
+        """Clean `lq` by stage 1, not clamped; return it as it is without a stage 1."""
         if self.stage1 is None:
             return lq
         cleaned: Tensor = self.stage1(lq.to(dtype_of(self.stage1))).float()
         return cleaned
 
     def encode_condition(self, lq: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] -> (N, c, h, w): the latents of stage 1's image."""
+        """Encode stage 1's image: (N, 3, H, W) in [0, 1] -> (N, c, h, w) latents."""
         return self.encode_pixels(self.clean(lq))
 
     def compute_control(
@@ -90,7 +90,7 @@ class DiffusionRestorer(LatentRestorer):
         embedding: Tensor,
         control: ConditionControlNet | None = None,
     ) -> tuple[Tensor, ...]:
-        """What the ControlNet adds to the denoiser's features: the way down in order, the middle last.
+        """Compute the features that the ControlNet adds to the denoiser's: the way down in order, the middle last.
 
         Args:
             timesteps: () or (N,).
@@ -116,7 +116,7 @@ class DiffusionRestorer(LatentRestorer):
         embedding: Tensor,
         residuals: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        """What the denoiser itself gives: the noise, or v for a v-prediction model; (N, c, h, w), float32."""
+        """Predict the noise, or v with a v-prediction model: (N, c, h, w), float32."""
         if residuals is None:
             residuals = self.compute_control(latents, timesteps, condition, embedding)
         dtype = dtype_of(self.unet)
@@ -131,7 +131,7 @@ class DiffusionRestorer(LatentRestorer):
         return sample.float()
 
     def to_noise(self, latents: Tensor, timesteps: Tensor | int, output: Tensor) -> Tensor:
-        """The noise of a denoiser's output: eps = sqrt(a) v + sqrt(1 - a) x. Source: arXiv:2202.00512, appendix D."""
+        """Convert an output to noise: eps = sqrt(a) v + sqrt(1 - a) x. Source: arXiv:2202.00512, appendix D."""
         if self.use.prediction == "epsilon":
             return output
         signal, noise = self.noise_scales(timesteps)
@@ -139,7 +139,7 @@ class DiffusionRestorer(LatentRestorer):
         return found
 
     def to_x0(self, latents: Tensor, timesteps: Tensor | int, output: Tensor) -> Tensor:
-        """The clean latents of a denoiser's output: x0 = sqrt(a) x - sqrt(1 - a) v; defined at zero SNR too."""
+        """Convert an output to clean latents: x0 = sqrt(a) x - sqrt(1 - a) v; defined at zero SNR too."""
         if self.use.prediction == "epsilon":
             return self.predict_x0(latents, timesteps, output)
         signal, noise = self.noise_scales(timesteps)
@@ -155,7 +155,7 @@ class DiffusionRestorer(LatentRestorer):
         eta: float = 0.0,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """One DDIM step, from `timestep` to `previous_timestep` (below 0 for the schedule's end).
+        """Take one DDIM step, from `timestep` to `previous_timestep` (below 0 for the schedule's end).
 
         Args:
             output: (N, c, h, w) what the denoiser gave, noise or v.
@@ -176,7 +176,7 @@ class DiffusionRestorer(LatentRestorer):
         return following + sigma * noise
 
     def plan_steps(self, steps: int | None = None) -> list[tuple[int, int]]:
-        """(timestep, the one after it) of every step that `restore` takes, the last to -1.
+        """List the steps that `restore` takes as (timestep, next timestep); the last goes to -1.
 
         Raises:
             ValueError: a number of steps that the schedule has not.
@@ -191,7 +191,7 @@ class DiffusionRestorer(LatentRestorer):
         return list(zip(taken, [*taken[1:], -1], strict=True))
 
     def start(self, condition: Tensor, noise: Tensor, timestep: int) -> Tensor:
-        """The latents from which denoising starts: noise, or the noised condition."""
+        """Make the latents from which denoising starts: noise, or the noised condition."""
         if self.use.start_fraction >= 1:
             return noise
         alpha = self.alphas[timestep]
@@ -257,7 +257,7 @@ class DiffusionRestorer(LatentRestorer):
         return fix_color(self.decode(latents), cleaned, self.use.color_fix).clamp(0, 1)
 
     def set_trainable(self, kind: lora.Kind, rank: int = 16) -> None:
-        """Make the whole ControlNet trainable, or adapters of this rank on it and the denoiser; all else rests."""
+        """Make the whole ControlNet trainable, or adapters of this rank on it and the denoiser; all else is frozen."""
         self.requires_grad_(False)
         if kind == "control":
             self.control.requires_grad_(True)
@@ -267,5 +267,5 @@ class DiffusionRestorer(LatentRestorer):
 
 
 def count_noises(etas: Sequence[float]) -> int:
-    """How many noises steps of these etas take."""
+    """Count the noises that steps of these etas need."""
     return sum(eta > 0 for eta in etas)

@@ -32,11 +32,11 @@ from training.weights import read_checkpoint
 
 TIMESTEP = 999
 FACE_ADAPTERS = "osediff-face"
-"""In the manifest."""
+"""Name of the adapters in the manifest of weights."""
 
 
 class OSEDiff(LatentRestorer):
-    """Restores in one step, the same for every seed; see `refl.restorers.surface`.
+    """Restore in one step, the same for every seed; see `refl.restorers.surface`.
 
     The one step multiplies the denoiser's errors of rounding by 1 / sqrt(a) = 14.6, so that float16, as published, is
     to be preferred to bfloat16.
@@ -47,12 +47,12 @@ class OSEDiff(LatentRestorer):
     is_random = False
 
     def forward(self, lq: Tensor) -> Tensor:
-        """The restored image before clamping and the colour fix, with gradient to the adapters."""
+        """Restore without clamping and colour fix, with gradient to the adapters."""
         embedding = self.encode_prompts([self.use.prompt]).expand(len(lq), -1, -1)
         return self.decode(self.restore_latents(lq, embedding))
 
     def restore_latents(self, lq: Tensor, embedding: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] and (N, T, C) -> (N, c, h, w) clean latents, with gradient to the adapters."""
+        """Predict clean latents, with gradient to the adapters: (N, 3, H, W) in [0, 1], (N, T, C) -> (N, c, h, w)."""
         condition, dtype = self.encode_pixels(lq), dtype_of(self.unet)
         noise_pred: Tensor = self.unet(condition.to(dtype), TIMESTEP, embedding.to(dtype), return_dict=False)[0]
         return self.predict_x0(condition, TIMESTEP, noise_pred.float())
@@ -67,7 +67,7 @@ class OSEDiff(LatentRestorer):
         return fix_color(restored, lq.float(), self.use.color_fix).clamp(0, 1)
 
     def set_trainable(self, kind: lora.Kind = "lora", rank: int = 4) -> None:
-        """Merge what there is, then put fresh adapters on the same layers; only these are trained.
+        """Merge the adapters, then put fresh ones on the same layers; only these are trained.
 
         Raises:
             ValueError: `kind` is not "lora"; there is no ControlNet here.
@@ -83,14 +83,14 @@ class OSEDiff(LatentRestorer):
 
 
 def list_osediff_files(asked: str) -> list[tuple[str, ...]]:
-    """For each file that `load_osediff` takes, the names or paths of which one will do."""
+    """List, for each file that `load_osediff` takes, the names or paths of which one will do."""
     return [STABLE_DIFFUSION, (asked.partition(":")[2] or FACE_ADAPTERS,)]
 
 
 def load_osediff(
     asked: str, folder: Path, dtype: torch.dtype = torch.float32, keep_float32: Collection[str] = ()
 ) -> OSEDiff:
-    """The restorer from Stable Diffusion 2.1 and the published adapters, merged, on the CPU.
+    """Load Stable Diffusion 2.1 and the published adapters, merged, on the CPU.
 
     Denoiser and autoencoder are read and merged in float32 and then cast: merged in bfloat16, an adapter's numbers
     would be lost beside those that they are added to.

@@ -33,7 +33,7 @@ MODULES = {
 
 
 def group_layers(unet: nn.Module) -> dict[str, list[str]]:
-    """The denoiser's layers that get an adapter: of the way down, of the way up, of the middle."""
+    """List the denoiser's layers that get an adapter: of the way down, of the way up, of the middle."""
     groups: dict[str, list[str]] = {ENCODER: [], DECODER: [], OTHERS: []}
     for name in list_target_layers(unet):
         if name == "conv_in" or name.startswith("down_blocks."):
@@ -46,12 +46,12 @@ def group_layers(unet: nn.Module) -> dict[str, list[str]]:
 
 
 def list_encoder_layers(vae: nn.Module) -> list[str]:
-    """The autoencoder's layers that get an adapter: of its encoder."""
+    """List the autoencoder's layers that get an adapter: those of its encoder."""
     return [name for name in list_target_layers(vae) if name.startswith("encoder.") or name == "quant_conv"]
 
 
 def list_target_layers(part: nn.Module) -> list[str]:
-    """All convolutions, and the linear layers of attention and its feed-forward."""
+    """List all convolutions, and the linear layers of attention and its feed-forward."""
     return [
         name
         for name, layer in part.named_modules()
@@ -60,7 +60,7 @@ def list_target_layers(part: nn.Module) -> list[str]:
 
 
 def add_adapters(part: nn.Module, groups: Mapping[str, Sequence[str]], rank: int, alpha: float) -> None:
-    """Put adapters on these layers by full name, all of them counting and trainable; at first they change nothing.
+    """Put trainable adapters on the layers of these full names; at first they change nothing.
 
     Raises:
         ValueError: the rank is below 1.
@@ -76,7 +76,7 @@ def add_adapters(part: nn.Module, groups: Mapping[str, Sequence[str]], rank: int
 
 
 def merge_lora(part: nn.Module) -> None:
-    """Replace every layer that has adapters by a plain one with their sum."""
+    """Replace every layer that has adapters by a plain layer with their sum."""
     for name, layer in list(part.named_modules()):
         if isinstance(layer, LoraLayer):
             layer.merge()
@@ -111,7 +111,7 @@ def load_published_adapters(unet: nn.Module, vae: nn.Module, content: Any, sourc
 
 @torch.no_grad()
 def copy_strictly(part: nn.Module, state: Mapping[str, Tensor], marks: tuple[str, ...], source: Path) -> None:
-    """Overwrite the parameters whose name has one of these marks.
+    """Overwrite the parameters whose name contains one of these marks.
 
     Raises:
         UserError: one is missing, unknown or of another shape.

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from db.errors import UserError
 from db.models import Split
 from db.session import open_database
+from refl.tune.card import write_card
 from refl.tune.config import ReflConfig, ReflTrainOptions, load_options, load_refl_config, preset_names
 from reward.model.weights_folder import choose_weights_folder
+from runs.devices import CUDA_GIB
 from runs.options import Command, Place, Presets, make_absolute
 from training.run import Progress, hold_training, is_first, record_training
 from training.settings import choose_folder, dump_deciding
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELD_OUT_SHARE = 0.1
+MEMORY_GIB = {"tiny-refl": 0.2, "osediff-24gb": 12.5, "lora-16gb": 13.5, "paper-24gb": 18.5, "paper": 30.7}
+"""What `--memory` counts for each preset on one GPU, of the restorer and reward model that it is for."""
 SMALL_PRESETS = ("paper-24gb", "lora-16gb")
 """For cards that the asked settings do not fit, the larger first."""
 
@@ -82,6 +86,11 @@ def run_train(options: ReflTrainOptions, place: Place) -> None:
     with record_training(TRAIN, options, place) as (run, progress):
         with hold_training(out):
             result = tune(options, place, weights, out, progress)
+            if run and (out / "tuned").is_dir():
+                asked = {name: getattr(options, name) for name in ("restorer", "reward", "faces", "dataset")}
+                write_card(
+                    out / "tuned", {name: str(value or "") for name, value in asked.items()}, result, run.licences
+                )
         if run:
             run.write_result({"out": str(out), **result})
             print(format_result(result, out))
@@ -104,7 +113,7 @@ def say_memory(options: ReflTrainOptions, weights: Path, card_gib: float) -> Non
     Args:
         card_gib: memory of the card.
     """
-    from training.memory import CUDA_GIB, describe_memory, find_peak
+    from training.memory import describe_memory, find_peak
 
     phases = count_memory(options, options.config, weights)
     log.info("memory of each process\n%s", describe_memory(phases))
@@ -170,6 +179,12 @@ def format_result(result: dict[str, Any], out: Path) -> str:
     return said
 
 
+def list_used(options: ReflTrainOptions) -> list[dict[str, str]]:
+    """What it uses besides its inputs: LPIPS, where that is the perceptual term."""
+    is_lpips = options.loss.perceptual == "lpips" and options.loss.perceptual_weight
+    return [{"kind": "metric", "value": "lpips-vgg"}] if is_lpips else []
+
+
 TRAIN = Command(
     "refl train",
     "fine-tune a restorer with the gradient of a reward (ReFL)",
@@ -178,6 +193,7 @@ TRAIN = Command(
     "Settings are those of a preset or a file; each can be replaced by its flag. The same command again continues a "
     "training that was stopped. On several GPUs or hosts: accelerate launch -m refl train …",
     settle_train,
-    Presets(preset_names, load_options),
+    Presets(preset_names, load_options, MEMORY_GIB),
     trains=True,
+    uses=list_used,
 )

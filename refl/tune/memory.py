@@ -1,7 +1,7 @@
 """Count the memory of a ReFL training by part, before anything is loaded, by running its own code on fake tensors.
 
 Models are built at the size that the asked restorer and reward model have, without their numbers; a step, an update of
-the reward model and a look at held-out faces run as in training, with two steps of denoising instead of all.
+the reward model and a check of held-out faces run as in training, with two steps of denoising instead of all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from refl.tune.data import DegradedFaces, Face
 from refl.tune.perceptual import PerceptualLoss, load_perceptual
 from refl.tune.sampling import Plan
 from refl.tune.setup import Material, Training, list_terms, make_plan, place_restorer, place_rewards
-from refl.tune.train import Part, compute_rewards, draw_trajectory, restore, roll_out_parts, take_step
+from refl.tune.train import Part, compute_rewards, draw_trajectory, restore, roll_out_parts, train_step
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel
 from training.accounting import MemoryCount
@@ -51,7 +51,9 @@ def count_training(
     processes: int = 1,
     device: str = "cpu",
 ) -> MemoryCount:
-    """The memory of each process of a training: phases `step`, `reward update` where it learns, `look` where it looks.
+    """Count the memory of each process of a training, by phase.
+
+    Phases are `trajectory`, `step`, `reward update` where the reward learns, and `check` where the monitor checks.
 
     Args:
         restorer: as `refl train` takes it.
@@ -141,7 +143,7 @@ def list_trained(training: Training) -> list[TrainedWeights]:
 
 
 def run_phases(count: MemoryCount, training: Training) -> None:
-    """A step, an update of the reward model and a look, each a phase of the count."""
+    """Run a trajectory, a step, an update of the reward model and a check, each as a phase of the count."""
     config, device = training.config, training.accelerator.device
     size_px = config.train.image_size_px or training.restorer.image_size_px
     share, size = config.train.batch_size, training.micro_batch_size
@@ -152,13 +154,13 @@ def run_phases(count: MemoryCount, training: Training) -> None:
     learns, training.live.config = training.live.config, NEVER
     with count.phase("step"):  # with gradient norms; a third micro-batch needs no more than the second
         parts = [make_part(min(size, share - at), size_px, device) for at in range(0, share, size)][:2]
-        take_step(training, config.train.log_every_steps - 1, iter([parts]))
+        train_step(training, config.train.log_every_steps - 1, iter([parts]))
     training.live.config = learns
     if training.live.weights and device.type == "cpu":
         with count.phase("reward update"):
             training.live.update(0, whole.lq, whole.hq, whole.captions)
     if config.train.monitor_every_steps:
-        with count.phase("look"), torch.no_grad():
+        with count.phase("check"), torch.no_grad():
             batch = min(training.rollout_batch_size, config.train.monitor_faces)
             lq = torch.zeros(batch, 3, size_px, size_px, device=device)
             images = restore(training, lq, list(range(batch)), steps=STEPS if training.restorer.is_random else None)

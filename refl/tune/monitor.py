@@ -1,8 +1,8 @@
 """Watch for reward hacking: a reward that rises because the reward model is fooled, not because faces get better.
 
 A fixed set of held-out faces, degraded and restored with fixed seeds, is looked at every so many steps. Beside the
-rewards stand judges that training never optimises. Everything is compared image by image with the first look, so that
-faces and seeds do not add noise; `refl.tune.verdict` has the rule. The faces of a look are shared out over the
+rewards stand judges that training never optimises. Everything is compared image by image with the first check, so that
+faces and seeds do not add noise; `refl.tune.verdict` has the rule. The faces of a check are shared out over the
 processes.
 """
 
@@ -22,10 +22,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from metrics.compute import Request, compute_values
-from metrics.lists import Metric, MetricList, skipped_metrics
+from metrics.lists import Metric, MetricList, find_missing_package, skipped_metrics
 from metrics.load import needs_reference
 from refl.faces.photo_files import encode_png, write_whole
-from refl.tune.verdict import Array, Look, Verdict, compare
+from refl.tune.verdict import Array, Check, Verdict, compare
 from training.processes import gather_places, share_places
 
 log = logging.getLogger(__name__)
@@ -44,13 +44,13 @@ MIN_SATURATION = MIN_CONTRAST = 1e-3
 def choose_judges(perceptual: str, hq: Sequence[npt.NDArray[np.uint8]]) -> list[str]:
     """The judges that can be had here for these ground truths, none of which is the perceptual term of the loss.
 
-    Of the metrics: PSNR, SSIM, GMSD (FSIM where GMSD is optimised), NIQE, and identity where its packages are installed
-    and find a face. Of our own: `saturation`, `contrast` and `high_frequency`, minus their distance from the ground
-    truth's.
+    Of the metrics: PSNR, SSIM, GMSD (FSIM where GMSD is optimised and pyiqa is installed), NIQE, and identity where its
+    packages are installed and find a face. Of our own: `saturation`, `contrast` and `high_frequency`, minus their
+    distance from the ground truth's.
     """
     asked = ["psnr", "ssim", "fsim" if perceptual == "gmsd" else "gmsd", "niqe_skvideo", "identity"]
     listed = MetricList(name="judges", version="1", description="", metrics=[Metric(name=name) for name in asked])
-    here = [name for name in asked if name not in skipped_metrics(listed)]
+    here = [name for name in asked if name not in skipped_metrics(listed) and find_missing_package(name) is None]
     measured = measure_metrics(here, list(hq)[:1], list(hq)[:1])
     return [name for name in here if np.isfinite(measured[name]).all() or name == "psnr"] + list(OWN_JUDGES)
 
@@ -130,12 +130,12 @@ class Seen:
     """Of what was restored first, by the models as they are now."""
     judges: dict[str, float]
     image: Tensor | None
-    """(3, H, W) uint8; None where nobody will look at it."""
+    """(3, H, W) uint8; None where nobody will see it."""
 
 
 @dataclass
 class Monitor:
-    """The held-out faces, what was first made of them, and all looks so far; the same on every process."""
+    """The held-out faces, what was first made of them, and all checks so far; the same on every process."""
 
     lq: Tensor
     """(N, 3, H, W) in [0, 1], on the CPU; hq too."""
@@ -148,10 +148,10 @@ class Monitor:
     """Faces restored, rewarded and judged at a time."""
     first_restored: Tensor | None = None
     """(N, 3, H, W) uint8."""
-    first: Look | None = None
+    first: Check | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
-    def look(
+    def check(
         self,
         step: int,
         restore: Callable[[Tensor, Sequence[int]], Tensor],
@@ -164,23 +164,23 @@ class Monitor:
             restore: (N, 3, H, W) on the CPU and N seeds -> (N, 3, H, W) in [0, 1] on any device.
             rewards: `live`, the model that trains with the restorer, and `frozen`, the one that training began with.
         Returns:
-            (means by name for the progress line; the comparison with the first look, None at the first; (n, 3, H, W)
+            (means by name for the progress line; the comparison with the first check, None at the first; (n, 3, H, W)
             uint8 of the first GRID_FACES faces as restored now), the same on every process.
         """
         mine = share_places(accelerator, len(self.lq))
         own: list[tuple[int, Seen]] = []
         for start in range(0, len(mine), self.batch_size):
             places = mine[start : start + self.batch_size]
-            own += zip(places, self._see(places, restore, rewards), strict=True)
+            own += zip(places, self._measure(places, restore, rewards), strict=True)
         seen = gather_places(accelerator, own)
-        now = Look(step, _collect(row.rewards for row in seen), _collect(row.judges for row in seen))
+        now = Check(step, _collect(row.rewards for row in seen), _collect(row.judges for row in seen))
         restored = torch.stack([row.image for row in seen if row.image is not None])
         verdict = None
         if self.first is None:
             self.first_restored, self.first = restored, now
         else:
             # what is now the live model scores the first outputs anew: its own drift is not a gain
-            rescored = Look(self.first.step, _collect(row.first_rewards for row in seen), self.first.judges)
+            rescored = Check(self.first.step, _collect(row.first_rewards for row in seen), self.first.judges)
             verdict = compare(rescored, now, self.judges_needed, self.is_suspicious())
         numbers = {name: values[~np.isnan(values)] for name, values in (now.rewards | now.judges).items()}
         means = {name: float(values.mean()) for name, values in numbers.items() if len(values)}
@@ -190,12 +190,12 @@ class Monitor:
         return means, verdict, restored[:GRID_FACES]
 
     def is_suspicious(self) -> bool:
-        """Whether the last look was."""
+        """Whether the last check was."""
         verdict = self.history[-1]["verdict"] if self.history else None
         return bool(verdict and verdict.get("suspicious", verdict["hacking"]))  # earlier versions told hacking alone
 
     @torch.no_grad()
-    def _see(
+    def _measure(
         self,
         places: list[int],
         restore: Callable[[Tensor, Sequence[int]], Tensor],
@@ -224,7 +224,7 @@ class Monitor:
         """A PNG of the first GRID_FACES faces; its rows: what was given, first restored, restored now, ground truth.
 
         Args:
-            restored: as `look` returns it.
+            restored: as `check` returns it.
         """
         assert self.first_restored is not None
         rows = [
@@ -239,7 +239,7 @@ class Monitor:
         write_whole(path, encode_png(torch.cat(rows, dim=1).permute(1, 2, 0).contiguous().numpy()))
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return what a continuation needs: the first look, and the history; None before the first look."""
+        """Return what a continuation needs: the first check, and the history; None before the first check."""
         if self.first is None:
             return None
         return {
@@ -251,14 +251,14 @@ class Monitor:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave; a judge that was not to be had then judges the first look now."""
+        """Take over what `state_dict` gave; a judge that was not to be had then judges the first check now."""
         rewards, judges = ({name: v.cpu().numpy() for name, v in state[part].items()} for part in ("rewards", "judges"))
         first_restored = state["first_restored"].cpu()
         if first_restored.is_floating_point():  # as earlier versions kept it
             first_restored = to_uint8(first_restored)
         new = [name for name in self.judges if name not in judges]
         judges |= judge(new, first_restored.float() / 255, self.hq) if new else {}
-        self.first = Look(state["step"], rewards, {name: judges[name] for name in self.judges})
+        self.first = Check(state["step"], rewards, {name: judges[name] for name in self.judges})
         self.first_restored = first_restored
         self.history = state["history"]
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
-import pyiqa
 import torch
 from torch import Tensor
 
 from db.errors import UserError
+from metrics.fidelity import compute_gmsd
 from metrics.lists import MetricError
 from metrics.weights import load_with_weights
 
 PerceptualLoss = Callable[[Tensor, Tensor], Tensor]
 """(restored, hq), (N, 3, H, W) about [0, 1] -> (N,) distances, lower is better, with gradient to the first."""
-NAMES = {"lpips": "lpips-vgg", "gmsd": "gmsd"}
-"""pyiqa's names."""
+LPIPS = "lpips-vgg"
+"""pyiqa's name."""
 
 
 def load_perceptual(kind: Literal["lpips", "gmsd"], device: torch.device | str) -> PerceptualLoss:
@@ -27,15 +27,20 @@ def load_perceptual(kind: Literal["lpips", "gmsd"], device: torch.device | str) 
     Raises:
         UserError: its weights cannot be had here.
     """
-    name = NAMES[kind]
+    if kind == "gmsd":
+        return lambda restored, hq: compute_gmsd(restored.float(), hq.float())
+
+    def build() -> Any:
+        import pyiqa
+
+        return pyiqa.create_metric(LPIPS, as_loss=True, loss_reduction="none", device=device)
+
     try:
-        metric = load_with_weights(
-            name, lambda: pyiqa.create_metric(name, as_loss=True, loss_reduction="none", device=device)
-        )
+        metric = load_with_weights(LPIPS, build)
     except MetricError as error:
         raise UserError(
-            f"The perceptual term {kind} cannot be loaded. {error} Or set perceptual to gmsd, which needs no file: the "
-            "run's record names it."
+            f"The perceptual term {kind} cannot be loaded. {error} Or set perceptual to gmsd, which needs no file and "
+            "no pyiqa: the run's record names it."
         ) from error
     metric.requires_grad_(False)
 

@@ -24,7 +24,7 @@ def first_hacking(training: Training) -> int | None:
 
 
 def rolls_back(training: Training) -> bool:
-    """Whether `tuned/` is written at looks that are not suspicious, instead of with every checkpoint."""
+    """Whether `tuned/` is written at checks that are not suspicious, instead of with every checkpoint."""
     return training.monitor is not None and training.config.train.on_hacking == "roll_back"
 
 

@@ -66,7 +66,7 @@ class Material:
     faces: Sequence[Face]
     """Of the train split."""
     held_out: Sequence[Face]
-    """Of the val split; the monitor looks at the first of them."""
+    """Of the val split; the monitor checks the first of them."""
     pairs: Pairs | None = None
     """Labelled pairs to replay, and human ones to measure on."""
     names: dict[str, str] = field(default_factory=dict)

@@ -2,7 +2,8 @@
 
 One plain function, the same on a CPU, one GPU, many, and many hosts. Every random number follows from the seed, the
 step and the face's place, so that a training that is continued is the one that was never stopped, and micro-batches and
-processes change nothing but the speed. Every decision (to look, to save, to stop) is taken by all processes alike.
+processes change nothing but the speed. Every decision (to check held-out faces, to save, to stop) is taken by all
+processes alike.
 """
 
 from __future__ import annotations
@@ -74,27 +75,27 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
         if training.step == 0:
             training.live.first_margins = training.live.measure_margins()
             if monitor:
-                look(training, out)
+                check_held_out(training, out)
         steps = range(training.step, settings.max_steps)
         inputs = read_parts(training, steps)
         began = logged = time.monotonic()
         logged_step = training.step
         with stop_at_next_step() as stop_asked:
             for step in steps:
-                values = take_step(training, step, inputs)
+                values = train_step(training, step, inputs)
                 training.step = done = step + 1
                 ends = done == settings.max_steps
                 stop = agree_on_largest(accelerator, stop_asked())
                 if done % settings.log_every_steps == 0 or ends:
                     values |= take_means(training)
-                    # with the looks and checkpoints in between
+                    # with the checks and checkpoints in between
                     values["seconds_per_step"] = (time.monotonic() - logged) / (done - logged_step)
                     if accelerator.device.type == "cuda":
                         values["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
                     logged, logged_step = time.monotonic(), done
                 verdict = None
                 if monitor and (done % settings.monitor_every_steps == 0 or ends):
-                    seen, verdict = look(training, out)
+                    seen, verdict = check_held_out(training, out)
                     values |= seen
                 gives_up = bool(verdict and verdict.hacking and settings.on_hacking != "warn")
                 if stop or ends or gives_up or done % settings.checkpoint_every_steps == 0:
@@ -136,8 +137,8 @@ def read_parts(training: Training, steps: range) -> Iterator[list[Part]]:
         yield found
 
 
-def take_step(training: Training, step: int, inputs: Iterator[list[Part]]) -> dict[str, float]:
-    """One optimizer step over all micro-batches and processes, then the reward model's own where it is due.
+def train_step(training: Training, step: int, inputs: Iterator[list[Part]]) -> dict[str, float]:
+    """Take one optimizer step over all micro-batches and processes, then the reward model's own where it is due.
 
     Returns:
         what this step alone has to report: gradient norms when they are logged, the reward model's update.
@@ -303,11 +304,11 @@ def take_means(training: Training) -> dict[str, float]:
     return values
 
 
-def look(training: Training, out: Path) -> tuple[dict[str, float], Verdict | None]:
-    """Let the monitor look at the held-out faces and write its grid; warn of hacking. A collective.
+def check_held_out(training: Training, out: Path) -> tuple[dict[str, float], Verdict | None]:
+    """Let the monitor check the held-out faces and write its grid; warn of hacking. A collective.
 
     Returns:
-        means for the progress line, and the verdict (None at the first look), the same on every process.
+        means for the progress line, and the verdict (None at the first check), the same on every process.
     """
     monitor, step, accelerator = training.monitor, training.step, training.accelerator
     assert monitor is not None
@@ -315,7 +316,7 @@ def look(training: Training, out: Path) -> tuple[dict[str, float], Verdict | Non
     models = {"live": training.live.model, "frozen": training.frozen_reward}
     rewards = {name: partial(compute_rewards, model, captions, accelerator.device) for name, model in models.items()}
     with training.weights.averaged():
-        means, verdict, restored = monitor.look(step, partial(restore, training), rewards, accelerator)
+        means, verdict, restored = monitor.check(step, partial(restore, training), rewards, accelerator)
     if accelerator.is_main_process:
         grid = out / "grids" / f"{step:06d}.png"
         monitor.write_grid(grid, restored)

@@ -2,7 +2,7 @@
 
 A judge has fallen where its mean change over the faces is below minus its least effect, beyond the faces' noise. Noise
 alone would not do: a change of the weights moves all faces together, so that a thousandth of a decibel can be many
-standard errors. Judges that see the same thing are a family with one vote. One look that says so is suspicious; two in
+standard errors. Judges that see the same thing are a family with one vote. One check that says so is suspicious; two in
 a row are hacking.
 """
 
@@ -47,8 +47,8 @@ FAMILIES = {
 
 
 @dataclass
-class Look:
-    """Measurements of one look: a value per face of each name, higher is better."""
+class Check:
+    """Measurements of one check: a value per face of each name, higher is better."""
 
     step: int
     rewards: dict[str, Array]
@@ -57,7 +57,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Difference between a look and the first."""
+    """Difference between a check and the first."""
 
     changes: dict[str, tuple[float, float]]
     """Name -> (mean change, its standard error) over faces; `reward_gap` in spreads of the reward, all else as is."""
@@ -67,9 +67,9 @@ class Verdict:
     """Families with a fallen judge."""
     reward_rose: bool
     suspicious: bool
-    """The reward rose and enough families fell, at this look."""
+    """The reward rose and enough families fell, at this check."""
     hacking: bool
-    """The look before was suspicious too."""
+    """The check before was suspicious too."""
 
     def as_json(self) -> dict[str, Any]:
         """For the run's record."""
@@ -77,14 +77,14 @@ class Verdict:
         return {**vars(self), "changes": changes}
 
 
-def compare(first: Look, now: Look, families_needed: int, before_suspicious: bool = False) -> Verdict:
-    """The rule: a live reward that rose while this many families of judges fell, at this look and at the one before.
+def compare(first: Check, now: Check, families_needed: int, before_suspicious: bool = False) -> Verdict:
+    """The rule: a live reward that rose while this many families of judges fell, at this check and at the one before.
 
     Args:
         first: with the rewards that the models give now to what was restored first.
         families_needed: of the reward's gap and the judges' families; never more than the judges have that gave numbers
-            at both looks.
-        before_suspicious: what the look before was.
+            at both checks.
+        before_suspicious: what the check before was.
     """
     differences = {
         name: values - before[name]

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from db.errors import UserError
 from db.records import SIMULATED
+from licences.terms import Licensed, format_list
 from reward.model.config import ModelConfig
-from reward.model.weights import read_manifest
+from reward.model.licences import TAG_LICENCES
+from reward.model.manifest import read_manifest
+from runs.licences import read_recorded
 from runs.options import make_table
 from runs.store import without_nan
 from training.weights import SUFFIXES
 
 EVALUATION = "evaluation.json"
-TAG_LICENCES = {"openai": "MIT", "laion": "MIT", "datacomp": "MIT"}
-"""Licences that the publishers of open_clip's tags state, by how a tag begins."""
 RECIPE = ("max_steps", "batch_size", "learning_rate", "warmup_steps", "weight_decay", "ema_decay", "seed")
 
 
@@ -40,7 +42,8 @@ def write_card(checkpoint: Path, evaluation: dict[str, Any] | None = None) -> No
             text = json.dumps(without_nan(evaluation), indent=2, ensure_ascii=False)
             (checkpoint / EVALUATION).write_text(text + "\n", encoding="utf-8")
         evaluation = read_json(checkpoint / EVALUATION)
-        card = format_card(checkpoint.resolve(), config, training, evaluation)
+        made_from = read_recorded(checkpoint.resolve())
+        card = format_card(checkpoint.resolve(), config, training, evaluation, made_from)
         (checkpoint / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{checkpoint}: the card cannot be written ({error.strerror}).") from error
@@ -62,7 +65,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def format_card(
-    checkpoint: Path, config: ModelConfig, training: dict[str, Any] | None, evaluation: dict[str, Any] | None
+    checkpoint: Path,
+    config: ModelConfig,
+    training: dict[str, Any] | None,
+    evaluation: dict[str, Any] | None,
+    made_from: Sequence[Licensed] = (),
 ) -> str:
     """The card as Markdown; what is not known is said to be."""
     name = checkpoint.parent.name if checkpoint.name in ("best", "last") else checkpoint.name
@@ -95,6 +102,10 @@ def format_card(
             "## Licence",
             "",
             f"Starting weights: {describe_licence(config)} The labels' licence is on the dataset's card.",
+            "",
+            "It was made from these, the strictest first:",
+            "",
+            *format_list(made_from),
             "",
         ]
     )

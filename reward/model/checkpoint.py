@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from db.errors import UserError
 from reward.model.config import FOLDER, ModelConfig, load_model_config, preset_names
+from reward.model.manifest import read_manifest
 from reward.model.model import RewardModel
-from reward.model.weights import find_weights, locate_weights, read_manifest
+from reward.model.weights import find_weights, locate_weights
 from runs.options import make_table
 from training.weights import State, check_strictly, load_strictly, map_weights, read_weights, save_tensors, strip_prefix
 

@@ -12,10 +12,14 @@ from pydantic import Field
 from db.errors import UserError
 from reward.model.config import SHIPPED, ModelConfig, preset_names
 from reward.train.config import RewardTrainConfig
+from runs.licences import write_recorded
 from runs.options import Command, Flag, Input, Options, Output, Place, Presets
 from runs.presets import read_tables
 from training.run import hold_training, is_first, record_training
 from training.settings import choose_folder, dump_deciding
+
+MEMORY_GIB = {"tiny": 0.5, "vit-b-32": 2.1, "vit-l-14": 4.6, "vit-h-14": 10.3}
+"""What `--memory` counts for each preset on one GPU."""
 
 
 class TrainOptions(Options):
@@ -84,7 +88,8 @@ def run_train(options: TrainOptions, place: Place) -> None:
         with hold_training(out):
             result = train(pairs, model, config, out, progress)
             leave_processes()
-            if is_first():
+            if run:
+                write_recorded(out / "best", run.licences)
                 write_card(out / "best")
         if run:
             run.write_result({"out": str(out), **result})
@@ -130,6 +135,6 @@ TRAIN = Command(
     "Settings are those of a preset or a file; each can be replaced by its flag. The same command again continues a "
     "training that was stopped. On several GPUs or hosts: accelerate launch -m reward train …",
     settle_train,
-    Presets(preset_names, load_preset),
+    Presets(preset_names, load_preset, MEMORY_GIB),
     trains=True,
 )

@@ -21,9 +21,10 @@ from reward.train.config import RewardTrainConfig
 from reward.train.pairs import InputReader, PairScorer, compute_margins
 from reward.train.savings import list_savings
 from reward.train.setup import N_SUMS, Training, place_model
-from reward.train.train import take_step
+from reward.train.train import train_step
+from runs.devices import CUDA_GIB
 from training.accounting import MemoryCount
-from training.memory import CUDA_GIB, GIB
+from training.memory import GIB
 from training.without_memory import count_fake_training, make_lone_accelerator, make_moments
 
 IMAGE_SIZE_PX = 512
@@ -151,7 +152,7 @@ def run_phases(count: MemoryCount, training: Training) -> None:
     micro, size = training.micro_batch_size, training.config.batch_size
     with count.phase("step"):
         parts = [list(range(start, start + micro)) for start in range(0, len(training.pairs), micro)]
-        take_step(training, training.reader.read(training.pairs, parts), parts, size)
+        train_step(training, training.reader.read(training.pairs, parts), parts, size)
     if training.config.validate_every_steps:
         with count.phase("validation"), training.weights.averaged():
             compute_margins(training.scorer, training.reader, training.held_out, micro)

@@ -73,7 +73,7 @@ def train(
         with stop_at_next_step() as stop_asked:
             for step in steps:
                 batch_pairs = len(choose_batch(step, n_pairs, config.batch_size, config.seed))
-                gradient_norm = take_step(training, inputs, plan(step), batch_pairs)
+                gradient_norm = train_step(training, inputs, plan(step), batch_pairs)
                 training.step = done = step + 1
                 values: dict[str, float] = {}
                 stop = agree_on_largest(accelerator, stop_asked())
@@ -106,7 +106,7 @@ def train(
     return {"step": training.step, "best": training.best, "seconds": seconds}
 
 
-def take_step(training: Training, inputs: Iterator[Tensor], parts: list[list[int]], batch_pairs: int) -> float:
+def train_step(training: Training, inputs: Iterator[Tensor], parts: list[list[int]], batch_pairs: int) -> float:
     """One optimizer step: the gradient of the mean over all pairs of the batch, over micro-batches and processes.
 
     Args:

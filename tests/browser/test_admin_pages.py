@@ -14,13 +14,17 @@ from sqlalchemy import func, select
 
 from annotate.judging.pairs import lease_pairs, make_pairs
 from annotate.judging.people import add_person
-from db.models import Judgment, Pair, Person, Role
+from annotate.judging.simulate import get_annotator
+from db.models import Judgment, Pair, Person, Role, Run, RunState, Source, Split
 from db.project import load_settings
+from db.records import add_source
 from db.session import Database
+from runs.store import insert_run
 from tests.browser.conftest import enter
 from tests.making import add_face, add_photos, fetch, judge, make_project
 from tests.watching import LIMIT_SECONDS
-from ui.server import PAGES
+from ui.filling import DEMO_PEOPLE
+from ui.navigation import FIRST, GROUPS, LABEL, address_of
 
 pytestmark = pytest.mark.browser
 PERSONAL_LINK = re.compile(r"^http://127\.0\.0\.1:\d+/enter/[\w-]{30,}$")
@@ -30,13 +34,22 @@ PERSONAL_LINK = re.compile(r"^http://127\.0\.0\.1:\d+/enter/[\w-]{30,}$")
 def admin(serve: Any, open_page: Any) -> Page:
     """A signed-in admin's page on a server with an empty database."""
     page: Page = open_page(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    enter(page, serve(admin_pages=True), "ada", "/admin/")
+    enter(page, serve(admin_pages=True), "ada", "/admin/data")
     return page
+
+
+def follow(page: Page, name: str) -> None:
+    """Press a link of the header; on the labelling page it is in a folded menu."""
+    links = page.get_by_role("navigation", name="Pages")
+    page.locator("#fr-pages").wait_for()
+    if not links.is_visible():
+        page.locator("header summary").click()
+    links.get_by_role("link", name=name, exact=True).click()
 
 
 def visit(page: Page, name: str) -> None:
     """Follow the link to another admin page."""
-    page.get_by_role("link", name=name, exact=True).click()
+    follow(page, name)
     expect(page.get_by_role("heading", name=name, exact=True).first).to_be_visible()
 
 
@@ -54,7 +67,7 @@ def test_from_a_folder_to_a_dataset_by_clicks(
     admin.get_by_role("button", name="Make pairs").click()
     expect(admin.get_by_text("10 pairs added")).to_be_visible()
 
-    admin.get_by_role("link", name="Label", exact=True).click()
+    follow(admin, "Label")
     for _ in range(10):
         admin.locator("#stage[data-state=shown]").wait_for()
         admin.keyboard.press("ArrowLeft")
@@ -63,7 +76,6 @@ def test_from_a_folder_to_a_dataset_by_clicks(
     made = len(fetch(database, select(Judgment)))
     assert made == 10
 
-    admin.get_by_role("link", name="Admin").click()
     visit(admin, "Report")
     admin.get_by_role("button", name="Compute report").click()
     expect(admin.get_by_role("heading", name="Agreement", exact=True)).to_be_visible()
@@ -125,8 +137,11 @@ def test_answers_of_a_person_are_discarded_and_restored(
     assert count() == len(pairs)
 
 
-def test_settings_reach_the_labelling_page(admin: Page) -> None:
+def test_settings_reach_the_labelling_page_and_a_filled_demo_is_cleared(
+    admin: Page, database: Database, data: Path
+) -> None:
     visit(admin, "Project")
+    clear_a_demo(admin, database, data)
     question = admin.get_by_label("Question")
     expect(question).to_have_value("Which restoration is better?")
     question.fill("Who looks like themselves?")
@@ -136,8 +151,41 @@ def test_settings_reach_the_labelling_page(admin: Page) -> None:
     admin.get_by_label("Repeat share").fill("0.1")
     admin.get_by_role("button", name="Save").click()
     expect(admin.get_by_text("Saved.")).to_be_visible()
-    admin.get_by_role("link", name="Label", exact=True).click()
+    follow(admin, "Label")
     expect(admin.locator("#question")).to_have_text("Who looks like themselves?")
+
+
+def clear_a_demo(admin: Page, database: Database, data: Path) -> None:
+    """The demo's part of the page is there in a demo alone, and removes what filled it once it was asked twice."""
+    fill, remove = (
+        admin.get_by_role("button", name=name)
+        for name in ("Fill the demo: simulated answers and a small round", "Remove simulated answers and their runs")
+    )
+    expect(admin.get_by_label("Question")).to_have_value("Which restoration is better?")
+    expect(fill).to_be_hidden()
+    with database.write() as session:
+        source = add_source(session, "portrait", Split.train, group=DEMO_PEOPLE[0])
+    admin.reload()
+    expect(fill).to_be_visible()
+    expect(remove).to_be_hidden()
+    with database.write() as session:
+        person_id = get_annotator(session).id
+        for kind in ("annotate simulate", "reward train"):
+            insert_run(session, data, kind, {}, person_id=person_id, state=RunState.finished)
+    admin.reload()
+    expect(admin.get_by_text("Simulated: 0 answers; 2 runs have ended.")).to_be_visible()
+    expect(fill).to_be_hidden()
+    remove.click()
+    admin.get_by_role("button", name="Keep them").click()
+    expect(admin.get_by_role("button", name="Yes, remove them for good")).to_be_hidden()
+    assert len(fetch(database, select(Run))) == 2
+    remove.click()
+    admin.get_by_role("button", name="Yes, remove them for good").click()
+    expect(admin.get_by_text("2 runs and what they made are gone")).to_be_visible()
+    expect(fill).to_be_visible()
+    assert fetch(database, select(Run)) == []
+    with database.write() as session:
+        session.delete(session.get_one(Source, source.id))
 
 
 def test_every_page_bears_its_content_policy(serve: Any, fill: Any, open_page: Any) -> None:
@@ -146,8 +194,8 @@ def test_every_page_bears_its_content_policy(serve: Any, fill: Any, open_page: A
     enter(page, server, "ada")
     refused: list[str] = []
     page.on("response", lambda answer: refused.append(answer.url) if answer.status >= 400 else None)
-    for name, _ in PAGES:
-        answer = page.goto(f"{server.url}/admin/" + ("" if name == PAGES[0][0] else name.lower()))
+    for name in (FIRST, *(name for names in GROUPS.values() for name in names if name != LABEL)):
+        answer = page.goto(server.url + address_of(name))
         assert answer is not None
         policy = answer.headers["content-security-policy"]
         assert "frame-ancestors 'none'" in policy
@@ -186,8 +234,8 @@ def test_long_names_leave_the_numbers_in_view_and_small_windows_are_filled(
         person = add_person(session, "n" * 64, Role.annotator)
         (lease,) = lease_pairs(session, person.id, load_settings(session), random.Random(0), count=1, holding=[])
         judge(session, person.id, lease.pair_id, shown_left=lease.shown_left)
-    address = admin.url
-    cells = {"": long, "people": "n" * 64, "report": "n" * 64}
+    address = admin.url.removesuffix("data")
+    cells = {"data": long, "people": "n" * 64, "report": "n" * 64}
     for path, name in cells.items():
         admin.set_viewport_size({"width": 1280, "height": 720})
         admin.goto(address + path)
@@ -200,6 +248,3 @@ def test_long_names_leave_the_numbers_in_view_and_small_windows_are_filled(
         admin.set_viewport_size({"width": 320, "height": 256})
         width = "() => document.querySelector('.gradio-container').getBoundingClientRect().width"
         assert admin.evaluate(width) <= 320, path
-        link = admin.get_by_role("link", name="Data", exact=True)
-        contrast = link.evaluate("link => [getComputedStyle(link).color, getComputedStyle(document.body).color]")
-        assert contrast[0] == contrast[1], "Gradio's grey on white is too faint to read"

@@ -79,7 +79,7 @@ def test_from_missing_metrics_to_a_corrected_label_by_clicks(
     expect(page.get_by_role("row", name=re.compile("^softest 20 "))).to_be_visible()
     assert count_rows(database, MetricValue) == [160]
 
-    page.get_by_role("link", name="Auto-annotate").click()
+    page.get_by_role("navigation", name="Pages").get_by_role("link", name="Auto-annotate").click()
     expect(page.get_by_text("No SVM is trained yet").first).to_be_visible()
     choose(page, "Metrics", metric_list)
     page.get_by_label("Include simulated").check()

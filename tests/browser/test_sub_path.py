@@ -107,14 +107,17 @@ def test_everything_works_below_a_path(
     assert len(fetch(database, select(Judgment))) == 1
     cookies = {cookie["name"]: cookie["path"] for cookie in page.context.cookies()}
     assert ("facereward" in cookies, len(cookies), set(cookies.values())) == (True, 2, {"/label"})
-    page.get_by_role("link", name="Admin").click()
+    page.locator("header summary").click()
+    page.get_by_role("navigation", name="Pages").get_by_role("link", name="Overview").click()
     page.wait_for_url("**/label/admin/")
+    page.get_by_role("navigation", name="Pages").get_by_role("link", name="Data").click()
+    page.wait_for_url("**/label/admin/data")
     picture = page.locator("img[src*='/img/']").first
     picture.wait_for()
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
     for name, words in (("runs", "No runs yet"), ("train", "Next round"), ("models", "Models"), ("people", "ada")):
         page.goto(f"{proxy.url}/admin/{name}")
-        expect(page.get_by_text(words).first).to_be_visible()
+        expect(page.get_by_text(words).locator("visible=true").first).to_be_visible()
     page.get_by_role("textbox", name="Name").fill("ben")
     page.get_by_role("button", name="Add person").click()
     expect(page.locator("table.fr")).to_contain_text("ben")
@@ -129,7 +132,7 @@ def test_everything_works_below_a_path(
     other.wait_for_url("**/label/sign-in")
     expect(other.get_by_text("app.py prints in the terminal")).to_be_visible()  # a link's person had no token
     assert missing == []  # from here on, pictures may still be asked for when the session has ended
-    page.get_by_role("link", name="Label", exact=True).click()
+    page.get_by_role("navigation", name="Pages").get_by_role("link", name="Label").click()
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("**/label/sign-in")
     page.goto(f"{proxy.url}/")
@@ -152,7 +155,7 @@ def test_redirects_and_cookies_stay_below_the_path(
             answer = client.get(proxy.url + path)
             there = answer.headers.get("location", "/label/sign-in?next=")
             assert there.startswith("/label/sign-in?next="), path
-        assert client.get(f"{proxy.url}/sign-in").text.count('"/label/static/') == 4
+        assert client.get(f"{proxy.url}/sign-in").text.count('"/label/static/') == 5
         entered = client.get(f"{proxy.url}/enter/{token}")
         assert (entered.headers["location"], "path=/label;" in entered.headers["set-cookie"]) == ("/label/", True)
         # A browser sends it back where it speaks HTTPS to the proxy; this client speaks HTTP.

@@ -17,33 +17,41 @@ from runs.command_table import write_table
 ROOT = Path(__file__).resolve().parents[2]
 MAY_IMPORT = {
     "pixels": set(),
+    "licences": set(),
     "db": {"pixels"},
-    "metrics": {"pixels"},
-    "runs": {"db", "pixels"},
-    "dataset": {"pixels", "db", "runs"},
-    "training": {"pixels", "db", "runs", "metrics"},
-    "annotate": {"pixels", "db", "runs", "metrics", "dataset"},
-    "reward": {"pixels", "db", "runs", "metrics", "dataset", "training"},
-    "refl": {"pixels", "db", "runs", "metrics", "training", "reward"},
-    "ui": {"pixels", "db", "runs", "metrics", "dataset", "annotate", "reward", "refl"},
-    "app": {"pixels", "db", "runs", "metrics", "dataset", "annotate", "reward", "refl", "ui"},
+    "metrics": {"pixels", "licences"},
+    "runs": {"licences", "db", "pixels"},
+    "dataset": {"licences", "pixels", "db", "runs"},
+    "training": {"licences", "pixels", "db", "runs", "metrics"},
+    "annotate": {"licences", "pixels", "db", "runs", "metrics", "dataset"},
+    "reward": {"licences", "pixels", "db", "runs", "metrics", "dataset", "training"},
+    "refl": {"licences", "pixels", "db", "runs", "metrics", "training", "reward"},
+    "ui": {"licences", "pixels", "db", "runs", "metrics", "dataset", "annotate", "reward", "refl"},
+    "app": {"licences", "pixels", "db", "runs", "metrics", "dataset", "annotate", "reward", "refl", "ui"},
 }
 """What each package may import of ours, from the design.
 
-pixels < db, metrics < runs < dataset, training < annotate, reward < refl < ui < app.
+pixels, licences < db, metrics < runs < dataset, training < annotate, reward < refl < ui < app.
 """
 FLOORS = {
     "annotate": ("judging", "ingest", "measure report exchange", "labeler", "commands __main__"),
     "reward": ("model", "read_hpdv2", "data", "train score", "evaluate", "commands __main__"),
     "refl": ("faces published", "restorers", "restore pretrain tune", "evaluate", "commands __main__"),
     "ui": (
-        *("address errors plain_pages", "context", "gate html", "run_panel", "pairing"),
-        *("label pages autolabel restore train runs mounts", "server demo"),
+        *(
+            "address errors plain_pages",
+            "context",
+            "html",
+            "gate navigation run_panel",
+            "pairing filling",
+            "demo_section",
+        ),
+        *("label pages autolabel restore train runs mounts", "overview", "server demo"),
     ),
 }
 """The rooms of each package that has some, from the ground up: a room may import those below it alone."""
 WEB = {"gradio", "fastapi", "starlette", "uvicorn"}
-LIGHT = ("pixels", "db", "runs", "dataset", "annotate", "ui", "app")
+LIGHT = ("pixels", "licences", "db", "runs", "dataset", "annotate", "ui", "app")
 """Packages that the app's process loads: no torch in any of their files."""
 
 
@@ -160,6 +168,11 @@ def find_faults(root: Path) -> list[str]:
                 faults.append(f"{file}:{line} {package} must not import {name}; only ui and app.py do")
             elif name == "torch" and package in LIGHT:
                 faults.append(f"{file}:{line} {package} must not import torch; the app's process stays light")
+        faults += [
+            f"{file}:{line} imports pyiqa whatever is asked for; import it in the function that needs it"
+            for line, name in imports(source, at_load=True)
+            if name == "pyiqa"
+        ]
         if file.name in ("__init__.py", "config.py"):
             faults += [
                 f"{file}:{line} a package's __init__ or config must not import torch"
@@ -249,6 +262,7 @@ def test_image_files_are_decoded_in_one_place():
             "must not import torch",
         ),
         ("annotate/x.py", "from .pairs import next_pair", "imports relatively"),
+        ("metrics/x.py", "from pyiqa.archs import niqe_arch", "imports pyiqa whatever is asked for"),
     ],
 )
 def test_each_rule_can_fail(tmp_path, file, source, fault):
@@ -266,6 +280,7 @@ def test_each_rule_can_fail(tmp_path, file, source, fault):
         ("annotate/x.py", "from runs.store import open_run\nimport metrics, db"),
         ("refl/x.py", "import torch\nfrom reward.model import load"),
         ("refl/__init__.py", "def restore():\n    import torch"),
+        ("metrics/x.py", "def load():\n    import pyiqa"),
         ("reward/model/config.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
         ("ui/x.py", "import gradio, fastapi\nimport refl.degrade"),
         ("app.py", "import ui.server"),
@@ -284,11 +299,14 @@ def test_the_whole_app_is_built_without_torch(tmp_path):
 import sys
 from pathlib import Path
 from db.session import open_database
+from runs.doctor import find_all
+from runs.options import Place
 from ui.context import Context
 from ui.server import make_app
 data = Path({str(tmp_path)!r})
 app = make_app(Context(database=open_database(data), data=data))
 assert len(app.routes) > 5, app.routes
+assert any(finding.name == "torch" for finding in find_all(Place(data)))
 assert "gradio" in sys.modules
 for heavy in ("torch", "sklearn", "pyiqa"):
     assert heavy not in sys.modules, "something that the pages import loads " + heavy

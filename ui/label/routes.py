@@ -29,7 +29,7 @@ from annotate.judging.judgments import Answer, Timer, check_offered, record_judg
 from annotate.judging.pace import Pace, Stopwatch
 from annotate.judging.pairs import count_with_others, lease_pairs, release_leases
 from db.errors import UserError
-from db.models import Candidate, Choice, Image, Judgment, Lease, Pair, Person, Side, Source, utc_now
+from db.models import Candidate, Choice, Image, Judgment, Lease, Pair, Person, Role, Side, Source, utc_now
 from db.project import OF_KEY, ProjectSettings, load_settings, question_key
 from runs.store import VERSION
 from ui.context import Context
@@ -38,6 +38,7 @@ from ui.gate.access import Visitor, visitor_of
 from ui.label.open_pages import OpenPages
 from ui.label.showings import Showings
 from ui.label.stored_images import StoredImage, StoredImages
+from ui.navigation import LABEL, menu_html
 from ui.plain_pages import send_page
 
 MAX_EVENTS = 500
@@ -133,8 +134,9 @@ def label_routes(context: Context, showings: Showings, images: StoredImages) -> 
     pace = Pace()
 
     @routes.get("/")
-    def label_page() -> Response:
-        return send_page("label/label.html", context.root_path)
+    def label_page(request: Request) -> Response:
+        menu = menu_html(context.root_path, LABEL) if visitor_of(request).role is Role.admin else ""
+        return send_page("label/label.html", context.root_path, menu=menu)
 
     @routes.get("/api/session")
     def session_info(request: Request) -> dict[str, Any]:

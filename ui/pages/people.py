@@ -8,12 +8,17 @@ from typing import TypeVar
 import gradio as gr
 from sqlalchemy.orm import Session
 
-from annotate.judging.discard import describe_discard, describe_restore, discard_answers, list_people, restore_answers
+from annotate.judging.discard import (
+    describe_discard,
+    describe_restore,
+    disable_and_describe,
+    discard_answers,
+    list_people,
+    restore_answers,
+)
 from annotate.judging.people import (
     add_person,
-    count_answers,
     describe_ways,
-    disable_person,
     enable_person,
     end_sessions,
     find_doubles,
@@ -92,7 +97,9 @@ def build(context: Context) -> None:
         return _note(f"{name} is signed out everywhere.")
 
     def on_disable(name: str) -> tuple[str, str]:
-        return people_html_and(context, _act(context, lambda session: _disable(session, name)))
+        return people_html_and(
+            context, _act(context, lambda session: disable_and_describe(session, name, "“Discard answers”"))
+        )
 
     def on_enable(name: str) -> tuple[str, str]:
         return people_html_and(context, _act(context, lambda session: f"{enable_person(session, name).name} enabled."))
@@ -121,13 +128,6 @@ def people_html_and(context: Context, told: str) -> tuple[str, str]:
 
 def _note(told: str) -> str:
     return render("note.html", text=told)
-
-
-def _disable(session: Session, name: str) -> str:
-    person = disable_person(session, name)
-    answers = count_answers(session, person)
-    offer = f" Their answers still count, {answers:,} in all: “Discard answers” takes them out." if answers else ""
-    return f"{person.name} disabled.{offer}"
 
 
 def _act(context: Context, action: Callable[[Session], Result]) -> Result:

@@ -1,4 +1,4 @@
-"""Build the Project page: the question, the guidelines, and how often pairs are judged."""
+"""Build the Project page: the question, the guidelines, how often pairs are judged, and the licences."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from db.errors import UserError
 from db.images import add_image, probe_image
 from db.project import FIXED_AFTER_IMPORT, ProjectSettings, load_settings, save_settings
 from ui.context import Context
+from ui.demo_section import build_demo_section
 from ui.html import page_error, render
 
 LISTS = ("reasons", "skip_reasons")
-TEXTS = ("title", "question", "guidelines")
+TEXTS = ("title", "question", "guidelines", "data_licence")
 SECTIONS = {
     "What is asked": ("title", "question", "guidelines", "reasons", "skip_reasons"),
     "How often": (
@@ -26,6 +27,7 @@ SECTIONS = {
         "lease_seconds",
     ),
     "Which pairs come first": ("order", "random_share", "refit_after"),
+    "Licences": ("data_licence", "commercial"),
     "Split, fixed once photos are imported": FIXED_AFTER_IMPORT,
 }
 
@@ -33,6 +35,7 @@ SECTIONS = {
 def build(context: Context) -> None:
     """A field for each setting, made from the settings' own descriptions; saved together."""
     gr.Markdown("## Project")
+    build_demo_section(context)
     fields: dict[str, Any] = {}
     for heading, names in SECTIONS.items():
         gr.Markdown(f"### {heading}")
@@ -88,6 +91,8 @@ def _make_field(name: str) -> Any:
     if name in TEXTS:
         return gr.Textbox(label=label, info=description)
     annotation = ProjectSettings.model_fields[name].annotation
+    if annotation is bool:
+        return gr.Checkbox(label=label, info=description)
     if get_origin(annotation) is Literal:
         return gr.Dropdown(list(get_args(annotation)), label=label, info=description)
     return gr.Number(label=label, info=description)

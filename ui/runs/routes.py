@@ -6,8 +6,6 @@ came since the last answer is sent.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import shlex
@@ -34,6 +32,7 @@ from runs.stop import stop
 from runs.store import LIVE_STATES, artifact_of, reap_lost, run_folder
 from runs.supervise import why_waiting
 from ui.context import Context
+from ui.plain_pages import send_json
 from ui.runs.artifacts import find_sample, list_checkpoints, list_samples, measure_size
 from ui.runs.figures import key_figure, read_tail
 
@@ -81,13 +80,13 @@ def run_routes(context: Context) -> APIRouter:
     ) -> Response:
         reap()
         with database.read() as session:
-            return _answer(request, list_runs(session, data, state, kind, before, limit))
+            return send_json(request, list_runs(session, data, state, kind, before, limit))
 
     @routes.get("/api/runs/{run_id}")
     def details(request: Request, run_id: RunId) -> Response:
         reap()
         with database.read() as session:
-            return _answer(request, describe_run(session, data, find(session, run_id)))
+            return send_json(request, describe_run(session, data, find(session, run_id)))
 
     @routes.get("/api/runs/{run_id}/series")
     def series(request: Request, run_id: RunId, points: Points = 400, since: str = "") -> Response:
@@ -95,16 +94,16 @@ def run_routes(context: Context) -> APIRouter:
         if since == answer.version:
             return Response(status_code=304)
         shown = {name: [_round(x), _round(y)] for name, (x, y) in answer.points.items()}
-        return _answer(request, {"version": answer.version, "whole": answer.whole, "series": shown})
+        return send_json(request, {"version": answer.version, "whole": answer.whole, "series": shown})
 
     @routes.get("/api/runs/{run_id}/log")
     def log(request: Request, run_id: RunId, bytes: LogBytes = 20_000) -> Response:
-        return _answer(request, read_log(run_folder(data, run_id) / "log.txt", bytes))
+        return send_json(request, read_log(run_folder(data, run_id) / "log.txt", bytes))
 
     @routes.get("/api/runs/{run_id}/samples")
     def samples(request: Request, run_id: RunId) -> Response:
         with database.read() as session:
-            return _answer(request, list_samples(data, find(session, run_id)))
+            return send_json(request, list_samples(data, find(session, run_id)))
 
     @routes.get("/api/runs/{run_id}/samples/{name}")
     def sample(run_id: RunId, name: str) -> Response:
@@ -117,7 +116,7 @@ def run_routes(context: Context) -> APIRouter:
     @routes.get("/api/runs/{run_id}/deletion")
     def deletion(request: Request, run_id: RunId) -> Response:
         with database.read() as session:
-            return _answer(request, describe_deletion(session, data, find(session, run_id)))
+            return send_json(request, describe_deletion(session, data, find(session, run_id)))
 
     @routes.post("/api/runs/{run_id}/stop")
     def stop_run(run_id: RunId) -> Response:
@@ -134,7 +133,7 @@ def run_routes(context: Context) -> APIRouter:
     @routes.get("/api/lineage")
     def lineage(request: Request) -> Response:
         with database.read() as session:
-            return _answer(request, describe_lineage(session, data))
+            return send_json(request, describe_lineage(session, data))
 
     return routes
 
@@ -160,14 +159,14 @@ def list_runs(session: Session, data: Path, state: str, kind: str, before: int |
     found = session.execute(rows.limit(limit + 1)).all()
     live = session.scalar(select(Run.id).where(Run.state.in_(LIVE_STATES)).limit(1)) is not None
     return {
-        "runs": [_row(session, data, run, who) for run, who in found[:limit]],
+        "runs": [describe_row(session, data, run, who) for run, who in found[:limit]],
         "more": len(found) > limit,
         "live": live,
         "kinds": list(session.scalars(select(Run.kind).distinct().order_by(Run.kind))),
     }
 
 
-def _row(session: Session, data: Path, run: Run, who: str | None) -> JSON:
+def describe_row(session: Session, data: Path, run: Run, who: str | None) -> JSON:
     """Return a run's row of the table."""
     tail = read_tail(data, run.id)
     live = run.state in LIVE_STATES
@@ -197,7 +196,7 @@ def describe_run(session: Session, data: Path, run: Run) -> JSON:
     folder, artifact = run_folder(data, run.id), artifact_of(data, run)
     live = run.state in LIVE_STATES
     return {
-        **_row(session, data, run, who),
+        **describe_row(session, data, run, who),
         "code_version": run.code_version,
         "config": run.config,
         "command": shlex.join(command_of(run)) if run.cwd is not None else None,
@@ -267,25 +266,6 @@ def _do(action: Any) -> Response:
         return JSONResponse(action() or {})
     except UserError as error:
         return JSONResponse({"error": str(error)}, status_code=409)
-
-
-def _answer(request: Request, body: JSON) -> Response:
-    """The body as JSON, or 304 where the page has it already."""
-    content = json.dumps(_finite(body), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    tag = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-    if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=headers)
-    return Response(content, media_type="application/json", headers=headers)
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinity, which JSON does not have, as null; throughout."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _round(values: Array) -> list[float | int | None]:

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 import refl.tune.config
@@ -19,6 +19,7 @@ import reward.model.config
 from annotate.labeler.settings import MIN_ANSWERS
 from db.errors import UserError
 from db.models import Choice, Judgment, Pair, Person, Run, Source, Split
+from metrics.lists import list_names
 from runs.devices import list_devices, split_devices
 from runs.options import Setting, read_settings
 from runs.rounds import PlannedRun, RoundSettings, next_round_no, plan_round, start_round
@@ -31,7 +32,7 @@ from ui.train.form import WHOLE_FORM, Text, say_command
 
 RESTORER = "restorer"
 """The setting that the page shows as an input, with the project's restorers to choose from."""
-SHOWN = ("reward_preset", "refl_preset", "device", "seeds", "include_simulated")
+SHOWN = ("metrics", "reward_preset", "refl_preset", "device", "seeds", "include_simulated")
 MIN_HELD_OUT = 2
 """Faces that ReFL's monitor needs."""
 
@@ -101,6 +102,7 @@ def fields_of() -> dict[str, Setting]:
     """Name -> field of the settings; those that name one of a few things are choices."""
     fields = {found.name: found for found in read_settings(RoundSettings, from_presets=True, table="round")}
     for name, choices in (
+        ("metrics", list_names()),
         ("reward_preset", reward.model.config.preset_names()),
         ("refl_preset", refl.tune.config.preset_names()),
         ("device", list_devices()),
@@ -187,18 +189,25 @@ def describe_run(data: Path, one: PlannedRun) -> dict[str, Any]:
     }
 
 
-def list_notes(session: Session, settings: RoundSettings) -> list[str]:
-    """What the round begins with, and what it would fail for."""
-    answers = select(func.count()).select_from(Judgment).where(Judgment.superseded_at.is_(None))
+def select_decided(*, include_simulated: bool) -> Select[int]:
+    """Ids of the train split's pairs that were judged without a tie or a skip: what a labeler learns from."""
     decided = (
-        select(func.count(Judgment.pair_id.distinct()))
+        select(Judgment.pair_id)
         .join(Pair, Pair.id == Judgment.pair_id)
         .join(Source, Source.id == Pair.source_id)
         .where(Judgment.superseded_at.is_(None), Judgment.repeat_no == 0, Source.split == Split.train)
         .where(Judgment.choice.in_([Choice.a, Choice.b]))
+        .distinct()
     )
-    if not settings.include_simulated:
-        decided = decided.join(Person, Person.id == Judgment.person_id).where(Person.simulated.is_(False))
+    if include_simulated:
+        return decided
+    return decided.join(Person, Person.id == Judgment.person_id).where(Person.simulated.is_(False))
+
+
+def list_notes(session: Session, settings: RoundSettings) -> list[str]:
+    """What the round begins with, and what it would fail for."""
+    answers = select(func.count()).select_from(Judgment).where(Judgment.superseded_at.is_(None))
+    decided = select(func.count()).select_from(select_decided(include_simulated=settings.include_simulated).subquery())
     unjudged = select(func.count()).select_from(Pair).where(Pair.judgment_count == 0)
     with_truth = select(func.count()).select_from(Source).where(Source.hq_image_id.is_not(None))
     counts = [session.scalar(query) or 0 for query in (answers, unjudged, decided)]

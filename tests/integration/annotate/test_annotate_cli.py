@@ -25,7 +25,7 @@ def test_people_from_first_to_last(database: Database, annotate_here: AnnotateHe
     link = people("link", "bob", "--base-url", "https://faces.example/")[1].strip()
     assert link.startswith("https://faces.example/enter/")
     assert people("link", "robot")[1].startswith("http://127.0.0.1:7860/enter/")
-    assert people("disable", "robot") == (0, "robot disabled\n", "")
+    assert people("disable", "robot") == (0, "robot disabled.\n", "")
     assert people("disable", "ann")[2] == "error: 'ann' is the only admin; add another before disabling this one.\n"
     assert people("list")[1].splitlines() == [
         "ann\tadmin\t0 judgments\tno password or link\tactive",

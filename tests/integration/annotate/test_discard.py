@@ -154,7 +154,7 @@ def test_disabling_offers_it(database: Database, annotate_here: AnnotateHere) ->
         return done.stdout
 
     assert people("disable", "ben") == (
-        "ben disabled; their answers still count, 1 in all: people discard ben takes them out\n"
+        "ben disabled. Their answers still count, 1 in all: people discard ben takes them out.\n"
     )
     assert people("disable", "ben", "--discard").startswith(
         "ben disabled. 1 answer of ben discarded; 1 pair back in the queue."

@@ -175,7 +175,11 @@ def test_what_cannot_be_measured_is_a_failure_with_the_reason_and_no_number(
             "error: Weights are missing and HF_HUB_OFFLINE is set: musiq needs musiq_koniq_ckpt-e95806b9.pth (109 MB)",
         ),
         (["--device", "cuda:63"], {}, "error: There is no device 'cuda:63': this machine has"),
-        (["--metrics", "nothing"], {}, "error: There is no metric list 'nothing'. Name one of face, identity, offline"),
+        (
+            ["--metrics", "nothing"],
+            {},
+            "error: There is no metric list 'nothing'. Name one of face, identity, offline, permissive",
+        ),
     ],
 )
 def test_what_is_missing_is_one_line_and_stores_nothing(

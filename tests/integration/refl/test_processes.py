@@ -80,7 +80,7 @@ def test_they_end_as_they_should(results: dict[str, Any]) -> None:
     grids = sorted(path.name for path in (out / "periods" / "grids").iterdir())
     assert grids == ["000000.png", "000002.png", "000004.png", "000005.png"]
     assert [path.name for path in sorted((out / "periods" / "steps").iterdir())] == ["000002", "000004"]
-    # what is rolled back to is from before the first suspicious look
+    # what is rolled back to is from before the first suspicious check
     assert json.loads((out / "roll back" / "tuned" / "training.json").read_text())["step"] == 0
     assert json.loads((out / "stop" / "tuned" / "training.json").read_text())["step"] == 2
 

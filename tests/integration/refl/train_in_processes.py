@@ -169,7 +169,7 @@ def die(count: int) -> None:
 
 @contextmanager
 def pretend_hacking(really: bool) -> Iterator[None]:
-    """Let every look but the first say hacking."""
+    """Let every check but the first say hacking."""
     compare = refl.tune.monitor.compare
 
     def say(*arguments: Any, **more: Any) -> Any:

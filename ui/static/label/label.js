@@ -8,7 +8,8 @@
 import { $, button, make } from "../common/dom.js";
 import { at, post } from "../common/server.js";
 import { forget, keep, namesOf, recallJson } from "../common/storage.js";
-import { setUpHelp, setUpTheme } from "./help.js";
+import { setUpTheme } from "../common/theme_button.js";
+import { setUpHelp } from "./help.js";
 import { isNamed, makeKeys } from "./keys.js";
 import { makeId, makeOutbox } from "./outbox.js";
 import { makeViewer } from "./viewer.js";
@@ -800,10 +801,9 @@ function showProgress() {
 function start() {
   const { person } = session;
   showProject();
-  $("admin").hidden = person.role !== "admin";
   $("sign-out").textContent = `Sign out ${person.name}`;
   $("sign-out").form.addEventListener("submit", signOut);
-  setUpTheme();
+  setUpTheme($("theme"));
   showState(outbox.state());
   showSetAside();
   showEmpty();

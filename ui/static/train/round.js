@@ -51,6 +51,7 @@ export async function mountRound(section) {
   let plans = 0;
   let timer = 0;
   await plan({});
+  if (new URLSearchParams(location.hash.slice(1)).has("round")) section.scrollIntoView();
 
   /** @param {Record<string, unknown>} values */
   async function plan(values) {

@@ -20,9 +20,12 @@ from annotate.judging.people import add_person
 from dataset.options import ExportOptions
 from db.errors import UserError
 from db.images import image_path
-from db.models import Label, Origin, Pair, Person, Split
+from db.models import Label, Method, Origin, Pair, Person, Split
 from db.project import ProjectSettings, question_key, save_settings
 from db.session import Database
+from licences.terms import COMMERCIAL_VARIABLE, Licensed
+from runs.licences import read_recorded, write_recorded
+from runs.store import insert_run, run_folder
 from tests.making import add_candidates, add_face, add_photos, fetch, read_lines
 from tests.making import judge as judge_pair
 
@@ -253,10 +256,32 @@ def test_no_name_of_a_person_is_in_the_dataset(exportable: Database, data: Path,
     export_dataset(exportable, data, tmp_path / "out", options)
     ada, robot = fetch(exportable, select(Person.public_id).order_by(Person.name))
     texts = {path.name: path.read_text() for path in (tmp_path / "out").glob("*[!t]") if path.is_file()}
-    assert set(texts) == {"README.md", "SHA256SUMS", "judgments.jsonl", "pairs.jsonl", "questions.jsonl"}
+    tables = {"judgments.jsonl", "pairs.jsonl", "questions.jsonl"}
+    assert set(texts) == {"README.md", "SHA256SUMS", "licences.json", *tables}
     assert not any(word in text for text in texts.values() for word in ("Ada", "Lovelace", "Daneel"))
     shown = json.loads(texts["README.md"].partition("```json\n")[2].partition("```")[0])
     assert (shown["people"], shown["exclude_people"]) == (sorted([ada, robot]), [robot])
+
+
+def test_a_dataset_keeps_the_licences_of_its_photos_and_restorers(
+    exportable: Database, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = Licensed("weights", "code<b>former", "NTU S-Lab License 1.0: non-commercial")
+    with exportable.write() as session:
+        save_settings(session, {"data_licence": "CC-BY-4.0"})
+        run = insert_run(session, data, "refl restore", {})
+        session.scalars(select(Method).where(Method.name == "m|0")).one().run_id = run.id
+    write_recorded(run_folder(data, run.id), [strict])
+    monkeypatch.setenv(COMMERCIAL_VARIABLE, "1")
+    with pytest.raises(UserError, match="Commercial use is forbidden by the licence of code<b>former"):
+        export_dataset(exportable, data, tmp_path / "out", ExportOptions())
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv(COMMERCIAL_VARIABLE, "0")
+    export_dataset(exportable, data, tmp_path / "out", ExportOptions())
+    assert read_recorded(tmp_path / "out") == [strict, Licensed("data", "the project's photos", "CC-BY-4.0")]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert 'license: "CC-BY-4.0"' in card
+    assert "- code&#60;b&#62;former (weights): NTU S-Lab License 1.0: non-commercial. **non-commercial**" in card
 
 
 def test_every_judgment_names_the_question_that_it_answered(exportable: Database, data: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import pandas as pd
+import pytest
 
 from annotate.report.plots import plot_over_time, plot_people, plot_ranking, plot_win_matrix
 
@@ -41,3 +42,16 @@ def test_nobody_is_left_out_of_the_legend() -> None:
     made["created_at"] = pd.to_datetime(["2026-01-01", "2026-01-02", "2026-01-02"], utc=True)
     legend = plot_over_time(made).legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["2 by _ada", "1 by ben"]
+
+
+@pytest.mark.parametrize("minutes", [0, 1.6, 2.5, 150, 3 * 24 * 60, 80 * 24 * 60])
+def test_the_time_axis_has_ticks_however_long_people_judged(minutes: float) -> None:
+    start = pd.Timestamp("2026-11-28 18:00", tz="UTC")
+    made = pd.DataFrame(
+        {"person": "ada", "simulated": False, "created_at": [start, start + pd.Timedelta(minutes, "min")]}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # "AutoDateLocator was unable to pick an appropriate interval"
+        figure = plot_over_time(made)
+        figure.draw_without_rendering()
+    assert len(figure.axes[0].get_xticks()) >= 2

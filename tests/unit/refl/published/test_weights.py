@@ -6,11 +6,14 @@ import hashlib
 
 import pytest
 
+import refl.published.manifest
 import refl.published.weights
+import refl.restorers.command
 from db.errors import UserError
-from refl.published.weights import find_any, find_file, read_manifest
+from refl.published.manifest import read_manifest
+from refl.published.weights import find_any, find_file
 from refl.restorers.command import WEIGHTS, run_weights
-from reward.model.weights import WeightsEntry
+from reward.model.manifest import WeightsEntry
 from runs.options import Place, read_words
 
 CONTENT = b"\x80weight"
@@ -29,9 +32,10 @@ ENTRY = WeightsEntry(
 def entries(monkeypatch: pytest.MonkeyPatch) -> dict[str, WeightsEntry]:
     """A manifest of `w` and `other`, offline; may be changed."""
     manifest = {"w": ENTRY, "other": ENTRY.model_copy(update={"file": "other.pth", "sha256": "", "size_bytes": 0})}
-    monkeypatch.setattr(refl.published.weights, "read_manifest", lambda *_: manifest)
+    for module in (refl.published.weights, refl.restorers.command):
+        monkeypatch.setattr(module, "read_manifest", lambda *_: manifest)
     monkeypatch.setattr(refl.published.weights, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(refl.published.weights, "try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr(refl.published.manifest, "try_to_load_from_cache", lambda *_, **__: None)
     return manifest
 
 
@@ -125,7 +129,7 @@ def test_a_bad_file_of_the_cache_is_removed_and_got_anew(entries, tmp_path, monk
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"\x80other!")
     monkeypatch.setattr(
-        refl.published.weights, "try_to_load_from_cache", lambda *_, **__: str(cached) if cached.exists() else None
+        refl.published.manifest, "try_to_load_from_cache", lambda *_, **__: str(cached) if cached.exists() else None
     )
     with pytest.raises(UserError, match="SHA-256 is"):  # offline it stays
         find_file("w", tmp_path / "weights")

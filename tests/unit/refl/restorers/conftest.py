@@ -131,7 +131,7 @@ def weights_dir(published_folder: Path) -> Iterator[Path]:
     """`published_folder`, with a manifest that knows no checksums, since the numbers are others."""
     manifest = {
         name: entry.model_copy(update={"sha256": "", "size_bytes": 0})
-        for name, entry in refl.published.weights.read_manifest().items()
+        for name, entry in refl.published.manifest.read_manifest().items()
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(refl.published.weights, "read_manifest", lambda *_: manifest)

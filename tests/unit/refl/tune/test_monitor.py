@@ -1,4 +1,4 @@
-"""The hacking monitor: its own judges, looks that compare with the first, processes that share them."""
+"""The hacking monitor: its own judges, checks that compare with the first, processes that share them."""
 
 from __future__ import annotations
 
@@ -87,15 +87,15 @@ def test_looks_compare_with_the_first_and_rescore_it_by_the_live_model(tmp_path:
         return images.mean(dim=(1, 2, 3)) + drift
 
     rewards = {"live": live, "frozen": mean_reward}
-    means, verdict, _ = monitor.look(0, make_restore(1.0), rewards, accelerator)
+    means, verdict, _ = monitor.check(0, make_restore(1.0), rewards, accelerator)
     assert verdict is None
     assert set(means) == {"live", "frozen", *JUDGES}
     assert asked == [[0, 1], [2]]  # at most batch_size at a time
     drift = 5.0
-    _, verdict, _ = monitor.look(10, make_restore(1.0), rewards, accelerator)
+    _, verdict, _ = monitor.check(10, make_restore(1.0), rewards, accelerator)
     assert verdict is not None
     assert verdict.changes["live"] == (0.0, 0.0)
-    _, verdict, restored = monitor.look(20, make_restore(0.8), rewards, accelerator)
+    _, verdict, restored = monitor.check(20, make_restore(0.8), rewards, accelerator)
     assert verdict is not None
     assert verdict.changes["live"][0] < 0
     assert [row["step"] for row in monitor.history] == [0, 10, 20]
@@ -110,9 +110,9 @@ def test_looks_compare_with_the_first_and_rescore_it_by_the_live_model(tmp_path:
 def test_the_second_suspicious_look_in_a_row_is_hacking_also_after_a_kill(tmp_path: Path) -> None:
     rewards, accelerator = {"live": inverse_reward, "frozen": inverse_reward}, Accelerator(cpu=True)
     monitor = make_monitor()
-    monitor.look(0, make_restore(1.0), rewards, accelerator)
+    monitor.check(0, make_restore(1.0), rewards, accelerator)
     # darker: the reward rises, PSNR, contrast and saturation fall
-    _, verdict, _ = monitor.look(1, make_restore(0.6), rewards, accelerator)
+    _, verdict, _ = monitor.check(1, make_restore(0.6), rewards, accelerator)
     assert verdict is not None
     assert verdict.suspicious
     assert not verdict.hacking
@@ -120,24 +120,24 @@ def test_the_second_suspicious_look_in_a_row_is_hacking_also_after_a_kill(tmp_pa
     continued = make_monitor()
     continued.load_state_dict(torch.load(tmp_path / "monitor.pt", weights_only=True))
     for one in (monitor, continued):
-        _, verdict, _ = one.look(2, make_restore(0.6), rewards, accelerator)
+        _, verdict, _ = one.check(2, make_restore(0.6), rewards, accelerator)
         assert verdict is not None
         assert verdict.hacking
     assert continued.history == monitor.history
     assert [bool(row["verdict"] and row["verdict"]["hacking"]) for row in monitor.history] == [False, False, True]
-    _, verdict, _ = monitor.look(3, make_restore(1.0), rewards, accelerator)
+    _, verdict, _ = monitor.check(3, make_restore(1.0), rewards, accelerator)
     assert verdict is not None
     assert not verdict.suspicious
-    _, verdict, _ = monitor.look(4, make_restore(0.6), rewards, accelerator)
+    _, verdict, _ = monitor.check(4, make_restore(0.6), rewards, accelerator)
     assert verdict is not None
-    assert not verdict.hacking  # a good look between breaks the row
+    assert not verdict.hacking  # a good check between breaks the row
 
 
 def test_two_faces_are_enough_and_a_monitor_without_looks_has_no_state() -> None:
     monitor, rewards = make_monitor(faces=2, batch_size=16), {"live": inverse_reward, "frozen": inverse_reward}
     assert monitor.state_dict() is None
     for step in range(3):
-        _, verdict, _ = monitor.look(step, make_restore(1 - 0.2 * step), rewards, Accelerator(cpu=True))
+        _, verdict, _ = monitor.check(step, make_restore(1 - 0.2 * step), rewards, Accelerator(cpu=True))
     assert verdict is not None
     assert set(verdict.changes) == {"live", "frozen", "reward_gap", *JUDGES}
 
@@ -150,11 +150,11 @@ def test_noise_in_the_weights_is_not_called_hacking() -> None:
     rewards = {"live": inverse_reward, "frozen": inverse_reward}
     weights = list(restorer.control.parameters())
     kept = [weight.clone() for weight in weights]
-    monitor.look(0, restorer.restore, rewards, accelerator)
+    monitor.check(0, restorer.restore, rewards, accelerator)
     for step in range(1, 25):
         for weight, value in zip(weights, kept, strict=True):
             weight.copy_(value + 1e-3 * value.abs().mean() * torch.randn(value.shape, generator=generator))
-        _, verdict, _ = monitor.look(step, restorer.restore, rewards, accelerator)
+        _, verdict, _ = monitor.check(step, restorer.restore, rewards, accelerator)
         assert verdict is not None
         assert not verdict.suspicious
 
@@ -163,7 +163,7 @@ def look_together(folder: Path) -> None:
     accelerator, monitor = Accelerator(cpu=True), make_monitor(faces=3, batch_size=1)
     rewards = {"live": inverse_reward, "frozen": mean_reward}
     for step, factor in enumerate([1.0, 0.6, 0.6]):
-        restored = monitor.look(step, make_restore(factor), rewards, accelerator)[2]
+        restored = monitor.check(step, make_restore(factor), rewards, accelerator)[2]
     found = {"monitor": monitor.state_dict(), "restored": restored}
     torch.save(found, folder / f"{accelerator.process_index}.pt")
 
@@ -172,7 +172,7 @@ def test_two_processes_share_a_look_and_both_hold_what_one_sees(tmp_path: Path) 
     run_two(tmp_path / "log", look_together, tmp_path)
     monitor, rewards = make_monitor(faces=3), {"live": inverse_reward, "frozen": mean_reward}
     for step, factor in enumerate([1.0, 0.6, 0.6]):
-        _, verdict, restored = monitor.look(step, make_restore(factor), rewards, Accelerator(cpu=True))
+        _, verdict, restored = monitor.check(step, make_restore(factor), rewards, Accelerator(cpu=True))
     assert verdict is not None
     assert verdict.hacking
     alone = monitor.state_dict()
@@ -209,11 +209,11 @@ def test_a_judge_without_a_number_is_said_and_has_no_vote(
         return {**found, "psnr": np.full(len(restored), np.nan)}
 
     monkeypatch.setattr(refl.tune.monitor, "judge", judge_some)
-    means, _, _ = monitor.look(0, make_restore(1.0), rewards, accelerator)
+    means, _, _ = monitor.check(0, make_restore(1.0), rewards, accelerator)
     assert "psnr" not in means
     assert "step 0: psnr gave no number for 3 of 3 held-out faces" in caplog.text
     assert "saturation gave" not in caplog.text
-    _, verdict, _ = monitor.look(1, make_restore(0.6), rewards, accelerator)
+    _, verdict, _ = monitor.check(1, make_restore(0.6), rewards, accelerator)
     assert verdict is not None
     assert verdict.families == ["spectrum_and_colour"]
     assert verdict.suspicious  # of two families one has no number: the other is enough
@@ -222,7 +222,7 @@ def test_a_judge_without_a_number_is_said_and_has_no_vote(
 def test_a_judge_that_could_not_be_had_at_the_first_look_is_asked_when_it_can() -> None:
     rewards, accelerator = {"live": mean_reward, "frozen": mean_reward}, Accelerator(cpu=True)
     monitor = make_monitor()
-    monitor.look(0, make_restore(0.9), rewards, accelerator)
+    monitor.check(0, make_restore(0.9), rewards, accelerator)
     state = monitor.state_dict()
     assert state is not None
     wanted = state["judges"].pop("contrast")

@@ -22,7 +22,7 @@ def test_the_table_is_printed_and_nothing_is_started(
     flags = ["--batch-size=2", "--gradient-norms", "--monitor-faces=2", "--memory", f"--data={tmp_path}"]
     assert main([*WORDS, *flags]) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert rows[0].split() == ["GiB", "trajectory", "step", "reward", "update", "look"]
+    assert rows[0].split() == ["GiB", "trajectory", "step", "reward", "update", "check"]
     assert rows[-1].startswith("in all")
     assert list(tmp_path.iterdir()) == []  # type: ignore[attr-defined]
 

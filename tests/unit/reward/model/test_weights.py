@@ -10,7 +10,8 @@ import pytest
 import reward.model.weights
 from db.errors import UserError
 from reward.model.config import load_model_config
-from reward.model.weights import WeightsEntry, check_file, find_weights, read_manifest
+from reward.model.manifest import WeightsEntry, read_manifest
+from reward.model.weights import check_file, find_weights
 
 
 class Hub:

@@ -17,12 +17,14 @@ from db.images import add_image, probe_image
 from db.models import MetricValue, Split
 from db.records import add_candidate, add_method, add_source
 from db.session import Database
+from licences.terms import Licensed
 from reward.model.card import describe_licence, write_card
 from reward.model.checkpoint import compute_version, save_model
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel
 from reward.score.files_and_rows import ImageItem, find_images, read_done, score_candidates, score_files
 from reward.score.scorer import Scorer, load_scorer, score_batch
+from runs.licences import write_recorded
 from tests.colour_files import encode, gama, tagged
 
 
@@ -158,6 +160,8 @@ def test_a_card_says_whose_labels_and_which_licence(tmp_path: Path, make_model: 
     assert "# Reward model mine" in card
     assert "Not known: there is no training.json." in card
     assert "Not measured." in card
+    assert "- none recorded" in card
+    write_recorded(folder.parent, [Licensed("data", "faces", "CC-BY-NC-4.0")])
     training = {
         "train": {"max_steps": 100, "batch_size": 8},
         "dataset": "/data/set",
@@ -178,6 +182,7 @@ def test_a_card_says_whose_labels_and_which_licence(tmp_path: Path, make_model: 
     write_card(folder)  # keeps the evaluation
     card = (folder / "README.md").read_text()
     for words in (
+        "- faces (data): CC-BY-NC-4.0. **non-commercial**",
         "split train: 90 labels by people, 30 by the SVM",
         "split val: 10 labels by people, 0 by the SVM",
         "30 of these labels were made with answers of SIMULATED",

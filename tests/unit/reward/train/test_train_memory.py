@@ -9,14 +9,15 @@ import pytest
 
 from reward.__main__ import main
 from reward.model.checkpoint import read_architecture
-from reward.model.config import ModelConfig, load_model_config
+from reward.model.config import ModelConfig, load_model_config, preset_names
 from reward.train import memory as train_memory
-from reward.train.command import load_preset
+from reward.train.command import MEMORY_GIB, load_preset
 from reward.train.memory import count_training, describe_lack
+from runs.devices import CUDA_GIB
 from tests.unit.reward.train.test_train import make_train_config
 from training import without_memory
 from training.accounting import MemoryCount
-from training.memory import CUDA_GIB, GIB
+from training.memory import GIB
 
 PAPER_GIB = 11
 """Counted: 10.31. A card of 24 GB leaves about 22 to a training, one of 16 GB about 14."""
@@ -29,6 +30,7 @@ def test_the_papers_reward_model_is_trained_on_a_small_gpu() -> None:
     count = count_training(model, read_architecture(model), config)
     assert set(count.phases) == {"step", "validation"}
     assert count.peak_bytes / GIB <= PAPER_GIB
+    assert count.peak_bytes / GIB == pytest.approx(MEMORY_GIB["vit-h-14"], abs=0.1)  # as the doctor says
     parts, trained = count.phases["step"].at_peak, 514_793_729
     assert parts["moments"] == pytest.approx(2 * 4 * trained, rel=1e-3)
     assert parts["trained weights, float32"] == pytest.approx(4 * trained, rel=1e-3)
@@ -49,6 +51,15 @@ def test_real_tensors_give_the_same_count(
     real = count_training(model, read_architecture(model), config)
     for name, phase in real.phases.items():
         assert (fake.phases[name].peak_bytes, fake.phases[name].at_peak) == (phase.peak_bytes, phase.at_peak), name
+
+
+@pytest.mark.parametrize("preset", [pytest.param(name, marks=pytest.mark.slow) for name in MEMORY_GIB])
+def test_the_doctor_says_what_is_counted_of_each_preset(preset: str) -> None:
+    """The presets are those that ship; each one's number is that of `--memory`."""
+    assert MEMORY_GIB.keys() == set(preset_names())
+    model, config = load_model_config(preset), load_preset(preset, {})["train"]
+    counted = count_training(model, read_architecture(model), config).peak_bytes / GIB
+    assert counted == pytest.approx(MEMORY_GIB[preset], abs=0.1)
 
 
 def test_processes_share_a_batch_and_a_training_without_validation_has_none(

@@ -1,0 +1,1 @@
+"""Show where the project stands, and what to do next."""
