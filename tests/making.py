@@ -8,7 +8,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,6 +67,17 @@ def open_fresh(data: Path) -> Database:
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     (data / "facereward.db").write_bytes(migrated_file())
     return open_database(data)
+
+
+@contextmanager
+def mount_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A folder that is a disk of so many bytes, such as 64k or 8m; the test is skipped where none may be mounted."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount a small tmpfs")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # tensors may be mapped to its files
 
 
 def write_photo(path: Path, seed: int, size_px: tuple[int, int] = (24, 32)) -> Path:

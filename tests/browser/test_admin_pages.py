@@ -22,6 +22,7 @@ from db.session import Database
 from runs.store import insert_run
 from tests.browser.conftest import enter
 from tests.making import add_face, add_photos, fetch, judge, make_project
+from tests.watching import LIMIT_SECONDS
 from ui.filling import DEMO_PEOPLE
 from ui.navigation import FIRST, GROUPS, LABEL, address_of
 
@@ -215,7 +216,7 @@ def test_no_page_of_another_site_frames_or_reads_the_admin_pages(serve: Any, fil
         for origin in ("https://evil.example", "null", "http://localhost:1", server.url):
             for method in ("GET", "OPTIONS"):
                 asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-                answer = httpx.request(method, server.url + path, headers=asked, cookies=cookies)
+                answer = httpx.request(method, server.url + path, headers=asked, cookies=cookies, timeout=LIMIT_SECONDS)
                 named = [name for name in answer.headers if name.startswith("access-control-")]
                 assert named == [], (path, origin, method)
 

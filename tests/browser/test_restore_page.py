@@ -45,12 +45,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 def test_from_a_dropped_photo_to_pairs_by_clicks(
-    serve: Any,
-    open_page: Callable[..., Page],
-    fill: Callable[..., None],
-    database: Database,
-    photo: Path,
-    micro: Path,
+    serve: Any, open_page: Callable[..., Page], fill: Callable[..., None], database: Database, photo: Path, micro: Path
 ) -> None:
     fill(1)
     server = serve(admin_pages=True)

@@ -150,7 +150,7 @@ def test_redirects_and_cookies_stay_below_the_path(
     proxy = below(strips=strips, auth=True, headers=told)
     with database.write() as session:
         token = make_link_token(add_person(session, "ada", Role.admin))
-    with httpx.Client() as client:
+    with httpx.Client(timeout=LIMIT_SECONDS) as client:
         for path in ("", "/", "/admin", "/api/session"):
             answer = client.get(proxy.url + path)
             there = answer.headers.get("location", "/label/sign-in?next=")
@@ -178,7 +178,7 @@ def test_redirects_and_cookies_stay_below_the_path(
 )
 def test_sign_in_leads_to_the_page_that_was_asked_for(below: Callable[..., Proxy], asked: str, led: str) -> None:
     proxy = below(strips=True)
-    with httpx.Client() as client:
+    with httpx.Client(timeout=LIMIT_SECONDS) as client:
         client.get(proxy.address)
         answer = client.post(f"{proxy.url}/sign-in", data={"name": "ada", "next": asked})
     assert answer.headers["location"] == led

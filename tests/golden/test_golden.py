@@ -120,11 +120,7 @@ def test_a_restorers_number_that_is_off_is_named(golden_copy, file, name, group)
 
 
 @pytest.mark.parametrize(
-    ("change", "group"),
-    [
-        ({"attention_head_dim_as_heads": [1, 1, 1, 1]}, "eps"),
-        ({"text": {"heads": 8}}, "text"),
-    ],
+    ("change", "group"), [({"attention_head_dim_as_heads": [1, 1, 1, 1]}, "eps"), ({"text": {"heads": 8}}, "text")]
 )
 def test_numbers_of_heads_are_read_from_the_config(golden_copy, change, group):
     config = json.loads((golden_copy / "config.json").read_text())

@@ -19,15 +19,7 @@ from starlette.testclient import TestClient
 from annotate.judging.people import add_person
 from db.models import Role
 from db.session import Database, open_database
-from tests.making import (
-    PASSWORD,
-    AnnotateHere,
-    Ended,
-    MakeClient,
-    make_app_without_pages,
-    make_clients,
-    open_fresh,
-)
+from tests.making import PASSWORD, AnnotateHere, Ended, MakeClient, make_app_without_pages, make_clients, open_fresh
 from ui.context import Context
 
 _numbers = itertools.count()

@@ -45,8 +45,8 @@ def test_people_from_first_to_last(database: Database, annotate_here: AnnotateHe
         assert session.scalars(select(Person.simulated).where(Person.name == "robot")).one()
 
 
-def test_password_is_read_from_standard_input(data: Path, database: Database) -> None:
-    assert run_annotate(data, "people", "add", "ann").returncode == 0
+def test_password_is_read_from_standard_input(annotate_here: AnnotateHere, data: Path, database: Database) -> None:
+    assert annotate_here("people", "add", "ann").returncode == 0
     short = run_annotate(data, "people", "password", "ann", typed="short\n")
     assert (short.returncode, short.stderr.count("\n")) == (2, 1)
     result = run_annotate(data, "people", "password", "ann", typed="correct horse\n")
@@ -56,19 +56,19 @@ def test_password_is_read_from_standard_input(data: Path, database: Database) ->
         assert check_password(session, "ann", "short") is None
 
 
-def test_project_shown_can_be_set(data: Path, tmp_path: Path, database: Database) -> None:
-    result = run_annotate(
-        data, "project", "set", "title=2024", "judgments_per_pair=2", "reasons=eyes,skin", "gold_share=0.1"
+def test_project_shown_can_be_set(annotate_here: AnnotateHere, tmp_path: Path, database: Database) -> None:
+    result = annotate_here(
+        "project", "set", "title=2024", "judgments_per_pair=2", "reasons=eyes,skin", "gold_share=0.1"
     )
     assert (result.returncode, result.stderr) == (0, "")
     with database.read() as session:
         settings = load_settings(session)
     assert settings == ProjectSettings(title="2024", judgments_per_pair=2, reasons=["eyes", "skin"], gold_share=0.1)
     shown = tmp_path / "project.toml"
-    shown.write_text(run_annotate(data, "project", "show").stdout, encoding="utf-8")
+    shown.write_text(annotate_here("project", "show").stdout, encoding="utf-8")
     other = tmp_path / "other"
-    assert run_annotate(other, "project", "set", "title=Changed", "--from", str(shown)).returncode == 0
-    assert run_annotate(other, "project", "show").stdout == shown.read_text(encoding="utf-8").replace(
+    assert annotate_here("project", "set", "title=Changed", "--from", shown, data=other).returncode == 0
+    assert annotate_here("project", "show", data=other).stdout == shown.read_text(encoding="utf-8").replace(
         '"2024"', '"Changed"'
     )
 

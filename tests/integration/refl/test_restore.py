@@ -26,21 +26,12 @@ from db.session import Database  # noqa: E402
 from refl.__main__ import main  # noqa: E402
 from refl.restore.rows import add_face  # noqa: E402
 from refl.restorers.tiny import make_tiny, save_tiny  # noqa: E402
-from refl.restorers.tiny_config import TinyConfig  # noqa: E402
 from runs.hold import hold_folder  # noqa: E402
 from runs.store import latest_run, read_progress, run_folder  # noqa: E402
+from tests.unit.refl.conftest import MICRO  # noqa: E402
 from ui.html import read_result  # noqa: E402
 
-MICRO = TinyConfig(
-    image_size_px=32,
-    stage1_channels=(8, 8, 8),
-    vae_channels=(8, 8, 8),
-    latent_channels=4,
-    unet_channels=(8, 8, 8),
-    norm_groups=4,
-    prompt_channels=8,
-    steps=2,
-)
+SMALL = MICRO.model_copy(update={"image_size_px": 32, "steps": 2})
 Restore = Callable[..., tuple[int, str]]
 
 
@@ -49,7 +40,7 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of a restorer that restores 32 x 32 faces in 2 steps, badly."""
     folder = tmp_path_factory.mktemp("restorers") / "micro"
     torch.manual_seed(0)
-    save_tiny(make_tiny(MICRO), MICRO, folder)
+    save_tiny(make_tiny(SMALL), SMALL, folder)
     return folder
 
 
@@ -307,7 +298,7 @@ def test_a_method_is_one_restorer_only(
     restore: Restore, faces: list[int], database: Database, tmp_path: Path, micro: Path
 ) -> None:
     torch.manual_seed(1)
-    save_tiny(make_tiny(MICRO), MICRO, tmp_path / "other")
+    save_tiny(make_tiny(SMALL), SMALL, tmp_path / "other")
     assert restore("--source=face0")[0] == 0
     code, said = restore("--source=face0", method=f"m={tmp_path / 'other'}")
     assert code == 2

@@ -26,14 +26,12 @@ from db.session import open_database  # noqa: E402
 from refl.__main__ import main  # noqa: E402
 from refl.restorers.tiny import save_tiny  # noqa: E402
 from refl.tune.data import Face  # noqa: E402
-from reward.model.checkpoint import build_model, save_model  # noqa: E402
-from reward.model.config import ModelConfig  # noqa: E402
+from reward.model.checkpoint import save_model  # noqa: E402
 from runs.store import RunStopped  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.forked import start_module  # noqa: E402
 from tests.making import run_python  # noqa: E402
-from tests.unit.refl.conftest import MICRO, faces, make_micro_restorer  # noqa: E402, F401
-from tests.unit.refl.tune.test_refl_train import CLIP  # noqa: E402
+from tests.unit.refl.conftest import MICRO, faces, make_micro_restorer, make_micro_reward  # noqa: E402, F401
 from tests.watching import wait_until  # noqa: E402
 
 CONFIG = """
@@ -74,16 +72,7 @@ TRAINED = ("trained.safetensors", "reward/changes.safetensors")
 def command(data: Path, tmp_path: Path, faces: list[Face]) -> Callable[..., list[str]]:  # noqa: F811
     """`command(out, "--flag=value")`: the training of the micro restorer with a micro reward model."""
     save_tiny(make_micro_restorer(), MICRO, tmp_path / "restorer")
-    (tmp_path / "micro.json").write_text(json.dumps(CLIP))
-    torch.manual_seed(0)
-    reward = ModelConfig(
-        architecture=str(tmp_path / "micro.json"),
-        image_size_px=16,
-        unlocked_image_groups=3,
-        unlocked_text_blocks=0,
-        text_mode="learned",
-    )
-    save_model(build_model(reward), tmp_path / "reward")
+    save_model(make_micro_reward(tmp_path), tmp_path / "reward")
     (tmp_path / "config.toml").write_text(CONFIG)
     folder = faces[0].path.parent
 

@@ -211,11 +211,7 @@ def test_the_prompt_stands_in_for_single_captions_and_the_report_says_so(
 
 
 def test_laion_aesthetics_is_a_metric_whose_missing_weights_are_one_line(
-    database: Database,
-    data: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    database: Database, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its weights are on no test machine: what they would give is planted."""
     add_faces(database, data, tmp_path / "files", 6)

@@ -33,17 +33,17 @@ args = parser.parse_args()
 database = open_database(args.data)
 if args.how == "late":
     print("starting", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 with open_run(database, args.data, "sleeper", {}, args.run) as run:
     worker = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); "
-                               "print('up', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+                               "print('up', flush=True); time.sleep(600)"], stdout=subprocess.PIPE)
     worker.stdout.readline()
     run.progress(1, 9, worker=worker.pid)
     if args.how == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         run.progress(2, 9, worker=worker.pid)
     print("half way", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -153,10 +153,7 @@ def test_a_killed_run_is_lost(database: Database, data: Path) -> None:
     os.killpg(pid, signal.SIGKILL)
     wait_until(lambda: reap_lost(database, data) == [run_id])
     run = get_run(database, run_id)
-    assert (run.state, run.error) == (
-        RunState.lost,
-        "the process ended without saying why; its last line: half way",
-    )
+    assert (run.state, run.error) == (RunState.lost, "the process ended without saying why; its last line: half way")
     assert run.ended_at is not None
     wait_until(lambda: is_gone(worker))
 
@@ -170,7 +167,7 @@ def test_a_run_outlives_a_killed_launcher(tmp_path: Path, data: Path) -> None:
         "from db.session import open_database\nfrom runs import launch, process\n"
         f"process.PROJECT_ROOT = {f'{tmp_path}{os.pathsep}{ROOT}'!r}\n"
         f"data = Path({str(data)!r})\n"
-        "print(launch.launch(open_database(data), data, 'sleeper', ['plain'], {}), flush=True)\ntime.sleep(60)\n"
+        "print(launch.launch(open_database(data), data, 'sleeper', ['plain'], {}), flush=True)\ntime.sleep(600)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", launcher], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True

@@ -65,13 +65,13 @@ def say(data: Path, capsys: pytest.CaptureFixture[str]) -> Say:
 
 
 def test_from_start_to_delete(database: Database, data: Path, say: Say) -> None:
-    said = say("start", "--", "job", "work", "--seconds=60", "--data", "elsewhere")
+    said = say("start", "--", "job", "work", "--seconds=600", "--data", "elsewhere")
     assert said.startswith("run 1 (job work) started")
     assert "run 2 (job work) queued, waits for run 1\nWhat is queued starts as soon as" in say(
         "start", "--device", "cuda:0", "--after", "1", "--", "job", "work", "--name", "a b"
     )
     wait_until(lambda: read_progress(data, 1))
-    assert get_run(database, 1).arguments == ["--seconds=60"]
+    assert get_run(database, 1).arguments == ["--seconds=600"]
     rows = [row.split("\t") for row in say("list").splitlines()]
     assert rows == [
         ["1", "running", "job work", "-", "1 of 2", ""],
@@ -82,7 +82,7 @@ def test_from_start_to_delete(database: Database, data: Path, say: Say) -> None:
     assert say("stop", "1") == "run 1 stopped\n"
     assert "which was stopped: continue that one" in say("list", "--state", "queued")
     run = get_run(database, 1)
-    assert run.config == {"seconds": 60.0, "name": None}, "what the command made of its options"
+    assert run.config == {"seconds": 600.0, "name": None}, "what the command made of its options"
     shown = say("show", "2")
     assert "command: python -m job work --name 'a b'" in shown
     assert say("continue", "1").startswith("run 1 (job work) started")

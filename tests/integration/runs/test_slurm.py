@@ -47,7 +47,7 @@ with open_run(open_database(args.data), args.data, "job", {}, args.run) as run:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     run.progress(1, 2)
     if args.how in ("sleep", "deaf"):
-        time.sleep(60)
+        time.sleep(600)
     url = os.environ.get("FACEREWARD_DB", "")
     run.write_result({"secret": os.environ.get("SECRET"), "url_length": len(url), "rest": os.environ.get("PGPASSFILE")})
 """

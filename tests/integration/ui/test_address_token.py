@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from annotate.judging.people import add_person, make_link_token
 from db.session import Database, open_database
 from tests.making import MakeClient, address_of
+from tests.watching import LIMIT_SECONDS
 from ui.context import Context
 from ui.server import make_app
 
@@ -159,11 +160,11 @@ def test_two_apps_of_one_machine_do_not_sign_each_others_people_out(
 def test_a_page_that_is_open_goes_on_after_a_restart(serve_process: Any) -> None:
     server = serve_process()
     assert server.printed == server.address
-    with httpx.Client(base_url=server.url) as browser:
+    with httpx.Client(base_url=server.url, timeout=LIMIT_SECONDS) as browser:
         browser.get(server.printed)
         browser.post("/sign-in", data={"name": "ada"})
         server.kill()
         server.start()
         assert browser.post("/api/label", json={"want": 1}).status_code == 200
         assert server.printed == server.address, "a bookmark of the address works still"
-    assert httpx.get(f"{server.url}/api/session").status_code == 401
+    assert httpx.get(f"{server.url}/api/session", timeout=LIMIT_SECONDS).status_code == 401

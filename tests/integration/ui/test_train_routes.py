@@ -16,6 +16,7 @@ from db.session import Database
 from refl.restore.choices import list_methods
 from runs.store import add_run, end_run, run_folder
 from tests.making import MakeClient, count_rows
+from tests.unit.runs.test_rounds import KINDS
 from tests.watching import get_run, wait_for_end
 
 NASTY = "$(touch pwned); --db=x `touch pwned` ' \" * | touch pwned"
@@ -232,16 +233,7 @@ def test_the_round_is_shown_whole_then_started_once(
     ada = client("ada")
     shown = ada.get("/api/train/round", params={"max_reward_steps": "60", "seeds": "0 1"}).json()
     kinds = [one["kind"] for one in shown["plan"]]
-    assert kinds == [
-        "annotate measure",
-        "annotate fit",
-        "annotate label",
-        "annotate export",
-        "reward train",
-        "refl train",
-        "refl restore",
-        "annotate pair",
-    ]
+    assert kinds == KINDS
     assert "--max-steps=60" in shown["plan"][4]["command"]
     assert any("learns from 30 or more pairs of the split train that people judged" in note for note in shown["notes"])
     # there are no held-out photos, so a round without more words does without measuring on them, and says so

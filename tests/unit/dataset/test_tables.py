@@ -212,8 +212,7 @@ def test_it_adds_persons_and_captions(restored_folder: Path) -> None:
 
 def test_a_file_that_it_names_is_what_it_says(restored_folder: Path) -> None:
     plan = plan_with(
-        restored_folder,
-        "source,lq,method,restored,seed\nface0,,GFPGAN v1.4,gfpgan/face0.png,7\nann,lq/face1.png,,,\n",
+        restored_folder, "source,lq,method,restored,seed\nface0,,GFPGAN v1.4,gfpgan/face0.png,7\nann,lq/face1.png,,,\n"
     )
     assert ("gfpgan", 0) not in plan.sources["face0"].candidates
     assert plan.sources["face0"].candidates["GFPGAN v1.4", 7] == "gfpgan/face0.png"

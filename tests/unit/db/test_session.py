@@ -150,3 +150,14 @@ def test_a_write_that_reads_first_waits_its_turn(database: Database) -> None:
         thread.join()
     with database.read() as session:
         assert session.scalars(select(Method)).one().settings == {"value": 40}
+
+
+def test_the_copy_that_tests_begin_with_is_what_migrating_makes(database: Database, tmp_path: Path) -> None:
+    migrated = open_database(tmp_path / "migrated")
+    schemas = []
+    for opened in (database, migrated):
+        with opened.read() as session:
+            schemas.append(session.execute(text("SELECT type, name, sql FROM sqlite_master ORDER BY name")).all())
+    assert len(schemas[0]) > 40
+    assert schemas[0] == schemas[1]
+    migrated.close()

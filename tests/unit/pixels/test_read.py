@@ -24,19 +24,7 @@ from metrics.natural import MEASURES, split_planes
 from pixels.colour import COLOUR_CHUNKS
 from pixels.metadata import PNG_SIGNATURE
 from pixels.read import ImageFault, decode_plain, decode_rgb, read_rgb
-from tests.colour_files import (
-    ADOBE,
-    SRGB,
-    chrm,
-    chunk,
-    cicp,
-    cicp_tag,
-    encode,
-    gama,
-    profile,
-    raised_black,
-    tagged,
-)
+from tests.colour_files import ADOBE, SRGB, chrm, chunk, cicp, cicp_tag, encode, gama, profile, raised_black, tagged
 from tests.making import find_case
 
 GREY = np.full((8, 8, 3), 129, np.uint8)

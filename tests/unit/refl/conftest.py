@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +24,9 @@ from refl.restorers.osediff import OSEDiff  # noqa: E402
 from refl.restorers.tiny import LearnedPrompt, make_tiny  # noqa: E402
 from refl.restorers.tiny_config import TinyConfig  # noqa: E402
 from refl.tune.data import Face, find_faces  # noqa: E402
+from reward.model.checkpoint import build_model  # noqa: E402
+from reward.model.config import ModelConfig  # noqa: E402
+from reward.model.model import RewardModel  # noqa: E402
 
 MICRO = TinyConfig(
     image_size_px=16,
@@ -35,6 +40,19 @@ MICRO = TinyConfig(
     steps=4,
     start_fraction=0.5,
 )
+CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def make_micro_reward(folder: Path, **fields: Any) -> RewardModel:
+    """Random weights; sees images of 16 × 16. The folder gets the file that tells its architecture."""
+    (folder / "micro.json").write_text(json.dumps(CLIP))
+    torch.manual_seed(0)
+    settings = {"unlocked_image_groups": 3, "unlocked_text_blocks": 0, "text_mode": "learned", **fields}
+    return build_model(ModelConfig(architecture=str(folder / "micro.json"), image_size_px=16, **settings))
 
 
 def make_micro_restorer(seed: int = 0) -> DiffusionRestorer:
@@ -73,9 +91,9 @@ def faces(tmp_path: Path) -> list[Face]:
     return write_faces(tmp_path / "faces")
 
 
-def write_faces(folder: Path) -> list[Face]:
+def write_faces(folder: Path, count: int = 8) -> list[Face]:
     folder.mkdir()
-    for seed in range(8):
+    for seed in range(count):
         small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
         PilImage.fromarray(cv2.resize(small, (20, 20), interpolation=cv2.INTER_CUBIC)).save(folder / f"{seed}.png")
     (folder / "0.txt").write_text("a blue face\n")
@@ -86,18 +104,8 @@ def write_faces(folder: Path) -> list[Face]:
 @pytest.fixture(scope="session")
 def micro() -> TinyConfig:
     """The smallest tiny restorer: 16 × 16 images, 3 latent channels."""
-    return TinyConfig(
-        image_size_px=16,
-        stage1_channels=(4, 4, 8),
-        vae_channels=(4, 4, 8),
-        latent_channels=3,
-        unet_channels=(8, 8, 8),
-        norm_groups=4,
-        vae_norm_groups=2,
-        prompt_tokens=2,
-        prompt_channels=8,
-        steps=4,
-    )
+    changes = {"stage1_channels": (4, 4, 8), "vae_channels": (4, 4, 8), "latent_channels": 3, "vae_norm_groups": 2}
+    return MICRO.model_copy(update={**changes, "start_fraction": TinyConfig().start_fraction})
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch", reason="needs torch: `make install`")
-
 from db.errors import UserError
 from reward.data import load_dataset
 

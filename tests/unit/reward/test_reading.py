@@ -6,21 +6,19 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-torch = pytest.importorskip("torch", reason="needs torch: `make install`")
-pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
-from safetensors.torch import save_file  # noqa: E402
-
-import reward.model.checkpoint  # noqa: E402
-import reward.model.weights  # noqa: E402
-import training.weights  # noqa: E402
-from db.errors import UserError  # noqa: E402
-from reward.model.checkpoint import build_model, load_model, save_model  # noqa: E402
-from reward.model.config import load_model_config  # noqa: E402
-from reward.model.manifest import read_manifest  # noqa: E402
-from reward.model.weights_folder import WEIGHTS_FOLDER  # noqa: E402
-from reward.score.scorer import find_scorer, load_scorer  # noqa: E402
-from training.weights import map_weights, read_weights  # noqa: E402
+import reward.model.checkpoint
+import reward.model.weights
+import training.weights
+from db.errors import UserError
+from reward.model.checkpoint import build_model, load_model, save_model
+from reward.model.config import load_model_config
+from reward.model.manifest import read_manifest
+from reward.model.weights_folder import WEIGHTS_FOLDER
+from reward.score.scorer import find_scorer, load_scorer
+from training.weights import map_weights, read_weights
 
 ENTRY = """
 [{name}]

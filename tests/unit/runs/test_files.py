@@ -6,8 +6,6 @@ import errno
 import io
 import json
 import logging
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,18 +18,14 @@ from runs.command_line import run_command
 from runs.files import append_line, write_text_whole
 from runs.space import explain_full_disk, is_disk_full
 from runs.store import open_run
+from tests.making import mount_disk
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 64 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("needs the right to mount a small tmpfs")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with mount_disk(tmp_path / "disk", "64k") as disk:
+        yield disk
 
 
 def test_a_line_is_there_whole_or_not_at_all(small_disk: Path) -> None:

@@ -17,18 +17,7 @@ from db.models import Run, RunState
 from db.session import Database
 from runs.__main__ import main
 from runs.launch import describe_run
-from runs.options import (
-    Command,
-    Flag,
-    Input,
-    Options,
-    Output,
-    Place,
-    Presets,
-    find_command,
-    make_table,
-    read_words,
-)
+from runs.options import Command, Flag, Input, Options, Output, Place, Presets, find_command, make_table, read_words
 from runs.store import record
 
 
@@ -138,13 +127,7 @@ def test_a_command_added_in_one_place_is_run_recorded_and_shown(
     assert (run.kind, run.state) == ("runs toy", RunState.finished)
     assert run.config["places"] == ["photos", "a=b"]
     assert (run.config["preset"], run.config["rate"], run.config["colour"]) == ("large", 0.5, "red")
-    assert run.config["shape"] == {
-        "width": 31,
-        "name": "",
-        "mean": [1, 2, 3],
-        "smooth": False,
-        "weights": "",
-    }
+    assert run.config["shape"] == {"width": 31, "name": "", "mean": [1, 2, 3], "smooth": False, "weights": ""}
     assert run.inputs == [
         {"option": "places", "kind": "photos", "value": str(tmp_path / "photos")},
         {"option": "places", "kind": "photos", "value": str(tmp_path / "a=b")},
@@ -155,12 +138,7 @@ def test_a_command_added_in_one_place_is_run_recorded_and_shown(
     command = find_command("runs toy")
     assert command is TOY
     described = describe_run(command, read_words(command, words), data)
-    assert described == {
-        "arguments": words,
-        "config": run.config,
-        "inputs": run.inputs,
-        "outputs": run.outputs,
-    }
+    assert described == {"arguments": words, "config": run.config, "inputs": run.inputs, "outputs": run.outputs}
     with pytest.raises(SystemExit):
         main(["toy", "--help"])
     said = capsys.readouterr().out

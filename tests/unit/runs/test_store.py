@@ -147,10 +147,7 @@ def test_only_a_queued_run_can_be_claimed(database: Database, data: Path) -> Non
         with pytest.raises(UserError, match=f"Run {run_id} is not waiting"):
             open_run(database, data, "annotate pair", {}, run_id).__enter__()
         assert get_run(database, run_id).state is RunState.running
-    with (
-        pytest.raises(UserError, match="Run 99 is not waiting"),
-        open_run(database, data, "annotate pair", {}, 99),
-    ):
+    with pytest.raises(UserError, match="Run 99 is not waiting"), open_run(database, data, "annotate pair", {}, 99):
         pass
 
 

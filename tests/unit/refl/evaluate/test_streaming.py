@@ -43,8 +43,7 @@ from reward.model.model import RewardModel
 from reward.score.scorer import load_scorer
 from runs.hold import hold_folder
 from runs.options import Place, read_words
-from tests.unit.refl.conftest import MICRO, make_micro_restorer
-from tests.unit.refl.tune.test_refl_train import CLIP
+from tests.unit.refl.conftest import MICRO, make_micro_restorer, make_micro_reward
 
 FREE_MEMORY = refl.evaluate.run.free_memory
 TABLES = ("values.csv", "summary.csv", "synthetic.png")
@@ -56,23 +55,22 @@ downsample_factor = [1.0, 2.0]
 """
 
 
-@pytest.fixture
-def base(tmp_path: Path, faces: list[Face], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Arguments: two micro restorers and two micro reward models on eight faces; only quick metrics."""
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two micro restorers and two micro reward models, for tests to copy."""
+    folder = tmp_path_factory.mktemp("models")
     for name, seed in (("one", 0), ("two", 1)):
-        save_tiny(make_micro_restorer(seed), MICRO, tmp_path / "restorers" / name)
-    (tmp_path / "micro.json").write_text(json.dumps(CLIP))
-    (tmp_path / "config.toml").write_text(CONFIG)
+        save_tiny(make_micro_restorer(seed), MICRO, folder / "restorers" / name)
     for name, text_mode in (("learned", "learned"), ("captioned", "caption")):
-        torch.manual_seed(3)
-        config = ModelConfig(
-            architecture=str(tmp_path / "micro.json"),
-            image_size_px=16,
-            unlocked_image_groups=2,
-            unlocked_text_blocks=0,
-            text_mode=text_mode,  # type: ignore[arg-type]
-        )
-        save_model(build_model(config), tmp_path / "rewards" / name)
+        save_model(make_micro_reward(folder, unlocked_image_groups=2, text_mode=text_mode), folder / "rewards" / name)
+    return folder
+
+
+@pytest.fixture
+def base(models: Path, tmp_path: Path, faces: list[Face], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments: two micro restorers and two micro reward models on eight faces; only quick metrics."""
+    shutil.copytree(models, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config.toml").write_text(CONFIG)
     monkeypatch.setattr("refl.evaluate.run.choose_metrics", lambda _truth, _device: (["psnr", "gmsd"], {"vif": "slow"}))
     monkeypatch.setattr(refl.evaluate.run, "free_memory", lambda: None)  # a tenth of a second each beside pytest
     words = [f"--method={tmp_path / 'restorers' / 'one'}", f"--method=other={tmp_path / 'restorers' / 'two'}"]

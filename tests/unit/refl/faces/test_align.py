@@ -25,8 +25,7 @@ def smooth_photo(height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("scale", "rotation_rad", "shift"),
-    [(1.0, 0.0, (0, 0)), (0.5, 0.4, (200, 90)), (2.2, -0.7, (-30, 700))],
+    ("scale", "rotation_rad", "shift"), [(1.0, 0.0, (0, 0)), (0.5, 0.4, (200, 90)), (2.2, -0.7, (-30, 700))]
 )
 def test_alignment_takes_the_points_to_the_template(scale, rotation_rad, shift) -> None:
     points = place_points(scale, rotation_rad, shift)

@@ -3,15 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch: `make install`")
-
-from refl.faces.color_fix import (  # noqa: E402
-    compute_low_band,
-    fix_color,
-    fix_color_by_statistics,
-    fix_color_by_wavelet,
-)
+from refl.faces.color_fix import compute_low_band, fix_color, fix_color_by_statistics, fix_color_by_wavelet
 
 GOLDEN = Path(__file__).resolve().parents[5] / "shared" / "golden" / "io_color.safetensors"
 

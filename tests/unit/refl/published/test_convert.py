@@ -6,31 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("torch", reason="needs torch: `make install`")
-pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
-
 import torch
 
 from db.errors import UserError
 from refl.published.control import init_from_unet
-from refl.published.convert import (
-    export_control,
-    load_published,
-    make_key_table,
-    select_control,
-    split_checkpoint,
-)
+from refl.published.convert import export_control, load_published, make_key_table, select_control, split_checkpoint
 from refl.published.shapes import UNetShape, make_control, make_text_encoder, make_unet, make_vae, read_unet_shape
 
 GOLDEN = Path(__file__).resolve().parents[5] / "shared" / "golden"
 SMALL = UNetShape(
-    widths=(32, 64, 64),
-    layers_per_block=1,
-    heads=(1, 1, 1),
-    attended=(True, False, True),
-    depth=2,
-    context_width=16,
+    widths=(32, 64, 64), layers_per_block=1, heads=(1, 1, 1), attended=(True, False, True), depth=2, context_width=16
 )
 
 

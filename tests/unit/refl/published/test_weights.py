@@ -6,8 +6,6 @@ import hashlib
 
 import pytest
 
-pytest.importorskip("torch", reason="needs torch: `make install`")
-
 import refl.published.manifest
 import refl.published.weights
 import refl.restorers.command

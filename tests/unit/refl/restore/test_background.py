@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("spandrel", reason="needs spandrel: `make install`")
 
-import refl.restore.background  # noqa: E402
-from db.errors import UserError  # noqa: E402
-from refl.restore.background import enlarge, load_enlarger  # noqa: E402
+import refl.restore.background
+from db.errors import UserError
+from refl.restore.background import enlarge, load_enlarger
 
 
 @pytest.fixture

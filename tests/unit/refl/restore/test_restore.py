@@ -6,36 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PilImage
 from sqlalchemy import select
 
-torch = pytest.importorskip("torch", reason="needs torch: `make install`")
-
-from db.errors import UserError  # noqa: E402
-from db.images import image_path  # noqa: E402
-from db.models import Candidate, Method, Source, Split  # noqa: E402
-from db.project import ProjectSettings, load_settings, save_settings  # noqa: E402
-from db.records import add_source, draw_split  # noqa: E402
-from refl.evaluate.restored import restore_batch  # noqa: E402
-from refl.faces.color_fix import fix_color  # noqa: E402
-from refl.faces.photo_files import PhotosRefused, encode_png, read_photo  # noqa: E402
-from refl.restore.files import (  # noqa: E402
-    MadeBy,
-    _enlarge_once,
-    list_made,
-    write_faces,
-    write_photo,
-)
-from refl.restore.inputs import add_photos  # noqa: E402
-from refl.restore.restore import RestoreMethod, count_missing, restore_faces, restore_missing, to_tensor  # noqa: E402
-from refl.restore.rows import (  # noqa: E402
-    SPLIT_DEFAULTS,
-    add_face,
-    add_restorer_method,
-    find_missing,
-    find_sources,
-)
-from refl.restorers.surface import draw_ahead, make_generators  # noqa: E402
+from db.errors import UserError
+from db.images import image_path
+from db.models import Candidate, Method, Source, Split
+from db.project import ProjectSettings, load_settings, save_settings
+from db.records import add_source, draw_split
+from refl.evaluate.restored import restore_batch
+from refl.faces.color_fix import fix_color
+from refl.faces.photo_files import PhotosRefused, encode_png, read_photo
+from refl.restore.files import MadeBy, _enlarge_once, list_made, write_faces, write_photo
+from refl.restore.inputs import add_photos
+from refl.restore.restore import RestoreMethod, count_missing, restore_faces, restore_missing, to_tensor
+from refl.restore.rows import SPLIT_DEFAULTS, add_face, add_restorer_method, find_missing, find_sources
+from refl.restorers.surface import draw_ahead, make_generators
 
 
 @dataclass

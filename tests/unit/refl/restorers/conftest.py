@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch", reason="needs torch: `make install`")
-pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
 pytest.importorskip("spandrel", reason="needs spandrel: `make install`")
 
 import torch

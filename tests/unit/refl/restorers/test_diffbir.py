@@ -7,9 +7,6 @@ import math
 
 import numpy as np
 import pytest
-
-pytest.importorskip("torch", reason="needs torch: `make install`")
-
 import torch
 from safetensors.torch import save_file
 

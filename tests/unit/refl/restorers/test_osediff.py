@@ -7,7 +7,6 @@ import math
 
 import pytest
 
-pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("peft", reason="needs peft: `make install`")
 
 import torch

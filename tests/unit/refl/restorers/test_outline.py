@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
-pytest.importorskip("torch", reason="needs torch: `make install`")
-
 import torch
 
 from db.errors import UserError

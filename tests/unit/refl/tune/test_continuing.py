@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -23,6 +22,7 @@ from db.errors import UserError
 from refl.tune.train import train
 from reward.model.checkpoint import load_model, save_model
 from runs.store import RunStopped
+from tests.making import mount_disk, read_files
 from tests.unit.refl.conftest import make_micro_restorer, write_faces
 from tests.unit.refl.tune.test_refl_train import clip, make_config, make_material  # noqa: F401
 
@@ -199,17 +199,8 @@ def test_another_restorer_is_still_refused(begin: Callable[..., None], parts: Pa
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 8 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("needs the right to mount a small tmpfs")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)  # tensors may be mapped to its files
-
-
-def list_files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    with mount_disk(tmp_path / "disk", "8m") as disk:
+        yield disk
 
 
 @pytest.mark.parametrize("free_bytes", [0, 40_000, 130_000, 400_000])
@@ -218,7 +209,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
 ) -> None:
     """The disk ends at another place of what is written: the grid, the weights, the reward model, the optimizer."""
     out = shutil.copytree(stopped_twice, small_disk / "out")
-    before = list_files(out / "last")
+    before = read_files(out / "last")
     filler = small_disk / "filler"
     free = shutil.disk_usage(small_disk).free
     filler.write_bytes(bytes(max(0, free - free_bytes)))
@@ -230,7 +221,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     assert "are needed. Free some disk space; then run the same command again" in said
     assert "\n" not in said
     assert not list(out.rglob("*.part"))
-    after = list_files(out / "last")
+    after = read_files(out / "last")
     assert json.loads(after["training.json"])["step"] >= json.loads(before["training.json"])["step"]
     filler.unlink()
     begin(out)
@@ -241,7 +232,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
 def test_a_write_that_fails_anywhere_in_a_checkpoint_leaves_the_one_before(
     begin: Callable[..., None], parts: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = list_files(parts / "last")
+    before = read_files(parts / "last")
 
     def fail(*_: Any, **__: Any) -> None:
         if place == "safetensors":
@@ -259,5 +250,5 @@ def test_a_write_that_fails_anywhere_in_a_checkpoint_leaves_the_one_before(
     monkeypatch.setattr(where, fail)
     with pytest.raises(UserError, match=r"last: the disk is full: .*B are needed"):
         begin(parts)
-    assert list_files(parts / "last") == before
+    assert read_files(parts / "last") == before
     assert not list(parts.rglob("*.part"))

@@ -26,11 +26,7 @@ from training.precision import TrainedWeights, place
 KINDS = {
     "control": (make_micro_restorer, {}, {}),
     "lora": (make_micro_restorer, {}, {"trainable": "lora", "lora_rank": 2}),
-    "osediff": (
-        make_micro_osediff,
-        {"gradient_window": (0, 0)},
-        {"trainable": "lora", "lora_rank": 2},
-    ),
+    "osediff": (make_micro_osediff, {"gradient_window": (0, 0)}, {"trainable": "lora", "lora_rank": 2}),
 }
 
 

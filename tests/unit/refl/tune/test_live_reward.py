@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -20,32 +19,14 @@ from dataset.labelled import LabelledPair
 from refl.tune.config import LiveRewardConfig
 from refl.tune.live_reward import LiveReward
 from reward.data import Pairs
-from reward.model.checkpoint import build_model
-from reward.model.config import ModelConfig
 from reward.model.model import RewardModel
 from tests.gradients import difference, record_gradients
-
-CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
+from tests.unit.refl.conftest import make_micro_reward
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> RewardModel:
-    path = tmp_path / "micro.json"
-    path.write_text(json.dumps(CLIP))
-    torch.manual_seed(0)
-    return build_model(
-        ModelConfig(
-            architecture=str(path),
-            image_size_px=16,
-            unlocked_image_groups=3,
-            unlocked_text_blocks=0,
-            text_mode="learned",
-        )
-    )
+    return make_micro_reward(tmp_path)
 
 
 @pytest.fixture

@@ -20,17 +20,10 @@ from refl.tune.config import ReflConfig
 from refl.tune.data import Face
 from refl.tune.setup import Material
 from refl.tune.train import train
-from reward.model.checkpoint import build_model, compute_version, save_model
-from reward.model.config import ModelConfig
+from reward.model.checkpoint import compute_version, save_model
 from reward.model.model import RewardModel
 from tests.gradients import difference, record_gradients
-
-CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
-
+from tests.unit.refl.conftest import make_micro_reward
 
 MAX_DIFFERENCE = 1.2e-4
 """Of one step's gradients, against their length, between a batch and its parts: ten times the most measured with
@@ -68,15 +61,10 @@ def make_config(**changes: dict[str, Any]) -> ReflConfig:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
-    path = tmp_path_factory.mktemp("clip") / "micro.json"
-    path.write_text(json.dumps(CLIP))
-    torch.manual_seed(0)
-    config = ModelConfig(
-        architecture=str(path), image_size_px=16, unlocked_image_groups=2, unlocked_text_blocks=1, text_mode="caption"
-    )
-    model = build_model(config)
-    save_model(model, path.parent / "clip")
-    model.where = str(path.parent / "clip")
+    folder = tmp_path_factory.mktemp("clip")
+    model = make_micro_reward(folder, unlocked_image_groups=2, unlocked_text_blocks=1, text_mode="caption")
+    save_model(model, folder / "clip")
+    model.where = str(folder / "clip")
     return model
 
 
@@ -88,6 +76,15 @@ def make_material(restorer: nn.Module, reward: nn.Module, faces: list[Face]) -> 
     return Material(
         restorer, deepcopy(reward), faces[:6], faces[6:], names=names, reward_version=compute_version(reward)
     )
+
+
+class Killed(Exception):
+    """Stands for SIGKILL: nothing is written any more."""
+
+
+def die(done: int, _total: int, _values: dict[str, float]) -> None:
+    if done == 3:
+        raise Killed
 
 
 def run(
@@ -206,13 +203,6 @@ def test_continuing_gives_the_weights_of_never_having_stopped(
     train_fields = {"max_steps": 5, "ema_decay": 0.5, "monitor_every_steps": 2, "monitor_faces": 2}
     whole, _ = run(micro_restorer, clip, faces, make_config(**tables, train=train_fields), tmp_path / "whole")
 
-    class Killed(Exception):
-        pass
-
-    def die(done: int, _total: int, _values: dict[str, float]) -> None:
-        if done == 3:
-            raise Killed
-
     config = make_config(**tables, train={**train_fields, "checkpoint_every_steps": 2})
     with pytest.raises(Killed):
         train(make_material(deepcopy(micro_restorer), clip, faces), config, tmp_path / "parts", die)
@@ -231,13 +221,6 @@ def test_copies_stay_at_every_nth_step_and_change_nothing(
     live = {"reward_every_steps": 2, "reward_learning_rate": 1e-3}
     train_fields = {"max_steps": 5, "ema_decay": 0.5}
     plain, _ = run(micro_restorer, clip, faces, make_config(live_reward=live, train=train_fields), tmp_path / "plain")
-
-    class Killed(Exception):
-        pass
-
-    def die(done: int, _total: int, _values: dict[str, float]) -> None:
-        if done == 3:
-            raise Killed
 
     out = tmp_path / "kept"
     config = make_config(live_reward=live, train={**train_fields, "checkpoint_every_steps": 2, "keep_every_steps": 1})

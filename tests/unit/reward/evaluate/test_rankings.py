@@ -7,8 +7,6 @@ import pandas as pd
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
-pytest.importorskip("torch", reason="needs torch: `make install`")
-
 from metrics.votes import rank_methods
 from reward.evaluate.compare import Labels
 from reward.evaluate.rankings import compare_rankings, correlate_ranks, count_wins, fit_scores, join_votes, resample

@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch", reason="needs torch: `make install`")
-pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
-
 from db.errors import UserError
 from db.images import add_image, probe_image
 from db.models import MetricValue, Split

@@ -6,13 +6,11 @@ import json
 import pickle
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-torch = pytest.importorskip("torch", reason="needs torch: `make install`")
-pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
-from safetensors.torch import load_file, save_file  # noqa: E402
-
-from db.errors import UserError  # noqa: E402
-from reward.model.checkpoint import build_model, load_model, read_architecture, save_model  # noqa: E402
+from db.errors import UserError
+from reward.model.checkpoint import build_model, load_model, read_architecture, save_model
 
 IMAGES = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(1))
 CAPTIONS = ["an old man", None]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 open_clip = pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 
 from db.errors import UserError  # noqa: E402

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PilImage
 
-torch = pytest.importorskip("torch", reason="needs torch: `make install`")
-pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 transforms = pytest.importorskip("torchvision.transforms", reason="needs torchvision: `make install`")
 
 from reward.model.config import load_model_config  # noqa: E402

@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-
-pytest.importorskip("torch", reason="needs torch: `make install`")
-
 from pydantic import BaseModel
 
 from db.errors import UserError

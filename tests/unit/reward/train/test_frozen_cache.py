@@ -9,17 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from accelerate import Accelerator
 
-torch = pytest.importorskip("torch", reason="needs torch: `make install`")
-pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
-from accelerate import Accelerator  # noqa: E402
-
-from db.errors import UserError  # noqa: E402
-from reward.data import Pairs, check_pairs, load_dataset  # noqa: E402
-from reward.model.model import RewardModel  # noqa: E402
-from reward.train.frozen_cache import CachedPairs, cache_frozen, make_room, reserve_room  # noqa: E402
-from reward.train.train import train  # noqa: E402
-from tests.unit.reward.train.test_train import make_train_config  # noqa: E402
+from db.errors import UserError
+from reward.data import Pairs, check_pairs, load_dataset
+from reward.model.model import RewardModel
+from reward.train.frozen_cache import CachedPairs, cache_frozen, make_room, reserve_room
+from reward.train.train import train
+from tests.unit.reward.train.test_train import make_train_config
 
 LEARNED = {"text_mode": "learned", "unlocked_image_groups": 2, "unlocked_text_blocks": 0}
 
@@ -90,11 +88,7 @@ def _read(path: Path) -> object:
 
 @pytest.mark.parametrize("change", ["frozen weight", "trained weight", "interpolation", "images", "file", "record"])
 def test_it_is_computed_anew_where_something_changed(
-    fill: Callable[..., CachedPairs],
-    pairs: Pairs,
-    make_model: Callable[..., RewardModel],
-    tmp_path: Path,
-    change: str,
+    fill: Callable[..., CachedPairs], pairs: Pairs, make_model: Callable[..., RewardModel], tmp_path: Path, change: str
 ) -> None:
     fill(make_model(**LEARNED))
     model = make_model(**LEARNED, interpolation="bilinear" if change == "interpolation" else "bicubic")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from math import exp, log
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch: `make install`")
-
-from reward.train.loss import preference_loss  # noqa: E402
+from reward.train.loss import preference_loss
 
 
 def test_hand_worked_numbers():

@@ -6,14 +6,13 @@ import os
 import signal
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch: `make install`")
-
-from db.errors import UserError  # noqa: E402
-from reward.train.savings import explain_out_of_memory  # noqa: E402
-from runs.store import RunStopped  # noqa: E402
-from tests.unit.reward.train.test_train import make_train_config  # noqa: E402
-from training.stopping import stop_at_next_step  # noqa: E402
+from db.errors import UserError
+from reward.train.savings import explain_out_of_memory
+from runs.store import RunStopped
+from tests.unit.reward.train.test_train import make_train_config
+from training.stopping import stop_at_next_step
 
 ON_CPU = RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to …")
 ON_GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")

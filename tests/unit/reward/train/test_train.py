@@ -95,36 +95,34 @@ def test_it_learns_and_leaves_a_whole_checkpoint(pairs: Pairs, learned: ModelCon
     assert load_model(tmp_path / "out" / "best").config == learned
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 4, 5])
-def test_continuing_equals_never_having_stopped(
-    pairs: Pairs, learned: ModelConfig, tmp_path: Path, stop_after: int
-) -> None:
-    config = make_train_config(ema_decay=0.5, log_every_steps=1)
-    train(pairs, learned, config, tmp_path / "whole")
+def die_at(step: int) -> Callable[[int, int, dict[str, float]], None]:
+    """Progress that ends the training as a kill would: nothing is written any more."""
 
     def die(done: int, _total: int, _values: dict[str, float]) -> None:
-        if done == stop_after:
-            raise KeyboardInterrupt  # as a kill: nothing is written any more
+        if done == step:
+            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        train(pairs, learned, config, tmp_path / "stopped", die)
-    result = train(pairs, learned, config, tmp_path / "stopped")
-    assert result["step"] == 6
-    for folder in ("last", "best"):
-        assert largest_difference(tmp_path / "whole" / folder, tmp_path / "stopped" / folder) == 0
+    return die
+
+
+def test_continuing_equals_never_having_stopped(pairs: Pairs, learned: ModelConfig, tmp_path: Path) -> None:
+    config = make_train_config(ema_decay=0.5, log_every_steps=1)
+    train(pairs, learned, config, tmp_path / "whole")
+    for stop_after in (1, 3, 4, 5):
+        out = tmp_path / f"stopped after {stop_after}"
+        with pytest.raises(KeyboardInterrupt):
+            train(pairs, learned, config, out, die_at(stop_after))
+        assert train(pairs, learned, config, out)["step"] == 6
+        for folder in ("last", "best"):
+            assert largest_difference(tmp_path / "whole" / folder, out / folder) == 0, (stop_after, folder)
 
 
 def test_copies_stay_at_every_nth_step_and_change_nothing(pairs: Pairs, learned: ModelConfig, tmp_path: Path) -> None:
     plain, kept = tmp_path / "plain", tmp_path / "kept"
     fields = {"ema_decay": 0.5, "validate_every_steps": 0, "log_every_steps": 1}
     train(pairs, learned, make_train_config(**fields), plain)
-
-    def die(done: int, _total: int, _values: dict[str, float]) -> None:
-        if done == 4:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(pairs, learned, make_train_config(**fields, keep_every_steps=1), kept, die)
+        train(pairs, learned, make_train_config(**fields, keep_every_steps=1), kept, die_at(4))
     assert sorted(folder.name for folder in (kept / "steps").iterdir()) == ["000001", "000002", "000003", "000004"]
     # continued with another policy, which decides nothing about the weights
     train(pairs, learned, make_train_config(**fields, keep_every_steps=3, keep_steps_max=2), kept)
@@ -173,12 +171,7 @@ def test_checkpointing_activations_changes_nothing(pairs: Pairs, learned: ModelC
 def test_swapping_every_pair_changes_nothing(pairs: Pairs, learned: ModelConfig, tmp_path: Path) -> None:
     swapped = tuple(
         dataclasses.replace(
-            row,
-            image_a=row.image_b,
-            image_b=row.image_a,
-            sha256_a=row.sha256_b,
-            sha256_b=row.sha256_a,
-            p_a=1 - row.p_a,
+            row, image_a=row.image_b, image_b=row.image_a, sha256_a=row.sha256_b, sha256_b=row.sha256_a, p_a=1 - row.p_a
         )
         for row in pairs.rows
     )

@@ -11,26 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch: `make install`")
-pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
-
-from db.errors import UserError  # noqa: E402
-from reward.data import Pairs, load_dataset  # noqa: E402
-from reward.model.checkpoint import build_model  # noqa: E402
-from reward.model.config import ModelConfig  # noqa: E402
-from reward.train.pairs import summarize  # noqa: E402
-from reward.train.setup import choose_pairs  # noqa: E402
-from reward.train.train import sum_up, train  # noqa: E402
-from tests.unit.reward.evaluate.test_compare import make_pair  # noqa: E402
-from tests.unit.reward.model.test_checkpoint import Harmful  # noqa: E402
-from tests.unit.reward.train.test_train import (  # noqa: E402
-    largest_difference,
-    make_train_config,
-    relative_difference,
-    weights_of,
-)
-from training.state import load_state  # noqa: E402
+from db.errors import UserError
+from reward.data import Pairs, load_dataset
+from reward.model.checkpoint import build_model
+from reward.model.config import ModelConfig
+from reward.train.pairs import summarize
+from reward.train.setup import choose_pairs
+from reward.train.train import sum_up, train
+from tests.unit.reward.evaluate.test_compare import make_pair
+from tests.unit.reward.model.test_checkpoint import Harmful
+from tests.unit.reward.train.test_train import largest_difference, make_train_config, relative_difference, weights_of
+from training.state import load_state
 
 
 @pytest.fixture

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch", reason="needs torch: `make install`")
-pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
-
 from reward.__main__ import main
 from reward.model.checkpoint import read_architecture
 from reward.model.config import ModelConfig, load_model_config, preset_names

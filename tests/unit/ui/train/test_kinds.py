@@ -125,10 +125,7 @@ def test_a_field_says_its_range_unit_and_choices() -> None:
     assert (fields["train.max_steps"].type, range_of(fields["train.max_steps"])) == ("whole number", "1 or more")
     assert range_of(fields["train.learning_rate"]) == "above 0 to 1"
     assert range_of(fields["train.ema_decay"]) == "0 to below 1"
-    assert (UNITS["px"], range_of(fields["degradation.blur_kernel_px"])) == (
-        "pixels",
-        "1 to 255",
-    )
+    assert (UNITS["px"], range_of(fields["degradation.blur_kernel_px"])) == ("pixels", "1 to 255")
     assert (fields["trajectory.gradient_window"].type, fields["trajectory.gradient_window"].length) == ("numbers", 2)
     assert range_of(fields["trajectory.gradient_window"]) == "0 to 999"
     assert fields["train.on_hacking"].choices == ("warn", "stop", "roll_back")
