@@ -105,6 +105,14 @@ class Column:
         return f"{self.metric}@{self.reference}" if self.reference else self.metric
 
 
+def choose_usual(*, commercial: bool = False) -> str:
+    """The list to offer first: `offline`, or `permissive` where pyiqa is not installed or commercial use is wanted.
+
+    All columns of `permissive` are in `offline` too.
+    """
+    return "permissive" if commercial or not _is_usable("pyiqa") else "offline"
+
+
 def list_names() -> list[str]:
     """The lists that ship with the project."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))

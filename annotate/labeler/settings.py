@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
+from sqlalchemy.orm import Session
 
+from db.project import load_settings
+from metrics.lists import choose_usual
 from runs.options import Input, Options
 
 
@@ -28,6 +31,11 @@ class FitSettings(Options):
         False,
         description="Leave out the other classifiers, importance and the learning curve, which take most of the time",
     )
+
+
+def choose_metrics(session: Session) -> str:
+    """The metric list that pages offer first in this project."""
+    return choose_usual(commercial=load_settings(session).commercial)
 
 
 MIN_ANSWERS = 30

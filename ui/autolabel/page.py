@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 import ui.autolabel.review
 from annotate.judging.browse import count_machine_labels
 from annotate.labeler.command import FIT, LABEL
-from annotate.labeler.settings import FitSettings
+from annotate.labeler.settings import FitSettings, choose_metrics
 from db.errors import UserError
 from db.models import Method, Run, RunState, Split
 from metrics.lists import list_names
@@ -62,10 +62,12 @@ def _build_train(context: Context) -> gr.State:
     """The settings, the button, and how training goes; gives the state that holds the finished fits (`list_fits`)."""
     gr.Markdown("### Train")
     fields: dict[str, Any] = {}
+    with context.database.read() as session:
+        usual = {"metrics": choose_metrics(session)}
     for names in ROWS_OF_FIELDS:
         with gr.Row(equal_height=True):
             for name in names:
-                fields[name] = _make_field(name)
+                fields[name] = _make_field(name, usual.get(name, FitSettings.model_fields[name].default))
     train = gr.Button("Train", variant="primary")
     panel = RunPanel(context, {FIT.name: fit_status_html}, stop="Stop training")
     panel.place(FIT.name, stop=True)
@@ -109,18 +111,18 @@ def _build_label(context: Context, fit: gr.Dropdown) -> gr.State:
     return labelled
 
 
-def _make_field(name: str) -> Any:
+def _make_field(name: str, value: Any) -> Any:
     field = FitSettings.model_fields[name]
     label, info = name.replace("_", " ").capitalize(), str(field.description)
     if name == "metrics":
-        return gr.Dropdown(list_names(), value=field.default, allow_custom_value=True, label=label, info=info)
+        return gr.Dropdown(list_names(), value=value, allow_custom_value=True, label=label, info=info)
     if get_origin(field.annotation) is Literal:
-        return gr.Dropdown(list(get_args(field.annotation)), value=field.default, label=label, info=info)
+        return gr.Dropdown(list(get_args(field.annotation)), value=value, label=label, info=info)
     if field.annotation is bool:
         return gr.Checkbox(label=label, info=info)
     if field.annotation is float:
-        return gr.Slider(0.51, 0.99, value=field.default, step=0.01, label=label, info=info)
-    return gr.Number(field.default, precision=0, label=label, info=info)
+        return gr.Slider(0.51, 0.99, value=value, step=0.01, label=label, info=info)
+    return gr.Number(value, precision=0, label=label, info=info)
 
 
 def list_fits(session: Session, data: Path) -> list[tuple[str, int]]:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from annotate.labeler.command import FIT
-from annotate.labeler.settings import MIN_ANSWERS, FitSettings
+from annotate.labeler.settings import MIN_ANSWERS, FitSettings, choose_metrics
 from db.errors import UserError
 from db.models import Choice, Judgment, Pair, Person, Run, RunState, Shortlist
 from db.project import load_settings
@@ -32,12 +32,15 @@ def start_refits(context: Context) -> threading.Thread:
     """Look for a due fit every LOOK_SECONDS until the program ends."""
 
     def look() -> None:
-        pause = threading.Event()
+        pause, said = threading.Event(), ""
         while not pause.wait(LOOK_SECONDS):
             try:
                 refit_if_due(context)
+                said = ""
             except (UserError, OperationalError) as error:  # the next look may fare better
-                log.warning("The labeler could not be fitted anew: %s", error)
+                if str(error) != said:
+                    log.warning("The labeler could not be fitted anew: %s", error)
+                said = str(error)
 
     thread = threading.Thread(target=look, name="refits", daemon=True)
     thread.start()
@@ -108,9 +111,14 @@ def _newest_answers(settings: FitSettings) -> Any:
 
 
 def _fit_settings(session: Session) -> FitSettings:
-    """Those of the last fit that finished, but quick; the defaults before the first."""
+    """Those of the last fit that finished, but quick; the defaults before the first.
+
+    The list `offline` gives way where it cannot be measured or the project forbids it.
+    """
     config = session.scalar(
         select(Run.config).where(Run.kind == FIT.name, Run.state == RunState.finished).order_by(Run.id.desc()).limit(1)
     )
     known = {name: value for name, value in (config or {}).items() if name in FitSettings.model_fields}
+    if known.get("metrics", "offline") == "offline":
+        known["metrics"] = choose_metrics(session)
     return FitSettings.model_validate(known | {"quick": True})

@@ -13,6 +13,7 @@ import gradio as gr
 import numpy as np
 from sqlalchemy.orm import Session
 
+from annotate.labeler.settings import choose_metrics
 from annotate.measure.command import MEASURE
 from annotate.measure.counts import ColumnCount, count_columns, load_by_method
 from db.candidates import REWARD_PREFIX
@@ -24,7 +25,6 @@ from ui.context import Context
 from ui.html import ended_html, live_html, read_result, render
 from ui.run_panel import QUIET, RunPanel, Runs, is_live, refused_in_page, start_run
 
-DEFAULT_LIST = "offline"
 MAX_REASONS = 3
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 INTRO = """Each metric is measured once for every restored image, and again only when its version changes. Values are
@@ -35,9 +35,11 @@ its ground truth, for the images that have one."""
 def build(context: Context) -> None:
     """The page, inside the caller's Blocks or route."""
     gr.Markdown(f"## Metrics\n{INTRO}")
+    with context.database.read() as session:
+        usual = choose_metrics(session)
     chosen = gr.Dropdown(
         list_names(),
-        value=DEFAULT_LIST,
+        value=usual,
         allow_custom_value=True,
         label="Metric list",
         info="One that ships with the project, or the path of a TOML file on the server",

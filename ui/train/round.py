@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 import refl.tune.config
 import reward.model.config
-from annotate.labeler.settings import MIN_ANSWERS
+from annotate.labeler.settings import MIN_ANSWERS, choose_metrics
 from db.errors import UserError
 from db.models import Choice, Judgment, Pair, Person, Run, Source, Split
 from metrics.lists import list_names
@@ -59,8 +59,8 @@ def round_routes(context: Context) -> APIRouter:
         }
         number = next_round_no(context.data)
         with context.database.read() as session:
-            held_out = has_held_out(session)
-        settings, errors = read_round(values, context.data, held_out=held_out)
+            usual: dict[str, Any] = {"held_out": has_held_out(session), "metrics": choose_metrics(session)}
+        settings, errors = read_round(values, context.data, **usual)
         planned: list[PlannedRun] = []
         if settings is not None:
             try:
@@ -80,8 +80,8 @@ def round_routes(context: Context) -> APIRouter:
     @routes.post("/round")
     def start(request: Request, body: RoundAsked) -> Any:
         with context.database.read() as session:
-            held_out = has_held_out(session)
-        settings, errors = read_round(body.values, context.data, held_out=held_out)
+            usual: dict[str, Any] = {"held_out": has_held_out(session), "metrics": choose_metrics(session)}
+        settings, errors = read_round(body.values, context.data, **usual)
         if body.round != next_round_no(context.data):
             errors[WHOLE_FORM] = f"Round {body.round} was started meanwhile; look at the plan of the next one."
         ids: list[int] = []
@@ -113,7 +113,8 @@ def fields_of() -> dict[str, Setting]:
 
 def describe_form(session: Session, data: Path) -> dict[str, Any]:
     """The settings as fields, and the restorer as what the project has."""
-    defaults = RoundSettings(device=list_devices()[0], measure_held_out=has_held_out(session))
+    usual: dict[str, Any] = {"metrics": choose_metrics(session), "measure_held_out": has_held_out(session)}
+    defaults = RoundSettings(device=list_devices()[0], **usual)
     restorers = train_inputs.list_choices(session, data)["restorers"]
     return {
         "fields": [
@@ -150,12 +151,13 @@ def has_held_out(session: Session) -> bool:
 
 
 def read_round(
-    values: Mapping[str, Typed], data: Path, *, held_out: bool = True
+    values: Mapping[str, Typed], data: Path, *, held_out: bool = True, metrics: str = "offline"
 ) -> tuple[RoundSettings | None, dict[str, str]]:
     """(the settings, None where there are errors; field -> what is wrong).
 
     Args:
         held_out: whether to measure on held-out photos where that is not said.
+        metrics: the list where none is said.
     """
     parsed: dict[str, Any] = {}
     errors: dict[str, str] = {}
@@ -169,6 +171,7 @@ def read_round(
             errors[name] = str(error)
     parsed.setdefault("device", list_devices()[0])
     parsed.setdefault("measure_held_out", held_out)
+    parsed.setdefault("metrics", metrics)
     if fault := train_inputs.check_tunable(str(parsed.get("restorer", "tiny")), data):
         errors["restorer"] = fault
     missing = [device for device in split_devices(parsed.get("device")) if device not in list_devices()]

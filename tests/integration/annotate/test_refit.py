@@ -11,6 +11,7 @@ from sqlalchemy import select, update
 from annotate.judging.pairs import lease_pairs
 from annotate.judging.people import add_person
 from annotate.labeler.svm import MIN_LABELS
+from db.errors import UserError
 from db.models import Candidate, Choice, Pair, Picked, Run, RunState, Shortlist
 from db.project import load_settings, save_settings
 from db.records import add_metric_value
@@ -120,6 +121,30 @@ def test_the_options_are_those_of_the_last_fit_that_finished(context, judge, lau
     flags = launched[0][1]
     assert {"--include-simulated", "--quick"} <= set(flags)
     assert {"--metrics=mine.toml", "--kernel=rbf", "--seed=3"} <= set(flags)
+
+
+def test_a_commercial_project_is_fitted_by_the_permissive_list(context, judge, launched):
+    with context.database.write() as session:
+        save_settings(session, {"commercial": True})
+    judge(40)
+    run_id = refit.refit_if_due(context)
+    with context.database.read() as session:
+        assert session.get_one(Run, run_id).config["metrics"] == "permissive"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_fit_that_cannot_start_is_said_once(context, monkeypatch, caplog):
+    looks = []
+
+    def look(_context):
+        looks.append(1)
+        raise UserError("nothing is measured") if len(looks) < 4 else SystemExit  # which ends the thread
+
+    monkeypatch.setattr(refit, "refit_if_due", look)
+    monkeypatch.setattr(refit, "LOOK_SECONDS", 0.001)
+    refit.start_refits(context).join(timeout=20)
+    assert len(looks) == 4
+    assert caplog.text.count("could not be fitted anew: nothing is measured") == 1
 
 
 def test_switching_to_an_active_order_after_a_fit_makes_its_lists_at_once(context, judge, launched):

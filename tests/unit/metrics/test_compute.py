@@ -21,7 +21,7 @@ from pixels.read import read_rgb  # noqa: E402
 
 RELATIVE = 1e-4
 """How nearly our values equal those of the plain pyiqa object."""
-REAL_RELATIVE = {"psnr": 1e-5, "ssim": 1e-5, "gmsd": 1e-5, "niqe_skvideo": 1e-4}
+REAL_RELATIVE = {"psnr": 1e-5, "ssim": 1e-5, "gmsd": 1e-5, "niqe_skvideo": 1e-3}
 """The same for 95 of 100 photos of real faces, and for all of them but NIQE's."""
 NIQE_RELATIVE = {192: 0.1, 384: 1e-3}
 """For all 100, by their size. It takes the nearest of 9,801 shapes, and pyiqa halves the image in float32: where a

@@ -94,6 +94,16 @@ def test_without_pyiqa_a_list_that_needs_it_says_what_needs_none(installed):
     assert len(columns(load_metric_list("permissive"))) == 16
 
 
+def test_the_list_that_is_offered_first_can_be_measured(installed):
+    assert lists.choose_usual() == "offline"
+    assert lists.choose_usual(commercial=True) == "permissive"
+    del installed["pyiqa"]
+    assert lists.choose_usual() == "permissive"
+    offered = {column.name for column in columns(load_metric_list("permissive"))}
+    installed["pyiqa"] = "0.1.16"
+    assert offered < {column.name for column in columns(load_metric_list("offline"))}
+
+
 def test_the_permissive_list_needs_no_package_that_forbids_commercial_use():
     for metric in load_metric_list("permissive").metrics:
         assert not set(lists.metric_packages(metric.name)) & set(lists.NON_COMMERCIAL), metric.name
