@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from annotate.ingest.archive import unpacked
 from annotate.ingest.store import import_folder
@@ -153,6 +153,24 @@ def page(fill: Any, label_page: Any) -> Page:
     return opened
 
 
+def check_in_reach(control: Locator, width: int) -> None:
+    control.scroll_into_view_if_needed()
+    box = control.bounding_box()
+    assert box is not None
+    where = control.evaluate(
+        """(control) => {
+            const box = control.getBoundingClientRect();
+            const hit = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+            return hit !== null && (hit === control || control.contains(hit));
+        }"""
+    )
+    name = control.inner_text() or control.get_attribute("aria-label")
+    assert where, f"{name} is covered or out of the window"
+    assert box["x"] >= 0, name
+    assert box["x"] + box["width"] <= width + 1, name
+    assert min(box["width"], box["height"]) >= 20, name
+
+
 @pytest.mark.parametrize(
     ("width", "height", "zoom"),
     [(320, 180, 4), (341, 192, 4), (480, 270, 4), (640, 360, 2), (427, 240, 3), (320, 256, 4), (853, 480, 1.5)],
@@ -167,26 +185,18 @@ def test_every_control_is_in_reach_when_zoomed(
     page.get_by_role("button", name="Tie").click()
     page.locator("#reasons button").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    controls = page.locator("main button, header button, header a").all()
+    controls = page.locator("main button, header button, header summary, header a:not(details a)").all()
     wanted = {"Flicker", "1:1", "Zoom in", "Zoom out", "Fit", "Skip", "Undo", "History", "Help", "eyes", "Sign out"}
     names = " ".join(f"{one.inner_text()} {one.get_attribute('aria-label') or ''}" for one in controls)
     assert {name for name in wanted if name not in names} == set()
     for control in controls:
-        control.scroll_into_view_if_needed()
-        box = control.bounding_box()
-        assert box is not None
-        where = control.evaluate(
-            """(control) => {
-                const box = control.getBoundingClientRect();
-                const hit = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
-                return hit !== null && (hit === control || control.contains(hit));
-            }"""
-        )
-        name = control.inner_text() or control.get_attribute("aria-label")
-        assert where, f"{name} is covered or out of the window"
-        assert box["x"] >= 0, name
-        assert box["x"] + box["width"] <= width + 1, name
-        assert min(box["width"], box["height"]) >= 20, name
+        check_in_reach(control, width)
+    page.locator("header summary").click()
+    links = page.locator("header details a").all()
+    assert links
+    for link in links:
+        check_in_reach(link, width)
+    page.locator("header summary").click()
     left = page.locator("#left").bounding_box()
     assert left is not None
     assert min(left["width"], left["height"]) >= 100

@@ -106,7 +106,6 @@ def test_photos_are_measured_and_labelled_without_pyiqa(python: Path, data: Path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_a_whole_round_needs_no_pyiqa(python: Path, data: Path, judged: Database) -> None:
     few = ("--max-reward-steps", "2", "--max-refl-steps", "1", "--no-measure-held-out")
     planned = run(python, "-m", "runs", "round", "--dry-run", "--metrics", "permissive", *few, "--data", data)

@@ -236,7 +236,6 @@ def test_there_is_nothing_to_clear_before(context: Context) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_every_step_of_the_filling_can_be_taken(
     database: Database, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
