@@ -114,6 +114,12 @@ def get_person(session: Session, name: str) -> Person:
     return person
 
 
+def count_simulated(session: Session) -> int:
+    """How many of the live judgments are simulated annotators'."""
+    live = select(func.count()).select_from(Judgment).join(Person, Person.id == Judgment.person_id)
+    return session.scalar(live.where(Person.simulated.is_(True), Judgment.superseded_at.is_(None))) or 0
+
+
 def shorten(name: str) -> str:
     """A name as far as a message shows it."""
     return name if len(name) <= 80 else f"{name[:80]} …"

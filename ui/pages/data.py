@@ -18,8 +18,9 @@ from sqlalchemy.orm import Session
 from annotate.ingest.command import IMPORT
 from annotate.ingest.store import describe_counts
 from annotate.judging.command import PAIR
+from annotate.judging.people import count_simulated
 from db.errors import UserError
-from db.models import Candidate, Image, Judgment, Method, Pair, Person, Run, Source, Split
+from db.models import Candidate, Image, Method, Pair, Run, Source, Split
 from runs.image_folders import clean_path
 from ui.context import Context
 from ui.html import ended_html, live_html, read_result, render
@@ -131,12 +132,7 @@ def counts_html(session: Session) -> str:
         splits=_with_sum([(split.value, splits.get(split, 0)) for split in Split]),
         methods=methods[:MAX_ROWS],
         pairs=_with_sum([(name, n) for name, n in pairs]),
-        simulated=session.scalar(
-            select(func.count())
-            .select_from(Judgment)
-            .join(Person, Person.id == Judgment.person_id)
-            .where(Person.simulated.is_(True), Judgment.superseded_at.is_(None))
-        ),
+        simulated=count_simulated(session),
         last=last,
     )
 

@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from annotate.exchange.command import EXPORT
+from annotate.judging.people import count_simulated
 from dataset.options import ExportOptions
 from db.models import Label, Method, Origin, Pair, Person, Run, RunState, Source, Split
 from db.records import describe_discarded
@@ -105,7 +106,8 @@ def counts_html(session: Session) -> str:
     live = select(func.count()).select_from(Label).where(Label.superseded_at.is_(None))
     machine = session.scalar(live.where(Label.origin == Origin.svm)) or 0
     imported = session.scalar(live.where(Label.made_by.startswith("imported:"))) or 0
-    return render("export/counts.html", judged=judged, machine=machine, imported=imported)
+    simulated = count_simulated(session)
+    return render("export/counts.html", judged=judged, machine=machine, imported=imported, simulated=simulated)
 
 
 def status_html(data: Path, run: Run | None) -> str:

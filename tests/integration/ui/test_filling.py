@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
+import ui.pages.data
+import ui.pages.export
+import ui.pages.people
 from annotate.judging.people import add_person, get_person
 from annotate.judging.simulate import ANNOTATOR, SimilarityScore, get_annotator, judge_pairs
 from annotate.judging.simulate_command import SIMULATE, SimulateOptions, run_simulate
@@ -38,8 +41,6 @@ from ui import demo, filling
 from ui.context import Context
 from ui.demo import make_demo
 from ui.filling import Demo, clear_demo, fill_demo, look_at_demo, plan_filling
-from ui.pages.data import counts_html
-from ui.pages.people import people_html
 
 EMPTY = Demo(is_demo=True, answers=0, runs=0, live=0, failed=0, has_round=False, has_torch=True)
 
@@ -63,8 +64,11 @@ def test_a_simulated_annotator_prefers_what_is_nearer_to_the_ground_truth(contex
     run_simulate(SimulateOptions(count=100, noise=0.0), Place(context.data))
     answers = answers_of(context.database, ANNOTATOR)
     with context.database.read() as session:
-        assert f"{len(answers)} of the judgments behind these counts are simulated" in counts_html(session)
-    assert "nothing: a program" in people_html(context)
+        assert f"{len(answers)} of the judgments behind these counts are simulated" in ui.pages.data.counts_html(
+            session
+        )
+        assert f"{len(answers)} of the judgments are simulated" in ui.pages.export.counts_html(session)
+    assert "nothing: a program" in ui.pages.people.people_html(context)
     assert len({answer.pair_id for answer in answers if answer.repeat_no == 0}) == 6
     score = SimilarityScore(context.data)
     with context.database.read() as session:
