@@ -29,18 +29,18 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class PairRow(BaseModel):
-    """A line of `pairs.jsonl`: a label, and the pair that it is of."""
+class PairLine(BaseModel):
+    """A line of `pairs.jsonl`, as training reads it: any names of pairs and image files will do."""
 
     model_config = STRICT
 
-    pair: Key
+    pair: Name
     source: Name
     split: Split
     group: Name
     caption: Text | None
-    image_a: str
-    image_b: str
+    image_a: Name
+    image_b: Name
     lq: str | None
     hq: str | None
     sha256_a: Sha256
@@ -49,14 +49,29 @@ class PairRow(BaseModel):
     sha256_hq: Sha256 | None
     method_a: Name
     method_b: Name
-    seed_a: Seed
-    seed_b: Seed
+    seed_a: int
+    seed_b: int
     p_a: float = Field(ge=0, le=1)
     tie: bool
     origin: Origin
     made_by: Name
     weight: float = Field(ge=0)
     agreement: float | None = Field(ge=0, le=1)
+    judgments: list[str]
+
+    @model_validator(mode="after")
+    def _check_tie(self) -> Self:
+        if self.tie != (self.p_a == 0.5):
+            raise ValueError(f"tie is {self.tie}, but p_a is {self.p_a}")
+        return self
+
+
+class PairRow(PairLine):
+    """The same, as a project takes it back: names and files are what `annotate export` makes of them."""
+
+    pair: Key
+    seed_a: Seed
+    seed_b: Seed
     judgments: list[Uuid]
 
     def files(self) -> Iterator[tuple[str, str]]:
@@ -72,8 +87,6 @@ class PairRow(BaseModel):
                 raise ValueError(f"{name!r} is not 'images/', its SHA-256 {sha256}, and .png, .jpg or .webp")
         if (self.lq is None, self.hq is None) != (self.sha256_lq is None, self.sha256_hq is None):
             raise ValueError("lq and sha256_lq, hq and sha256_hq are null together")
-        if self.tie != (self.p_a == 0.5):
-            raise ValueError(f"tie is {self.tie}, but p_a is {self.p_a}")
         key_a = candidate_key(self.source, self.method_a, self.seed_a)
         if pair_key(key_a, candidate_key(self.source, self.method_b, self.seed_b)) != (self.pair, True):
             raise ValueError(f"{self.pair} is not the pair of its source, methods and seeds")

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataset.labelled import LabelledPair, Origin, Split, inside
-from dataset.read import PairRow
+from dataset.read import PairLine
 from db.errors import UserError, first_fault
 from reward.model.config import ModelConfig
 from reward.model.model import preprocess
@@ -95,7 +95,7 @@ def read_pairs(folder: Path) -> list[LabelledPair]:
         with open(file, encoding="utf-8") as stream:
             for number, text in enumerate(stream, 1):
                 try:
-                    rows.append(_to_row(folder, PairRow.model_validate_json(text)))
+                    rows.append(_to_row(folder, PairLine.model_validate_json(text)))
                 except ValidationError as error:
                     raise UserError(
                         f"{file}, line {number}: {first_fault(error)}. Export the dataset again."
@@ -107,7 +107,7 @@ def read_pairs(folder: Path) -> list[LabelledPair]:
     return rows
 
 
-def _to_row(folder: Path, line: PairRow) -> LabelledPair:
+def _to_row(folder: Path, line: PairLine) -> LabelledPair:
     if line.sha256_a == line.sha256_b:
         raise ValueError(f"a and b are the same image, {line.image_a}")
     a, b, lq, hq = (inside(folder, name) for name in (line.image_a, line.image_b, line.lq, line.hq))

@@ -16,7 +16,6 @@ from PIL import Image as PilImage
 torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("open_clip", reason="needs open_clip: `make install`")
 
-from db.records import candidate_key, pair_key  # noqa: E402
 from reward.model.checkpoint import build_model  # noqa: E402
 from reward.model.config import ModelConfig  # noqa: E402
 from reward.model.model import RewardModel  # noqa: E402
@@ -84,13 +83,11 @@ def make_dataset(tmp_path: Path) -> Callable[..., Path]:
                 sha256 = hashlib.sha256(content.getvalue()).hexdigest()
                 (folder / "images" / f"{sha256}.png").write_bytes(content.getvalue())
                 images.append(sha256)
-            for darker, brighter in ((0, 1), (1, 2)):
-                keys = [candidate_key(f"face{number}", f"level{at}", 0) for at in (darker, brighter)]
-                key, is_a = pair_key(*keys)
-                a, b = (darker, brighter) if is_a else (brighter, darker)
+            for place, (darker, brighter) in enumerate(((0, 1), (1, 2))):
+                a, b = (brighter, darker) if rng.random() < 0.5 else (darker, brighter)
                 split = {4: "val", 5: "test"}.get(number % 6, "train")
                 row = {
-                    "pair": key,
+                    "pair": f"{number:03}-{place}",
                     "source": f"face{number}",
                     "split": split,
                     "group": f"face{number}",
