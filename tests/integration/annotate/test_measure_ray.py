@@ -51,6 +51,7 @@ def read_values(database: Database) -> dict[tuple[Any, ...], float | None]:
         return {tuple(row[:4]): row[4] for row in session.execute(select(*columns, MetricValue.value))}
 
 
+@pytest.mark.slow
 def test_a_machine_killed_in_the_middle_costs_nothing(cluster: Any, tmp_path: Path) -> None:
     for number in range(N_SOURCES):
         for place, folder in enumerate(("lq", "hq", "gfpgan", "codeformer")):

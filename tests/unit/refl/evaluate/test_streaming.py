@@ -257,6 +257,7 @@ def test_no_model_sees_more_than_a_batch(base: list[str], tmp_path: Path, monkey
     assert scored == [3, 3, 2] * 8
 
 
+@pytest.mark.slow
 def test_as_many_images_are_in_memory_for_24_faces_as_for_8(
     base: list[str], faces: list[Face], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,7 @@ def run(
     return {name: value.clone() for name, value in material.restorer.control.state_dict().items()}, lines
 
 
+@pytest.mark.slow
 def test_a_reward_for_brightness_brightens_and_one_for_darkness_darkens(
     micro_restorer: DiffusionRestorer, faces: list[Face], tmp_path: Path
 ) -> None:
