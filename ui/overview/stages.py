@@ -165,7 +165,7 @@ def load_project(session: Session, data: Path) -> Project:
             session, select(func.count()).where(Label.origin == Origin.svm, Label.superseded_at.is_(None))
         ),
         learnable=_count(session, select(func.count()).select_from(decided.limit(MIN_ANSWERS).subquery())),
-        since_fit=_count_since(session, fit.created_at) if fit else 0,
+        since_fit=_count_since(session, fit.started_at or fit.created_at) if fit else 0,
         report=found[1] if found else {},
         latest=latest,
         fit=read_json(run_folder(data, fit.id) / "summary.json") if fit else {},

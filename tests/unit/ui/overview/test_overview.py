@@ -179,6 +179,19 @@ def test_a_superseded_answer_and_discarded_ones_count_nowhere(database: Database
     assert (project.judgments, stages["judgments"].count) == (1, "1")
 
 
+def test_answers_of_before_a_queued_fit_began_are_not_new(database: Database, data: Path, look: Any) -> None:
+    """A round's runs are asked for together, before the answers that its first run gives."""
+    with database.write() as session:
+        add_pairs(session, 2)
+        ada, pairs = add_person(session, "ada").id, session.scalars(select(Pair.id)).all()
+    asked, began = utc_now() - timedelta(minutes=2), utc_now() - timedelta(minutes=1)
+    add_run_files(database, data, "annotate fit", created_at=asked, started_at=began)
+    with database.write() as session:
+        judge(session, ada, pairs[0]).created_at = asked + timedelta(seconds=1)
+        judge(session, ada, pairs[1])
+    assert look()[2].since_fit == 1
+
+
 def test_the_number_of_queries_does_not_grow(database: Database, data: Path) -> None:
     def count_queries() -> int:
         asked: list[str] = []
