@@ -6,7 +6,6 @@ that what stands here is what the CSV files say.
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from annotate.report.command import RANK
 from db.models import Judgment, Person, Run, RunState, Split
+from runs.file_cache import read_json
 from runs.store import read_progress, run_folder
 from runs.tables import read_table
 from ui.context import Context
@@ -77,9 +77,8 @@ def latest_report(session: Session, data: Path) -> tuple[Run, dict[str, Any]] | 
         select(Run).where(Run.kind == RANK.name, Run.state == RunState.finished).order_by(Run.id.desc()).limit(50)
     )
     for run in session.scalars(finished.order_by(Run.id.desc()).limit(50)):
-        summary = run_folder(data, run.id) / "summary.json"
-        if summary.exists():
-            return run, json.loads(summary.read_text(encoding="utf-8"))
+        if summary := read_json(run_folder(data, run.id) / "summary.json"):
+            return run, summary
     return None
 
 
