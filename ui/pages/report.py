@@ -20,7 +20,7 @@ from runs.file_cache import read_json
 from runs.store import read_progress, run_folder
 from runs.tables import read_table
 from ui.context import Context
-from ui.html import render
+from ui.html import DAMAGED, render
 from ui.run_panel import RunPanel, is_live, start_run
 
 DAYS_SHOWN = 14
@@ -120,6 +120,14 @@ def report_html(session: Session, data: Path) -> str:
     if latest is None:
         return '<p class="fr-note">No report yet. "Compute report" ranks the methods from the judgments there are.</p>'
     run, summary = latest
+    try:
+        return _report_html(session, data, run, summary)
+    except DAMAGED:
+        text = f'The report of run {run.id} is damaged or of another version: "Compute report" makes a new one.'
+        return render("note.html", text=text)
+
+
+def _report_html(session: Session, data: Path, run: Run, summary: dict[str, Any]) -> str:
     folder = run_folder(data, run.id)
     since = session.scalar(
         select(func.count())

@@ -23,10 +23,15 @@ from runs import file_cache
 from runs.lineage import make_nodes
 from runs.store import run_folder
 from tests.making import add_candidates, add_image_row, add_pairs, add_run_files, judge
+from ui.autolabel.page import list_fits
+from ui.autolabel.report import read_summary
+from ui.autolabel.report import report_html as autolabel_html
+from ui.html import read_result
 from ui.navigation import GROUPS, LABEL, address_of
 from ui.overview.advice import Advice, _after_tuning, _tune, advise
 from ui.overview.routes import describe_overview, find_waiting
 from ui.overview.stages import Project, Stage, describe_stages, load_project
+from ui.pages.report import report_html
 from ui.runs.figures import Tail, key_figure
 from ui.server import BUILD
 
@@ -252,6 +257,23 @@ def test_a_damaged_file_of_a_run_takes_no_page_down(database: Database, data: Pa
                 make_nodes(list(project.latest.finished.values()), data)
                 find_waiting(project)
         files[key].write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"accuracy": null}', '{"ranking": 3, "last_judgment_id": 1}'])
+def test_pages_of_results_say_that_a_report_is_damaged(database: Database, data: Path, text: str) -> None:
+    whole = '{"labeler": "svm-1-a", "n_train": 3, "simulated": 0, "target": {"threshold": "x", "target_accuracy": 1}}'
+    rank, fit = (add_run_files(database, data, kind) for kind in ("annotate rank", "annotate fit"))
+    for run_id in (rank, fit):
+        (run_folder(data, run_id) / "summary.json").write_text(text)
+        (run_folder(data, run_id) / "result.json").write_text(text)
+    assert read_summary(data, fit) is None
+    assert read_result(data, fit) == ({} if not text.startswith('{"') else json.loads(text))
+    assert "No SVM" in autolabel_html(data, fit)
+    (run_folder(data, fit) / "summary.json").write_text(whole)
+    assert f"run {fit} is damaged" in autolabel_html(data, fit)
+    with database.read() as session:
+        assert len(list_fits(session, data)) == 1
+        assert "is damaged" in report_html(session, data) or "No report yet" in report_html(session, data)
 
 
 def test_every_page_has_its_place_in_the_groups() -> None:
