@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, MetaData, Table, func, insert, select, text
 
-from db.engine import default_url, make_engine, migrate, read_revision, show_url
+from db.engine import default_url, make_engine, migrate, read_revision, show_url, sqlite_url
 from db.errors import UserError
 from db.models import Base, utc_now
 
@@ -111,7 +111,7 @@ def _copy_rows_out(engine: Engine, target: Path) -> None:
 
 @contextmanager
 def _sqlite_file(path: Path) -> Iterator[Engine]:
-    engine = make_engine(f"sqlite:///{path.resolve()}")
+    engine = make_engine(sqlite_url(path.resolve()))
     try:
         yield engine
         with engine.connect() as connection:

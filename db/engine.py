@@ -28,7 +28,12 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 def default_url(data: Path) -> str:
     """The URL of the SQLite database of a data folder."""
-    return f"sqlite:///{data.resolve() / 'facereward.db'}"
+    return sqlite_url(data.resolve() / "facereward.db")
+
+
+def sqlite_url(file: Path) -> str:
+    """The URL of a SQLite file, whose name may hold what means something in a URL: % ? #."""
+    return URL.create("sqlite", database=str(file)).render_as_string()
 
 
 def has_password(url: str) -> bool:

@@ -35,7 +35,14 @@ class Terms(enum.IntEnum):
 
 
 PATTERNS: tuple[tuple[Terms, str], ...] = (
-    (Terms.non_commercial, r"non-?\s?commercial|\bby-nc|S-Lab|research[- ]only|research purposes"),
+    (
+        Terms.non_commercial,
+        r"\bnon[\W_]*comm?ercial|(?<![a-z])by[\W_]+nc(?![a-z])|S-Lab|"
+        r"\b(no|not (be used )?for|without|excluding) (any )?commercial|"
+        r"\bcommercial use( is| are)? (not|prohibited|forbidden|excluded)|"
+        r"\b(research|academic|educational?|personal|evaluation)[\W_]+((use|purposes?)[\W_]+)?only\b|"
+        r"\bonly for ([\w-]+ )?(research|academic|education|personal|evaluation)|research purposes",
+    ),
     (Terms.own_terms, r"RAIL\b|RAIL\+|proprietary"),
     (Terms.weak_copyleft, r"\bLGPL|\bMPL|Mozilla|\bEPL|lesser general"),
     (Terms.copyleft, r"\bA?GPL|general public|BY-SA"),

@@ -17,6 +17,7 @@ from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import huggingface_hub.constants
 import psutil
@@ -61,13 +62,27 @@ def find_all(place: Place, *, thorough: bool = False) -> list[Finding]:
         *([find_loaded_torch(cards)] if thorough and read_version("torch") else []),
         *find_devices(cards),
         *find_presets(cards, commands),
-        *find_disk(place.data),
-        find_database(place),
-        *(find_inside(place) if thorough else []),
+        *find_in_data(place, commands, thorough=thorough),
         *([find_network()] if thorough else []),
         *faults,
-        *(finding for command in commands if command.check for finding in command.check(place)),
     ]
+
+
+def find_in_data(place: Place, commands: list[Command[Any]], *, thorough: bool) -> Iterator[Finding]:
+    """The data folder's disk, the database, and what the commands look for in it."""
+    try:
+        place.data.exists()
+    except OSError as error:  # its name is too long, or a folder above it may not be looked into
+        seen = f"{place.data} cannot be looked at: {error.strerror}"
+        yield Finding("fault", "data folder", seen, "name another with --data")
+        return
+    yield from find_disk(place.data)
+    yield find_database(place)
+    if thorough:
+        yield from find_inside(place)
+    for command in commands:
+        if command.check:
+            yield from command.check(place)
 
 
 def load_commands() -> tuple[list[Command[Any]], list[Finding]]:
@@ -285,7 +300,7 @@ def find_inside(place: Place) -> Iterator[Finding]:
     engine = make_engine(place.db or default_url(place.data))
     try:
         if engine.dialect.name == "sqlite":
-            with closing(sqlite3.connect(f"file:{engine.url.database}?mode=ro", uri=True)) as connection:
+            with closing(sqlite3.connect(f"file:{quote(str(engine.url.database))}?mode=ro", uri=True)) as connection:
                 said = str(connection.execute("PRAGMA integrity_check(1)").fetchone()[0])
             if said != "ok":
                 todo = "stop the app, keep a copy of the file, then: python -m db restore BACKUP"

@@ -1,9 +1,10 @@
-"""Cache parsed small files until their size or mtime changes."""
+"""Cache parsed small files until their size or mtime changes, and read what may be damaged in them."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,22 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a file, empty where there is none."""
     found = read_file(path, _parse_json)
     return found if isinstance(found, dict) else {}
+
+
+def read_part(found: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The object at these names, one inside the other; {} where there is none, or something else."""
+    for name in names:
+        inner = found.get(name)
+        found = inner if isinstance(inner, dict) else {}
+    return found
+
+
+def read_number(found: dict[str, Any], name: str) -> float | None:
+    """The finite number of that name; None where there is none, or something else."""
+    value = found.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) <= sys.float_info.max else None
 
 
 def _parse_json(path: Path) -> Any:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from db.models import Candidate, Method, Pair, Run, RunState
 from db.records import SIMULATED
-from runs.file_cache import read_file, read_json
+from runs.file_cache import read_file, read_json, read_number, read_part
 from runs.licences import LABELER
 from runs.lineage_judgments import NONE, Hashes, Judgments, count_all, find_simulated, parse_judgments, parse_labeler
 from runs.made_from import guess_paths, list_inputs
@@ -172,23 +172,24 @@ def _describe_labeler(node: Node, folder: Path, simulated: Hashes) -> None:
     summary = read_json(folder / "summary.json")
     trained_on = read_file(folder / "labeler.json", parse_labeler)
     node.simulated = bool(summary.get("simulated"))
-    node.labels = {"human": int(summary.get("n_train", 0))}
+    node.labels = {"human": int(read_number(summary, "n_train") or 0)}
     if trained_on is not None:
         of_programs = np.isin(trained_on, simulated)
         node.own = Judgments(trained_on[~of_programs], trained_on[of_programs])
 
 
 def _describe_dataset(node: Node, artifact: Path | None, result: dict[str, Any]) -> None:
-    node.labels = {str(name): int(count) for name, count in (result.get("origins") or {}).items()}
-    node.simulated = any(SIMULATED in name for name in result.get("made_by") or {})
-    node.note = ", ".join(sorted(result.get("methods") or {}))
+    origins, judgments = read_part(result, "origins"), int(read_number(result, "judgments") or 0)
+    node.labels = {name: int(count) for name in origins if (count := read_number(origins, name)) is not None}
+    node.simulated = any(SIMULATED in name for name in read_part(result, "made_by"))
+    node.note = ", ".join(sorted(read_part(result, "methods")))
     read = read_file(artifact / "judgments.jsonl", parse_judgments) if artifact else None
     if read is not None:
         node.own = read
     elif not result.get("simulated_annotators"):
-        node.own = Judgments(at_least=(int(result.get("judgments", 0)), 0))
+        node.own = Judgments(at_least=(judgments, 0))
     else:  # whose they were is not known any more: programs' are never counted as people's
-        node.own = Judgments(at_least=(0, int(result.get("judgments", 0))))
+        node.own = Judgments(at_least=(0, judgments))
 
 
 def _method_nodes(session: Session, runs: Sequence[Run], data: Path) -> dict[str, Node]:

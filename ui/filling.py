@@ -10,6 +10,7 @@ import importlib.util
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -37,6 +38,8 @@ REWARD_STEPS, REFL_STEPS = 50, 20
 TARGET_ACCURACY = 0.75
 """Of the demo's machine labels: from so few answers the labeler would abstain on nearly all at 0.9."""
 STOP_SECONDS = 5.0
+FILLING = Lock()
+"""Held while the demo is filled or cleared: of two admins who press at once, the second sees what the first did."""
 WORTH = "Two people's photos and a program's answers: this shows the pages and says nothing about quality."
 
 
@@ -137,15 +140,16 @@ def fill_demo(context: Context) -> list[int]:
     Raises:
         UserError: this is not the demo project, or it is filled already.
     """
-    demo = look_at_demo(context.database)
-    if not demo.is_demo:
-        raise UserError("Only the demo project can be filled with simulated answers; start one with --demo.")
-    if demo.full:
-        raise UserError("The demo is filled already; remove the simulated answers and their runs first.")
-    plan = plan_filling(context.data, demo)
-    with context.database.write() as session:
-        person_id = get_annotator(session).id
-    return start_round(context.database, context.data, plan, url=context.url, person_id=person_id)
+    with FILLING:
+        demo = look_at_demo(context.database)
+        if not demo.is_demo:
+            raise UserError("Only the demo project can be filled with simulated answers; start one with --demo.")
+        if demo.full:
+            raise UserError("The demo is filled already; remove the simulated answers and their runs first.")
+        plan = plan_filling(context.data, demo)
+        with context.database.write() as session:
+            person_id = get_annotator(session).id
+        return start_round(context.database, context.data, plan, url=context.url, person_id=person_id)
 
 
 def clear_demo(context: Context) -> str:
@@ -158,6 +162,11 @@ def clear_demo(context: Context) -> str:
     Raises:
         UserError: another run, or a method, was made from what would be removed; nothing has been changed then.
     """
+    with FILLING:
+        return _clear_demo(context)
+
+
+def _clear_demo(context: Context) -> str:
     database, data = context.database, context.data
     reap_lost(database, data)
     with database.read() as session:

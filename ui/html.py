@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import base64
-import json
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from db.errors import UserError
 from db.models import Run, RunState
+from runs.file_cache import read_json
 from runs.store import read_progress, run_folder
+
+DAMAGED = (UndefinedError, KeyError, TypeError, ValueError, AttributeError)
+"""What rendering a result raises that lacks something, or has something else in its place."""
 
 
 def _percent(share: float, digits: int = 0) -> str:
@@ -64,6 +67,5 @@ def ended_html(run: Run, finished: str, stopped: str = "it added nothing") -> st
 
 
 def read_result(data: Path, run_id: int) -> dict[str, Any]:
-    """Read a run's result, empty where it left none."""
-    file = run_folder(data, run_id) / "result.json"
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+    """Read a run's result, empty where it left none or it is damaged."""
+    return dict(read_json(run_folder(data, run_id) / "result.json"))

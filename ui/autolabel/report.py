@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from runs.file_cache import read_json, read_part
 from runs.store import run_folder
-from ui.html import render
+from ui.html import DAMAGED, render
 
 PICTURES = (
     ("methods", "Accuracy of the SVM, of each metric alone, of other classifiers and of people"),
@@ -17,13 +17,16 @@ PICTURES = (
     ("calibration", "Accuracy by the confidence that the SVM gives"),
 )
 NO_FIT = '<p class="fr-note">No SVM is trained yet.</p>'
+NEEDED = {"labeler", "n_train", "simulated", "target"}
+"""Of a fit's key numbers: without them, it is damaged or not of this program."""
 TABLES = ("methods", "coverage", "calibration", "importance", "learning_curve", "judged")
 
 
 def read_summary(data: Path, run_id: int | None) -> dict[str, Any] | None:
     """The key numbers of a fit; None where it left no whole report."""
-    file = run_folder(data, run_id or 0) / "summary.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    found = read_json(run_folder(data, run_id or 0) / "summary.json")
+    is_whole = found.keys() >= NEEDED and {"threshold", "target_accuracy"} <= read_part(found, "target").keys()
+    return found if is_whole else None
 
 
 def is_simulated(data: Path, labeler: str) -> bool:
@@ -39,14 +42,17 @@ def report_html(data: Path, run_id: int | None) -> str:
     if summary is None or run_id is None:
         return NO_FIT
     folder = run_folder(data, run_id)
-    return render(
-        "autolabel/report.html",
-        summary=summary,
-        folder=folder,
-        tables=[name for name in TABLES if (folder / f"{name}.csv").exists()],
-        pictures={name: words for name, words in PICTURES if (folder / f"{name}.svg").exists()},
-        whole=all((folder / f"{name}.svg").exists() for name, _ in PICTURES),
-    )
+    try:
+        return render(
+            "autolabel/report.html",
+            summary=summary,
+            folder=folder,
+            tables=[name for name in TABLES if (folder / f"{name}.csv").exists()],
+            pictures={name: words for name, words in PICTURES if (folder / f"{name}.svg").exists()},
+            whole=all((folder / f"{name}.svg").exists() for name, _ in PICTURES),
+        )
+    except DAMAGED:
+        return render("note.html", text=f"The report of run {run_id} is damaged or of another version: train again.")
 
 
 def label_sentence(result: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from annotate.labeler.settings import MIN_ANSWERS
 from db.models import Run
-from runs.file_cache import read_json
+from runs.file_cache import read_json, read_number, read_part
 from runs.store import artifact_of, run_folder
 from ui.overview.stages import Link, Project
 
@@ -137,18 +137,19 @@ def _judge_more(project: Project) -> Advice:
 
 
 def _reaches_target(project: Project) -> bool:
-    return project.fit.get("target", {}).get("threshold") is not None
+    return read_number(read_part(project.fit, "target"), "threshold") is not None
 
 
 def _tune(project: Project, data: Path) -> Advice:
     run = project.latest.finished["reward train"]
-    best = read_json(run_folder(data, run.id) / "result.json").get("best") or {}
+    best = read_part(read_json(run_folder(data, run.id) / "result.json"), "best")
+    accuracy, low = read_number(best, "accuracy"), read_number(best, "low")
     folder = artifact_of(data, run)
     tune = _train("refl train", reward=folder / "best" if folder else None)
-    if best.get("low") is not None and best["low"] <= 0.5 and project.waiting:
+    if accuracy is not None and low is not None and low <= 0.5 and project.waiting:
         return Advice(
-            f"Judge more pairs: the reward model of run {run.id} is right {best['accuracy']:.0%} of the time, and its "
-            f"interval begins at {best['low']:.0%}, no better than a coin. Tuning would follow noise.",
+            f"Judge more pairs: the reward model of run {run.id} is right {accuracy:.0%} of the time, and its "
+            f"interval begins at {low:.0%}, no better than a coin. Tuning would follow noise.",
             Link("Judge", "/"),
             Link("Tune with it all the same", tune.href),
         )
@@ -158,7 +159,7 @@ def _tune(project: Project, data: Path) -> Advice:
 def _after_tuning(project: Project, data: Path) -> Advice:
     run = project.latest.finished["refl train"]
     folder = artifact_of(data, run)
-    hacking = read_json(run_folder(data, run.id) / "result.json").get("hacking")
+    hacking = read_number(read_json(run_folder(data, run.id) / "result.json"), "hacking")
     look = Link("Look at its samples", f"/admin/runs#run={run.id}")
     if not _is_restored_with(project, run, folder):
         restore = _train("refl restore", method=folder / "tuned" if folder else None)

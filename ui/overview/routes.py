@@ -70,7 +70,7 @@ def find_waiting(project: Project) -> list[dict[str, str]]:
         waiting.append({"words": f"{project.waiting:,} pairs wait for a first answer", "href": "/"})
     if project.in_part:
         waiting.append({"words": f"{project.in_part:,} pairs want more answers", "href": "/"})
-    for name in project.report.get("flagged") or []:
+    for name in project.flagged:
         waiting.append({"words": f"{name} is flagged in the report: look at the answers", "href": "/admin/people"})
     for run in project.latest.runs.values():
         if run.state is RunState.stopped:

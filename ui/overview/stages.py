@@ -6,7 +6,7 @@ again only when they change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -31,7 +31,7 @@ from db.models import (
     Split,
     utc_now,
 )
-from runs.file_cache import read_file, read_json
+from runs.file_cache import read_file, read_json, read_number, read_part
 from runs.files import read_last_objects
 from runs.rounds import next_round_no
 from runs.store import LIVE_STATES, run_folder
@@ -127,8 +127,14 @@ class Project:
     @property
     def ceiling(self) -> dict[str, Any]:
         """How often one person's answer is that of most others: `value`, `low`, `high`; {} where nobody knows."""
-        found = self.report.get("agreement", {}).get("human ceiling") or self.fit.get("people", {}).get("ceiling") or {}
-        return found if found.get("value") is not None else {}
+        found = read_part(self.report, "agreement", "human ceiling") or read_part(self.fit, "people", "ceiling")
+        return found if read_number(found, "value") is not None else {}
+
+    @property
+    def flagged(self) -> list[str]:
+        """Who is flagged in the latest report."""
+        found = self.report.get("flagged")
+        return [str(name) for name in found] if isinstance(found, list) else []
 
 
 def load_project(session: Session, data: Path) -> Project:
@@ -297,12 +303,11 @@ def _judgments(project: Project) -> Stage:
         facts.append(f"{project.last_hour:,} in the last hour")
     if project.ceiling:
         facts.append(f"agreement {project.ceiling['value']:.0%}")
-    flagged = project.report.get("flagged") or []
-    if flagged:
-        facts.append(f"flagged: {', '.join(flagged[:MOST_METHODS])}")
+    if project.flagged:
+        facts.append(f"flagged: {', '.join(project.flagged[:MOST_METHODS])}")
     stage = _stage("judgments", "Judgments", project.judgments, "answers", Link("Judge", "/"), facts)
     stage.simulated = programs > 0
-    if flagged:
+    if project.flagged:
         stage.state = "care"
     return stage
 
@@ -316,12 +321,16 @@ def _measured(project: Project) -> Stage:
 
 def _labeler(project: Project, data: Path) -> Stage:
     link = Link("Fit or label", "/admin/auto-annotate")
-    accuracy = project.fit.get("accuracy", {}).get("accuracy")
-    if accuracy is None:
+    run, measured = project.latest.finished.get("annotate fit"), read_part(project.fit, "accuracy")
+    if run is None:
         return _stage("labeler", "Labeler", 0, "", link)
-    methods = read_file(run_folder(data, project.latest.id_of("annotate fit")) / "methods.csv", _read_accuracies) or {}
+    accuracy = read_number(measured, "accuracy")
+    if accuracy is None:
+        facts = [f"run {run.id}", "its accuracy is not known"]
+        return Stage("labeler", "Labeler", "fitted", "", link, facts, "done")
+    methods = read_file(run_folder(data, run.id) / "methods.csv", _read_accuracies) or {}
     metrics = {name: value for name, value in methods.items() if name not in NO_METRICS}
-    facts = [_interval(project.fit["accuracy"])]
+    facts = [_interval(measured)]
     if metrics:
         best = max(metrics, key=lambda name: metrics[name])
         facts.append(f"best metric {best} {metrics[best]:.0%}")
@@ -350,8 +359,11 @@ def _dataset(project: Project, data: Path) -> Stage:
     if run is None:
         return _stage("dataset", "Dataset", 0, "labelled pairs", link)
     result = read_json(run_folder(data, run.id) / "result.json")
-    facts = [f"{name}: {count:,}" for name, count in (result.get("origins") or {}).items()]
-    stage = _stage("dataset", "Dataset", int(result.get("rows", 0)), "labelled pairs", link, [f"run {run.id}", *facts])
+    origins = read_part(result, "origins")
+    facts = [f"{name}: {count:,}" for name in origins if (count := read_number(origins, name)) is not None]
+    stage = _stage(
+        "dataset", "Dataset", int(read_number(result, "rows") or 0), "labelled pairs", link, [f"run {run.id}", *facts]
+    )
     stage.simulated = bool(result.get("simulated_annotators"))
     return stage
 
@@ -359,19 +371,20 @@ def _dataset(project: Project, data: Path) -> Stage:
 def _reward(project: Project, data: Path) -> Stage:
     run = project.latest.finished.get("reward train")
     link = Link("Train a reward model", "/admin/train#kind=reward%20train")
-    best = read_json(run_folder(data, run.id) / "result.json").get("best") if run else None
     if run is None:
         return _stage("reward", "Reward model", 0, "", link)
-    if not best or best.get("accuracy") is None:
+    best = read_part(read_json(run_folder(data, run.id) / "result.json"), "best")
+    accuracy, low, n = (read_number(best, name) for name in ("accuracy", "low", "n"))
+    if accuracy is None:
         return Stage(
             "reward", "Reward model", "trained", "", link, [f"run {run.id}", "not measured on held-out pairs"], "done"
         )
-    facts = [f"run {run.id}", f"{_interval(best)} on {best['n']:,} pairs"]
+    facts = [f"run {run.id}", _interval(best) + (f" on {n:,} pairs" if n is not None else "")]
     if project.ceiling:
         facts.append(f"people {project.ceiling['value']:.0%}")
-    stage = Stage("reward", "Reward model", f"{best['accuracy']:.0%}", "accuracy", link, facts, "done")
+    stage = Stage("reward", "Reward model", f"{accuracy:.0%}", "accuracy", link, facts, "done")
     stage.simulated = project.only_programs
-    if best.get("low") is not None and best["low"] <= 0.5:
+    if low is not None and low <= 0.5:
         stage.state = "care"
         stage.facts.append("may be no better than a coin")
     return stage
@@ -391,16 +404,17 @@ def _restorer(project: Project, data: Path) -> Stage:
         stage.facts.append("monitor: no hacking seen")
     else:
         stage.facts.append("no held-out faces: nothing watched it")
-    if result.get("hacking") is not None:
+    hacking = read_number(result, "hacking")
+    if hacking is not None:
         stage.state = "care"
-        stage.facts[-1] = f"monitor: hacking from step {result['hacking']:,}"
+        stage.facts[-1] = f"monitor: hacking from step {hacking:,}"
     return stage
 
 
 def _read_rewards(path: Path) -> tuple[float, float] | None:
     """(first, last) reward of the held-out faces by the frozen model, of a ReFL run's progress lines."""
-    name = "held_out/frozen"
-    values = [line[name] for line in read_last_objects(path, 10**9) if isinstance(line.get(name), int | float)]
+    lines = read_last_objects(path, 10**9)
+    values = [value for line in lines if (value := read_number(line, "held_out/frozen")) is not None]
     return (values[0], values[-1]) if len(values) > 1 else None
 
 
@@ -413,11 +427,12 @@ def _stage(name: str, title: str, count: int, unit: str, link: Link, facts: Sequ
     return Stage(name, title, f"{count:,}" if count else "", unit, link, list(facts), "done" if count else "empty")
 
 
-def _interval(values: Mapping[str, Any]) -> str:
+def _interval(values: dict[str, Any]) -> str:
     """'58 to 66 %, 95 % interval'"""
-    if values.get("low") is None or values.get("high") is None:
+    low, high = read_number(values, "low"), read_number(values, "high")
+    if low is None or high is None:
         return "no interval"
-    return f"{100 * values['low']:.0f} to {100 * values['high']:.0f} %, 95 % interval"
+    return f"{100 * low:.0f} to {100 * high:.0f} %, 95 % interval"
 
 
 def _plural(count: int, one: str, many: str) -> str:

@@ -6,7 +6,6 @@ that what stands here is what the CSV files say.
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from sqlalchemy.orm import Session
 
 from annotate.report.command import RANK
 from db.models import Judgment, Person, Run, RunState, Split
+from runs.file_cache import read_json
 from runs.store import read_progress, run_folder
 from runs.tables import read_table
 from ui.context import Context
-from ui.html import render
+from ui.html import DAMAGED, render
 from ui.run_panel import RunPanel, is_live, start_run
 
 DAYS_SHOWN = 14
@@ -77,9 +77,8 @@ def latest_report(session: Session, data: Path) -> tuple[Run, dict[str, Any]] | 
         select(Run).where(Run.kind == RANK.name, Run.state == RunState.finished).order_by(Run.id.desc()).limit(50)
     )
     for run in session.scalars(finished.order_by(Run.id.desc()).limit(50)):
-        summary = run_folder(data, run.id) / "summary.json"
-        if summary.exists():
-            return run, json.loads(summary.read_text(encoding="utf-8"))
+        if summary := read_json(run_folder(data, run.id) / "summary.json"):
+            return run, summary
     return None
 
 
@@ -121,6 +120,14 @@ def report_html(session: Session, data: Path) -> str:
     if latest is None:
         return '<p class="fr-note">No report yet. "Compute report" ranks the methods from the judgments there are.</p>'
     run, summary = latest
+    try:
+        return _report_html(session, data, run, summary)
+    except DAMAGED:
+        text = f'The report of run {run.id} is damaged or of another version: "Compute report" makes a new one.'
+        return render("note.html", text=text)
+
+
+def _report_html(session: Session, data: Path, run: Run, summary: dict[str, Any]) -> str:
     folder = run_folder(data, run.id)
     since = session.scalar(
         select(func.count())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from db.models import Run
-from runs.file_cache import read_file, read_json
+from runs.file_cache import read_file, read_json, read_number, read_part
 from runs.files import read_last_objects
 from runs.series import PART_NAMES
 from runs.store import artifact_of, run_folder
@@ -94,12 +94,13 @@ def key_figure(data: Path, run: Run, tail: Tail) -> dict[str, str] | None:
     if run.kind == "reward train" and isinstance(result.get("best"), dict):
         return _figure("best accuracy", _short(result["best"].get("accuracy")))
     if run.kind == "annotate fit":
-        return _figure("accuracy", _short(read_json(folder / "summary.json").get("accuracy", {}).get("accuracy")))
+        return _figure("accuracy", _short(read_part(read_json(folder / "summary.json"), "accuracy").get("accuracy")))
     artifact = artifact_of(data, run)
     if run.kind == "reward evaluate" and artifact:
-        rows = read_json(artifact / "summary.json").get("scorers") or []
-        best = max(rows, key=lambda row: row["accuracy"], default=None)
-        return _figure(str(best["scorer"]), _short(best["accuracy"])) if best else None
+        rows = read_json(artifact / "summary.json").get("scorers")
+        known = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        best = max(known, key=lambda row: read_number(row, "accuracy") or 0.0, default=None)
+        return _figure(str(best.get("scorer")), _short(best.get("accuracy"))) if best else None
     if run.kind == "refl evaluate" and artifact:
         row = read_file(artifact / "summary.csv", _parse_change)
         return _figure(f"{row['metric']}, {row['method']}", f"{float(row['change']):+.3g}") if row else None

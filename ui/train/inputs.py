@@ -21,6 +21,7 @@ from db.models import Run, RunState
 from metrics.lists import MetricError, list_names, load_metric_list
 from refl.pretrain.config import PHASES
 from refl.restore.choices import NEEDS, list_methods
+from runs.file_cache import read_part
 from runs.options import Setting, without_name
 from runs.store import artifact_of, run_folder
 from ui.html import read_result
@@ -72,7 +73,7 @@ def _rewards(data: Path, runs: Any) -> Iterator[Choice]:
             continue
         seen.add(folder)
         record = read_json(folder / "best" / "training.json")
-        accuracy = (record.get("validation") or {}).get("accuracy")
+        accuracy = read_part(record, "validation").get("accuracy")
         known = f", accuracy {accuracy:.3f}" if isinstance(accuracy, float) else ""
         yield Choice(
             str((folder / "best").absolute()),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
+from time import sleep
 from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import select
 
+import runs.rounds
 import ui.pages.data
 import ui.pages.export
 import ui.pages.people
@@ -34,7 +39,9 @@ from db.models import (
 )
 from db.records import add_candidate, add_method, add_source, pair_key
 from db.session import Database
+from runs.delete import delete_run
 from runs.options import Place
+from runs.rounds import PlannedRun
 from runs.store import insert_run, run_folder
 from tests.making import fetch, judge
 from ui import demo, filling
@@ -138,6 +145,46 @@ def test_without_torch_it_says_what_installs_it_and_fills_the_rest(
         fill_demo(context)
     monkeypatch.setattr(filling.importlib.util, "find_spec", lambda _name: "here")
     assert not look_at_demo(context.database).full
+
+
+def press_at_once(press: Callable[[Context], Any], context: Context) -> list[Any]:
+    """What two admins see who press a button at once: what it returns, or what it refuses."""
+    both = Barrier(2)
+
+    def once(_: int) -> Any:
+        both.wait()
+        try:
+            return press(context)
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(once, range(2)))
+
+
+def test_two_who_fill_it_at_once_fill_it_once(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan_slowly(data: Path, demo: Demo) -> list[PlannedRun]:
+        sleep(0.1)
+        return plan_filling(data, demo)
+
+    monkeypatch.setattr(runs.rounds, "start_what_can", lambda *_: None)
+    monkeypatch.setattr(filling.importlib.util, "find_spec", lambda _name: None)  # the round's folder guards it else
+    monkeypatch.setattr(filling, "plan_filling", plan_slowly)
+    seen = press_at_once(fill_demo, context)
+    assert "The demo is filled already" in str(seen)
+    assert len(fetch(context.database, select(Run))) == 2
+
+
+def test_two_who_clear_it_at_once_clear_it_once(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def delete_slowly(*arguments: Any, **options: Any) -> int:
+        sleep(0.05)
+        return delete_run(*arguments, **options)
+
+    fill_by_hand(context)
+    monkeypatch.setattr(filling, "delete_run", delete_slowly)
+    seen = press_at_once(clear_demo, context)
+    assert any(said.startswith("4 simulated answers are taken out") for said in seen)
+    assert fetch(context.database, select(Run)) == []
 
 
 def test_only_the_demo_is_filled(context: Context) -> None:

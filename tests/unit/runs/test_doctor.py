@@ -197,6 +197,20 @@ def test_a_data_folder_that_cannot_be_written_is_a_fault(monkeypatch: pytest.Mon
     assert next(doctor.find_disk(tmp_path)).mark == "fault"
 
 
+def test_a_data_folder_that_no_disk_takes_is_a_fault_and_the_rest_is_said(tmp_path: Path) -> None:
+    found = {one.name: one for one in doctor.find_all(Place(tmp_path / ("a" * 300)))}
+    assert found["data folder"].mark == "fault"
+    assert "too long" in found["data folder"].seen
+    assert "Python" in found
+
+
+@pytest.mark.parametrize("name", ["100%41 faces", "what?", "#1"])
+def test_a_data_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    open_database(tmp_path / name).close()
+    assert marks(doctor.find_inside(Place(tmp_path / name))) == [("ok", "database whole")]
+
+
 def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert doctor.find_database(Place(tmp_path)).mark == "note"
     assert list(doctor.find_inside(Place(tmp_path))) == []

@@ -2,6 +2,7 @@
 /** Fill the header of an admin page: the project's name, the theme button, signing out. */
 
 import { $ } from "./dom.js";
+import { setUpMenu } from "./menu.js";
 import { ask } from "./server.js";
 import { setUpTheme } from "./theme_button.js";
 
@@ -20,6 +21,7 @@ export async function mount() {
   const fold = () => ($("fr-pages").open = wide.matches);
   wide.addEventListener("change", fold);
   fold();
+  setUpMenu($("fr-pages"));
   const { person, project } = await ask("/api/session");
   $("fr-project").textContent = project.title;
   $("fr-sign-out").firstElementChild.textContent = `Sign out ${person.name}`;

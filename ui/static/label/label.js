@@ -7,6 +7,7 @@
 
 import { $, button, make } from "../common/dom.js";
 import { at, post } from "../common/server.js";
+import { setUpMenu } from "../common/menu.js";
 import { forget, keep, namesOf, recallJson } from "../common/storage.js";
 import { setUpTheme } from "../common/theme_button.js";
 import { setUpHelp } from "./help.js";
@@ -804,6 +805,7 @@ function start() {
   $("sign-out").textContent = `Sign out ${person.name}`;
   $("sign-out").form.addEventListener("submit", signOut);
   setUpTheme($("theme"));
+  if ($("fr-pages")) setUpMenu($("fr-pages")); // an admin's page alone has it
   showState(outbox.state());
   showSetAside();
   showEmpty();

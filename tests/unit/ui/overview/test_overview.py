@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,20 @@ from db.models import Candidate, Choice, Image, Judgment, MetricValue, Pair, Rol
 from db.project import load_settings
 from db.records import add_candidate, add_method
 from db.session import Database
+from runs import file_cache
+from runs.lineage import make_nodes
 from runs.store import run_folder
 from tests.making import add_candidates, add_image_row, add_pairs, add_run_files, judge
+from ui.autolabel.page import list_fits
+from ui.autolabel.report import read_summary
+from ui.autolabel.report import report_html as autolabel_html
+from ui.html import read_result
 from ui.navigation import GROUPS, LABEL, address_of
-from ui.overview.advice import Advice, advise
-from ui.overview.routes import describe_overview
+from ui.overview.advice import Advice, _after_tuning, _tune, advise
+from ui.overview.routes import describe_overview, find_waiting
 from ui.overview.stages import Project, Stage, describe_stages, load_project
+from ui.pages.report import report_html
+from ui.runs.figures import Tail, key_figure
 from ui.server import BUILD
 
 
@@ -212,6 +221,72 @@ def test_the_number_of_queries_does_not_grow(database: Database, data: Path) -> 
         for state in (RunState.finished, RunState.failed):
             add_run_files(database, data, kind, state)
     assert count_queries() <= few + 3
+
+
+BEST = {"accuracy": 0.7, "low": 0.6, "high": 0.8, "n": 20}
+FIT = {"accuracy": BEST, "target": {"threshold": 0.8}, "people": {"ceiling": BEST}, "simulated": False}
+REPORT = {"agreement": {"human ceiling": {"value": 0.8}}, "flagged": ["bot"]}
+WRONG = (None, [], "", "many", float("nan"), True, 3, {"": 1}, [{}])
+
+
+def spoil(found: Any) -> Iterator[Any]:
+    """Copies of a JSON value in each of which one thing is something else than it should be."""
+    yield from WRONG
+    for name, inner in found.items() if isinstance(found, dict) else ():
+        yield {key: value for key, value in found.items() if key != name}
+        for wrong in spoil(inner):
+            yield {**found, name: wrong}
+
+
+def test_a_damaged_file_of_a_run_takes_no_page_down(database: Database, data: Path) -> None:
+    """The Overview is the first page: whatever one run's folder holds, it says the rest."""
+    with database.write() as session:
+        add_pairs(session, 2)
+    whole = {
+        ("annotate rank", "summary.json"): REPORT,
+        ("annotate fit", "summary.json"): FIT,
+        ("annotate export", "result.json"): {"rows": 35, "origins": {"human": 35}, "out": "d", "methods": {"m": 1}},
+        ("reward train", "result.json"): {"out": "frm", "best": BEST},
+        ("refl train", "result.json"): {"out": "tuned", "hacking": 7},
+    }
+    files = {key: run_folder(data, add_run_files(database, data, key[0])) / key[1] for key in whole}
+    for key, file in files.items():
+        file.write_text(json.dumps(whole[key]))
+    lines = '{"done": 1, "held_out/frozen": "x"}\n[1]\n{"held_out/frozen": NaN}\n{"held_out/frozen": 0.5}\n{"held'
+    (files["refl train", "result.json"].parent / "progress.jsonl").write_text(lines)
+    (files["annotate fit", "summary.json"].parent / "methods.csv").write_text("method,accuracy\nm,high\n")
+    for key, content in whole.items():
+        for text in ("", "{", "\0", *(json.dumps(one) for one in spoil(content))):
+            files[key].write_text(text)
+            file_cache._kept.clear()
+            with database.read() as session:
+                project = load_project(session, data)
+                for run in project.latest.finished.values():
+                    key_figure(data, run, Tail())
+                assert len(describe_stages(project, data)) == 10, (key, text)
+                assert advise(project, data).text
+                assert _tune(project, data).text
+                assert _after_tuning(project, data).text
+                make_nodes(list(project.latest.finished.values()), data)
+                find_waiting(project)
+        files[key].write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"accuracy": null}', '{"ranking": 3, "last_judgment_id": 1}'])
+def test_pages_of_results_say_that_a_report_is_damaged(database: Database, data: Path, text: str) -> None:
+    whole = '{"labeler": "svm-1-a", "n_train": 3, "simulated": 0, "target": {"threshold": "x", "target_accuracy": 1}}'
+    rank, fit = (add_run_files(database, data, kind) for kind in ("annotate rank", "annotate fit"))
+    for run_id in (rank, fit):
+        (run_folder(data, run_id) / "summary.json").write_text(text)
+        (run_folder(data, run_id) / "result.json").write_text(text)
+    assert read_summary(data, fit) is None
+    assert read_result(data, fit) == ({} if not text.startswith('{"') else json.loads(text))
+    assert "No SVM" in autolabel_html(data, fit)
+    (run_folder(data, fit) / "summary.json").write_text(whole)
+    assert f"run {fit} is damaged" in autolabel_html(data, fit)
+    with database.read() as session:
+        assert len(list_fits(session, data)) == 1
+        assert "is damaged" in report_html(session, data) or "No report yet" in report_html(session, data)
 
 
 def test_every_page_has_its_place_in_the_groups() -> None:
