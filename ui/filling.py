@@ -183,6 +183,11 @@ def _clear_demo(context: Context) -> str:
                 stop(database, run_id, STOP_SECONDS)
     with database.write() as session:
         check_apart(session, data, found)
+        goes_on = session.scalar(select(Run.id).where(Run.id.in_(found), Run.state.in_(LIVE_STATES)).limit(1))
+        if goes_on is not None:
+            raise UserError(
+                f"Run {goes_on} does not stop, so nothing is removed yet; stop it on the Runs page, then remove."
+            )
         change = discard_answers(session, ANNOTATOR)
         for run_id in found:
             machine = Label.made_by.like(f"svm-{run_id}-%")

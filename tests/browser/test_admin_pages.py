@@ -53,6 +53,25 @@ def visit(page: Page, name: str) -> None:
     expect(page.get_by_role("heading", name=name, exact=True).first).to_be_visible()
 
 
+def test_what_changes_on_overview_is_said_and_takes_no_focus(admin: Page, database: Database) -> None:
+    visit(admin, "Overview")
+    said, action = admin.locator("#fr-overview [role=status]"), admin.locator(".ov-do")
+    expect(said).to_contain_text("Import photos")
+    said.evaluate("(one) => { one.dataset.same = 'yes'; }")
+    other = admin.locator("[data-stage=restored] a")
+    other.focus()
+    with database.write() as session:
+        add_source(session, "mine", Split.train)
+    expect(said).to_contain_text("Restore the photos")
+    expect(said).to_have_attribute("data-same", "yes")  # a new element's text would not be read out
+    expect(other).to_be_focused()
+    action.focus()
+    with database.write() as session:
+        add_source(session, "another", Split.train)
+    expect(admin.locator("[data-stage=photos] b")).to_have_text("2")
+    expect(action).to_be_focused()
+
+
 def test_from_a_folder_to_a_dataset_by_clicks(
     admin: Page, restored_folder: Path, database: Database, data: Path
 ) -> None:

@@ -50,11 +50,13 @@ export function mount(root) {
     const found = /** @type {Overview | null} */ (await ask("/api/overview", memory));
     if (found) {
       busy = found.running.length > 0;
+      const focusAgain = noteFocus(root);
       showAdvice(advice, found);
-      showStages(loop, found.stages);
+      loop.replaceChildren(...found.stages.map(showStage));
       showRuns(running, "Goes on now", found.running);
       showRuns(failed, "Failed", found.failed);
       showWaiting(waiting, found.waiting);
+      focusAgain();
     }
     return busy ? SOON_MS : 2 * LATER_MS;
   }
@@ -72,26 +74,27 @@ export function mount(root) {
 const link = ({ words, href }, className = "") => make("a", { href: at(href), className }, words);
 
 /**
+ * Note which link has the keyboard's focus; what is returned gives it to the one that stands for it after a change.
+ * @param {HTMLElement} root
+ */
+function noteFocus(root) {
+  /** @param {HTMLAnchorElement} one */
+  const name = (one) => one.closest("[data-stage]")?.getAttribute("data-stage") ?? (one.className || one.href);
+  const focused = /** @type {HTMLAnchorElement | null} */ (root.querySelector("a:focus"));
+  const wanted = focused && name(focused);
+  return () => (wanted ? [...root.querySelectorAll("a")].find((one) => name(one) === wanted)?.focus() : undefined);
+}
+
+/**
+ * The sentence stays in one element, or a screen reader would not say that it has changed.
  * @param {HTMLElement} section
  * @param {Overview} found
  */
 function showAdvice(section, { advice }) {
-  const also = advice.also ? link(advice.also, "ov-also") : null;
-  section.replaceChildren(
-    make("h3", { id: "ov-next" }, "Next"),
-    make("p", { role: "status" }, advice.text),
-    make("p", {}, link(advice.link, "ov-do"), also),
-  );
-}
-
-/**
- * @param {HTMLElement} list
- * @param {Stage[]} stages
- */
-function showStages(list, stages) {
-  const focused = document.activeElement?.closest?.("[data-stage]")?.getAttribute("data-stage");
-  list.replaceChildren(...stages.map(showStage));
-  if (focused) /** @type {HTMLElement | null} */ (list.querySelector(`[data-stage="${focused}"] a`))?.focus();
+  if (!section.firstChild) section.append(make("h3", { id: "ov-next" }, "Next"), make("p", { role: "status", dir: "auto" }), make("p"));
+  const [, said, links] = section.children;
+  if (said.textContent !== advice.text) said.textContent = advice.text;
+  links.replaceChildren(link(advice.link, "ov-do"), ...(advice.also ? [link(advice.also, "ov-also")] : []));
 }
 
 /** @param {Stage} stage */
