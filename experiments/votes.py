@@ -27,14 +27,13 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file too, not only with -m
 
 from annotate.labeler.report import (
-    SIDE,
     compare_methods,
     compute_coverage,
     describe_against_best,
     predict_held_out,
     predict_methods,
 )
-from annotate.labeler.settings import FitSettings
+from annotate.labeler.settings import SIDE, FitSettings
 from annotate.labeler.svm import Training, fit_labeler
 from metrics.accuracy import bootstrap_mean
 

@@ -63,10 +63,15 @@ def list_needed(names: Iterable[str]) -> dict[str, metadata.Distribution]:
     return found
 
 
+def parse_requirements(text: str) -> list[Requirement]:
+    """What the lines of a requirements file ask for; comments are left out."""
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    return [Requirement(line) for line in lines if line]
+
+
 def read_requirements(path: Path = REQUIREMENTS) -> list[str]:
     """The names of the packages that a requirements file asks for."""
-    lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    return [canonicalize_name(Requirement(line).name) for line in lines if line]
+    return [canonicalize_name(one.name) for one in parse_requirements(path.read_text(encoding="utf-8"))]
 
 
 def list_code() -> list[Licensed]:

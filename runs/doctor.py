@@ -29,6 +29,7 @@ from db.command import DATABASE_VARIABLE
 from db.engine import alembic_config, default_url, is_known, make_engine, read_revision, show_url
 from db.errors import UserError
 from db.session import Database, check_writable
+from licences.packages import parse_requirements
 from runs.devices import CPU, CUDA_GIB, Card, list_cards, list_devices
 from runs.finding import Finding
 from runs.options import PACKAGES, Command, Place, list_commands
@@ -149,9 +150,7 @@ def find_libraries(root: Path) -> Iterator[Finding]:
 
 def read_requirements(text: str) -> list[Requirement]:
     """The requirements of a file's lines; comments, and what is for other machines, are left out."""
-    lines = (line.partition("#")[0].strip() for line in text.splitlines())
-    found = [Requirement(line) for line in lines if line]
-    return [one for one in found if one.marker is None or one.marker.evaluate()]
+    return [one for one in parse_requirements(text) if one.marker is None or one.marker.evaluate()]
 
 
 def find_torch(cards: list[Card]) -> Finding:

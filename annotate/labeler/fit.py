@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from annotate.judging.judgments import compute_majority, load_votes
 from annotate.labeler import plots, report
 from annotate.labeler.file import save_labeler
-from annotate.labeler.settings import FitSettings
+from annotate.labeler.settings import SVM, FitSettings
 from annotate.labeler.svm import (
     Array,
     Labeler,
@@ -234,7 +234,7 @@ def measure(
         "coverage": report.compute_coverage(p_a, data, settings.seed),
         "calibration": calibration,
     }
-    svm = methods[methods["method"] == report.SVM].iloc[0]
+    svm = methods[methods["method"] == SVM].iloc[0]
     summary = {
         "accuracy": {name: float(svm[name]) for name in ("accuracy", "low", "high")},
         "calibration_error": error,

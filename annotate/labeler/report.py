@@ -18,7 +18,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from annotate.labeler.settings import FitSettings
+from annotate.labeler.settings import BOOSTING, LOGISTIC, SIDE, SVM, FitSettings
 from annotate.labeler.svm import (
     Labeler,
     Parameters,
@@ -43,7 +43,6 @@ COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 SHUFFLES = 10
 LEARNING_REPEATS = 4
 SMALLEST_CURVE = 20
-SVM, LOGISTIC, BOOSTING, SIDE = "SVM", "logistic regression", "gradient boosting", "majority side"
 
 
 @dataclass(frozen=True)

@@ -38,5 +38,7 @@ def choose_metrics(session: Session) -> str:
     return choose_usual(commercial=load_settings(session).commercial)
 
 
+SVM, LOGISTIC, BOOSTING, SIDE = "SVM", "logistic regression", "gradient boosting", "majority side"
+"""Rows of a fit's methods.csv that are not a metric alone."""
 MIN_ANSWERS = 30
 """Answers that are no ties before the first fit: annotate.labeler.svm.MIN_LABELS, which would load scikit-learn."""

@@ -11,7 +11,6 @@ from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
 from db.models import Run, RunState
-from db.project import load_settings
 from runs.doctor import find_all
 from runs.options import Place
 from runs.store import reap_lost
@@ -48,7 +47,6 @@ def describe_overview(session: Session, data: Path) -> dict[str, Any]:
     project = load_project(session, data)
     stages = describe_stages(project, data)
     return {
-        "title": load_settings(session).title,
         "advice": asdict(advise(project, data)),
         "stages": [asdict(stage) for stage in stages],
         "running": _rows(session, data, project.latest.live),

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from annotate.labeler.settings import MIN_ANSWERS
+from annotate.labeler.settings import BOOSTING, LOGISTIC, MIN_ANSWERS, SIDE, SVM
 from db.models import (
     Candidate,
     Judgment,
@@ -41,8 +41,6 @@ from ui.train.round import select_decided
 
 MOST_METHODS = 4
 """Methods that are named on the page; the others are counted."""
-NO_METRICS = ("SVM", "logistic regression", "gradient boosting", "majority side")
-"""Rows of a fit's methods.csv that are not a metric alone."""
 
 
 @dataclass(frozen=True)
@@ -329,7 +327,7 @@ def _labeler(project: Project, data: Path) -> Stage:
         facts = [f"run {run.id}", "its accuracy is not known"]
         return Stage("labeler", "Labeler", "fitted", "", link, facts, "done")
     methods = read_file(run_folder(data, run.id) / "methods.csv", _read_accuracies) or {}
-    metrics = {name: value for name, value in methods.items() if name not in NO_METRICS}
+    metrics = {name: value for name, value in methods.items() if name not in (SVM, LOGISTIC, BOOSTING, SIDE)}
     facts = [_interval(measured)]
     if metrics:
         best = max(metrics, key=lambda name: metrics[name])

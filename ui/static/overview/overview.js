@@ -18,7 +18,6 @@ import { LATER_MS, SOON_MS, addStyle, bar, stateMark, timeOf, watch } from "../r
  * @property {boolean} simulated
  * @property {Link} link
  * @typedef {object} Overview
- * @property {string} title of the project
  * @property {{text: string, link: Link, also: Link | null}} advice
  * @property {Stage[]} stages
  * @property {Run[]} running

@@ -10,10 +10,6 @@ import pandas as pd
 import pytest
 
 from annotate.labeler.report import (
-    BOOSTING,
-    LOGISTIC,
-    SIDE,
-    SVM,
     compare_methods,
     compute_coverage,
     compute_importance,
@@ -22,7 +18,7 @@ from annotate.labeler.report import (
     predict_boosting,
     predict_held_out,
 )
-from annotate.labeler.settings import FitSettings
+from annotate.labeler.settings import BOOSTING, LOGISTIC, SIDE, SVM, FitSettings
 from annotate.labeler.svm import Training, fit_labeler
 from metrics.accuracy import bootstrap_mean, bootstrap_share, compute_calibration, compute_credit, exact_interval
 
