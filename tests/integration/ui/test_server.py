@@ -226,7 +226,8 @@ def test_answers_to_the_readable_tokens_of_before_are_taken(client: MakeClient, 
     tokens = [[person, first, 0, "b"], [person, second, 0, "b", "u"], [person, third, 1, "a", "r", "v1"]]
     events = [judge({"showing": readable.dumps(token)}, "left") for token in tokens]
     assert {result["status"] for result in ask(ben, events=events)["results"]} == {"stored"}
-    somebody_elses, forged = readable.dumps([person + 1, first, 0, "b"]), readable.dumps(tokens[0])[:-1] + "_"
+    somebody_elses, payload = readable.dumps([person + 1, first, 0, "b"]), readable.dumps(tokens[0]).rpartition(".")[0]
+    forged = f"{payload}.{readable.dumps(tokens[1]).rpartition('.')[2]}"  # another token's signature
     for token, why in ((somebody_elses, "another person"), (forged, "does not belong")):
         assert why in ask(ben, events=[judge({"showing": token}, "left")])["results"][0]["error"]
     with database.read() as session:
