@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import pandas as pd
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import Select, Update, bindparam, delete, insert, literal, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningDelete
 
 from annotate.judging.people import get_person, lock_person
 from db.errors import UserError
 from db.models import (
+    Asked,
     Choice,
     Judgment,
     Label,
@@ -30,10 +32,12 @@ from db.models import (
     Picked,
     Question,
     Side,
+    Task,
     utc_now,
 )
 from db.project import ProjectSettings, load_settings, store_question
 from db.records import SIMULATED, insert_row
+from metrics.rankings import LETTERS, REST, read_ranking
 
 RESOLVE_METHODS = ("majority", "dawid-skene")
 """Ends the maker's name of every label in which a program's answers count, as votes or as what a labeler learnt."""
@@ -46,41 +50,67 @@ UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # connection: the session makes three times as much of a statement, and mostly there is no row to be loaded.
 OF_UUID = select(Judgment.id).where(Judgment.uuid == bindparam("uuid"))
 ID_OF_KEY = select(Question.id).where(Question.key == bindparam("key"))
-PAIR_AND_STANDING = (
-    select(Pair.id, Judgment.id)
-    .outerjoin(
-        Judgment,
-        (Judgment.pair_id == Pair.id)
-        & (Judgment.person_id == bindparam("person_id"))
-        & (Judgment.repeat_no == bindparam("repeat_no"))
-        & Judgment.superseded_at.is_(None),
-    )
-    .where(Pair.id == bindparam("pair_id"))
-)
 INSERT_JUDGMENT = insert(Judgment)
-COUNT = (
-    update(Pair).where(Pair.id == bindparam("of_pair")).values(judgment_count=Pair.judgment_count + bindparam("change"))
-)
-DELETE_LEASE = (
-    delete(Lease)
-    .where(
-        Lease.pair_id == bindparam("pair_id"),
-        Lease.person_id == bindparam("person_id"),
-        Lease.repeat_no == bindparam("repeat_no"),
+
+
+@dataclass(frozen=True)
+class _Statements:
+    """What an answer asks of the database, about a pair or about a task."""
+
+    what: str
+    find: Select[int, int, int | None]
+    """Id and size, and the id of the person's answer that stands."""
+    count: Update
+    delete_lease: ReturningDelete[datetime | None]
+
+
+def _build_statements(table: type[Pair] | type[Task]) -> _Statements:
+    of, size = (Pair.id, literal(2)) if table is Pair else (Task.id, Task.size)
+    column = "pair_id" if table is Pair else "task_id"
+    of_judgment, of_lease = getattr(Judgment, column), getattr(Lease, column)
+    return _Statements(
+        what=column.removesuffix("_id"),
+        find=(
+            select(of, size, Judgment.id)
+            .outerjoin(
+                Judgment,
+                (of_judgment == of)
+                & (Judgment.person_id == bindparam("person_id"))
+                & (Judgment.repeat_no == bindparam("repeat_no"))
+                & Judgment.superseded_at.is_(None),
+            )
+            .where(of == bindparam("of"))
+        ),
+        count=(
+            update(table).where(of == bindparam("of")).values(judgment_count=table.judgment_count + bindparam("change"))
+        ),
+        delete_lease=(
+            delete(Lease)
+            .where(
+                of_lease == bindparam("of"),
+                Lease.person_id == bindparam("person_id"),
+                Lease.repeat_no == bindparam("repeat_no"),
+            )
+            .returning(Lease.leased_at)
+        ),
     )
-    .returning(Lease.leased_at)
-)
+
+
+OF_PAIR = _build_statements(Pair)
+OF_TASK = _build_statements(Task)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer of a person to the pair that was on their screen."""
+    """Answer of a person to the pair or task that was on their screen."""
 
     uuid: str
-    pair_id: int
+    pair_id: int | None
+    """None for a task, which has no left side either."""
     repeat_no: int
-    shown_left: Side
-    choice: Choice
+    shown_left: Side | None
+    choice: Choice | None
+    """To a pair; of a task `Choice.skip`, or None where the answer is a ranking."""
     seconds: float
     skip_reason: str | None = None
     reasons: list[str] = field(default_factory=list)
@@ -91,6 +121,12 @@ class Answer:
     question: str | None = None
     """Key of the question's version that the page showed; None for the present one. One that nobody knows here, such
     as '' of a page from before there were versions, is stored as not recorded."""
+    task_id: int | None = None
+    ranking: str | None = None
+    """Of a task's letters (`metrics.rankings`)."""
+    places: str | None = None
+    """The task's letters in the order in which they stood on the screen."""
+    asked: Asked = Asked.pair
 
 
 Timer = Callable[[datetime | None, float], float | None]
@@ -98,7 +134,7 @@ Timer = Callable[[datetime | None, float], float | None]
 
 
 def record_judgment(session: Session, person_id: int, answer: Answer, timer: Timer | None = None) -> Judgment:
-    """Append a judgment and release the person's lease on the pair.
+    """Append a judgment and release the person's lease on the pair or task.
 
     The same uuid again returns the row that is there. A second answer of this person to the same showing supersedes
     the first where it says that it replaces it, and is refused elsewhere: it comes from another tab or device, whose
@@ -107,36 +143,46 @@ def record_judgment(session: Session, person_id: int, answer: Answer, timer: Tim
     Args:
         timer: asked for the server's seconds of a new answer; one that replaces another keeps that one's.
     Raises:
-        UserError: the uuid is another judgment's or no UUID, there is no such pair, a skip has no reason, the seconds
-            are not a time, or another answer stands than the one to be replaced.
+        UserError: the uuid is another judgment's or no UUID, there is no such pair or task, a skip has no reason, the
+            seconds are not a time, the ranking is none of the task's candidates or says another thing than was asked,
+            or another answer stands than the one to be replaced.
     """
     lock_person(session, person_id)
     run = session.connection()
     known_id = run.scalar(OF_UUID, {"uuid": answer.uuid})
     if known_id is not None:
         known = session.get_one(Judgment, known_id)
-        if known.person_id != person_id or known.pair_id != answer.pair_id:
+        if (known.person_id, known.pair_id, known.task_id) != (person_id, answer.pair_id, answer.task_id):
             raise UserError(f"Judgment {answer.uuid} already belongs to another pair or person; use a new UUID.")
         return known
     _check_answer(answer)
-    showing = {"pair_id": answer.pair_id, "person_id": person_id, "repeat_no": answer.repeat_no}
-    pair_and_standing = run.execute(PAIR_AND_STANDING, showing).one_or_none()
-    if pair_and_standing is None:
-        raise UserError(f"There is no pair {answer.pair_id}; reload the page.")
-    standing = None if pair_and_standing[1] is None else session.get_one(Judgment, pair_and_standing[1])
+    about = OF_PAIR if answer.task_id is None else OF_TASK
+    showing = {"person_id": person_id, "repeat_no": answer.repeat_no}
+    of = {"of": answer.pair_id if answer.task_id is None else answer.task_id}
+    found = run.execute(about.find, {**showing, **of}).one_or_none()
+    if found is None:
+        raise UserError(f"There is no {about.what} {of['of']}; reload the page.")
+    if answer.task_id is not None:
+        _check_ranking(answer, found[1])
+    standing = None if found[2] is None else session.get_one(Judgment, found[2])
     _check_replaced(answer, standing)
     if standing is not None:
         standing.superseded_at = utc_now()
         session.flush()
-    leased_at = run.scalar(DELETE_LEASE, showing)
+    leased_at = run.scalar(about.delete_lease, {**showing, **of})
     judgment = Judgment(
         **showing,
         uuid=answer.uuid,
+        pair_id=answer.pair_id,
+        task_id=answer.task_id,
         question_id=_find_question(session, answer.question),
         choice=answer.choice,
         skip_reason=answer.skip_reason,
         reasons=answer.reasons,
         shown_left=answer.shown_left,
+        ranking=answer.ranking,
+        places=answer.places,
+        asked=answer.asked,
         picked=answer.picked,
         view_mode=answer.view_mode,
         seconds=answer.seconds,
@@ -185,10 +231,62 @@ def _check_answer(answer: Answer) -> None:
         raise UserError(f"{answer.uuid!r} is not a UUID; the page makes one for each judgment.")
     if not 0 <= answer.seconds < math.inf:
         raise UserError(f"`seconds` must be a finite number of at least 0, not {answer.seconds}.")
+    _check_kind(answer)
     if answer.choice is Choice.skip and not (answer.skip_reason or "").strip():
         raise UserError("A skip needs a reason; choose one or write it.")
     if answer.choice is not Choice.skip and answer.skip_reason is not None:
-        raise UserError(f"The reason {answer.skip_reason!r} belongs to a skip, not to the choice {answer.choice}.")
+        given = answer.choice or f"ranking {answer.ranking}"
+        raise UserError(f"The reason {answer.skip_reason!r} belongs to a skip, not to the choice {given}.")
+
+
+def _check_kind(answer: Answer) -> None:
+    """Refuse an answer that is of a pair and of a task, of neither, or lacks what its kind says.
+
+    Raises:
+        UserError: as said.
+    """
+    if (answer.pair_id is None) is (answer.task_id is None):
+        raise UserError(f"An answer is to a pair or to a task, not to pair {answer.pair_id}, task {answer.task_id}.")
+    of_pair = (answer.shown_left, answer.choice)
+    if answer.pair_id is not None:
+        if None in of_pair or answer.ranking or answer.places or answer.asked is not Asked.pair:
+            raise UserError("An answer to a pair has a choice and a left side, and no ranking or places.")
+    elif answer.shown_left is not None or answer.places is None or answer.asked is Asked.pair:
+        raise UserError("An answer to a task says its places and how it was asked, and has no left side.")
+    elif answer.choice not in (None, Choice.skip) or (answer.choice is None) is (answer.ranking is None):
+        raise UserError("An answer to a task is a ranking or a skip.")
+
+
+def _check_ranking(answer: Answer, size: int) -> None:
+    """Refuse places or a ranking that are not of a task of this size, and one that says what was not asked.
+
+    Raises:
+        UserError: as said.
+    """
+    if sorted(answer.places or "") != list(LETTERS[:size]):
+        raise UserError(f"The places {answer.places!r} are not the letters {LETTERS[:size]}, each once.")
+    if answer.ranking is None:
+        return
+    try:
+        read_ranking(answer.ranking, size)
+    except ValueError as error:
+        raise UserError(f"The answer cannot be read: {error}.") from error
+    if not answers_what_was_asked(answer.ranking, answer.asked):
+        raise UserError(f"The answer {answer.ranking!r} says another thing than was asked ({answer.asked.value}).")
+
+
+def answers_what_was_asked(ranking: str, asked: Asked) -> bool:
+    """Whether a ranking is one that this way of asking lets a person give; all tied is one of each.
+
+    Best: the best above the others, who are not told apart. Best and worst: these two, and the others between them.
+    More than one may be best together, or worst. A last one that is not named stands as a letter, not as the rest.
+    """
+    if ">" not in ranking or asked is Asked.order:
+        return True
+    first, *middle, last = ranking.split(">")
+    if asked is Asked.best:
+        return not middle and first != REST and len(last) == 1
+    return REST not in (first, last) and len(middle) <= 1 and all(len(part) == 1 for part in middle)
 
 
 def _check_replaced(answer: Answer, standing: Judgment | None) -> None:
@@ -196,20 +294,21 @@ def _check_replaced(answer: Answer, standing: Judgment | None) -> None:
         return
     if answer.replaces is None:
         raise UserError(
-            "You have answered this pair already, in another tab or window or on another device; that answer stands. "
+            "You have answered this already, in another tab or window or on another device; that answer stands. "
             "To change it, take it back in the history and answer again."
         )
     raise UserError("The answer to replace is gone: it was taken back or changed in another tab or window.")
 
 
 def _count(session: Session, judgment: Judgment, change: int) -> None:
-    """Keep the pair's number of judgments; repeats do not count."""
+    """Keep the pair's or task's number of judgments; repeats do not count."""
     if judgment.repeat_no == 0:
-        session.connection().execute(COUNT, {"of_pair": judgment.pair_id, "change": change})
+        about, of = (OF_PAIR, judgment.pair_id) if judgment.task_id is None else (OF_TASK, judgment.task_id)
+        session.connection().execute(about.count, {"of": of, "change": change})
 
 
 def undo_judgment(session: Session, person_id: int, uuid: str, settings: ProjectSettings) -> Lease | None:
-    """Supersede a judgment and lease its pair to the person again, the same side left.
+    """Supersede a judgment and lease its pair or task to the person again, the same sides and places.
 
     Returns:
         the lease; None where the judgment had been superseded before (undoing twice is undoing once).
@@ -224,12 +323,16 @@ def undo_judgment(session: Session, person_id: int, uuid: str, settings: Project
         return None
     judgment.superseded_at = utc_now()
     _count(session, judgment, -1)
-    session.execute(delete(Lease).where(Lease.pair_id == judgment.pair_id, Lease.person_id == person_id))
+    of_it = Lease.pair_id == judgment.pair_id if judgment.task_id is None else Lease.task_id == judgment.task_id
+    session.execute(delete(Lease).where(of_it, Lease.person_id == person_id))
     lease = Lease(
         pair_id=judgment.pair_id,
+        task_id=judgment.task_id,
         person_id=person_id,
         repeat_no=judgment.repeat_no,
         shown_left=judgment.shown_left,
+        places=judgment.places,
+        asked=judgment.asked,
         picked=judgment.picked,
         leased_at=None,  # the page has had it since before its answer
         expires_at=utc_now() + timedelta(seconds=settings.lease_seconds),
