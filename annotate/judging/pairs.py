@@ -57,8 +57,6 @@ class PairReport:
     existing: int = 0
     identical: int = 0
     """Left out: both candidates show the same pixels, so there is nothing to judge."""
-    set_aside: int = 0
-    """Pairs of the same pixels that were there, and are not asked any more."""
     sources_with_pairs: int = 0
     sources_without_pairs: int = 0
     """Sources with fewer than two candidates (or without the named method)."""

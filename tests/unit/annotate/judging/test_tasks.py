@@ -11,11 +11,17 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import func, select, update
 
+from annotate.ingest.damage import describe_damage
+from annotate.ingest.equal_pixels import set_aside_equal_pairs
+from annotate.ingest.groups import _change_pairs
+from annotate.judging.discard import Change, discard_answers, restore_answers
 from annotate.judging.judgments import Answer, answers_what_was_asked, record_judgment, undo_judgment
 from annotate.judging.pairs import GIVEN_BACK_SECONDS, draw_places, lease_pairs, make_pairs, release_leases
+from annotate.judging.people import add_person
+from annotate.judging.remove_method import count_peoples_answers, remove_method
 from annotate.judging.tasks import make_tasks
 from db.errors import UserError
-from db.models import Asked, Choice, Judgment, Lease, Pair, Side, Split, Task, TaskCandidate, utc_now
+from db.models import Asked, Choice, Judgment, Lease, Method, Pair, Side, Split, Task, TaskCandidate, utc_now
 from db.project import ProjectSettings
 from db.records import candidate_key, task_key
 from tests.making import add_candidates
@@ -318,3 +324,75 @@ def test_a_task_is_reserved_and_wanted_as_a_pair(session, fours):
     assert wanted[Split.test] == (3, True)
     assert wanted[Split.train][0] == 1
     assert session.scalar(select(func.count()).select_from(TaskCandidate)) == 8
+
+
+def test_discarded_answers_give_their_task_back_and_return(session, people, fours, make_fours):
+    tasks = make_fours(2)
+    ada = people[0].id
+    for _ in tasks:
+        record_judgment(session, ada, answer_of(lease_one(session, people[0], fours)))
+    assert lease_one(session, people[1], fours) is None
+    assert discard_answers(session, "Ada") == Change(judgments=2, pairs=0, tasks=2)
+    assert [task.judgment_count for task in session.scalars(select(Task))] == [0, 0]
+    again = lease_one(session, people[0], fours)
+    record_judgment(session, ada, answer_of(again, "b>?"))
+    assert restore_answers(session, "Ada") == Change(judgments=1, pairs=0, tasks=1, answered_anew=1)
+    assert [task.judgment_count for task in session.scalars(select(Task))] == [1, 1]
+    assert set(session.scalars(select(Judgment.ranking).where(Judgment.superseded_at.is_(None)))) == {"a>?", "b>?"}
+
+
+def test_a_method_goes_with_its_tasks_unless_a_person_answered_one(session, people, fours, tmp_path):
+    add_candidates(session, "face", METHODS[:4])
+    add_candidates(session, "other", METHODS[:3])
+    make_tasks(session, fours.model_copy(update={"judgments_per_pair": 2}), 4)
+    robot = add_person(session, "robot", simulated=True)
+    first = lease_one(session, robot, fours)
+    while first.task_id != session.scalar(select(Task.id).where(Task.size == 4)):
+        first = lease_one(session, robot, fours, holding_tasks=[first.task_id])
+    given = answer_of(first)
+    record_judgment(session, robot.id, given)
+    method = session.scalars(select(Method).where(Method.name == "m4")).one()
+    assert count_peoples_answers(session, method.id) == 0
+    remove_method(session, tmp_path, method)
+    assert [task.size for task in session.scalars(select(Task))] == [3]
+    assert session.scalar(select(func.count()).select_from(TaskCandidate)) == 3
+    assert session.scalar(select(func.count()).select_from(Judgment)) == 0
+    left = lease_one(session, people[0], fours)
+    record_judgment(session, people[0].id, answer_of(left))
+    with pytest.raises(UserError, match="People answered"):
+        remove_method(session, tmp_path, session.scalars(select(Method).where(Method.name == "m1")).one())
+
+
+def test_a_task_with_equal_images_found_later_is_asked_no_more(session, people, fours, make_fours):
+    (task,) = make_fours(1)
+    lease_one(session, people[0], fours)
+    first, second = task.candidates[0].candidate, task.candidates[1].candidate
+    found = set_aside_equal_pairs(session, {first.image_id: "same", second.image_id: "same"})
+    assert [pair.pair_id is None for pair in found] == [False, True]
+    assert set(found[1].methods) == {first.method.name, second.method.name}
+    session.refresh(task)
+    assert (task.judgments_wanted, session.scalars(select(Lease)).all()) == (0, [])
+    assert lease_one(session, people[0], fours) is None
+    assert set_aside_equal_pairs(session, {first.image_id: "same", second.image_id: "same"}) == []
+    more = make_tasks(session, fours, 4, pixels={first.image_id: "same", second.image_id: "same"})
+    assert (more.added, more.smaller) == (2, 1)  # three different pictures: each of the equal two with the others
+
+
+def test_what_depends_on_an_image_are_its_tasks_too(session, people, fours, make_fours, tmp_path):
+    make_fours(2)
+    task_id = None
+    for _ in range(2):
+        lease = lease_one(session, people[0], fours)
+        task_id = lease.task_id
+        record_judgment(session, people[0].id, answer_of(lease))
+    image = session.get_one(Task, task_id).candidates[0].candidate.image
+    (one,) = describe_damage(session, tmp_path, [(image.sha256, "cut short")])
+    assert (one.pairs, one.tasks, one.judgments) == (3, 1, 1)
+    assert "  in 3 pairs, 1 task, 1 judgment" in one.describe()
+
+
+def test_a_photo_that_changes_its_split_takes_its_tasks_with_it(session, fours, make_fours):
+    (task,) = make_fours(1)
+    _change_pairs(session, fours, [task.source_id], Split.test)
+    session.refresh(task)
+    assert (task.judgments_wanted, task.reserved) == (3, True)
