@@ -16,16 +16,18 @@ from annotate.ingest.equal_pixels import set_aside_equal_pairs
 from annotate.ingest.groups import _change_pairs
 from annotate.judging.discard import Change, discard_answers, restore_answers
 from annotate.judging.judgments import Answer, answers_what_was_asked, record_judgment, undo_judgment
+from annotate.judging.labels import compute_dawid_skene, load_votes, resolve_labels
 from annotate.judging.pairs import GIVEN_BACK_SECONDS, draw_places, lease_pairs, make_pairs, release_leases
 from annotate.judging.people import add_person
 from annotate.judging.remove_method import count_peoples_answers, remove_method
 from annotate.judging.tasks import make_tasks
 from db.errors import UserError
-from db.models import Asked, Choice, Judgment, Lease, Method, Pair, Side, Split, Task, TaskCandidate, utc_now
+from db.models import Asked, Choice, Judgment, Label, Lease, Method, Pair, Side, Split, Task, TaskCandidate, utc_now
 from db.project import ProjectSettings
 from db.records import candidate_key, task_key
-from tests.making import add_candidates
+from tests.making import add_candidates, judge
 
+pytestmark = pytest.mark.filterwarnings("ignore:The (inplace|copy) keyword")  # crowd-kit's, not ours
 METHODS = ["m1", "m2", "m3", "m4", "m5", "m6"]
 
 
@@ -396,3 +398,88 @@ def test_a_photo_that_changes_its_split_takes_its_tasks_with_it(session, fours, 
     _change_pairs(session, fours, [task.source_id], Split.test)
     session.refresh(task)
     assert (task.judgments_wanted, task.reserved) == (3, True)
+
+
+def pair_of(session, task: Task, letters: str) -> Pair:
+    first, second = (next(one.candidate_id for one in task.candidates if one.letter == letter) for letter in letters)
+    return session.scalars(select(Pair).where(Pair.a_id == first, Pair.b_id == second)).one()
+
+
+def answer_task(session, person, task: Task, ranking: str | None, **fields: object) -> Judgment:
+    shown = {"repeat_no": 0, "shown_left": None, "choice": None, "seconds": 2.0, "places": "abcdef"[: task.size]}
+    of_task = {"task_id": task.id, "ranking": ranking, "asked": Asked.order}
+    return record_judgment(session, person.id, Answer(str(uuid4()), None, **{**shown, **of_task, **fields}))
+
+
+def test_an_answer_votes_on_the_pairs_that_it_tells_of_with_a_part_each(session, people, make_fours):
+    (task,) = make_fours(1, judgments_per_pair=3)
+    best = answer_task(session, people[0], task, "c>?")
+    votes = load_votes(session)
+    assert {(row.pair_id, row.choice) for row in votes.itertuples()} == {
+        (pair_of(session, task, "ac").id, "b"),
+        (pair_of(session, task, "bc").id, "b"),
+        (pair_of(session, task, "cd").id, "a"),
+    }
+    assert votes["weight"].to_list() == pytest.approx([1 / 3] * 3)
+    report = resolve_labels(session)
+    labels = session.scalars(select(Label)).all()
+    assert report.added == len(labels) == 3
+    assert [label.weight for label in labels] == pytest.approx([1 / 3] * 3)
+    assert [[row.id for row in label.judgments] for label in labels] == [[best.id]] * 3
+    # A pair's own answer weighs three times as much: of a and c p_a = (0 · 1/3 + 1 · 1) / (4/3).
+    ac = pair_of(session, task, "ac")
+    judge(session, people[1].id, ac.id, "a")
+    answer_task(session, people[2], task, "a=b=c=d")  # six ties of one sixth
+    resolve_labels(session)
+    live = {label.pair_id: label for label in session.scalars(select(Label).where(Label.superseded_at.is_(None)))}
+    assert len(live) == 6
+    assert live[ac.id].p_a == pytest.approx((1 + 0.5 / 6) / (1 / 3 + 1 + 1 / 6))
+    assert (live[ac.id].weight, len(live[ac.id].judgments)) == (1.0, 3)
+    assert live[pair_of(session, task, "bc").id].weight == pytest.approx(1 / 3 + 1 / 6)
+    assert live[pair_of(session, task, "ab").id].weight == pytest.approx(1 / 6)
+
+
+def test_labels_of_tasks_go_with_their_answers(session, people, fours, make_fours):
+    (task,) = make_fours(1, judgments_per_pair=2)
+    first = answer_task(session, people[0], task, "a>b>c>d")
+    answer_task(session, people[1], task, None, choice=Choice.skip, skip_reason="both bad")
+    assert resolve_labels(session).added == 6
+    assert resolve_labels(session).unchanged == 6
+    undo_judgment(session, people[0].id, first.uuid, fours)
+    assert resolve_labels(session).withdrawn == 6
+
+
+def test_gold_tasks_repeats_and_programs_make_no_votes(session, people, make_fours):
+    gold, plain = make_fours(2, judgments_per_pair=2)
+    gold.gold_ranking = "a>?"
+    session.flush()
+    answer_task(session, people[0], gold, "b>?")
+    answer_task(session, people[0], plain, "b>?")
+    answer_task(session, people[0], plain, "a>?", repeat_no=1)
+    robot = add_person(session, "robot", simulated=True)
+    answer_task(session, robot, plain, "d>?")
+    assert len(load_votes(session)) == 3
+    assert len(load_votes(session, include_simulated=True)) == 6
+    assert len(load_votes(session, excluded={people[0].id})) == 0
+
+
+def test_a_labels_weight_of_pairs_alone_is_one(session, people, make_project):
+    pairs = make_project(2, wanted=3)
+    for person, choice in zip(people, "aab", strict=False):
+        judge(session, person.id, pairs[0].id, choice)
+    resolve_labels(session)
+    (label,) = session.scalars(select(Label))
+    assert (label.p_a, label.weight) == (2 / 3, 1.0)
+
+
+def test_dawid_skene_takes_the_votes_of_tasks(session, people, make_fours):
+    tasks = make_fours(4, judgments_per_pair=4)
+    right, wrong = "a>b>c>d", "d>c>b>a"
+    for task in tasks:
+        for person, ranking in zip(people, [right, right, right, wrong], strict=True):
+            answer_task(session, person, task, ranking)
+        right, wrong = wrong, right
+    p_a = compute_dawid_skene(load_votes(session))
+    assert p_a[pair_of(session, tasks[0], "ab").id] > 0.95 > 0.05 > p_a[pair_of(session, tasks[1], "ab").id]
+    assert len(p_a) == 24
+    assert resolve_labels(session, "dawid-skene").added == 24
