@@ -31,8 +31,9 @@ def read_answers(votes: pd.DataFrame) -> pd.DataFrame:
 def list_comparisons(answers: pd.DataFrame) -> pd.DataFrame:
     """Every two candidates that an answer tells apart or ties, a row each: for counts of who won over whom.
 
-    answer (its row's number in `answers`), pair (task and letters; a pair's own key), method_a, method_b, choice, share
-    (one by the number of its answer's comparisons: an answer counts once), and KEPT of its answer where it has them.
+    answer (its row's number in `answers`), task, pair (task and letters; a pair's own key), method_a, method_b, choice,
+    share (one by the number of its answer's comparisons: an answer counts once), and KEPT of its answer, where it has
+    them.
     Comparisons of one answer are not independent: fits, bootstraps and intervals count answers.
     """
     kinds = pd.DataFrame({"ranking": answers["ranking"].to_numpy(), "size": answers["methods"].map(len).to_numpy()})
@@ -54,6 +55,7 @@ def list_comparisons(answers: pd.DataFrame) -> pd.DataFrame:
     table.insert(0, "answer", answer)
     if "task" in answers:
         task = answers["task"].iloc[answer].astype(str).to_numpy()
+        table["task"] = task
         table["pair"] = [key if not two else f"{key} {two}" for key, two in zip(task, letters, strict=True)]
     table["method_a"], table["method_b"] = first, second
     table["choice"], table["share"] = choices, np.array(shares, dtype=float)

@@ -238,37 +238,42 @@ def _count_outcomes(answers: pd.DataFrame) -> pd.DataFrame:
 def compute_ceiling(votes: pd.DataFrame, n_resamples: int, seed: int) -> tuple[float, float, float, int]:
     """The human ceiling, (value, low, high, n): how often one person's answer is that of most others, of n answers.
 
-    Simulated annotators never count; the 95 % interval resamples sources. NaN where there is too little.
+    Simulated annotators never count; the 95 % interval resamples sources. NaN where there is too little. Of an answer
+    about more than two it is the share of its comparisons, so that each answer counts once.
     """
     compared = compare_with_others(votes[~votes["simulated"]])
-    by_source = compared.groupby("source")["agrees"].agg(["sum", "size"]).to_numpy(dtype=float)
-    nan = float("nan")
-    if len(compared) < MIN_SHARED_PAIRS:
-        return nan, nan, nan, len(compared)
-    value = float(compared["agrees"].mean())
+    compared = compared.assign(agrees=compared["agrees"] * compared["share"])
+    by_source = compared.groupby("source")[["agrees", "share"]].sum().to_numpy(dtype=float)
+    nan, n = float("nan"), round(float(compared["share"].sum()))
+    if n < MIN_SHARED_PAIRS:
+        return nan, nan, nan, n
+    value = float(compared["agrees"].sum() / compared["share"].sum())
     if len(by_source) < MIN_SOURCES or n_resamples < 1:
-        return value, nan, nan, len(compared)
+        return value, nan, nan, n
     rng = np.random.default_rng(seed)
     sums = [by_source[rng.integers(0, len(by_source), len(by_source))].sum(axis=0) for _ in range(n_resamples)]
-    low, high = np.percentile([agree / n for agree, n in sums], [2.5, 97.5])
+    low, high = np.percentile([agree / weight for agree, weight in sums], [2.5, 97.5])
     if high - low < SAME:
         low, high = exact_interval(value, len(by_source))
-    return value, float(low), float(high), len(compared)
+    return value, float(low), float(high), n
 
 
 def compare_with_others(votes: pd.DataFrame) -> pd.DataFrame:
-    """Each vote against the most frequent answer of the others on that pair: person, source, agrees.
+    """Each comparison of an answer against the most frequent of the others: person, source, agrees, share.
 
-    Votes on pairs that nobody else judged, or where the others have no single most frequent answer, are left out.
+    Comparisons that nobody else made, or where the others have no single most frequent answer, are left out; `share` is
+    one by the number of those of the same answer that are not.
     """
     if votes.empty:
-        return pd.DataFrame({"person": [], "source": [], "agrees": pd.Series(dtype=bool)})
+        return pd.DataFrame({"person": [], "source": [], "agrees": pd.Series(dtype=bool), "share": []})
+    votes = list_comparisons(read_answers(votes))
     counts = pd.crosstab(votes["pair"], votes["choice"]).reindex(columns=CHOICES, fill_value=0)
     own = votes["choice"].map({choice: place for place, choice in enumerate(CHOICES)}).to_numpy()
     others = counts.loc[votes["pair"]].to_numpy().copy()
     others[np.arange(len(votes)), own] -= 1
     most = others.max(axis=1)
     clear = (most > 0) & ((others == most[:, None]).sum(axis=1) == 1)
-    table = pd.DataFrame({"person": votes["person"], "source": votes["source"], "agrees": others.argmax(axis=1) == own})
-    compared: pd.DataFrame = table[clear].reset_index(drop=True)
+    table = votes.assign(agrees=others.argmax(axis=1) == own)[clear]
+    table["share"] = 1 / table.groupby("answer")["answer"].transform("size")
+    compared: pd.DataFrame = table[["person", "source", "agrees", "share"]].reset_index(drop=True)
     return compared
