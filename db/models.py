@@ -63,12 +63,21 @@ class Split(enum.StrEnum):
 
 
 class Choice(enum.StrEnum):
-    """One person's answer to a pair."""
+    """One person's answer to a pair; of a task's answers the skip alone."""
 
     a = "a"
     b = "b"
     tie = "tie"
     skip = "skip"
+
+
+class Asked(enum.StrEnum):
+    """How a person was asked: about two candidates, or for the best, the best and the worst, or an order of more."""
+
+    pair = "pair"
+    best = "best"
+    best_worst = "best_worst"
+    order = "order"
 
 
 class Side(enum.StrEnum):
@@ -101,6 +110,7 @@ class Picked(enum.StrEnum):
     diverse = "diverse"
     leftover = "leftover"
     """Not picked at random: a leftover of active selection, or opened by hand."""
+    information = "information"
 
 
 class RunState(enum.StrEnum):
@@ -314,6 +324,62 @@ class Pair(Base):
     b: Mapped[Candidate] = relationship(foreign_keys=[b_id])
 
 
+class Task(Base):
+    """Three to six candidates of one source that are judged at once; asked about as a pair is, which is a task of two.
+
+    Its candidates bear the letters a … f by their keys (`db.records.candidate_key`), as a and b of a pair.
+    """
+
+    __tablename__ = "task"
+    __table_args__ = (
+        CheckConstraint("size BETWEEN 3 AND 6", name="size_3_to_6"),
+        CheckConstraint("judgment_count >= 0", name="count_not_negative"),
+        Index("ix_task_queue", "queue_level", "shuffle_key"),
+        Index("ix_task_reserve", "reserved", "queue_level", "shuffle_key"),
+        Index("ix_task_gold", "gold_ranking", "shuffle_key"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(32), unique=True)
+    """`db.records.task_key` of the candidates: the task's name outside this database."""
+    source_id: Mapped[int] = mapped_column(ForeignKey("source.id"), index=True)
+    size: Mapped[int]
+    """Number of its candidates."""
+    shuffle_key: Mapped[int]
+    reserved: Mapped[bool] = mapped_column(default=True, server_default=true())
+    judgments_wanted: Mapped[int] = mapped_column(default=1)
+    judgment_count: Mapped[int] = mapped_column(default=0)
+    """Live judgments that are not repeats, and `shuffle_key`, `reserved`, `judgments_wanted`, as of a pair."""
+    gold_ranking: Mapped[str | None] = mapped_column(String(16))
+    """Known answer of a gold task (`metrics.rankings`), such as 'c>?'; shown once to everyone, not in the queue."""
+    queue_level: Mapped[int | None] = mapped_column(
+        Computed(
+            "CASE WHEN gold_ranking IS NULL AND judgment_count < judgments_wanted THEN judgment_count END",
+            persisted=True,
+        )
+    )
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    source: Mapped[Source] = relationship()
+    candidates: Mapped[list[TaskCandidate]] = relationship(order_by="TaskCandidate.letter")
+
+
+class TaskCandidate(Base):
+    """A candidate of a task under its letter."""
+
+    __tablename__ = "task_candidate"
+    __table_args__ = (
+        UniqueConstraint("task_id", "candidate_id"),
+        CheckConstraint("letter IN ('a', 'b', 'c', 'd', 'e', 'f')", name="letter_known"),
+    )
+
+    task_id: Mapped[int] = mapped_column(ForeignKey("task.id"), primary_key=True)
+    letter: Mapped[str] = mapped_column(String(1), primary_key=True)
+    candidate_id: Mapped[int] = mapped_column(ForeignKey("candidate.id"), index=True)
+
+    candidate: Mapped[Candidate] = relationship()
+
+
 class Person(Base):
     """Person who judges or administers."""
 
@@ -340,17 +406,35 @@ class Person(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
+def _of_pair_or_task() -> tuple[CheckConstraint, ...]:
+    """Rules of a lease and of a judgment: it is of a pair or of a task, and knows how that stood on the screen."""
+    return (
+        CheckConstraint("(pair_id IS NULL) <> (task_id IS NULL)", name="pair_or_task"),
+        CheckConstraint("(shown_left IS NULL) = (pair_id IS NULL)", name="side_of_pair"),
+        CheckConstraint("(places IS NULL) = (task_id IS NULL)", name="places_of_task"),
+        CheckConstraint("(asked = 'pair') = (task_id IS NULL)", name="asked_pair"),
+    )
+
+
 class Lease(Base):
-    """A pair held for one person while they look at it; it blocks a slot until it expires."""
+    """A pair or task held for one person while they look at it; it blocks a slot until it expires."""
 
     __tablename__ = "lease"
-    __table_args__ = (UniqueConstraint("pair_id", "person_id"),)
+    __table_args__ = (
+        UniqueConstraint("pair_id", "person_id"),
+        UniqueConstraint("task_id", "person_id"),
+        *_of_pair_or_task(),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    pair_id: Mapped[int] = mapped_column(ForeignKey("pair.id"))
+    pair_id: Mapped[int | None] = mapped_column(ForeignKey("pair.id"))
+    task_id: Mapped[int | None] = mapped_column(ForeignKey("task.id"))
     person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), index=True)
     repeat_no: Mapped[int] = mapped_column(default=0)
-    shown_left: Mapped[Side] = mapped_column(_enum(Side))
+    shown_left: Mapped[Side | None] = mapped_column(_enum(Side))
+    places: Mapped[str | None] = mapped_column(String(6))
+    """Letters of a task's candidates in the order in which they stand on the screen."""
+    asked: Mapped[Asked] = mapped_column(_enum(Asked), default=Asked.pair, server_default="pair")
     picked: Mapped[Picked] = mapped_column(_enum(Picked), default=Picked.random, server_default="random")
     leased_at: Mapped[datetime | None] = mapped_column(default=utc_now)
     """Time when the pair was handed out; None after an undo, and of leases of before version 0005 of the tables."""
@@ -358,7 +442,7 @@ class Lease(Base):
 
 
 class Shortlist(Base):
-    """The pairs that an active order shows next, best first; written anew by every fit of the labeler.
+    """The pairs and tasks that an active order shows next, best first; written anew by every fit of the labeler.
 
     Rows once written are replaced, never only removed: that there are any says that active orders have been at work.
     """
@@ -367,18 +451,24 @@ class Shortlist(Base):
     __table_args__ = (
         CheckConstraint("picked NOT IN ('random', 'leftover')", name="active_order"),
         CheckConstraint("place >= 0", name="place_not_negative"),
+        CheckConstraint("(pair_id IS NULL) <> (task_id IS NULL)", name="pair_or_task"),
         Index("ix_shortlist_pair_id", "pair_id"),
+        Index("ix_shortlist_task_id", "task_id"),
     )
 
     picked: Mapped[Picked] = mapped_column(_enum(Picked), primary_key=True)
     """The order that this row belongs to."""
     place: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    """0 for the pair to be shown first."""
-    pair_id: Mapped[int] = mapped_column(ForeignKey("pair.id"))
+    """0 for the one to be shown first, of pairs and tasks together."""
+    pair_id: Mapped[int | None] = mapped_column(ForeignKey("pair.id"))
+    task_id: Mapped[int | None] = mapped_column(ForeignKey("task.id"))
 
 
 class Judgment(Base):
-    """One person's answer to one pair. Only `superseded_at` and `discarded_at` are written after the row was added."""
+    """One person's answer to one pair or task, a row each.
+
+    Only `superseded_at` and `discarded_at` are written after the row was added.
+    """
 
     __tablename__ = "judgment"
     __table_args__ = (
@@ -391,7 +481,21 @@ class Judgment(Base):
             sqlite_where=text("superseded_at IS NULL"),
             postgresql_where=text("superseded_at IS NULL"),
         ),
+        Index(
+            "uq_judgment_live_of_task",
+            "task_id",
+            "person_id",
+            "repeat_no",
+            unique=True,
+            sqlite_where=text("superseded_at IS NULL"),
+            postgresql_where=text("superseded_at IS NULL"),
+        ),
         Index("ix_judgment_person_id_id", "person_id", "id"),
+        *_of_pair_or_task(),
+        CheckConstraint("(choice IS NULL) = (ranking IS NOT NULL)", name="choice_or_ranking"),
+        CheckConstraint("pair_id IS NULL OR choice IS NOT NULL", name="pair_has_choice"),
+        CheckConstraint("task_id IS NULL OR choice IS NULL OR choice = 'skip'", name="task_ranked_or_skip"),
+        CheckConstraint("choice IS NOT NULL OR skip_reason IS NULL", name="ranking_has_no_skip_reason"),
         CheckConstraint("(choice = 'skip') = (skip_reason IS NOT NULL)", name="skip_has_reason"),
         CheckConstraint("seconds >= 0", name="seconds_not_negative"),
         CheckConstraint("server_seconds >= 0", name="server_seconds_not_negative"),
@@ -401,16 +505,23 @@ class Judgment(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     uuid: Mapped[str] = mapped_column(String(36), unique=True)
     """Made by the page: sending the same judgment twice stores it once."""
-    pair_id: Mapped[int] = mapped_column(ForeignKey("pair.id"))
+    pair_id: Mapped[int | None] = mapped_column(ForeignKey("pair.id"))
+    task_id: Mapped[int | None] = mapped_column(ForeignKey("task.id"))
     person_id: Mapped[int] = mapped_column(ForeignKey("person.id"))
     question_id: Mapped[int | None] = mapped_column(ForeignKey("question.id"))
     """Question that the page asked; None where it was not recorded."""
     repeat_no: Mapped[int] = mapped_column(default=0)
-    """0 for the first showing to this person, 1 for the marked repeat with sides swapped."""
-    choice: Mapped[Choice] = mapped_column(_enum(Choice))
+    """0 for the first showing to this person, 1 for the marked repeat with sides swapped or places changed."""
+    choice: Mapped[Choice | None] = mapped_column(_enum(Choice))
+    """None where the answer is a ranking."""
+    ranking: Mapped[str | None] = mapped_column(String(16))
+    """The answer to a task, such as 'c>?' or 'c>a=d>b' (`metrics.rankings`); its pairs are derived, not stored."""
+    asked: Mapped[Asked] = mapped_column(_enum(Asked), default=Asked.pair, server_default="pair")
     skip_reason: Mapped[str | None]
     reasons: Mapped[list[str]] = mapped_column(default=list)
-    shown_left: Mapped[Side] = mapped_column(_enum(Side))
+    shown_left: Mapped[Side | None] = mapped_column(_enum(Side))
+    places: Mapped[str | None] = mapped_column(String(6))
+    """Letters of a task's candidates in the order in which they stood on the screen."""
     picked: Mapped[Picked] = mapped_column(_enum(Picked), default=Picked.random, server_default="random")
     """Reason why this pair was shown; random for repeats and gold pairs, which make no label."""
     view_mode: Mapped[str] = mapped_column(default="fit")
@@ -425,7 +536,8 @@ class Judgment(Base):
     """Time when an admin took this person's answers out (`annotate.judging.discard`); it is `superseded_at` where it
     stood."""
 
-    pair: Mapped[Pair] = relationship()
+    pair: Mapped[Pair | None] = relationship()
+    task: Mapped[Task | None] = relationship()
     person: Mapped[Person] = relationship()
     question: Mapped[Question | None] = relationship()
 

@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from db.errors import UserError, first_fault
-from db.models import Pair, Project, Question, Source, Split, utc_now
+from db.models import Pair, Project, Question, Source, Split, Task, utc_now
 
 GUIDELINES = """\
 Both pictures are restorations of the same low-quality photo. **Choose the one you would rather keep as the portrait
@@ -55,9 +55,16 @@ class ProjectSettings(BaseModel):
     skip_reasons: Words = Field(
         ["both bad", "not a face", "identical"], max_length=8, description="Offered when a pair is skipped"
     )
-    judgments_per_pair: int = Field(1, ge=1, le=100, description="Judgments wanted for a train or val pair")
+    task_size: int = Field(2, ge=2, le=6, description="Candidates shown at once, 2 (a pair) to 6")
+    asked: Literal["best", "best_worst", "order"] = Field(
+        "best", description="What is asked of three candidates and more: the best, the best and the worst, or an order"
+    )
+    mixed_share: float = Field(
+        0.0, ge=0, le=0.5, description="Share of showings that ask in another way, to measure which tells more a second"
+    )
+    judgments_per_pair: int = Field(1, ge=1, le=100, description="Judgments wanted for a train or val pair or task")
     judgments_per_test_pair: int = Field(
-        3, ge=1, le=100, description="Judgments wanted for a test pair (the human ceiling)"
+        3, ge=1, le=100, description="Judgments wanted for a test pair or task (the human ceiling)"
     )
     repeat_share: float = Field(
         0.05, ge=0, le=0.5, description="Share of showings that repeat an own pair, sides swapped"
@@ -144,14 +151,14 @@ def save_settings(session: Session, changes: dict[str, object]) -> ProjectSettin
     store_question(session, settings)
     for is_test, wanted in ((True, settings.judgments_per_test_pair), (False, settings.judgments_per_pair)):
         in_split = Source.split == Split.test if is_test else Source.split != Split.test
-        session.execute(
-            update(Pair)
-            .where(
-                Pair.source_id.in_(select(Source.id).where(in_split)),
-                Pair.judgments_wanted
-                > 0,  # none are wanted of a pair that was set aside (see annotate.ingest.equal_pixels)
-                Pair.judgments_wanted != wanted,
+        for table in (Pair, Task):
+            session.execute(
+                update(table)
+                .where(
+                    table.source_id.in_(select(Source.id).where(in_split)),
+                    table.judgments_wanted > 0,  # of one that was set aside none are (annotate.ingest.equal_pixels)
+                    table.judgments_wanted != wanted,
+                )
+                .values(judgments_wanted=wanted)
             )
-            .values(judgments_wanted=wanted)
-        )
     return settings

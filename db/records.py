@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 
 from sqlalchemy import ColumnElement, Insert, and_, func, select
 from sqlalchemy.orm import Session, make_transient_to_detached
@@ -38,6 +39,11 @@ def pair_key(first: str, second: str) -> tuple[str, bool]:
     """(the pair's 32 hex digits, whether `first` is its a), whichever way round the candidate keys are given."""
     a, b = sorted((first, second))
     return hashlib.sha256(f"{a}\n{b}".encode()).hexdigest()[:32], a == first
+
+
+def task_key(candidate_keys: Iterable[str]) -> str:
+    """Return the name of a task of several candidates, whichever way round their keys are given: 32 hex digits."""
+    return hashlib.sha256("\n".join(sorted(candidate_keys)).encode()).hexdigest()[:32]
 
 
 def draw_split(group: str, seed: int, val_share: float, test_share: float) -> Split:

@@ -392,7 +392,7 @@ def load_judgments(session: Session, rows: list[Row], options: ExportOptions) ->
                 "choice": judgment.choice.value,
                 "skip_reason": judgment.skip_reason,
                 "reasons": judgment.reasons,
-                "shown_left": judgment.shown_left.value,
+                "shown_left": judgment.shown_left.value if judgment.shown_left else None,
                 "picked": judgment.picked.value,
                 "view_mode": judgment.view_mode,
                 "seconds": judgment.seconds,

@@ -132,9 +132,10 @@ def load_pairs(session: Session, pair_ids: Sequence[int]) -> list[PairDetails]:
 def load_answers(session: Session, pair_ids: Sequence[int]) -> dict[int, list[tuple[str, bool, Choice]]]:
     """(person, whether simulated, choice) of every live judgment that is not a repeat, by pair, in order."""
     statement = (
-        select(Judgment.pair_id, Person.name, Person.simulated, Judgment.choice)
+        select(Pair.id, Person.name, Person.simulated, Judgment.choice)
+        .join(Judgment, Judgment.pair_id == Pair.id)
         .join(Person, Person.id == Judgment.person_id)
-        .where(Judgment.pair_id.in_(pair_ids), Judgment.superseded_at.is_(None), Judgment.repeat_no == 0)
+        .where(Pair.id.in_(pair_ids), Judgment.superseded_at.is_(None), Judgment.repeat_no == 0)
         .order_by(Judgment.id)
     )
     answers: defaultdict[int, list[tuple[str, bool, Choice]]] = defaultdict(list)

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "db": {"pixels"},
     "metrics": {"pixels", "licences"},
     "runs": {"licences", "db", "pixels"},
-    "dataset": {"licences", "pixels", "db", "runs"},
+    "dataset": {"licences", "pixels", "db", "runs", "metrics"},
     "training": {"licences", "pixels", "db", "runs", "metrics"},
     "annotate": {"licences", "pixels", "db", "runs", "metrics", "dataset"},
     "reward": {"licences", "pixels", "db", "runs", "metrics", "dataset", "training"},

@@ -195,8 +195,8 @@ def describe_run(data: Path, one: PlannedRun) -> dict[str, Any]:
 def select_decided(*, include_simulated: bool) -> Select[int]:
     """Ids of the train split's pairs that were judged without a tie or a skip: what a labeler learns from."""
     decided = (
-        select(Judgment.pair_id)
-        .join(Pair, Pair.id == Judgment.pair_id)
+        select(Pair.id)
+        .join(Judgment, Judgment.pair_id == Pair.id)
         .join(Source, Source.id == Pair.source_id)
         .where(Judgment.superseded_at.is_(None), Judgment.repeat_no == 0, Source.split == Split.train)
         .where(Judgment.choice.in_([Choice.a, Choice.b]))

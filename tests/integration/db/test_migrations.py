@@ -7,11 +7,26 @@ from contextlib import contextmanager
 import pytest
 from alembic import command
 from sqlalchemy import select, text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, StatementError
 
 from annotate.judging.discard import discard_answers
 from db.engine import alembic_config, default_url, make_engine
-from db.models import Judgment, Lease, Pair, Person, Picked, Question, Run, RunState, Shortlist
+from db.models import (
+    Asked,
+    Candidate,
+    Judgment,
+    Label,
+    Lease,
+    Pair,
+    Person,
+    Picked,
+    Question,
+    Run,
+    RunState,
+    Shortlist,
+    Task,
+    TaskCandidate,
+)
 from db.project import ProjectSettings, question_key, store_question
 from db.session import open_database
 
@@ -184,3 +199,64 @@ def test_what_a_run_of_before_was_made_from_is_not_known(data, database_url, eng
     database.close()
     with migrated(engine, command.downgrade, "0006") as connection:  # and back
         assert connection.execute(text("SELECT kind FROM run ORDER BY id")).all() == [("reward train",)] * 2
+
+
+def test_answers_of_before_there_were_tasks_read_as_before(data, database_url, engine):
+    with migrated(engine, command.upgrade, "0007") as connection:
+        add_old_rows(connection)
+        columns = "uuid, pair_id, person_id, repeat_no, choice, shown_left, picked, seconds, superseded_at"
+        before = connection.execute(text(f"SELECT {columns} FROM judgment")).all()
+        links = connection.execute(text("SELECT * FROM label_judgment")).all()
+    with open_database(data, database_url).write() as session:
+        assert session.execute(text(f"SELECT {columns} FROM judgment")).all() == before
+        assert session.execute(text("SELECT * FROM label_judgment")).all() == links
+        judgment, lease = session.scalars(select(Judgment)).one(), session.scalars(select(Lease)).one()
+        assert (judgment.asked, judgment.task_id, judgment.ranking) == (Asked.pair, None, None)
+        assert (lease.asked, lease.pair_id, lease.places) == (Asked.pair, 2, None)
+        candidates = [Candidate(id=seed + 8, source_id=1, method_id=1, image_id=1, seed=seed) for seed in range(2, 5)]
+        task = Task(key="t", source_id=1, size=3, shuffle_key=1)
+        task.candidates = [
+            TaskCandidate(letter=letter, candidate=candidate)
+            for letter, candidate in zip("abc", candidates, strict=True)
+        ]
+        session.add(task)
+        session.flush()
+        answer = Judgment(
+            id=2, uuid="u2", task_id=task.id, person_id=1, ranking="b>?", places="cab", asked="best",
+            seconds=2.0,
+        )  # fmt: skip
+        session.add(answer)
+        session.flush()
+        session.add(Label(id=2, pair_id=2, origin="human", made_by="majority", p_a=1.0, judgments=[answer]))
+    with migrated(engine, command.downgrade, "0007") as connection:
+        assert connection.execute(text(f"SELECT {columns} FROM judgment")).all() == before
+        assert connection.execute(text("SELECT * FROM label_judgment")).all() == links
+        assert connection.scalar(text("SELECT count(*) FROM label")) == 1, "a label of a task's answer is gone"
+    with migrated(engine, command.upgrade, "head") as connection:
+        assert connection.execute(text("SELECT uuid FROM judgment")).scalars().all() == ["u1"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"pair_id": 1, "task_id": 1}, {"task_id": None, "pair_id": None}, {"ranking": None}, {"places": None},
+        {"asked": "pair"}, {"asked": "loudly"}, {"choice": "a", "ranking": None}, {"choice": "skip"},
+        {"skip_reason": "both bad"}, {"shown_left": "a"},
+        {"pair_id": 1, "task_id": None, "places": None, "asked": "pair", "shown_left": "a"},
+    ],
+)  # fmt: skip
+def test_an_answer_to_a_task_that_contradicts_itself_is_refused(data, database_url, engine, values):
+    with migrated(engine, command.upgrade, "head") as connection:
+        add_old_rows(connection)
+        connection.execute(
+            text(
+                "INSERT INTO task (id, key, source_id, size, shuffle_key, judgments_wanted, judgment_count, created_at)"
+                " VALUES (1, 't', 1, 3, 1, 1, 0, '2026-01-01 00:00:00')"
+            )
+        )
+    row = {"uuid": "u2", "pair_id": None, "task_id": 1, "person_id": 1, "ranking": "b>?",
+           "places": "cab", "asked": "best", "seconds": 2.0}  # fmt: skip
+    with open_database(data, database_url).write() as session:
+        session.add(Judgment(id=2, **row))
+    with pytest.raises((IntegrityError, StatementError)), open_database(data, database_url).write() as session:
+        session.add(Judgment(**{**row, "id": 3, "uuid": "u3", "person_id": 1, "repeat_no": 1, **values}))
