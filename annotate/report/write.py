@@ -12,11 +12,12 @@ import pandas as pd
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from annotate.report.agreement import compute_agreement, compute_people
+from annotate.report.agreement import compute_agreement
 from annotate.report.options import RankOptions
 from annotate.report.plots import plot_over_time, plot_people, plot_ranking, plot_win_matrix
 from annotate.report.rank import compute_win_matrix, load_judgments, select_votes
 from annotate.report.rewards import compute_mean_rewards
+from annotate.report.screening import compare_rankings, describe_effect, describe_people
 from annotate.report.side_bias import compute_side_bias
 from db.errors import UserError
 from db.models import Judgment, Person, Question, utc_now
@@ -38,7 +39,8 @@ def write_report(
 ) -> dict[str, Any]:
     """Rank the methods, describe the people, and write all of it to a folder.
 
-    Writes ranking.csv, win_matrix.csv, win_counts.csv, people.csv, agreement.csv, side_bias.csv, over_time.csv,
+    Writes ranking.csv, win_matrix.csv, win_counts.csv, people.csv, screening.csv (the ranking with and without the
+    flagged people), agreement.csv, side_bias.csv, over_time.csv,
     questions.csv (the versions of the question that were answered), rewards.csv (stored rewards by method),
     summary.json, and ranking, win_matrix, over_time and people as .png and .svg.
 
@@ -58,13 +60,19 @@ def write_report(
     votes = select_votes(judgments)
     if votes.empty:
         raise UserError(_nothing_to_rank(session, judgments, options))
+    people = describe_people(judgments, votes)
+    flagged = people.loc[people["flags"] != "", "person"].tolist()
+    every, kept = votes, votes[~votes["person"].isin(flagged)]
+    votes = kept if options.exclude_flagged else every
+    if votes.empty:
+        raise UserError("Everybody who judged is flagged; rank without --exclude-flagged and read people.csv.")
     step(1, 5)
     ranking = rank_methods(votes, n_resamples=options.resamples, seed=options.seed)
     step(2, 5)
     bias = compute_side_bias(votes, n_resamples=options.resamples, seed=options.seed)
     step(3, 5)
     agreement = compute_agreement(votes, n_resamples=options.resamples, seed=options.seed)
-    people = compute_people(judgments, votes)
+    screening = compare_rankings(rank_methods(every, n_resamples=0), rank_methods(kept, n_resamples=0))
     shares, counts = compute_win_matrix(votes, ranking["method"].tolist())
     rewards = compute_mean_rewards(session, options.split, options.seed)
     questions = count_by_question(session, judgments)
@@ -83,14 +91,19 @@ def write_report(
         "agreement": {row["measure"]: row for row in agreement.to_dict("records")},
         "rewards": rewards.to_dict("records"),
         "questions": questions.to_dict("records"),
-        "flagged": people.loc[people["flags"] != "", "person"].tolist(),
-        "notes": _notes(session, judgments, ranking, people, questions, options),
+        "flagged": flagged,
+        "screening": screening.to_dict("records") if flagged else [],
+        "notes": [
+            *_notes(session, judgments, ranking, people, questions, options),
+            *([describe_effect(screening, flagged, excluded=options.exclude_flagged)] if flagged else []),
+        ],
     }
     tables = {
         "ranking": ranking,
         "win_matrix": shares.reset_index(),
         "win_counts": counts.reset_index(),
         "people": people,
+        "screening": screening,
         "agreement": agreement,
         "side_bias": pd.DataFrame([asdict(bias)]),
         "over_time": count_by_hour(judgments),
