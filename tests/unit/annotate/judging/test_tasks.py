@@ -20,10 +20,26 @@ from annotate.judging.labels import compute_dawid_skene, load_votes, resolve_lab
 from annotate.judging.pairs import GIVEN_BACK_SECONDS, draw_places, lease_pairs, make_pairs, release_leases
 from annotate.judging.people import add_person
 from annotate.judging.remove_method import count_peoples_answers, remove_method
+from annotate.judging.simulate import answer_scores, judge_pairs, rank_scores
 from annotate.judging.tasks import make_tasks
 from db.errors import UserError
-from db.models import Asked, Choice, Judgment, Label, Lease, Method, Pair, Side, Split, Task, TaskCandidate, utc_now
-from db.project import ProjectSettings
+from db.models import (
+    Asked,
+    Candidate,
+    Choice,
+    Judgment,
+    Label,
+    Lease,
+    Method,
+    Pair,
+    Picked,
+    Side,
+    Split,
+    Task,
+    TaskCandidate,
+    utc_now,
+)
+from db.project import ProjectSettings, save_settings
 from db.records import candidate_key, task_key
 from tests.making import add_candidates, judge
 
@@ -172,7 +188,7 @@ def test_places_are_balanced_in_a_task(session, people, fours, make_fours):
 
 @pytest.mark.parametrize("size", [3, 4, 5, 6])
 def test_any_row_of_showings_leaves_balanced_places(size):
-    for seed in range(20):
+    for seed in range(5):
         rng, shown = random.Random(seed), []
         for _ in range(2 * size):
             shown.append(draw_places(shown, size, rng))
@@ -483,3 +499,55 @@ def test_dawid_skene_takes_the_votes_of_tasks(session, people, make_fours):
     assert p_a[pair_of(session, tasks[0], "ab").id] > 0.95 > 0.05 > p_a[pair_of(session, tasks[1], "ab").id]
     assert len(p_a) == 24
     assert resolve_labels(session, "dawid-skene").added == 24
+
+
+@pytest.mark.parametrize(
+    ("scores", "asked", "ranking"),
+    [
+        ({"a": 0.1, "b": 0.5, "c": 0.9, "d": 0.3}, "best", "c>?"),
+        ({"a": 0.1, "b": 0.5, "c": 0.9, "d": 0.3}, "best_worst", "c>?>a"),
+        ({"a": 0.1, "b": 0.5, "c": 0.9, "d": 0.3}, "order", "c>b>d>a"),
+        ({"a": 0.1, "b": 0.899, "c": 0.9, "d": 0.3}, "best", "b=c>?"),
+        ({"a": 0.1, "b": 0.5, "c": 0.9}, "best_worst", "c>b>a"),
+        ({"a": 0.1, "b": 0.9, "c": 0.9}, "best_worst", "b=c>a"),
+        ({"a": 0.1, "b": 0.1, "c": 0.101, "d": 0.1}, "order", "a=b=c=d"),
+    ],
+)
+def test_scores_say_what_is_asked(scores, asked, ranking):
+    assert rank_scores(scores, Asked(asked)) == ranking
+    assert answers_what_was_asked(ranking, Asked(asked))
+
+
+@pytest.mark.parametrize("asked", ["best", "best_worst", "order"])
+def test_a_program_is_wrong_as_often_as_it_should_be(rng, asked):
+    """Of 2,000 answers 30 % are wrong, give or take three standard errors."""
+    scores = {"a": 0.1, "b": 0.5, "c": 0.9, "d": 0.3}
+    given = [answer_scores(scores, Asked(asked), 0.3, rng) for _ in range(2000)]
+    wrong = sum(ranking != rank_scores(scores, Asked(asked)) for ranking, _ in given)
+    assert wrong / 2000 == pytest.approx(0.3, abs=3 * (0.21 / 2000) ** 0.5)
+    assert sum(drawn for _, drawn in given) > wrong
+    assert all(answers_what_was_asked(ranking, Asked(asked)) for ranking, _ in given)
+
+
+def test_a_program_answers_tasks_and_is_marked(database, fours):
+    """Method m1 is the best to it, then m2, m3, m4."""
+    with database.write() as session:
+        for number in range(8):
+            add_candidates(session, f"face{number}", METHODS[:4])
+        save_settings(session, {**fours.model_dump(), "asked": "order", "mixed_share": 0.5})
+        make_tasks(session, fours, 4)
+        person_id = add_person(session, "robot", simulated=True).id
+
+    def score(session, candidate_id):
+        return -float(session.get_one(Candidate, candidate_id).method.name[1:])
+
+    answers, by_lot = judge_pairs(database, person_id, score, count=500, noise=0.0, seed=1)
+    assert (answers >= 8, by_lot) == (True, 0)
+    with database.read() as session:
+        rows = session.scalars(select(Judgment)).all()
+        assert len({row.asked for row in rows}) > 1
+        for row in rows:
+            assert (row.person.simulated, row.picked) == (True, Picked.random)
+            if row.task is not None:
+                scores = {one.letter: score(session, one.candidate_id) for one in row.task.candidates}
+                assert row.ranking == rank_scores(scores, row.asked)
