@@ -217,7 +217,7 @@ def compute_people(counts: pd.DataFrame) -> pd.DataFrame:
 
 def _read_pairs(votes: pd.DataFrame) -> pd.DataFrame:
     """Answers to pairs as votes; votes as they are."""
-    if "ranking" not in votes:
+    if "choice" in votes:
         return votes
     pairs = votes[votes["methods"].map(len) == 2]
     return pairs.assign(choice=pairs["ranking"].map(CHOICE_OF_RANKING), shown_left=pairs["places"].str[0])
