@@ -33,6 +33,7 @@ def describe_people(judgments: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFram
 
 def list_answers(votes: pd.DataFrame) -> pd.DataFrame:
     """The votes on pairs as the table that statistics take: person, source, methods, ranking, places."""
+    votes = votes.reset_index(drop=True)
     return pd.DataFrame(
         {
             "person": votes["person"],

@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session
 
 from annotate.report.agreement import compute_agreement
 from annotate.report.options import RankOptions
+from annotate.report.plan import compare_neighbours, decide_pairs, describe_neighbours, describe_pairs
 from annotate.report.plots import plot_over_time, plot_people, plot_ranking, plot_win_matrix
 from annotate.report.rank import compute_win_matrix, load_judgments, select_votes
 from annotate.report.rewards import compute_mean_rewards
-from annotate.report.screening import compare_rankings, describe_effect, describe_people
+from annotate.report.screening import compare_rankings, describe_effect, describe_people, list_answers
 from annotate.report.side_bias import compute_side_bias
 from db.errors import UserError
 from db.models import Judgment, Person, Question, utc_now
@@ -40,7 +41,8 @@ def write_report(
     """Rank the methods, describe the people, and write all of it to a folder.
 
     Writes ranking.csv, win_matrix.csv, win_counts.csv, people.csv, screening.csv (the ranking with and without the
-    flagged people), agreement.csv, side_bias.csv, over_time.csv,
+    flagged people), plan.csv (whether neighbours in the ranking are told apart, and the answers missing),
+    pairs.csv (which pairs of images are decided), agreement.csv, side_bias.csv, over_time.csv,
     questions.csv (the versions of the question that were answered), rewards.csv (stored rewards by method),
     summary.json, and ranking, win_matrix, over_time and people as .png and .svg.
 
@@ -72,6 +74,8 @@ def write_report(
     bias = compute_side_bias(votes, n_resamples=options.resamples, seed=options.seed)
     step(3, 5)
     agreement = compute_agreement(votes, n_resamples=options.resamples, seed=options.seed)
+    told_apart = votes[votes["method_a"] != votes["method_b"]]
+    neighbours, pairs = compare_neighbours(list_answers(told_apart), ranking), decide_pairs(votes)
     screening = compare_rankings(rank_methods(every, n_resamples=0), rank_methods(kept, n_resamples=0))
     shares, counts = compute_win_matrix(votes, ranking["method"].tolist())
     rewards = compute_mean_rewards(session, options.split, options.seed)
@@ -91,6 +95,7 @@ def write_report(
         "agreement": {row["measure"]: row for row in agreement.to_dict("records")},
         "rewards": rewards.to_dict("records"),
         "questions": questions.to_dict("records"),
+        "plan": [*describe_neighbours(neighbours, float(votes["seconds"].median())), describe_pairs(pairs)],
         "flagged": flagged,
         "screening": screening.to_dict("records") if flagged else [],
         "notes": [
@@ -104,6 +109,8 @@ def write_report(
         "win_counts": counts.reset_index(),
         "people": people,
         "screening": screening,
+        "plan": neighbours,
+        "pairs": pairs,
         "agreement": agreement,
         "side_bias": pd.DataFrame([asdict(bias)]),
         "over_time": count_by_hour(judgments),
@@ -240,6 +247,7 @@ def format_summary(summary: dict[str, Any]) -> str:
             f"{row['win_rate']:>8.1%}  {row['n_judgments']:>6}"
         )
     lines += ["", f"{summary['n_votes']} answers on {summary['n_sources']} sources by {describe_raters(summary)}"]
+    lines += [line for line in summary["plan"] if line]
     bias = summary["side_bias"]
     lines.append(
         f"side bias: {_number(bias['logit'], bias['logit_low'], bias['logit_high'], '+.2f')} logits for left; left "

@@ -38,6 +38,8 @@ TABLES = {
     "win_counts",
     "people",
     "screening",
+    "plan",
+    "pairs",
     "agreement",
     "side_bias",
     "over_time",
