@@ -1,10 +1,10 @@
 """Compare one choice among four with one pair, by the click: `python -m experiments.best_of_four [--faces FOLDER]`.
 
 Two tables. From ../shared/faces/votes/sr (624 choices of the best of four, 12 scenes, 52 people): the rank correlation
-of the four methods' order by n choices of one half of a scene's people with that by all of the other half, the n read as
-choices among four, and as pairs (the chosen against one of the others by lot), both fitted by Plackett-Luce. Planted: 13
-methods, 85 photos that favour each method by a normal 0.7, Luce's model, and the rank correlation with the truth after
-so many clicks, of pairs and of the best of four. The tables stand in experiments/README.md.
+of the four methods' order by n choices of one half of a scene's people with that by all of the other half, the n read
+as choices among four, and as pairs (the chosen against one of the others by lot), both fitted by Plackett-Luce.
+Planted: 13 methods, 85 photos that favour each method by a normal 0.7, Luce's model, and the rank correlation with the
+truth after so many clicks, of pairs and of the best of four. The tables stand in experiments/README.md.
 """
 
 from __future__ import annotations
