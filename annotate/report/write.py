@@ -12,7 +12,7 @@ import pandas as pd
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from annotate.report.agreement import compute_agreement, compute_people
+from annotate.report.agreement import compute_agreement
 from annotate.report.audit import audit_ranking
 from annotate.report.information import compare_asked
 from annotate.report.options import RankOptions
@@ -20,6 +20,7 @@ from annotate.report.order_effects import compute_order_effects
 from annotate.report.plots import plot_over_time, plot_people, plot_ranking, plot_win_matrix
 from annotate.report.rank import compute_win_matrix, load_judgments, select_answers, select_votes
 from annotate.report.rewards import compute_mean_rewards
+from annotate.report.screening import compare_rankings, describe_effect, describe_people
 from annotate.report.side_bias import compute_side_bias
 from db.errors import UserError
 from db.models import Judgment, Person, Question, utc_now
@@ -41,10 +42,10 @@ def write_report(
 ) -> dict[str, Any]:
     """Rank the methods, describe the people, and write all of it to a folder.
 
-    Writes ranking.csv, win_matrix.csv, win_counts.csv, people.csv, agreement.csv, side_bias.csv, order_effects.csv,
-    audit.csv, asked.csv (what each way of asking tells in a second), over_time.csv, questions.csv (the versions of the
-    question that were answered), rewards.csv (stored rewards by method), summary.json, and ranking, win_matrix,
-    over_time and people as .png and .svg.
+    Writes ranking.csv, win_matrix.csv, win_counts.csv, people.csv, screening.csv (the ranking with and without the
+    flagged people), agreement.csv, side_bias.csv, order_effects.csv, audit.csv, asked.csv (what each way of asking
+    tells in a second), over_time.csv, questions.csv (the versions of the question that were answered), rewards.csv
+    (stored rewards by method), summary.json, and ranking, win_matrix, over_time and people as .png and .svg.
 
     Args:
         out: folder, made where it is missing; files of an earlier report in it are replaced.
@@ -62,16 +63,24 @@ def write_report(
     answers = select_answers(judgments)
     if answers.empty:
         raise UserError(_nothing_to_rank(session, judgments, options))
+    people = describe_people(judgments, answers)
+    flagged = people.loc[people["flags"] != "", "person"].tolist()
+    every, kept = answers, answers[~answers["person"].isin(flagged)]
+    answers = kept if options.exclude_flagged else every
+    votes = select_votes(judgments)
+    votes = votes[votes["person"].isin(answers["person"])]
+    if answers.empty:
+        raise UserError("Everybody who judged is flagged; rank without --exclude-flagged and read people.csv.")
     step(1, 5)
     ranking = rank_methods(answers, n_resamples=options.resamples, seed=options.seed)
     step(2, 5)
-    bias = compute_side_bias(select_votes(judgments), n_resamples=options.resamples, seed=options.seed)
+    bias = compute_side_bias(votes, n_resamples=options.resamples, seed=options.seed)
     order_effects = compute_order_effects(answers, ranking, bias)
     audit = audit_ranking(answers, seed=options.seed)
     asked, asked_said = compare_asked(answers)
     step(3, 5)
     agreement = compute_agreement(answers, n_resamples=options.resamples, seed=options.seed)
-    people = compute_people(judgments, answers)
+    screening = compare_rankings(rank_methods(every, n_resamples=0), rank_methods(kept, n_resamples=0))
     shares, counts = compute_win_matrix(answers, ranking["method"].tolist())
     rewards = compute_mean_rewards(session, options.split, options.seed)
     questions = count_by_question(session, judgments)
@@ -95,14 +104,19 @@ def write_report(
         "agreement": {row["measure"]: row for row in agreement.to_dict("records")},
         "rewards": rewards.to_dict("records"),
         "questions": questions.to_dict("records"),
-        "flagged": people.loc[people["flags"] != "", "person"].tolist(),
-        "notes": _notes(session, judgments, ranking, people, questions, options),
+        "flagged": flagged,
+        "screening": screening.to_dict("records") if flagged else [],
+        "notes": [
+            *_notes(session, judgments, ranking, people, questions, options),
+            *([describe_effect(screening, flagged, excluded=options.exclude_flagged)] if flagged else []),
+        ],
     }
     tables = {
         "ranking": ranking,
         "win_matrix": shares.reset_index(),
         "win_counts": counts.reset_index(),
         "people": people,
+        "screening": screening,
         "agreement": agreement,
         "side_bias": pd.DataFrame([asdict(bias)]),
         "order_effects": order_effects,

@@ -14,11 +14,12 @@ from sqlalchemy.orm import Session
 from annotate.judging.judgments import undo_judgment
 from annotate.judging.people import add_person
 from annotate.report.rank import compute_win_matrix, load_answers, load_judgments, select_votes
-from annotate.report.side_bias import compute_side_bias, compute_wilson
+from annotate.report.side_bias import compute_side_bias
 from db.errors import UserError
 from db.models import Asked, Choice, Judgment, Pair, Person, Split, Task, TaskCandidate
 from db.project import ProjectSettings
 from db.session import Database
+from metrics.accuracy import compute_wilson
 from metrics.votes import explain_connection, rank_methods
 from tests.making import add_candidates, judge
 
