@@ -24,7 +24,7 @@ RULE = (
 
 
 def describe_people(judgments: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """The table of people: `compute_people`'s columns, and what `screen_people` says of them."""
+    """The table of people: `compute_people`'s columns, and what `screen_people` says of them; of votes too."""
     counts = count_people(judgments, answers)
     if judgments.empty:
         return compute_people(counts).assign(flags="")
