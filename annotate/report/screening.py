@@ -11,8 +11,8 @@ import pandas as pd
 from sqlalchemy.orm import Session
 
 from annotate.report.agreement import compute_people, count_people
-from annotate.report.rank import load_judgments, select_votes
-from metrics.rankings import RANKING_OF_CHOICE
+from annotate.report.rank import load_judgments, select_answers
+from metrics.answers import read_answers
 from metrics.screening import FALSE_FLAGS, screen_people
 
 RULE = (
@@ -23,26 +23,19 @@ RULE = (
 """What `--exclude-flagged` does, for a card."""
 
 
-def describe_people(judgments: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFrame:
-    """The table of people: `compute_people`'s columns, and what `screen_people` says of them."""
+def describe_people(judgments: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """The table of people: `compute_people`'s columns, and what `screen_people` says of them.
+
+    Args:
+        answers: those that count, of pairs and tasks, or votes on pairs.
+    """
+    counts = count_people(judgments, answers)
     if judgments.empty:
-        return compute_people(count_people(judgments, votes)).assign(flags="")
-    counts = count_people(judgments, votes)
-    return compute_people(counts).merge(screen_people(list_answers(votes), counts), left_on="person", right_index=True)
-
-
-def list_answers(votes: pd.DataFrame) -> pd.DataFrame:
-    """The votes on pairs as the table that statistics take: person, source, methods, ranking, places."""
-    votes = votes.reset_index(drop=True)
-    return pd.DataFrame(
-        {
-            "person": votes["person"],
-            "source": votes["source"],
-            "methods": pd.Series(list(zip(votes["method_a"], votes["method_b"], strict=True)), dtype=object),
-            "ranking": votes["choice"].map(RANKING_OF_CHOICE),
-            "places": votes["shown_left"].map({"a": "ab", "b": "ba"}),
-        }
-    )
+        return compute_people(counts).assign(flags="")
+    answers = read_answers(answers)
+    if "places" not in answers:
+        answers = answers.assign(places=answers["shown_left"].map({"a": "ab", "b": "ba"}))
+    return compute_people(counts).merge(screen_people(answers, counts), left_on="person", right_index=True)
 
 
 def find_flagged(session: Session, *, people: Sequence[str] = (), include_simulated: bool = False) -> dict[str, str]:
@@ -54,7 +47,7 @@ def find_flagged(session: Session, *, people: Sequence[str] = (), include_simula
         UserError: there is no person of such a name.
     """
     judgments = load_judgments(session, people=people, include_simulated=include_simulated)
-    table = describe_people(judgments, select_votes(judgments))
+    table = describe_people(judgments, select_answers(judgments))
     flagged = table[table["flags"] != ""]
     return dict(zip(flagged["person"], flagged["flags"], strict=True))
 

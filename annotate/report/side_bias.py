@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from metrics.accuracy import compute_wilson
-from metrics.votes import MIN_SOURCES, SAME_SCORE, Floats, count_by_source, resample_sources
+from metrics.plackett_luce import Floats
+from metrics.votes import MIN_SOURCES, SAME_SCORE, count_by_source, resample_sources
 
 MIN_DECISIVE = 20
 """Answers for one side below which the side bias is not estimated."""

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image as PilImage
@@ -42,6 +43,9 @@ TABLES = {
     "pairs",
     "agreement",
     "side_bias",
+    "order_effects",
+    "audit",
+    "asked",
     "over_time",
     "questions",
     "rewards",
@@ -96,6 +100,13 @@ def test_rank_writes_tables_pictures_and_a_summary(judged: Database, rank: Annot
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["n_votes"], summary["n_people"], summary["n_simulated"]) == (72, 2, 0)
     assert summary["notes"] == ["44 judgments of simulated annotators are left out."]
+    assert "12 photos and the 2 people who answered; 2 people say little of how far others differ" in result.stdout
+    assert "One person left out: " in result.stdout
+    assert "cannot be told: there must be 20 answers to pairs and 20 of another way" in result.stdout
+    checks = {"cycles", "one photo out", "one person out", "ties", "side"}
+    assert set(pd.read_csv(out / "audit.csv")["check"]) == checks
+    assert set(pd.read_csv(out / "order_effects.csv")["effect"]) == {"side", "time"}
+    assert ranking["score_jod"].tolist() == pytest.approx((ranking["score"] / np.log(3)).tolist(), abs=1e-5)
     for name in PICTURES:
         with PilImage.open(out / f"{name}.png") as picture:
             assert picture.width > 600

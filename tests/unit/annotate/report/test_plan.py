@@ -19,7 +19,7 @@ from annotate.report.plan import (
     round_number,
 )
 from annotate.report.plan_command import Known, PlanOptions, make_plan
-from annotate.report.screening import list_answers
+from metrics.answers import read_answers
 from metrics.votes import rank_methods
 
 SCORES = {"best": 2.0, "middle": 0.15, "worst": 0.0}
@@ -41,7 +41,7 @@ def make_votes(n: int, photos: int = 30, people: int = 8) -> pd.DataFrame:
 
 def test_neighbours_are_decided_or_say_what_is_missing() -> None:
     votes = make_votes(400)
-    table = compare_neighbours(list_answers(votes), rank_methods(votes, n_resamples=0))
+    table = compare_neighbours(read_answers(votes), rank_methods(votes, n_resamples=0))
     assert table["decided"].tolist() == [True, False]
     far, near = describe_neighbours(table, median_seconds=6.0)
     assert far.startswith(("best is better than middle by 1.", "best is better than worst by 1."))
@@ -72,7 +72,7 @@ def test_methods_that_never_met_are_not_planned_for() -> None:
     votes = make_votes(60)
     others = votes.replace({"best": "u", "middle": "v", "worst": "w"})
     both = pd.concat([votes, others.assign(pair="o" + others["pair"])], ignore_index=True)
-    table = compare_neighbours(list_answers(both), rank_methods(both, n_resamples=0))
+    table = compare_neighbours(read_answers(both), rank_methods(both, n_resamples=0))
     assert table["difference_jod"].isna().tolist() == [False, False, True, False, False]
 
 
@@ -80,12 +80,16 @@ def test_pairs_of_images_are_decided_by_people_who_agree() -> None:
     assert count_fewest() == FEWEST
     answers = {"all": "a" * 7, "half": "ab" * 40, "some": "aabt", "one": "b"}
     rows = [
-        {"pair": pair, "choice": {"t": "tie"}.get(letter, letter)} for pair, said in answers.items() for letter in said
+        {"task": task, "source": "s", "methods": ("x", "y"), "ranking": {"a": "a>b", "b": "b>a", "t": "a=b"}[letter]}
+        for task, said in answers.items()
+        for letter in said
     ]
+    rows += [{"task": "four", "source": "s", "methods": ("x", "y", "z", "u"), "ranking": "a>?"}] * 7
     table = decide_pairs(pd.DataFrame(rows)).set_index("pair")
-    assert table["decided"].to_dict() == {"all": "a", "half": "even", "some": "open"}
+    fours = {f"four a{letter}": "a" for letter in "bcd"}
+    assert table["decided"].to_dict() == {"all": "a", "half": "even", "some": "open", **fours}
     assert table.loc["some", ["for_a", "for_b", "ties"]].tolist() == [2, 1, 1]
-    assert describe_pairs(table).startswith("Of 3 pairs of images with two answers or more 1 are decided, 1 are about ")
+    assert describe_pairs(table).startswith("Of 6 pairs of images with two answers or more 4 are decided, 1 are about ")
     assert describe_pairs(table.iloc[:0]) == ""
 
 
