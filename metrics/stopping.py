@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-JOD = math.log(3)
-"""Log odds of one just-objectionable difference: of two methods so far apart people prefer the better in 75 %."""
+from metrics.votes import JOD
+
 ALPHA = 0.05
 TIGHT_AT_JOD = 0.3
 """Difference whose decision the sequence is made narrowest for. Fixed, as it may not follow from the answers."""

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from metrics.answers import list_comparisons
 from metrics.plackett_luce import fit, tally_answers
 from metrics.power import Covariances, split_covariance
-from metrics.stopping import ALPHA, JOD, decide_images, information_needed, sequence_interval, share_interval
-from metrics.votes import MIN_SOURCES
+from metrics.stopping import ALPHA, decide_images, information_needed, sequence_interval, share_interval
+from metrics.two_way import number_clusters
+from metrics.votes import JOD, MIN_SOURCES
 
 POWER = 0.8
 SMALLEST_JOD = 0.02
@@ -34,10 +36,10 @@ def measure_variation(answers: pd.DataFrame) -> tuple[dict[str, float], dict[str
     """
     tally = tally_answers(answers)
     found = fit(tally)
-    photos = answers["group"].fillna(answers["source"]) if "group" in answers else answers["source"]
-    numbers = (pd.factorize(column, sort=True)[0].astype(np.int64) for column in (photos, answers["person"]))
+    photos, people = number_clusters(answers)
+    covariances = split_covariance(tally, found, photos, np.zeros_like(photos) if people is None else people)
     scores = dict(zip(tally.methods, found.scores.tolist(), strict=True))
-    return scores, {name: at for at, name in enumerate(tally.methods)}, split_covariance(tally, found, *numbers)
+    return scores, {name: at for at, name in enumerate(tally.methods)}, covariances
 
 
 def compare_neighbours(answers: pd.DataFrame, ranking: pd.DataFrame) -> pd.DataFrame:
@@ -110,12 +112,13 @@ def format_time(seconds: float) -> str:
     return f"{minutes:,} minute{'' if minutes == 1 else 's'}" if minutes < 120 else f"{minutes / 60:,.0f} hours"
 
 
-def decide_pairs(votes: pd.DataFrame) -> pd.DataFrame:
-    """What the answers of two people or more say of each pair of images: PAIR_COLUMNS.
+def decide_pairs(answers: pd.DataFrame) -> pd.DataFrame:
+    """What the answers of two people or more say of each pair of images, of a task's too: PAIR_COLUMNS.
 
     The bounds of the share of people who prefer a hold at all looks at once; `decided` is a, b, even or open.
     """
-    counts = pd.crosstab(votes["pair"], votes["choice"]).reindex(columns=["a", "b", "tie"], fill_value=0)
+    told = list_comparisons(answers)
+    counts = pd.crosstab(told["pair"], told["choice"]).reindex(columns=["a", "b", "tie"], fill_value=0)
     counts = counts[counts.sum(axis=1) >= 2]
     words = {"first": "a", "second": "b"}
     rows = [

@@ -55,8 +55,8 @@ class Known:
     person_sd: float | None = None
 
 
-def read_project(session: Session) -> Known:
-    """What the project's candidates and answers tell: sizes, the pace of pairs, and its own variance in JOD."""
+def read_project(session: Session, k: int, asked: str) -> Known:
+    """What the project's candidates and answers tell: sizes, the pace of such answers, its own variance in JOD."""
     from annotate.report.plan import average_sd, measure_variation
     from annotate.report.rank import load_answers
     from metrics.stopping import JOD
@@ -64,10 +64,10 @@ def read_project(session: Session) -> Known:
     methods = session.scalar(select(func.count(Candidate.method_id.distinct()))) or 0
     photos = session.scalar(select(func.count(Candidate.source_id.distinct())).join(Source)) or 0
     answers = load_answers(session)
-    pairs = answers[answers["methods"].map(len) == 2]
     people = int(answers["person"].nunique())
     sizes = methods if methods > 1 else None, photos or None, people or None
-    seconds = float(pairs["seconds"].median()) if len(pairs) else None
+    such = answers[(answers["methods"].map(len) == k) & ((answers["asked"] == asked) | (k == 2))]
+    seconds = float(such["seconds"].median()) if len(such) else None
     if len(answers) < MIN_ANSWERS or people < MIN_PEOPLE or answers["source"].nunique() < MIN_PHOTOS:
         return Known(*sizes, seconds)
     _, numbers, covariances = measure_variation(answers)
@@ -79,7 +79,7 @@ def run_plan(options: PlanOptions, place: Place) -> None:
     """Plan and say it."""
     with record(PLAN, options, place) as (database, run):
         with database.read() as session:
-            known = read_project(session)
+            known = read_project(session, options.k, options.asked)
         result, lines = make_plan(options, known)
         run.write_result(result)
     print("\n".join(lines))
@@ -96,8 +96,6 @@ def make_plan(options: PlanOptions, known: Known) -> tuple[dict[str, Any], list[
         USUAL_SECONDS + MORE_SECONDS * (options.k - 2),
         *(USUAL_PHOTO_SD, USUAL_PERSON_SD),
     )
-    if options.k > 2:  # the project's pace is that of pairs
-        known = Known(known.methods, known.photos, known.people, None, known.photo_sd, known.person_sd)
     given: dict[str, Any] = {}
     told: dict[str, str] = {}
     for name in ("methods", "photos", "people", "seconds", "photo_sd", "person_sd"):

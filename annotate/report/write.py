@@ -83,7 +83,7 @@ def write_report(
     asked, asked_said = compare_asked(answers)
     step(3, 5)
     agreement = compute_agreement(answers, n_resamples=options.resamples, seed=options.seed)
-    neighbours, pairs = compare_neighbours(answers, ranking), decide_pairs(votes)
+    neighbours, pairs = compare_neighbours(answers, ranking), decide_pairs(answers)
     screening = compare_rankings(rank_methods(every, n_resamples=0), rank_methods(kept, n_resamples=0))
     shares, counts = compute_win_matrix(answers, ranking["method"].tolist())
     rewards = compute_mean_rewards(session, options.split, options.seed)

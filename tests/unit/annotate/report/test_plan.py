@@ -80,12 +80,16 @@ def test_pairs_of_images_are_decided_by_people_who_agree() -> None:
     assert count_fewest() == FEWEST
     answers = {"all": "a" * 7, "half": "ab" * 40, "some": "aabt", "one": "b"}
     rows = [
-        {"pair": pair, "choice": {"t": "tie"}.get(letter, letter)} for pair, said in answers.items() for letter in said
+        {"task": task, "source": "s", "methods": ("x", "y"), "ranking": {"a": "a>b", "b": "b>a", "t": "a=b"}[letter]}
+        for task, said in answers.items()
+        for letter in said
     ]
+    rows += [{"task": "four", "source": "s", "methods": ("x", "y", "z", "u"), "ranking": "a>?"}] * 7
     table = decide_pairs(pd.DataFrame(rows)).set_index("pair")
-    assert table["decided"].to_dict() == {"all": "a", "half": "even", "some": "open"}
+    fours = {f"four a{letter}": "a" for letter in "bcd"}
+    assert table["decided"].to_dict() == {"all": "a", "half": "even", "some": "open", **fours}
     assert table.loc["some", ["for_a", "for_b", "ties"]].tolist() == [2, 1, 1]
-    assert describe_pairs(table).startswith("Of 3 pairs of images with two answers or more 1 are decided, 1 are about ")
+    assert describe_pairs(table).startswith("Of 6 pairs of images with two answers or more 4 are decided, 1 are about ")
     assert describe_pairs(table.iloc[:0]) == ""
 
 
