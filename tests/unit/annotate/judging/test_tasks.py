@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.event import listen
 
 from annotate.ingest.damage import describe_damage
 from annotate.ingest.equal_pixels import set_aside_equal_pairs
@@ -551,3 +552,37 @@ def test_a_program_answers_tasks_and_is_marked(database, fours):
             if row.task is not None:
                 scores = {one.letter: score(session, one.candidate_id) for one in row.task.candidates}
                 assert row.ranking == rank_scores(scores, row.asked)
+
+
+@pytest.mark.parametrize(("task_size", "most"), [(2, 16), (4, 17)])
+def test_an_answer_and_the_next_showing_cost_few_statements(database, fours, task_size, most):
+    """A pair's cost as many before there were tasks (15; 16 where the question is new); a task asks for its size."""
+    settings, rng = fours.model_copy(update={"task_size": task_size}), random.Random(1)
+
+    def see(session, holding):
+        pairs = [answer.pair_id for answer in holding if answer.pair_id]
+        tasks = [answer.task_id for answer in holding if answer.task_id]
+        leases = lease_pairs(session, ada, settings, rng, count=2 - len(holding), holding=pairs, holding_tasks=tasks)
+        return holding + [
+            answer_of(lease)
+            if lease.task_id
+            else Answer(str(uuid4()), lease.pair_id, 0, lease.shown_left, Choice.a, 1.0)
+            for lease in leases
+        ]
+
+    with database.write() as session:
+        ada = add_person(session, "Ada").id
+        for number in range(8):
+            add_candidates(session, f"face{number}", METHODS[:4])
+        make_tasks(session, settings, 4)
+        held = see(session, [])
+    statements: list[str] = []
+    listen(database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    for _ in range(4):
+        statements.clear()
+        with database.write() as session:
+            record_judgment(session, ada, held[0])
+            held = see(session, held[1:])
+        fixed = [one for one in statements if "ORDER BY" not in one or "shuffle_key" not in one]  # walks: by chance
+        assert len(held) == 2
+        assert len(fixed) <= most, "\n".join(fixed)
