@@ -20,7 +20,7 @@ KEPT = ["judgment", "source", "group", "person", "simulated", "asked"]
 
 def read_answers(votes: pd.DataFrame) -> pd.DataFrame:
     """Votes on pairs as answers, numbered from 0; answers as they are."""
-    if "ranking" in votes:
+    if "method_a" not in votes:
         return votes.reset_index(drop=True)
     answers = votes.reset_index(drop=True).rename(columns={"pair": "task"})
     answers["methods"] = list(zip(answers["method_a"], answers["method_b"], strict=True))

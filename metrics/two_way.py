@@ -63,19 +63,46 @@ def compute_spread(tally: Tally, found: Fit, photos: Numbers, people: Numbers | 
         return Spread(photo, _widen(np.diag(photo), degrees))
     cells = pd.factorize(photos * (people.max() + 1) + people)[0]
     person, both = _jackknife(tally, found, people, parts), _jackknife(tally, found, cells, parts)
-    own = [np.diag(part) for part in (photo, person, both)]
+    counts = [_count_clusters(tally, number) for number in (photos, people)]
+    variance, half_width = _join([np.diag(part) for part in (photo, person, both)], counts)
+    values, vectors = np.linalg.eigh(photo + person - both)
+    covariance = (vectors * values.clip(min=0)) @ vectors.T
+    scale = np.sqrt(variance / np.where(np.diag(covariance) > 0, np.diag(covariance), 1.0))
+    return Spread(covariance * np.outer(scale, scale), half_width)
+
+
+def compute_half_width(pulls: Floats, photos: Numbers, people: Numbers | None) -> float:
+    """Half the 95 % interval, over photos and people, of a sum to which each answer adds its (n,) pull.
+
+    A pull is how far the answer moves the sum from what is expected of it, such as (value - mean) / n of a mean. NaN
+    with fewer than two photos.
+    """
+    if photos.max(initial=0) < 1:
+        return float("nan")
+    several = people is not None and people.max(initial=0) > 0
+    kinds = [photos]
+    if people is not None and several:
+        kinds += [people, pd.factorize(photos * (people.max() + 1) + people)[0]]
+    own, counts = [], []
+    for clusters in kinds:
+        sums, sizes = np.bincount(clusters, weights=pulls), np.bincount(clusters).astype(float)
+        own.append(np.array([(sums**2).sum() * len(sums) / (len(sums) - 1)]))
+        counts.append(np.array([sizes.sum() ** 2 / (sizes**2).sum()]))
+    return float((_join(own, counts[:2])[1] if several else _widen(own[0], np.maximum(counts[0] - 1, 1)))[0])
+
+
+def _join(own: list[Floats], clusters: list[Floats]) -> tuple[Floats, Floats]:
+    """(variance, half width of the 95 % interval) from the variances over photos, people and both, of few clusters."""
     # The difference of estimates may fall below any of them, which no variance can.
     variance = np.maximum(own[0] + own[1] - own[2], np.maximum(own[0], own[1]))
     # Of the answers' own spread, which photos and people hold too, half is taken as known: with none the intervals of
     # few people are too wide, with all of it those of some are too narrow (Satterthwaite 1946, the half by measuring).
-    counts = [np.maximum(_count_clusters(tally, number) - 1.0, 1.0) for number in (photos, people)]
-    noise = sum(np.maximum(part - own[2] / 2, 0) ** 2 / count for part, count in zip(own, counts, strict=False))
+    noise = np.zeros(len(variance))
+    for part, count in zip(own[:2], clusters, strict=True):
+        noise += np.maximum(part - own[2] / 2, 0) ** 2 / np.maximum(count - 1, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         degrees = np.where(noise > 0, variance**2 / noise, np.inf)
-    values, vectors = np.linalg.eigh(photo + person - both)
-    covariance = (vectors * values.clip(min=0)) @ vectors.T
-    scale = np.sqrt(variance / np.where(np.diag(covariance) > 0, np.diag(covariance), 1.0))
-    return Spread(covariance * np.outer(scale, scale), _widen(variance, degrees))
+    return variance, _widen(variance, degrees)
 
 
 def _jackknife(tally: Tally, found: Fit, clusters: Numbers, parts: Numbers) -> Floats:

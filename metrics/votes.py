@@ -48,6 +48,7 @@ RANKING_COLUMNS = [
     "high_jod",
     "rank_low",
     "rank_high",
+    "n_groups",
 ]
 
 
@@ -118,7 +119,8 @@ def rank_methods(
         RANKING_COLUMNS. low and high are the 95 % interval over other photos (by the person in them) and other people,
         see `metrics.two_way`: of the score against others of the same strong component. They are NaN for a method
         judged in fewer than MIN_SOURCES photos, one alone in its strong component, and where all photos say the same.
-        wins, ties and losses count comparisons, each two candidates that an answer tells of; n_judgments answers.
+        wins, ties and losses count comparisons, each two candidates that an answer tells of; n_judgments answers;
+        n_groups the people in the photos, where they are known.
     Source: see `metrics.plackett_luce`.
     """
     answers = read_answers(answers)
@@ -168,6 +170,24 @@ def _draw_ranks(
     ranks = _rank(scores + (drawn * np.sqrt(values.clip(min=0))) @ vectors.T, components)
     ends: Floats = np.percentile(ranks, [2.5, 97.5], axis=0, method="nearest")
     return ends
+
+
+def explain_intervals(answers: pd.DataFrame) -> str:
+    """What the ranking's intervals are over, and what they do not cover, in a sentence or two."""
+    photos, people = number_clusters(read_answers(answers))
+    n_photos, n_people = len(set(photos.tolist())), 0 if people is None else len(set(people.tolist()))
+    shared = "group" in answers and n_photos < answers["source"].nunique()
+    told = f"{n_photos:,} {'people in the photos' if shared else 'photos'}"
+    if n_photos < MIN_SOURCES:
+        return f"No intervals: {told} say nothing of other photos; {MIN_SOURCES} do."
+    if n_people < 2:
+        who = "one person answered" if n_people else "it is not known who answered"
+        return f"Intervals (95 %) are over {told}. They do not cover what other people would say: {who}."
+    said = f"Intervals (95 %) are over {told} and the {n_people:,} people who answered"
+    if n_people < MIN_PEOPLE:
+        said += f"; {n_people} people say little of how far others differ, so that they may be too narrow for people "
+        said += f"in general, which takes {MIN_PEOPLE} or more"
+    return f"{said}."
 
 
 def explain_connection(answers: pd.DataFrame) -> list[str]:

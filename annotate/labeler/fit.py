@@ -28,7 +28,7 @@ from annotate.labeler.svm import (
     split_folds,
 )
 from annotate.measure.vectors import choose_columns, load_differences
-from annotate.report.agreement import compute_agreement, compute_people
+from annotate.report.agreement import compute_agreement, compute_people, count_people
 from annotate.report.rank import load_judgments, select_votes
 from db.errors import UserError
 from db.models import Judgment, Label, Origin, Pair, Picked, Source, Split
@@ -251,7 +251,7 @@ def describe_people(session: Session, *, include_simulated: bool) -> dict[str, A
     judgments = load_judgments(session, include_simulated=include_simulated)
     votes = select_votes(judgments)
     agreement = {row["measure"]: row for row in compute_agreement(votes).to_dict("records")}["human ceiling"]
-    each = compute_people(judgments, votes)
+    each = compute_people(count_people(judgments, votes))
     real = each[~each["simulated"].astype(bool)]
     repeats = int(real["repeats"].sum())
     consistent = real["consistency"].fillna(0).mul(real["repeats"]).sum() / repeats if repeats else float("nan")
