@@ -165,7 +165,8 @@ IMPORT = Command(
     run_import,
     "PATH is a folder with lq/, optionally hq/, and one folder a method; a CSV or JSONL manifest; a CSV "
     "or JSONL file of "
-    "gold pairs (columns source, method_a, method_b, answer); a dataset folder as `export` writes it; an "
+    "gold pairs (columns source, method_a, method_b, answer) or tasks (source, methods, answer); a dataset folder as "
+    "`export` writes it; an "
     "HPDv2 train.json "
     "or test.json; or a zip of one of these.",
     settle_import,
