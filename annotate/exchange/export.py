@@ -20,7 +20,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from annotate.ingest.image_files import batches
-from annotate.judging.judgments import resolve_labels
+from annotate.judging.labels import resolve_labels
 from annotate.judging.people import get_person
 from dataset.card import write_card
 from dataset.card_configs import Config

@@ -1,4 +1,4 @@
-"""Record judgments, take them back, resolve them into labels.
+"""Record judgments and take them back.
 
 A judgment is appended, and superseded when it is taken back or answered anew; it is never changed or deleted.
 """
@@ -7,28 +7,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-import pandas as pd
 from sqlalchemy import Select, Update, bindparam, delete, insert, literal, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningDelete
 
-from annotate.judging.people import get_person, lock_person
+from annotate.judging.people import lock_person
 from db.errors import UserError
 from db.models import (
     Asked,
     Choice,
     Judgment,
-    Label,
-    LabelJudgment,
     Lease,
-    Origin,
     Pair,
-    Person,
     Picked,
     Question,
     Side,
@@ -36,11 +30,9 @@ from db.models import (
     utc_now,
 )
 from db.project import ProjectSettings, load_settings, store_question
-from db.records import SIMULATED, insert_row
+from db.records import insert_row
 from metrics.rankings import LETTERS, REST, read_ranking
 
-RESOLVE_METHODS = ("majority", "dawid-skene")
-"""Ends the maker's name of every label in which a program's answers count, as votes or as what a labeler learnt."""
 VIEW_MODES = ("fit", "zoom", "1:1", "input", "truth", "flicker")
 """As the labelling page looks at a pair, see static/label/viewer.js."""
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -340,146 +332,3 @@ def undo_judgment(session: Session, person_id: int, uuid: str, settings: Project
     session.add(lease)
     session.flush()
     return lease
-
-
-@dataclass
-class ResolveReport:
-    """Result of `resolve_labels`; counts of labels."""
-
-    added: int = 0
-    replaced: int = 0
-    withdrawn: int = 0
-    """Labels whose judgments were all taken back."""
-    unchanged: int = 0
-
-
-def resolve_labels(
-    session: Session,
-    method: str = "majority",
-    *,
-    exclude_people: Iterable[str] = (),
-    include_simulated: bool = False,
-) -> ResolveReport:
-    """Turn the live judgments of each pair into one human label, tracing it to them.
-
-    Skips, repeats and gold pairs make no label. A label whose value and judgments stay the same keeps its row. A label
-    imported without judgments (made by 'imported:…') stays, also where its pair is judged: nobody knows how many
-    answers it stands for.
-
-    Args:
-        method: 'majority': p_a is the share of votes for a, a tie being half a vote for each. 'dawid-skene': the
-            posterior of Dawid & Skene (1979) over a, b, tie from crowd-kit, which weighs people by their reliability.
-        exclude_people: names whose judgments are left out.
-        include_simulated: count simulated annotators too; the labels then say so in `made_by`.
-    Raises:
-        UserError: unknown method, or no such person to leave out.
-    """
-    if method not in RESOLVE_METHODS:
-        raise UserError(f"Unknown method {method!r}; choose one of {', '.join(RESOLVE_METHODS)}.")
-    excluded = {get_person(session, name).id for name in exclude_people}
-    votes = load_votes(session, excluded=excluded, include_simulated=include_simulated)
-    p_a = compute_majority(votes) if method == "majority" else compute_dawid_skene(votes)
-    made_by = f"{method} {SIMULATED}" if include_simulated else method
-    report = ResolveReport()
-    live = {
-        label.pair_id: label
-        for label in session.scalars(select(Label).where(Label.origin == Origin.human, Label.superseded_at.is_(None)))
-    }
-    traced = _traced_judgments(session)
-    new: list[tuple[Label, list[int]]] = []
-    for pair_id, group in votes.set_index("pair_id").groupby(level=0):
-        assert isinstance(pair_id, int)
-        old, p_a_of_pair, numbers = live.pop(pair_id, None), float(p_a[pair_id]), sorted(group["judgment_id"])
-        if old is not None and _is_imported(old):
-            continue
-        if old is not None and (old.p_a, old.made_by, traced[old.id]) == (p_a_of_pair, made_by, numbers):
-            report.unchanged += 1
-            continue
-        if old is not None:
-            old.superseded_at = utc_now()
-        report.replaced += old is not None
-        report.added += old is None
-        agreement = max(Counter(group["choice"]).values()) / len(group)
-        label = Label(pair_id=pair_id, origin=Origin.human, made_by=made_by, p_a=p_a_of_pair, agreement=agreement)
-        new.append((label, numbers))
-    for old in live.values():
-        if not _is_imported(old):
-            old.superseded_at = utc_now()
-            report.withdrawn += 1
-    _add_labels(session, new)
-    return report
-
-
-def _is_imported(label: Label) -> bool:
-    return label.made_by.startswith("imported:")
-
-
-def _add_labels(session: Session, new: list[tuple[Label, list[int]]]) -> None:
-    """Add labels and the ids of the judgments behind each."""
-    session.flush()  # The superseded rows give way first: only one label of a pair may be live.
-    session.add_all(label for label, _ in new)
-    session.flush()
-    session.add_all(LabelJudgment(label_id=label.id, judgment_id=n) for label, numbers in new for n in numbers)
-    session.flush()
-
-
-def load_votes(session: Session, *, excluded: Collection[int] = (), include_simulated: bool = False) -> pd.DataFrame:
-    """Live votes, a row each, in the same order in every database: judgment_id, pair_id, person, choice (a, b, tie)."""
-    statement = (
-        select(Pair.key, Person.public_id, Judgment.id, Judgment.pair_id, Judgment.choice)
-        .join(Person, Person.id == Judgment.person_id)
-        .join(Pair, Pair.id == Judgment.pair_id)
-        .where(
-            Judgment.superseded_at.is_(None),
-            Judgment.repeat_no == 0,
-            Judgment.choice != Choice.skip,
-            Pair.gold_answer.is_(None),
-        )
-    )
-    if excluded:
-        statement = statement.where(Person.id.not_in(excluded))
-    if not include_simulated:
-        statement = statement.where(Person.simulated.is_(False))
-    # Sorted here, since databases disagree on the order of text.
-    found = sorted(tuple(row) for row in session.execute(statement))
-    rows = [(number, pair_id, person, str(choice)) for _, person, number, pair_id, choice in found]
-    return pd.DataFrame(rows, columns=["judgment_id", "pair_id", "person", "choice"])
-
-
-def _traced_judgments(session: Session) -> defaultdict[int, list[int]]:
-    """The judgments behind each live human label, by label id, in order."""
-    statement = (
-        select(LabelJudgment.label_id, LabelJudgment.judgment_id)
-        .join(Label, Label.id == LabelJudgment.label_id)
-        .where(Label.origin == Origin.human, Label.superseded_at.is_(None))
-        .order_by(LabelJudgment.judgment_id)
-    )
-    traced: defaultdict[int, list[int]] = defaultdict(list)
-    for label_id, judgment_id in session.execute(statement):
-        traced[label_id].append(judgment_id)
-    return traced
-
-
-def compute_majority(votes: pd.DataFrame) -> pd.Series[float]:
-    """p_a by pair_id: the share of votes for a, ties counting one half."""
-    worth = votes["choice"].map({"a": 1.0, "b": 0.0, "tie": 0.5})
-    return worth.groupby(votes["pair_id"]).mean()
-
-
-def compute_dawid_skene(votes: pd.DataFrame) -> pd.Series[float]:
-    """p_a by pair_id: P(a) + P(tie) / 2 of the Dawid-Skene posterior (crowd-kit, 100 iterations).
-
-    The last digits depend on the order of the votes.
-
-    Source: Dawid & Skene, Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm, 1979.
-    """
-    from crowdkit.aggregation import DawidSkene  # only here: it is slow to import
-
-    if votes.empty:
-        return pd.Series(dtype=float)
-    table = votes.rename(columns={"pair_id": "task", "person": "worker", "choice": "label"})
-    posterior = DawidSkene(n_iter=100).fit_predict_proba(table[["task", "worker", "label"]])
-    posterior = posterior.reindex(columns=["a", "tie", "b"], fill_value=0.0)
-    # crowd-kit's rows sum to one only to some ten digits; a probability above one is none.
-    shares = posterior.div(posterior.sum(axis=1), axis=0)
-    return (shares["a"] + 0.5 * shares["tie"]).clip(0.0, 1.0)

@@ -15,8 +15,11 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from sqlalchemy import Executable, insert, select
 from sqlalchemy.orm import Session
 
@@ -57,8 +60,6 @@ class PairReport:
     existing: int = 0
     identical: int = 0
     """Left out: both candidates show the same pixels, so there is nothing to judge."""
-    set_aside: int = 0
-    """Pairs of the same pixels that were there, and are not asked any more."""
     sources_with_pairs: int = 0
     sources_without_pairs: int = 0
     """Sources with fewer than two candidates (or without the named method)."""
@@ -406,10 +407,12 @@ def _lease_of(
     repeat_no: int = 0,
     asked: Asked | None = None,
 ) -> Lease:
+    # Every column is said, None too: one that is not would be read back from the database by who looks at it.
+    of: dict[str, Any] = {"pair_id": None, "shown_left": None, "task_id": None, "places": None}
     if queue is PAIR_QUEUE:
-        of: dict[str, Any] = {"pair_id": found, "shown_left": standing, "asked": Asked.pair}
+        of |= {"pair_id": found, "shown_left": standing, "asked": Asked.pair}
     else:
-        of = {"task_id": found, "places": standing, "asked": asked or Asked(turn.settings.asked)}
+        of |= {"task_id": found, "places": standing, "asked": asked or Asked(turn.settings.asked)}
     return Lease(person_id=turn.person_id, repeat_no=repeat_no, picked=picked, **of)
 
 
@@ -465,10 +468,19 @@ def draw_places(shown: Sequence[str], size: int, rng: random.Random) -> str:
     letters = LETTERS[:size]
     if not shown:
         return "".join(rng.sample(letters, size))
-    stood = {(place, letter): sum(one[place] == letter for one in shown) for place in range(size) for letter in letters}
-    orders = list(itertools.permutations(letters))
-    cost = [sum(stood[at] for at in enumerate(order)) for order in orders]
-    return "".join(rng.choice([order for order, its in zip(orders, cost, strict=True) if its == min(cost)]))
+    orders, place = _list_orders(size), np.arange(size)
+    stood = np.zeros((size, size), dtype=int)
+    for one in shown:
+        stood[place, [LETTERS.index(letter) for letter in one]] += 1
+    cost = stood[place, orders].sum(axis=1)
+    best = np.flatnonzero(cost == cost.min())
+    return "".join(letters[letter] for letter in orders[best[rng.randrange(len(best))]])
+
+
+@cache
+def _list_orders(size: int) -> npt.NDArray[np.int_]:
+    """(size!, size): every order of so many letters, by their numbers."""
+    return np.array(list(itertools.permutations(range(size))))
 
 
 def _pick_gold(turn: _Turn, queue: Queue) -> Lease | None:

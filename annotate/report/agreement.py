@@ -1,19 +1,25 @@
 """Compute how far people agree, with each other and themselves, and find grounds to doubt a person's answers.
 
 Tables in, tables out: `judgments` as `annotate.report.rank.load_judgments`, `votes` as
-`annotate.report.rank.select_votes` gives them. Where there is too little to say something, the value is NaN and the
-count beside it tells why. Flags are for an admin to read; nothing here leaves a judgment out or deletes one.
+`annotate.report.rank.select_answers` (or `select_votes`, of pairs alone) gives them. Where there is too little to say
+something, the value is NaN and the count beside it tells why. Flags are for an admin to read; nothing here leaves a
+judgment out or deletes one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from annotate.report.side_bias import compute_wilson
+from metrics.accuracy import SAME
+from metrics.answers import list_comparisons, read_answers
+from metrics.rankings import CHOICE_OF_RANKING, contradicts
 from metrics.votes import CHOICES, MIN_SHARED_PAIRS, compare_with_others, compute_ceiling
 
 MIN_COMPARED = 5
@@ -78,30 +84,59 @@ def compute_agreement(votes: pd.DataFrame, *, n_resamples: int = 1000, seed: int
 def _alpha(
     votes: pd.DataFrame, distance: Literal["nominal", "ordinal"], n_resamples: int, seed: int
 ) -> tuple[str, float, float, float, int, str]:
-    import evalica
+    """Krippendorff's alpha by coincidences (Computing Krippendorff's Alpha-Reliability, 2011), a row of the table.
 
-    # Codes, not letters: the order of the values is what makes 'ordinal' ordinal.
-    codes = votes["choice"].map({choice: float(place) for place, choice in enumerate(CHOICES)})
-    ratings = votes.assign(code=codes).pivot(index="person", columns="pair", values="code")
-    shared = ratings.loc[:, ratings.notna().sum() > 1] if len(votes) else ratings
-    n, name, unit, nan = shared.shape[1], f"alpha {distance}", "pairs judged by two or more", float("nan")
+    Added up by task, so that resampling tasks, whose comparisons come of the same answers, is a product.
+    """
+    compared = list_comparisons(read_answers(votes)) if len(votes) else pd.DataFrame(columns=["pair", "choice"])
+    counts = pd.crosstab(compared["pair"], compared["choice"]).reindex(columns=CHOICES, fill_value=0)
+    shared = counts[counts.sum(axis=1) > 1]
+    values, n, nan = shared.to_numpy(dtype=float), len(shared), float("nan")
+    name, unit = f"alpha {distance}", "pairs judged by two or more"
     # With one answer only there is no disagreement to expect, and alpha is not defined.
-    if n < MIN_SHARED_PAIRS or len(np.unique(shared.to_numpy()[shared.notna().to_numpy()])) < 2:
+    if n < MIN_SHARED_PAIRS or (values.sum(axis=0) > 0).sum() < 2:
         return name, nan, nan, nan, n, unit
+    # The ordered pairs of values within a unit, a value with itself left out, weighted by one less than its values.
+    within = values[:, :, None] * values[:, None, :] - values[:, :, None] * np.eye(len(CHOICES))
+    within /= (values.sum(axis=1) - 1)[:, None, None]
+    alpha = float(_compute_alpha(within.sum(axis=0)[None], distance)[0])
+    tasks = compared.drop_duplicates("pair").set_index("pair")["task"].loc[shared.index]
+    number, names = pd.factorize(tasks, sort=True)
     if n_resamples < 1:
-        return name, float(evalica.alpha(shared, distance).alpha), nan, nan, n, unit
-    result = evalica.alpha_bootstrap(shared, distance, n_resamples=n_resamples, random_state=seed)
+        return name, alpha, nan, nan, n, unit
+    by_task = np.zeros((len(names), *within.shape[1:]))
+    np.add.at(by_task, number, within)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), n_resamples).astype(float)
+    resampled = _compute_alpha(np.tensordot(drawn, by_task, axes=1), distance)
+    low, high = np.nanpercentile(resampled, [2.5, 97.5]) if np.isfinite(resampled).any() else (nan, nan)
     # Perfect agreement, say, is the same in every resample, which is not to say that it is certain.
-    low, high = (float(result.low), float(result.high)) if result.high > result.low else (nan, nan)
-    return name, float(result.alpha), low, high, n, unit
+    return name, alpha, *((float(low), float(high)) if high - low > SAME else (nan, nan)), n, unit
+
+
+def _compute_alpha(coincidences: npt.NDArray[np.float64], distance: str) -> npt.NDArray[np.float64]:
+    """(R,) alphas of R tables of coincidences, (R, 3, 3); NaN where one value alone was given."""
+    totals = coincidences.sum(axis=2)
+    if distance == "nominal":
+        squares = np.broadcast_to(1 - np.eye(len(CHOICES)), coincidences.shape)
+    else:  # the squared number of values between two, each end by half
+        upto = np.cumsum(totals, axis=1) - totals / 2
+        squares = (upto[:, :, None] - upto[:, None, :]) ** 2
+    n = totals.sum(axis=1)
+    observed = (coincidences * squares).sum(axis=(1, 2)) / n
+    expected = (totals[:, :, None] * totals[:, None, :] * squares).sum(axis=(1, 2)) / (n * (n - 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        alpha: npt.NDArray[np.float64] = np.where(expected > 0, 1 - observed / expected, np.nan)
+    return alpha
 
 
 def compare_repeats(judgments: pd.DataFrame) -> pd.DataFrame:
     """Each repeat against the same person's first answer: person, consistent.
 
-    Sides are swapped in a repeat: the same candidate again is consistent, and so are two ties. Skips are left out.
+    Of pairs alone. Sides are swapped in a repeat: the same candidate again is consistent, and so are two ties. Skips
+    are left out.
     """
-    answered = judgments[(judgments["choice"] != "skip") & judgments["gold_answer"].isna()]
+    answered = judgments[judgments["choice"].isin(CHOICES) & judgments["gold_answer"].isna()]
     first = answered[answered["repeat_no"] == 0][["person", "pair", "choice"]]
     again = answered[answered["repeat_no"] > 0][["person", "pair", "choice"]]
     both = again.merge(first, on=["person", "pair"], suffixes=("_again", "_first"))
@@ -159,10 +194,12 @@ def compute_people(judgments: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFrame
     `flags` has a plain sentence for each thing to look at, empty where there is none.
     """
     repeats, shared = compare_repeats(judgments), compare_with_others(votes)
+    votes = _read_pairs(votes)
     rows = []
     for person, own in judgments.groupby("person", sort=True):
         same = repeats.loc[repeats["person"] == person, "consistent"]
-        agreed = shared.loc[shared["person"] == person, "agrees"]
+        own_shared = shared[shared["person"] == person]
+        agreed = round((own_shared["agrees"] * own_shared["share"]).sum()), round(own_shared["share"].sum())
         counts = _count(own, votes, str(person), same, agreed)
         decisive = counts.votes - counts.ties
         rows.append(
@@ -194,7 +231,7 @@ def compute_people(judgments: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFrame
 
 
 def _count(
-    own: pd.DataFrame, votes: pd.DataFrame, person: str, same: pd.Series[bool], agreed: pd.Series[bool]
+    own: pd.DataFrame, votes: pd.DataFrame, person: str, same: pd.Series[bool], agreed: tuple[int, int]
 ) -> _Counts:
     is_own = votes["person"] == person
     cast = votes[is_own]
@@ -210,10 +247,10 @@ def _count(
         left=int((cast["choice"] == cast["shown_left"]).sum()),
         repeats=len(same),
         same=int(same.sum()),
-        shared=len(agreed),
-        agreed=int(agreed.sum()),
+        shared=agreed[1],
+        agreed=agreed[0],
         gold=len(gold),
-        gold_right=int((gold["choice"] == gold["gold_answer"]).sum()),
+        gold_right=sum(_is_right(row) for row in gold.to_dict("records")),
         fast=int(((own["seconds"] < FAST_SECONDS) | (possible < FAST_SECONDS)).sum()),
         timed=len(timed),
         overclaimed=int((own["seconds"] > possible + CLAIM_TOLERANCE_SECONDS).sum()),
@@ -222,6 +259,21 @@ def _count(
         other_votes=int((~is_own).sum()),
         other_ties=int((ties & ~is_own).sum()),
     )
+
+
+def _read_pairs(votes: pd.DataFrame) -> pd.DataFrame:
+    """Answers to pairs as votes; votes as they are."""
+    if "ranking" not in votes:
+        return votes
+    pairs = votes[votes["methods"].map(len) == 2]
+    return pairs.assign(choice=pairs["ranking"].map(CHOICE_OF_RANKING), shown_left=pairs["places"].str[0])
+
+
+def _is_right(gold: dict[Hashable, Any]) -> bool:
+    """Whether an answer is that of a gold pair, or has none of a gold task's the other way round."""
+    if gold["choice"] in CHOICES:
+        return bool(gold["choice"] == gold["gold_answer"])
+    return not contradicts(gold["ranking"], gold["gold_answer"], len(gold["methods"]))
 
 
 def _share(part: int, n: int) -> float:

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from metrics.votes import MIN_SOURCES, SAME_SCORE, Floats, count_by_source, resample_sources
+from metrics.plackett_luce import Floats
+from metrics.votes import MIN_SOURCES, SAME_SCORE, count_by_source, resample_sources
 
 MIN_DECISIVE = 20
 """Answers for one side below which the side bias is not estimated."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
+import evalica
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,6 +42,18 @@ def rate(ratings: dict[str, str], times: int = 1) -> pd.DataFrame:
         if letter != "-"
     ]
     return make_judgments(rows)
+
+
+@pytest.mark.parametrize("distance", ["nominal", "ordinal"])
+def test_alpha_is_evalicas(distance: Literal["nominal", "ordinal"]) -> None:
+    rng = np.random.default_rng(0)
+    letters = {f"p{number}": "".join(rng.choice(list("aabt-"), 30)) for number in range(5)}
+    votes = rate(letters)
+    codes = votes["choice"].map({"a": 0.0, "tie": 1.0, "b": 2.0})
+    ratings = votes.assign(code=codes).pivot(index="person", columns="pair", values="code")
+    shared = ratings.loc[:, ratings.notna().sum() > 1]
+    value = compute_agreement(votes, n_resamples=0).set_index("measure").loc[f"alpha {distance}", "value"]
+    assert value == pytest.approx(evalica.alpha(shared, distance).alpha)
 
 
 def test_alpha_by_hand() -> None:
