@@ -102,7 +102,7 @@ def time_labelling(
 ) -> tuple[float, float]:
     """(record_judgment, lease_pairs) median milliseconds, people taking turns, each holding pairs ahead."""
     rng = random.Random(1)
-    showing: dict[int, list[tuple[int, int, Side]]] = {person: [] for person in people}
+    showing: dict[int, list[tuple[int | None, int, Side | None]]] = {person: [] for person in people}
     record_ms, next_ms = [], []
     for turn in range(rounds * len(people)):
         person = people[turn % len(people)]
@@ -113,7 +113,7 @@ def time_labelling(
                 pair_id, repeat_no, side = ahead.pop(0)
                 record_judgment(session, person, Answer(str(uuid4()), pair_id, repeat_no, side, Choice.a, 1.0))
             middle = time.perf_counter()
-            holding = [pair_id for pair_id, _, _ in ahead]
+            holding = [pair_id for pair_id, _, _ in ahead if pair_id is not None]
             leases = lease_pairs(session, person, settings, rng, count=AHEAD + 1 - len(ahead), holding=holding)
             end = time.perf_counter()
             showing[person] = ahead + [(lease.pair_id, lease.repeat_no, lease.shown_left) for lease in leases]

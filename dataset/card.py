@@ -95,6 +95,7 @@ def write_card(
         *_questions(judgments, questions),
         "Left out, by filter: " + ", ".join(f"{which} {count:,}" for which, count in counts["dropped"].items()) + ".",
         "",
+        *_screened(counts.get("screened")),
         "The options of the export:",
         "",
         "```json",
@@ -163,6 +164,19 @@ def _questions(judgments: list[Row], questions: list[Row]) -> list[str]:
         "What was asked, by `question_version`; another version has another question, guidelines or reasons:",
         "",
         *lines,
+        "",
+    ]
+
+
+def _screened(screened: dict[str, Any] | None) -> list[str]:
+    """Who was left out by rule, under random names, and why."""
+    if screened is None:
+        return []
+    people = [f"- `{person}`: {_words(why)}" for person, why in screened["people"].items()]
+    return [
+        f"Left out by screening, {len(people):,} people. {_words(screened['rule'])}:",
+        "",
+        *(people or ["- nobody"]),
         "",
     ]
 

@@ -41,6 +41,9 @@ class ExportOptions(Options):
         [], description="Only judgments of these people, and human labels made of no others; none named takes all"
     )
     exclude_people: list[str] = Field([], description="No judgments of these people, and no labels made of them")
+    exclude_flagged: bool = Field(
+        False, description="Leave out the people that the report's screening flags too; the card says who and why"
+    )
     include_simulated: bool = Field(False, description="Count simulated annotators too; the labels then say so")
     skip_bad: bool = Field(
         False, description="Leave pairs with a damaged or missing image out instead of refusing the export"

@@ -64,6 +64,16 @@ def exact_interval(share: float, n: int) -> tuple[float, float]:
     return low, float(beta.ppf(0.975, right + 1, n - right)) if right < n else 1.0
 
 
+def compute_wilson(successes: int, n: int) -> tuple[float, float]:
+    """95 % Wilson interval of a share; (NaN, NaN) for n = 0."""
+    if n == 0:
+        return float("nan"), float("nan")
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
 def compute_calibration(
     p_a: Array, label: Array, weight: Array, sources: Array, seed: int = 0
 ) -> tuple[pd.DataFrame, float, float]:

@@ -1,13 +1,12 @@
-"""Rank methods by people's votes (Bradley-Terry, with intervals), and compute how far people agree.
+"""Rank methods by people's answers (Plackett-Luce, with intervals), and compute how far people agree.
 
-Tables in, tables out, for annotate, which has votes from the database, and reward, which has them from a dataset
-folder. A *vote* is one answer that counts: pair, source, method_a, method_b, choice (a, b or tie), person, simulated.
+Tables in, tables out, for annotate, which has answers from the database, and reward, which has votes from a dataset
+folder. See `metrics.answers` for both kinds of table; every function here takes either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from metrics.accuracy import SAME, exact_interval
+from metrics.answers import list_comparisons, read_answers
+from metrics.plackett_luce import PRIOR_TIES, Floats, Tally, fit, tally_answers
+from metrics.two_way import compute_spread, number_clusters
 
-PRIOR_TIES = 0.5
-"""Virtual ties of each method with an average one: what keeps the score of a method that won everything finite."""
+JOD = float(np.log(3))
+"""Log odds of one just-objectionable difference: of two methods so far apart people prefer the better in 75 %."""
 MIN_SOURCES = 5
-"""Sources below which a bootstrap over sources says nothing, so that no interval is given."""
+"""Photos below which leaving one out says nothing of others, so that no interval is given."""
+MIN_PEOPLE = 5
+"""People below which an interval is given, but is not one for people in general."""
 MIN_SHARED_PAIRS = 10
 """Pairs judged by two or more people, or answers with a majority of others, below which agreement is not given."""
 SAME_SCORE = 1e-6
@@ -39,22 +43,13 @@ RANKING_COLUMNS = [
     "win_rate",
     "component",
     "strong_component",
+    "score_jod",
+    "low_jod",
+    "high_jod",
+    "rank_low",
+    "rank_high",
+    "n_groups",
 ]
-
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class _Tally:
-    """Votes added up by source and by kind (method x, method y, who won), so that resampling sources is a product."""
-
-    methods: list[str]
-    xs: list[int]
-    ys: list[int]
-    outcomes: list[str]
-    """'x', 'y' or 'tie', one per kind."""
-    by_source: Any
-    """(n_sources, n_kinds) sparse counts."""
 
 
 def count_by_source(keys: pd.DataFrame, sources: pd.Series[str]) -> tuple[pd.DataFrame, Any]:
@@ -68,18 +63,6 @@ def count_by_source(keys: pd.DataFrame, sources: pd.Series[str]) -> tuple[pd.Dat
     return distinct.reset_index(drop=True), counts.tocsr()
 
 
-def _tally(votes: pd.DataFrame) -> _Tally:
-    methods = sorted(set(votes["method_a"]) | set(votes["method_b"]))
-    number = {name: place for place, name in enumerate(methods)}
-    a, b = votes["method_a"].map(number).to_numpy(), votes["method_b"].map(number).to_numpy()
-    a_is_x = a < b
-    won_by_x = np.where(a_is_x, votes["choice"] == "a", votes["choice"] == "b")
-    outcome = np.where(votes["choice"] == "tie", "tie", np.where(won_by_x, "x", "y"))
-    keys = pd.DataFrame({"x": np.minimum(a, b), "y": np.maximum(a, b), "outcome": outcome})
-    kinds, by_source = count_by_source(keys, votes["source"])
-    return _Tally(methods, kinds["x"].tolist(), kinds["y"].tolist(), kinds["outcome"].tolist(), by_source)
-
-
 def resample_sources(by_source: Any, n_resamples: int, seed: int) -> Iterator[Floats]:
     """Counts per kind, (n_kinds,), of each bootstrap resample: as many sources again, drawn with replacement."""
     rng = np.random.default_rng(seed)
@@ -89,48 +72,23 @@ def resample_sources(by_source: Any, n_resamples: int, seed: int) -> Iterator[Fl
         yield by_source.T @ drawn
 
 
-def _fit_scores(tally: _Tally, weights: Floats, prior_ties: float) -> Floats:
-    """(n_methods,) Bradley-Terry log strengths, of no particular mean."""
-    import evalica
-
-    winner = {"x": evalica.Winner.X, "y": evalica.Winner.Y, "tie": evalica.Winner.Draw}
-    n = len(tally.methods)  # also the number of the average method that the prior's ties are with
-    xs = [*tally.xs, *range(n)]
-    ys = [*tally.ys, *[n] * n]
-    winners = [*(winner[outcome] for outcome in tally.outcomes), *[evalica.Winner.Draw] * n]
-    values = [*weights.tolist(), *[prior_ties] * n]
-    # The library's own limit of 100 iterations stops short on sparse tables.
-    result = evalica.bradley_terry(
-        xs, ys, winners, index=pd.Index(range(n + 1)), weights=values, tie_weight=0.5, tolerance=1e-8, limit=10_000
-    )
-    scores: Floats = np.log(result.scores.sort_index().to_numpy()[:n])
-    return scores
-
-
-def _list_wins(tally: _Tally) -> npt.NDArray[np.int64]:
-    """(n, 2) who won over whom, a tie both ways."""
-    kinds = list(zip(tally.xs, tally.ys, tally.outcomes, strict=True))
-    wins = [(x, y) for x, y, outcome in kinds if outcome != "y"] + [(y, x) for x, y, outcome in kinds if outcome != "x"]
-    return np.array(wins, dtype=np.int64).reshape(-1, 2)
-
-
-def _components(tally: _Tally, *, strong: bool) -> npt.NDArray[np.int64]:
+def find_components(tally: Tally, *, strong: bool) -> npt.NDArray[np.int64]:
     """(n_methods,) numbers from 1, the largest group first: methods of one number met, directly or through others.
 
     Args:
         strong: they have also won or tied against each other, directly or through others.
     """
-    from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    n, wins = len(tally.methods), _list_wins(tally)
-    won = coo_array((np.ones(len(wins)), (wins[:, 0], wins[:, 1])), shape=(n, n))
-    labels = connected_components(won, directed=strong, connection="strong" if strong else "weak")[1]
+    if not tally.methods:
+        return np.zeros(0, dtype=np.int64)
+    labels = connected_components(tally.beats, directed=strong, connection="strong" if strong else "weak")[1]
     by_size = sorted(set(labels), key=lambda label: (-(labels == label).sum(), label))
     return np.array([by_size.index(label) + 1 for label in labels])
 
 
-def _center(scores: Floats, components: npt.NDArray[np.int64]) -> Floats:
+def center(scores: Floats, components: npt.NDArray[np.int64]) -> Floats:
+    """(n_methods,) scores with mean zero in each component."""
     centered = scores.copy()
     for component in set(components.tolist()):
         members = components == component
@@ -139,62 +97,110 @@ def _center(scores: Floats, components: npt.NDArray[np.int64]) -> Floats:
 
 
 def rank_methods(
-    votes: pd.DataFrame, *, n_resamples: int = 1000, seed: int = 0, prior_ties: float = PRIOR_TIES
+    answers: pd.DataFrame, *, n_resamples: int = 1000, seed: int = 0, prior_ties: float = PRIOR_TIES
 ) -> pd.DataFrame:
-    """Methods by Bradley-Terry score, best first; a tie is half a win for each.
+    """Methods by Plackett-Luce score, best first; of pairs that is Bradley-Terry, a tie half a win for each.
 
     A score is a log strength with mean zero: a method that lies d above another wins against it with probability
-    1 / (1 + exp(-d)), ties counted as one half. So 0 is a coin, 1.1 is 3 to 1, 2.2 is 9 to 1.
+    1 / (1 + exp(-d)), ties counted as one half. So 0 is a coin, 1.1 is 3 to 1, 2.2 is 9 to 1. In JOD, the unit of
+    picture quality, 1 is 3 to 1 (75 % prefer it): `score_jod` is the score by log 3.
 
     Methods that never met, not even through others, cannot be compared: they get different `component` numbers, and
-    mean zero and ranks hold within a component. Between methods of two `strong_component` numbers every judgment went
+    mean zero and ranks hold within a component. Between methods of two `strong_component` numbers every answer went
     one way, directly and through others: their likelihood has no finite maximum, and how far they lie apart is the
     prior's doing alone (`explain_connection` says so in words). Pairs of one method's own seeds are left out.
 
     Args:
-        votes: as `select_votes` gives them.
-        n_resamples: bootstrap resamples of the sources for the 95 % percentile intervals.
+        answers: or votes, see `metrics.answers`.
+        n_resamples: draws of scores behind the intervals of ranks; 0 for no intervals at all.
         prior_ties: each method's virtual ties with an average method, above 0; without them the score of a method
             that won or lost everything would be infinite.
     Returns:
-        method, score, low, high, rank, n_judgments, n_sources, wins, ties, losses, win_rate, component,
-        strong_component; low and high are NaN with votes on fewer than MIN_SOURCES sources, and where every resample
-        gives the same score.
-    Source: Bradley & Terry 1952, fitted by evalica (Newman's iteration, JMLR 24, 2023).
+        RANKING_COLUMNS. low and high are the 95 % interval over other photos (by the person in them) and other people,
+        see `metrics.two_way`: of the score against others of the same strong component. They are NaN for a method
+        judged in fewer than MIN_SOURCES photos, one alone in its strong component, and where all photos say the same.
+        wins, ties and losses count comparisons, each two candidates that an answer tells of; n_judgments answers;
+        n_groups the people in the photos, where they are known.
+    Source: see `metrics.plackett_luce`.
     """
-    votes = votes[votes["method_a"] != votes["method_b"]]
-    if votes.empty:
+    answers = read_answers(answers)
+    tally = tally_answers(answers)
+    if not tally.methods:
         return pd.DataFrame(columns=RANKING_COLUMNS)
-    tally = _tally(votes)
-    components = _components(tally, strong=False)
-    scores = _center(_fit_scores(tally, tally.by_source.sum(axis=0), prior_ties), components)
-    table = _count_outcomes(votes).reindex(tally.methods)
-    table["score"], table["component"] = scores, components
-    table["strong_component"] = _components(tally, strong=True)
-    table["low"], table["high"] = np.nan, np.nan
-    enough = table["n_sources"].to_numpy() >= MIN_SOURCES
+    components, strong = (find_components(tally, strong=strong) for strong in (False, True))
+    found = fit(tally, prior_ties=prior_ties)
+    table = _count_outcomes(answers).reindex(tally.methods)
+    table["score"], table["component"], table["strong_component"] = center(found.scores, components), components, strong
+    table[["low", "high", "rank_low", "rank_high"]] = np.nan
+    table["rank"] = _rank(table["score"].to_numpy(), components).astype(int)
+    enough = table["n_groups"].to_numpy() >= MIN_SOURCES
     if enough.any() and n_resamples > 0:
-        drawn = _bootstrap_scores(tally, components, n_resamples, seed, prior_ties)
-        ends = np.nanpercentile(drawn[:, enough], [2.5, 97.5], axis=0)
-        # Where every source says the same, a width of zero would say that the score is known exactly.
-        table.loc[enough, ["low", "high"]] = np.where(ends[1] - ends[0] > SAME_SCORE, ends, np.nan).T
-    table["rank"] = table.groupby("component")["score"].rank(ascending=False, method="min").astype(int)
+        spread = compute_spread(tally, found, *number_clusters(answers), strong)
+        known = enough & (2 * spread.half_width > SAME_SCORE)
+        scores = table["score"].to_numpy()
+        table["low"], table["high"] = (np.where(known, scores + end * spread.half_width, np.nan) for end in (-1.0, 1.0))
+        ranks = _draw_ranks(scores, spread.covariance, spread.half_width, components, n_resamples, seed)
+        table["rank_low"], table["rank_high"] = (np.where(known, end, np.nan) for end in ranks)
+    for name in ("score", "low", "high"):
+        table[f"{name}_jod"] = table[name] / JOD
     table = table.rename_axis("method").reset_index().sort_values(["component", "rank", "method"])
     return table[RANKING_COLUMNS].reset_index(drop=True)
 
 
-def explain_connection(votes: pd.DataFrame) -> list[str]:
+def _rank(scores: Floats, components: npt.NDArray[np.int64]) -> Floats:
+    """(..., n_methods) ranks from 1 within each component; equal scores have the better one."""
+    ahead = (scores[..., None, :] > scores[..., :, None]) & (components[None, :] == components[:, None])
+    ranks: Floats = 1.0 + ahead.sum(axis=-1)
+    return ranks
+
+
+def _draw_ranks(
+    scores: Floats,
+    covariance: Floats,
+    half_width: Floats,
+    components: npt.NDArray[np.int64],
+    n_resamples: int,
+    seed: int,
+) -> Floats:
+    """(2, n_methods) ends of the 95 % intervals of ranks, from normal draws as wide as the scores' intervals."""
+    deviation = np.sqrt(np.diag(covariance))
+    wider = np.where(deviation > 0, half_width / 1.959964 / np.where(deviation > 0, deviation, 1.0), 0.0)
+    values, vectors = np.linalg.eigh(covariance * np.outer(wider, wider))
+    drawn = np.random.default_rng(seed).normal(size=(n_resamples, len(scores)))
+    ranks = _rank(scores + (drawn * np.sqrt(values.clip(min=0))) @ vectors.T, components)
+    ends: Floats = np.percentile(ranks, [2.5, 97.5], axis=0, method="nearest")
+    return ends
+
+
+def explain_intervals(answers: pd.DataFrame) -> str:
+    """What the ranking's intervals are over, and what they do not cover, in a sentence or two."""
+    photos, people = number_clusters(read_answers(answers))
+    n_photos, n_people = len(set(photos.tolist())), 0 if people is None else len(set(people.tolist()))
+    shared = "group" in answers and n_photos < answers["source"].nunique()
+    told = f"{n_photos:,} {'people in the photos' if shared else 'photos'}"
+    if n_photos < MIN_SOURCES:
+        return f"No intervals: {told} say nothing of other photos; {MIN_SOURCES} do."
+    if n_people < 2:
+        who = "one person answered" if n_people else "it is not known who answered"
+        return f"Intervals (95 %) are over {told}. They do not cover what other people would say: {who}."
+    said = f"Intervals (95 %) are over {told} and the {n_people:,} people who answered"
+    if n_people < MIN_PEOPLE:
+        said += f"; {n_people} people say little of how far others differ, so that they may be too narrow for people "
+        said += f"in general, which takes {MIN_PEOPLE} or more"
+    return f"{said}."
+
+
+def explain_connection(answers: pd.DataFrame) -> list[str]:
     """List what the graph of who met and who won leaves unknown of the scores, a sentence each.
 
     Source: Ford, Solution of a Ranking Problem from Binary Comparisons, 1957: the likelihood has a finite maximum only
-    where every split of the methods into two sets was won over by each of them at least once.
+    where every split of the methods into two sets was won over by each of them at least once. The same of
+    Plackett-Luce: Hunter, MM Algorithms for Generalized Bradley-Terry Models, 2004.
     """
-    votes = votes[votes["method_a"] != votes["method_b"]]
-    if votes.empty:
-        return []
-    tally = _tally(votes)
-    components, strong, wins = _components(tally, strong=False), _components(tally, strong=True), _list_wins(tally)
-    notes, n_groups = [], int(components.max())
+    tally = tally_answers(read_answers(answers))
+    components, strong = (find_components(tally, strong=strong) for strong in (False, True))
+    wins = np.column_stack(tally.beats.nonzero())
+    notes, n_groups = [], int(components.max(initial=0))
     if n_groups > 1:
         notes.append(
             f"The methods fall into {n_groups} groups that never met, not even through others: "
@@ -222,74 +228,72 @@ def explain_connection(votes: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _bootstrap_scores(
-    tally: _Tally, components: npt.NDArray[np.int64], n_resamples: int, seed: int, prior_ties: float
-) -> Floats:
-    """(n_resamples, n_methods) scores of resampled sources; NaN where a resample lacks the method."""
-    xs, ys = np.array(tally.xs), np.array(tally.ys)
-    drawn = np.full((n_resamples, len(tally.methods)), np.nan)
-    for place, weights in enumerate(resample_sources(tally.by_source, n_resamples, seed)):
-        present = np.union1d(xs[weights > 0], ys[weights > 0])
-        drawn[place, present] = _center(_fit_scores(tally, weights, prior_ties), components)[present]
-    return drawn
-
-
-def _count_outcomes(votes: pd.DataFrame) -> pd.DataFrame:
-    """By method: n_judgments, n_sources, wins, ties, losses, win_rate (ties one half)."""
+def _count_outcomes(answers: pd.DataFrame) -> pd.DataFrame:
+    """By method: wins, ties, losses (comparisons), n_judgments (answers), n_sources, n_groups, win_rate (ties half)."""
+    compared = list_comparisons(answers)
+    compared = compared[compared["method_a"] != compared["method_b"]]
+    group = compared["group"].fillna(compared["source"]) if "group" in compared else compared["source"]
     sides = [
         pd.DataFrame(
             {
-                "method": votes[f"method_{own}"],
-                "source": votes["source"],
-                "wins": votes["choice"] == own,
-                "ties": votes["choice"] == "tie",
-                "losses": votes["choice"] == other,
+                "method": compared[f"method_{own}"],
+                "answer": compared["answer"],
+                "source": compared["source"],
+                "group": group,
+                "wins": compared["choice"] == own,
+                "ties": compared["choice"] == "tie",
+                "losses": compared["choice"] == other,
             }
         )
         for own, other in (("a", "b"), ("b", "a"))
     ]
     grouped = pd.concat(sides).groupby("method")
     table = grouped[["wins", "ties", "losses"]].sum().astype(int)
-    table["n_sources"] = grouped["source"].nunique()
-    table["n_judgments"] = grouped.size()
-    table["win_rate"] = (table["wins"] + 0.5 * table["ties"]) / table["n_judgments"]
+    for name, column in (("n_sources", "source"), ("n_groups", "group"), ("n_judgments", "answer")):
+        table[name] = grouped[column].nunique()
+    table["win_rate"] = (table["wins"] + 0.5 * table["ties"]) / table[["wins", "ties", "losses"]].sum(axis=1)
     return table
 
 
 def compute_ceiling(votes: pd.DataFrame, n_resamples: int, seed: int) -> tuple[float, float, float, int]:
     """The human ceiling, (value, low, high, n): how often one person's answer is that of most others, of n answers.
 
-    Simulated annotators never count; the 95 % interval resamples sources. NaN where there is too little.
+    Simulated annotators never count; the 95 % interval resamples sources. NaN where there is too little. Of an answer
+    about more than two it is the share of its comparisons, so that each answer counts once.
     """
     compared = compare_with_others(votes[~votes["simulated"]])
-    by_source = compared.groupby("source")["agrees"].agg(["sum", "size"]).to_numpy(dtype=float)
-    nan = float("nan")
-    if len(compared) < MIN_SHARED_PAIRS:
-        return nan, nan, nan, len(compared)
-    value = float(compared["agrees"].mean())
+    compared = compared.assign(agrees=compared["agrees"] * compared["share"])
+    by_source = compared.groupby("source")[["agrees", "share"]].sum().to_numpy(dtype=float)
+    nan, n = float("nan"), round(float(compared["share"].sum()))
+    if n < MIN_SHARED_PAIRS:
+        return nan, nan, nan, n
+    value = float(compared["agrees"].sum() / compared["share"].sum())
     if len(by_source) < MIN_SOURCES or n_resamples < 1:
-        return value, nan, nan, len(compared)
+        return value, nan, nan, n
     rng = np.random.default_rng(seed)
     sums = [by_source[rng.integers(0, len(by_source), len(by_source))].sum(axis=0) for _ in range(n_resamples)]
-    low, high = np.percentile([agree / n for agree, n in sums], [2.5, 97.5])
+    low, high = np.percentile([agree / weight for agree, weight in sums], [2.5, 97.5])
     if high - low < SAME:
         low, high = exact_interval(value, len(by_source))
-    return value, float(low), float(high), len(compared)
+    return value, float(low), float(high), n
 
 
 def compare_with_others(votes: pd.DataFrame) -> pd.DataFrame:
-    """Each vote against the most frequent answer of the others on that pair: person, source, agrees.
+    """Each comparison of an answer against the most frequent of the others: person, source, agrees, share.
 
-    Votes on pairs that nobody else judged, or where the others have no single most frequent answer, are left out.
+    Comparisons that nobody else made, or where the others have no single most frequent answer, are left out; `share` is
+    one by the number of those of the same answer that are not.
     """
     if votes.empty:
-        return pd.DataFrame({"person": [], "source": [], "agrees": pd.Series(dtype=bool)})
+        return pd.DataFrame({"person": [], "source": [], "agrees": pd.Series(dtype=bool), "share": []})
+    votes = list_comparisons(read_answers(votes))
     counts = pd.crosstab(votes["pair"], votes["choice"]).reindex(columns=CHOICES, fill_value=0)
     own = votes["choice"].map({choice: place for place, choice in enumerate(CHOICES)}).to_numpy()
     others = counts.loc[votes["pair"]].to_numpy().copy()
     others[np.arange(len(votes)), own] -= 1
     most = others.max(axis=1)
     clear = (most > 0) & ((others == most[:, None]).sum(axis=1) == 1)
-    table = pd.DataFrame({"person": votes["person"], "source": votes["source"], "agrees": others.argmax(axis=1) == own})
-    compared: pd.DataFrame = table[clear].reset_index(drop=True)
+    table = votes.assign(agrees=others.argmax(axis=1) == own)[clear]
+    table["share"] = 1 / table.groupby("answer")["answer"].transform("size")
+    compared: pd.DataFrame = table[["person", "source", "agrees", "share"]].reset_index(drop=True)
     return compared

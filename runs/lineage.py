@@ -15,7 +15,7 @@ import numpy as np
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db.models import Candidate, Method, Pair, Run, RunState
+from db.models import Candidate, Method, Pair, Run, RunState, Task, TaskCandidate
 from db.records import SIMULATED
 from runs.file_cache import read_file, read_json, read_number, read_part
 from runs.licences import LABELER
@@ -214,6 +214,15 @@ def _method_nodes(session: Session, runs: Sequence[Run], data: Path) -> dict[str
         )
         for method_id, count in session.execute(counted):
             judged[method_id] = judged.get(method_id, 0) + int(count)
+    of_tasks = (
+        select(Candidate.method_id, func.sum(Task.judgment_count))
+        .join(TaskCandidate, TaskCandidate.candidate_id == Candidate.id)
+        .join(Task, Task.id == TaskCandidate.task_id)
+        .where(Task.judgment_count > 0)
+        .group_by(Candidate.method_id)
+    )
+    for method_id, count in session.execute(of_tasks):
+        judged[method_id] = judged.get(method_id, 0) + int(count)
     return {
         f"method-{method.id}": Node(
             id=f"method-{method.id}",

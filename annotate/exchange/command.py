@@ -39,6 +39,8 @@ def run_export(options: ExportOptions, place: Place) -> None:
         print(f"{options.format} has no ties; {counts['ties_left_out']} were left out")
     if discarded := describe_discarded(**counts["discarded"]):
         print(discarded)
+    if "screened" in counts:
+        print(f"people left out by screening: {len(counts['screened']['people'])}; the card says who and why")
     print(f"in {out}")
 
 

@@ -20,8 +20,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from annotate.ingest.image_files import batches
-from annotate.judging.judgments import resolve_labels
+from annotate.judging.labels import resolve_labels
 from annotate.judging.people import get_person
+from annotate.report.screening import RULE, find_flagged
 from dataset.card import write_card
 from dataset.card_configs import Config
 from dataset.files import (
@@ -75,8 +76,8 @@ def export_dataset(
         progress: called with (images copied, total).
         add_licences: called with the licences of what the labels were made of; gives those that the dataset keeps.
     Returns:
-        counts: rows, rows by split, rows dropped by each filter, judgments and discarded answers, images; and what the
-        format left out.
+        counts: rows, rows by split, rows dropped by each filter, judgments and discarded answers, images; what the
+        format left out; and `screened`: who was left out by which rule, where that was asked for.
     Raises:
         UserError: `out` is there and not empty or cannot be written, no label fits, a named method or person does not
             exist, or an image file is missing or damaged and `skip_bad` does not leave it out; no file is written then.
@@ -86,6 +87,11 @@ def export_dataset(
     # One transaction, so that the rows are of the labels made here and not of another export's with other people.
     with database.write() as session:
         _check_names(session, options)
+        screened: dict[str, str] = {}
+        if options.exclude_flagged:
+            screened = find_flagged(session, people=options.people, include_simulated=options.include_simulated)
+            left_out = [*options.exclude_people, *(name for name in screened if name not in options.exclude_people)]
+            options = options.model_copy(update={"exclude_people": left_out})
         photos = load_settings(session).data_licence
         if options.licence == "unknown" and photos != NOT_STATED:
             options = options.model_copy(update={"licence": photos})
@@ -107,12 +113,14 @@ def export_dataset(
         scores = load_scores(session, rows)
         shown_options = _without_names(session, options)
         answers, people = count_discarded(session, include_simulated=options.include_simulated)
+        public = {get_person(session, name).public_id: why for name, why in screened.items()}
         made_from = add_licences(list_licences(session, rows, data))
     if is_commercial():
         refuse_non_commercial(made_from)
     return write_dataset(
         *(out, rows, judgments, questions, scores, data, options, dropped, shown_options, progress, made_from),
         discarded={"answers": answers, "people": people},
+        screened={"rule": RULE, "people": dict(sorted(public.items()))} if options.exclude_flagged else None,
     )
 
 
@@ -148,6 +156,7 @@ def write_dataset(
     progress: Callable[[int, int], None] | None = None,
     made_from: Sequence[Licensed] = (),
     discarded: dict[str, int] | None = None,
+    screened: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the files of `options.format`, the card and the checksums to `out`, whole or not at all.
 
@@ -156,6 +165,7 @@ def write_dataset(
         shown_options: as the card may tell them.
         made_from: licences, for the card and `licences.json`.
         discarded: answers that an admin took out, and the people whose they were; None for none.
+        screened: `rule`, and `people`: why each was left out by it, by random name; None where none was to be.
     Returns:
         counts, as `export_dataset`.
     Raises:
@@ -164,6 +174,7 @@ def write_dataset(
     with _whole_folder(out) as folder:
         extra, configs = _write(folder, rows, judgments, questions, scores, data, options, progress)
         counts = _count(rows, judgments, dropped) | extra | {"discarded": discarded or {"answers": 0, "people": 0}}
+        counts |= {"screened": screened} if screened else {}
         card = write_card(rows, judgments, questions, counts, shown_options, configs, made_from)
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_recorded(folder, made_from)

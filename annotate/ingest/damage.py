@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from annotate.ingest.image_files import batches
 from db.images import image_path
-from db.models import Candidate, Image, Judgment, Label, Method, MetricValue, Pair, Run, Source
+from db.models import Candidate, Image, Judgment, Label, Method, MetricValue, Pair, Run, Source, Task, TaskCandidate
 from runs.file_cache import read_json
 from runs.lineage import ancestors, make_nodes
 from runs.store import artifact_of, run_folder
@@ -29,6 +29,7 @@ class Damage:
     shows: list[str] = field(default_factory=list)
     """Role of the image and its photo: "lq of 'face1'", "'gfpgan' of 'face1', seed 0"."""
     pairs: int = 0
+    tasks: int = 0
     judgments: int = 0
     """Live ones."""
     labels: int = 0
@@ -44,6 +45,7 @@ class Damage:
             f"{count:,} {name if count == 1 else f'{name}s'}"
             for name, count in (
                 ("pair", self.pairs),
+                ("task", self.tasks),
                 ("judgment", self.judgments),
                 ("label", self.labels),
                 ("value", self.values),
@@ -93,16 +95,14 @@ def _describe_use(session: Session, image: Image, one: Damage) -> list[str]:
     ).all()
     one.shows += [f"{name!r} of {key!r}, seed {seed}" for _, name, key, seed in candidates]
     own = [number for number, *_ in candidates]
-    shown = or_(
-        Pair.a_id.in_(own),
-        Pair.b_id.in_(own),
-        Pair.source_id.in_(
-            select(Source.id).where(or_(Source.lq_image_id == image.id, Source.hq_image_id == image.id))
-        ),
-    )
-    one.pairs = _count(session, Pair, shown)
-    of_pairs = select(Pair.id).where(shown)
-    one.judgments = _count(session, Judgment, Judgment.pair_id.in_(of_pairs), Judgment.superseded_at.is_(None))
+    beside = select(Source.id).where(or_(Source.lq_image_id == image.id, Source.hq_image_id == image.id))
+    shown = or_(Pair.a_id.in_(own), Pair.b_id.in_(own), Pair.source_id.in_(beside))
+    in_tasks = select(TaskCandidate.task_id).where(TaskCandidate.candidate_id.in_(own))
+    shown_in_task = or_(Task.id.in_(in_tasks), Task.source_id.in_(beside))
+    one.pairs, one.tasks = _count(session, Pair, shown), _count(session, Task, shown_in_task)
+    of_pairs, of_tasks = select(Pair.id).where(shown), select(Task.id).where(shown_in_task)
+    about = or_(Judgment.pair_id.in_(of_pairs), Judgment.task_id.in_(of_tasks))
+    one.judgments = _count(session, Judgment, about, Judgment.superseded_at.is_(None))
     one.labels = _count(session, Label, Label.pair_id.in_(of_pairs), Label.superseded_at.is_(None))
     one.values = _count(
         session, MetricValue, or_(MetricValue.image_id == image.id, MetricValue.reference == image.sha256)

@@ -1,26 +1,27 @@
-"""Find candidates of one source that show the same picture: they make no pair."""
+"""Find candidates of one source that show the same picture: they make no pair and are in no task together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from annotate.ingest.image_files import batches
 from annotate.judging.pairs import same_picture
-from db.models import Candidate, Image, Lease, Method, Pair, Source
+from db.models import Candidate, Image, Lease, Method, Pair, Source, Task, TaskCandidate
 from db.pixel_hashes import hash_pixels
 from db.session import Database
 
 
 @dataclass(frozen=True)
 class EqualPair:
-    """A pair whose two images have the same pixels."""
+    """A pair, or a task, of which two images have the same pixels."""
 
-    pair_id: int
+    pair_id: int | None
+    """None of a task."""
     source: str
     methods: tuple[str, str]
 
@@ -61,9 +62,12 @@ def hash_candidates(database: Database, data: Path) -> dict[int, str]:
 
 
 def set_aside_equal_pairs(session: Session, pixels: Mapping[int, str]) -> list[EqualPair]:
-    """Ask no pair any more whose images have the same pixels; answers that it has stay. Returns those found anew.
+    """Ask no pair any more whose images have the same pixels, and no task with such a pair; answers that it has stay.
 
-    Such a pair wants no judgments: it leaves the queue and every order, and is shown neither as gold nor as a repeat.
+    It wants no judgments: it leaves the queue and every order, and is shown neither as gold nor as a repeat.
+
+    Returns:
+        those found anew.
     """
     a, b = aliased(Candidate), aliased(Candidate)
     first, second = aliased(Method), aliased(Method)
@@ -83,12 +87,41 @@ def set_aside_equal_pairs(session: Session, pixels: Mapping[int, str]) -> list[E
         for pair_id, key, name_a, name_b, image_a, image_b in session.execute(statement)
         if same_picture(image_a, image_b, pixels)
     ]
-    for batch in batches(pair.pair_id for pair in found):
-        session.execute(delete(Lease).where(Lease.pair_id.in_(batch)).execution_options(synchronize_session=False))
-        session.execute(
-            update(Pair)
-            .where(Pair.id.in_(batch))
-            .values(judgments_wanted=0)
-            .execution_options(synchronize_session=False)
-        )
-    return found
+    _set_aside(session, Pair, Lease.pair_id, [pair.pair_id for pair in found if pair.pair_id is not None])
+    return found + _set_aside_tasks(session)
+
+
+def _set_aside_tasks(session: Session) -> list[EqualPair]:
+    """Ask no task any more of which a pair was set aside; every two images of a task are a pair."""
+    a, b, first, second = aliased(TaskCandidate), aliased(TaskCandidate), aliased(Method), aliased(Method)
+    of_a, of_b = aliased(Candidate), aliased(Candidate)
+    statement = (
+        select(Task.id, Source.key, first.name, second.name)
+        .select_from(Pair)
+        .join(a, a.candidate_id == Pair.a_id)
+        .join(b, (b.candidate_id == Pair.b_id) & (b.task_id == a.task_id))
+        .join(Task, Task.id == a.task_id)
+        .join(Source, Source.id == Task.source_id)
+        .join(of_a, of_a.id == Pair.a_id)
+        .join(of_b, of_b.id == Pair.b_id)
+        .join(first, first.id == of_a.method_id)
+        .join(second, second.id == of_b.method_id)
+        .where(Pair.judgments_wanted == 0, Task.judgments_wanted > 0)
+        .order_by(Task.id)
+    )
+    found = {
+        task_id: EqualPair(None, key, (name_a, name_b)) for task_id, key, name_a, name_b in session.execute(statement)
+    }
+    _set_aside(session, Task, Lease.task_id, list(found))
+    return list(found.values())
+
+
+def _set_aside(
+    session: Session, table: type[Pair] | type[Task], of_lease: InstrumentedAttribute[int | None], ids: Sequence[int]
+) -> None:
+    for batch in batches(ids):
+        for statement in (
+            delete(Lease).where(of_lease.in_(batch)),
+            update(table).where(table.id.in_(batch)).values(judgments_wanted=0),
+        ):
+            session.execute(statement.execution_options(synchronize_session=False))

@@ -6,6 +6,7 @@ through the images' pixels and the persons' names alike: of two persons in one p
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from annotate.ingest.image_files import batches
 from annotate.judging.pairs import is_reserved, wanted_judgments
-from db.models import Image, Pair, Source, Split
+from db.models import Image, Pair, Source, Split, Task
 from db.pixel_hashes import File
 from db.project import ProjectSettings
 from db.records import GROUP_JOINT, draw_split
@@ -151,17 +152,18 @@ def _common_group(members: Sequence[_Row]) -> str:
 
 
 def _change_pairs(session: Session, settings: ProjectSettings, source_ids: Sequence[int], split: Split) -> None:
-    """Set what a pair has from its split: its number of judgments, and whether active orders may show it."""
-    for batch in batches(source_ids):
-        pairs = session.execute(select(Pair.id, Pair.key, Pair.judgments_wanted).where(Pair.source_id.in_(batch)))
+    """Set what a pair or task has from its split: how many judgments, and whether active orders may show it."""
+    tables: tuple[type[Pair] | type[Task], ...] = (Pair, Task)
+    for batch, table in itertools.product(batches(source_ids), tables):
+        rows = session.execute(select(table.id, table.key, table.judgments_wanted).where(table.source_id.in_(batch)))
         changes = [
             {
-                "id": pair_id,
+                "id": number,
                 "reserved": is_reserved(key, split),
-                # None are wanted of a pair that was set aside (see annotate.ingest.equal_pixels).
+                # None are wanted of one that was set aside (see annotate.ingest.equal_pixels).
                 "judgments_wanted": wanted_judgments(split, settings) if wanted else 0,
             }
-            for pair_id, key, wanted in pairs
+            for number, key, wanted in rows
         ]
         if changes:
-            session.execute(update(Pair), changes)
+            session.execute(update(table), changes)

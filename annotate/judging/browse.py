@@ -140,6 +140,7 @@ def load_answers(session: Session, pair_ids: Sequence[int]) -> dict[int, list[tu
     )
     answers: defaultdict[int, list[tuple[str, bool, Choice]]] = defaultdict(list)
     for pair_id, name, simulated, choice in session.execute(statement):
+        assert choice is not None  # only a task's answer has none
         answers[pair_id].append((name, simulated, choice))
     return answers
 

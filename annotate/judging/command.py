@@ -6,6 +6,7 @@ import getpass
 import json
 import sys
 import tomllib
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +23,7 @@ from annotate.judging.discard import (
     list_people,
     restore_answers,
 )
-from annotate.judging.pairs import make_pairs
+from annotate.judging.pairs import PairReport, make_pairs
 from annotate.judging.people import (
     add_person,
     describe_ways,
@@ -34,38 +35,82 @@ from annotate.judging.people import (
     read_lifetime,
     set_password,
 )
+from annotate.judging.tasks import TaskReport, make_tasks
 from db.errors import UserError
 from db.models import Role
 from db.project import ProjectSettings, load_settings, save_settings
 from db.session import Database, open_database
+from metrics.rankings import MAX_SIZE, MIN_SIZE
 from runs.options import Command, Flag, Options, Place
 from runs.store import record
 
 
 class PairOptions(Options):
-    """Which candidates of a photo meet."""
+    """Which candidates of a photo meet, and how many at once."""
 
-    per_source: int | None = Field(None, ge=1, description="Random pairs per photo (default: all)")
+    size: int | None = Field(
+        None, ge=MIN_SIZE, le=MAX_SIZE, description="Images shown at once: 2, a pair, to 6 (default: the project's)"
+    )
+    per_source: int | None = Field(
+        None, ge=1, description="Random pairs per photo (default: all); tasks (default: each image in one)"
+    )
     against: Annotated[str | None, Flag(metavar="METHOD")] = Field(
-        None, description="Only pairs with an image of this method (default: any)"
+        None, description="Only pairs and tasks with an image of this method (default: any)"
     )
     seed: int = Field(0, ge=0, description="Seed of the random choice")
 
 
 def run_pair(options: PairOptions, place: Place) -> None:
-    """Make pairs and say how many."""
+    """Make pairs, or tasks of more, and say how many."""
+    chosen = options.model_dump(exclude={"size"})
     with record(PAIR, options, place) as (database, run):
         pixels = hash_candidates(database, place.data)
         with database.write() as session:
-            report = make_pairs(session, load_settings(session), **options.model_dump(), pixels=pixels)
-            report.set_aside = len(set_aside_equal_pairs(session, pixels))
-        run.write_result(vars(report))
+            settings = load_settings(session)
+            size = options.size or settings.task_size
+            set_aside = len(set_aside_equal_pairs(session, pixels))
+            report: PairReport | TaskReport
+            if size == 2:
+                report = make_pairs(session, settings, **chosen, pixels=pixels)
+            else:
+                report = make_tasks(session, settings, size, **chosen, pixels=pixels)
+        run.write_result({"size": size, **vars(report), "set_aside": set_aside})
     print(
+        (describe_pairs(report) if isinstance(report, PairReport) else describe_tasks(size, vars(report)))
+        + (f"; {set_aside} that were there not asked any more" if set_aside else "")
+        + describe_unshown(size, settings)
+    )
+
+
+def describe_pairs(report: PairReport) -> str:
+    """What was made, in a sentence."""
+    return (
         f"{report.added} pairs added, {report.existing} were there; {report.sources_with_pairs} sources have pairs, "
         f"{report.sources_without_pairs} have no two candidates to compare"
         + (f"; {report.identical} pairs of the same pixels left out" if report.identical else "")
-        + (f"; {report.set_aside} that were there not asked any more" if report.set_aside else "")
     )
+
+
+def describe_tasks(size: int, report: Mapping[str, int]) -> str:
+    """What was made, in a sentence.
+
+    Args:
+        report: the values of a `TaskReport`.
+    """
+    return (
+        f"{report['added']:,} tasks of {size} added, {report['existing']:,} were there; "
+        f"{report['sources_with_tasks']:,} photos have tasks, {report['sources_without_tasks']:,} have no three "
+        "different restored images to compare"
+        + (f"; {report['smaller']:,} have fewer than {size}, all in one task" if report["smaller"] else "")
+    )
+
+
+def describe_unshown(size: int, settings: ProjectSettings) -> str:
+    """A sentence where the project shows the other kind than was just made; else ''."""
+    if (size == 2) is (settings.task_size == 2):
+        return ""
+    shows = "pairs" if settings.task_size == 2 else "tasks of more than two"
+    return f". The project shows {shows}: `annotate project set task_size={size}` changes it"
 
 
 class PeopleOptions(Options):
@@ -214,7 +259,15 @@ def parse_change(text: str) -> tuple[str, object]:
         return name, value.split(",") if kind is list else value
 
 
-PAIR = Command("annotate pair", "make pairs of the restored images of each photo", PairOptions, run_pair)
+PAIR = Command(
+    "annotate pair",
+    "make pairs, or tasks of three to six, of the restored images of each photo",
+    PairOptions,
+    run_pair,
+    "With `--size` 3 to 6 a task has so many restored images of one photo, which a person sees at once: as many tasks "
+    "as show every image once, or `--per-source` of them. Images are in about equally many tasks, and any two methods "
+    "meet about equally often. What is there stays; a second call adds what is missing.",
+)
 PEOPLE = Command(
     "annotate people",
     "who judges: add, list, link, password, sign-out, disable, enable, discard, restore",

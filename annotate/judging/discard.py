@@ -1,7 +1,7 @@
 """Take a person's answers out of everything that is made of judgments, and put them back.
 
 The rows stay, marked with `discarded_at`. Those that stood are superseded too, so that they count nowhere: the pairs
-want other people's judgments instead, and no label, ranking, report or dataset is made of them any more.
+and tasks want other people's judgments instead, and no label, ranking, report or dataset is made of them any more.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Delete, Update, delete, func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from annotate.judging.people import count_answers, disable_person, get_person, lock_person
-from db.models import Judgment, Label, LabelJudgment, Lease, Origin, Pair, Person, utc_now
+from db.models import Judgment, Label, LabelJudgment, Lease, Origin, Pair, Person, Task, utc_now
 from db.records import STOOD
 
 BATCH = 500
+JUDGED: tuple[tuple[type[Pair] | type[Task], InstrumentedAttribute[int | None]], ...] = (
+    (Pair, Judgment.pair_id),
+    (Task, Judgment.task_id),
+)
 
 
 def list_people(session: Session) -> Sequence[tuple[Person, int | None, int | None, datetime | None]]:
@@ -48,6 +52,8 @@ class Change:
     judgments: int
     pairs: int
     """Of which one judgment fewer or more counts; repeats count for none."""
+    tasks: int = 0
+    """Of three images and more, likewise."""
     labels: int = 0
     """Withdrawn since they were made of these judgments; the next fit or export makes them of what is left."""
     answered_anew: int = 0
@@ -71,18 +77,21 @@ def discard_answers(session: Session, name: str) -> Change:
         .where(Label.id.in_(made_of_them), Label.origin == Origin.human, Label.superseded_at.is_(None))
         .values(superseded_at=now),
     )
-    pairs = _change(
-        session,
-        update(Pair)
-        .where(Pair.id.in_(select(Judgment.pair_id).where(*own, Judgment.repeat_no == 0)))
-        .values(judgment_count=Pair.judgment_count - 1),
+    pairs, tasks = (
+        _change(
+            session,
+            update(table)
+            .where(table.id.in_(select(of_judgment).where(*own, Judgment.repeat_no == 0)))
+            .values(judgment_count=table.judgment_count - 1),
+        )
+        for table, of_judgment in JUDGED
     )
     judgments = _change(session, update(Judgment).where(*own).values(superseded_at=now, discarded_at=now))
     before = (Judgment.person_id == person_id, Judgment.discarded_at.is_(None))
     _change(session, update(Judgment).where(*before).values(discarded_at=now))
     _change(session, delete(Lease).where(Lease.person_id == person_id))
     session.expire_all()
-    return Change(judgments, pairs, labels)
+    return Change(judgments, pairs, tasks, labels)
 
 
 def _change(session: Session, statement: Update | Delete) -> int:
@@ -100,7 +109,7 @@ def restore_answers(session: Session, name: str) -> Change:
     person_id = get_person(session, name).id
     lock_person(session, person_id)
     own = Judgment.person_id == person_id
-    showing = (Judgment.pair_id, Judgment.repeat_no)
+    showing = (Judgment.pair_id, Judgment.task_id, Judgment.repeat_no)
     live = {tuple(row) for row in session.execute(select(*showing).where(own, Judgment.superseded_at.is_(None)))}
     stood = session.execute(select(Judgment.id, *showing).where(own, STOOD).order_by(Judgment.id.desc())).all()
     back = []
@@ -112,12 +121,14 @@ def restore_answers(session: Session, name: str) -> Change:
         session.execute(update(Judgment), back)
     _change(session, update(Judgment).where(own, Judgment.discarded_at.is_not(None)).values(discarded_at=None))
     numbers = {row["id"] for row in back}
-    pairs = [pair_id for number, pair_id, repeat_no in stood if number in numbers and repeat_no == 0]
-    for start in range(0, len(pairs), BATCH):
-        ids = pairs[start : start + BATCH]
-        _change(session, update(Pair).where(Pair.id.in_(ids)).values(judgment_count=Pair.judgment_count + 1))
+    counted = [row for row in stood if row.id in numbers and row.repeat_no == 0]
+    pairs, tasks = ([of for row in counted if (of := getattr(row, name))] for name in ("pair_id", "task_id"))
+    for (table, _), of_them in zip(JUDGED, (pairs, tasks), strict=True):
+        for start in range(0, len(of_them), BATCH):
+            ids = of_them[start : start + BATCH]
+            _change(session, update(table).where(table.id.in_(ids)).values(judgment_count=table.judgment_count + 1))
     session.expire_all()
-    return Change(len(back), len(pairs), answered_anew=len(stood) - len(back))
+    return Change(len(back), len(pairs), len(tasks), answered_anew=len(stood) - len(back))
 
 
 def disable_and_describe(session: Session, name: str, how_to_discard: str) -> str:
@@ -136,7 +147,8 @@ def disable_and_describe(session: Session, name: str, how_to_discard: str) -> st
 
 def describe_discard(name: str, change: Change) -> str:
     """Describe a discard in one sentence or two."""
-    back = f"{_count(change.pairs, 'pair')} back in the queue"
+    tasks = f"{_count(change.tasks, 'task')} of more" if change.tasks else ""
+    back = f"{' and '.join(filter(None, [_count(change.pairs, 'pair'), tasks]))} back in the queue"
     labels = f", {_count(change.labels, 'label')} made of them withdrawn: fit and export again" if change.labels else ""
     return f"{_count(change.judgments, 'answer')} of {name} discarded; {back}{labels}. Restoring puts them back."
 

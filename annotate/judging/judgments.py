@@ -1,4 +1,4 @@
-"""Record judgments, take them back, resolve them into labels.
+"""Record judgments and take them back.
 
 A judgment is appended, and superseded when it is taken back or answered anew; it is never changed or deleted.
 """
@@ -7,36 +7,32 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-import pandas as pd
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import Select, Update, bindparam, delete, insert, literal, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningDelete
 
-from annotate.judging.people import get_person, lock_person
+from annotate.judging.people import lock_person
 from db.errors import UserError
 from db.models import (
+    Asked,
     Choice,
     Judgment,
-    Label,
-    LabelJudgment,
     Lease,
-    Origin,
     Pair,
-    Person,
     Picked,
     Question,
     Side,
+    Task,
     utc_now,
 )
 from db.project import ProjectSettings, load_settings, store_question
-from db.records import SIMULATED, insert_row
+from db.records import insert_row
+from metrics.rankings import LETTERS, REST, read_ranking
 
-RESOLVE_METHODS = ("majority", "dawid-skene")
-"""Ends the maker's name of every label in which a program's answers count, as votes or as what a labeler learnt."""
 VIEW_MODES = ("fit", "zoom", "1:1", "input", "truth", "flicker")
 """As the labelling page looks at a pair, see static/label/viewer.js."""
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -46,41 +42,67 @@ UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # connection: the session makes three times as much of a statement, and mostly there is no row to be loaded.
 OF_UUID = select(Judgment.id).where(Judgment.uuid == bindparam("uuid"))
 ID_OF_KEY = select(Question.id).where(Question.key == bindparam("key"))
-PAIR_AND_STANDING = (
-    select(Pair.id, Judgment.id)
-    .outerjoin(
-        Judgment,
-        (Judgment.pair_id == Pair.id)
-        & (Judgment.person_id == bindparam("person_id"))
-        & (Judgment.repeat_no == bindparam("repeat_no"))
-        & Judgment.superseded_at.is_(None),
-    )
-    .where(Pair.id == bindparam("pair_id"))
-)
 INSERT_JUDGMENT = insert(Judgment)
-COUNT = (
-    update(Pair).where(Pair.id == bindparam("of_pair")).values(judgment_count=Pair.judgment_count + bindparam("change"))
-)
-DELETE_LEASE = (
-    delete(Lease)
-    .where(
-        Lease.pair_id == bindparam("pair_id"),
-        Lease.person_id == bindparam("person_id"),
-        Lease.repeat_no == bindparam("repeat_no"),
+
+
+@dataclass(frozen=True)
+class _Statements:
+    """What an answer asks of the database, about a pair or about a task."""
+
+    what: str
+    find: Select[int, int, int | None]
+    """Id and size, and the id of the person's answer that stands."""
+    count: Update
+    delete_lease: ReturningDelete[datetime | None]
+
+
+def _build_statements(table: type[Pair] | type[Task]) -> _Statements:
+    of, size = (Pair.id, literal(2)) if table is Pair else (Task.id, Task.size)
+    column = "pair_id" if table is Pair else "task_id"
+    of_judgment, of_lease = getattr(Judgment, column), getattr(Lease, column)
+    return _Statements(
+        what=column.removesuffix("_id"),
+        find=(
+            select(of, size, Judgment.id)
+            .outerjoin(
+                Judgment,
+                (of_judgment == of)
+                & (Judgment.person_id == bindparam("person_id"))
+                & (Judgment.repeat_no == bindparam("repeat_no"))
+                & Judgment.superseded_at.is_(None),
+            )
+            .where(of == bindparam("of"))
+        ),
+        count=(
+            update(table).where(of == bindparam("of")).values(judgment_count=table.judgment_count + bindparam("change"))
+        ),
+        delete_lease=(
+            delete(Lease)
+            .where(
+                of_lease == bindparam("of"),
+                Lease.person_id == bindparam("person_id"),
+                Lease.repeat_no == bindparam("repeat_no"),
+            )
+            .returning(Lease.leased_at)
+        ),
     )
-    .returning(Lease.leased_at)
-)
+
+
+OF_PAIR = _build_statements(Pair)
+OF_TASK = _build_statements(Task)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer of a person to the pair that was on their screen."""
+    """Answer of a person to the pair or task that was on their screen."""
 
     uuid: str
-    pair_id: int
+    pair_id: int | None
+    """None for a task, which has no left side either."""
     repeat_no: int
-    shown_left: Side
-    choice: Choice
+    shown_left: Side | None
+    choice: Choice | None
+    """To a pair; of a task `Choice.skip`, or None where the answer is a ranking."""
     seconds: float
     skip_reason: str | None = None
     reasons: list[str] = field(default_factory=list)
@@ -91,6 +113,12 @@ class Answer:
     question: str | None = None
     """Key of the question's version that the page showed; None for the present one. One that nobody knows here, such
     as '' of a page from before there were versions, is stored as not recorded."""
+    task_id: int | None = None
+    ranking: str | None = None
+    """Of a task's letters (`metrics.rankings`)."""
+    places: str | None = None
+    """The task's letters in the order in which they stood on the screen."""
+    asked: Asked = Asked.pair
 
 
 Timer = Callable[[datetime | None, float], float | None]
@@ -98,7 +126,7 @@ Timer = Callable[[datetime | None, float], float | None]
 
 
 def record_judgment(session: Session, person_id: int, answer: Answer, timer: Timer | None = None) -> Judgment:
-    """Append a judgment and release the person's lease on the pair.
+    """Append a judgment and release the person's lease on the pair or task.
 
     The same uuid again returns the row that is there. A second answer of this person to the same showing supersedes
     the first where it says that it replaces it, and is refused elsewhere: it comes from another tab or device, whose
@@ -107,36 +135,46 @@ def record_judgment(session: Session, person_id: int, answer: Answer, timer: Tim
     Args:
         timer: asked for the server's seconds of a new answer; one that replaces another keeps that one's.
     Raises:
-        UserError: the uuid is another judgment's or no UUID, there is no such pair, a skip has no reason, the seconds
-            are not a time, or another answer stands than the one to be replaced.
+        UserError: the uuid is another judgment's or no UUID, there is no such pair or task, a skip has no reason, the
+            seconds are not a time, the ranking is none of the task's candidates or says another thing than was asked,
+            or another answer stands than the one to be replaced.
     """
     lock_person(session, person_id)
     run = session.connection()
     known_id = run.scalar(OF_UUID, {"uuid": answer.uuid})
     if known_id is not None:
         known = session.get_one(Judgment, known_id)
-        if known.person_id != person_id or known.pair_id != answer.pair_id:
+        if (known.person_id, known.pair_id, known.task_id) != (person_id, answer.pair_id, answer.task_id):
             raise UserError(f"Judgment {answer.uuid} already belongs to another pair or person; use a new UUID.")
         return known
     _check_answer(answer)
-    showing = {"pair_id": answer.pair_id, "person_id": person_id, "repeat_no": answer.repeat_no}
-    pair_and_standing = run.execute(PAIR_AND_STANDING, showing).one_or_none()
-    if pair_and_standing is None:
-        raise UserError(f"There is no pair {answer.pair_id}; reload the page.")
-    standing = None if pair_and_standing[1] is None else session.get_one(Judgment, pair_and_standing[1])
+    about = OF_PAIR if answer.task_id is None else OF_TASK
+    showing = {"person_id": person_id, "repeat_no": answer.repeat_no}
+    of = {"of": answer.pair_id if answer.task_id is None else answer.task_id}
+    found = run.execute(about.find, {**showing, **of}).one_or_none()
+    if found is None:
+        raise UserError(f"There is no {about.what} {of['of']}; reload the page.")
+    if answer.task_id is not None:
+        _check_ranking(answer, found[1])
+    standing = None if found[2] is None else session.get_one(Judgment, found[2])
     _check_replaced(answer, standing)
     if standing is not None:
         standing.superseded_at = utc_now()
         session.flush()
-    leased_at = run.scalar(DELETE_LEASE, showing)
+    leased_at = run.scalar(about.delete_lease, {**showing, **of})
     judgment = Judgment(
         **showing,
         uuid=answer.uuid,
+        pair_id=answer.pair_id,
+        task_id=answer.task_id,
         question_id=_find_question(session, answer.question),
         choice=answer.choice,
         skip_reason=answer.skip_reason,
         reasons=answer.reasons,
         shown_left=answer.shown_left,
+        ranking=answer.ranking,
+        places=answer.places,
+        asked=answer.asked,
         picked=answer.picked,
         view_mode=answer.view_mode,
         seconds=answer.seconds,
@@ -185,10 +223,62 @@ def _check_answer(answer: Answer) -> None:
         raise UserError(f"{answer.uuid!r} is not a UUID; the page makes one for each judgment.")
     if not 0 <= answer.seconds < math.inf:
         raise UserError(f"`seconds` must be a finite number of at least 0, not {answer.seconds}.")
+    _check_kind(answer)
     if answer.choice is Choice.skip and not (answer.skip_reason or "").strip():
         raise UserError("A skip needs a reason; choose one or write it.")
     if answer.choice is not Choice.skip and answer.skip_reason is not None:
-        raise UserError(f"The reason {answer.skip_reason!r} belongs to a skip, not to the choice {answer.choice}.")
+        given = answer.choice or f"ranking {answer.ranking}"
+        raise UserError(f"The reason {answer.skip_reason!r} belongs to a skip, not to the choice {given}.")
+
+
+def _check_kind(answer: Answer) -> None:
+    """Refuse an answer that is of a pair and of a task, of neither, or lacks what its kind says.
+
+    Raises:
+        UserError: as said.
+    """
+    if (answer.pair_id is None) is (answer.task_id is None):
+        raise UserError(f"An answer is to a pair or to a task, not to pair {answer.pair_id}, task {answer.task_id}.")
+    of_pair = (answer.shown_left, answer.choice)
+    if answer.pair_id is not None:
+        if None in of_pair or answer.ranking or answer.places or answer.asked is not Asked.pair:
+            raise UserError("An answer to a pair has a choice and a left side, and no ranking or places.")
+    elif answer.shown_left is not None or answer.places is None or answer.asked is Asked.pair:
+        raise UserError("An answer to a task says its places and how it was asked, and has no left side.")
+    elif answer.choice not in (None, Choice.skip) or (answer.choice is None) is (answer.ranking is None):
+        raise UserError("An answer to a task is a ranking or a skip.")
+
+
+def _check_ranking(answer: Answer, size: int) -> None:
+    """Refuse places or a ranking that are not of a task of this size, and one that says what was not asked.
+
+    Raises:
+        UserError: as said.
+    """
+    if sorted(answer.places or "") != list(LETTERS[:size]):
+        raise UserError(f"The places {answer.places!r} are not the letters {LETTERS[:size]}, each once.")
+    if answer.ranking is None:
+        return
+    try:
+        read_ranking(answer.ranking, size)
+    except ValueError as error:
+        raise UserError(f"The answer cannot be read: {error}.") from error
+    if not answers_what_was_asked(answer.ranking, answer.asked):
+        raise UserError(f"The answer {answer.ranking!r} says another thing than was asked ({answer.asked.value}).")
+
+
+def answers_what_was_asked(ranking: str, asked: Asked) -> bool:
+    """Whether a ranking is one that this way of asking lets a person give; all tied is one of each.
+
+    Best: the best above the others, who are not told apart. Best and worst: these two, and the others between them.
+    More than one may be best together, or worst. A last one that is not named stands as a letter, not as the rest.
+    """
+    if ">" not in ranking or asked is Asked.order:
+        return True
+    first, *middle, last = ranking.split(">")
+    if asked is Asked.best:
+        return not middle and first != REST and len(last) == 1
+    return REST not in (first, last) and len(middle) <= 1 and all(len(part) == 1 for part in middle)
 
 
 def _check_replaced(answer: Answer, standing: Judgment | None) -> None:
@@ -196,20 +286,21 @@ def _check_replaced(answer: Answer, standing: Judgment | None) -> None:
         return
     if answer.replaces is None:
         raise UserError(
-            "You have answered this pair already, in another tab or window or on another device; that answer stands. "
+            "You have answered this already, in another tab or window or on another device; that answer stands. "
             "To change it, take it back in the history and answer again."
         )
     raise UserError("The answer to replace is gone: it was taken back or changed in another tab or window.")
 
 
 def _count(session: Session, judgment: Judgment, change: int) -> None:
-    """Keep the pair's number of judgments; repeats do not count."""
+    """Keep the pair's or task's number of judgments; repeats do not count."""
     if judgment.repeat_no == 0:
-        session.connection().execute(COUNT, {"of_pair": judgment.pair_id, "change": change})
+        about, of = (OF_PAIR, judgment.pair_id) if judgment.task_id is None else (OF_TASK, judgment.task_id)
+        session.connection().execute(about.count, {"of": of, "change": change})
 
 
 def undo_judgment(session: Session, person_id: int, uuid: str, settings: ProjectSettings) -> Lease | None:
-    """Supersede a judgment and lease its pair to the person again, the same side left.
+    """Supersede a judgment and lease its pair or task to the person again, the same sides and places.
 
     Returns:
         the lease; None where the judgment had been superseded before (undoing twice is undoing once).
@@ -224,12 +315,16 @@ def undo_judgment(session: Session, person_id: int, uuid: str, settings: Project
         return None
     judgment.superseded_at = utc_now()
     _count(session, judgment, -1)
-    session.execute(delete(Lease).where(Lease.pair_id == judgment.pair_id, Lease.person_id == person_id))
+    of_it = Lease.pair_id == judgment.pair_id if judgment.task_id is None else Lease.task_id == judgment.task_id
+    session.execute(delete(Lease).where(of_it, Lease.person_id == person_id))
     lease = Lease(
         pair_id=judgment.pair_id,
+        task_id=judgment.task_id,
         person_id=person_id,
         repeat_no=judgment.repeat_no,
         shown_left=judgment.shown_left,
+        places=judgment.places,
+        asked=judgment.asked,
         picked=judgment.picked,
         leased_at=None,  # the page has had it since before its answer
         expires_at=utc_now() + timedelta(seconds=settings.lease_seconds),
@@ -237,146 +332,3 @@ def undo_judgment(session: Session, person_id: int, uuid: str, settings: Project
     session.add(lease)
     session.flush()
     return lease
-
-
-@dataclass
-class ResolveReport:
-    """Result of `resolve_labels`; counts of labels."""
-
-    added: int = 0
-    replaced: int = 0
-    withdrawn: int = 0
-    """Labels whose judgments were all taken back."""
-    unchanged: int = 0
-
-
-def resolve_labels(
-    session: Session,
-    method: str = "majority",
-    *,
-    exclude_people: Iterable[str] = (),
-    include_simulated: bool = False,
-) -> ResolveReport:
-    """Turn the live judgments of each pair into one human label, tracing it to them.
-
-    Skips, repeats and gold pairs make no label. A label whose value and judgments stay the same keeps its row. A label
-    imported without judgments (made by 'imported:…') stays, also where its pair is judged: nobody knows how many
-    answers it stands for.
-
-    Args:
-        method: 'majority': p_a is the share of votes for a, a tie being half a vote for each. 'dawid-skene': the
-            posterior of Dawid & Skene (1979) over a, b, tie from crowd-kit, which weighs people by their reliability.
-        exclude_people: names whose judgments are left out.
-        include_simulated: count simulated annotators too; the labels then say so in `made_by`.
-    Raises:
-        UserError: unknown method, or no such person to leave out.
-    """
-    if method not in RESOLVE_METHODS:
-        raise UserError(f"Unknown method {method!r}; choose one of {', '.join(RESOLVE_METHODS)}.")
-    excluded = {get_person(session, name).id for name in exclude_people}
-    votes = load_votes(session, excluded=excluded, include_simulated=include_simulated)
-    p_a = compute_majority(votes) if method == "majority" else compute_dawid_skene(votes)
-    made_by = f"{method} {SIMULATED}" if include_simulated else method
-    report = ResolveReport()
-    live = {
-        label.pair_id: label
-        for label in session.scalars(select(Label).where(Label.origin == Origin.human, Label.superseded_at.is_(None)))
-    }
-    traced = _traced_judgments(session)
-    new: list[tuple[Label, list[int]]] = []
-    for pair_id, group in votes.set_index("pair_id").groupby(level=0):
-        assert isinstance(pair_id, int)
-        old, p_a_of_pair, numbers = live.pop(pair_id, None), float(p_a[pair_id]), sorted(group["judgment_id"])
-        if old is not None and _is_imported(old):
-            continue
-        if old is not None and (old.p_a, old.made_by, traced[old.id]) == (p_a_of_pair, made_by, numbers):
-            report.unchanged += 1
-            continue
-        if old is not None:
-            old.superseded_at = utc_now()
-        report.replaced += old is not None
-        report.added += old is None
-        agreement = max(Counter(group["choice"]).values()) / len(group)
-        label = Label(pair_id=pair_id, origin=Origin.human, made_by=made_by, p_a=p_a_of_pair, agreement=agreement)
-        new.append((label, numbers))
-    for old in live.values():
-        if not _is_imported(old):
-            old.superseded_at = utc_now()
-            report.withdrawn += 1
-    _add_labels(session, new)
-    return report
-
-
-def _is_imported(label: Label) -> bool:
-    return label.made_by.startswith("imported:")
-
-
-def _add_labels(session: Session, new: list[tuple[Label, list[int]]]) -> None:
-    """Add labels and the ids of the judgments behind each."""
-    session.flush()  # The superseded rows give way first: only one label of a pair may be live.
-    session.add_all(label for label, _ in new)
-    session.flush()
-    session.add_all(LabelJudgment(label_id=label.id, judgment_id=n) for label, numbers in new for n in numbers)
-    session.flush()
-
-
-def load_votes(session: Session, *, excluded: Collection[int] = (), include_simulated: bool = False) -> pd.DataFrame:
-    """Live votes, a row each, in the same order in every database: judgment_id, pair_id, person, choice (a, b, tie)."""
-    statement = (
-        select(Pair.key, Person.public_id, Judgment.id, Judgment.pair_id, Judgment.choice)
-        .join(Person, Person.id == Judgment.person_id)
-        .join(Pair, Pair.id == Judgment.pair_id)
-        .where(
-            Judgment.superseded_at.is_(None),
-            Judgment.repeat_no == 0,
-            Judgment.choice != Choice.skip,
-            Pair.gold_answer.is_(None),
-        )
-    )
-    if excluded:
-        statement = statement.where(Person.id.not_in(excluded))
-    if not include_simulated:
-        statement = statement.where(Person.simulated.is_(False))
-    # Sorted here, since databases disagree on the order of text.
-    found = sorted(tuple(row) for row in session.execute(statement))
-    rows = [(number, pair_id, person, str(choice)) for _, person, number, pair_id, choice in found]
-    return pd.DataFrame(rows, columns=["judgment_id", "pair_id", "person", "choice"])
-
-
-def _traced_judgments(session: Session) -> defaultdict[int, list[int]]:
-    """The judgments behind each live human label, by label id, in order."""
-    statement = (
-        select(LabelJudgment.label_id, LabelJudgment.judgment_id)
-        .join(Label, Label.id == LabelJudgment.label_id)
-        .where(Label.origin == Origin.human, Label.superseded_at.is_(None))
-        .order_by(LabelJudgment.judgment_id)
-    )
-    traced: defaultdict[int, list[int]] = defaultdict(list)
-    for label_id, judgment_id in session.execute(statement):
-        traced[label_id].append(judgment_id)
-    return traced
-
-
-def compute_majority(votes: pd.DataFrame) -> pd.Series[float]:
-    """p_a by pair_id: the share of votes for a, ties counting one half."""
-    worth = votes["choice"].map({"a": 1.0, "b": 0.0, "tie": 0.5})
-    return worth.groupby(votes["pair_id"]).mean()
-
-
-def compute_dawid_skene(votes: pd.DataFrame) -> pd.Series[float]:
-    """p_a by pair_id: P(a) + P(tie) / 2 of the Dawid-Skene posterior (crowd-kit, 100 iterations).
-
-    The last digits depend on the order of the votes.
-
-    Source: Dawid & Skene, Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm, 1979.
-    """
-    from crowdkit.aggregation import DawidSkene  # only here: it is slow to import
-
-    if votes.empty:
-        return pd.Series(dtype=float)
-    table = votes.rename(columns={"pair_id": "task", "person": "worker", "choice": "label"})
-    posterior = DawidSkene(n_iter=100).fit_predict_proba(table[["task", "worker", "label"]])
-    posterior = posterior.reindex(columns=["a", "tie", "b"], fill_value=0.0)
-    # crowd-kit's rows sum to one only to some ten digits; a probability above one is none.
-    shares = posterior.div(posterior.sum(axis=1), axis=0)
-    return (shares["a"] + 0.5 * shares["tie"]).clip(0.0, 1.0)

@@ -1,12 +1,14 @@
-"""Let a program judge pairs as the labelling page asks them, marked as simulated, to try out what follows.
+"""Let a program judge pairs and tasks as the labelling page asks them, marked as simulated, to try out what follows.
 
 It sees what no person has, the ground truth, and says nothing about what people like.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -22,9 +24,10 @@ from annotate.judging.pairs import next_pair
 from annotate.judging.people import add_person, find_person
 from db.errors import UserError
 from db.images import image_path
-from db.models import Candidate, Choice, Image, Pair, Person, Source, utc_now
+from db.models import Asked, Candidate, Choice, Image, Lease, Pair, Person, Source, Task, utc_now
 from db.project import load_settings
 from db.session import Database
+from metrics.rankings import write_ranking
 from pixels.read import read_rgb
 
 ANNOTATOR = "simulated annotator"
@@ -51,7 +54,7 @@ def get_annotator(session: Session, name: str = ANNOTATOR) -> Person:
 
 
 def check_ground_truth(session: Session) -> None:
-    """Refuse a project in which a photo with pairs has no ground truth to compare with.
+    """Refuse a project in which a photo with pairs, which a task has too, has no ground truth to compare with.
 
     Raises:
         UserError: one or more have none.
@@ -75,10 +78,11 @@ def judge_pairs(
     seed: int,
     tell: Callable[[int], None] = lambda _done: None,
 ) -> tuple[int, int]:
-    """Answer so many pairs, or all that want an answer if they are fewer; (answers, how many of them by lot).
+    """Answer so many pairs or tasks, or all that want it if they are fewer; (answers, how many of them by lot).
 
     Args:
-        noise: share of wrong answers: twice as many are drawn by lot, of which half agree with its score.
+        noise: share of wrong answers: of a pair twice as many are drawn by lot, of which half agree with its score; of
+            a task so many more as answers to it could be right by chance.
         tell: is told after each answer how many there are.
     """
     rng, by_lot = random.Random(seed), 0
@@ -87,18 +91,70 @@ def judge_pairs(
             lease = next_pair(session, person_id, load_settings(session), rng, utc_now() + LEASE)
             if lease is None:
                 return done, by_lot
-            pair = session.get_one(Pair, lease.pair_id)
-            a, b = score(session, pair.a_id), score(session, pair.b_id)
-            choice = Choice.tie if abs(a - b) < TIE else Choice.a if a > b else Choice.b
-            if rng.random() < 2 * noise:
-                choice = rng.choice([Choice.a, Choice.b])
-                by_lot += 1
+            choice, ranking, drawn = _choose(session, lease, score, noise, rng)
+            by_lot += drawn
             uuid = str(UUID(int=rng.getrandbits(128), version=4))
-            seconds = round(rng.lognormvariate(0.7, 0.5), 2)  # some two seconds, as people take
-            answer = Answer(uuid, pair.id, lease.repeat_no, lease.shown_left, choice, seconds, picked=lease.picked)
+            seconds = rng.lognormvariate(0.7, 0.5)  # some two, as people take; and as many for any two more to look at
+            answer = Answer(
+                uuid,
+                lease.pair_id,
+                lease.repeat_no,
+                lease.shown_left,
+                choice,
+                round(seconds * len(lease.places or "ab") / 2, 2),
+                picked=lease.picked,
+                task_id=lease.task_id,
+                ranking=ranking,
+                places=lease.places,
+                asked=lease.asked,
+            )
             record_judgment(session, person_id, answer)
         tell(done + 1)
     return count, by_lot
+
+
+def _choose(
+    session: Session, lease: Lease, score: Score, noise: float, rng: random.Random
+) -> tuple[Choice | None, str | None, bool]:
+    """(choice of a pair, ranking of a task, whether it was drawn by lot)."""
+    if lease.task_id is None:
+        pair = session.get_one(Pair, lease.pair_id)
+        a, b = score(session, pair.a_id), score(session, pair.b_id)
+        choice = Choice.tie if abs(a - b) < TIE else Choice.a if a > b else Choice.b
+        drawn = rng.random() < 2 * noise
+        return rng.choice([Choice.a, Choice.b]) if drawn else choice, None, drawn
+    task = session.get_one(Task, lease.task_id)
+    scores = {one.letter: score(session, one.candidate_id) for one in task.candidates}
+    return None, *answer_scores(scores, lease.asked, noise, rng)
+
+
+def answer_scores(scores: Mapping[str, float], asked: Asked, noise: float, rng: random.Random) -> tuple[str, bool]:
+    """(the answer of somebody with these scores who is wrong in a share `noise` of answers, whether drawn by lot)."""
+    size = len(scores)
+    answers = {Asked.best: size, Asked.best_worst: size * (size - 1)}.get(asked, math.factorial(size))
+    drawn = rng.random() < noise / (1 - 1 / answers)
+    if drawn:
+        scores = {letter: float(place) for place, letter in enumerate(rng.sample(sorted(scores), size))}
+    return rank_scores(scores, asked), drawn
+
+
+def rank_scores(scores: Mapping[str, float], asked: Asked) -> str:
+    """What somebody with these scores says when asked so; neighbours less than TIE apart are tied.
+
+    Args:
+        scores: by letter of a task; higher is better.
+    """
+    best_first = sorted(scores, key=lambda letter: -scores[letter])
+    tiers = [best_first[0]]
+    for above, letter in itertools.pairwise(best_first):
+        if scores[above] - scores[letter] < TIE:
+            tiers[-1] += letter
+        else:
+            tiers.append(letter)
+    if len(tiers) == 1 or asked is Asked.order:
+        return write_ranking(tiers, len(scores))
+    worst = tiers[-1:] if asked is Asked.best_worst else []
+    return write_ranking(tiers[:1], len(scores), worst)
 
 
 class SimilarityScore:

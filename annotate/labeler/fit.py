@@ -13,7 +13,7 @@ import pandas as pd
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotate.judging.judgments import compute_majority, load_votes
+from annotate.judging.labels import compute_majority, compute_weights, load_votes, select_pairs_of_tasks
 from annotate.labeler import plots, report
 from annotate.labeler.file import save_labeler
 from annotate.labeler.settings import SVM, FitSettings
@@ -28,7 +28,7 @@ from annotate.labeler.svm import (
 )
 from annotate.labeler.threshold import choose_threshold, compute_likeness, compute_lower_bound
 from annotate.measure.vectors import choose_columns, load_differences
-from annotate.report.agreement import compute_agreement, compute_people
+from annotate.report.agreement import compute_agreement, compute_people, count_people
 from annotate.report.rank import load_judgments, select_votes
 from db.errors import UserError
 from db.models import Judgment, Label, Origin, Pair, Picked, Source, Split
@@ -170,14 +170,14 @@ def load_labelled(session: Session, wanted: list[Column], *, include_simulated: 
     is written: how judgments become stored labels stays what the last export chose.
     """
     votes = load_votes(session, include_simulated=include_simulated)
-    p_a = compute_majority(votes)
+    p_a, weights = compute_majority(votes), compute_weights(votes)
     imported = session.execute(
         select(Label.pair_id, Label.p_a, Label.weight).where(
             Label.origin == Origin.human, Label.superseded_at.is_(None), Label.made_by.startswith("imported:")
         )
     ).all()
     by_pair = {pair_id: sorted(group) for pair_id, group in votes.groupby("pair_id")["judgment_id"]}
-    rows = {pair_id: (float(p_a[pair_id]), 1.0, numbers) for pair_id, numbers in by_pair.items()}
+    rows = {pair_id: (float(p_a[pair_id]), float(weights[pair_id]), numbers) for pair_id, numbers in by_pair.items()}
     rows |= {pair_id: (value, weight, []) for pair_id, value, weight in imported}
     live = select(Judgment.id, Judgment.picked).where(Judgment.superseded_at.is_(None))
     picked = {row.id: row.picked for row in session.execute(live)}
@@ -185,7 +185,9 @@ def load_labelled(session: Session, wanted: list[Column], *, include_simulated: 
         select(Pair.id, Pair.key, Source.key, Source.group, Source.split)
         .join(Source, Source.id == Pair.source_id)
         .where(
-            Pair.id.in_(select(Label.pair_id).where(Label.made_by.startswith("imported:"))) | (Pair.judgment_count > 0)
+            Pair.id.in_(select(Label.pair_id).where(Label.made_by.startswith("imported:")))
+            | (Pair.judgment_count > 0)
+            | Pair.id.in_(select_pairs_of_tasks().with_only_columns(Pair.id))
         )
     )
     found = sorted(
@@ -255,7 +257,7 @@ def describe_people(session: Session, *, include_simulated: bool) -> dict[str, A
     judgments = load_judgments(session, include_simulated=include_simulated)
     votes = select_votes(judgments)
     agreement = {row["measure"]: row for row in compute_agreement(votes).to_dict("records")}["human ceiling"]
-    each = compute_people(judgments, votes)
+    each = compute_people(count_people(judgments, votes))
     real = each[~each["simulated"].astype(bool)]
     repeats = int(real["repeats"].sum())
     consistent = real["consistency"].fillna(0).mul(real["repeats"]).sum() / repeats if repeats else float("nan")

@@ -22,3 +22,4 @@ class RankOptions(Options):
     split: Split | None = Field(None, description="Only pairs of this split")
     people: list[str] = Field([], description="Only judgments of these people")
     include_simulated: bool = Field(False, description="Count simulated annotators too")
+    exclude_flagged: bool = Field(False, description="Leave out the people that the screening flags, see people.csv")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from metrics.votes import JOD
 from runs.pictures import COLOURS, FAINT, INK, plot_style
 
 if TYPE_CHECKING:
@@ -43,9 +44,11 @@ def plot_ranking(ranking: pd.DataFrame) -> Figure:
             len(groups), sharex=True, squeeze=False, height_ratios=[len(group) + 0.6 for group in groups]
         )[:, 0]
         for place, (axes, group) in enumerate(zip(panels, groups, strict=True)):
-            title = "Methods by Bradley-Terry score"
+            title = "Methods by score"
             _draw_scores(axes, group, title if len(groups) == 1 else f"{title}, group {place + 1}")
         hollow = "" if ranking["low"].notna().all() else "; hollow: no interval"
+        jod = panels[0].secondary_xaxis("top", functions=(lambda score: score / JOD, lambda score: score * JOD))
+        jod.set_xlabel("score in JOD: 1 more is preferred in 75 %")
         panels[-1].set_xlabel(f"score in log odds, higher is better; bars: 95 % interval{hollow}")
     return figure
 

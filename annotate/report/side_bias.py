@@ -1,4 +1,4 @@
-"""Compute how much more often the left image is chosen than chance, and the interval of a share."""
+"""Compute how much more often the left image is chosen than chance."""
 
 from __future__ import annotations
 
@@ -8,22 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from metrics.votes import MIN_SOURCES, SAME_SCORE, Floats, count_by_source, resample_sources
+from metrics.accuracy import compute_wilson
+from metrics.plackett_luce import Floats
+from metrics.votes import MIN_SOURCES, SAME_SCORE, count_by_source, resample_sources
 
 MIN_DECISIVE = 20
 """Answers for one side below which the side bias is not estimated."""
 SIDE_BIAS_C = 100.0
 """Weak ridge penalty of the side bias fit: a normal prior of 10 logits on every coefficient."""
-
-
-def compute_wilson(successes: int, n: int) -> tuple[float, float]:
-    """95 % Wilson interval of a share; (NaN, NaN) for n = 0."""
-    if n == 0:
-        return float("nan"), float("nan")
-    from scipy.stats import binomtest
-
-    interval = binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)

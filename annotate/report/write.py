@@ -12,16 +12,20 @@ import pandas as pd
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from annotate.report.agreement import compute_agreement, compute_people
+from annotate.report.agreement import compute_agreement
+from annotate.report.audit import audit_ranking
+from annotate.report.information import compare_asked
 from annotate.report.options import RankOptions
+from annotate.report.order_effects import compute_order_effects
 from annotate.report.plots import plot_over_time, plot_people, plot_ranking, plot_win_matrix
-from annotate.report.rank import compute_win_matrix, load_judgments, select_votes
+from annotate.report.rank import compute_win_matrix, load_judgments, select_answers, select_votes
 from annotate.report.rewards import compute_mean_rewards
+from annotate.report.screening import compare_rankings, describe_effect, describe_people
 from annotate.report.side_bias import compute_side_bias
 from db.errors import UserError
 from db.models import Judgment, Person, Question, utc_now
 from db.records import count_discarded, describe_discarded
-from metrics.votes import MIN_SOURCES, explain_connection, rank_methods
+from metrics.votes import MIN_SOURCES, explain_connection, explain_intervals, rank_methods
 from runs.files import write_text_whole
 from runs.hold import hold_folder
 from runs.pictures import save_figure
@@ -38,9 +42,10 @@ def write_report(
 ) -> dict[str, Any]:
     """Rank the methods, describe the people, and write all of it to a folder.
 
-    Writes ranking.csv, win_matrix.csv, win_counts.csv, people.csv, agreement.csv, side_bias.csv, over_time.csv,
-    questions.csv (the versions of the question that were answered), rewards.csv (stored rewards by method),
-    summary.json, and ranking, win_matrix, over_time and people as .png and .svg.
+    Writes ranking.csv, win_matrix.csv, win_counts.csv, people.csv, screening.csv (the ranking with and without the
+    flagged people), agreement.csv, side_bias.csv, order_effects.csv, audit.csv, asked.csv (what each way of asking
+    tells in a second), over_time.csv, questions.csv (the versions of the question that were answered), rewards.csv
+    (stored rewards by method), summary.json, and ranking, win_matrix, over_time and people as .png and .svg.
 
     Args:
         out: folder, made where it is missing; files of an earlier report in it are replaced.
@@ -55,17 +60,28 @@ def write_report(
     judgments = load_judgments(
         session, split=options.split, people=options.people, include_simulated=options.include_simulated
     )
-    votes = select_votes(judgments)
-    if votes.empty:
+    answers = select_answers(judgments)
+    if answers.empty:
         raise UserError(_nothing_to_rank(session, judgments, options))
+    people = describe_people(judgments, answers)
+    flagged = people.loc[people["flags"] != "", "person"].tolist()
+    every, kept = answers, answers[~answers["person"].isin(flagged)]
+    answers = kept if options.exclude_flagged else every
+    votes = select_votes(judgments)
+    votes = votes[votes["person"].isin(answers["person"])]
+    if answers.empty:
+        raise UserError("Everybody who judged is flagged; rank without --exclude-flagged and read people.csv.")
     step(1, 5)
-    ranking = rank_methods(votes, n_resamples=options.resamples, seed=options.seed)
+    ranking = rank_methods(answers, n_resamples=options.resamples, seed=options.seed)
     step(2, 5)
     bias = compute_side_bias(votes, n_resamples=options.resamples, seed=options.seed)
+    order_effects = compute_order_effects(answers, ranking, bias)
+    audit = audit_ranking(answers, seed=options.seed)
+    asked, asked_said = compare_asked(answers)
     step(3, 5)
-    agreement = compute_agreement(votes, n_resamples=options.resamples, seed=options.seed)
-    people = compute_people(judgments, votes)
-    shares, counts = compute_win_matrix(votes, ranking["method"].tolist())
+    agreement = compute_agreement(answers, n_resamples=options.resamples, seed=options.seed)
+    screening = compare_rankings(rank_methods(every, n_resamples=0), rank_methods(kept, n_resamples=0))
+    shares, counts = compute_win_matrix(answers, ranking["method"].tolist())
     rewards = compute_mean_rewards(session, options.split, options.seed)
     questions = count_by_question(session, judgments)
     step(4, 5)
@@ -74,25 +90,38 @@ def write_report(
         "last_judgment_id": last_judgment_id,
         "options": options.model_dump(mode="json", exclude={"out"}),
         "n_judgments": len(judgments),
-        "n_votes": len(votes),
-        "n_sources": int(votes["source"].nunique()),
+        "n_votes": len(answers),
+        "n_sources": int(answers["source"].nunique()),
         "n_people": int((~people["simulated"]).sum()),
         "n_simulated": int(people["simulated"].sum()),
         "ranking": ranking.to_dict("records"),
+        "intervals": explain_intervals(answers) if options.resamples else "",
         "side_bias": asdict(bias),
+        "order_effects": order_effects.to_dict("records"),
+        "audit": audit.to_dict("records"),
+        "asked": asked.to_dict("records"),
+        "asked_said": asked_said,
         "agreement": {row["measure"]: row for row in agreement.to_dict("records")},
         "rewards": rewards.to_dict("records"),
         "questions": questions.to_dict("records"),
-        "flagged": people.loc[people["flags"] != "", "person"].tolist(),
-        "notes": _notes(session, judgments, ranking, people, questions, options),
+        "flagged": flagged,
+        "screening": screening.to_dict("records") if flagged else [],
+        "notes": [
+            *_notes(session, judgments, ranking, people, questions, options),
+            *([describe_effect(screening, flagged, excluded=options.exclude_flagged)] if flagged else []),
+        ],
     }
     tables = {
         "ranking": ranking,
         "win_matrix": shares.reset_index(),
         "win_counts": counts.reset_index(),
         "people": people,
+        "screening": screening,
         "agreement": agreement,
         "side_bias": pd.DataFrame([asdict(bias)]),
+        "order_effects": order_effects,
+        "audit": audit,
+        "asked": asked,
         "over_time": count_by_hour(judgments),
         "rewards": rewards,
         "questions": questions,
@@ -198,11 +227,14 @@ def _notes(
             for row in questions.to_dict("records")
         ]
         notes.append(f"What is asked has changed between these judgments: {', '.join(asked)}; see questions.csv.")
-    notes += explain_connection(select_votes(judgments))
+    notes += explain_connection(select_answers(judgments))
     bare = ranking[ranking["low"].isna()] if options.resamples else ranking[:0]
+    few = bare["n_groups"] < MIN_SOURCES
+    alone = ~few & ~bare["strong_component"].duplicated(keep=False)
     for names, why in (
-        (bare.loc[bare["n_sources"] < MIN_SOURCES, "method"], f"judged on fewer than {MIN_SOURCES} sources"),
-        (bare.loc[bare["n_sources"] >= MIN_SOURCES, "method"], "every resample of the sources gives the same score"),
+        (bare.loc[few, "method"], f"judged on fewer than {MIN_SOURCES} sources, or people in them"),
+        (bare.loc[alone, "method"], "every judgment against the others went one way"),
+        (bare.loc[~few & ~alone, "method"], "every source says the same"),
     ):
         if len(names):
             notes.append(f"No interval for {', '.join(names)}: {why}.")
@@ -217,16 +249,19 @@ def format_summary(summary: dict[str, Any]) -> str:
     """The ranking and the key numbers as text for a terminal."""
     ranking = summary["ranking"]
     width = max([len("method"), *(len(row["method"]) for row in ranking)])
-    lines = [f"{'rank':>4}  {'method':<{width}}  {'score':>6}  {'95 % interval':>15}  {'win rate':>8}  {'n':>6}"]
+    lines = [
+        f"{'rank':>4}  {'method':<{width}}  {'score':>6}  {'95 % interval':>15}  {'JOD':>6}  {'win rate':>8}  {'n':>6}"
+    ]
     for row, before in zip(ranking, [None, *ranking[:-1]], strict=True):
         if before is not None and row["component"] != before["component"]:
             lines.append(f"{'':4}  -- never met those above --")
         interval = "" if row["low"] is None else f"{row['low']:+.2f} … {row['high']:+.2f}"
         lines.append(
             f"{row['rank']:>4}  {row['method']:<{width}}  {row['score']:+6.2f}  {interval:>15}  "
-            f"{row['win_rate']:>8.1%}  {row['n_judgments']:>6}"
+            f"{row['score_jod']:+6.2f}  {row['win_rate']:>8.1%}  {row['n_judgments']:>6}"
         )
     lines += ["", f"{summary['n_votes']} answers on {summary['n_sources']} sources by {describe_raters(summary)}"]
+    lines += [summary["intervals"]] if summary["intervals"] else []
     bias = summary["side_bias"]
     lines.append(
         f"side bias: {_number(bias['logit'], bias['logit_low'], bias['logit_high'], '+.2f')} logits for left; left "
@@ -237,6 +272,8 @@ def format_summary(summary: dict[str, Any]) -> str:
         lines.append(
             f"{row['measure']}: {_number(row['value'], row['low'], row['high'], '.2f')} ({row['n']} {row['unit']})"
         )
+    lines += [row["sentence"] for row in [*summary["order_effects"], *summary["audit"]] if row["sentence"]]
+    lines.append(summary["asked_said"])
     if summary["flagged"]:
         lines.append(f"flagged, see people.csv: {', '.join(summary['flagged'])}")
     return "\n".join([*lines, *(f"note: {note}" for note in summary["notes"])])

@@ -11,7 +11,8 @@ import pandas as pd
 from scipy.special import expit
 
 from dataset.labelled import LabelledPair
-from metrics.votes import MIN_SOURCES, PRIOR_TIES, rank_methods
+from metrics.plackett_luce import PRIOR_TIES
+from metrics.votes import MIN_SOURCES, rank_methods
 from reward.evaluate.answers import Answers
 from reward.evaluate.compare import RESAMPLES, Labels
 

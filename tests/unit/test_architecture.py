@@ -34,7 +34,7 @@ MAY_IMPORT = {
 pixels, licences < db, metrics < runs < dataset, training < annotate, reward < refl < ui < app.
 """
 FLOORS = {
-    "annotate": ("judging", "ingest", "measure report exchange", "labeler", "commands __main__"),
+    "annotate": ("judging", "ingest", "measure report", "exchange", "labeler", "commands __main__"),
     "reward": ("model", "read_hpdv2", "data", "train score", "evaluate", "commands __main__"),
     "refl": ("faces published", "restorers", "restore pretrain tune", "evaluate", "commands __main__"),
     "ui": (

@@ -260,7 +260,7 @@ def answer_label_request(
         "pairs": views[len(again) :],
         "gone": [showing for showing, pair_id in held.items() if pair_id in elsewhere],
         "done": done,
-        "with_others": count_with_others(session, visitor.person_id) if done else 0,
+        "with_others": count_with_others(session, visitor.person_id, settings) if done else 0,
         "in_own_pages": len(elsewhere),
         "damaged": damaged,
         "own_pages": pages.count_others(visitor.person_id, body.page),

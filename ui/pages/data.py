@@ -1,4 +1,4 @@
-"""Build the Data page: import photos and restored images, make pairs, list them.
+"""Build the Data page: import photos and restored images, make pairs or tasks, list them.
 
 Importing and pairing are runs of `python -m annotate import` and `pair`; the page starts them and reads their folders,
 so that closing it changes nothing about them.
@@ -13,14 +13,14 @@ from typing import Any
 
 import gradio as gr
 from sqlalchemy import case, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from annotate.ingest.command import IMPORT
 from annotate.ingest.store import describe_counts
 from annotate.judging.command import PAIR
 from annotate.judging.people import count_simulated
 from db.errors import UserError
-from db.models import Candidate, Image, Method, Pair, Run, Source, Split
+from db.models import Candidate, Image, Method, Pair, Run, Source, Split, Task
 from runs.image_folders import clean_path
 from ui.context import Context
 from ui.html import ended_html, live_html, read_result, render
@@ -57,10 +57,16 @@ def build(context: Context) -> None:
         start = gr.Button("Import", variant="primary")
     panel = RunPanel(context, {IMPORT.name: import_html, PAIR.name: pair_html})
     panel.place(IMPORT.name, stop=True)
-    gr.Markdown("### Pairs\nPairs are made of the restored images of one photo; those there already stay as they are.")
+    gr.Markdown(
+        "### Pairs and tasks\nPairs, or tasks of three to six images, are made of the restored images of one photo; "
+        "those there already stay as they are. The [Project page](project) says which are shown."
+    )
     with gr.Row(equal_height=True):
+        size = gr.Number(
+            None, label="Images at once", info="2: pairs, to 6; empty: the project's", precision=0, minimum=2, maximum=6
+        )
         which = gr.Radio([ALL, RANDOM, AGAINST], value=ALL, label="Pairs of a photo")
-        per_source = gr.Number(3, label="Pairs per photo", precision=0, minimum=1, visible=False)
+        per_source = gr.Number(3, label="Per photo", precision=0, minimum=1, visible=False)
         against = gr.Dropdown([], label="Method", visible=False)
         make = gr.Button("Make pairs", variant="primary")
     panel.place(PAIR.name)
@@ -78,7 +84,7 @@ def build(context: Context) -> None:
     upload.upload(lambda file: file, [upload], [path], api_visibility="private")
     which.change(on_which, [which], [per_source, against], **QUIET)
     panel.start(start, on_import, [path, skip_bad, endings, any_case])
-    panel.start(make, partial(start_pairing, context), [which, per_source, against])
+    panel.start(make, partial(start_pairing, context), [which, per_source, against, size])
     panel.show([counts, against], fill)
 
 
@@ -113,14 +119,8 @@ def counts_html(session: Session) -> str:
     methods = session.execute(
         select(Method.name, made.c.n).join(made, made.c.method_id == Method.id).order_by(made.c.n.desc(), Method.name)
     ).all()
-    state = case(
-        (Pair.judgments_wanted == 0, "not asked (equal pictures)"),
-        (Pair.gold_answer.is_not(None), "gold (answer known)"),
-        (Pair.queue_level.is_(None), "judged"),
-        (Pair.queue_level > 0, "judged in part"),
-        else_="waiting",
-    )
-    pairs = session.execute(select(state, func.count()).group_by(state).order_by(state)).all()
+    pairs = _count_states(session, Pair, Pair.gold_answer)
+    tasks = _count_states(session, Task, Task.gold_ranking)
     last = session.execute(
         select(Source.key, Image.sha256)
         .join(Image, Image.id == Source.lq_image_id)
@@ -131,10 +131,26 @@ def counts_html(session: Session) -> str:
         "photos/counts.html",
         splits=_with_sum([(split.value, splits.get(split, 0)) for split in Split]),
         methods=methods[:MAX_ROWS],
-        pairs=_with_sum([(name, n) for name, n in pairs]),
+        pairs=_with_sum(pairs),
+        tasks=_with_sum(tasks) if tasks else [],
         simulated=count_simulated(session),
         last=last,
     )
+
+
+def _count_states(
+    session: Session, table: type[Pair] | type[Task], known: InstrumentedAttribute[str | None]
+) -> list[tuple[str, int]]:
+    """(state, how many pairs or tasks are in it), by name."""
+    state = case(
+        (table.judgments_wanted == 0, "not asked (equal pictures)"),
+        (known.is_not(None), "gold (answer known)"),
+        (table.queue_level.is_(None), "judged"),
+        (table.queue_level > 0, "judged in part"),
+        else_="waiting",
+    )
+    counted = session.execute(select(state, func.count()).group_by(state).order_by(state))
+    return [(str(name), int(n)) for name, n in counted]
 
 
 def _with_sum(rows: list[tuple[str, int]]) -> list[tuple[str, int]]:

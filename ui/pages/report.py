@@ -35,8 +35,12 @@ TABLES = (
     "win_matrix",
     "win_counts",
     "people",
+    "screening",
     "agreement",
     "side_bias",
+    "order_effects",
+    "audit",
+    "asked",
     "over_time",
     "questions",
     "rewards",
@@ -51,23 +55,28 @@ def build(context: Context) -> None:
     with gr.Row():
         split = gr.Dropdown(["all", *(split.value for split in Split)], value="all", label="Pairs of split")
         simulated = gr.Checkbox(label="Count simulated annotators too (the report says so)")
+        exclude = gr.Checkbox(label="Leave out the people that the screening flags")
         compute = gr.Button("Compute report", variant="primary")
     panel = RunPanel(context, {RANK.name: status_html})
     panel.place(RANK.name)
     report = gr.HTML()
-    panel.start(compute, partial(start_report, context), [split, simulated])
+    panel.start(compute, partial(start_report, context), [split, simulated, exclude])
     panel.show(
         [counts, report], lambda session, _runs, _busy: [counts_html(session), report_html(session, context.data)]
     )
 
 
-def start_report(context: Context, split: str, simulated: bool) -> int:
+def start_report(context: Context, split: str, simulated: bool, exclude: bool = False) -> int:
     """Start `annotate rank` as a run and return its id.
 
     Raises:
         UserError: one is going on.
     """
-    given = {"split": None if split == "all" else split, "include_simulated": simulated}
+    given = {
+        "split": None if split == "all" else split,
+        "include_simulated": simulated,
+        "exclude_flagged": exclude,
+    }
     return start_run(context, RANK, RANK.make(given))
 
 

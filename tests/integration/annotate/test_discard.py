@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from annotate.exchange.export import export_dataset
 from annotate.judging.discard import Change, discard_answers, restore_answers
-from annotate.judging.judgments import load_votes, resolve_labels, undo_judgment
+from annotate.judging.judgments import undo_judgment
+from annotate.judging.labels import load_votes, resolve_labels
 from annotate.judging.pairs import lease_pairs, make_pairs
 from annotate.judging.people import add_person
 from annotate.report.options import RankOptions

@@ -28,6 +28,7 @@ from db.records import add_metric_value
 from db.session import Database, open_database
 from tests.making import (
     AnnotateHere,
+    add_candidates,
     add_face,
     add_photos,
     dump_rows,
@@ -108,6 +109,29 @@ def test_simulated_labels_say_so_everywhere(judged: Database, data: Path, tmp_pa
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "10 by majority with simulated annotators" in card
     assert "1 simulated annotators" in card
+
+
+def test_people_that_the_screening_flags_are_left_out_by_rule_and_named_on_the_card(
+    judged: Database, data: Path, tmp_path: Path
+) -> None:
+    with judged.write() as session:
+        for number in range(30):
+            add_candidates(session, f"more{number}", ["m1", "m2"], files=data)
+        make_pairs(session, load_settings(session))
+        lefty = add_person(session, "lefty")
+        public = lefty.public_id
+        for pair in session.scalars(select(Pair).join(Source).where(Source.key.startswith("more"))).all():
+            judge(session, lefty.id, pair.id, "a")
+    whole, kept = (export(judged, data, tmp_path / str(flag), exclude_flagged=flag) for flag in (False, True))
+    assert (whole["rows"] - kept["rows"], "screened" in whole) == (30, False)
+    assert list(kept["screened"]["people"]) == [public]  # type: ignore[index]
+    card = (tmp_path / "True" / "README.md").read_text(encoding="utf-8")
+    assert f"- `{public}`: mostly answers left: 30 of 30; one key again and again: 30 answers" in card
+    assert "Left out by screening, 1 people. Each person's answers were tested against" in card
+    assert f'"exclude_people": [\n    "{public}"' in card
+    assert "lefty" not in card
+    assert public not in {row["person"] for row in read_lines(tmp_path / "True" / "judgments.jsonl")}
+    assert "Left out by screening" not in (tmp_path / "False" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

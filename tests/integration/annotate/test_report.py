@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image as PilImage
@@ -37,8 +38,12 @@ TABLES = {
     "win_matrix",
     "win_counts",
     "people",
+    "screening",
     "agreement",
     "side_bias",
+    "order_effects",
+    "audit",
+    "asked",
     "over_time",
     "questions",
     "rewards",
@@ -93,6 +98,13 @@ def test_rank_writes_tables_pictures_and_a_summary(judged: Database, rank: Annot
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["n_votes"], summary["n_people"], summary["n_simulated"]) == (72, 2, 0)
     assert summary["notes"] == ["44 judgments of simulated annotators are left out."]
+    assert "12 photos and the 2 people who answered; 2 people say little of how far others differ" in result.stdout
+    assert "One person left out: " in result.stdout
+    assert "cannot be told: there must be 20 answers to pairs and 20 of another way" in result.stdout
+    checks = {"cycles", "one photo out", "one person out", "ties", "side"}
+    assert set(pd.read_csv(out / "audit.csv")["check"]) == checks
+    assert set(pd.read_csv(out / "order_effects.csv")["effect"]) == {"side", "time"}
+    assert ranking["score_jod"].tolist() == pytest.approx((ranking["score"] / np.log(3)).tolist(), abs=1e-5)
     for name in PICTURES:
         with PilImage.open(out / f"{name}.png") as picture:
             assert picture.width > 600
@@ -114,6 +126,33 @@ def test_simulated_annotators_count_when_asked_and_are_named_so(
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())
     assert summary["agreement"]["human ceiling"]["n"] == 72  # of the people alone
     assert summary["agreement"]["alpha nominal"]["n"] == 36
+
+
+def test_flagged_people_are_told_of_and_left_out_where_that_is_asked_for(
+    judged: Database, rank: AnnotateHere, tmp_path: Path
+) -> None:
+    with judged.write() as session:
+        lefty = add_person(session, "lefty")
+        for pair in session.scalars(select(Pair)).all():
+            judge(session, lefty.id, pair.id, Choice.a, shown_left=Side.a)
+    result = rank("--out", str(tmp_path / "with"))
+    assert "108 answers on 12 sources by 3 people" in result.stdout, result.stderr
+    assert "note: Counts the 1 flagged person (lefty) too; --exclude-flagged leaves them out. By" in result.stdout
+    people = pd.read_csv(tmp_path / "with" / "people.csv", index_col="person", keep_default_na=False)
+    assert people["flags"]["lefty"].startswith("mostly answers left: 36 of 36")
+    assert people["flags"]["anna"] == ""
+    result = rank("--out", str(tmp_path / "without"), "--exclude-flagged")
+    assert "72 answers on 12 sources" in result.stdout, result.stderr
+    assert "note: Leaves out the 1 flagged person (lefty)." in result.stdout
+    assert rank("--people", "anna", "bert <b>", "--out", str(tmp_path / "two")).returncode == 0
+    whole, left = (pd.read_csv(tmp_path / name / "ranking.csv") for name in ("without", "two"))
+    pd.testing.assert_frame_equal(whole, left)
+    effect = pd.read_csv(tmp_path / "with" / "screening.csv")
+    assert (
+        effect["score_kept"].round(6).tolist()
+        == pd.read_csv(tmp_path / "two" / "screening.csv")["score"].round(6).tolist()
+    )
+    assert "Everybody who judged is flagged" in rank("--people", "lefty", "--exclude-flagged").stderr
 
 
 def test_a_name_that_ends_as_a_program_is_marked_is_a_persons_all_the_same(

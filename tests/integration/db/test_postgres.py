@@ -12,7 +12,8 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select, text
 from sqlalchemy.exc import DataError, IntegrityError, StatementError
 
-from annotate.judging.judgments import Answer, record_judgment, resolve_labels, undo_judgment
+from annotate.judging.judgments import Answer, record_judgment, undo_judgment
+from annotate.judging.labels import resolve_labels
 from annotate.judging.pairs import lease_pairs
 from annotate.judging.people import add_person
 from db.errors import UserError

@@ -31,6 +31,9 @@ def test_import_then_pairs(context: Context, restored_folder: Path) -> None:
     assert "4 pairs added, 0 were there. 4 photos have pairs, 0 have no two" in ui.pairing.pair_html(context.data, run)
     run = wait_for(context, start_pairing(context, ALL, 1, None))
     assert "6 pairs added, 4 were there" in ui.pairing.pair_html(context.data, run)
+    run = wait_for(context, start_pairing(context, ALL, 1, None, 3))
+    html = ui.pairing.pair_html(context.data, run)
+    assert "3 tasks of 3 added, 0 were there; 3 photos have tasks, 1 have no three different" in html
     with context.database.read() as session:
         html = ui.pages.data.counts_html(session)
         shown = session.query(Source).first()

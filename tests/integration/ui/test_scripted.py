@@ -16,8 +16,8 @@ from starlette.testclient import TestClient
 
 from annotate.judging.pace import BURST_ANSWERS, SECONDS_AN_ANSWER
 from annotate.judging.pairs import make_pairs
-from annotate.report.agreement import compute_people
 from annotate.report.rank import load_judgments, select_votes
+from annotate.report.screening import describe_people
 from db.models import Judgment, Lease, Pair, utc_now
 from db.project import load_settings, save_settings
 from db.session import Database
@@ -77,7 +77,7 @@ def test_six_hundred_answers_at_once_are_held_up_and_flagged(
         judgments = load_judgments(session)
     assert judgments["server_seconds"].notna().all()
     assert judgments["server_seconds"].sum() < stored * SECONDS_AN_ANSWER, "what passed, not what is claimed"
-    (flags,) = compute_people(judgments, select_votes(judgments))["flags"]
+    (flags,) = describe_people(judgments, select_votes(judgments))["flags"]
     assert re.search(rf"claims more time than passed: \d+ of {stored} answers", flags)
 
 
@@ -148,7 +148,7 @@ def test_answers_that_waited_for_a_network_come_through_whole_and_unflagged(
         judgments = load_judgments(session)
     assert len(judgments) == len(found)
     assert judgments["server_seconds"][1:-1].to_list() == [CLAIM_SECONDS] * (len(events) - 1)
-    (row,) = compute_people(judgments, select_votes(judgments)).to_dict("records")
+    (row,) = describe_people(judgments, select_votes(judgments)).to_dict("records")
     assert (row["timed"], row["overclaimed_share"]) == (len(events), 0.0), "of the first nobody knows when it was given"
 
 

@@ -14,7 +14,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from annotate.exchange.export import export_dataset, load_judgments, load_rows
-from annotate.judging.judgments import resolve_labels, undo_judgment
+from annotate.judging.judgments import undo_judgment
+from annotate.judging.labels import resolve_labels
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person
 from dataset.options import ExportOptions

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from sqlalchemy import func, select
 
-from annotate.judging.judgments import compute_dawid_skene, compute_majority, resolve_labels, undo_judgment
+from annotate.judging.judgments import undo_judgment
+from annotate.judging.labels import compute_dawid_skene, compute_majority, resolve_labels
 from annotate.judging.pairs import lease_pairs
 from annotate.judging.people import add_person
 from db.errors import UserError
@@ -216,9 +217,8 @@ def test_undoing_an_answer_that_was_replaced_does_nothing(session, ada, settings
 
 
 def votes_table(rows):
-    return pd.DataFrame(
-        [(number, *row) for number, row in enumerate(rows)], columns=["judgment_id", "pair_id", "person", "choice"]
-    )
+    columns = ["judgment_id", "pair_id", "person", "choice", "weight"]
+    return pd.DataFrame([(number, *row, 1.0) for number, row in enumerate(rows)], columns=columns)
 
 
 def test_majority_is_the_share_of_votes_and_a_tie_is_half_a_vote():

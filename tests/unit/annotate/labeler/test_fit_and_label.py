@@ -158,10 +158,10 @@ def test_only_randomly_picked_pairs_measure_accuracy(judge: Judge, fit_measured:
 def test_labels_and_what_is_left_alone(measured: Database, judge: Judge, fit_measured: Fit) -> None:
     judge(100)
     stored, summary = fit_measured()
-    before = label_pairs(measured, stored, 0.88, 0.51, Filter(), dry_run=True)
+    before = label_pairs(measured, stored, 0.85, 0.51, Filter(), dry_run=True)
     with measured.read() as session:
         assert labels(session) == []
-    report = label_pairs(measured, stored, 0.88, 0.51, Filter())
+    report = label_pairs(measured, stored, 0.85, 0.51, Filter())
     assert before == report
     assert report.expected_coverage == pytest.approx((stored.held_out["confidence"] >= report.threshold).mean())
     assert 0 < report.labelled < report.pairs
@@ -173,7 +173,7 @@ def test_labels_and_what_is_left_alone(measured: Database, judge: Judge, fit_mea
         assert not {label.pair_id for label in made} & judged
         assert {label.made_by for label in made} == {stored.name}
         assert all(max(label.p_a, 1 - label.p_a) >= report.threshold for label in made)
-    again = label_pairs(measured, stored, 0.88, 0.51, Filter())
+    again = label_pairs(measured, stored, 0.85, 0.51, Filter())
     assert (again.added, again.unchanged) == (0, report.labelled)
     assert summary["target"]["target_accuracy"] == 0.9
 
@@ -421,4 +421,4 @@ def test_a_stored_reward_is_a_feature_like_any_other(
     by_reward, summary = run_fit(measured, data, path)
     assert summary["columns"] == ["reward-mine", "contrast"]
     assert np.array_equal(by_reward.labeler.vectors, by_sharpness.labeler.vectors)
-    assert label_pairs(measured, by_reward, 0.88, 0.51, Filter()).labelled > 0
+    assert label_pairs(measured, by_reward, 0.85, 0.51, Filter()).labelled > 0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
+import evalica
 import numpy as np
 import pandas as pd
 import pytest
 
-from annotate.report.agreement import compare_repeats, compute_agreement, compute_people
+from annotate.report.agreement import compare_repeats, compute_agreement
 from annotate.report.rank import select_votes
+from annotate.report.screening import describe_people
 from metrics.votes import compare_with_others
 
 
@@ -40,6 +43,18 @@ def rate(ratings: dict[str, str], times: int = 1) -> pd.DataFrame:
         if letter != "-"
     ]
     return make_judgments(rows)
+
+
+@pytest.mark.parametrize("distance", ["nominal", "ordinal"])
+def test_alpha_is_evalicas(distance: Literal["nominal", "ordinal"]) -> None:
+    rng = np.random.default_rng(0)
+    letters = {f"p{number}": "".join(rng.choice(list("aabt-"), 30)) for number in range(5)}
+    votes = rate(letters)
+    codes = votes["choice"].map({"a": 0.0, "tie": 1.0, "b": 2.0})
+    ratings = votes.assign(code=codes).pivot(index="person", columns="pair", values="code")
+    shared = ratings.loc[:, ratings.notna().sum() > 1]
+    value = compute_agreement(votes, n_resamples=0).set_index("measure").loc[f"alpha {distance}", "value"]
+    assert value == pytest.approx(evalica.alpha(shared, distance).alpha)
 
 
 def test_alpha_by_hand() -> None:
@@ -125,12 +140,12 @@ def test_people_table_counts_by_hand() -> None:
     ]
     rows += [{"pair": "p0", "person": "bert", "choice": "a"}]
     judgments = make_judgments(rows)
-    anna, bert = compute_people(judgments, select_votes(judgments)).to_dict("records")
+    anna, bert = describe_people(judgments, select_votes(judgments)).to_dict("records")
     assert (anna["person"], anna["judgments"], anna["skips"], anna["votes"], anna["decisive"]) == ("anna", 16, 1, 10, 8)
     assert (anna["tie_share"], anna["left_share"], anna["median_seconds"]) == (0.2, 6 / 8, 0.85)
     assert anna["fast_share"] == 4 / 16  # 0, 0.1, 0.2, 0.3 s
     assert (anna["gold"], anna["gold_right"], anna["gold_accuracy"]) == (5, 3, 0.6)
-    assert anna["flags"] == "fails gold pairs: 3 of 5 right"  # 16 judgments are too few to call her fast
+    assert (anna["gold_accuracy_low"], anna["gold_accuracy_high"]) == pytest.approx((0.2307, 0.8824), abs=1e-4)
     assert anna["shared_pairs"] == 1
     assert math.isnan(anna["agreement"])
     assert math.isnan(anna["consistency"])
@@ -163,19 +178,28 @@ def simulate_rater(rng: np.random.Generator, name: str, kind: str) -> list[dict[
 
 def test_poor_raters_are_flagged_and_good_ones_are_not() -> None:
     rng = np.random.default_rng(5)
-    kinds = {"good 1": "", "good 2": "", "lefty": "left", "dice": "random", "tied": "tie", "hasty": "fast"}
+    kinds = {
+        "good 1": "",
+        "good 2": "",
+        "good 3": "",
+        "lefty": "left",
+        "dice": "random",
+        "tied": "tie",
+        "hasty": "fast",
+    }
     judgments = make_judgments([row for name, kind in kinds.items() for row in simulate_rater(rng, name, kind)])
-    table = compute_people(judgments, select_votes(judgments)).set_index("person")
+    table = describe_people(judgments, select_votes(judgments)).set_index("person")
     flags = table["flags"]
-    assert flags["good 1"] == flags["good 2"] == ""
+    assert flags["good 1"] == flags["good 2"] == flags["good 3"] == ""
     assert "mostly answers left: 60 of 60" in flags["lefty"]
-    assert "no more consistent than chance: 0 of 30 repeats the same, chance 50%" in flags["lefty"]
-    assert "no more consistent than chance" in flags["dice"]
+    assert "one key again and again: 60 answers running on one place of 2" in flags["lefty"]
+    assert "does not repeat their own answers: 0 of 30 the same [0%, 11%]" in flags["lefty"]
+    assert "answers unlike the others': a log-likelihood of " in flags["dice"]
     assert flags["tied"].startswith("many ties: 100% of answers")
     assert flags["hasty"] == "very fast: 100% of answers under 0.4 s"
     assert table.loc["good 1", "agreement"] > table.loc["dice", "agreement"]
     assert table.loc["good 1", "consistency_low"] < table.loc["good 1", "consistency"]
-    assert len(table) == 6  # flagged, not left out
+    assert len(table) == 7  # flagged, not left out
 
 
 def time_answers(name: str, seconds: list[tuple[float, float]]) -> pd.DataFrame:
@@ -189,7 +213,7 @@ def time_answers(name: str, seconds: list[tuple[float, float]]) -> pd.DataFrame:
 
 
 def flags_of(judgments: pd.DataFrame) -> list[str]:
-    return [flag for flag in compute_people(judgments, select_votes(judgments))["flags"][0].split("; ") if flag]
+    return [flag for flag in describe_people(judgments, select_votes(judgments))["flags"][0].split("; ") if flag]
 
 
 def test_a_script_that_claims_seven_seconds_an_answer_is_flagged_by_the_servers_time() -> None:
@@ -199,7 +223,7 @@ def test_a_script_that_claims_seven_seconds_an_answer_is_flagged_by_the_servers_
     fast, claims = flags_of(judgments)
     assert fast == "very fast: 100% of answers under 0.4 s"
     assert claims == "claims more time than passed: 600 of 600 answers, in all 4,380 s where the server saw 18 s"
-    table = compute_people(judgments, select_votes(judgments))
+    table = describe_people(judgments, select_votes(judgments))
     assert table[["timed", "overclaimed_share"]].to_dict("records") == [{"timed": 600, "overclaimed_share": 1.0}]
 
 
@@ -220,10 +244,10 @@ def test_honest_people_are_not_flagged_for_their_network(seconds: list[tuple[flo
 
 def test_a_break_pays_for_some_minutes_of_claims_and_no_more() -> None:
     judgments = time_answers("script", [(1.0, 7200.0)] + [(10.0, 0.1)] * 100)
-    claims = compute_people(judgments, select_votes(judgments))
+    claims = describe_people(judgments, select_votes(judgments))
     assert claims["overclaimed_share"][0] == pytest.approx(70 / 101)
 
 
 def test_nobody_is_an_empty_table() -> None:
     nothing = make_judgments([{"pair": "p", "person": "anna", "choice": "a"}]).iloc[:0]
-    assert compute_people(nothing, nothing).empty
+    assert describe_people(nothing, nothing).empty

@@ -13,12 +13,13 @@ from sqlalchemy.orm import Session
 
 from annotate.judging.judgments import undo_judgment
 from annotate.judging.people import add_person
-from annotate.report.rank import compute_win_matrix, load_judgments, select_votes
-from annotate.report.side_bias import compute_side_bias, compute_wilson
+from annotate.report.rank import compute_win_matrix, load_answers, load_judgments, select_votes
+from annotate.report.side_bias import compute_side_bias
 from db.errors import UserError
-from db.models import Choice, Pair, Person, Split
+from db.models import Asked, Choice, Judgment, Pair, Person, Split, Task, TaskCandidate
 from db.project import ProjectSettings
 from db.session import Database
+from metrics.accuracy import compute_wilson
 from metrics.votes import explain_connection, rank_methods
 from tests.making import add_candidates, judge
 
@@ -255,3 +256,32 @@ def test_load_leaves_out_what_does_not_count(database: Database, pairs: list[int
 def test_load_of_an_empty_database_is_an_empty_table(database: Database) -> None:
     with database.read() as session:
         assert select_votes(load_judgments(session)).empty
+
+
+def test_answers_to_tasks_are_loaded_beside_those_to_pairs(database: Database, pairs: list[int]) -> None:
+    with database.write() as session:
+        anna = add_person(session, "anna")
+        answer(session, anna, pairs[0], Choice.b)
+        shown = add_candidates(session, "face9", ["crisp", "soft", "odd"], Split.val)
+        task = Task(key="t" * 32, source_id=shown[0].source_id, size=3, shuffle_key=1)
+        session.add(task)
+        session.flush()
+        for letter, candidate in zip("abc", shown, strict=True):
+            session.add(TaskCandidate(task_id=task.id, letter=letter, candidate_id=candidate.id))
+        given = {"task_id": task.id, "person_id": anna.id, "asked": Asked.best, "places": "cab", "seconds": 3.0}
+        session.add(Judgment(uuid=str(uuid.uuid4()), ranking="c>?", **given))
+        session.add(Judgment(uuid=str(uuid.uuid4()), choice=Choice.skip, skip_reason="x", repeat_no=1, **given))
+    with database.read() as session:
+        judgments, answers = load_judgments(session), load_answers(session)
+        assert load_answers(session, split=Split.val)["asked"].tolist() == ["best"]
+    assert judgments["choice"].tolist() == ["b", "ranked", "skip"]
+    assert select_votes(judgments)["choice"].tolist() == ["b"]
+    names = ["task", "source", "split", "person", "asked", "methods", "ranking", "places", "seconds"]
+    assert answers[names].values.tolist()[1] == [
+        *("t" * 32, "face9", "val", "anna", "best", ("crisp", "soft", "odd"), "c>?", "cab", 3.0)
+    ]
+    assert answers[["asked", "methods", "ranking", "places"]].values.tolist()[0] == [
+        *("pair", ("crisp", "soft"), "b>a", "ab")
+    ]
+    _, counts = compute_win_matrix(answers, ["crisp", "soft", "odd"])
+    assert counts.values.tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
