@@ -141,7 +141,8 @@ def known(monkeypatch):
     values[5] = np.nan
     monkeypatch.setattr(active, "load_differences", lambda _session, _columns, pair_ids: values[pair_ids])
     p_a = (values[100:400, 0] > 0).astype(float)
-    training = Training(values[100:400], p_a, np.ones(300), (np.arange(300) // 6).astype(str))
+    photos = (np.arange(300) // 6).astype(str)
+    training = Training(values[100:400], p_a, np.ones(300), photos, photos)
     return SimpleNamespace(
         values=values, training=training, labeler=fit_labeler(training, FitSettings(kernel="linear"))
     )
