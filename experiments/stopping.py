@@ -31,7 +31,8 @@ from metrics.accuracy import exact_interval
 from metrics.plackett_luce import Tally, fit, tally_answers
 from metrics.power import Study, Variation, split_covariance
 from metrics.rankings import LETTERS
-from metrics.stopping import ALPHA, JOD, information_needed, sequence_interval, single_look_information
+from metrics.stopping import ALPHA, information_needed, sequence_interval, single_look_information
+from metrics.votes import JOD
 
 Array = npt.NDArray[Any]
 

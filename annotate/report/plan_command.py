@@ -59,7 +59,7 @@ def read_project(session: Session, k: int, asked: str) -> Known:
     """What the project's candidates and answers tell: sizes, the pace of such answers, its own variance in JOD."""
     from annotate.report.plan import average_sd, measure_variation
     from annotate.report.rank import load_answers
-    from metrics.stopping import JOD
+    from metrics.votes import JOD
 
     methods = session.scalar(select(func.count(Candidate.method_id.distinct()))) or 0
     photos = session.scalar(select(func.count(Candidate.source_id.distinct())).join(Source)) or 0
@@ -89,7 +89,8 @@ def make_plan(options: PlanOptions, known: Known) -> tuple[dict[str, Any], list[
     """(the numbers, the sentences) of a plan; infinite numbers of answers are None."""
     from annotate.report.plan import format_time, round_number
     from metrics.power import Needed, Study
-    from metrics.stopping import JOD, information_needed, single_look_information
+    from metrics.stopping import information_needed, single_look_information
+    from metrics.votes import JOD
 
     usual = Known(
         *(USUAL_METHODS, USUAL_PHOTOS, USUAL_PEOPLE),
