@@ -28,9 +28,8 @@ def describe_people(judgments: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFr
     counts = count_people(judgments, answers)
     if judgments.empty:
         return compute_people(counts).assign(flags="")
-    return compute_people(counts).merge(
-        screen_people(read_answers(answers), counts), left_on="person", right_index=True
-    )
+    screened = screen_people(read_answers(answers), counts)
+    return compute_people(counts).merge(screened, left_on="person", right_index=True)
 
 
 def find_flagged(session: Session, *, people: Sequence[str] = (), include_simulated: bool = False) -> dict[str, str]:

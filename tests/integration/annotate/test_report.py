@@ -39,6 +39,8 @@ TABLES = {
     "win_counts",
     "people",
     "screening",
+    "plan",
+    "pairs",
     "agreement",
     "side_bias",
     "order_effects",
