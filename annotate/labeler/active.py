@@ -17,9 +17,11 @@ from sqlalchemy import Select, delete, func, insert, select
 from sqlalchemy.orm import Session, aliased
 
 from annotate.judging.pairs import SHUFFLE_RANGE
+from annotate.labeler.information import estimate_scale, gain_of_pairs, rank_information
 from annotate.labeler.svm import Labeler, Training, compute_p_a, fit_bag
 from annotate.measure.vectors import load_differences
-from db.models import Candidate, Judgment, Pair, Picked, Shortlist
+from annotate.report.rank import load_judgments, select_answers
+from db.models import Candidate, Judgment, Method, Pair, Picked, Shortlist
 from db.session import Database
 
 MAX_CANDIDATES = 20_000
@@ -197,7 +199,7 @@ def make_shortlists(
 ) -> dict[Picked, list[int]]:
     """Ids of the waiting pairs that each active order would show next, best first, SHORTLIST_LENGTH at most.
 
-    A pair that lacks a metric value is on the diverse list only.
+    A pair that lacks a metric value is on the lists of diverse pairs and of information only.
     """
     candidates = load_candidates(session, MAX_CANDIDATES, seed)
     sources = candidates.sources
@@ -207,8 +209,19 @@ def make_shortlists(
         Picked.uncertain: spread_sources(rank_uncertain(compute_p_a(labeler, differences)), sources),
         Picked.disagreement: spread_sources(rank_disagreement(bagged), sources),
         Picked.diverse: rank_diverse(sources, candidates.method_pairs, *load_judged(session), SHORTLIST_LENGTH),
+        Picked.information: rank_by_scale(session, candidates, seed),
     }
     return {picked: candidates.pair_ids[order[:SHORTLIST_LENGTH]].tolist() for picked, order in ranked.items()}
+
+
+def rank_by_scale(session: Session, candidates: Candidates, seed: int) -> Array:
+    """Indices of pairs by what their answers would tell of the methods' scale, as people's answers give it so far."""
+    names = {number: name for number, name in session.execute(select(Method.id, Method.name))}
+    ids = np.array(sorted(names), dtype=np.int64)
+    scale = estimate_scale(select_answers(load_judgments(session)), [names[number] for number in ids.tolist()])
+    ends = np.column_stack([candidates.method_pairs >> 32, candidates.method_pairs & (2**32 - 1)])
+    tasks = np.searchsorted(ids, ends)
+    return rank_information(tasks, gain_of_pairs(*scale), SHORTLIST_LENGTH, np.random.default_rng(seed))
 
 
 def replace_shortlists(session: Session, shortlists: dict[Picked, list[int]]) -> None:
