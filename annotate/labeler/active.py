@@ -216,7 +216,7 @@ def make_shortlists(
 
 def rank_by_scale(session: Session, candidates: Candidates, seed: int) -> Array:
     """Indices of pairs by what their answers would tell of the methods' scale, as people's answers give it so far."""
-    names = {number: name for number, name in session.execute(select(Method.id, Method.name))}
+    names = {method.id: method.name for method in session.scalars(select(Method))}
     ids = np.array(sorted(names), dtype=np.int64)
     scale = estimate_scale(select_answers(load_judgments(session)), [names[number] for number in ids.tolist()])
     ends = np.column_stack([candidates.method_pairs >> 32, candidates.method_pairs & (2**32 - 1)])
