@@ -23,8 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import spearmanr
 
-from annotate.labeler.information import gain_of_pairs, rank_information
-from metrics.plackett_luce import fit, tally_answers
+from annotate.labeler.information import estimate_scale, gain_of_pairs, rank_information
 from metrics.rankings import LETTERS
 
 Array = npt.NDArray[Any]
@@ -73,14 +72,8 @@ def make_tasks(rng: np.random.Generator, k: int) -> tuple[Array, Array]:
 
 
 def fit_all(rows: list[tuple[tuple[str, ...], str]]) -> tuple[Array, Array]:
-    """(scores, covariance) of all methods; one that nobody saw has 0 and the variance of the virtual ties alone."""
-    tally = tally_answers(pd.DataFrame(rows, columns=["methods", "ranking"]))
-    found = fit(tally)
-    at = [NAMES.index(name) for name in tally.methods]
-    scores, covariance = np.zeros(N_METHODS), np.eye(N_METHODS) * 8.0
-    scores[at] = found.scores
-    covariance[np.ix_(at, at)] = np.linalg.inv(found.information)
-    return scores, covariance
+    """(scores, covariance) of all methods."""
+    return estimate_scale(pd.DataFrame(rows, columns=["methods", "ranking"]), NAMES)
 
 
 def write_rows(runs: int, workers: int | None) -> Iterator[str]:

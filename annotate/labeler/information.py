@@ -6,15 +6,23 @@ those of one round join all methods in a tree before any two meet again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+
+from metrics.plackett_luce import fit, tally_answers
 
 Array = npt.NDArray[Any]
 
 NODES = 15
 """Of the Gauss-Hermite rule over a difference of scores: exact to three digits for deviations up to 3."""
+
+
+UNKNOWN_VARIANCE = 8.0
+"""Of the score of a method that nobody judged: that of the virtual ties alone."""
 
 
 def expected_gain(mean: Array, variance: Array) -> Array:
@@ -39,6 +47,19 @@ def gain_of_pairs(scores: Array, covariance: Array) -> Array:
     """(M, M) `expected_gain` of every two methods, by the (M,) scores and their (M, M) covariance."""
     own = np.diag(covariance)
     return expected_gain(scores[:, None] - scores[None, :], own[:, None] + own[None, :] - 2 * covariance)
+
+
+def estimate_scale(answers: pd.DataFrame, methods: Sequence[str]) -> tuple[Array, Array]:
+    """((M,) scores, (M, M) covariance) of the methods; one that nobody judged has 0 and UNKNOWN_VARIANCE."""
+    scores, covariance = np.zeros(len(methods)), np.eye(len(methods)) * UNKNOWN_VARIANCE
+    tally = tally_answers(answers)
+    known = [at for at, name in enumerate(tally.methods) if name in methods]
+    at = [list(methods).index(tally.methods[place]) for place in known]
+    if at:
+        found = fit(tally)
+        scores[at] = found.scores[known]
+        covariance[np.ix_(at, at)] = np.linalg.inv(found.information)[np.ix_(known, known)]
+    return scores, covariance
 
 
 def rank_information(tasks: Array, gain: Array, count: int, rng: np.random.Generator) -> Array:
