@@ -1,8 +1,8 @@
-"""Time next_pair and record_judgment as the pair table grows: `python -m benchmarks.pair_queue`.
+"""Time next_pair and record_judgment as the tables of pairs and tasks grow: `python -m benchmarks.pair_queue`.
 
 Rows are written straight into a temporary SQLite database; then one answer and one new pair are timed inside a write
-session, with three other pairs held ahead, as a page does; at random, and in an active order. Prints medians and their
-ratio to the smallest table.
+session, with three others held ahead, as a page does; at random, and in an active order. There are as many tasks of
+four as pairs. Prints medians and their ratio to the smallest table.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 from sqlalchemy import select
@@ -23,7 +24,7 @@ from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.pairs import SHUFFLE_RANGE, is_reserved, lease_pairs
 from annotate.judging.people import add_person
 from annotate.labeler.active import SHORTLIST_LENGTH, replace_shortlists
-from db.models import Choice, Image, Pair, Picked, Side, Split
+from db.models import Choice, Image, Lease, Pair, Picked, Split
 from db.project import ProjectSettings
 from db.session import Database, open_database
 
@@ -76,18 +77,48 @@ def fill_pairs(database: Database, pairs: int, image_ids: list[int]) -> None:
             connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
 
 
-def judge_pairs(database: Database, condition: str, people: list[int], wanted: int) -> None:
-    """Have people judge, in turn, every pair that fits, and let each pair want so many judgments."""
+def fill_tasks(database: Database, tasks: int) -> None:
+    """So many tasks of four of the candidates that `fill_pairs` made, all wanting one judgment."""
+    rng = random.Random(1)
+    now = "2026-01-01 00:00:00"
+    rows, members = [], []
+    for number in range(1, tasks + 1):
+        source = (number - 1) // PAIRS_OF_A_SOURCE
+        key, shuffle_key = f"{rng.getrandbits(128):032x}", rng.randrange(SHUFFLE_RANGE)
+        rows.append((number, key, source, 4, shuffle_key, is_reserved(key, Split.train), 1, 0, now))
+        chosen = sorted(rng.sample(range(CANDIDATES), 4))
+        members += [(number, letter, source * CANDIDATES + at) for letter, at in zip("abcd", chosen, strict=True)]
+    with database.write() as session:
+        connection = session.connection().connection.driver_connection
+        assert connection is not None
+        connection.executemany(
+            "INSERT INTO task (id, key, source_id, size, shuffle_key, reserved, judgments_wanted, judgment_count, "
+            "created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+        connection.executemany("INSERT INTO task_candidate (task_id, letter, candidate_id) VALUES (?, ?, ?)", members)
+
+
+def judge_pairs(
+    database: Database, condition: str, people: list[int], wanted: int, *, table: Literal["pair", "task"] = "pair"
+) -> None:
+    """Have people judge, in turn, every pair (or task) that fits, and let each want so many judgments."""
+    of_kind = {
+        "pair": ("pair_id, choice, shown_left", "'a', 'a'"),
+        "task": ("task_id, ranking, places, asked", "'a>?', 'abcd', 'best'"),
+    }
+    columns, values = of_kind[table]
     whose = " ".join(f"WHEN {place} THEN {person}" for place, person in enumerate(people))
     with database.write() as session:
         run = session.connection().exec_driver_sql
+        run("DELETE FROM lease")  # else a person could judge here what their page still shows
         run(
-            "INSERT INTO judgment (uuid, pair_id, person_id, repeat_no, choice, reasons, shown_left, view_mode, "
-            f"seconds, created_at) SELECT lower(hex(randomblob(18))), id, CASE id % {len(people)} {whose} END, "
-            f"0, 'a', '[]', 'a', 'fit', 1.0, created_at FROM pair WHERE {condition}"
+            f"INSERT INTO judgment (uuid, person_id, repeat_no, reasons, view_mode, seconds, created_at, {columns}) "
+            f"SELECT lower(hex(randomblob(18))), CASE id % {len(people)} {whose} END, 0, '[]', 'fit', 1.0, created_at, "
+            f"id, {values} FROM {table} WHERE {condition}"
         )
-        run(f"UPDATE pair SET judgment_count = judgment_count + 1 WHERE {condition}")
-        run(f"UPDATE pair SET judgments_wanted = {wanted}")
+        run(f"UPDATE {table} SET judgment_count = judgment_count + 1 WHERE {condition}")
+        run(f"UPDATE {table} SET judgments_wanted = {wanted}")
 
 
 def list_pairs(database: Database) -> None:
@@ -100,9 +131,9 @@ def list_pairs(database: Database) -> None:
 def time_labelling(
     database: Database, people: list[int], rounds: int, settings: ProjectSettings
 ) -> tuple[float, float]:
-    """(record_judgment, lease_pairs) median milliseconds, people taking turns, each holding pairs ahead."""
+    """(record_judgment, lease_pairs) median milliseconds, people taking turns, each holding some ahead."""
     rng = random.Random(1)
-    showing: dict[int, list[tuple[int | None, int, Side | None]]] = {person: [] for person in people}
+    showing: dict[int, list[Answer]] = {person: [] for person in people}
     record_ms, next_ms = [], []
     for turn in range(rounds * len(people)):
         person = people[turn % len(people)]
@@ -110,17 +141,39 @@ def time_labelling(
         with database.write() as session:
             start = time.perf_counter()
             if ahead:
-                pair_id, repeat_no, side = ahead.pop(0)
-                record_judgment(session, person, Answer(str(uuid4()), pair_id, repeat_no, side, Choice.a, 1.0))
+                record_judgment(session, person, ahead.pop(0))
             middle = time.perf_counter()
-            holding = [pair_id for pair_id, _, _ in ahead if pair_id is not None]
-            leases = lease_pairs(session, person, settings, rng, count=AHEAD + 1 - len(ahead), holding=holding)
+            leases = lease_pairs(
+                session,
+                person,
+                settings,
+                rng,
+                count=AHEAD + 1 - len(ahead),
+                holding=[answer.pair_id for answer in ahead if answer.pair_id is not None],
+                holding_tasks=[answer.task_id for answer in ahead if answer.task_id is not None],
+            )
             end = time.perf_counter()
-            showing[person] = ahead + [(lease.pair_id, lease.repeat_no, lease.shown_left) for lease in leases]
+            showing[person] = ahead + [answer_lease(lease) for lease in leases]
         if turn >= 3 * len(people):  # the first turns fill the page and compile the statements
             record_ms.append(1000 * (middle - start))
             next_ms.append(1000 * (end - middle))
     return statistics.median(record_ms), statistics.median(next_ms)
+
+
+def answer_lease(lease: Lease) -> Answer:
+    """What a person says of what they see: that a is the better one, or the best."""
+    return Answer(
+        str(uuid4()),
+        lease.pair_id,
+        lease.repeat_no,
+        lease.shown_left,
+        Choice.a if lease.task_id is None else None,
+        1.0,
+        task_id=lease.task_id,
+        ranking=None if lease.task_id is None else "a>?",
+        places=lease.places,
+        asked=lease.asked,
+    )
 
 
 def main() -> int:
@@ -152,9 +205,17 @@ def main() -> int:
                 ("all judged once of three, a new one", None, [PEOPLE], at_random),
                 ("the same, uncertain first", None, [PEOPLE], uncertain),
             ]
-            for state, judging, people, settings in steps:
+            of_four = ProjectSettings(task_size=4)
+            task_steps = [
+                ("tasks, fresh, one person", None, [1], of_four),
+                ("tasks, half judged, one person", ("id % 2 = 0 AND judgment_count = 0", everyone, 1), [1], of_four),
+                ("tasks, half judged, four people", None, everyone, of_four),
+                ("tasks, all judged once of three", ("judgment_count = 0", everyone, 3), everyone, of_four),
+            ]
+            fill_tasks(database, size)
+            for state, judging, people, settings in steps + task_steps:
                 if judging:
-                    judge_pairs(database, *judging)
+                    judge_pairs(database, *judging, table="task" if settings is of_four else "pair")
                 if state == "half judged, four, uncertain first":
                     list_pairs(database)
                 found = time_labelling(database, people, args.rounds, settings)

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 
-from sqlalchemy import ColumnElement, Insert, and_, func, select
+from sqlalchemy import ColumnElement, Insert, and_, func, or_, select
 from sqlalchemy.orm import Session, make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.util import identity_key
@@ -15,6 +15,7 @@ from db.errors import UserError
 from db.models import (
     Base,
     Candidate,
+    Choice,
     Image,
     Judgment,
     Method,
@@ -201,6 +202,12 @@ STOOD: ColumnElement[bool] = and_(
     Judgment.discarded_at.is_not(None), Judgment.superseded_at.is_not_distinct_from(Judgment.discarded_at)
 )
 """Of discarded judgments those that counted, and not what their person had taken back before."""
+
+
+DECIDED: ColumnElement[bool] = or_(
+    Judgment.choice.in_([Choice.a, Choice.b]), and_(Judgment.ranking.is_not(None), Judgment.ranking.contains(">"))
+)
+"""Of answers those that say of some candidate that it is better than another: no skip, and not all tied."""
 
 
 def count_discarded(session: Session, *, include_simulated: bool = True) -> tuple[int, int]:

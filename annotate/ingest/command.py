@@ -163,11 +163,9 @@ IMPORT = Command(
     "import photos and restored images",
     ImportOptions,
     run_import,
-    "PATH is a folder with lq/, optionally hq/, and one folder a method; a CSV or JSONL manifest; a CSV "
-    "or JSONL file of "
-    "gold pairs (columns source, method_a, method_b, answer); a dataset folder as `export` writes it; an "
-    "HPDv2 train.json "
-    "or test.json; or a zip of one of these.",
+    "PATH is a folder with lq/, optionally hq/, and one folder a method; a CSV or JSONL manifest; a CSV or JSONL file "
+    "of gold pairs (columns source, method_a, method_b, answer) or gold tasks (source, methods, answer); a dataset "
+    "folder as `export` writes it; an HPDv2 train.json or test.json; or a zip of one of these.",
     settle_import,
 )
 MEND = Command(

@@ -6,7 +6,7 @@ Nothing here loads scikit-learn: the pages call it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, aliased
 
 from annotate.judging.judgments import Answer, record_judgment
+from annotate.judging.labels import select_pairs_of_tasks
 from annotate.judging.people import lock_person
 from db.errors import UserError
 from db.models import (
@@ -31,7 +32,9 @@ from db.models import (
     Side,
     Source,
     Split,
+    Task,
 )
+from metrics.rankings import derive_pairs
 from runs.tables import read_table
 
 VIEW_MODE = "review"
@@ -130,7 +133,10 @@ def load_pairs(session: Session, pair_ids: Sequence[int]) -> list[PairDetails]:
 
 
 def load_answers(session: Session, pair_ids: Sequence[int]) -> dict[int, list[tuple[str, bool, Choice]]]:
-    """(person, whether simulated, choice) of every live judgment that is not a repeat, by pair, in order."""
+    """(person, whether simulated, choice) of every live judgment that is not a repeat, by pair, in order.
+
+    Those on the pair itself come first, then what answers to tasks tell of it.
+    """
     statement = (
         select(Pair.id, Person.name, Person.simulated, Judgment.choice)
         .join(Judgment, Judgment.pair_id == Pair.id)
@@ -142,7 +148,27 @@ def load_answers(session: Session, pair_ids: Sequence[int]) -> dict[int, list[tu
     for pair_id, name, simulated, choice in session.execute(statement):
         assert choice is not None  # only a task's answer has none
         answers[pair_id].append((name, simulated, choice))
+    for pair_id, name, simulated, told in _load_answers_of_tasks(session, pair_ids):
+        answers[pair_id].append((name, simulated, told))
     return answers
+
+
+def _load_answers_of_tasks(session: Session, pair_ids: Sequence[int]) -> Iterator[tuple[int, str, bool, Choice]]:
+    """(pair, person, whether simulated, what their answer to a task says of that pair), as far as it tells of it."""
+    of_tasks: defaultdict[int, dict[tuple[str, str], int]] = defaultdict(dict)
+    for row in session.execute(select_pairs_of_tasks().where(Pair.id.in_(pair_ids))):
+        of_tasks[row.task_id][row.x, row.y] = row.pair_id
+    statement = (
+        select(Task.id, Task.size, Judgment.ranking, Person.name, Person.simulated)
+        .join(Judgment, Judgment.task_id == Task.id)
+        .join(Person, Person.id == Judgment.person_id)
+        .where(Task.id.in_(of_tasks), Judgment.superseded_at.is_(None), Judgment.repeat_no == 0)
+        .order_by(Judgment.id)
+    )
+    for task_id, size, ranking, name, simulated in session.execute(statement):
+        for x, y, choice in derive_pairs(ranking, size) if ranking else []:
+            if (x, y) in of_tasks[task_id]:
+                yield of_tasks[task_id][x, y], name, simulated, Choice(choice)
 
 
 def read_disagreements(judged: Path) -> tuple[list[Disagreement], int]:

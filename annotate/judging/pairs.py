@@ -407,10 +407,12 @@ def _lease_of(
     repeat_no: int = 0,
     asked: Asked | None = None,
 ) -> Lease:
+    # Every column is said, None too: one that is not would be read back from the database by who looks at it.
+    of: dict[str, Any] = {"pair_id": None, "shown_left": None, "task_id": None, "places": None}
     if queue is PAIR_QUEUE:
-        of: dict[str, Any] = {"pair_id": found, "shown_left": standing, "asked": Asked.pair}
+        of |= {"pair_id": found, "shown_left": standing, "asked": Asked.pair}
     else:
-        of = {"task_id": found, "places": standing, "asked": asked or Asked(turn.settings.asked)}
+        of |= {"task_id": found, "places": standing, "asked": asked or Asked(turn.settings.asked)}
     return Lease(person_id=turn.person_id, repeat_no=repeat_no, picked=picked, **of)
 
 

@@ -105,9 +105,9 @@ def make_tasks(
         report.added += len(new)
         tasks += [(source_id, task) for task in new]
         if len(tasks) >= INSERT_BATCH:
-            _insert_tasks(session, settings, tasks, pairs)
+            insert_tasks(session, settings, tasks, pairs)
             tasks = []
-    _insert_tasks(session, settings, tasks, pairs)
+    insert_tasks(session, settings, tasks, pairs)
     report.pairs_added = pairs.added
     return report
 
@@ -218,9 +218,10 @@ def _meeting(first: Row, second: Row) -> tuple[str, str]:
     return min(first.method, second.method), max(first.method, second.method)
 
 
-def _insert_tasks(
+def insert_tasks(
     session: Session, settings: ProjectSettings, tasks: Sequence[tuple[int, list[Row]]], pairs: PairReport
 ) -> None:
+    """Add new tasks, each of a source's id and its candidates, and those of their pairs that are not there."""
     if not tasks:
         return
     ordered = [(source_id, sorted(task, key=lambda row: row.key)) for source_id, task in tasks]

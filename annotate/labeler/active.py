@@ -1,13 +1,17 @@
-"""Order pairs so that those that teach the labeler most are judged next.
+"""Order pairs and tasks so that those that teach the labeler most are judged next.
 
 The `rank_` functions are query strategies, arrays in and indices out, best first. `write_shortlists` applies them to
-the waiting pairs after a fit; `annotate.judging.pairs` then shows the pairs of the project's order. No pair of the
-reserve is ever a candidate here, so that what is picked at random stays a fair sample.
+the waiting pairs after a fit, and to the waiting tasks, whose value is the mean of their pairs';
+`annotate.judging.pairs` then shows those of the project's order. Nothing of the reserve is ever a candidate here, so
+that what is picked at random stays a fair sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +20,19 @@ import numpy.typing as npt
 from sqlalchemy import Select, delete, func, insert, select
 from sqlalchemy.orm import Session, aliased
 
+from annotate.ingest.image_files import batches
 from annotate.judging.pairs import SHUFFLE_RANGE
 from annotate.labeler.information import estimate_scale, gain_of_pairs, rank_information
 from annotate.labeler.svm import Labeler, Training, compute_p_a, fit_bag
 from annotate.measure.vectors import load_differences
 from annotate.report.rank import load_judgments, select_answers
-from db.models import Candidate, Judgment, Method, Pair, Picked, Shortlist
+from db.models import Candidate, Judgment, Method, Pair, Picked, Shortlist, Task, TaskCandidate
 from db.session import Database
 
 MAX_CANDIDATES = 20_000
 """Waiting pairs that are ranked; of more, a part drawn at random."""
+MAX_TASKS = 4_000
+"""Waiting tasks that are ranked, likewise: each has 3 to 15 pairs."""
 SHORTLIST_LENGTH = 500
 """Pairs of an order: as many as are judged between ten fits, and few enough that a used-up list is passed quickly."""
 AT_ONCE_PER_SOURCE = 2
@@ -60,8 +67,12 @@ def rank_disagreement(bagged_p_a: Array) -> Array:
     Source: Abe & Mamitsuka, Query learning strategies using boosting and bagging, 1998, with the divergence of
         McCallum & Nigam, Employing EM and pool-based active learning for text classification, 1998.
     """
-    mean = bagged_p_a.mean(axis=0)
-    return _smallest_first(_entropy(bagged_p_a).mean(axis=0) - _entropy(mean))
+    return _smallest_first(-compute_disagreement(bagged_p_a))
+
+
+def compute_disagreement(bagged_p_a: Array) -> Array:
+    """(n,) nats by which the labelers of a bag differ on each pair, see `rank_disagreement`; NaN where one has none."""
+    return np.asarray(_entropy(bagged_p_a.mean(axis=0)) - _entropy(bagged_p_a).mean(axis=0))
 
 
 def _entropy(p: Array) -> Array:
@@ -224,16 +235,114 @@ def rank_by_scale(session: Session, candidates: Candidates, seed: int) -> Array:
     return rank_information(tasks, gain_of_pairs(*scale), SHORTLIST_LENGTH, np.random.default_rng(seed))
 
 
-def replace_shortlists(session: Session, shortlists: dict[Picked, list[int]]) -> None:
-    """Put new lists in the place of the stored ones.
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks that an active order may show: (n,) ids, their sources, their sets of methods; the pairs in each.
 
-    Where no pair is left to list, the stored ones stay: that there are any says that active orders have been at work.
+    pair_ids, task_of: (m,) ids of pairs, and for each of them the index of its task.
     """
-    rows = [
-        {"picked": picked, "place": place, "pair_id": pair_id}
-        for picked, pair_ids in shortlists.items()
-        for place, pair_id in enumerate(pair_ids)
-    ]
+
+    task_ids: Array
+    sources: Array
+    method_sets: Array
+    pair_ids: Array
+    task_of: Array
+
+    def average(self, of_pairs: Array) -> Array:
+        """(n,) mean of a number over each task's pairs that have one; NaN where none has."""
+        known = np.isfinite(of_pairs)
+        length = len(self.task_ids)
+        total = np.bincount(self.task_of[known], weights=of_pairs[known], minlength=length)
+        count = np.bincount(self.task_of[known], minlength=length)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def load_tasks(session: Session, most: int, seed: int) -> Tasks:
+    """At most `most` waiting tasks that are not reserved: least-judged first, drawn at random within."""
+    start = int(np.random.default_rng(seed).integers(SHUFFLE_RANGE))
+    waiting = (
+        select(Task.id, Task.source_id)
+        .where(Task.reserved.is_(False), Task.queue_level.is_not(None))
+        .order_by(Task.queue_level, Task.shuffle_key < start, Task.shuffle_key, Task.key)
+        .limit(most)
+    )
+    rows = session.execute(waiting).all()
+    place = {row.id: at for at, row in enumerate(rows)}
+    x, y = aliased(TaskCandidate), aliased(TaskCandidate)
+    pairs, methods = [], defaultdict[int, list[int]](list)
+    for batch in batches(place):
+        of_methods = select(x.task_id, Candidate.method_id).join(Candidate, Candidate.id == x.candidate_id)
+        for task_id, method_id in session.execute(of_methods.where(x.task_id.in_(batch))):
+            methods[task_id].append(method_id)
+        of_pairs = (
+            select(x.task_id, Pair.id)
+            .join(y, (y.task_id == x.task_id) & (y.letter > x.letter))
+            .join(Pair, (Pair.a_id == x.candidate_id) & (Pair.b_id == y.candidate_id))
+        )
+        found = session.execute(of_pairs.where(x.task_id.in_(batch)))
+        pairs += [(pair_id, place[task_id]) for task_id, pair_id in found]
+    table = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    ids, sources = (np.array([row[at] for row in rows], dtype=np.int64) for at in (0, 1))
+    sets = np.array([number_set(methods[task_id]) for task_id in place], dtype=np.int64)
+    return Tasks(ids, sources, sets, pair_ids=table[:, 0], task_of=table[:, 1])
+
+
+def number_set(methods: Sequence[int]) -> int:
+    """A number of a set of methods, whatever their order; the same for the same set."""
+    return int(hashlib.sha256(repr(sorted(methods)).encode()).hexdigest()[:15], 16)
+
+
+def load_judged_tasks(session: Session) -> tuple[Array, Array]:
+    """((m,) sources, (m,) sets of methods) of the judged tasks, each as often as it was judged."""
+    statement = (
+        select(Task.id, Task.source_id, Task.judgment_count, Candidate.method_id)
+        .join(TaskCandidate, TaskCandidate.task_id == Task.id)
+        .join(Candidate, Candidate.id == TaskCandidate.candidate_id)
+        .where(Task.judgment_count > 0, Task.gold_ranking.is_(None))
+        .order_by(Task.id)
+    )
+    sources, sets = [], []
+    for (_, source_id, times), group in itertools.groupby(session.execute(statement), key=lambda row: row[:3]):
+        sources += [source_id] * times
+        sets += [number_set([row[3] for row in group])] * times
+    return np.array(sources, dtype=np.int64), np.array(sets, dtype=np.int64)
+
+
+def make_task_shortlists(
+    session: Session, labeler: Labeler, bag: Sequence[Labeler], seed: int = 0
+) -> dict[Picked, list[int]]:
+    """Ids of the waiting tasks that each active order would show next, best first, SHORTLIST_LENGTH at most.
+
+    What a task is worth to an order is the mean over its pairs, of those that have all metric values; a task of which
+    none has is on the diverse list only. There a set of methods is what a pair of methods is to pairs.
+    """
+    tasks = load_tasks(session, MAX_TASKS, seed)
+    differences = load_differences(session, labeler.columns, tasks.pair_ids.tolist())
+    margin = tasks.average(np.abs(compute_p_a(labeler, differences) - 0.5))
+    disagreement = tasks.average(compute_disagreement(np.array([compute_p_a(one, differences) for one in bag])))
+    ranked = {
+        Picked.uncertain: spread_sources(_smallest_first(margin), tasks.sources),
+        Picked.disagreement: spread_sources(_smallest_first(-disagreement), tasks.sources),
+        Picked.diverse: rank_diverse(tasks.sources, tasks.method_sets, *load_judged_tasks(session), SHORTLIST_LENGTH),
+    }
+    return {picked: tasks.task_ids[order[:SHORTLIST_LENGTH]].tolist() for picked, order in ranked.items()}
+
+
+def replace_shortlists(
+    session: Session, shortlists: dict[Picked, list[int]], of_tasks: Mapping[Picked, Sequence[int]] | None = None
+) -> None:
+    """Put new lists in the place of the stored ones; an order's tasks stand after its pairs.
+
+    Where nothing is left to list, the stored ones stay: that there are any says that active orders have been at work.
+    """
+    rows: list[dict[str, object]] = []
+    for picked in Picked:
+        pair_ids, task_ids = shortlists.get(picked, []), (of_tasks or {}).get(picked, [])
+        both = [*((pair_id, None) for pair_id in pair_ids), *((None, task_id) for task_id in task_ids)]
+        rows += [
+            {"picked": picked, "place": place, "pair_id": pair_id, "task_id": task_id}
+            for place, (pair_id, task_id) in enumerate(both)
+        ]
     if rows:
         session.execute(delete(Shortlist))
         session.execute(insert(Shortlist), rows)
@@ -242,7 +351,7 @@ def replace_shortlists(session: Session, shortlists: dict[Picked, list[int]]) ->
 def write_shortlists(
     database: Database, labeler: Labeler, training: Training, seed: int = 0
 ) -> dict[Picked, list[int]]:
-    """Rank the waiting pairs by every active order and store the best, for the labelling page to show.
+    """Rank the waiting pairs and tasks by every active order and store the best, for the labelling page to show.
 
     Nobody waits for the ranking: only the replacing of the rows takes the database's write lock.
 
@@ -254,6 +363,8 @@ def write_shortlists(
     bag = fit_bag(training, labeler, seed=seed)
     with database.read() as session:
         shortlists = make_shortlists(session, labeler, bag, seed)
+        any_task = session.scalar(select(Task.id).limit(1)) is not None
+        of_tasks = make_task_shortlists(session, labeler, bag, seed) if any_task else {}
     with database.write() as session:
-        replace_shortlists(session, shortlists)
+        replace_shortlists(session, shortlists, of_tasks)
     return shortlists

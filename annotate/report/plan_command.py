@@ -58,12 +58,12 @@ class Known:
 def read_project(session: Session, k: int, asked: str) -> Known:
     """What the project's candidates and answers tell: sizes, the pace of such answers, its own variance in JOD."""
     from annotate.report.plan import average_sd, measure_variation
-    from annotate.report.rank import load_judgments, select_answers
+    from annotate.report.rank import load_answers
     from metrics.stopping import JOD
 
     methods = session.scalar(select(func.count(Candidate.method_id.distinct()))) or 0
     photos = session.scalar(select(func.count(Candidate.source_id.distinct())).join(Source)) or 0
-    answers = select_answers(load_judgments(session))
+    answers = load_answers(session)
     people = int(answers["person"].nunique())
     sizes = methods if methods > 1 else None, photos or None, people or None
     such = answers[(answers["methods"].map(len) == k) & ((answers["asked"] == asked) | (k == 2))]

@@ -24,18 +24,12 @@ RULE = (
 
 
 def describe_people(judgments: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """The table of people: `compute_people`'s columns, and what `screen_people` says of them.
-
-    Args:
-        answers: those that count, of pairs and tasks, or votes on pairs.
-    """
+    """The table of people: `compute_people`'s columns, and what `screen_people` says of them; of votes too."""
     counts = count_people(judgments, answers)
     if judgments.empty:
         return compute_people(counts).assign(flags="")
-    answers = read_answers(answers)
-    if "places" not in answers:
-        answers = answers.assign(places=answers["shown_left"].map({"a": "ab", "b": "ba"}))
-    return compute_people(counts).merge(screen_people(answers, counts), left_on="person", right_index=True)
+    screened = screen_people(read_answers(answers), counts)
+    return compute_people(counts).merge(screened, left_on="person", right_index=True)
 
 
 def find_flagged(session: Session, *, people: Sequence[str] = (), include_simulated: bool = False) -> dict[str, str]:

@@ -17,8 +17,9 @@ from sqlalchemy.orm import Session
 from annotate.labeler.command import FIT
 from annotate.labeler.settings import MIN_ANSWERS, FitSettings, choose_metrics
 from db.errors import UserError
-from db.models import Choice, Judgment, Pair, Person, Run, RunState, Shortlist
+from db.models import Choice, Judgment, Pair, Person, Run, RunState, Shortlist, Task
 from db.project import load_settings
+from db.records import DECIDED
 from runs.launch import start
 from runs.store import LIVE_STATES, latest_run, reap_lost
 from ui.context import Context
@@ -82,26 +83,31 @@ def _may_be_due(session: Session) -> bool:
     newest = session.scalars(answers.offset(settings.refit_after - 1).limit(1)).one_or_none()
     if newest is None or (last is not None and newest <= last.created_at):
         return False
-    decided = answers.where(Judgment.choice.in_([Choice.a, Choice.b])).offset(MIN_ANSWERS - 1).limit(1)
+    decided = answers.where(DECIDED).offset(MIN_ANSWERS - 1).limit(1)
     return session.scalars(decided).one_or_none() is not None
 
 
 def _lacks_shortlists(session: Session) -> bool:
     """Whether nothing is listed though there are pairs that could be."""
-    listable = select(Pair.id).where(Pair.reserved.is_(False), Pair.queue_level.is_not(None)).limit(1)
-    return session.scalar(select(Shortlist.place).limit(1)) is None and session.scalar(listable) is not None
+    listable = (
+        select(table.id).where(table.reserved.is_(False), table.queue_level.is_not(None)).limit(1)
+        for table in (Pair, Task)
+    )
+    return session.scalar(select(Shortlist.place).limit(1)) is None and any(session.scalar(one) for one in listable)
 
 
 def _newest_answers(settings: FitSettings) -> Any:
     """Times of the judgments that a fit would learn from, newest first: reading a few walks over no more."""
     statement = (
         select(Judgment.created_at)
-        .join(Pair, Pair.id == Judgment.pair_id)
+        .outerjoin(Pair, Pair.id == Judgment.pair_id)
+        .outerjoin(Task, Task.id == Judgment.task_id)
         .where(
             Judgment.superseded_at.is_(None),
             Judgment.repeat_no == 0,
-            Judgment.choice != Choice.skip,
+            Judgment.choice.is_distinct_from(Choice.skip),
             Pair.gold_answer.is_(None),
+            Task.gold_ranking.is_(None),
         )
         .order_by(Judgment.id.desc())
     )

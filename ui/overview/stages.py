@@ -29,15 +29,17 @@ from db.models import (
     RunState,
     Source,
     Split,
+    Task,
     utc_now,
 )
+from db.project import load_settings
 from runs.file_cache import read_file, read_json, read_number, read_part
 from runs.files import read_last_objects
 from runs.rounds import next_round_no
 from runs.store import LIVE_STATES, run_folder
 from runs.tables import read_table
 from ui.pages.report import latest_report
-from ui.train.round import select_decided
+from ui.train.round import count_decided
 
 MOST_METHODS = 4
 """Methods that are named on the page; the others are counted."""
@@ -89,8 +91,10 @@ class Project:
     with_truth: int
     methods: list[tuple[str, int]]
     pairs: int
+    tasks: int
+    """Of three images and more."""
     waiting: int
-    """Pairs that want an answer and nobody has judged."""
+    """Pairs, or tasks where the project shows these, that want an answer and nobody has judged."""
     in_part: int
     unpaired: bool
     """Whether restored images came after the last pairs were made."""
@@ -103,7 +107,7 @@ class Project:
     """Of which no metric value is stored."""
     machine_labels: int
     learnable: int
-    """Pairs of the train split that were decided, MIN_ANSWERS at most."""
+    """Pairs of the train split that were decided; not exact beyond MIN_ANSWERS."""
     since_fit: int
     """Judgments since the latest fit was started."""
     report: dict[str, Any]
@@ -151,15 +155,17 @@ def load_project(session: Session, data: Path) -> Project:
     by_method = select(Candidate.method_id, func.count().label("n")).group_by(Candidate.method_id).subquery()
     of_method = select(Method.name, by_method.c.n).join(by_method, by_method.c.method_id == Method.id)
     people = [(str(name), bool(simulated), int(n)) for name, simulated, n in session.execute(by_person)]
-    decided = select_decided(include_simulated=all(simulated for _, simulated, _ in people))
+    only_programs = all(simulated for _, simulated, _ in people)
+    shown = Pair if load_settings(session).task_size == 2 else Task
     splits = session.execute(select(Source.split, func.count()).group_by(Source.split))
     return Project(
         sources={split: count for split, count in splits},  # noqa: C416, a result has keys of its own
         with_truth=_count(session, select(func.count()).where(Source.hq_image_id.is_not(None))),
         methods=[(str(name), int(n)) for name, n in session.execute(of_method.order_by(by_method.c.n.desc()))],
         pairs=_count(session, select(func.count()).select_from(Pair)),
-        waiting=_count(session, select(func.count()).where(Pair.queue_level == 0)),
-        in_part=_count(session, select(func.count()).where(Pair.queue_level > 0)),
+        tasks=_count(session, select(func.count()).select_from(Task)),
+        waiting=_count(session, select(func.count()).where(shown.queue_level == 0)),
+        in_part=_count(session, select(func.count()).where(shown.queue_level > 0)),
         unpaired=_has_unpaired(session),
         people=people,
         last_hour=_count_since(session, utc_now() - timedelta(hours=1)),
@@ -168,7 +174,7 @@ def load_project(session: Session, data: Path) -> Project:
         machine_labels=_count(
             session, select(func.count()).where(Label.origin == Origin.svm, Label.superseded_at.is_(None))
         ),
-        learnable=_count(session, select(func.count()).select_from(decided.limit(MIN_ANSWERS).subquery())),
+        learnable=count_decided(session, include_simulated=only_programs, most=MIN_ANSWERS),
         since_fit=_count_since(session, fit.started_at or fit.created_at) if fit else 0,
         report=found[1] if found else {},
         latest=latest,
@@ -279,7 +285,7 @@ def _restored(project: Project) -> Stage:
 
 
 def _pairs(project: Project) -> Stage:
-    facts = []
+    facts = [_plural(project.tasks, "task", "tasks")] if project.tasks else []
     if project.pairs:
         facts.append(f"{project.waiting:,} wait for an answer")
     if project.in_part:

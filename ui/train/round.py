@@ -11,14 +11,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Select, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 import refl.tune.config
 import reward.model.config
 from annotate.labeler.settings import MIN_ANSWERS, choose_metrics
 from db.errors import UserError
-from db.models import Choice, Judgment, Pair, Person, Run, Source, Split
+from db.models import Judgment, Pair, Person, Run, Source, Split, Task
+from db.records import DECIDED
 from metrics.lists import list_names
 from runs.devices import list_devices, split_devices
 from runs.options import Setting, read_settings
@@ -142,9 +143,10 @@ def has_held_out(session: Session) -> bool:
     answered = (
         select(func.count())
         .select_from(Judgment)
-        .join(Pair, Pair.id == Judgment.pair_id)
-        .join(Source, Source.id == Pair.source_id)
-        .where(Judgment.superseded_at.is_(None), Judgment.choice.in_([Choice.a, Choice.b]), Source.split == Split.val)
+        .outerjoin(Pair, Pair.id == Judgment.pair_id)
+        .outerjoin(Task, Task.id == Judgment.task_id)
+        .join(Source, Source.id == func.coalesce(Pair.source_id, Task.source_id))
+        .where(Judgment.superseded_at.is_(None), DECIDED, Source.split == Split.val)
     )
     faces = session.scalar(with_truth.where(Source.split == Split.val)) or 0
     return faces >= MIN_HELD_OUT and bool(session.scalar(answered))
@@ -192,28 +194,39 @@ def describe_run(data: Path, one: PlannedRun) -> dict[str, Any]:
     }
 
 
-def select_decided(*, include_simulated: bool) -> Select[int]:
-    """Ids of the train split's pairs that were judged without a tie or a skip: what a labeler learns from."""
-    decided = (
-        select(Pair.id)
-        .join(Judgment, Judgment.pair_id == Pair.id)
-        .join(Source, Source.id == Pair.source_id)
-        .where(Judgment.superseded_at.is_(None), Judgment.repeat_no == 0, Source.split == Split.train)
-        .where(Judgment.choice.in_([Choice.a, Choice.b]))
-        .distinct()
-    )
-    if include_simulated:
-        return decided
-    return decided.join(Person, Person.id == Judgment.person_id).where(Person.simulated.is_(False))
+def count_decided(session: Session, *, include_simulated: bool, most: int | None = None) -> int:
+    """Pairs of the train split that people decided, neither tie nor skip: what a labeler learns from.
+
+    Of a task that was decided as many as any answer to it tells of at least, one fewer than it has images.
+
+    Args:
+        most: beyond so many it need not be exact, and is found sooner.
+    """
+
+    def find(number: Any, table: type[Pair] | type[Task], of_judgment: Any) -> Any:
+        found = (
+            select(number)
+            .join(Judgment, of_judgment == table.id)
+            .join(Source, Source.id == table.source_id)
+            .where(Judgment.superseded_at.is_(None), Judgment.repeat_no == 0, Source.split == Split.train, DECIDED)
+        )
+        if not include_simulated:
+            found = found.join(Person, Person.id == Judgment.person_id).where(Person.simulated.is_(False))
+        return found.distinct().limit(most).subquery()
+
+    of_pairs = select(func.count()).select_from(find(Pair.id, Pair, Judgment.pair_id))
+    tasks = find(Task.id, Task, Judgment.task_id)
+    of_tasks = select(func.coalesce(func.sum(Task.size - 1), 0)).join(tasks, tasks.c.id == Task.id)
+    return int(session.scalar(of_pairs) or 0) + int(session.scalar(of_tasks) or 0)
 
 
 def list_notes(session: Session, settings: RoundSettings) -> list[str]:
     """What the round begins with, and what it would fail for."""
     answers = select(func.count()).select_from(Judgment).where(Judgment.superseded_at.is_(None))
-    decided = select(func.count()).select_from(select_decided(include_simulated=settings.include_simulated).subquery())
+    decided = count_decided(session, include_simulated=settings.include_simulated)
     unjudged = select(func.count()).select_from(Pair).where(Pair.judgment_count == 0)
     with_truth = select(func.count()).select_from(Source).where(Source.hq_image_id.is_not(None))
-    counts = [session.scalar(query) or 0 for query in (answers, unjudged, decided)]
+    counts = [*(session.scalar(query) or 0 for query in (answers, unjudged)), decided]
     notes = [f"Judgments that it begins with: {counts[0]:,}; pairs that nobody judged: {counts[1]:,}."]
     if counts[2] < MIN_ANSWERS:
         by_whom = "were judged" if settings.include_simulated else "people judged"

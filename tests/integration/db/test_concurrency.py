@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -18,13 +19,15 @@ import annotate.judging.pairs
 from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.pairs import lease_pairs
 from annotate.judging.people import add_person
+from annotate.judging.tasks import make_tasks
 from db.errors import UserError
-from db.models import Choice, Judgment, Lease, Pair, utc_now
-from db.project import load_settings
-from tests.making import add_pairs, fetch, judge
+from db.models import Asked, Choice, Judgment, Lease, Pair, Task, utc_now
+from db.project import load_settings, save_settings
+from tests.making import add_candidates, add_pairs, fetch, judge
 from tests.watching import LIMIT_SECONDS
 
 PAIRS = 40
+TASKS = 20
 AHEAD = 3
 
 
@@ -83,6 +86,53 @@ def test_no_duplicates_and_no_starvation(any_database, fill, people, wanted):
         assert len(set(judgments)) == len(judgments)
         assert set(session.scalars(select(Pair.judgment_count))) == {wanted}
         assert session.scalars(select(Lease)).all() == []
+
+
+@pytest.mark.parametrize("wanted", [1, 3])
+def test_tasks_are_shared_out_as_pairs_are(any_database, wanted):
+    """Four people at once: every task gets its answers, nobody one twice, and the places are balanced."""
+    with any_database.write() as session:
+        save_settings(session, {"task_size": 4, "judgments_per_pair": wanted, "repeat_share": 0.0})
+        settings = load_settings(session)
+        for number in range(TASKS):
+            add_candidates(session, f"face{number:02}", ["m1", "m2", "m3", "m4"])
+        make_tasks(session, settings, 4)
+        people = [add_person(session, f"person {number}").id for number in range(4)]
+    start = threading.Barrier(len(people))
+
+    def answer_until_done(person_id):
+        rng, showing = random.Random(person_id), []
+        start.wait()
+        for _ in range(1000):
+            with any_database.write() as session:
+                if showing:
+                    task_id, places = showing.pop(0)
+                    answer = Answer(str(uuid4()), None, 0, None, None, 1.0)
+                    of_task = {"task_id": task_id, "ranking": "b>?", "places": places, "asked": Asked.best}
+                    record_judgment(session, person_id, replace(answer, **of_task))
+                held = [task_id for task_id, _ in showing]
+                count = AHEAD - len(held)
+                new = lease_pairs(session, person_id, settings, rng, count=count, holding=[], holding_tasks=held)
+                showing += [(lease.task_id, lease.places) for lease in new]
+            if not showing:
+                with any_database.read() as session:
+                    judged = exists().where(Judgment.task_id == Task.id, Judgment.person_id == person_id)
+                    if session.scalar(select(Task.id).where(Task.queue_level.is_not(None), ~judged).limit(1)) is None:
+                        return
+                time.sleep(0.01)
+
+    with ThreadPoolExecutor(len(people)) as pool:
+        for done in [pool.submit(answer_until_done, person_id) for person_id in people]:
+            done.result(LIMIT_SECONDS)
+    with any_database.read() as session:
+        rows = session.execute(select(Judgment.task_id, Judgment.person_id, Judgment.places)).all()
+        assert Counter(row.task_id for row in rows) == dict.fromkeys(session.scalars(select(Task.id)), wanted)
+        assert len({(row.task_id, row.person_id) for row in rows}) == len(rows) == TASKS * wanted
+        assert set(session.scalars(select(Task.judgment_count))) == {wanted}
+        assert session.scalars(select(Lease)).all() == []
+        for task_id in {row.task_id for row in rows}:
+            columns = zip(*(row.places for row in rows if row.task_id == task_id), strict=True)
+            assert all(len(set(column)) == wanted for column in columns), "each in a new place each time"
 
 
 def test_fewer_people_than_judgments_wanted(any_database, fill):

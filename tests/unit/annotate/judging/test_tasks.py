@@ -10,11 +10,14 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.event import listen
 
 from annotate.ingest.damage import describe_damage
 from annotate.ingest.equal_pixels import set_aside_equal_pairs
 from annotate.ingest.groups import _change_pairs
+from annotate.judging.browse import load_answers
 from annotate.judging.discard import Change, discard_answers, restore_answers
+from annotate.judging.gold import import_gold
 from annotate.judging.judgments import Answer, answers_what_was_asked, record_judgment, undo_judgment
 from annotate.judging.labels import compute_dawid_skene, load_votes, resolve_labels
 from annotate.judging.pairs import GIVEN_BACK_SECONDS, draw_places, lease_pairs, make_pairs, release_leases
@@ -40,8 +43,9 @@ from db.models import (
     utc_now,
 )
 from db.project import ProjectSettings, save_settings
-from db.records import candidate_key, task_key
+from db.records import DECIDED, candidate_key, task_key
 from tests.making import add_candidates, judge
+from ui.train.round import count_decided
 
 pytestmark = pytest.mark.filterwarnings("ignore:The (inplace|copy) keyword")  # crowd-kit's, not ours
 METHODS = ["m1", "m2", "m3", "m4", "m5", "m6"]
@@ -551,3 +555,83 @@ def test_a_program_answers_tasks_and_is_marked(database, fours):
             if row.task is not None:
                 scores = {one.letter: score(session, one.candidate_id) for one in row.task.candidates}
                 assert row.ranking == rank_scores(scores, row.asked)
+
+
+@pytest.mark.parametrize(("task_size", "most"), [(2, 16), (4, 17)])
+def test_an_answer_and_the_next_showing_cost_few_statements(database, fours, task_size, most):
+    """A pair's cost as many before there were tasks (15; 16 where the question is new); a task asks for its size."""
+    settings, rng = fours.model_copy(update={"task_size": task_size}), random.Random(1)
+
+    def see(session, holding):
+        pairs = [answer.pair_id for answer in holding if answer.pair_id]
+        tasks = [answer.task_id for answer in holding if answer.task_id]
+        leases = lease_pairs(session, ada, settings, rng, count=2 - len(holding), holding=pairs, holding_tasks=tasks)
+        return holding + [
+            answer_of(lease)
+            if lease.task_id
+            else Answer(str(uuid4()), lease.pair_id, 0, lease.shown_left, Choice.a, 1.0)
+            for lease in leases
+        ]
+
+    with database.write() as session:
+        ada = add_person(session, "Ada").id
+        for number in range(8):
+            add_candidates(session, f"face{number}", METHODS[:4])
+        make_tasks(session, settings, 4)
+        held = see(session, [])
+    statements: list[str] = []
+    listen(database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    for _ in range(4):
+        statements.clear()
+        with database.write() as session:
+            record_judgment(session, ada, held[0])
+            held = see(session, held[1:])
+        fixed = [one for one in statements if "ORDER BY" not in one or "shuffle_key" not in one]  # walks: by chance
+        assert len(held) == 2
+        assert len(fixed) <= most, "\n".join(fixed)
+
+
+def test_a_gold_task_is_read_by_its_methods_in_any_order(session, tmp_path, fours):
+    add_candidates(session, "face", METHODS[:4])
+    table = tmp_path / "gold.csv"
+    table.write_text("source,methods,answer\nface,m3;m1;m4;m2,b>?\n")
+    assert vars(import_gold(session, table)) == {"added": 1, "marked": 0, "existing": 0}
+    (task,) = session.scalars(select(Task))
+    best = next(one for one in task.candidates if one.letter == task.gold_ranking[0])
+    assert (best.candidate.method.name, task.gold_ranking[1:], task.queue_level) == ("m1", ">?", None)
+    table.write_text("source,methods,answer\nface,m1;m2;m3;m4,a>?\n")
+    assert vars(import_gold(session, table)) == {"added": 0, "marked": 0, "existing": 1}
+    for answer, methods, said in [
+        ("b>?", "m1;m2;m3;m4", "another known answer"),
+        ("m1", "m1;m2;m3;m4", "is not a ranking"),
+        ("a>?", "m1;m2", "2 methods"),
+        ("a>?", "m1;m1;m2", "the same"),
+        ("a>?", "m1;m2;m9", "no image by method 'm9'"),
+    ]:
+        table.write_text(f"source,methods,answer\nface,{methods},{answer}\n")
+        with pytest.raises(UserError, match=said):
+            import_gold(session, table)
+    table.write_text("source,method_a,answer\nface,m1,a\n")
+    with pytest.raises(UserError, match="method_b is empty"):
+        import_gold(session, table)
+
+
+def test_what_people_said_of_a_pair_in_tasks_is_listed(session, people, make_fours):
+    (task,) = make_fours(1, judgments_per_pair=2)
+    answer_task(session, people[0], task, "c>?")
+    ac, ab = pair_of(session, task, "ac"), pair_of(session, task, "ab")
+    judge(session, people[1].id, ac.id, "tie")
+    found = load_answers(session, [ac.id, ab.id])
+    assert found == {ac.id: [("Ben", False, Choice.tie), ("Ada", False, Choice.b)]}
+
+
+def test_decided_answers_are_counted_with_those_of_tasks(session, people, make_fours):
+    first, second, third = make_fours(3)
+    answer_task(session, people[0], first, "c>?")
+    answer_task(session, people[0], second, "a=b=c=d")
+    answer_task(session, add_person(session, "robot", simulated=True), third, "a>b>c>d")
+    judge(session, people[0].id, pair_of(session, second, "ab").id, "a")
+    assert count_decided(session, include_simulated=False) == 1 + 3
+    assert count_decided(session, include_simulated=True) == 1 + 3 + 3
+    decided = session.scalars(select(Judgment.ranking).where(DECIDED)).all()
+    assert sorted(decided, key=str) == [None, "a>b>c>d", "c>?"]

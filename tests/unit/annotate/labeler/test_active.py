@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,11 +12,15 @@ from sqlalchemy import select
 from annotate.judging.judgments import undo_judgment
 from annotate.judging.pairs import ACTIVE_ORDERS, lease_pairs, make_pairs
 from annotate.judging.people import add_person
+from annotate.judging.tasks import make_tasks
 from annotate.labeler import active
 from annotate.labeler.active import (
     load_candidates,
     load_judged,
+    load_judged_tasks,
+    load_tasks,
     make_shortlists,
+    make_task_shortlists,
     rank_disagreement,
     rank_diverse,
     rank_uncertain,
@@ -24,8 +29,9 @@ from annotate.labeler.active import (
     write_shortlists,
 )
 from annotate.labeler.settings import FitSettings
-from annotate.labeler.svm import Training, fit_bag, fit_labeler
-from db.models import Pair, Picked, Shortlist, Source, Split
+from annotate.labeler.svm import Training, compute_p_a, fit_bag, fit_labeler
+from db.models import Pair, Picked, Shortlist, Source, Split, Task
+from db.project import ProjectSettings
 from tests.making import add_candidates
 
 
@@ -135,7 +141,8 @@ def known(monkeypatch):
     values[5] = np.nan
     monkeypatch.setattr(active, "load_differences", lambda _session, _columns, pair_ids: values[pair_ids])
     p_a = (values[100:400, 0] > 0).astype(float)
-    training = Training(values[100:400], p_a, np.ones(300), (np.arange(300) // 6).astype(str))
+    photos = (np.arange(300) // 6).astype(str)
+    training = Training(values[100:400], p_a, np.ones(300), photos, photos)
     return SimpleNamespace(
         values=values, training=training, labeler=fit_labeler(training, FitSettings(kernel="linear"))
     )
@@ -180,3 +187,63 @@ def test_shortlists_are_written_and_the_same_for_the_same_seed(database, setting
             select(Shortlist.pair_id).where(Shortlist.picked == Picked.uncertain).order_by(Shortlist.place)
         ).all()
     assert stored == first[Picked.uncertain]
+
+
+@pytest.fixture
+def tasks(session, settings, project):
+    """A task of each photo's three images: two pairs of eight have values, the others' depend on their ids."""
+    make_tasks(session, settings, 3)
+    return list(session.scalars(select(Task).order_by(Task.id)))
+
+
+def test_a_task_is_worth_the_mean_of_its_pairs(session, project, tasks, known):
+    lists = make_task_shortlists(session, known.labeler, fit_bag(known.training, known.labeler), seed=1)
+    allowed = {task.id for task in tasks if not task.reserved}
+    assert set(lists) == set(ACTIVE_ORDERS)
+    assert all(set(task_ids) == allowed for task_ids in lists.values())
+    by_source: dict[int, list[float]] = {}
+    p_a = compute_p_a(known.labeler, known.values[[pair.id for pair in project]])
+    for pair, p in zip(project, p_a, strict=True):
+        by_source.setdefault(pair.source_id, []).append(abs(p - 0.5))
+    margin = {task.id: np.nanmean(by_source[task.source_id]) for task in tasks}
+    in_order = [margin[task_id] for task_id in lists[Picked.uncertain]]
+    assert in_order == pytest.approx(sorted(in_order))
+    assert in_order[-1] > in_order[0] + 0.05
+    found = load_tasks(session, 5, 0)
+    assert len(found.task_ids) == 5
+    assert np.bincount(found.task_of).tolist() == [3] * 5
+    one_missing = np.where(found.pair_ids == found.pair_ids[0], np.nan, 1.0)
+    assert found.average(one_missing).tolist() == [1.0] * 5
+    assert np.isnan(found.average(np.full(15, np.nan))).all()
+
+
+def test_judged_tasks_are_passed_over_and_counted(session, tasks, known):
+    tasks[0].judgment_count = 1
+    tasks[1].gold_ranking = "a>?"
+    session.flush()
+    assert not {tasks[0].id, tasks[1].id} & set(load_tasks(session, 1000, 0).task_ids.tolist())
+    sources, sets = load_judged_tasks(session)
+    assert sources.tolist() == [tasks[0].source_id]
+    assert set(sets.tolist()) == set(load_tasks(session, 1000, 0).method_sets.tolist())  # all have the same methods
+
+
+def test_the_queue_shows_listed_tasks_first_and_a_share_of_reserved_ones(session, tasks, known, people):
+    bag = fit_bag(known.training, known.labeler)
+    replace_shortlists(session, {}, make_task_shortlists(session, known.labeler, bag))
+    settings = ProjectSettings(
+        task_size=3, order="uncertain", random_share=0.5, repeat_share=0, gold_share=0, mixed_share=0
+    )
+    (lease,) = lease_pairs(session, people[0].id, settings, random.Random(1), count=1, holding=[])
+    first = session.scalars(
+        select(Shortlist.task_id)
+        .where(Shortlist.picked == Picked.uncertain, Shortlist.task_id.is_not(None))
+        .order_by(Shortlist.place)
+    ).first()
+    held = [lease.task_id]
+    more = lease_pairs(session, people[0].id, settings, random.Random(2), count=9, holding=[], holding_tasks=held)
+    leases = [lease, *more]
+    picked = {lease.task_id: lease.picked for lease in leases}
+    assert set(picked.values()) == {Picked.uncertain, Picked.random}
+    assert picked[first] is Picked.uncertain
+    reserved = {task.id for task in tasks if task.reserved}
+    assert {task_id for task_id, why in picked.items() if why is Picked.random} <= reserved
