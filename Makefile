@@ -56,6 +56,7 @@ bench: .venv/dev-installed
 	tests/install_system_packages.sh
 	$(BIN)/python -m benchmarks.pair_queue
 	$(BIN)/python -m benchmarks.labeling
+	$(BIN)/python -m benchmarks.labeling --tasks
 
 # The unit tests on the oldest versions that requirements.txt allows: the app's, and its exports read by the oldest
 # `datasets` named; then those that train, with torch. In

@@ -1,9 +1,10 @@
-"""Time labelling with 100,000 pairs and 4 to 100 people: `python -m benchmarks.labeling`.
+"""Time labelling with 100,000 pairs or tasks of four and 4 to 100 people: `python -m benchmarks.labeling`.
 
 Real PNG images, app.py in a process of its own, http clients as annotators, headless Chromium as one of them. A key
-press is timed from its event to the frame after both next images are in the page; a swap of two empty boxes is timed
+press is timed from its event to the frame after all next images are in the page; a swap of two empty boxes is timed
 the same way for comparison. Prints one table; exits with 1 where a target is missed. `--people`, `--while` and `--soak`
-measure many people alone, without a browser; see `benchmarks.label_load`.
+measure many people alone, without a browser (see `benchmarks.label_load`), `--tasks` the page that asks for the best of
+four alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -40,10 +42,12 @@ from benchmarks.label_load import (
     start_server,
     time_people,
 )
-from benchmarks.pair_queue import fill_pairs
+from benchmarks.pair_queue import CANDIDATES, PAIRS_OF_A_SOURCE, fill_pairs
 from db.images import add_image, probe_bytes
 from db.models import Role, utc_now
-from db.session import open_database
+from db.project import save_settings
+from db.session import Database, open_database
+from metrics.rankings import LETTERS
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM_FLAGS = [
@@ -56,6 +60,8 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
 ]
 PEOPLE = ["ada", "ben", "cleo", "dan"]
+PAIR_KEYS, TASK_KEYS = ("ArrowLeft", "ArrowRight", "ArrowDown"), ("1", "2", "3", "4", "ArrowDown")
+TASK_SIZE = 4
 SKIPPED = 3
 """First measurements of each series that do not count: caches and the browser's compiler are cold."""
 WATCH = """
@@ -106,6 +112,29 @@ def make_project(data: Path, pairs: int, images: int) -> float:
     return statistics.mean(map(len, files)) / 1000
 
 
+def fill_tasks(database: Database, tasks: int) -> None:
+    """So many tasks of four of the ten candidates of a source, all wanting one judgment; the project asks for these."""
+    rng = random.Random(0)
+    now = "2026-01-01 00:00:00"
+    sources = -(-tasks // PAIRS_OF_A_SOURCE)
+    rows, members = [], []
+    for number in range(tasks):
+        key = f"{rng.getrandbits(128):032x}"
+        rows.append((number + 1, key, number % sources, TASK_SIZE, rng.randrange(2**31), True, 1, 0, now))
+        chosen = sorted(rng.sample(range(CANDIDATES), TASK_SIZE))
+        members += [
+            (number + 1, letter, number % sources * CANDIDATES + one)
+            for letter, one in zip(LETTERS, chosen, strict=False)
+        ]
+    columns = "id, key, source_id, size, shuffle_key, reserved, judgments_wanted, judgment_count, created_at"
+    with database.write() as session:
+        connection = session.connection().connection.driver_connection
+        assert connection is not None
+        connection.executemany(f"INSERT INTO task ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        connection.executemany("INSERT INTO task_candidate (task_id, letter, candidate_id) VALUES (?, ?, ?)", members)
+        save_settings(session, {"task_size": TASK_SIZE})
+
+
 def sign_in(url: str, name: str) -> dict[str, str]:
     """The cookies of a person who opened the address and signed in."""
     with httpx.Client() as client:
@@ -126,7 +155,7 @@ class Annotator:
     def run(self, answers: int, stop: threading.Event) -> None:
         """Answer so often, or until stopped."""
         rng = random.Random(self.name)
-        showing: list[str] = []
+        held: list[dict[str, Any]] = []
         connection = http.client.HTTPConnection(origin_of(self.url).removeprefix("http://"))
         cookie = "; ".join(f"{key}={value}" for key, value in sign_in(self.url, self.name).items())
         headers = {"Content-Type": "application/json", "Cookie": cookie}
@@ -135,9 +164,13 @@ class Annotator:
                 return
             events = []
             if number:
-                answer = {"id": str(uuid4()), "showing": showing.pop(0), "choice": rng.choice(["left", "right", "tie"])}
-                events = [{"type": "judge", "seconds": 1.0, **answer}]
-            body = json.dumps({"events": events, "want": 5 - len(showing), "holding": showing})
+                view = held.pop(0)
+                choice: dict[str, Any] = {"choice": rng.choice(["left", "right", "tie"])}
+                if "images" in view:
+                    choice = {"choice": "ranked", "tiers": [[rng.randrange(len(view["images"]))]]}
+                events = [{"type": "judge", "id": str(uuid4()), "showing": view["showing"], "seconds": 1.0, **choice}]
+            holding = [view["showing"] for view in held]
+            body = json.dumps({"events": events, "want": 5 - len(held), "holding": holding})
             start = time.perf_counter()
             connection.request("POST", "/api/label", body, headers)
             response = connection.getresponse()
@@ -150,7 +183,7 @@ class Annotator:
                 reply = json.loads(response.read())
             if number > SKIPPED:
                 self.times_ms.append(1000 * (time.perf_counter() - start))
-            showing += [pair["showing"] for pair in reply["pairs"]]
+            held += reply["pairs"]
 
 
 def run_annotators(url: str, names: list[str], answers: int, pause_seconds: float) -> list[float]:
@@ -187,13 +220,18 @@ def time_keys(page: Page, keys: list[str], pause_seconds: float) -> list[float]:
     return times[SKIPPED:]
 
 
-def time_browser(url: str, keys: int) -> list[Row]:
-    """Paint times in Chromium: one person there, the three others each answering once per second."""
+def time_browser(url: str, keys: int, choices: tuple[str, ...], shown: str, targets: tuple[int, int]) -> list[Row]:
+    """Paint times in Chromium: one person there, the three others each answering once per second.
+
+    Args:
+        choices: keys that answer.
+        shown: what one key brings, such as "both next images"; `targets` are its median and p95 in ms.
+    """
     stop = threading.Event()
     others = [threading.Thread(target=Annotator(url, name, 1.0).run, args=(10**6, stop)) for name in PEOPLE[1:]]
     for thread in others:
         thread.start()
-    answers = [random.Random(0).choice(["ArrowLeft", "ArrowRight", "ArrowDown"]) for _ in range(keys + SKIPPED)]
+    answers = [random.Random(number).choice(choices) for number in range(keys + SKIPPED)]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_FLAGS)
         first = []
@@ -216,16 +254,17 @@ def time_browser(url: str, keys: int) -> list[Row]:
         thread.join()
     return [
         Row("a swap of two empty boxes, key to painted (the floor)", floor),
-        Row("key press to both next images painted, local", local, 35, 50),
-        Row("the same over 40 ms, 20 Mbit/s, one pair per second", slow, 35, 50),
-        Row("first pair painted after opening the page, nothing cached", first, p95_target=2000),
+        Row(f"key press to {shown} painted, local", local, *targets),
+        Row("the same over 40 ms, 20 Mbit/s, one answer per second", slow, *targets),
+        Row("the first painted after opening the page, nothing cached", first, p95_target=2000),
     ]
 
 
 def main() -> int:
     """Measure, print the table; 1 where a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=100_000, help="pairs in the database")
+    parser.add_argument("--pairs", type=int, default=100_000, help="pairs in the database, and tasks")
+    parser.add_argument("--tasks", action="store_true", help="only the page of tasks")
     parser.add_argument("--images", type=int, default=300, help="different images")
     parser.add_argument("--keys", type=int, default=60, help="key presses in each series")
     parser.add_argument("--answers", type=int, default=200, help="answers of each http client")
@@ -240,8 +279,11 @@ def main() -> int:
         print(f"{args.pairs:,} pairs, {args.images} PNG images of 512 x 512, {mean_kb:.0f} kB on average", flush=True)
         rows: list[Row] = []
         torch = False
-        if not (args.people or args.beside or args.soak):
+        if not (args.people or args.beside or args.soak or args.tasks):
             rows, torch = time_pages(data, args.keys, args.answers)
+        if args.tasks:
+            rows += time_tasks(data, args.pairs, args.keys)
+            return report(rows)
         links = add_people(data, max(CLIENTS) + 1)
         process, url, _ = start_server(data, "--auth")
         try:
@@ -252,13 +294,35 @@ def main() -> int:
         finally:
             process.terminate()
             process.wait()
+    if not (args.people or args.beside or args.soak):
+        print(f"torch in the server's process: {'yes' if torch else 'no'} (target: no)")
+    return max(report(rows), int(torch))
+
+
+def report(rows: list[Row]) -> int:
+    """Print the table; 1 where a target is missed."""
     print(f"{'':<58} {'median':>9} {'p95':>9} {'':<4} {'target':>10}")
     for row in rows:
         print(row)
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, this benchmark's own work included")
-    if not (args.people or args.beside or args.soak):
-        print(f"torch in the server's process: {'yes' if torch else 'no'} (target: no)")
-    return int(torch or any(row.missed() for row in rows))
+    return int(any(row.missed() for row in rows))
+
+
+def time_tasks(data: Path, tasks: int, keys: int) -> list[Row]:
+    """The rows of a project that asks for the best of four; the project stays one."""
+    database = open_database(data)
+    fill_tasks(database, tasks)
+    database.close()
+    process, url, _ = start_server(data)
+    try:
+        paced = run_annotators(url, PEOPLE, 50, 0.5)
+        return [
+            Row("of tasks: submit + next, four people, each two answers per second", paced, p95_target=15),
+            *time_browser(url, keys, TASK_KEYS, "the four next images", (50, 70)),
+        ]
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def time_pages(data: Path, keys: int, answers: int) -> tuple[list[Row], bool]:
@@ -272,7 +336,7 @@ def time_pages(data: Path, keys: int, answers: int) -> tuple[list[Row], bool]:
             Row("submit + next, four people, each two answers per second", paced, p95_target=15),
             Row("submit + next, four clients without a pause", burst),
             Row("submit + next, one client without a pause", alone),
-            *time_browser(url, keys),
+            *time_browser(url, keys, PAIR_KEYS, "both next images", (35, 50)),
             Row("server ready after its start", [ready_ms], p95_target=6000),
             Row("server's memory (PSS) after all this", [read_memory_mib(process.pid)], p95_target=250, unit="MiB"),
         ]

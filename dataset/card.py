@@ -19,8 +19,10 @@ NOTES = {
     "hpdv2": "HPSv2 trains on `train.json` (`--dataset-type HPD`) and evaluates on `test.json` (`ranking`), the folder "
     "being that of the images. Its accuracy counts a tie as right whatever the model says, so `test.json` has none; in "
     "`train.json` and `val.json` a tie is [0.5, 0.5], which its loss takes as it stands.",
-    "imagereward": "ImageReward's `rank_pair_dataset` reads it with `data_base` this folder and `image_base` too. It "
-    "passes over ties, and HPSv2's count of such files fails on them, so there are none.",
+    "imagereward": "An answer about several candidates is one item, with its `ranking`; those tied or not told apart "
+    "have the same rank, of which the loader makes no pair. ImageReward's `rank_pair_dataset` reads it with "
+    "`data_base` this folder and `image_base` too. It passes over ties, and HPSv2's count of such files fails on "
+    "them, so of pairs there are none.",
     "pickapic": "PickScore's trainer reads it with `dataset.dataset_config_name=pairs`, "
     "`dataset.valid_split_name=validation` and `dataset.test_split_name=test`. A tie has the labels 0.5 and 0.5: its "
     "loss takes them as they stand, its accuracy counts half a hit.",
@@ -92,6 +94,7 @@ def write_card(
         "answer. A label's `judgments` names those that it was made of. `picked` says why a pair was shown; "
         "only pairs picked at random (`random`) are a fair sample to measure accuracy on.",
         "",
+        *_tasks(rows, judgments),
         *_questions(judgments, questions),
         "Left out, by filter: " + ", ".join(f"{which} {count:,}" for which, count in counts["dropped"].items()) + ".",
         "",
@@ -147,6 +150,22 @@ def _reading(counts: dict[str, Any], form: str, configs: list[Config]) -> list[s
     if counts.get("ties_left_out"):
         lines += ["", f"{counts['ties_left_out']:,} ties are not in the files, since their readers cannot take them."]
     return lines
+
+
+def _tasks(rows: list[Row], judgments: list[Row]) -> list[str]:
+    """How answers about several candidates became labels of pairs; nothing where there are none."""
+    answers = sum(row.get("ranking") is not None and row["superseded_at"] is None for row in judgments)
+    derived = sum(bool(row.get("tasks")) for row in rows)
+    if not derived:
+        return []
+    return [
+        f"{derived:,} labels were derived from {answers:,} answers about three to six candidates at once: `tasks` "
+        "names them. **Labels of one task are not independent**: count answers, and keep a task's pairs together. "
+        "In our own folder `ranking` is the answer, such as c>a>? (c best, then a, the others not told apart; = is a "
+        "tie), over the candidates of `tasks.jsonl`, and `places` how they stood on the screen. A label's `weight` is "
+        "the sum over its judgments of one part in as many as the answer tells of pairs, 1 at most.",
+        "",
+    ]
 
 
 def _questions(judgments: list[Row], questions: list[Row]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from dataset.card_configs import ALL_SPLITS, Config
 from dataset.files import Row, copy_images, read_image, write_jsonl
+from dataset.tasks import TaskRow, ranks_of, read_choices
 from db.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,12 +40,14 @@ class Content:
 
     rows: list[Row]
     judgments: list[Row]
+    tasks: dict[str, TaskRow]
+    """By key."""
     data: Path
     options: ExportOptions
 
 
 def write_format(
-    folder: Path, rows: list[Row], judgments: list[Row], data: Path, options: ExportOptions
+    folder: Path, rows: list[Row], judgments: list[Row], tasks: Iterable[Row], data: Path, options: ExportOptions
 ) -> tuple[dict[str, int], list[Config]]:
     """Write the rows in `options.format` into a folder.
 
@@ -63,7 +66,8 @@ def write_format(
     kept = [row for row in rows if not (row["tie"] and _cannot_say_ties(row, options))]
     if not kept:
         raise UserError(f"All {len(rows):,} labels are ties, and {options.format} has no ties; take another format.")
-    configs = writers[options.format](folder, Content(kept, judgments, data, options))
+    by_key = {row["task"]: TaskRow.model_validate(row) for row in tasks}
+    configs = writers[options.format](folder, Content(kept, judgments, by_key, data, options))
     return {"written": len(kept), "ties_left_out": len(rows) - len(kept)}, configs
 
 
@@ -146,18 +150,23 @@ def our_configs(suffix: str) -> list[Config]:
             ("weight", pa.float64()),
             ("agreement", pa.float64()),
             ("judgments", pa.list_(pa.string())),
+            ("tasks", pa.list_(pa.string())),
         ]
     )
     made = pa.schema(
         [
             ("uuid", pa.string()),
             ("pair", pa.string()),
+            ("task", pa.string()),
             ("person", pa.string()),
             ("simulated", pa.bool_()),
             ("choice", pa.string()),
+            ("ranking", pa.string()),
+            ("asked", pa.string()),
             ("skip_reason", pa.string()),
             ("reasons", pa.list_(pa.string())),
             ("shown_left", pa.string()),
+            ("places", pa.string()),
             ("picked", pa.string()),
             ("view_mode", pa.string()),
             ("seconds", pa.float64()),
@@ -199,14 +208,13 @@ def write_hpdv2(folder: Path, content: Content) -> list[Config]:
     """
     import pyarrow as pa
 
-    votes: dict[str, list[Row]] = {}
-    for judgment in content.judgments:
-        votes.setdefault(judgment["pair"], []).append(judgment)
+    choices = read_choices(content.judgments, content.tasks)
+    people = {judgment["uuid"]: judgment["person"] for judgment in content.judgments}
     pairs: dict[str, str] = {}
     rankings: dict[str, str] = {}
     for split, chosen in _by_split(content.rows):
         records = (
-            _hpdv2_test_record(row, votes.get(row["pair"], []), content.options)
+            _hpdv2_test_record(row, [(choices[u][row["pair"]], people[u]) for u in row["judgments"]], content.options)
             if split == "test"
             else _hpdv2_record(row, content.options)
             for row in sorted(chosen, key=lambda row: _hpdv2_order(row, content.options))
@@ -223,8 +231,22 @@ def write_hpdv2(folder: Path, content: Content) -> list[Config]:
         ("rank", ranks),
         ("raw_annotations", annotations),
     ]
+    pair_columns += _tasks_field(content.rows)
+    ranking_columns += _tasks_field(content.rows)
     tables = (("pairs", pairs, pair_columns), ("rankings", rankings, ranking_columns))
     return [Config(name, files, pa.schema(columns)) for name, files, columns in tables if files]
+
+
+def _tasks_column(row: Row) -> Row:
+    """Our column in others' formats: the tasks that a label derives from, so that it is not taken for independent."""
+    return {"tasks": row.get("tasks")} if row.get("tasks") else {}
+
+
+def _tasks_field(rows: list[Row]) -> list[tuple[str, pa.DataType]]:
+    """The type of `_tasks_column`, where any row has it."""
+    import pyarrow as pa
+
+    return [("tasks", pa.list_(pa.string()))] if any(row.get("tasks") for row in rows) else []
 
 
 def _hpdv2_order(row: Row, options: ExportOptions) -> tuple[str, str, str, float]:
@@ -240,17 +262,18 @@ def _hpdv2_record(row: Row, options: ExportOptions) -> Row:
         "prompt": _prompt(row, options),
         "file_path": [row[f"image_{side}"] for side in sides],
         "human_preference": [int(share) if share in (0.0, 1.0) else share for share in shares],
+        **_tasks_column(row),
     }
 
 
-def _hpdv2_test_record(row: Row, judgments: list[Row], options: ExportOptions) -> Row:
+def _hpdv2_test_record(row: Row, votes: list[tuple[str, str]], options: ExportOptions) -> Row:
     sides = _in_order(row)
-    counted = [vote for vote in judgments if vote["uuid"] in row["judgments"]]
     return {
         "prompt": _prompt(row, options),
         "image_path": [row[f"image_{side}"] for side in sides],
         "rank": _ranks(sides, _winner(row)[0]),
-        "raw_annotations": [{"rank": _ranks(sides, vote["choice"]), "user_hash": vote["person"]} for vote in counted],
+        "raw_annotations": [{"rank": _ranks(sides, choice), "user_hash": person} for choice, person in votes],
+        **_tasks_column(row),
     }
 
 
@@ -261,27 +284,62 @@ def _ranks(sides: tuple[str, str], choice: str) -> list[int]:
 def write_imagereward(folder: Path, content: Content) -> list[Config]:
     """ImageReward: train.json, valid.json, test.json of `id, prompt, generations, ranking`, and `images/`.
 
-    An item a pair; rank 1 is the best. No ties: its loader passes over them, and HPSv2's count of such a file divides
-    by zero at an item of nothing but ties. Source: THUDM/ImageReward train/src/rank_pair_dataset.py, make_dataset.py.
+    An item a pair that was judged as one, and an item an answer to a task, of all its candidates, with the task's key
+    in `task`, a column of ours; rank 1 is the best. Candidates that are tied, or that the answer does not tell apart,
+    have the same rank, and its loader makes no pair of them. Pairs have no ties: its loader passes over them, and
+    HPSv2's count of such a file divides by zero at an item of nothing but ties.
+    Source: THUDM/ImageReward train/src/rank_pair_dataset.py, make_dataset.py.
     """
     import pyarrow as pa
 
     files = {}
     for split, chosen in _by_split(content.rows):
-        records = (
-            {
-                "id": row["pair"],
-                "prompt": _prompt(row, content.options),
-                "generations": [row[f"image_{side}"] for side in _in_order(row)],
-                "ranking": _ranks(_in_order(row), _winner(row)[0]),
-            }
-            for row in chosen
-        )
+        records = [*_imagereward_pairs(chosen, content), *_imagereward_tasks(chosen, content)]
         files[SPLIT_FILES[split]] = "valid.json" if split == "val" else f"{split}.json"
         _write_json(folder / files[SPLIT_FILES[split]], records)
     copy_images(folder, content.rows, content.data)
     lists = [("generations", pa.list_(pa.string())), ("ranking", pa.list_(pa.int64()))]
-    return [Config("pairs", files, pa.schema([("id", pa.string()), ("prompt", pa.string()), *lists]))]
+    ours = [("task", pa.string())] if content.tasks else []
+    return [Config("pairs", files, pa.schema([("id", pa.string()), ("prompt", pa.string()), *lists, *ours]))]
+
+
+def _imagereward_pairs(rows: list[Row], content: Content) -> Iterator[Row]:
+    """An item a label of which not all judgments are answers to tasks."""
+    of_tasks = {judgment["uuid"] for judgment in content.judgments if judgment.get("task")}
+    for row in rows:
+        if row["judgments"] and of_tasks.issuperset(row["judgments"]):
+            continue
+        yield {
+            "id": row["pair"],
+            "prompt": _prompt(row, content.options),
+            "generations": [row[f"image_{side}"] for side in _in_order(row)],
+            "ranking": _ranks(_in_order(row), _winner(row)[0]),
+            **({"task": None} if content.tasks else {}),
+        }
+
+
+def _imagereward_tasks(rows: list[Row], content: Content) -> Iterator[Row]:
+    """An item a ranking behind these labels, of the candidates that they show; oldest first."""
+    prompts: dict[str, str] = {}
+    shown: dict[str, set[str]] = {}
+    for row in rows:
+        for uuid in row["judgments"]:
+            prompts[uuid] = _prompt(row, content.options)
+            shown.setdefault(uuid, set()).update((row["image_a"], row["image_b"]))
+    for judgment in content.judgments:
+        if not judgment.get("ranking") or judgment["uuid"] not in prompts:
+            continue
+        candidates = content.tasks[judgment["task"]].candidates
+        ranks = zip(candidates, ranks_of(judgment["ranking"], len(candidates)), strict=True)
+        # By SHA-256, as everywhere: the order of the images says nothing of who won.
+        kept = sorted((one.sha256, one.image, rank) for one, rank in ranks if one.image in shown[judgment["uuid"]])
+        yield {
+            "id": judgment["uuid"],
+            "prompt": prompts[judgment["uuid"]],
+            "generations": [image for _, image, _ in kept],
+            "ranking": [rank for _, _, rank in kept],
+            "task": judgment["task"],
+        }
 
 
 def write_pickapic(folder: Path, content: Content) -> list[Config]:
@@ -307,12 +365,15 @@ def write_pickapic(folder: Path, content: Content) -> list[Config]:
             ("ranking_id", pa.int64()),
             ("user_id", pa.int64()),
             ("num_example_per_prompt", pa.int64()),
+            *_tasks_field(content.rows),
         ]
     )
     files = {}
     first_made: dict[str, str] = {}
+    choices = read_choices(content.judgments, content.tasks)
     for judgment in content.judgments:  # oldest first
-        first_made.setdefault(judgment["pair"], judgment["created_at"])
+        for pair in [judgment["pair"]] if judgment["pair"] else choices.get(judgment["uuid"], {}):
+            first_made.setdefault(pair, judgment["created_at"])
     for split, chosen in _by_split(content.rows):
         same_prompt = Counter(_prompt(row, content.options) for row in chosen)
         numbers = itertools.count()
@@ -327,6 +388,7 @@ def write_pickapic(folder: Path, content: Content) -> list[Config]:
                 "ranking_id": next(iter(numbers)),
                 "user_id": None,
                 "num_example_per_prompt": same_prompt[_prompt(row, content.options)],
+                **_tasks_column(row),
             }
             for place, side in enumerate(_in_order(row)):
                 record[f"image_{place}_uid"] = row[f"sha256_{side}"]
@@ -350,7 +412,10 @@ def write_diffusion_dpo(folder: Path, content: Content) -> list[Config]:
     import pyarrow as pa
 
     schema = pa.schema(
-        [("jpg_0", pa.binary()), ("jpg_1", pa.binary()), ("label_0", pa.int64()), ("caption", pa.string())]
+        [
+            *(("jpg_0", pa.binary()), ("jpg_1", pa.binary()), ("label_0", pa.int64()), ("caption", pa.string())),
+            *_tasks_field(content.rows),
+        ]
     )
 
     def to_record(row: Row) -> Row:
@@ -360,6 +425,7 @@ def write_diffusion_dpo(folder: Path, content: Content) -> list[Config]:
             "jpg_1": read_image(content.data, row[f"image_{second}"]),
             "label_0": int(_winner(row)[0] == first),
             "caption": _prompt(row, content.options),
+            **_tasks_column(row),
         }
 
     return [_write_splits(folder, content.rows, schema, to_record)]

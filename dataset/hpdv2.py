@@ -14,7 +14,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dataset.read import STRICT, Text
+from dataset.fields import STRICT, Text
 from db.errors import UserError, first_fault
 from runs.image_folders import read_text
 
@@ -41,6 +41,8 @@ class PairItem(BaseModel):
     prompt: Text
     file_path: list[Text] = Field(min_length=2, max_length=2)
     human_preference: list[float] = Field(min_length=2, max_length=2)
+    tasks: list[Text] = []
+    """A column of ours, not kept."""
     user_hash: object = None
     """Names of the judges in HPDv2's own file; not kept."""
 

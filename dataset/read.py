@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, ValidationError, model_validator
 
+from dataset.fields import STRICT, Key, Name, QuestionKey, Seed, Sha256, Text, Uuid
 from dataset.files import SCORE_COLUMNS
+from dataset.tasks import TaskRow
 from db.errors import UserError, first_fault
 from db.images import MEDIA_TYPE_OF_SUFFIX
-from db.models import Choice, Origin, Picked, Side, Split
+from db.models import Asked, Choice, Origin, Picked, Side, Split
 from db.project import question_key
 from db.records import MAX_SEED, candidate_key, pair_key
+from metrics.rankings import LETTERS, read_ranking
 
 DATA_FILES = ("pairs.jsonl", "judgments.jsonl", "scores.parquet")
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]  # PostgreSQL stores no NUL
-Name = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]+$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-QuestionKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
-Uuid = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -58,6 +53,8 @@ class PairLine(BaseModel):
     weight: float = Field(ge=0)
     agreement: float | None = Field(ge=0, le=1)
     judgments: list[str]
+    tasks: list[str] = []
+    """Keys of the tasks of several candidates that its judgments answered; none of answers about this pair alone."""
 
     @model_validator(mode="after")
     def _check_tie(self) -> Self:
@@ -73,6 +70,7 @@ class PairRow(PairLine):
     seed_a: Seed
     seed_b: Seed
     judgments: list[Uuid]
+    tasks: list[Key] = []
 
     def files(self) -> Iterator[tuple[str, str]]:
         """(file name, SHA-256) of each image."""
@@ -94,18 +92,22 @@ class PairRow(PairLine):
 
 
 class JudgmentRow(BaseModel):
-    """A line of `judgments.jsonl`."""
+    """A line of `judgments.jsonl`: of a pair with a choice, or of a task with a ranking of its candidates."""
 
     model_config = STRICT
 
     uuid: Uuid
-    pair: Key
+    pair: Key | None = None
+    task: Key | None = None
     person: Annotated[Name, StringConstraints(max_length=32)]
     simulated: bool
-    choice: Choice
+    choice: Choice | None = None
+    ranking: str | None = None
+    asked: Asked = Asked.pair
     skip_reason: Text | None
     reasons: list[Text]
-    shown_left: Side
+    shown_left: Side | None = None
+    places: str | None = None
     picked: Picked = Picked.random
     view_mode: Text
     seconds: float = Field(ge=0)
@@ -113,7 +115,8 @@ class JudgmentRow(BaseModel):
     created_at: AwareDatetime
     superseded_at: AwareDatetime | None
     repeat_no: int = Field(ge=0, le=MAX_SEED)
-    gold: str | None = Field(pattern="^(a|b|tie)$")
+    gold: str | None
+    """The known answer: a, b or tie of a pair, a ranking of a task."""
     question_version: QuestionKey | None = None
 
     @model_validator(mode="after")
@@ -122,6 +125,24 @@ class JudgmentRow(BaseModel):
             raise ValueError(
                 f"choice is {self.choice}, skip_reason is {self.skip_reason!r}: a skip has one, others none"
             )
+        if (self.pair is None) == (self.task is None):
+            raise ValueError("it is of a pair or of a task, of one of them")
+        if self.pair is not None:
+            if self.choice is None or self.shown_left is None or self.ranking or self.places:
+                raise ValueError("of a pair it has choice and shown_left, and neither ranking nor places")
+            if self.asked is not Asked.pair or self.gold not in (None, "a", "b", "tie"):
+                raise ValueError("of a pair asked is 'pair', and gold is a, b, tie or null")
+        elif self.shown_left or self.asked is Asked.pair or not self.places:
+            raise ValueError("of a task it has places, no shown_left, and asked is best, best_worst or order")
+        elif (self.choice is None) == (self.ranking is None) or self.choice not in (None, Choice.skip):
+            raise ValueError("of a task it has a ranking, or the choice skip")
+        else:
+            size = len(self.places)
+            if sorted(self.places) != list(LETTERS[:size]):
+                raise ValueError(f"places are the letters {LETTERS[:size]}, each once, not {self.places!r}")
+            for ranking in (self.ranking, self.gold):
+                if ranking is not None:
+                    read_ranking(ranking, size)
         return self
 
 
@@ -167,6 +188,7 @@ class Dataset:
     judgments: list[JudgmentRow]
     questions: list[QuestionRow]
     scores: list[ScoreRow]
+    tasks: list[TaskRow] = field(default_factory=list)
 
 
 def read_dataset(path: Path) -> Dataset:
@@ -179,10 +201,12 @@ def read_dataset(path: Path) -> Dataset:
     dataset = Dataset(
         pairs=list(_read_lines(path / "pairs.jsonl", PairRow)),
         judgments=list(_read_lines(path / "judgments.jsonl", JudgmentRow)),
-        questions=_read_questions(path / "questions.jsonl"),
+        questions=_read_if_there(path / "questions.jsonl", QuestionRow),
         scores=list(_read_scores(path / "scores.parquet")),
+        tasks=_read_if_there(path / "tasks.jsonl", TaskRow),
     )
     _check_pairs(path / "pairs.jsonl", dataset.pairs)
+    _check_tasks(path / "tasks.jsonl", dataset)
     _check_judgments(path / "judgments.jsonl", dataset)
     _check_scores(path / "scores.parquet", dataset)
     _check_sums(path)
@@ -203,9 +227,9 @@ def _read_lines(path: Path, model: type[Model]) -> Iterator[Model]:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def _read_questions(path: Path) -> list[QuestionRow]:
-    """The versions of the question; none in a folder from before there were versions."""
-    return list(_read_lines(path, QuestionRow)) if path.exists() else []
+def _read_if_there(path: Path, model: type[Model]) -> list[Model]:
+    """The rows of a file that is not in every folder: from before questions had versions, or without tasks."""
+    return list(_read_lines(path, model)) if path.exists() else []
 
 
 def _read_scores(path: Path) -> Iterator[ScoreRow]:
@@ -249,20 +273,53 @@ def _check_pairs(path: Path, pairs: list[PairRow]) -> None:
                 raise UserError(f"{where}: method {method!r} has another image of {row.source!r} further up.")
 
 
+def _check_tasks(path: Path, dataset: Dataset) -> None:
+    """Every task is there once, of a source of the dataset, and shows the images that the pairs show."""
+    sources = {row.source for row in dataset.pairs}
+    candidates = {
+        (row.source, method, seed): sha256
+        for row in dataset.pairs
+        for method, seed, sha256 in (
+            (row.method_a, row.seed_a, row.sha256_a),
+            (row.method_b, row.seed_b, row.sha256_b),
+        )
+    }
+    seen: set[str] = set()
+    for number, row in enumerate(dataset.tasks, 1):
+        where = f"{path}, line {number}"
+        if row.task in seen:
+            raise UserError(f"{where}: task {row.task} is there twice.")
+        seen.add(row.task)
+        if row.source not in sources:
+            raise UserError(f"{where}: task {row.task} is of source {row.source!r}, which pairs.jsonl lacks.")
+        for one in row.candidates:
+            if candidates.setdefault((row.source, one.method, one.seed), one.sha256) != one.sha256:
+                raise UserError(f"{where}: method {one.method!r} has another image of {row.source!r} elsewhere.")
+            if one.image not in {f"images/{one.sha256}{suffix}" for suffix in MEDIA_TYPE_OF_SUFFIX}:
+                raise UserError(f"{where}: {one.image!r} is not 'images/', its SHA-256, and .png, .jpg or .webp.")
+
+
 def _check_judgments(path: Path, dataset: Dataset) -> None:
-    """Every judgment is there once and of a pair of the dataset, and every label's judgments are there."""
+    """Every judgment is there once and of a pair or task of the dataset, and every label's judgments are there."""
     pairs = {row.pair for row in dataset.pairs}
-    pair_of: dict[str, str] = {}
-    live: set[tuple[str, str, int]] = set()
+    tasks = {row.task: row for row in dataset.tasks}
+    told: dict[str, Collection[str]] = {}
+    task_of: dict[str, str | None] = {}
+    live: set[tuple[str | None, str, int]] = set()
     people: dict[str, bool] = {}
-    gold: dict[str, str | None] = {}
+    gold: dict[str | None, str | None] = {}
     questions = {row.question_version for row in dataset.questions} | {None}
     for number, row in enumerate(dataset.judgments, 1):
-        showing = (row.pair, row.person, row.repeat_no)
+        of = row.pair or row.task
+        showing = (of, row.person, row.repeat_no)
         fault = ""
-        if row.pair not in pairs:
+        if row.pair is not None and row.pair not in pairs:
             fault = f"is of pair {row.pair}, which pairs.jsonl lacks"
-        elif row.uuid in pair_of:
+        elif row.task is not None and row.task not in tasks:
+            fault = f"is of task {row.task}, which tasks.jsonl lacks"
+        elif row.task is not None and len(tasks[row.task].candidates) != len(row.places or ""):
+            fault = f"has {len(row.places or '')} places for {len(tasks[row.task].candidates)} candidates"
+        elif row.uuid in told:
             fault = "is there twice"
         elif row.superseded_at is None and showing in live:
             fault = "is the second live one of its person, pair and repeat_no"
@@ -270,28 +327,35 @@ def _check_judgments(path: Path, dataset: Dataset) -> None:
             fault = f"answers the question {row.question_version}, which questions.jsonl lacks"
         elif people.setdefault(row.person, row.simulated) != row.simulated:
             fault = f"is of {row.person}, who is both simulated and not"
-        elif gold.setdefault(row.pair, row.gold) != row.gold:
-            fault = f"has another known answer of pair {row.pair} than a judgment further up"
+        elif gold.setdefault(of, row.gold) != row.gold:
+            fault = f"has another known answer of {'pair' if row.pair else 'task'} {of} than a judgment further up"
         if fault:
             raise UserError(f"{path}, line {number}: judgment {row.uuid} {fault}.")
-        pair_of[row.uuid] = row.pair
+        task_of[row.uuid] = row.task
+        told[row.uuid] = [row.pair] if row.pair else tasks[row.task or ""].pairs(row.ranking) if row.ranking else ()
         live |= {showing} if row.superseded_at is None else set()
     for number, pair in enumerate(dataset.pairs, 1):
-        if any(pair_of.get(uuid) != pair.pair for uuid in pair.judgments):
+        if any(pair.pair not in told.get(uuid, ()) for uuid in pair.judgments):
             raise UserError(
                 f"{path.with_name('pairs.jsonl')}, line {number}: pair {pair.pair} names judgments that are not "
                 "its own in judgments.jsonl."
+            )
+        if pair.tasks != sorted({task for uuid in pair.judgments if (task := task_of[uuid])}):
+            raise UserError(
+                f"{path.with_name('pairs.jsonl')}, line {number}: pair {pair.pair} names other tasks than its "
+                "judgments answered."
             )
 
 
 def _check_scores(path: Path, dataset: Dataset) -> None:
     """Every value is there once and of an image of the dataset."""
     images = {sha256 for row in dataset.pairs for _, sha256 in row.files()}
+    images |= {one.sha256 for row in dataset.tasks for one in row.candidates}
     seen: set[tuple[str, ...]] = set()
     for number, row in enumerate(dataset.scores, 1):
         key = (row.sha256, row.metric, row.version, row.reference)
         if row.sha256 not in images:
-            raise UserError(f"{path}, row {number}: a value of the image {row.sha256}, which no pair shows.")
+            raise UserError(f"{path}, row {number}: a value of the image {row.sha256}, which no pair or task shows.")
         if key in seen:
             raise UserError(f"{path}, row {number}: a second value of {row.metric} {row.version} of {row.sha256}.")
         seen.add(key)
@@ -307,7 +371,7 @@ def _check_sums(path: Path) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{sums} cannot be read: {error}") from error
     listed = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
-    for name in (*DATA_FILES, *({"questions.jsonl"} & listed.keys())):
+    for name in (*DATA_FILES, *({"questions.jsonl", "tasks.jsonl"} & listed.keys())):
         with open(path / name, "rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         if listed.get(name) != found:

@@ -197,7 +197,8 @@ def collect_training(study: Study, times: Array) -> Training:
     """The labels so far: of each pair the share of those asked who prefer a."""
     asked = times > 0
     p_a = np.array([answers[:n].mean() for answers, n in zip(study.answers[asked], times[asked], strict=True)])
-    return Training(study.differences[asked], p_a, np.ones(len(p_a)), study.sources[asked].astype(str))
+    sources = study.sources[asked].astype(str)
+    return Training(study.differences[asked], p_a, np.ones(len(p_a)), sources, sources)
 
 
 def measure_accuracy(study: Study, labeler: Labeler) -> float:

@@ -65,7 +65,8 @@ class Study:
         p_a, n = self.pairs["p_a"].to_numpy(dtype=float), self.pairs["n"].to_numpy(dtype=float)
         if self.by_majority:
             p_a, n = np.where(p_a == 0.5, 0.5, (p_a > 0.5).astype(float)), np.ones(len(n))
-        return Training(a.to_numpy(dtype=float) - b.to_numpy(dtype=float), p_a, n, self.pairs["image"].to_numpy(str))
+        images = self.pairs["image"].to_numpy(str)
+        return Training(a.to_numpy(dtype=float) - b.to_numpy(dtype=float), p_a, n, images, images)
 
 
 def load_study(folder: Path) -> Study:

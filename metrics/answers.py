@@ -25,6 +25,8 @@ def read_answers(votes: pd.DataFrame) -> pd.DataFrame:
     answers = votes.reset_index(drop=True).rename(columns={"pair": "task"})
     answers["methods"] = list(zip(answers["method_a"], answers["method_b"], strict=True))
     answers["ranking"] = answers["choice"].map(RANKING_OF_CHOICE)
+    if "shown_left" in answers:
+        answers["places"] = answers["shown_left"].map({"a": "ab", "b": "ba"})
     return answers.drop(columns=["method_a", "method_b", "choice"])
 
 

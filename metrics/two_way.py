@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from metrics.accuracy import SAME
 from metrics.plackett_luce import Fit, Floats, Tally, leave_out
 
 Numbers = npt.NDArray[np.int64]
@@ -75,9 +76,9 @@ def compute_half_width(pulls: Floats, photos: Numbers, people: Numbers | None) -
     """Half the 95 % interval, over photos and people, of a sum to which each answer adds its (n,) pull.
 
     A pull is how far the answer moves the sum from what is expected of it, such as (value - mean) / n of a mean. NaN
-    with fewer than two photos.
+    with fewer than two photos, and where all pull alike, which is not to say that the sum is known exactly.
     """
-    if photos.max(initial=0) < 1:
+    if photos.max(initial=0) < 1 or np.ptp(pulls) < SAME:
         return float("nan")
     several = people is not None and people.max(initial=0) > 0
     kinds = [photos]

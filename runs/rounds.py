@@ -37,6 +37,7 @@ class RoundSettings(Options):
     )
     include_simulated: bool = Field(False, description="Learn from simulated annotators too; the labels then say so")
     target_accuracy: float = Field(0.9, gt=0.5, lt=1, description="Target accuracy of machine labels")
+    confidence: float = Field(0.9, gt=0.5, lt=1, description="Confidence that the machine labels keep it")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="Seeds of the restored images, a candidate each")
     device: str | None = Field(None, description="Where training, measuring and restoring wait for room: cpu, cuda:0")
 
@@ -102,7 +103,12 @@ def plan_round(data: Path, round_no: int, settings: RoundSettings) -> list[Plann
         ("annotate measure", {"metrics": settings.metrics}, "measure the restored images that lack a value"),
         (
             "annotate fit",
-            {"metrics": settings.metrics, "target_accuracy": settings.target_accuracy, **simulated},
+            {
+                "metrics": settings.metrics,
+                "target_accuracy": settings.target_accuracy,
+                "confidence": settings.confidence,
+                **simulated,
+            },
             "fit the labeler on people's judgments" + (" and simulated ones" if settings.include_simulated else ""),
         ),
         (

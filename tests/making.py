@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 
 from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.pairs import make_pairs
+from annotate.judging.tasks import make_tasks
 from db.images import add_image, image_path, probe_image
 from db.models import Base, Candidate, Choice, Image, Judgment, Run, RunState, Side, Source, Split
 from db.project import ProjectSettings, load_settings, save_settings
@@ -42,6 +43,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PASSWORD = "correct horse"
 SECRET_METHODS = ("bicubic-secret", "gfpgan-secret", "codeformer-secret")
 """Names of methods that no page of an annotator may hold."""
+SIX_METHODS = (*SECRET_METHODS, "restoreformer-secret", "vqfr-secret", "diffbir-secret")
+"""For tasks of up to six."""
 MakeClient = Callable[..., "TestClient"]
 """The fixtures that make browsers without a screen: `client("ben")` is signed in, `client()` is not."""
 
@@ -175,7 +178,10 @@ def make_project(
     size_px: tuple[int, int] = (24, 32),
     **settings: object,
 ) -> None:
-    """Fill a database with so many sources, their photos (lq, hq, one a method) and pairs; no repeats, no gold."""
+    """Fill a database with so many sources, their photos (lq, hq, one a method) and pairs; no repeats, no gold.
+
+    With a `task_size` of three and more there are tasks too.
+    """
     saved = save_settings(session, {"repeat_share": 0, "gold_share": 0, **settings})
     for number in range(faces):
         lq, hq, *restored = add_photos(
@@ -183,6 +189,8 @@ def make_project(
         )
         add_face(session, f"face{number}", methods, lq, *restored, hq=hq)
     make_pairs(session, saved)
+    if saved.task_size > 2:
+        make_tasks(session, saved, saved.task_size)
 
 
 def judge(

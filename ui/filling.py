@@ -37,6 +37,8 @@ ANSWERS = 64
 REWARD_STEPS, REFL_STEPS = 50, 20
 TARGET_ACCURACY = 0.75
 """Of the demo's machine labels: from so few answers the labeler would abstain on nearly all at 0.9."""
+CONFIDENCE = 0.51
+"""That they keep it: two people's photos promise nothing of a third's, and the demo is to show machine labels."""
 STOP_SECONDS = 5.0
 FILLING = Lock()
 """Held while the demo is filled or cleared: of two admins who press at once, the second sees what the first did."""
@@ -125,6 +127,7 @@ def plan_filling(data: Path, demo: Demo) -> list[PlannedRun]:
             measure_held_out=False,  # two people are too few to hold one out
             include_simulated=True,
             target_accuracy=TARGET_ACCURACY,
+            confidence=CONFIDENCE,
             device=list_devices()[0],
         )
         before = len(plan)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row as Record
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
 from annotate.ingest.image_files import batches
@@ -51,6 +51,8 @@ from db.models import (
     Person,
     Question,
     Source,
+    Task,
+    TaskCandidate,
 )
 from db.project import load_settings
 from db.records import SIMULATED, count_discarded
@@ -108,9 +110,10 @@ def export_dataset(
             raise UserError(f"No label to export ({told}). Judge some pairs first, or widen the filters.")
     rows = _without_damaged(rows, data, options, dropped)
     with database.read() as session:
+        tasks = load_tasks(session, rows)
         judgments = load_judgments(session, rows, options)
         questions = load_questions(session, judgments)
-        scores = load_scores(session, rows)
+        scores = load_scores(session, rows, tasks)
         shown_options = _without_names(session, options)
         answers, people = count_discarded(session, include_simulated=options.include_simulated)
         public = {get_person(session, name).public_id: why for name, why in screened.items()}
@@ -119,6 +122,7 @@ def export_dataset(
         refuse_non_commercial(made_from)
     return write_dataset(
         *(out, rows, judgments, questions, scores, data, options, dropped, shown_options, progress, made_from),
+        tasks=tasks,
         discarded={"answers": answers, "people": people},
         screened={"rule": RULE, "people": dict(sorted(public.items()))} if options.exclude_flagged else None,
     )
@@ -155,6 +159,7 @@ def write_dataset(
     shown_options: dict[str, Any],
     progress: Callable[[int, int], None] | None = None,
     made_from: Sequence[Licensed] = (),
+    tasks: Sequence[Row] = (),
     discarded: dict[str, int] | None = None,
     screened: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -164,6 +169,7 @@ def write_dataset(
         dropped: labels left out, by filter.
         shown_options: as the card may tell them.
         made_from: licences, for the card and `licences.json`.
+        tasks: the sets of several candidates that judgments are of.
         discarded: answers that an admin took out, and the people whose they were; None for none.
         screened: `rule`, and `people`: why each was left out by it, by random name; None where none was to be.
     Returns:
@@ -172,7 +178,7 @@ def write_dataset(
         UserError: `out` cannot be written, the format can say none of the rows, or an image is missing or damaged.
     """
     with _whole_folder(out) as folder:
-        extra, configs = _write(folder, rows, judgments, questions, scores, data, options, progress)
+        extra, configs = _write(folder, rows, judgments, tasks, questions, scores, data, options, progress)
         counts = _count(rows, judgments, dropped) | extra | {"discarded": discarded or {"answers": 0, "people": 0}}
         counts |= {"screened": screened} if screened else {}
         card = write_card(rows, judgments, questions, counts, shown_options, configs, made_from)
@@ -262,7 +268,7 @@ def load_rows(session: Session, options: ExportOptions) -> tuple[list[Row], dict
     foreign = {
         label.id
         for label in labels
-        if any(person not in counted for _, _, person in traces.get(label.id, []))
+        if any(trace.person_id not in counted for trace in traces.get(label.id, []))
         or (label.origin is Origin.svm and label.made_by.endswith(SIMULATED) and not options.include_simulated)
         or (options.people and label.origin is Origin.human and label.id not in traces)
     }
@@ -274,7 +280,9 @@ def load_rows(session: Session, options: ExportOptions) -> tuple[list[Row], dict
         if reason:
             dropped[reason] += 1
         else:
-            rows.append(_to_row(label) | {"judgments": [uuid for _, uuid, _ in traces.get(label.id, [])]})
+            behind = traces.get(label.id, [])
+            tasks = sorted({trace.task for trace in behind if trace.task})
+            rows.append(_to_row(label) | {"judgments": [trace.uuid for trace in behind], "tasks": tasks})
     rows.sort(key=lambda row: (row["source"], row["pair"]))
     return rows, dropped
 
@@ -351,48 +359,91 @@ def _to_row(label: Record[Any]) -> Row:
     }
 
 
-def _load_traces(session: Session) -> dict[int, list[tuple[datetime, str, int]]]:
-    """(time, uuid, person id) of the judgments behind each live label, oldest first."""
-    traces: dict[int, list[tuple[datetime, str, int]]] = {}
+class _Trace(NamedTuple):
+    """A judgment behind a label."""
+
+    created_at: datetime
+    uuid: str
+    person_id: int
+    task: str | None
+    """Key of the task that it answered; None of a pair."""
+
+
+def _load_traces(session: Session) -> dict[int, list[_Trace]]:
+    """The judgments behind each live label, oldest first."""
+    traces: dict[int, list[_Trace]] = {}
     statement = (
-        select(LabelJudgment.label_id, Judgment.created_at, Judgment.uuid, Judgment.person_id)
+        select(LabelJudgment.label_id, Judgment.created_at, Judgment.uuid, Judgment.person_id, Task.key)
         .join(Judgment, Judgment.id == LabelJudgment.judgment_id)
+        .outerjoin(Task, Task.id == Judgment.task_id)
         .join(Label, Label.id == LabelJudgment.label_id)
         .where(Label.superseded_at.is_(None))
     )
-    for label_id, created_at, uuid, person_id in session.execute(statement):
-        traces.setdefault(label_id, []).append((created_at, uuid, person_id))
+    for label_id, created_at, uuid, person_id, task in session.execute(statement):
+        traces.setdefault(label_id, []).append(_Trace(created_at, uuid, person_id, task))
     for judgments in traces.values():
-        judgments.sort()  # here, since databases disagree on the order of text
+        judgments.sort(key=lambda trace: trace[:2])  # here, since databases disagree on the order of text
     return traces
 
 
+def load_tasks(session: Session, rows: list[Row]) -> list[Row]:
+    """Rows of tasks.jsonl by source and key: the tasks that these labels came of, with all of their candidates."""
+    found: dict[str, Row] = {}
+    for keys in batches(sorted({task for row in rows for task in row["tasks"]})):
+        statement = (
+            select(Task.key, Source.key, Method.name, Candidate.seed, Image.sha256, Image.suffix)
+            .join(Source, Source.id == Task.source_id)
+            .join(TaskCandidate, TaskCandidate.task_id == Task.id)
+            .join(Candidate, Candidate.id == TaskCandidate.candidate_id)
+            .join(Method, Method.id == Candidate.method_id)
+            .join(Image, Image.id == Candidate.image_id)
+            .where(Task.key.in_(keys))
+            .order_by(TaskCandidate.letter)
+        )
+        for task, source, method, seed, sha256, suffix in session.execute(statement):
+            row = found.setdefault(task, {"task": task, "source": source, "candidates": []})
+            image = f"images/{sha256}{suffix}"
+            row["candidates"].append({"method": method, "seed": seed, "image": image, "sha256": sha256})
+    return sorted(found.values(), key=lambda row: (row["source"], row["task"]))
+
+
 def load_judgments(session: Session, rows: list[Row], options: ExportOptions) -> list[Row]:
-    """Rows of judgments.jsonl, oldest first: every judgment of the exported pairs by people who count.
+    """Rows of judgments.jsonl, oldest first: every judgment of the exported pairs and tasks by people who count.
 
     That is more than the labels were made of: also what was taken back since, skips, repeats and gold answers. What
     an admin discarded is not among them.
     """
     counted = _counted_people(session, options)
     found: list[Row] = []
-    for keys in batches(row["pair"] for row in rows):
+    tasks = sorted({task for row in rows for task in row["tasks"]})
+    named = [(Pair.key, keys) for keys in batches(row["pair"] for row in rows)]
+    named += [(Task.key, keys) for keys in batches(tasks)]
+    for column, keys in named:
         statement = (
-            select(Judgment, Pair.key, Pair.gold_answer, Person.public_id, Person.simulated, Question.key)
-            .join(Pair, Pair.id == Judgment.pair_id)
+            select(
+                *(Judgment, Pair.key, Task.key, func.coalesce(Pair.gold_answer, Task.gold_ranking)),
+                *(Person.public_id, Person.simulated, Question.key),
+            )
+            .outerjoin(Pair, Pair.id == Judgment.pair_id)
+            .outerjoin(Task, Task.id == Judgment.task_id)
             .join(Person, Person.id == Judgment.person_id)
             .outerjoin(Question, Question.id == Judgment.question_id)
-            .where(Pair.key.in_(keys), Judgment.discarded_at.is_(None))
+            .where(column.in_(keys), Judgment.discarded_at.is_(None))
         )
         found += [
             {
                 "uuid": judgment.uuid,
-                "pair": key,
+                "pair": pair,
+                "task": task,
                 "person": public_id,
                 "simulated": simulated,
-                "choice": judgment.choice.value,
+                "choice": judgment.choice.value if judgment.choice else None,
+                "ranking": judgment.ranking,
+                "asked": judgment.asked.value,
                 "skip_reason": judgment.skip_reason,
                 "reasons": judgment.reasons,
                 "shown_left": judgment.shown_left.value if judgment.shown_left else None,
+                "places": judgment.places,
                 "picked": judgment.picked.value,
                 "view_mode": judgment.view_mode,
                 "seconds": judgment.seconds,
@@ -403,7 +454,7 @@ def load_judgments(session: Session, rows: list[Row], options: ExportOptions) ->
                 "gold": gold,
                 "question_version": question,
             }
-            for judgment, key, gold, public_id, simulated, question in session.execute(statement)
+            for judgment, pair, task, gold, public_id, simulated, question in session.execute(statement)
             if judgment.person_id in counted
         ]
     return sorted(found, key=lambda row: (row["created_at"], row["uuid"]))
@@ -428,12 +479,14 @@ def load_questions(session: Session, judgments: list[Row]) -> list[Row]:
     return sorted(found, key=lambda row: (row["created_at"], row["question_version"]))
 
 
-def load_scores(session: Session, rows: list[Row]) -> list[tuple[Any, ...]]:
+def load_scores(session: Session, rows: list[Row], tasks: list[Row]) -> list[tuple[Any, ...]]:
     """All stored metric values of the exported images, sorted: `dataset_files.SCORE_COLUMNS`."""
     value = MetricValue
     columns = (value.metric, value.version, value.reference, value.value, value.raw_value, value.failure)
     found: list[tuple[Any, ...]] = []
-    for hashes in batches(sorted({row[name] for row in rows for name in HASH_FIELDS if row[name]})):
+    wanted = {row[name] for row in rows for name in HASH_FIELDS if row[name]}
+    wanted |= {one["sha256"] for task in tasks for one in task["candidates"]}
+    for hashes in batches(sorted(wanted)):
         statement = select(Image.sha256, *columns).join(Image, Image.id == value.image_id)
         found += [tuple(row) for row in session.execute(statement.where(Image.sha256.in_(hashes)))]
     return sorted(found, key=lambda row: row[:4])
@@ -443,6 +496,7 @@ def _write(
     folder: Path,
     rows: list[Row],
     judgments: list[Row],
+    tasks: Sequence[Row],
     questions: list[Row],
     scores: list[tuple[Any, ...]],
     data: Path,
@@ -453,12 +507,16 @@ def _write(
     from dataset.formats import our_configs, with_rows, write_format  # it needs annotate.exchange.export
 
     if options.format != "jsonl":
-        return write_format(folder, rows, judgments, data, options)
+        return write_format(folder, rows, judgments, tasks, data, options)
     write_jsonl(folder / "pairs.jsonl", rows)
     write_jsonl(folder / "judgments.jsonl", judgments)
     write_jsonl(folder / "questions.jsonl", questions)
+    if tasks:
+        write_jsonl(folder / "tasks.jsonl", tasks)
     write_scores(folder / "scores.parquet", scores)
-    return {"images": copy_images(folder, rows, data, progress)}, with_rows(our_configs(".jsonl"), judgments)
+    of_tasks = (one["image"] for task in tasks for one in task["candidates"])
+    shown = [*rows, *(dict.fromkeys(IMAGE_FIELDS) | {"image_a": image} for image in of_tasks)]
+    return {"images": copy_images(folder, shown, data, progress)}, with_rows(our_configs(".jsonl"), judgments)
 
 
 def _count(rows: list[Row], judgments: list[Row], dropped: dict[str, int]) -> dict[str, Any]:

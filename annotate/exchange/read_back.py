@@ -41,17 +41,23 @@ from db.models import (
     Question,
     Role,
     Source,
+    Task,
+    TaskCandidate,
 )
 from db.project import ProjectSettings, load_settings
 from db.records import add_method, add_source
 from db.session import Database
+from metrics.rankings import LETTERS
 
 Item = TypeVar("Item")
 JUDGMENT_FIELDS = (
     "choice",
+    "ranking",
+    "asked",
     "skip_reason",
     "reasons",
     "shown_left",
+    "places",
     "picked",
     "view_mode",
     "seconds",
@@ -74,6 +80,7 @@ def import_dataset(database: Database, data: Path, path: Path) -> dict[str, int]
     """
     dataset = read_dataset(path)
     wanted = dict(file for row in dataset.pairs for file in row.files())
+    wanted |= {one.image: one.sha256 for row in dataset.tasks for one in row.candidates}
     files = check_images(path, wanted)
     for name, sha256 in wanted.items():
         probe = files[name]
@@ -143,14 +150,16 @@ def _add_rows(session: Session, data: Path, root: Path, files: CheckedFiles, dat
     settings = load_settings(session)
     images = _add_images(session, data, root, files)
     sources = _add_sources(session, dataset.pairs, images)
-    candidates = _add_candidates(session, dataset.pairs, sources, images)
-    gold = {row.pair: row.gold for row in dataset.judgments}
+    candidates = _add_candidates(session, dataset, sources, images)
+    gold = {row.pair or row.task or "": row.gold for row in dataset.judgments}
     pairs = _add_pairs(session, dataset.pairs, candidates, gold, settings)
     questions = _add_questions(session, dataset.questions)
-    judgments = _add_judgments(session, dataset.judgments, pairs, questions)
+    tasks = _add_tasks(session, dataset, candidates, gold, settings)
+    judgments = _add_judgments(session, dataset.judgments, pairs, tasks, questions)
     _add_labels(session, dataset.pairs, pairs, judgments)
     _add_scores(session, dataset.scores, images)
-    _recount(session, pairs.values())
+    _recount(session, Pair, Judgment.pair_id, pairs.values())
+    _recount(session, Task, Judgment.task_id, tasks.values())
 
 
 def _find(
@@ -231,11 +240,14 @@ Slot = tuple[int, int, int]
 
 
 def _add_candidates(
-    session: Session, rows: Sequence[PairRow], sources: dict[str, Source], images: dict[str, Image]
+    session: Session, dataset: Dataset, sources: dict[str, Source], images: dict[str, Image]
 ) -> dict[tuple[str, str, int], Candidate]:
     """(source key, method, seed) to candidate."""
-    wanted = {(row.source, row.method_a, row.seed_a): images[row.sha256_a] for row in rows}
-    wanted |= {(row.source, row.method_b, row.seed_b): images[row.sha256_b] for row in rows}
+    wanted = {(row.source, row.method_a, row.seed_a): images[row.sha256_a] for row in dataset.pairs}
+    wanted |= {(row.source, row.method_b, row.seed_b): images[row.sha256_b] for row in dataset.pairs}
+    wanted |= {
+        (row.source, one.method, one.seed): images[one.sha256] for row in dataset.tasks for one in row.candidates
+    }
     methods = {name: add_method(session, name).id for name in sorted({method for _, method, _ in wanted})}
     source_ids = [source.id for source in sources.values()]
     stored: dict[Slot, Candidate] = {
@@ -290,6 +302,41 @@ def _add_pairs(
     return pairs
 
 
+def _add_tasks(
+    session: Session,
+    dataset: Dataset,
+    candidates: dict[tuple[str, str, int], Candidate],
+    gold: dict[str, str | None],
+    settings: ProjectSettings,
+) -> dict[str, Task]:
+    """Task key to task; the split is that of its source."""
+    splits = {row.source: row.split for row in dataset.pairs}
+    tasks = {task.key: task for task in _find(session, Task.key, (row.task for row in dataset.tasks), Task)}
+    for row in dataset.tasks:
+        task = tasks.get(row.task)
+        if task is None:
+            members = [candidates[(row.source, one.method, one.seed)] for one in row.candidates]
+            tasks[row.task] = Task(
+                key=row.task,
+                source_id=members[0].source_id,
+                size=len(members),
+                shuffle_key=compute_shuffle_key(row.task, settings.seed),
+                reserved=is_reserved(row.task, splits[row.source]),
+                judgments_wanted=wanted_judgments(splits[row.source], settings),
+                gold_ranking=gold.get(row.task),
+                candidates=[
+                    TaskCandidate(letter=letter, candidate_id=one.id)
+                    for letter, one in zip(LETTERS, members, strict=False)
+                ],
+            )
+        elif task.gold_ranking != gold.get(row.task, task.gold_ranking):
+            raise UserError(
+                f"Task {row.task} has the known answer {task.gold_ranking} here, {gold[row.task]} in the dataset."
+            )
+    _add_new(session, tasks.values())
+    return tasks
+
+
 def _add_questions(session: Session, rows: Sequence[QuestionRow]) -> dict[str, Question]:
     """Key to version of the question; the present question of this database stays what it is."""
     questions = {
@@ -304,24 +351,35 @@ def _add_questions(session: Session, rows: Sequence[QuestionRow]) -> dict[str, Q
 
 
 def _add_judgments(
-    session: Session, rows: Sequence[JudgmentRow], pairs: dict[str, Pair], questions: dict[str, Question]
+    session: Session,
+    rows: Sequence[JudgmentRow],
+    pairs: dict[str, Pair],
+    tasks: dict[str, Task],
+    questions: dict[str, Question],
 ) -> dict[str, Judgment]:
     """uuid to judgment."""
     people = _add_people(session, rows)
     judgments = {item.uuid: item for item in _find(session, Judgment.uuid, (row.uuid for row in rows), Judgment)}
     live = {
-        (item.pair_id, item.person_id, item.repeat_no)
-        for item in _find(session, Judgment.pair_id, (pairs[row.pair].id for row in rows), Judgment)
+        (item.pair_id, item.task_id, item.person_id, item.repeat_no)
+        for item in [
+            *_find(session, Judgment.pair_id, (pairs[row.pair].id for row in rows if row.pair), Judgment),
+            *_find(session, Judgment.task_id, (tasks[row.task].id for row in rows if row.task), Judgment),
+        ]
         if item.superseded_at is None
     }
     for row in rows:
         values = {name: getattr(row, name) for name in JUDGMENT_FIELDS}
-        values |= {"pair_id": pairs[row.pair].id, "person_id": people[row.person].id}
+        values["pair_id"] = pairs[row.pair].id if row.pair else None
+        values["task_id"] = tasks[row.task].id if row.task else None
+        values["person_id"] = people[row.person].id
+        showing = (values["pair_id"], values["task_id"], values["person_id"], row.repeat_no)
         question = questions[row.question_version].id if row.question_version else None
         stored = judgments.get(row.uuid)
         if stored is None:
-            if row.superseded_at is None and (values["pair_id"], values["person_id"], row.repeat_no) in live:
-                raise UserError(f"{row.person} has judged pair {row.pair} anew here since judgment {row.uuid}.")
+            if row.superseded_at is None and showing in live:
+                what = f"pair {row.pair}" if row.pair else f"task {row.task}"
+                raise UserError(f"{row.person} has judged {what} anew here since judgment {row.uuid}.")
             judgments[row.uuid] = Judgment(
                 uuid=row.uuid, question_id=question, server_seconds=row.server_seconds, **values
             )
@@ -403,20 +461,22 @@ def _add_scores(session: Session, rows: Sequence[ScoreRow], images: dict[str, Im
     _add_new(session, new)
 
 
-def _recount(session: Session, pairs: Iterable[Pair]) -> None:
-    """Set each pair's number of live judgments that are not repeats."""
+def _recount(
+    session: Session,
+    of: type[Pair] | type[Task],
+    column: InstrumentedAttribute[int | None],
+    items: Iterable[Pair | Task],
+) -> None:
+    """Set each pair's or task's number of live judgments that are not repeats."""
     live = (
         select(func.count())
         .select_from(Judgment)
-        .where(Judgment.pair_id == Pair.id, Judgment.superseded_at.is_(None), Judgment.repeat_no == 0)
+        .where(column == of.id, Judgment.superseded_at.is_(None), Judgment.repeat_no == 0)
         .scalar_subquery()
     )
-    for batch in batches(pair.id for pair in pairs):
+    for batch in batches(item.id for item in items):
         session.execute(
-            update(Pair)
-            .where(Pair.id.in_(batch))
-            .values(judgment_count=live)
-            .execution_options(synchronize_session=False)
+            update(of).where(of.id.in_(batch)).values(judgment_count=live).execution_options(synchronize_session=False)
         )
 
 
@@ -427,6 +487,7 @@ def _count_rows(session: Session) -> dict[str, int]:
         "candidates": Candidate,
         "images": Image,
         "pairs": Pair,
+        "tasks": Task,
         "judgments": Judgment,
         "labels": Label,
         "people": Person,

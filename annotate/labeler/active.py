@@ -22,10 +22,13 @@ from sqlalchemy.orm import Session, aliased
 
 from annotate.ingest.image_files import batches
 from annotate.judging.pairs import SHUFFLE_RANGE
+from annotate.labeler.information import estimate_scale, gain_of_pairs, rank_information
 from annotate.labeler.svm import Labeler, Training, compute_p_a, fit_bag
 from annotate.measure.vectors import load_differences
-from db.models import Candidate, Judgment, Pair, Picked, Shortlist, Task, TaskCandidate
+from annotate.report.rank import load_answers
+from db.models import Candidate, Judgment, Method, Pair, Picked, Shortlist, Task, TaskCandidate
 from db.session import Database
+from metrics.rankings import MAX_SIZE
 
 MAX_CANDIDATES = 20_000
 """Waiting pairs that are ranked; of more, a part drawn at random."""
@@ -208,7 +211,7 @@ def make_shortlists(
 ) -> dict[Picked, list[int]]:
     """Ids of the waiting pairs that each active order would show next, best first, SHORTLIST_LENGTH at most.
 
-    A pair that lacks a metric value is on the diverse list only.
+    A pair that lacks a metric value is on the lists of diverse pairs and of information only.
     """
     candidates = load_candidates(session, MAX_CANDIDATES, seed)
     sources = candidates.sources
@@ -218,13 +221,34 @@ def make_shortlists(
         Picked.uncertain: spread_sources(rank_uncertain(compute_p_a(labeler, differences)), sources),
         Picked.disagreement: spread_sources(rank_disagreement(bagged), sources),
         Picked.diverse: rank_diverse(sources, candidates.method_pairs, *load_judged(session), SHORTLIST_LENGTH),
+        Picked.information: rank_by_scale(session, _split_methods(candidates.method_pairs), seed),
     }
     return {picked: candidates.pair_ids[order[:SHORTLIST_LENGTH]].tolist() for picked, order in ranked.items()}
+
+
+def _split_methods(method_pairs: Array) -> Array:
+    """(n, 2) ids of the methods of numbered pairs of methods."""
+    return np.column_stack([method_pairs >> 32, method_pairs & (2**32 - 1)])
+
+
+def rank_by_scale(session: Session, methods: Array, seed: int) -> Array:
+    """Indices of pairs or tasks by what an answer would tell of the methods' scale, as people's answers give it so far.
+
+    Args:
+        methods: (n, k) ids of the methods of each, padded by -1.
+    """
+    names = {method.id: method.name for method in session.scalars(select(Method))}
+    ids = np.array(sorted(names), dtype=np.int64)
+    scale = estimate_scale(load_answers(session), [names[number] for number in ids.tolist()])
+    numbered = np.where(methods >= 0, np.searchsorted(ids, methods), -1)
+    return rank_information(numbered, gain_of_pairs(*scale), SHORTLIST_LENGTH, np.random.default_rng(seed))
 
 
 @dataclass(frozen=True)
 class Tasks:
     """Tasks that an active order may show: (n,) ids, their sources, their sets of methods; the pairs in each.
+
+    methods: (n, 6) ids of the methods, padded by -1.
 
     pair_ids, task_of: (m,) ids of pairs, and for each of them the index of its task.
     """
@@ -232,6 +256,7 @@ class Tasks:
     task_ids: Array
     sources: Array
     method_sets: Array
+    methods: Array
     pair_ids: Array
     task_of: Array
 
@@ -271,7 +296,10 @@ def load_tasks(session: Session, most: int, seed: int) -> Tasks:
     table = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     ids, sources = (np.array([row[at] for row in rows], dtype=np.int64) for at in (0, 1))
     sets = np.array([number_set(methods[task_id]) for task_id in place], dtype=np.int64)
-    return Tasks(ids, sources, sets, pair_ids=table[:, 0], task_of=table[:, 1])
+    padded = np.full((len(place), MAX_SIZE), -1, dtype=np.int64)
+    for task_id, at in place.items():
+        padded[at, : len(methods[task_id])] = methods[task_id]
+    return Tasks(ids, sources, sets, padded, pair_ids=table[:, 0], task_of=table[:, 1])
 
 
 def number_set(methods: Sequence[int]) -> int:
@@ -301,7 +329,8 @@ def make_task_shortlists(
     """Ids of the waiting tasks that each active order would show next, best first, SHORTLIST_LENGTH at most.
 
     What a task is worth to an order is the mean over its pairs, of those that have all metric values; a task of which
-    none has is on the diverse list only. There a set of methods is what a pair of methods is to pairs.
+    none has is on the lists of diverse tasks and of information only. A set of methods is there what a pair of methods
+    is to pairs.
     """
     tasks = load_tasks(session, MAX_TASKS, seed)
     differences = load_differences(session, labeler.columns, tasks.pair_ids.tolist())
@@ -311,6 +340,7 @@ def make_task_shortlists(
         Picked.uncertain: spread_sources(_smallest_first(margin), tasks.sources),
         Picked.disagreement: spread_sources(_smallest_first(-disagreement), tasks.sources),
         Picked.diverse: rank_diverse(tasks.sources, tasks.method_sets, *load_judged_tasks(session), SHORTLIST_LENGTH),
+        Picked.information: rank_by_scale(session, tasks.methods, seed),
     }
     return {picked: tasks.task_ids[order[:SHORTLIST_LENGTH]].tolist() for picked, order in ranked.items()}
 

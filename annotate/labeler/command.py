@@ -15,6 +15,10 @@ from runs.progress import show_progress
 from runs.store import record
 
 LATEST = "latest"
+UNKNOWN_GROUPS = (
+    "This labeler is of an earlier version, which did not keep whose photos the answers are of: they were counted as "
+    "if each were of another person. Fit anew for a confidence that holds."
+)
 
 
 def run_fit(settings: FitSettings, place: Place) -> None:
@@ -37,7 +41,8 @@ def format_fit(summary: dict[str, Any]) -> str:
     """The key numbers of a fit as text for a terminal."""
     lines = [
         f"{summary['labeler']}: {summary['kernel']} SVM on {len(summary['columns'])} metrics, trained on "
-        f"{summary['n_train']} human labels of {summary['n_sources']} photos",
+        f"{summary['n_train']} human labels of {summary['n_sources']} photos"
+        + (f" of {summary['n_groups']} people" if summary["n_groups"] < summary["n_sources"] else ""),
         f"accuracy on photos not seen {describe_interval(summary['accuracy'])}, "
         f"measured on {summary['n_measured']} labels",
         summary["verdict"],
@@ -64,13 +69,17 @@ def describe_interval(values: dict[str, Any], name: str = "accuracy") -> str:
 
 
 def describe_target(target: dict[str, Any]) -> str:
-    """What labelling at the target accuracy is expected to give."""
-    wanted = f"target accuracy {target['target_accuracy']:g}"
+    """What labelling at the target accuracy is expected to give, and what is promised of it."""
+    wanted = f"target accuracy {target['target_accuracy']:g} with confidence {target['confidence']:g}"
     if target["threshold"] is None:
-        return f"{wanted} is not reached at any coverage: `label` would label nothing"
+        return (
+            f"{wanted} cannot be promised of any share of the pairs from {target['n_answers']:,} held-out answers: "
+            "`label` would label nothing. Judge more pairs, of more photos, or ask for less"
+        )
     return (
         f"{wanted}: the surest {target['coverage']:.0%} of the pairs would be labelled, with held-out accuracy "
-        f"{describe_interval(target)}"
+        f"{describe_interval(target)}, at least {target['bound']:.3f} with that confidence. That holds for pairs drawn "
+        "as the judged ones were, of people or photos not judged; not for other methods, nor for each part of the pairs"
     )
 
 
@@ -82,6 +91,9 @@ class LabelOptions(Options):
     )
     target_accuracy: float | None = Field(
         None, gt=0.5, lt=1, description="Target accuracy of the labels (default: that of the fit)"
+    )
+    confidence: float | None = Field(
+        None, gt=0.5, lt=1, description="Confidence that the target is kept (default: that of the fit)"
     )
     splits: list[Split] = Field([], description="Only pairs of these splits (default: all)")
     methods: list[str] = Field([], description="Only pairs of two of these methods (default: all)")
@@ -96,9 +108,11 @@ def run_label(options: LabelOptions, place: Place) -> None:
     with record(LABEL, options, place) as (database, run), show_progress(run, "labelling", "pairs") as show:
         with database.read() as session:
             stored = find_labeler(session, place.data, options.labeler)
-        target = options.target_accuracy or float(stored.provenance["settings"]["target_accuracy"])
+        fitted = {"confidence": FitSettings().confidence, **stored.provenance["settings"]}  # earlier fits had none
+        target = options.target_accuracy or float(fitted["target_accuracy"])
+        confidence = options.confidence or float(fitted["confidence"])
         chosen = Filter(tuple(options.splits), tuple(options.methods))
-        report = label_pairs(database, stored, target, chosen, dry_run=options.dry_run, progress=show)
+        report = label_pairs(database, stored, target, confidence, chosen, dry_run=options.dry_run, progress=show)
         result = {**asdict(report), "coverage": report.coverage, "dry_run": options.dry_run}
         run.write_result(result)
     print(format_label(result))
@@ -106,16 +120,17 @@ def run_label(options: LabelOptions, place: Place) -> None:
 
 def format_label(result: dict[str, Any]) -> str:
     """What labelling did, as text for a terminal."""
-    target = f"target accuracy {result['target_accuracy']:g}"
+    target = f"target accuracy {result['target_accuracy']:g} with confidence {result['confidence']:g}"
     if result["threshold"] is None:
-        return f"{result['labeler']} reaches the {target} at no coverage on held-out pairs: nothing was labelled"
+        return f"{result['labeler']} cannot promise {target} of any share of the pairs: nothing was labelled"
     would = "would be " if result["dry_run"] else ""
     return (
         f"{result['labelled']:,} of {result['pairs']:,} unjudged pairs {would}labelled by {result['labeler']} at "
-        f"{target} (confidence {result['threshold']:.3f} and above): coverage {result['coverage']:.1%}, expected "
-        f"{result['expected_coverage']:.1%}; it abstains on {result['abstained']:,}, {result['unmeasured']:,} lack a "
-        f"metric value\n{result['added']:,} new, {result['flipped']:,} flipped, {result['changed']:,} changed without "
-        f"flipping, {result['withdrawn']:,} withdrawn, {result['unchanged']:,} as they were"
+        f"{target} (those of which it is at least {result['threshold']:.3f} sure): coverage {result['coverage']:.1%}, "
+        f"expected {result['expected_coverage']:.1%}; it abstains on {result['abstained']:,}, "
+        f"{result['unmeasured']:,} lack a metric value\n{result['added']:,} new, {result['flipped']:,} flipped, "
+        f"{result['changed']:,} changed without flipping, {result['withdrawn']:,} withdrawn, "
+        f"{result['unchanged']:,} as they were" + ("" if result["knows_groups"] else f"\n{UNKNOWN_GROUPS}")
     )
 
 

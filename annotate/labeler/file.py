@@ -39,8 +39,16 @@ class StoredLabeler:
     run_id: int
     labeler: Labeler
     held_out: dict[str, Array]
-    """confidence, right, weight: (n,) each, of the held-out answers; what `autolabel.choose_threshold` takes."""
+    """confidence, right, weight, group: (n,) each, of the held-out answers; what `choose_threshold` takes.
+
+    Files of earlier versions have no group.
+    """
     provenance: dict[str, Any]
+
+    @property
+    def knows_groups(self) -> bool:
+        """Whether its file says which held-out answers are of one person's photos; those of earlier fits do not."""
+        return "group" in self.held_out
 
     @property
     def made_by(self) -> str:
@@ -101,7 +109,9 @@ def load_labeler(folder: Path, run_id: int) -> StoredLabeler:
             coefficients=np.array(values["coefficients"], dtype=float),
             slope=float(values["slope"]),
         )
-        held_out = {name: np.array(values["held_out"][name], dtype=float) for name in ("confidence", "right", "weight")}
+        held_out = {name: np.array(column, dtype=float) for name, column in values["held_out"].items()}
+        if len({len(held_out[name]) for name in ("confidence", "right", "weight", *held_out)}) != 1:
+            raise ValueError("held-out answers that do not go together")
         _check(labeler)
         return StoredLabeler(_name(run_id, content), run_id, labeler, held_out, dict(values["provenance"]))
     except (KeyError, TypeError, ValueError) as error:

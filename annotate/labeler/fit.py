@@ -22,11 +22,11 @@ from annotate.labeler.svm import (
     Labeler,
     Training,
     check_training,
-    choose_threshold,
     compute_p_a,
     fit_labeler,
     split_folds,
 )
+from annotate.labeler.threshold import choose_threshold, compute_likeness, compute_lower_bound
 from annotate.measure.vectors import choose_columns, load_differences
 from annotate.report.agreement import compute_agreement, compute_people, count_people
 from annotate.report.rank import load_judgments, select_votes
@@ -49,8 +49,8 @@ STEPS = 8
 class Labelled:
     """Pairs with a human label, in the order of their keys.
 
-    table: per pair pair_id, pair (key), source, split, p_a, weight, random (whether its first judgment's pair was
-    picked at random, so that it may measure accuracy), judgments (ids).
+    table: per pair pair_id, pair (key), source, group (person in the photo, else the source), split, p_a, weight,
+    random (whether its first judgment's pair was picked at random, so that it may measure accuracy), judgments (ids).
     differences: (n, d) metric values of a minus b.
     """
 
@@ -64,7 +64,8 @@ class Labelled:
     def training(self) -> Training:
         """The same as the labeler takes it."""
         p_a, weight = (self.table[name].to_numpy(dtype=float) for name in ("p_a", "weight"))
-        return Training(self.differences, p_a, weight, self.table["source"].to_numpy(dtype=str))
+        sources, groups = (self.table[name].to_numpy(dtype=str) for name in ("source", "group"))
+        return Training(self.differences, p_a, weight, sources, groups)
 
 
 def fit(
@@ -100,6 +101,8 @@ def fit(
     train, test = labelled.part(splits == Split.train), labelled.part(splits == Split.test)
     training = train.training()
     check_training(training)
+    if len(np.unique(training.groups)) == 1:
+        notes.append("All photos are of one person: measured on other photos of theirs; nothing is known of others.")
     labeler = fit_labeler(training, settings, tuple(kept))
     on_step(2, STEPS)
     names = [column.name for column in kept]
@@ -122,8 +125,8 @@ def fit(
         "confidence": np.maximum(held_out.p_a, 1 - held_out.p_a)[measured],
         "right": compute_credit(held_out.p_a - 0.5, training.p_a)[measured],
         "weight": training.weight[measured],
+        "group": np.unique(training.clusters[measured], return_inverse=True)[1],
     }
-    threshold = choose_threshold(chosen["confidence"], chosen["right"], chosen["weight"], settings.target_accuracy)
     tables["judged"] = list_judged(labelled, train, held_out.p_a, labeler)
     simulated = settings.include_simulated and people["n_simulated"] > 0
     provenance = {
@@ -148,7 +151,8 @@ def fit(
         "simulated": simulated,
         "people": people,
         "test": score_test(test, labeler),
-        "target": describe_target(chosen, threshold, settings.target_accuracy, training.sources[measured]),
+        "n_groups": len(np.unique(training.groups)),
+        "target": describe_target(chosen, settings.target_accuracy, settings.confidence),
     }
     try:
         summary["labeler"] = save_labeler(folder, run_id, labeler, chosen, provenance)
@@ -178,7 +182,7 @@ def load_labelled(session: Session, wanted: list[Column], *, include_simulated: 
     live = select(Judgment.id, Judgment.picked).where(Judgment.superseded_at.is_(None))
     picked = {row.id: row.picked for row in session.execute(live)}
     pairs = session.execute(
-        select(Pair.id, Pair.key, Source.key, Source.split)
+        select(Pair.id, Pair.key, Source.key, Source.group, Source.split)
         .join(Source, Source.id == Pair.source_id)
         .where(
             Pair.id.in_(select(Label.pair_id).where(Label.made_by.startswith("imported:")))
@@ -187,9 +191,11 @@ def load_labelled(session: Session, wanted: list[Column], *, include_simulated: 
         )
     )
     found = sorted(
-        (key, pair_id, source, split.value, *rows[pair_id]) for pair_id, key, source, split in pairs if pair_id in rows
+        (key, pair_id, source, group, split.value, *rows[pair_id])
+        for pair_id, key, source, group, split in pairs
+        if pair_id in rows
     )
-    names = ["pair", "pair_id", "source", "split", "p_a", "weight", "judgments"]
+    names = ["pair", "pair_id", "source", "group", "split", "p_a", "weight", "judgments"]
     table = pd.DataFrame(found, columns=names)
     table["random"] = [not numbers or picked[numbers[0]] is Picked.random for numbers in table["judgments"]]
     return Labelled(table, load_differences(session, wanted, table["pair_id"].tolist()))
@@ -230,7 +236,7 @@ def measure(
     data, p_a = training.part(measured), held_out.p_a[measured]
     margins = {name: margin[measured] for name, margin in held_out.margins.items()}
     methods = report.compare_methods(margins, data, settings.seed)
-    calibration, error, brier = compute_calibration(p_a, data.p_a, data.weight, data.sources, settings.seed)
+    calibration, error, brier = compute_calibration(p_a, data.p_a, data.weight, data.clusters, settings.seed)
     tables = {
         "methods": methods,
         "coverage": report.compute_coverage(p_a, data, settings.seed),
@@ -286,24 +292,27 @@ def score_test(test: Labelled, labeler: Labeler) -> dict[str, Any]:
     counted = (test.table["p_a"] != 0.5) & test.table["random"]
     data = test.part(np.asarray(counted, dtype=bool)).training()
     credit = compute_credit(compute_p_a(labeler, data.differences) - 0.5, data.p_a)
-    accuracy, low, high = bootstrap_share(credit, data.weight, data.sources)
+    accuracy, low, high = bootstrap_share(credit, data.weight, data.clusters)
     return {"accuracy": accuracy, "low": low, "high": high, "n": len(data)}
 
 
-def describe_target(chosen: dict[str, Array], threshold: float | None, target: float, sources: Array) -> dict[str, Any]:
-    """Report the coverage and accuracy expected when abstaining below the threshold, accuracy with its interval."""
+def describe_target(chosen: dict[str, Array], target: float, confidence: float) -> dict[str, Any]:
+    """Report what labelling at the target would give: threshold, coverage, accuracy with its interval and lower bound.
+
+    Args:
+        chosen: the held-out answers, as `labeler.json` keeps them.
+    """
+    certainty, right, weight, group = (chosen[name] for name in ("confidence", "right", "weight", "group"))
+    threshold = choose_threshold(certainty, right, weight, group, target, confidence)
+    asked = {"target_accuracy": target, "confidence": confidence, "threshold": threshold}
+    asked |= {"n_answers": len(right), "n_groups": len(np.unique(group))}
     if threshold is None:
-        return {"target_accuracy": target, "threshold": None, "coverage": 0.0}
-    sure = chosen["confidence"] >= threshold
-    accuracy, low, high = bootstrap_share(chosen["right"][sure], chosen["weight"][sure], sources[sure])
-    return {
-        "target_accuracy": target,
-        "threshold": threshold,
-        "coverage": float(sure.mean()),
-        "accuracy": accuracy,
-        "low": low,
-        "high": high,
-    }
+        return asked | {"coverage": 0.0}
+    sure = certainty >= threshold
+    accuracy, low, high = bootstrap_share(right[sure], weight[sure], group[sure])
+    likeness = compute_likeness(right - certainty, group)
+    bound = compute_lower_bound(right[sure], weight[sure], group[sure], likeness, confidence)
+    return asked | {"coverage": float(sure.mean()), "accuracy": accuracy, "low": low, "high": high, "bound": bound}
 
 
 def trace(database: Database, train: Labelled, training: Training, settings: FitSettings) -> list[list[Any]]:

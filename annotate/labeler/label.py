@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session, aliased
 
 from annotate.ingest.image_files import batches
 from annotate.labeler.file import StoredLabeler
-from annotate.labeler.svm import Array, choose_threshold, compute_p_a
+from annotate.labeler.svm import Array, compute_p_a
+from annotate.labeler.threshold import choose_threshold
 from annotate.measure.vectors import differences_of
 from db.errors import UserError
 from db.models import Candidate, Label, Method, MetricValue, Origin, Pair, Source, Split, utc_now
@@ -32,8 +33,12 @@ class LabelReport:
 
     labeler: str = ""
     target_accuracy: float = 0.0
+    confidence: float = 0.0
+    """That the labels keep the target accuracy."""
+    knows_groups: bool = True
+    """False of a labeler of an earlier version: its answers count as if each were of another person's photo."""
     threshold: float | None = None
-    """Confidence below which the labeler abstains; None where the target cannot be reached, so nothing was labelled."""
+    """Certainty below which the labeler abstains; None where the target cannot be promised, so nothing was labelled."""
     expected_coverage: float = 0.0
     """Share that the held-out folds let expect."""
     pairs: int = 0
@@ -70,6 +75,7 @@ def label_pairs(
     database: Database,
     stored: StoredLabeler,
     target_accuracy: float,
+    confidence: float,
     chosen: Filter,
     *,
     dry_run: bool = False,
@@ -78,15 +84,17 @@ def label_pairs(
     """Label every unjudged pair of which the labeler is sure enough.
 
     Args:
-        target_accuracy: accuracy that held-out answers reached among those at or above the threshold (0.5 … 1).
+        target_accuracy, confidence: accuracy that the labels keep, and with which confidence (0.5 … 1).
         dry_run: only count.
         progress: called with (pairs checked, total).
     Raises:
         UserError: an unknown method, or no pair is measured with the labeler's very metrics and versions.
     """
     held_out = stored.held_out
-    threshold = choose_threshold(held_out["confidence"], held_out["right"], held_out["weight"], target_accuracy)
-    report = LabelReport(stored.name, target_accuracy, threshold)
+    group = held_out.get("group", np.arange(len(held_out["right"])))
+    answers = (held_out["confidence"], held_out["right"], held_out["weight"], group)
+    threshold = choose_threshold(*answers, target_accuracy, confidence)
+    report = LabelReport(stored.name, target_accuracy, confidence, stored.knows_groups, threshold)
     with database.read() as session:
         conditions = _conditions(session, chosen)
         _check_versions(session, stored)

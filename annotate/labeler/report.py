@@ -1,8 +1,8 @@
 """Measure a labeler on photos that it has not seen: against single metrics, other classifiers and people.
 
-Arrays in, tables out. Every prediction here is of a pair whose source was in no training set of what predicted it, the
-choice of parameters and the calibration included (nested cross-validation). Accuracy is the share of people's answers
-that a prediction equals; intervals are 95 %, from resampling sources.
+Arrays in, tables out. Every prediction here is of a pair whose person (the photo, where no person is known) was in no
+training set of what predicted it, the choice of parameters and the calibration included (nested cross-validation).
+Accuracy is the share of people's answers that a prediction equals; intervals are 95 %, from resampling those persons.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ SMALLEST_CURVE = 20
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Predictions of pairs by models that saw no pair of their source."""
+    """Predictions of pairs by models that saw no photo of their person."""
 
     margins: dict[str, Array]
     """(n,) by method; positive where a is preferred."""
     p_a: Array
-    """(n,) calibrated probabilities of the SVM, the calibration too from other sources."""
+    """(n,) calibrated probabilities of the SVM, the calibration too from other people's photos."""
     labelers: list[tuple[Labeler, Array]]
     """The SVM of each fold with the rows that it was held out from."""
 
 
 def predict_held_out(data: Training, names: Sequence[str], settings: FitSettings) -> HeldOut:
-    """Train every method on each fold's other sources and predict the fold.
+    """Train every method on the people outside of each fold and predict the fold.
 
     Args:
         names: of the columns; each is a method of its own, the higher value winning.
@@ -128,14 +128,14 @@ def predict_boosting(train: Training, test: Training, seed: int) -> Array:
 def compare_methods(margins: dict[str, Array], data: Training, seed: int = 0) -> pd.DataFrame:
     """A row per method, the best first: method, accuracy, low, high, and how far it is behind the SVM, with interval.
 
-    The difference is taken on the same resampled sources, so that its interval is narrower than the two alone.
+    The difference is taken on the same resampled people, so that its interval is narrower than the two alone.
     """
     svm = compute_credit(margins[SVM], data.p_a)
     rows = []
     for name, margin in margins.items():
         credit = compute_credit(margin, data.p_a)
-        behind = bootstrap_mean(svm - credit, data.weight, data.sources, seed)
-        rows.append((name, *bootstrap_share(credit, data.weight, data.sources, seed), *behind))
+        behind = bootstrap_mean(svm - credit, data.weight, data.clusters, seed)
+        rows.append((name, *bootstrap_share(credit, data.weight, data.clusters, seed), *behind))
     columns = ["method", "accuracy", "low", "high", "svm_ahead", "svm_ahead_low", "svm_ahead_high"]
     table = pd.DataFrame(rows, columns=columns)
     return table.sort_values("accuracy", ascending=False, kind="stable", ignore_index=True)
@@ -145,11 +145,12 @@ def compute_coverage(p_a: Array, data: Training, seed: int = 0) -> pd.DataFrame:
     """Accuracy of the most confident share of the pairs: coverage, threshold, accuracy, low, high, n."""
     confidence = np.maximum(p_a, 1 - p_a)
     credit, order = compute_credit(p_a - 0.5, data.p_a), np.argsort(-confidence, kind="stable")
+    clusters = data.clusters
     rows = []
     for coverage in COVERAGES:
         n = max(1, round(coverage * len(order)))
         sure = order[:n]
-        interval = bootstrap_share(credit[sure], data.weight[sure], data.sources[sure], seed)
+        interval = bootstrap_share(credit[sure], data.weight[sure], clusters[sure], seed)
         rows.append((coverage, confidence[sure[-1]], *interval, n))
     return pd.DataFrame(rows, columns=["coverage", "threshold", "accuracy", "low", "high", "n"])
 
@@ -163,7 +164,7 @@ def compute_importance(
 
     Args:
         measured: (n,) mask of the labels that may be used to measure accuracy.
-    Source: Breiman, Random forests, 2001 (permutation importance), here on folds held out by source.
+    Source: Breiman, Random forests, 2001 (permutation importance), here on folds held out by person.
     """
     chosen = data.part(measured)
     base = compute_credit(held_out.margins[SVM], data.p_a)
@@ -177,7 +178,7 @@ def compute_importance(
                 differences[:, at] = rng.permutation(differences[:, at]) * rng.choice([-1.0, 1.0], len(fold))
                 shuffled[fold] += compute_credit(compute_margin(labeler, differences), data.p_a[fold]) / SHUFFLES
         loss = (base - shuffled)[measured]
-        rows.append((name, *bootstrap_mean(loss, chosen.weight, chosen.sources, seed)))
+        rows.append((name, *bootstrap_mean(loss, chosen.weight, chosen.clusters, seed)))
     table = pd.DataFrame(rows, columns=["metric", "loss", "low", "high"])
     return table.sort_values("loss", ascending=False, kind="stable", ignore_index=True)
 
@@ -210,7 +211,7 @@ def compute_learning_curve(data: Training, labeler: Labeler, measured: Array, se
         credits[size][folds[fold][1]] += credit / LEARNING_REPEATS
     chosen = data.part(measured)
     rows = [
-        (size, *bootstrap_share(credits[size][measured], chosen.weight, chosen.sources, settings.seed))
+        (size, *bootstrap_share(credits[size][measured], chosen.weight, chosen.clusters, settings.seed))
         for size in sizes
     ]
     return pd.DataFrame(rows, columns=["labels", "accuracy", "low", "high"])

@@ -24,7 +24,10 @@ class FitSettings(Options):
     target_accuracy: float = Field(
         0.9, gt=0.5, lt=1, description="Target accuracy of machine labels; the SVM abstains on the others"
     )
-    folds: int = Field(5, ge=2, le=50, description="Held-out folds, grouped by source photo")
+    confidence: float = Field(
+        0.9, gt=0.5, lt=1, description="Confidence that the target is kept; without it the SVM abstains wholly"
+    )
+    folds: int = Field(5, ge=2, le=50, description="Held-out folds, grouped by the person in the photo")
     seed: int = Field(0, ge=0, description="Seed of folds, resampling and the parts drawn")
     include_simulated: bool = Field(False, description="Learn from simulated annotators too; the labels then say so")
     quick: bool = Field(

@@ -49,19 +49,34 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class Training:
-    """Labels: differences (n, d) of oriented values a − b, p_a (n,) in [0, 1], weight (n,) > 0, sources (n,)."""
+    """Labels: differences (n, d) of oriented values a − b, p_a (n,) in [0, 1], weight (n,) > 0, sources, groups (n,).
+
+    A group is the person in the photo where known, else the photo itself.
+    """
 
     differences: Array
     p_a: Array
     weight: Array
     sources: Array
+    groups: Array
 
     def __len__(self) -> int:
         return len(self.p_a)
 
     def part(self, chosen: Array) -> Training:
         """The rows of a mask or of indices."""
-        return Training(self.differences[chosen], self.p_a[chosen], self.weight[chosen], self.sources[chosen])
+        columns = (self.differences, self.p_a, self.weight, self.sources, self.groups)
+        return Training(*(column[chosen] for column in columns))
+
+    @property
+    def clusters(self) -> Array:
+        """(n,) what is kept whole in folds and resampling: the person; where all are of one, the photo, then the pair.
+
+        The last two are for choosing parameters within a fold that leaves a single person. A report on one person's
+        photos says that it knows of no other (`annotate.labeler.fit`).
+        """
+        several = (by for by in (self.groups, self.sources) if len(np.unique(by)) > 1)
+        return next(several, np.arange(len(self)))
 
 
 @dataclass(frozen=True)
@@ -135,8 +150,10 @@ def fit_labeler(data: Training, settings: FitSettings, columns: tuple[Column, ..
     margins = run_threads(lambda p: cross_margins(selection, p, settings.seed), grid)
     losses = [compute_log_loss(margin, selection, fit_slope(margin, selection)) for margin in margins]
     best = int(np.argmin(losses))
-    fitted = fit_svm(data, grid[best])
-    return replace(fitted, columns=tuple(columns), slope=fit_slope(margins[best], selection))
+    # The slope decides what is sure enough to be labelled: it is taken from all labels, not from the selection alone,
+    # whose chance would move the final labeler's certainty away from that of the folds which set the threshold.
+    margin = margins[best] if selection is data else cross_margins(data, grid[best], settings.seed)
+    return replace(fit_svm(data, grid[best]), columns=tuple(columns), slope=fit_slope(margin, data))
 
 
 def run_threads(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
@@ -165,14 +182,14 @@ def draw_by_source(data: Training, most: int, seed: int) -> Training:
 
 
 def split_folds(data: Training, folds: int, seed: int) -> Iterator[tuple[Array, Array]]:
-    """(training rows, held-out rows) of each fold; a source is in one fold only."""
-    n_sources = len(np.unique(data.sources))
-    splitter = GroupKFold(n_splits=min(folds, n_sources), shuffle=True, random_state=seed)
-    yield from splitter.split(data.differences, groups=data.sources)
+    """(training rows, held-out rows) of each fold; a person's photos are in one fold only (`Training.clusters`)."""
+    clusters = data.clusters
+    splitter = GroupKFold(n_splits=min(folds, len(np.unique(clusters))), shuffle=True, random_state=seed)
+    yield from splitter.split(data.differences, groups=clusters)
 
 
 def cross_margins(data: Training, parameters: Parameters, seed: int, folds: int = INNER_FOLDS) -> Array:
-    """(n,) margin of each pair by an SVM that saw no pair of its source."""
+    """(n,) margin of each pair by an SVM that saw no photo of its person."""
     margins = np.zeros(len(data))
     for train, held_out in split_folds(data, folds, seed):
         margins[held_out] = compute_margin(fit_svm(data.part(train), parameters), data.differences[held_out])
@@ -313,27 +330,3 @@ def fit_bag(data: Training, labeler: Labeler, n_labelers: int = 10, seed: int = 
         return replace(fit_svm(weighted, parameters), columns=labeler.columns, slope=labeler.slope)
 
     return run_threads(fit, draws)
-
-
-def choose_threshold(confidence: Array, right: Array, weight: Array, target_accuracy: float) -> float | None:
-    """The lowest confidence from which on held-out answers reach the target; None where none does.
-
-    Among the answers at or above it the share of wrong ones, (wrong + 1) / (n + 1), is at most 1 − target: the added
-    one is the finite-sample correction of conformal risk control, without which a lucky handful would reach any
-    target.
-
-    Args:
-        confidence: (n,) max(p_a, 1 − p_a) of each held-out answer, 0.5 … 1.
-        right: (n,) share of people's answers that it equals, 0 … 1.
-        weight: (n,) weights > 0, taken relative to their mean.
-    Source: Angelopoulos et al., Conformal Risk Control, 2022.
-    """
-    if len(confidence) == 0:
-        return None
-    order = np.argsort(-confidence, kind="stable")
-    relative = weight[order] / weight.mean()
-    wrong, n = np.cumsum(relative * (1 - right[order])), np.cumsum(relative)
-    last_of_its_value = np.append(np.diff(confidence[order]) != 0, True)
-    fits = np.nonzero(wrong + 1 <= (1 - target_accuracy) * (n + 1) + 1e-9)[0]
-    fits = fits[last_of_its_value[fits]]
-    return float(confidence[order][fits[-1]]) if len(fits) else None

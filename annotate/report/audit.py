@@ -122,8 +122,8 @@ def _leave_one_out(
     other = (orders != _order(before, components)).any(axis=1)
     first = int((orders[:, 0] != _order(before, components)[0]).sum())
     said = f"One {kind} left out: {_name(known.loc[most])} moves {tally.methods[method]} most, by "
-    said += f"{moved[most, method]:+.2f} JOD. The order of methods changes without any of {int(other.sum())} of "
-    said += f"{len(known)}, the first place without any of {first}."
+    said += f"{moved[most, method]:+.2f} JOD. Leaving one out changes the order of methods for {int(other.sum())} of "
+    said += f"{len(known)}, the first place for {first}."
     return f"one {kind} out", _name(known.loc[most]), float(moved[most, method]), np.nan, bool(other.any()), said
 
 
@@ -138,13 +138,13 @@ def _change_ties(
     tied = answers["ranking"].str.contains("=").to_numpy()
     if not tied.any():
         return [("ties", "", 0, np.nan, False, "Ties: nobody gave one.")]
-    said = f"Ties: {int(tied.sum())} of {len(answers)} answers hold one, half a win for each."
+    said = f"Ties: {int(tied.sum())} of {len(answers)} answers hold one, half a win for each;"
     weights = (~tied).astype(float)
     ways = {"left out": fit(tally, weights).scores, "as an outcome of their own": _fit_davidson(tally, compared)}
     rows: list[tuple[object, ...]] = []
     for way, other in ways.items():
         changed, told = _compare_orders(tally, scores, other)
-        rows.append(("ties", way, int(tied.sum()), np.nan, changed, f"{said} With ties {way} {told}"))
+        rows.append(("ties", way, int(tied.sum()), np.nan, changed, f"{said} with ties {way} {told}"))
         said = "Ties:"
     return rows
 

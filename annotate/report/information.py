@@ -62,11 +62,10 @@ def compare_asked(answers: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def _describe(row: dict[Hashable, Any]) -> str:
-    return (
-        f"Asked for {str(row['asked']).replace('_', ' and ')}, a second tells {row['ratio']:.2f} "
-        f"[{row['low']:.2f}, {row['high']:.2f}] times as much as with pairs ({row['n']:,} "
-        f"answers, {row['seconds']:.1f} s each)."
-    )
+    asked = str(row["asked"]).replace("_", " and ")
+    interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if row["low"] <= row["high"] else ""
+    said = f"Asked for {asked}, a second tells {row['ratio']:.2f}{interval} times as much as with pairs "
+    return f"{said}({row['n']:,} answers, {row['seconds']:.1f} s each)."
 
 
 def _take_seconds(answers: pd.DataFrame) -> Floats:

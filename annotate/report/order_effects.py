@@ -41,6 +41,8 @@ def _describe_side(side: SideBias) -> tuple[object, ...]:
 
 
 def _judge(expected: float, low: float, high: float) -> str:
+    if not low <= high:  # NaN
+        return ": how sure that is cannot be told from answers all alike, or on one photo."
     return ": no effect is seen." if low <= expected <= high else ": an effect that chance does not explain."
 
 
@@ -65,7 +67,7 @@ def _compare_places(answers: pd.DataFrame) -> list[tuple[object, ...]]:
             half = compute_half_width((won - won.mean()) / n, *clusters)
             found.append((float(won.mean()), float(won.mean() - half), float(won.mean() + half)))
         named = ", ".join(f"{place + 1}: {share:.1%}" for place, (share, _, _) in enumerate(found))
-        off = [str(place + 1) for place, (_, low, high) in enumerate(found) if not low <= 1 / size <= high]
+        off = [str(place + 1) for place, (_, low, high) in enumerate(found) if low > 1 / size or high < 1 / size]
         said = f"Place: the best of {size} stood at place {named}, where {1 / size:.1%} is chance"
         said += f": more or less than chance at {', '.join(off)}." if off else ": no effect is seen."
         rows += [
@@ -87,14 +89,22 @@ def _compare_halves(answers: pd.DataFrame, ranking: pd.DataFrame) -> list[tuple[
         return [("time", "second half", *[np.nan] * 3, 0.0, n, f"Time: not known from {n} answers.")]
     seconds = np.log(answers["seconds"].to_numpy(dtype=float).clip(min=0.1))
     agreed, faster = (_contrast(answers, values, second) for values in (_share_agreeing(answers, ranking), seconds))
-    said = f"Time: in the second half of their answers people agree with the ranking {agreed[0]:+.1%}"
-    said += f" [{agreed[1]:+.1%}, {agreed[2]:+.1%}] of the time against the first{_judge(0.0, *agreed[1:])}"
-    ratio = np.exp(faster)
-    told = f"Time: the second half of answers takes {ratio[0]:.2f} [{ratio[1]:.2f}, {ratio[2]:.2f}] times as long as"
+    said = (
+        f"Time: in the second half of their answers people agree with the ranking {_span(agreed, '+.1%')} of the time"
+    )
+    said += f" against the first{_judge(0.0, *agreed[1:])}"
+    ratio = tuple(float(end) for end in np.exp(faster))
+    told = f"Time: the second half of answers takes {_span(ratio, '.2f')} times as long as"
     return [
         ("time", "agreement with the ranking, second half less first", *agreed, 0.0, n, said),
         ("time", "seconds, second half by first", *ratio, 1.0, n, f"{told} the first{_judge(1.0, *ratio[1:])}"),
     ]
+
+
+def _span(ends: tuple[float, ...], style: str) -> str:
+    """A value with its interval, where it has one."""
+    value, low, high = ends
+    return f"{value:{style}}" + (f" [{low:{style}}, {high:{style}}]" if low <= high else "")
 
 
 def _contrast(answers: pd.DataFrame, values: Floats, second: Floats) -> tuple[float, float, float]:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from annotate.report.agreement import compute_people, count_people
 from annotate.report.rank import load_judgments, select_answers
+from metrics.answers import read_answers
 from metrics.screening import FALSE_FLAGS, screen_people
 
 RULE = (
@@ -23,11 +24,12 @@ RULE = (
 
 
 def describe_people(judgments: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """The table of people: `compute_people`'s columns, and what `screen_people` says of them."""
+    """The table of people: `compute_people`'s columns, and what `screen_people` says of them; of votes too."""
     counts = count_people(judgments, answers)
     if judgments.empty:
         return compute_people(counts).assign(flags="")
-    return compute_people(counts).merge(screen_people(answers, counts), left_on="person", right_index=True)
+    screened = screen_people(read_answers(answers), counts)
+    return compute_people(counts).merge(screened, left_on="person", right_index=True)
 
 
 def find_flagged(session: Session, *, people: Sequence[str] = (), include_simulated: bool = False) -> dict[str, str]:

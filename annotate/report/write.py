@@ -17,6 +17,7 @@ from annotate.report.audit import audit_ranking
 from annotate.report.information import compare_asked
 from annotate.report.options import RankOptions
 from annotate.report.order_effects import compute_order_effects
+from annotate.report.plan import compare_neighbours, decide_pairs, describe_neighbours, describe_pairs
 from annotate.report.plots import plot_over_time, plot_people, plot_ranking, plot_win_matrix
 from annotate.report.rank import compute_win_matrix, load_judgments, select_answers, select_votes
 from annotate.report.rewards import compute_mean_rewards
@@ -43,9 +44,11 @@ def write_report(
     """Rank the methods, describe the people, and write all of it to a folder.
 
     Writes ranking.csv, win_matrix.csv, win_counts.csv, people.csv, screening.csv (the ranking with and without the
-    flagged people), agreement.csv, side_bias.csv, order_effects.csv, audit.csv, asked.csv (what each way of asking
-    tells in a second), over_time.csv, questions.csv (the versions of the question that were answered), rewards.csv
-    (stored rewards by method), summary.json, and ranking, win_matrix, over_time and people as .png and .svg.
+    flagged people), plan.csv (whether neighbours in the ranking are told apart, and the answers missing), pairs.csv
+    (which pairs of images are decided), agreement.csv, side_bias.csv, order_effects.csv, audit.csv, asked.csv (what
+    each way of asking tells in a second), over_time.csv, questions.csv (the versions of the question that were
+    answered), rewards.csv (stored rewards by method), summary.json, and ranking, win_matrix, over_time and people as
+    .png and .svg.
 
     Args:
         out: folder, made where it is missing; files of an earlier report in it are replaced.
@@ -80,6 +83,7 @@ def write_report(
     asked, asked_said = compare_asked(answers)
     step(3, 5)
     agreement = compute_agreement(answers, n_resamples=options.resamples, seed=options.seed)
+    neighbours, pairs = compare_neighbours(answers, ranking), decide_pairs(answers)
     screening = compare_rankings(rank_methods(every, n_resamples=0), rank_methods(kept, n_resamples=0))
     shares, counts = compute_win_matrix(answers, ranking["method"].tolist())
     rewards = compute_mean_rewards(session, options.split, options.seed)
@@ -104,6 +108,7 @@ def write_report(
         "agreement": {row["measure"]: row for row in agreement.to_dict("records")},
         "rewards": rewards.to_dict("records"),
         "questions": questions.to_dict("records"),
+        "plan": [*describe_neighbours(neighbours, float(answers["seconds"].median())), describe_pairs(pairs)],
         "flagged": flagged,
         "screening": screening.to_dict("records") if flagged else [],
         "notes": [
@@ -117,6 +122,8 @@ def write_report(
         "win_counts": counts.reset_index(),
         "people": people,
         "screening": screening,
+        "plan": neighbours,
+        "pairs": pairs,
         "agreement": agreement,
         "side_bias": pd.DataFrame([asdict(bias)]),
         "order_effects": order_effects,
@@ -262,6 +269,7 @@ def format_summary(summary: dict[str, Any]) -> str:
         )
     lines += ["", f"{summary['n_votes']} answers on {summary['n_sources']} sources by {describe_raters(summary)}"]
     lines += [summary["intervals"]] if summary["intervals"] else []
+    lines += [line for line in summary["plan"] if line]
     bias = summary["side_bias"]
     lines.append(
         f"side bias: {_number(bias['logit'], bias['logit_low'], bias['logit_high'], '+.2f')} logits for left; left "

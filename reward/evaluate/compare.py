@@ -2,7 +2,7 @@
 
 Accuracy is the share of people's answers that a scorer's equals: p_a of a label where the scorer prefers a, 1 − p_a
 where b, one half where neither. Ties among labels are left out of it and reported apart. Intervals are 95 %, from
-resampling sources. Only pairs that were picked at random measure anything.
+resampling people in the photos (photos, where unknown). Only pairs that were picked at random measure anything.
 """
 
 from __future__ import annotations
@@ -56,6 +56,14 @@ class Labels:
         return np.array([row.source for row in self.pairs])
 
     @cached_property
+    def groups(self) -> Array:
+        """(n,) the person in each photo where known, else the photo: what resampling keeps whole.
+
+        Pairs that follow from one answer about several candidates are of one photo, so they stay together too.
+        """
+        return np.array([row.group for row in self.pairs])
+
+    @cached_property
     def decided(self) -> Mask:
         """(n,) no tie."""
         return np.asarray(self.p_a != 0.5)
@@ -66,11 +74,11 @@ class Labels:
 
     def share(self, values: Array, chosen: Mask, seed: int = 0) -> tuple[float, float, float]:
         """As `interval`, of values in [0, 1]."""
-        return bootstrap_share(values[chosen], self.weight[chosen], self.sources[chosen], seed)
+        return bootstrap_share(values[chosen], self.weight[chosen], self.groups[chosen], seed)
 
     def interval(self, values: Array, chosen: Mask, seed: int = 0) -> tuple[float, float, float]:
         """(mean, low, high) of (n,) values over the chosen pairs."""
-        return bootstrap_mean(values[chosen], self.weight[chosen], self.sources[chosen], seed)
+        return bootstrap_mean(values[chosen], self.weight[chosen], self.groups[chosen], seed)
 
 
 def compare_scorers(scorers: Sequence[Answers], labels: Labels, seed: int = 0) -> pd.DataFrame:
@@ -116,7 +124,7 @@ def calibrate_scorers(scorers: Sequence[Answers], labels: Labels, seed: int = 0)
         if answers.p_a is None or not chosen.any():
             continue
         curve, error, brier = compute_calibration(
-            answers.p_a[chosen], labels.p_a[chosen], labels.weight[chosen], labels.sources[chosen], seed
+            answers.p_a[chosen], labels.p_a[chosen], labels.weight[chosen], labels.groups[chosen], seed
         )
         curves.append(curve.assign(scorer=answers.name))
         errors.append((answers.name, error, brier))

@@ -21,7 +21,15 @@ from app import open_listener
 from db.models import Judgment
 from db.project import save_settings
 from db.session import Database
-from tests.making import address_of, fetch, make_app_without_pages, make_project, open_fresh
+from tests.making import (
+    SECRET_METHODS,
+    SIX_METHODS,
+    address_of,
+    fetch,
+    make_app_without_pages,
+    make_project,
+    open_fresh,
+)
 from tests.watching import LIMIT_SECONDS
 from ui.context import Context
 from ui.server import make_app
@@ -77,14 +85,19 @@ def made_projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fill(database: Database, data: Path, made_projects: Path) -> Callable[..., None]:
-    """Fills the fresh database: sources with lq, hq and three methods' candidates, three pairs each."""
+    """Fills the fresh database: sources with lq, hq and three methods' candidates, three pairs each.
 
-    def fill(sources: int, size_px: tuple[int, int] = (96, 96), **settings: object) -> None:
-        filled = made_projects / f"{sources}-{size_px[0]}x{size_px[1]}"
+    With `of`, three to six, they have so many candidates, which are one task.
+    """
+
+    def fill(sources: int, size_px: tuple[int, int] = (96, 96), of: int = 0, **settings: object) -> None:
+        filled = made_projects / f"{sources}-{size_px[0]}x{size_px[1]}-{of}"
         if not filled.exists():
             made = open_fresh(filled)
             with made.write() as session:
-                make_project(session, filled, made_projects, sources, size_px=size_px)
+                methods = SIX_METHODS[:of] if of else SECRET_METHODS
+                task_size = {"task_size": of} if of else {}
+                make_project(session, filled, made_projects, sources, methods, size_px=size_px, **task_size)
             made.close()
         shutil.copytree(filled / "images", data / "images")
         with closing(sqlite3.connect(filled / DATABASE)) as source, closing(sqlite3.connect(data / DATABASE)) as target:

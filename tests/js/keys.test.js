@@ -67,3 +67,14 @@ test("the key to give to an action is the one that its place names", () => {
   assert.equal(keyToGive(press("Q", "KeyQ")), "q");
   assert.equal(keyToGive(press("Dead", "BracketLeft")), null);
 });
+
+test("digits by their place choose candidates, with Shift or without, and no named key does", () => {
+  const keys = makeKeys();
+  const places = [["1", "Digit1"], ["&", "Digit1"], ["+", "Digit1"], ["!", "Digit1"], ["2", "Numpad2"], ["Process", "Digit3"], ["۱", "Digit1"], ["4", ""]];
+  assert.deepEqual(places.map(([key, code]) => keys.digitOf(press(key, code))), [0, 0, 0, 0, 1, 2, 0, 3]);
+  assert.equal(keys.digitOf(press("!", "Digit1", { shiftKey: true })), 0, "the caller tells Shift");
+  const none = [["End", "Numpad1"], ["Clear", "Numpad5"], ["F1", "F1"], ["0", "Digit0"], ["a", "KeyQ"]];
+  assert.deepEqual(none.map(([key, code]) => keys.digitOf(press(key, code))), [null, null, null, null, null]);
+  keys.setLetters(false);
+  assert.equal(keys.digitOf(press("1", "Digit1")), null);
+});

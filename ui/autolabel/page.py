@@ -27,12 +27,15 @@ from ui.html import ended_html, live_html, read_result
 from ui.run_panel import QUIET, RunPanel, Runs, is_live, start_run
 
 MAX_FITS = 20
-ROWS_OF_FIELDS = (("metrics", "kernel", "target_accuracy"), ("folds", "seed", "include_simulated", "quick"))
+ROWS_OF_FIELDS = (
+    ("metrics", "kernel", "target_accuracy", "confidence"),
+    ("folds", "seed", "include_simulated", "quick"),
+)
 INTRO = """A small model, an SVM, learns from people's judgments which of two images they would choose, from the
 images' metric values alone. It then labels the pairs that nobody judged, where it is sure enough, and abstains on the
 others. A person's judgment always wins over its label."""
-LABEL_INTRO = """The SVM labels the unjudged pairs of which it is sure enough to reach the target accuracy. **Preview**
-counts what would be labelled and changes nothing."""
+LABEL_INTRO = """The SVM labels the unjudged pairs of which it is sure enough that its labels keep the target accuracy,
+with the confidence that its training was asked for. **Preview** counts what would be labelled and changes nothing."""
 SECTIONS = {"report": "Report", "label": "Label", "labelled-pairs": "Labelled pairs", "disagreements": "Disagreements"}
 
 

@@ -1,8 +1,8 @@
-"""Track the labelling pages that each person has open, and the pairs that each shows.
+"""Track the labelling pages that each person has open, and the pairs and tasks that each shows.
 
-Kept in memory, as it only keeps two tabs of one person from showing the same pair; after a restart of the server every
+Kept in memory, as it only keeps two tabs of one person from showing the same; after a restart of the server every
 open page is known again with its next request. What is stored never hangs on it: `annotate.judging.judgments` refuses a
-second answer to a pair by itself.
+second answer by itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from ui.label.showings import Shown
 
 LIVE_SECONDS = 150.0
 """A page that is looked at asks every minute; one that has been silent for longer keeps nothing from the others."""
@@ -23,7 +25,7 @@ CLOSING_SECONDS = 5.0
 class _OpenPage:
     heard_at: float
     """Seconds of time.monotonic()."""
-    pair_ids: frozenset[int]
+    shown: frozenset[Shown]
 
 
 class OpenPages:
@@ -41,23 +43,23 @@ class OpenPages:
             self._pages[person_id] = live
             return [known for key, known in live.items() if key != page]
 
-    def pairs_elsewhere(self, person_id: int, page: str | None) -> frozenset[int]:
-        """Ids of the pairs that this person's other pages show."""
-        return frozenset().union(*(known.pair_ids for known in self._others(person_id, page)))
+    def shown_elsewhere(self, person_id: int, page: str | None) -> frozenset[Shown]:
+        """Pairs and tasks that this person's other pages show."""
+        return frozenset().union(*(known.shown for known in self._others(person_id, page)))
 
     def count_others(self, person_id: int, page: str | None) -> int:
         """Count the other pages that this person has open."""
         return len(self._others(person_id, page))
 
-    def note(self, person_id: int, page: str | None, pair_ids: Iterable[int]) -> None:
-        """Remember that a page is open and which pairs it has, unless it has just said that it goes."""
+    def note(self, person_id: int, page: str | None, shown: Iterable[Shown]) -> None:
+        """Remember that a page is open and what it shows, unless it has just said that it goes."""
         if page is not None:
             now = time.monotonic()
             with self._turn:
                 self._closed = {key: at for key, at in self._closed.items() if at > now - CLOSING_SECONDS}
                 if (person_id, page) in self._closed:
                     return
-                self._pages[person_id][page] = _OpenPage(now, frozenset(pair_ids))
+                self._pages[person_id][page] = _OpenPage(now, frozenset(shown))
 
     def close(self, person_id: int, page: str | None) -> None:
         """Forget a page that says that it goes."""

@@ -1,4 +1,4 @@
-"""Seal tokens: which pair was shown to whom, which way round, and which image an address means.
+"""Seal tokens: which pair or task was shown to whom, in which places, and which image an address means.
 
 A page and its person get them and cannot read them: nothing in them says that a pair is a repeat or has a known answer,
 and the same image has another address in every showing. They are sealed, not stored, so that a token holds for as long
@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import struct
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
@@ -20,17 +21,23 @@ from itsdangerous import BadSignature, URLSafeSerializer
 
 from db.errors import UserError
 from db.images import MEDIA_TYPE_OF_SUFFIX
-from db.models import Lease, Picked, Side
+from db.models import Asked, Judgment, Lease, Picked, Side
 from ui.gate.access import Visitor
 
 SUFFIXES = ("", *MEDIA_TYPE_OF_SUFFIX)
 """By their numbers in an address; "" where whoever made it did not know."""
 SIDES = tuple(Side)
-PICKED = tuple(Picked)  # by their places in a token, so that a new one comes last
+PICKED, ASKED = tuple(Picked), tuple(Asked)  # by their places in a token, so that a new one comes last
 SHOWING = struct.Struct(">QQBBB16s")
 """Person, pair, repeat number, side, why picked, question: always as long."""
+SHOWING_OF_TASK = struct.Struct(">QQB6sBB16s")
+"""Person, task, repeat number, places, how asked, why picked, question: longer than that of a pair, which tells which
+of the two a token is. Whoever holds it sees on the screen how many candidates it has, so their number needs no hiding.
+"""
 IMAGE = struct.Struct(">32sBQB")
-"""SHA-256, suffix, pair (0: none) and repeat number: the last two only make the address another one."""
+"""SHA-256, suffix, pair or task (0: none) and repeat number: the last two only make the address another one."""
+OF_TASK = 1 << 63
+"""Added to a task's id in an address, so that it has no pair's."""
 PICKED_BY_LETTER = {
     "r": Picked.random,
     "u": Picked.uncertain,
@@ -41,16 +48,32 @@ PICKED_BY_LETTER = {
 """Of the readable tokens of older versions."""
 
 
+Shown = tuple[Literal["pair", "task"], int]
+"""A pair or a task and its id."""
+
+
+def name_shown(row: Lease | Judgment | Showing) -> Shown:
+    """Say what a lease, a judgment or a showing is of."""
+    if row.task_id is not None:
+        return "task", row.task_id
+    assert row.pair_id is not None, "the tables have either"
+    return "pair", row.pair_id
+
+
 @dataclass(frozen=True)
 class Showing:
-    """A pair as it was displayed to its person."""
+    """A pair or task as it was displayed to its person."""
 
-    pair_id: int
+    pair_id: int | None
     repeat_no: int
-    shown_left: Side
+    shown_left: Side | None
     picked: Picked
     question: str
     """Key of the version that was asked when it was handed out; '' in the tokens of older versions."""
+    task_id: int | None = None
+    places: str | None = None
+    """Letters of a task's candidates in the order in which they stood on the screen."""
+    asked: Asked = Asked.pair
 
 
 class Showings:
@@ -67,9 +90,16 @@ class Showings:
         self._readable = URLSafeSerializer(secret, salt="showing")
 
     def seal(self, visitor: Visitor, lease: Lease, question: str) -> str:
-        """Seal the pair as it was displayed into a token, which the page sends back with an answer."""
-        side, picked = SIDES.index(lease.shown_left), PICKED.index(lease.picked)
-        text = SHOWING.pack(visitor.person_id, lease.pair_id, lease.repeat_no, side, picked, question.encode("ascii"))
+        """Seal the pair or task as it was displayed into a token, which the page sends back with an answer."""
+        _, number = name_shown(lease)
+        key, picked = question.encode("ascii"), PICKED.index(lease.picked)
+        if lease.places is not None:
+            places, asked = lease.places.encode("ascii"), ASKED.index(lease.asked)
+            text = SHOWING_OF_TASK.pack(visitor.person_id, number, lease.repeat_no, places, asked, picked, key)
+        else:
+            assert lease.shown_left is not None, "the tables have it of every pair"
+            side = SIDES.index(lease.shown_left)
+            text = SHOWING.pack(visitor.person_id, number, lease.repeat_no, side, picked, key)
         return _to_text(self._showings.encrypt(text, None))
 
     def open(self, visitor: Visitor, token: str) -> Showing:
@@ -90,9 +120,12 @@ class Showings:
             text = self._showings.decrypt(_from_text(token), None)
         except (InvalidTag, ValueError) as error:
             raise _foreign() from error
-        person_id, pair_id, repeat_no, side, picked, question = SHOWING.unpack(text)
-        key = question.rstrip(b"\0").decode("ascii")
-        return person_id, Showing(pair_id, repeat_no, SIDES[side], PICKED[picked], key)
+        if len(text) == SHOWING.size:
+            person_id, pair_id, repeat_no, side, picked, key = SHOWING.unpack(text)
+            return person_id, Showing(pair_id, repeat_no, SIDES[side], PICKED[picked], _read_padded(key))
+        person_id, task_id, repeat_no, places, asked, picked, key = SHOWING_OF_TASK.unpack(text)
+        of_task: dict[str, Any] = {"task_id": task_id, "places": _read_padded(places), "asked": ASKED[asked]}
+        return person_id, Showing(None, repeat_no, None, PICKED[picked], _read_padded(key), **of_task)
 
     def _open_readable(self, token: str) -> tuple[int, Showing]:
         """A token of before they were sealed: an open page, or one without a network, still has answers to such."""
@@ -104,14 +137,19 @@ class Showings:
         question = more[1] if len(more) > 1 else ""
         return person_id, Showing(pair_id, repeat_no, Side(shown_left), PICKED_BY_LETTER[letter], question)
 
-    def image_address(self, visitor: Visitor, sha256: str, suffix: str = "", showing: tuple[int, int] = (0, 0)) -> str:
+    def image_address(
+        self, visitor: Visitor, sha256: str, suffix: str = "", lease: Lease | Judgment | None = None
+    ) -> str:
         """Return the address of this image for this visitor's browser.
 
         Args:
             suffix: of the stored file, where it is known.
-            showing: (pair id, repeat number) in which it is seen; (0, 0) outside of any, as in the guidelines.
+            lease: of the showing in which it is seen; None outside of any, as in the guidelines.
         """
-        text = IMAGE.pack(bytes.fromhex(sha256), SUFFIXES.index(suffix), *showing)
+        kind, number = ("pair", 0) if lease is None else name_shown(lease)
+        place = number | OF_TASK if kind == "task" else number
+        repeat_no = 0 if lease is None else lease.repeat_no
+        text = IMAGE.pack(bytes.fromhex(sha256), SUFFIXES.index(suffix), place, repeat_no)
         sealed = self._images.encrypt(text, [visitor.public_id.encode()])
         return f"{self._root_path}/img/{_to_text(sealed)}"
 
@@ -127,6 +165,10 @@ class Showings:
 
 def _foreign() -> UserError:
     return UserError("This answer does not belong to a pair that was shown; reload the page.")
+
+
+def _read_padded(text: bytes) -> str:
+    return text.rstrip(b"\0").decode("ascii")
 
 
 def _to_text(sealed: bytes) -> str:

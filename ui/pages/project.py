@@ -18,6 +18,7 @@ LISTS = ("reasons", "skip_reasons")
 TEXTS = ("title", "question", "guidelines", "data_licence")
 SECTIONS = {
     "What is asked": ("title", "question", "guidelines", "reasons", "skip_reasons"),
+    "How many at once": ("task_size", "asked", "mixed_share"),
     "How often": (
         "judgments_per_pair",
         "judgments_per_test_pair",

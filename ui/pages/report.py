@@ -36,6 +36,8 @@ TABLES = (
     "win_counts",
     "people",
     "screening",
+    "plan",
+    "pairs",
     "agreement",
     "side_bias",
     "order_effects",

@@ -63,7 +63,7 @@ FORMS: dict[str, Form] = {
             FIT,
             "Fit the SVM labeler",
             "Learns from people's judgments which of two images they would choose, from metric values alone.",
-            "metrics kernel target_accuracy include_simulated quick",
+            "metrics kernel target_accuracy confidence include_simulated quick",
             needs_device=False,
         ),
         _form(

@@ -265,18 +265,23 @@ def late_rows(names: list[str], filler: str, count: int) -> tuple[list[Row], lis
                 "weight": 1.0,
                 "agreement": 0.75 if late else None,
                 "judgments": [key] if late else [],
+                "tasks": [],
             }
         )
         judgments.append(
             {
                 "uuid": key,
                 "pair": key,
+                "task": None,
                 "person": filler,
                 "simulated": False,
                 "choice": "tie" if late else "a",
+                "ranking": None,
+                "asked": "pair",
                 "skip_reason": "bad" if late else None,
                 "reasons": ["eyes"] if late else [],
                 "shown_left": "a",
+                "places": None,
                 "picked": "random",
                 "view_mode": "fit",
                 "seconds": 1.0,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import select, update
 
-from annotate.judging.pairs import lease_pairs
+from annotate.judging.pairs import ACTIVE_ORDERS, lease_pairs
 from annotate.judging.people import add_person
 from annotate.labeler.svm import MIN_LABELS
 from db.errors import UserError
@@ -180,7 +180,7 @@ def test_a_real_fit_fails_once_where_nothing_is_measured_then_lists_what_to_show
     finished = wait_for(context, refit.refit_if_due(context))
     assert (finished.state, finished.error) == (RunState.finished, None)
     with context.database.write() as session:
-        assert set(session.scalars(select(Shortlist.picked))) == {Picked.uncertain, Picked.disagreement, Picked.diverse}
+        assert set(session.scalars(select(Shortlist.picked))) == {*ACTIVE_ORDERS, Picked.information}
         rng, settings = random.Random(0), load_settings(session)
         leases = lease_pairs(session, 1, settings, rng, count=20, holding=[])
         assert {lease.picked for lease in leases} >= {Picked.uncertain}

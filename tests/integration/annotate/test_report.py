@@ -39,6 +39,8 @@ TABLES = {
     "win_counts",
     "people",
     "screening",
+    "plan",
+    "pairs",
     "agreement",
     "side_bias",
     "order_effects",
@@ -282,6 +284,10 @@ def test_the_page_starts_a_report_and_shows_it(judged: Database, context: Contex
         page = ui.pages.report.report_html(session, data)
         counts = ui.pages.report.counts_html(session)
     assert "Judgments since then: 1." in page
+    assert "JOD</th>" in page
+    assert "What the ranking hangs on" in page
+    assert "One person left out: " in page
+    assert "cannot be told: there must be 20 answers to pairs" in page
     assert "bert &lt;b&gt;" in page
     assert "robot (simulated)" in page
     assert "<b>" not in page + counts

@@ -77,7 +77,7 @@ def clicked(html: str, pair_id: int, **values: object) -> dict[str, object]:
 
 
 def test_train_preview_label_correct(context: Context, judged: Database, metric_list: str) -> None:
-    fit = start_fit(context, settings(metric_list, target_accuracy=0.8))
+    fit = start_fit(context, settings(metric_list, target_accuracy=0.8, confidence=0.55))
     run = wait_for(context, fit)
     assert run.state is RunState.finished, run.error
     assert f"Run {fit}: trained svm-{fit}-" in fit_status_html(context.data, run)
@@ -194,10 +194,10 @@ def test_what_cannot_be_started(context: Context, database: Database, metric_lis
 
 
 def test_a_target_that_is_not_reached_is_said_so() -> None:
-    result = {"labeler": "svm-1-<x>", "target_accuracy": 0.99, "threshold": None, "dry_run": True}
+    result = {"labeler": "svm-1-<x>", "target_accuracy": 0.99, "confidence": 0.9, "threshold": None, "dry_run": True}
     assert label_sentence(result).startswith(
-        "<strong>svm-1-&lt;x&gt; reaches the target accuracy 99% at no coverage</strong> on photos it has not seen, so "
-        "nothing would be labelled. Choose a lower target"
+        "<strong>svm-1-&lt;x&gt; cannot promise the target accuracy 99%</strong> with 90% confidence of any share of "
+        "the pairs, so nothing would be labelled. Choose a lower target"
     )
 
 

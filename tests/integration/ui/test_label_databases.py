@@ -68,7 +68,7 @@ def test_fit_and_label(any_database: Database, data: Path, tmp_path: Path) -> No
     with open_run(any_database, data, "annotate fit", settings.model_dump()) as run:
         fit(any_database, run.folder, run.run_id, settings, run.progress)
     stored = load_labeler(run.folder, run.run_id)
-    report = label_pairs(any_database, stored, 0.9, Filter())
+    report = label_pairs(any_database, stored, 0.9, 0.6, Filter())
     assert report.labelled > 30
     with any_database.read() as session:
         labels = session.scalars(select(Label).where(Label.origin == Origin.svm)).all()
@@ -76,4 +76,4 @@ def test_fit_and_label(any_database: Database, data: Path, tmp_path: Path) -> No
             (label.p_a > 0.5) == (load_differences(session, columns, [label.pair_id])[0, 0] > 0) for label in labels
         ]
         assert np.mean(right) > 0.9
-    assert label_pairs(any_database, stored, 0.9, Filter()).unchanged == report.labelled
+    assert label_pairs(any_database, stored, 0.9, 0.6, Filter()).unchanged == report.labelled

@@ -82,6 +82,7 @@ def make_training(taste: np.ndarray) -> Callable[..., Training]:
         rng = np.random.default_rng(seed)
         differences = rng.normal(size=(n, 4))
         answers = (rng.random(n) < expit(differences @ taste)).astype(float)
-        return Training(differences, answers, np.ones(n), np.array([f"face{at % sources}" for at in range(n)]))
+        photos = np.array([f"face{at % sources}" for at in range(n)])
+        return Training(differences, answers, np.ones(n), photos, photos)
 
     return make

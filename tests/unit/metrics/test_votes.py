@@ -10,7 +10,14 @@ import pytest
 
 from experiments.coverage import SIZES, draw_answers, find_truth, measure_coverage
 from metrics.answers import list_comparisons, read_answers
-from metrics.votes import JOD, explain_connection, rank_methods
+from metrics.votes import (
+    JOD,
+    compare_with_others,
+    compute_ceiling,
+    explain_connection,
+    explain_intervals,
+    rank_methods,
+)
 
 
 def make_answers(*rows: tuple[str, str, tuple[str, ...], str]) -> pd.DataFrame:
@@ -119,3 +126,42 @@ def test_comparisons_of_an_answer_share_its_weight_and_key() -> None:
     assert table.groupby("answer")["share"].sum().tolist() == pytest.approx([1.0, 1.0])
     again = read_answers(table[["pair", "source", "person", "method_a", "method_b", "choice"]])
     assert again["ranking"].tolist() == ["b>a", "b>a", "a>b", "a=b"]
+
+
+def test_an_answer_about_four_counts_once_in_the_ceiling() -> None:
+    """Twelve tasks of two people alike, one task where they differ in all: 12 of 13, whatever they were asked."""
+    four = ("w", "x", "y", "z")
+    rows = [
+        (f"s{n}", person, four, "b>a>c>d" if n else "a>?" if person == "anna" else "b>?")
+        for n in range(13)
+        for person in ("anna", "bert")
+    ]
+    answers = make_answers(*rows)
+    answers["task"] = [f"t{n}" for n in range(13) for _ in range(2)]
+    value, low, high, n = compute_ceiling(answers, 100, 0)
+    compared = compare_with_others(answers)
+    assert compared.groupby(["person", "source"])["share"].sum().tolist() == pytest.approx([1.0] * 26)
+    assert (n, value) == (26, pytest.approx(24 / 26))  # of the odd task they share a > b against b > a alone
+    assert low < value < high
+
+
+@pytest.mark.parametrize(
+    ("photos", "people", "said"),
+    [
+        (4, 9, "No intervals: 4 photos say nothing of other photos; 5 do."),
+        (9, 1, "do not cover what other people would say: one person answered."),
+        (9, 3, "3 people say little of how far others differ"),
+        (9, 6, "Intervals (95 %) are over 9 photos and the 6 people who answered."),
+    ],
+)
+def test_what_the_intervals_do_not_cover_is_said(photos: int, people: int, said: str) -> None:
+    rows = [(f"s{n % photos}", f"p{n % people}", ("x", "y"), "a>b") for n in range(54)]
+    assert said in explain_intervals(make_answers(*rows))
+
+
+def test_faces_that_photos_share_are_named_so() -> None:
+    answers = make_answers(*[(f"s{n}", f"p{n % 6}", ("x", "y"), "a>b") for n in range(12)])
+    said = explain_intervals(answers.assign(group=[f"face{n % 6}" for n in range(12)]))
+    assert "over 6 people in the photos" in said
+    unknown = answers.drop(columns="person")
+    assert "it is not known who answered" in explain_intervals(unknown)

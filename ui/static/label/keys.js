@@ -21,6 +21,7 @@ export const ACTIONS = {
   left: { words: "left is better", key: "ArrowLeft" },
   right: { words: "right is better", key: "ArrowRight" },
   tie: { words: "tie", key: "ArrowDown" },
+  done: { words: "stop here, the rest is not told apart", key: "Enter" },
   skip: { words: "skip, with a reason", key: "s" },
   undo: { words: "undo, several times over", key: "z" },
   input: { words: "show the input", key: "i", held: true },
@@ -35,7 +36,7 @@ export const ACTIONS = {
 };
 
 /** @type {Record<string, string>} */
-const NAMES = { ArrowLeft: "←", ArrowRight: "→", ArrowDown: "↓", ArrowUp: "↑", "-": "−", " ": "space" };
+const NAMES = { Enter: "⏎", ArrowLeft: "←", ArrowRight: "→", ArrowDown: "↓", ArrowUp: "↑", "-": "−", " ": "space" };
 
 /**
  * Keys that work besides, unless they were given to another action.
@@ -160,6 +161,16 @@ export function makeKeys() {
     placeOf(event) {
       const digit = readings(event).find((key) => /^[1-9]$/.test(key));
       return digit && state.letters ? Number(digit) - 1 : null;
+    },
+    /**
+     * The key of a digit 1 … 9 by its place on the keyboard, whatever it writes there, as an index from 0; null for any
+     * other key. Shift makes no difference here: on some layouts the digits need it.
+     * @param {Keydown} event
+     */
+    digitOf(event) {
+      if (!state.letters || isNamed(event) || event.getModifierState("AltGraph")) return null;
+      const digit = /^(?:Digit|Numpad)([1-9])$/.exec(event.code)?.[1] ?? readings(event).find((key) => /^[1-9]$/.test(key));
+      return digit ? Number(digit) - 1 : null;
     },
   };
 }

@@ -1,8 +1,8 @@
 // @ts-check
 /**
- * Run the labelling page. Four pairs are decoded ahead, so that the next pair follows an answer within a frame, while
- * the answer is on its way. Keys are ignored from the answer until the next pair is painted: nobody can judge a
- * pair that they have not seen.
+ * Run the labelling page. Four pairs or tasks are decoded ahead, so that the next one follows an answer within a frame,
+ * while the answer is on its way. Keys are ignored from the answer until the next one is painted: nobody can judge what
+ * they have not seen.
  */
 
 import { $, button, make } from "../common/dom.js";
@@ -13,9 +13,11 @@ import { setUpTheme } from "../common/theme_button.js";
 import { setUpHelp } from "./help.js";
 import { isNamed, makeKeys } from "./keys.js";
 import { makeId, makeOutbox } from "./outbox.js";
-import { makeViewer } from "./viewer.js";
+import { makeFrames, makeTask, nameAsked, nameRanking, picturesOf } from "./task.js";
+import { candidatesOf, makeViewer } from "./viewer.js";
 
 /** @import { Answer, Judge, Sent, State } from "./outbox.js" */
+/** @import { Ranking } from "./task.js" */
 /** @import { Entry, Overlay, Source, View } from "./viewer.js" */
 
 /**
@@ -45,16 +47,16 @@ const MOST_SECONDS = 86_400;
 const SLOW_MS = 300; // the old pair stands no longer than this while the next one loads
 const DOUBLE_CLICK_MS = 400;
 const SIGN_OUT_MS = 5_000;
-const READING = ["help-dialog", "history-dialog", "guidelines-dialog"]; // dialogs that hide the pair while they are read
+const READING = ["help-dialog", "history-dialog", "guidelines-dialog"]; // dialogs that hide the images while they are read
 
 /** @type {Record<string, string>} */
 const SIDES = { left: "left is better", right: "right is better", tie: "tie" };
 
 const session = await fetchSession();
 const keys = makeKeys();
-const openHelp = setUpHelp(keys);
+const openHelp = setUpHelp(keys, () => tasksToo);
 /** @type {Entry[]} */
-const ring = []; // the next pairs, decoded or being decoded, in order
+const ring = []; // the next pairs and tasks, decoded or being decoded, in order
 /** @type {Given[]} */
 const past = []; // own answers of this page, newest last
 const wantedBack = new Set(); // undo events whose pair is to be shown when the server names it
@@ -69,13 +71,22 @@ let since = 0; // judgments since `progress` was asked for
 let done = false;
 let busy = { others: 0, own: 0, damaged: 0 }; // pairs that others, or this person's other pages, are looking at
 let ownPages = 0; // other pages that this person has open
+let tasksToo = false; // whether tasks are shown, and digits choose candidates
 let kept = true; // whether this browser keeps what waits
 let signsOut = false; // asked for while answers wait
 
 const setAsidePrefix = `facereward:set-aside:${session.person.id}:`; // one name for each, since other pages add theirs
 const setAside = readSetAside(); // events that the server did not take, each with its error
 
-const viewer = makeViewer($("left"), $("right"), (text) => ($("readout").textContent = text), noteMode);
+const frames = makeFrames();
+$("grid").append(...frames);
+const viewer = makeViewer($("stage"), [$("left"), $("right")], $("grid"), frames, (text) => ($("readout").textContent = text), noteMode);
+const task = makeTask(frames, {
+  onAnswer: (ranking, time) => answer("ranked", time, null, ranking),
+  isReady: () => isReady(),
+  isStray: (event) => isSecondClick(event) || (event.detail > 0 && viewer.dragged()),
+  onRemark: notify,
+});
 const outbox = makeOutbox(session.person.id, { need, onAnswer, onState: showState, onRefused: setAsideEvent });
 
 /** @returns {Promise<Session>} */
@@ -114,6 +125,7 @@ function need() {
 /** @param {Answer} answer */
 function onAnswer(answer) {
   if (answer.project) takeProject(answer.project);
+  tasksToo ||= [...answer.pairs, ...answer.results.map(({ pair }) => pair)].some((view) => view?.images);
   for (const result of answer.results) {
     if (wantedBack.delete(result.id) && result.pair) showBefore(makeEntry(result.pair));
   }
@@ -138,12 +150,15 @@ function leaveToOtherPage(showings) {
   const gone = new Set(showings);
   ring.splice(0, ring.length, ...ring.filter((entry) => !gone.has(entry.view.showing)));
   if (!gone.has(current?.view.showing)) return;
-  notify("That pair is open in another of your pages now; here is the next one.");
+  notify(`That ${noun()} is open in another of your pages now; here is the next one.`);
   showNext();
 }
 
+/** What is shown, in a word. */
+const noun = () => (tasksToo ? "task" : "pair");
+
 /**
- * A pair with its images loading and decoding; `ready` settles when both candidates can be painted at once.
+ * A pair or task with its images loading and decoding; `ready` settles when all candidates can be painted at once.
  * @param {View} view
  * @returns {Entry}
  */
@@ -156,14 +171,15 @@ function makeEntry(view) {
     image.src = source.url;
     return image;
   };
-  const twice = (/** @type {Source | null} */ source, /** @type {string} */ alt) => source && [load(source, alt), load(source, alt)];
+  const shown = candidatesOf(view);
+  const names = view.images ? shown.map((_, place) => `Candidate ${place + 1}`) : ["Left candidate", "Right candidate"];
+  const inEach = (/** @type {Source | null} */ source, /** @type {string} */ alt) => source && shown.map(() => load(source, alt));
   const images = {
-    left: load(view.left, "Left candidate"),
-    right: load(view.right, "Right candidate"),
-    lq: twice(view.lq, "Low-quality input"),
-    hq: truthShown() ? twice(view.hq, "Ground truth") : null,
+    candidates: shown.map((source, place) => load(source, names[place])),
+    lq: inEach(view.lq, "Low-quality input"),
+    hq: truthShown() ? inEach(view.hq, "Ground truth") : null,
   };
-  const decoded = [images.left, images.right, ...(images.lq ?? []), ...(images.hq ?? [])].map((image) => image.decode());
+  const decoded = [...images.candidates, ...(images.lq ?? []), ...(images.hq ?? [])].map((image) => image.decode());
   const ready = Promise.all(decoded);
   ready.catch(() => {}); // `show` handles it when the pair's turn comes
   return { view, images, modes: new Set(), visibleMs: 0, ready };
@@ -193,13 +209,15 @@ async function show(entry, keyTime = null) {
     if (current !== entry) return;
     if (gone) alarm(gone);
     else if (!entry.triedAgain) return tryAgain(entry, keyTime);
-    else alarm("An image of a pair could not be loaded. The pair is left out and shown again later.");
+    else alarm(`An image of a ${noun()} could not be loaded. The ${noun()} is left out and shown again later.`);
     return showNext();
   }
   clearTimeout(slow);
   if (current !== entry) return;
   $("notice").hidden = true;
   viewer.show(entry);
+  task.show(entry.view);
+  showAsked(entry.view);
   entry.modes = new Set(truthShown() && entry.view.hq ? [viewer.mode(), "truth"] : [viewer.mode()]);
   showReferences(entry);
   const paintedTime = await painted();
@@ -212,9 +230,21 @@ async function show(entry, keyTime = null) {
   );
 }
 
+/**
+ * Say what is asked of this pair or task, at the same place for both; a project that shows pairs alone asks for nothing
+ * else than its question.
+ * @param {View} view
+ */
+function showAsked(view) {
+  $("asked").hidden = !tasksToo;
+  if (!tasksToo) return;
+  $("asked").textContent = nameAsked(view);
+  $("asked").dataset.asked = view.asked ?? "pair";
+}
+
 /** Say that the next pair is loading: someone who still sees the old one would answer again, for the next pair. */
 function sayLoading() {
-  $("notice").textContent = "Loading the next pair …";
+  $("notice").textContent = `Loading the next ${noun()} …`;
   $("notice").hidden = false;
 }
 
@@ -223,7 +253,7 @@ function sayLoading() {
  * @param {Entry} entry
  */
 async function findGone({ view }) {
-  for (const image of [view.left, view.right, view.lq, view.hq]) {
+  for (const image of [...candidatesOf(view), view.lq, view.hq]) {
     const response = image && (await fetch(image.url).catch(() => /** @type {null} */ (null)));
     if (response?.status === 410) return (await response.json().catch(() => ({}))).detail ?? "An image is damaged.";
   }
@@ -258,7 +288,7 @@ function showEmpty() {
   $("stage").dataset.state = done ? "done" : "loading";
   $("notice").hidden = false;
   $("notice").textContent = !done
-    ? "Loading the next pair …"
+    ? `Loading the next ${noun()} …`
     : progress?.all.wanted === 0
       ? `There is nothing to judge yet. ${session.person.role === "admin" ? "Import photos on the Data page, restore them and make pairs. " : ""}This page refreshes itself.`
       : `All done for now. ${describeBusy()} This page refreshes itself.`;
@@ -266,11 +296,11 @@ function showEmpty() {
 
 /** Say why nothing is shown although some pairs still need this person's judgment. */
 function describeBusy() {
-  const pairs = (/** @type {number} */ count) => (count === 1 ? "The last pair is" : `The last ${count} pairs are`);
-  if (busy.damaged) return "Some pairs are left out, because their images are damaged on the server. Please tell an admin.";
+  const pairs = (/** @type {number} */ count) => (count === 1 ? `The last ${noun()} is` : `The last ${count} ${noun()}s are`);
+  if (busy.damaged) return `Some ${noun()}s are left out, because their images are damaged on the server. Please tell an admin.`;
   if (busy.own) return `${pairs(busy.own)} open in another tab, window or device of yours.`;
   if (busy.others) return `${pairs(busy.others)} with others just now, and come to you if they leave them.`;
-  return "No pair waits for your judgment.";
+  return `No ${noun()} waits for your judgment.`;
 }
 
 /** @param {Entry} entry */
@@ -281,7 +311,7 @@ function showReferences(entry) {
   $("hq-figure").hidden = !hq;
   $("hq").hidden = !truthShown();
   if (hq && truthShown()) {
-    entry.images.hq ??= [new Image(), new Image()].map((image) => Object.assign(image, { src: hq.url, alt: "Ground truth" }));
+    entry.images.hq ??= entry.images.candidates.map(() => Object.assign(new Image(), { src: hq.url, alt: "Ground truth" }));
     $("hq").replaceChildren(entry.images.hq[0].cloneNode());
   }
 }
@@ -302,15 +332,32 @@ function visibleSeconds(entry) {
   return Math.min(MOST_SECONDS, Math.round(entry.visibleMs + running) / 1000);
 }
 
+/** Whether an answer counts now. */
+function isReady() {
+  if (locked || !current) return false;
+  // With the two swapped, "left" would mean the image that now stands right.
+  if (viewer.held()) notify("Let go of the held view, then answer.");
+  return !viewer.held();
+}
+
 /**
- * @param {string} choice
+ * Whether a click is the second of a double click, whose first one was meant for what was shown before.
+ * @param {MouseEvent} event
+ */
+const isSecondClick = (event) => event.detail > 1 && performance.now() - current?.paintedTime < DOUBLE_CLICK_MS;
+
+/**
+ * @param {string} choice left, right or tie of a pair, ranked of a task, skip of either
  * @param {number | null} keyTime
  * @param {string | null} skipReason
+ * @param {Ranking | null} ranking
  */
-function answer(choice, keyTime = null, skipReason = null) {
+function answer(choice, keyTime = null, skipReason = null, ranking = null) {
   if (locked || !current) return;
-  // With the two swapped, "left" would mean the image that now stands right.
-  if (viewer.held() && choice !== "skip") return notify("Let go of the held view, then answer.");
+  if (choice !== "skip") {
+    // A key of the other kind answers nothing: pairs and tasks follow each other.
+    if ((ranking !== null) !== Boolean(current.view.images) || !isReady()) return;
+  }
   locked = true;
   const entry = current;
   /** @type {Judge} */
@@ -319,6 +366,7 @@ function answer(choice, keyTime = null, skipReason = null) {
     id: makeId(),
     showing: entry.view.showing,
     choice,
+    ...ranking,
     skip_reason: skipReason,
     reasons: [],
     seconds: visibleSeconds(entry),
@@ -339,9 +387,10 @@ function answer(choice, keyTime = null, skipReason = null) {
   });
 }
 
-/** Take the newest answer back and show its pair again, immediately where this page still has it. */
+/** Take back what was said of this task; else the newest answer, and show its pair again, at once where it is here. */
 async function undo() {
   if (locked && current) return;
+  if (current && task.takeBack()) return;
   const newest = past.pop();
   last = null;
   showReasons();
@@ -391,12 +440,21 @@ function toggleReason(reason) {
   showReasons();
 }
 
+/**
+ * An answer in a few words.
+ * @param {Given} given
+ */
+function nameAnswer({ event, entry }) {
+  const { tiers, worst } = event;
+  return tiers ? nameRanking({ tiers, worst }, entry.view.images.length) : event.choice;
+}
+
 function showReasons() {
   $("reasons").replaceChildren();
   if (!last || last.offered.length === 0) return;
-  const word = last.event.choice;
+  const word = nameAnswer(last);
   const chips = last.offered.map((reason, place) => {
-    const chip = button(reason, () => toggleReason(reason), String(place + 1));
+    const chip = button(reason, () => toggleReason(reason), `${tasksToo ? "⇧" : ""}${place + 1}`);
     chip.title = reason;
     chip.setAttribute("aria-pressed", String(last.event.reasons.includes(reason)));
     return chip;
@@ -498,7 +556,8 @@ $("skip-dialog").addEventListener("keydown", (/** @type {KeyboardEvent} */ event
 const PRESSED = {
   left: (time) => answer("left", time),
   right: (time) => answer("right", time),
-  tie: (time) => answer("tie", time),
+  tie: (time) => (current?.view.images ? task.tie(time) : answer("tie", time)),
+  done: (time) => task.done(time),
   skip: openSkip,
   undo,
   truth: toggleTruth,
@@ -521,7 +580,7 @@ let heldBy = null; // what began the held view: a key's place, or a pointer
  */
 function hold(what, by) {
   heldBy = by;
-  viewer.hold(what);
+  viewer.hold(what, task.reference());
 }
 
 function letGo(by = heldBy) {
@@ -540,9 +599,15 @@ document.addEventListener("keydown", (event) => {
   const typing = target?.closest("input:not([type=checkbox]), textarea, select, [contenteditable]");
   const withOthers = event.ctrlKey || event.altKey || event.metaKey || (event.shiftKey && isNamed(event));
   if (event.repeat || withOthers || typing || document.querySelector("dialog[open]")) return;
-  const action = keys.actionOf(event);
-  const reason = last?.offered[keys.placeOf(event)];
-  if (action && HELD[action]) hold(HELD[action], placeOfKey(event));
+  // Where tasks are shown, digits choose candidates; with Shift they give reasons, also between two pairs.
+  const digit = tasksToo ? keys.digitOf(event) : null;
+  const candidate = digit !== null && !event.shiftKey && Boolean(current?.view.images?.[digit]);
+  const reason = last?.offered[tasksToo ? (event.shiftKey ? digit : null) : keys.placeOf(event)];
+  const action = candidate || (tasksToo && reason) ? null : keys.actionOf(event);
+  // A focused button is pressed by Enter, and only an order is ended by it.
+  if (action === "done" && (target?.closest("button, a, summary") || current?.view.asked !== "order")) return;
+  if (candidate) task.pick(digit, event.timeStamp);
+  else if (action && HELD[action]) hold(HELD[action], placeOfKey(event));
   else if (action) PRESSED[action](event.timeStamp);
   else if (reason) toggleReason(reason);
   else return;
@@ -557,9 +622,7 @@ window.addEventListener("pagehide", () => letGo());
 
 for (const control of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-action]"))) {
   control.addEventListener("click", (event) => {
-    // The second of a double click was meant for the pair before.
-    const doubled = event.detail > 1 && performance.now() - current?.paintedTime < DOUBLE_CLICK_MS;
-    if (!(doubled && control.classList.contains("choice"))) PRESSED[control.dataset.action](null);
+    if (!(isSecondClick(event) && control.classList.contains("choice"))) PRESSED[control.dataset.action](null);
   });
 }
 holdWhilePressed(document.querySelector("[data-hold=flicker]"), "flicker");
@@ -641,13 +704,15 @@ async function openHistory() {
   $("history").replaceChildren(
     ...entries.map((entry) => {
       const item = make("li");
-      for (const side of ["left", "right"]) {
+      if (entry.images) item.append(picturesOf(entry));
+      for (const side of entry.images ? [] : ["left", "right"]) {
         const image = new Image();
         Object.assign(image, { src: entry[side].url, loading: "lazy", alt: `${side} candidate` });
         image.classList.toggle("chosen", entry.choice === side);
         item.append(image);
       }
-      const text = entry.choice in SIDES ? entry.choice : `skipped: ${entry.skip_reason}`;
+      const given = entry.choice === "ranked" ? nameRanking(entry, entry.images.length) : entry.choice;
+      const text = entry.choice === "skip" ? `skipped: ${entry.skip_reason}` : given;
       item.append(make("span", {}, [text, ...entry.reasons].join(", ")));
       if (entry.asked) item.append(make("span", {}, `asked: ${entry.asked}`));
       item.append(make("time", {}, nameTime(new Date(entry.created_at))));

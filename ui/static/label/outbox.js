@@ -18,13 +18,13 @@ const TAKEN_APART = [400, 413, 414, 422]; // a request with such a status may ho
 
 /**
  * @typedef {{id: string, type: "judge", showing: string, choice: string, skip_reason: string | null, reasons: string[],
- *   seconds: number, view_mode: string, question: string, replaces?: string}} Judge an answer
+ *   tiers?: number[][], worst?: number[][], seconds: number, view_mode: string, question: string, replaces?: string}} Judge an answer
  * @typedef {{id: string, type: "undo", judgment: string}} Undo the taking back of an answer
  * @typedef {Judge | Undo} Sent an event, as the server takes it
  *
  * @typedef {object} Answer what the server says
  * @property {{id: string | null, status: string, error?: string, pair?: import('./viewer.js').View}[]} results one for each event
- * @property {import('./viewer.js').View[]} pairs to show next
+ * @property {import('./viewer.js').View[]} pairs and tasks to show next
  * @property {string[]} [gone] showings that another page of this person took over
  * @property {any} [project] where it has changed
  * @property {boolean} done
@@ -34,7 +34,7 @@ const TAKEN_APART = [400, 413, 414, 422]; // a request with such a status may ho
  * @property {number} own_pages
  *
  * @typedef {object} Asking what the page has and wants
- * @property {number} [want] pairs
+ * @property {number} [want] pairs and tasks
  * @property {string[]} holding
  * @property {string} [question] version of the question that is shown
  * @property {boolean} [leaving]

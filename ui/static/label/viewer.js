@@ -1,30 +1,34 @@
 // @ts-check
 /**
- * Show two images in two frames, zoom and move them. Both always share one scale and position.
- * A scale is device pixels for each pixel of the box, the smallest that holds both candidates: 1 is pixel for pixel,
+ * Show two images or more in a frame each, zoom and move them. All always share one scale and position.
+ * A scale is device pixels for each pixel of the box, the smallest that holds all candidates: 1 is pixel for pixel,
  * whatever the screen's devicePixelRatio. Each image is as large as the box allows without being stretched.
  */
+
+import { chooseColumns } from "./grid.js";
 
 /**
  * @typedef {{url: string, width: number, height: number}} Source the address of an image and its size in pixels
  * @typedef {{x: number, y: number}} Point CSS pixels from the centre of a frame
  *
- * @typedef {object} View what the server says of a pair
+ * @typedef {object} View what the server says of a pair, which has left and right, or of a task, which has images
  * @property {string} showing
- * @property {Source} left
- * @property {Source} right
+ * @property {Source} [left]
+ * @property {Source} [right]
+ * @property {Source[]} [images] in their places on the screen
+ * @property {"best" | "best_worst" | "order"} [asked] of a task
  * @property {Source | null} lq
  * @property {Source | null} hq
  *
- * @typedef {object} Entry a pair with its images loading
+ * @typedef {object} Entry a pair or task with its images loading
  * @property {View} view
- * @property {{left: HTMLImageElement, right: HTMLImageElement, lq: HTMLImageElement[] | null, hq: HTMLImageElement[] | null}} images
- * @property {Set<string>} modes in which the pair was viewed
+ * @property {{candidates: HTMLImageElement[], lq: HTMLImageElement[] | null, hq: HTMLImageElement[] | null}} images
+ * @property {Set<string>} modes in which it was viewed
  * @property {number} visibleMs
  * @property {number | null} [visibleSince] performance.now(); null while it is not in view
  * @property {number} [paintedTime]
  * @property {boolean} [triedAgain]
- * @property {Promise<unknown>} ready settles when both candidates can be painted
+ * @property {Promise<unknown>} ready settles when all candidates can be painted
  *
  * @typedef {"lq" | "hq" | "flicker" | null} Overlay
  */
@@ -33,44 +37,68 @@ const RATIO_MS = 200;
 const FEW_LINES = window.matchMedia("(max-height: 320px)"); // as in style.css
 const LEVELS = [0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 16];
 
+const SLOP = { mouse: 4, pen: 6, touch: 10 }; // CSS pixels that a pointer may move and still mean where it went down
+
 /**
- * Make the viewer of two frames.
- * @param {HTMLElement} left @param {HTMLElement} right
+ * The candidates of a pair or task in their places.
+ * @param {View} view
+ */
+export const candidatesOf = ({ left, right, images }) => images ?? [left, right];
+
+/**
+ * Make the viewer of a stage: two frames of a pair, or a grid of frames of a task.
+ * @param {HTMLElement} stage
+ * @param {HTMLElement[]} sides the frames of a pair
+ * @param {HTMLElement} grid
+ * @param {HTMLElement[]} places the frames of a task of the most candidates
  * @param {(text: string) => void} onReadout called with the scale in words whenever it changes.
  * @param {(mode: string) => void} onMode called with the mode of viewing (fit, 1:1, zoom, input, …) whenever it changes.
  */
-export function makeViewer(left, right, onReadout, onMode) {
+export function makeViewer(stage, sides, grid, places, onReadout, onMode) {
   /** @type {Entry | null} */
-  let pair = null;
+  let entry = null;
+  let frames = sides; // in use
   /** @type {Overlay} */
   let overlay = null; // while held
+  /** @type {HTMLImageElement[]} */
+  let flickered = []; // what the frames of a grid show meanwhile
+  let reference = 0; // its place
   /** @type {number | null} */
   let scale = null; // null is fit
   let offset = { x: 0, y: 0 }; // CSS pixels from the centre
 
   const ratio = () => window.devicePixelRatio || 1;
 
-  /** Size in image pixels of the box in which both are shown: the larger width and the larger height of the two. */
+  /** Size in image pixels of the box in which all are shown: the largest width and the largest height of them. */
   function boxSize() {
-    const { left: a, right: b } = pair.view;
-    return { width: Math.max(a.width, b.width), height: Math.max(a.height, b.height) };
+    const all = candidatesOf(entry.view);
+    return { width: Math.max(...all.map(({ width }) => width)), height: Math.max(...all.map(({ height }) => height)) };
+  }
+
+  /** Give a task's frames the rows and columns that fit the window. */
+  function arrange() {
+    if (frames === sides) return;
+    const columns = chooseColumns(frames.length, { width: grid.clientWidth, height: grid.clientHeight }, boxSize());
+    grid.style.setProperty("--columns", String(columns));
+    grid.style.setProperty("--rows", String(Math.ceil(frames.length / columns)));
   }
 
   /** As large as the frame allows; from 100 % on in whole steps, so that pixels stay square and sharp. */
   function fitScale() {
     const { width, height } = boxSize();
-    const fit = Math.min(left.clientWidth / width, left.clientHeight / height) * ratio();
+    const fit = Math.min(frames[0].clientWidth / width, frames[0].clientHeight / height) * ratio();
     return fit >= 1 ? Math.floor(fit + 1e-6) : fit;
   }
 
-  /** The images in the two frames, each with its size in its own pixels. */
+  /** The images in the frames, each with its size in its own pixels. */
   function contents() {
-    const { images, view } = pair;
-    const left = { ...view.left, image: images.left };
-    const right = { ...view.right, image: images.right };
-    if (overlay === "flicker") return [right, left];
+    const { images, view } = entry;
+    const own = candidatesOf(view).map((source, place) => ({ ...source, image: images.candidates[place] }));
+    if (overlay === "flicker") {
+      return frames === sides ? [...own].reverse() : flickered.map((image) => ({ ...own[reference], image }));
+    }
     const shown = overlay;
-    if (!shown || !images[shown]) return [left, right];
+    if (!shown || !images[shown]) return own;
     return images[shown].map((image) => ({ ...view[shown], image }));
   }
 
@@ -84,16 +112,19 @@ export function makeViewer(left, right, onReadout, onMode) {
   }
 
   function layOut() {
-    if (!pair || !left.clientWidth) return;
+    if (!entry) return;
+    arrange();
+    const [{ clientWidth, clientHeight }] = frames;
+    if (!clientWidth) return;
     const used = scale ?? fitScale();
     const box = boxSize();
-    const limitX = Math.max(0, ((box.width * used) / ratio() - left.clientWidth) / 2);
-    const limitY = Math.max(0, ((box.height * used) / ratio() - left.clientHeight) / 2);
+    const limitX = Math.max(0, ((box.width * used) / ratio() - clientWidth) / 2);
+    const limitY = Math.max(0, ((box.height * used) / ratio() - clientHeight) / 2);
     offset = { x: clamp(offset.x, limitX), y: clamp(offset.y, limitY) };
     const shown = contents();
-    [left, right].forEach((frame, place) => {
+    frames.forEach((frame, place) => {
       const { image, width, height } = shown[place];
-      if (frame.firstChild !== image) frame.replaceChildren(image);
+      if (frame.firstElementChild !== image) putImage(frame, image);
       const own = used * enlargement(shown[place]);
       const w = (width * own) / ratio();
       const h = (height * own) / ratio();
@@ -104,7 +135,7 @@ export function makeViewer(left, right, onReadout, onMode) {
       image.style.left = `${snap((frame.clientWidth - w) / 2 + offset.x)}px`;
       image.style.top = `${snap((frame.clientHeight - h) / 2 + offset.y)}px`;
     });
-    left.parentElement.classList.toggle("movable", limitX + limitY > 0);
+    stage.classList.toggle("movable", limitX + limitY > 0);
     onReadout(describe(used, shown));
   }
 
@@ -112,15 +143,24 @@ export function makeViewer(left, right, onReadout, onMode) {
   const snap = (value) => Math.round(value * ratio()) / ratio();
 
   /**
-   * The scales of the two images in view, in words, and their sizes where these differ.
+   * The scales of the images in view, in words, and their sizes where these differ.
    * @param {number} used the scale
    * @param {{width: number, height: number}[]} images
    */
-  function describe(used, [left, right]) {
-    const [a, b] = [left, right].map((one) => nameScale(used * enlargement(one)));
-    const scales = a === b ? a : `left ${a} · right ${b}`;
-    const sizes = nameSize(left) === nameSize(right) ? "" : ` · left ${nameSize(left)}, right ${nameSize(right)} px`;
+  function describe(used, images) {
+    const scales = sayOfEach(images.map((one) => nameScale(used * enlargement(one))));
+    const [first, ...others] = images.map(nameSize);
+    const sizes = others.every((size) => size === first) ? "" : ` · ${sayOfEach([first, ...others], ", ")} px`;
     return `${scale === null ? "fit " : ""}${scales}${sizes}`;
+  }
+
+  /**
+   * One word for all where it is the same of all, else one for each with its place.
+   * @param {string[]} words
+   */
+  function sayOfEach(words, joint = " · ") {
+    if (words.every((word) => word === words[0])) return words[0];
+    return words.map((word, place) => `${frames === sides ? ["left", "right"][place] : `${place + 1}:`} ${word}`).join(joint);
   }
 
   /**
@@ -129,7 +169,7 @@ export function makeViewer(left, right, onReadout, onMode) {
    * @param {Point} point
    */
   function zoomTo(next, point = { x: 0, y: 0 }) {
-    if (!pair) return;
+    if (!entry) return;
     const before = scale ?? fitScale();
     const after = next ?? fitScale();
     offset = {
@@ -153,7 +193,7 @@ export function makeViewer(left, right, onReadout, onMode) {
     zoomTo(direction < 0 && next < fitScale() ? null : next, point);
   }
 
-  watchPointers([left, right], {
+  const pointers = watchPointers([...sides, ...places], {
     onWheel: (direction, point) => step(direction, point),
     onDrag: (x, y) => {
       offset = { x: offset.x + x, y: offset.y + y };
@@ -164,7 +204,8 @@ export function makeViewer(left, right, onReadout, onMode) {
       zoomTo(next === fitScale() ? null : next, point);
     },
   });
-  new ResizeObserver(layOut).observe(left);
+  const observer = new ResizeObserver(layOut);
+  for (const frame of [sides[0], grid]) observer.observe(frame);
   watchRatio((before) => {
     offset = { x: (offset.x * before) / ratio(), y: (offset.y * before) / ratio() };
     layOut();
@@ -172,32 +213,46 @@ export function makeViewer(left, right, onReadout, onMode) {
 
   return {
     /**
-     * Show a pair at the scale in use; a view that was held for the last pair ends.
+     * Show a pair or task at the scale in use; a view that was held for the last one ends.
      * @param {Entry} next
      */
     show(next) {
-      pair = next;
+      entry = next;
       overlay = null;
-      left.parentElement.dataset.overlay = "";
+      stage.dataset.overlay = "";
+      const { images } = next.view;
+      frames = images ? places.slice(0, images.length) : sides;
+      for (const frame of sides) frame.hidden = frames !== sides;
+      grid.hidden = frames === sides;
+      places.forEach((frame) => (frame.hidden = !frames.includes(frame)));
       layOut();
     },
     clear() {
-      pair = null;
-      left.replaceChildren();
-      right.replaceChildren();
+      entry = null;
+      for (const frame of [...sides, ...places]) frame.querySelector("img")?.remove();
       onReadout("");
     },
     /**
-     * Show the input, the ground truth or the other candidate while held; null ends it.
+     * Show the input, the ground truth or another candidate while held; null ends it.
      * @param {Overlay} what
+     * @param {number} [by] the place of the candidate that a task's others are compared with
      */
-    hold(what) {
-      if (!pair || overlay === what || (what !== null && what !== "flicker" && !pair.images[what])) return;
+    hold(what, by = 0) {
+      if (!entry || overlay === what || (what !== null && what !== "flicker" && !entry.images[what])) return;
       overlay = what;
-      left.parentElement.dataset.overlay = what ?? "";
+      stage.dataset.overlay = what ?? "";
+      reference = by;
+      flickered = [];
+      if (what === "flicker" && frames !== sides) {
+        const image = entry.images.candidates[by];
+        flickered = frames.map((_, place) => (place === by ? image : /** @type {HTMLImageElement} */ (image.cloneNode())));
+      }
+      frames.forEach((frame, place) => frame.classList.toggle("reference", flickered.length > 0 && place === by));
       if (what) onMode({ lq: "input", hq: "truth", flicker: "flicker" }[what]);
       layOut();
     },
+    /** Whether the pointer that went down last moved or had company: its click chooses nothing. */
+    dragged: () => pointers.moved(),
     held: () => overlay !== null,
     /** @param {number} wanted */
     toggleScale: (wanted) => zoomTo(scale === wanted ? null : wanted),
@@ -223,6 +278,17 @@ function watchRatio(onChange) {
   }, RATIO_MS);
 }
 
+/**
+ * Put an image into a frame in the place of the one there, below what marks the frame.
+ * @param {HTMLElement} frame
+ * @param {HTMLImageElement} image
+ */
+function putImage(frame, image) {
+  const before = frame.querySelector("img");
+  if (before) before.replaceWith(image);
+  else frame.prepend(image);
+}
+
 /** @param {{width: number, height: number}} image */
 const nameSize = ({ width, height }) => `${width} × ${height}`;
 
@@ -246,6 +312,8 @@ const clamp = (value, limit) => Math.min(limit, Math.max(-limit, value));
 function watchPointers(frames, { onWheel, onDrag, onPinch }) {
   /** @type {Map<number, Point>} */
   const pointers = new Map();
+  let start = { x: 0, y: 0 };
+  let moved = false;
   for (const frame of frames) {
     const fromCentre = (/** @type {number} */ x, /** @type {number} */ y) => {
       const box = frame.getBoundingClientRect();
@@ -262,12 +330,15 @@ function watchPointers(frames, { onWheel, onDrag, onPinch }) {
     );
     frame.addEventListener("pointerdown", (event) => {
       frame.setPointerCapture(event.pointerId);
-      pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+      moved = pointers.size > 0;
+      start = { x: event.clientX, y: event.clientY };
+      pointers.set(event.pointerId, start);
     });
     frame.addEventListener("pointermove", (event) => {
       const before = pointers.get(event.pointerId);
       if (!before) return;
       const now = { x: event.clientX, y: event.clientY };
+      moved ||= distance(now, start) > (SLOP[/** @type {keyof typeof SLOP} */ (event.pointerType)] ?? SLOP.touch);
       const others = [...pointers.entries()].filter(([id]) => id !== event.pointerId).map(([, point]) => point);
       pointers.set(event.pointerId, now);
       if (others.length === 0) onDrag(now.x - before.x, now.y - before.y);
@@ -281,6 +352,7 @@ function watchPointers(frames, { onWheel, onDrag, onPinch }) {
       frame.addEventListener(end, (event) => pointers.delete(event.pointerId));
     }
   }
+  return { moved: () => moved };
 }
 
 /** @type {(a: Point, b: Point) => number} */

@@ -141,7 +141,8 @@ def known(monkeypatch):
     values[5] = np.nan
     monkeypatch.setattr(active, "load_differences", lambda _session, _columns, pair_ids: values[pair_ids])
     p_a = (values[100:400, 0] > 0).astype(float)
-    training = Training(values[100:400], p_a, np.ones(300), (np.arange(300) // 6).astype(str))
+    photos = (np.arange(300) // 6).astype(str)
+    training = Training(values[100:400], p_a, np.ones(300), photos, photos)
     return SimpleNamespace(
         values=values, training=training, labeler=fit_labeler(training, FitSettings(kernel="linear"))
     )
@@ -149,12 +150,12 @@ def known(monkeypatch):
 
 def test_shortlists_hold_the_best_of_each_order_and_nothing_reserved(session, project, known):
     lists = make_shortlists(session, known.labeler, fit_bag(known.training, known.labeler), seed=1)
-    assert set(lists) == set(ACTIVE_ORDERS)
+    assert set(lists) == {*ACTIVE_ORDERS, Picked.information}
     allowed = {pair.id for pair in project if not pair.reserved}
     missing = {5} & allowed
     for picked, pair_ids in lists.items():
         assert len(pair_ids) == len(set(pair_ids))
-        assert set(pair_ids) == (allowed if picked is Picked.diverse else allowed - missing)
+        assert set(pair_ids) == (allowed if picked in (Picked.diverse, Picked.information) else allowed - missing)
     margins = np.abs(known.values[lists[Picked.uncertain], 0])
     assert margins[:20].mean() < margins[-20:].mean() / 2
     of = {pair.id: pair.source_id for pair in project}
@@ -165,7 +166,7 @@ def test_shortlists_hold_the_best_of_each_order_and_nothing_reserved(session, pr
 def test_lists_are_cut_and_replaced_whole(session, project, known, monkeypatch):
     monkeypatch.setattr(active, "SHORTLIST_LENGTH", 7)
     lists = make_shortlists(session, known.labeler, fit_bag(known.training, known.labeler))
-    assert [len(pair_ids) for pair_ids in lists.values()] == [7, 7, 7]
+    assert [len(pair_ids) for pair_ids in lists.values()] == [7, 7, 7, 7]
     replace_shortlists(session, lists)
     replace_shortlists(session, {Picked.diverse: [3, 1, 2]})
     rows = session.execute(select(Shortlist.picked, Shortlist.place, Shortlist.pair_id).order_by(Shortlist.place))
@@ -198,7 +199,7 @@ def tasks(session, settings, project):
 def test_a_task_is_worth_the_mean_of_its_pairs(session, project, tasks, known):
     lists = make_task_shortlists(session, known.labeler, fit_bag(known.training, known.labeler), seed=1)
     allowed = {task.id for task in tasks if not task.reserved}
-    assert set(lists) == set(ACTIVE_ORDERS)
+    assert set(lists) == {*ACTIVE_ORDERS, Picked.information}
     assert all(set(task_ids) == allowed for task_ids in lists.values())
     by_source: dict[int, list[float]] = {}
     p_a = compute_p_a(known.labeler, known.values[[pair.id for pair in project]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sqlalchemy.orm import Session
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person
 from annotate.labeler import label as label_module
+from annotate.labeler.command import format_label
 from annotate.labeler.file import FILE, StoredLabeler, find_labeler, load_labeler
 from annotate.labeler.fit import fit
 from annotate.labeler.label import Filter, LabelReport, label_pairs
@@ -156,10 +158,12 @@ def test_only_randomly_picked_pairs_measure_accuracy(judge: Judge, fit_measured:
 def test_labels_and_what_is_left_alone(measured: Database, judge: Judge, fit_measured: Fit) -> None:
     judge(100)
     stored, summary = fit_measured()
-    before = label_pairs(measured, stored, 0.88, Filter(), dry_run=True)
+    sure = stored.held_out["confidence"] > np.median(stored.held_out["confidence"])
+    stored = replace(stored, held_out={**stored.held_out, "right": sure.astype(float)})  # half can be labelled
+    before = label_pairs(measured, stored, 0.87, 0.51, Filter(), dry_run=True)
     with measured.read() as session:
         assert labels(session) == []
-    report = label_pairs(measured, stored, 0.88, Filter())
+    report = label_pairs(measured, stored, 0.87, 0.51, Filter())
     assert before == report
     assert report.expected_coverage == pytest.approx((stored.held_out["confidence"] >= report.threshold).mean())
     assert 0 < report.labelled < report.pairs
@@ -171,7 +175,7 @@ def test_labels_and_what_is_left_alone(measured: Database, judge: Judge, fit_mea
         assert not {label.pair_id for label in made} & judged
         assert {label.made_by for label in made} == {stored.name}
         assert all(max(label.p_a, 1 - label.p_a) >= report.threshold for label in made)
-    again = label_pairs(measured, stored, 0.88, Filter())
+    again = label_pairs(measured, stored, 0.87, 0.51, Filter())
     assert (again.added, again.unchanged) == (0, report.labelled)
     assert summary["target"]["target_accuracy"] == 0.9
 
@@ -179,13 +183,13 @@ def test_labels_and_what_is_left_alone(measured: Database, judge: Judge, fit_mea
 def test_a_new_labeler_supersedes_and_counts_the_flips(measured: Database, judge: Judge, fit_measured: Fit) -> None:
     judge(100)
     first, _ = fit_measured()
-    old = label_pairs(measured, first, 0.8, Filter())
+    old = label_pairs(measured, first, 0.75, 0.51, Filter())
     with measured.write() as session:  # everybody changes their mind
         swapped = {Choice.a: Choice.b, Choice.b: Choice.a}
         for judgment in session.scalars(select(Judgment)):
             judgment.choice = swapped[judgment.choice]
     second, _ = fit_measured()
-    new = label_pairs(measured, second, 0.8, Filter())
+    new = label_pairs(measured, second, 0.75, 0.51, Filter())
     assert new.flipped > 0
     assert new.changed == 0
     assert new.flipped + new.withdrawn == old.labelled
@@ -198,8 +202,8 @@ def test_a_new_labeler_supersedes_and_counts_the_flips(measured: Database, judge
 def test_a_target_out_of_reach_labels_nothing(measured: Database, judge: Judge, fit_measured: Fit) -> None:
     judge(60)
     stored, _ = fit_measured()
-    report = label_pairs(measured, stored, 0.999, Filter())
-    assert report == LabelReport(stored.name, 0.999)
+    report = label_pairs(measured, stored, 0.999, 0.6, Filter())
+    assert report == LabelReport(stored.name, 0.999, 0.6)
     with measured.read() as session:
         assert labels(session) == []
 
@@ -207,13 +211,13 @@ def test_a_target_out_of_reach_labels_nothing(measured: Database, judge: Judge, 
 def test_filters(measured: Database, judge: Judge, fit_measured: Fit) -> None:
     judge(100)
     stored, _ = fit_measured()
-    everything = label_pairs(measured, stored, 0.8, Filter(), dry_run=True)
-    test = label_pairs(measured, stored, 0.8, Filter(splits=(Split.test,)), dry_run=True)
-    two = label_pairs(measured, stored, 0.8, Filter(methods=("m1", "m2")), dry_run=True)
+    everything = label_pairs(measured, stored, 0.75, 0.51, Filter(), dry_run=True)
+    test = label_pairs(measured, stored, 0.75, 0.51, Filter(splits=(Split.test,)), dry_run=True)
+    two = label_pairs(measured, stored, 0.75, 0.51, Filter(methods=("m1", "m2")), dry_run=True)
     assert 0 < test.pairs < everything.pairs
     assert two.pairs <= SOURCES
     with pytest.raises(UserError, match=r"no method called 'm9'. Known: m1, m2, m3, m4"):
-        label_pairs(measured, stored, 0.8, Filter(methods=("m9",)))
+        label_pairs(measured, stored, 0.75, 0.51, Filter(methods=("m9",)))
 
 
 def test_a_pair_without_all_values_is_not_labelled(measured: Database, judge: Judge, fit_measured: Fit) -> None:
@@ -228,7 +232,7 @@ def test_a_pair_without_all_values_is_not_labelled(measured: Database, judge: Ju
             .where(MetricValue.image_id == image, MetricValue.metric == "contrast")
             .values(value=None, raw_value=None, failure="the file is gone")
         )
-    report = label_pairs(measured, stored, 0.8, Filter())
+    report = label_pairs(measured, stored, 0.75, 0.51, Filter())
     assert report.unmeasured > 0
     with measured.read() as session:
         assert unjudged.id not in {label.pair_id for label in labels(session)}
@@ -240,7 +244,7 @@ def test_values_of_another_version_are_not_used(measured: Database, judge: Judge
     with measured.write() as session:
         session.execute(update(MetricValue).where(MetricValue.metric == "contrast").values(version="facereward 99"))
     with pytest.raises(UserError, match=r"wants contrast of facereward \d+, which is measured with facereward 99"):
-        label_pairs(measured, stored, 0.8, Filter())
+        label_pairs(measured, stored, 0.75, 0.51, Filter())
 
 
 def test_a_column_that_few_images_have_is_dropped_and_said(measured: Database, judge: Judge, fit_measured: Fit) -> None:
@@ -275,18 +279,18 @@ def test_a_killed_labelling_goes_on(
     judge(60)
     stored, _ = fit_measured()
     monkeypatch.setattr(label_module, "BLOCK_PAIRS", 10)
-    whole = label_pairs(measured, stored, 0.8, Filter(), dry_run=True)
+    whole = label_pairs(measured, stored, 0.75, 0.51, Filter(), dry_run=True)
 
     def die(done: int, _total: int) -> None:
         if done >= 30:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        label_pairs(measured, stored, 0.8, Filter(), progress=die)
+        label_pairs(measured, stored, 0.75, 0.51, Filter(), progress=die)
     with measured.read() as session:
         done = len(labels(session))
     assert 0 < done < whole.labelled
-    rest = label_pairs(measured, stored, 0.8, Filter())
+    rest = label_pairs(measured, stored, 0.75, 0.51, Filter())
     assert (rest.unchanged, rest.added) == (done, whole.labelled - done)
 
 
@@ -307,10 +311,58 @@ def test_a_judgment_that_comes_in_meanwhile_wins(
         return changes
 
     monkeypatch.setattr(label_module, "_compare", judge_first)
-    label_pairs(measured, stored, 0.8, Filter())
+    label_pairs(measured, stored, 0.75, 0.51, Filter())
     with measured.read() as session:
         judged = set(session.scalars(select(Judgment.pair_id)))
         assert not judged & {label.pair_id for label in labels(session)}
+
+
+def test_two_photos_of_one_person_are_never_on_both_sides(measured: Database, judge: Judge, fit_measured: Fit) -> None:
+    with measured.write() as session:
+        for source in session.scalars(select(Source)):
+            source.group = f"person{int(source.key[4:]) // 4}"
+    judge(100)
+    stored, summary = fit_measured()
+    with measured.read() as session:
+        person = dict(session.execute(select(Pair.key, Source.group).join(Source, Source.id == Pair.source_id)).all())
+    folds: dict[str, set[int]] = {}
+    for pair, _, _, fold, _ in stored.provenance["trained_on"]:
+        folds.setdefault(person[pair], set()).add(fold)
+    assert all(len(found) == 1 for found in folds.values())
+    assert len(set.union(*folds.values())) == 5
+    assert summary["n_groups"] == 6 == len(np.unique(stored.held_out["group"]))
+    assert (summary["target"]["confidence"], summary["target"]["n_groups"]) == (0.9, 6)
+
+
+def test_photos_of_one_person_say_that_no_other_is_known(measured: Database, judge: Judge, fit_measured: Fit) -> None:
+    with measured.write() as session:
+        session.execute(update(Source).values(group="ada"))
+    judge(100)
+    stored, summary = fit_measured()
+    assert "All photos are of one person" in " ".join(summary["notes"])
+    assert len(np.unique(stored.held_out["group"])) == summary["n_sources"]  # by photo then
+
+
+def test_a_labeler_of_an_earlier_version_labels_and_says_what_it_does_not_know(
+    measured: Database, data: Path, judge: Judge, fit_measured: Fit
+) -> None:
+    judge(100)
+    stored, _ = fit_measured()
+    path = data / "runs" / str(stored.run_id) / FILE
+    values = json.loads(path.read_text())
+    del values["held_out"]["group"], values["provenance"]["settings"]["confidence"]
+    path.write_text(json.dumps(values))
+    old = load_labeler(path.parent, stored.run_id)
+    report = label_pairs(measured, old, 0.75, 0.51, Filter())
+    assert report.labelled > 0
+    assert not report.knows_groups
+    assert "counted as if each were of another person" in format_label(
+        {**asdict(report), "coverage": report.coverage, "dry_run": False}
+    )
+    del values["held_out"]["weight"][0]
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match="do not go together"):
+        load_labeler(path.parent, stored.run_id)
 
 
 def test_a_labeler_is_found_by_name_run_or_latest(
@@ -371,4 +423,4 @@ def test_a_stored_reward_is_a_feature_like_any_other(
     by_reward, summary = run_fit(measured, data, path)
     assert summary["columns"] == ["reward-mine", "contrast"]
     assert np.array_equal(by_reward.labeler.vectors, by_sharpness.labeler.vectors)
-    assert label_pairs(measured, by_reward, 0.88, Filter()).labelled > 0
+    assert label_pairs(measured, by_reward, 0.85, 0.51, Filter()).labelled > 0

@@ -48,8 +48,8 @@ def test_labels_do_not_leak_across_sources() -> None:
     sources = np.repeat(np.arange(40), 6)
     answers = rng.integers(0, 2, 40).astype(float)[sources]
     name = rng.normal(size=(40, 5))[sources] + 0.01 * rng.normal(size=(240, 5))
-    data = Training(name, answers, np.ones(240), sources.astype(str))
-    leaking = Training(name, answers, np.ones(240), np.arange(240).astype(str))
+    data = Training(name, answers, np.ones(240), *[sources.astype(str)] * 2)
+    leaking = Training(name, answers, np.ones(240), *[np.arange(240).astype(str)] * 2)
     for kernel in ("linear", "rbf"):
         apart = predict_held_out(data, [*NAMES, "more"], FitSettings(kernel=kernel))
         assert compute_credit(apart.margins[SVM], answers).mean() < 0.65
@@ -108,7 +108,7 @@ def test_the_interval_resamples_sources_not_pairs() -> None:
 
 def test_coverage_takes_the_surest_first() -> None:
     p_a = np.array([0.99, 0.02, 0.9, 0.6])
-    data = Training(np.zeros((4, 1)), np.array([1.0, 0.0, 0.0, 0.0]), np.ones(4), np.array(list("abcd")))
+    data = Training(np.zeros((4, 1)), np.array([1.0, 0.0, 0.0, 0.0]), np.ones(4), *[np.array(list("abcd"))] * 2)
     table = compute_coverage(p_a, data).set_index("coverage")
     assert table.loc[0.5, "accuracy"] == 1.0
     assert table.loc[0.5, "threshold"] == 0.98
@@ -117,7 +117,7 @@ def test_coverage_takes_the_surest_first() -> None:
 
 def test_calibration_by_hand() -> None:
     p_a = np.array([0.8] * 10)
-    data = Training(np.zeros((10, 1)), np.array([1.0] * 6 + [0.0] * 4), np.ones(10), np.arange(10).astype(str))
+    data = Training(np.zeros((10, 1)), np.array([1.0] * 6 + [0.0] * 4), np.ones(10), *[np.arange(10).astype(str)] * 2)
     curve, error, brier = compute_calibration(p_a, data.p_a, data.weight, data.sources)
     assert curve["n"].sum() == 10
     assert brier == pytest.approx((6 * 0.04 + 4 * 0.64) / 10)

@@ -19,7 +19,6 @@ from annotate.labeler.svm import (
     Training,
     apply_slope,
     check_training,
-    choose_threshold,
     compute_log_loss,
     compute_margin,
     compute_p_a,
@@ -61,7 +60,7 @@ def test_swapping_flips_the_answer_exactly(labeler: Labeler, seed: int, n: int, 
 
 
 def test_training_on_swapped_pairs_gives_the_same_answers(data: Training) -> None:
-    swapped = Training(-data.differences, 1 - data.p_a, data.weight, data.sources)
+    swapped = Training(-data.differences, 1 - data.p_a, data.weight, data.sources, data.groups)
     for kernel in ("linear", "rbf"):
         parameters = Parameters(kernel, 1.0, 0.3)
         one, other = (compute_margin(fit_svm(part, parameters), data.differences) for part in (data, swapped))
@@ -139,7 +138,7 @@ def test_missing_values_give_no_answer(labeler: Labeler) -> None:
 
 def test_the_slope_is_the_likeliest() -> None:
     margin = np.array([1.0, 1.0, 1.0, 1.0])
-    data = Training(np.zeros((4, 1)), np.array([1.0, 1.0, 1.0, 0.0]), np.ones(4), np.array(list("abcd")))
+    data = Training(np.zeros((4, 1)), np.array([1.0, 1.0, 1.0, 0.0]), np.ones(4), *[np.array(list("abcd"))] * 2)
     slope = fit_slope(margin, data)  # three of four: logit 3/4 = log 3
     assert slope == pytest.approx(np.log(3), abs=1e-4)
     assert compute_log_loss(margin, data, 0.0) == pytest.approx(np.log(2))
@@ -196,32 +195,3 @@ def test_what_cannot_be_learnt_from_is_refused(data: Training, change: dict[str,
 def test_too_few_labels_say_how_many_more(make_training: MakeTraining) -> None:
     with pytest.raises(UserError, match=r"Only 12 human labels.*needs 30.*Judge 18 more"):
         check_training(make_training(12))
-
-
-class TestThreshold:
-    """(wrong + 1) / (n + 1) ≤ 1 − target, by hand."""
-
-    def test_it_takes_as_many_as_reach_the_target(self) -> None:
-        confidence = np.linspace(0.99, 0.5, 40)
-        right = np.array([1.0] * 20 + [0.0] * 20)
-        # 20 right and k wrong: (k + 1) / (21 + k) ≤ 0.1 holds up to k = 1
-        assert choose_threshold(confidence, right, np.ones(40), 0.9) == confidence[20]
-
-    def test_a_lucky_handful_reaches_nothing(self) -> None:
-        assert choose_threshold(np.full(8, 0.99), np.ones(8), np.ones(8), 0.9) is None
-        assert choose_threshold(np.full(9, 0.99), np.ones(9), np.ones(9), 0.9) == 0.99
-
-    def test_equal_confidences_are_taken_together(self) -> None:
-        confidence = np.array([0.9] * 19 + [0.9] * 19)
-        right = np.array([1.0] * 19 + [0.0] * 19)
-        assert choose_threshold(confidence, right, np.ones(38), 0.9) is None
-
-    def test_the_unit_of_weights_does_not_matter(self) -> None:
-        rng = np.random.default_rng(0)
-        confidence, right, weight = rng.uniform(0.5, 1, 300), rng.random(300) < 0.9, rng.uniform(1, 2, 300)
-        one = choose_threshold(confidence, right.astype(float), weight, 0.85)
-        assert one == choose_threshold(confidence, right.astype(float), 52 * weight, 0.85)
-        assert one is not None
-
-    def test_nothing_measured_reaches_nothing(self) -> None:
-        assert choose_threshold(np.zeros(0), np.zeros(0), np.zeros(0), 0.9) is None

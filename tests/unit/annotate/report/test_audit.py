@@ -144,3 +144,12 @@ def test_what_one_way_of_asking_tells_is_not_compared_with_nothing() -> None:
     table, said = compare_asked(fill(draw_answers(np.random.default_rng(0), 5, 9, 60, 0.0)))
     assert table["ratio"].isna().all()
     assert "cannot be told" in said
+
+
+def test_answers_all_alike_have_no_interval_of_width_zero() -> None:
+    answers = make_answers([(f"s{n % 9}", f"p{n % 5}", ("x", "y"), "a>b") for n in range(60)])
+    table = compute_order_effects(answers, rank_methods(answers, n_resamples=0), NO_SIDE)
+    time = table[table["effect"] == "time"]
+    assert time[["low", "high"]].isna().all(axis=None)
+    assert time["sentence"].str.contains("cannot be told").all()
+    assert not time["sentence"].str.contains("nan").any()
