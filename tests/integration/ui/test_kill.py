@@ -13,7 +13,9 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
-from db.models import Judgment, Pair
+from annotate.judging.tasks import make_tasks
+from db.models import Judgment, Pair, Task
+from db.project import save_settings
 from tests.conftest import Server
 from tests.making import add_pairs, fetch, make_event
 from tests.watching import LIMIT_SECONDS
@@ -26,7 +28,8 @@ METHODS = [f"m{number}" for number in range(8)]
 class Burst:
     """One person's page without a screen: answers as fast as the server takes them, sends again what got no answer."""
 
-    def __init__(self, server: Server, name: str) -> None:
+    def __init__(self, server: Server, name: str, task_size: int) -> None:
+        self.task_size = task_size
         self.http = httpx.Client(base_url=server.url, timeout=LIMIT_SECONDS)
         assert self.http.get(server.address).status_code == 303
         assert self.http.post("/sign-in", data={"name": name}).status_code == 303
@@ -60,26 +63,35 @@ class Burst:
             assert self.showing, "the test has too few pairs for this burst"
 
     def judge(self, showing: str) -> dict[str, object]:
+        if self.task_size > 2:
+            return make_event(showing, "ranked", tiers=[[self.rng.randrange(self.task_size)]], seconds=0.2)
         return make_event(showing, self.rng.choice(["left", "right", "tie"]), seconds=0.2)
 
 
 @pytest.fixture
-def many_pairs(database, data):
-    """3,360 pairs that want three judgments each: more than the bursts can use up."""
+def task_size(request, database, data):
+    """3,360 pairs, or tasks of four, that want three judgments each: more than the bursts can use up."""
     with database.write() as session:
         added = add_pairs(session, 120, METHODS, files=data, judgments_per_pair=3, repeat_share=0.1)
+        if request.param > 2:
+            settings = save_settings(session, {"task_size": request.param})
+            added = make_tasks(session, settings, request.param, per_source=28).added
         assert added == 120 * 28
+    return request.param
 
 
 def stored_uuids(database):
     return Counter(fetch(database, select(Judgment.uuid)))
 
 
-@pytest.mark.usefixtures("many_pairs")
-@pytest.mark.parametrize("rounds", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_every_acknowledged_judgment_is_there_once(database, serve_process, rounds):
+@pytest.mark.parametrize(
+    ("task_size", "rounds"),
+    [(2, 4), (4, 1), *(pytest.param(size, 20, marks=pytest.mark.slow) for size in (2, 4))],
+    indirect=["task_size"],
+)
+def test_every_acknowledged_judgment_is_there_once(database, serve_process, task_size, rounds):
     server = serve_process()
-    clients = [Burst(server, f"client {number}") for number in range(CLIENTS)]
+    clients = [Burst(server, f"client {number}", task_size) for number in range(CLIENTS)]
     stop, rng = threading.Event(), random.Random(rounds)
     with ThreadPoolExecutor(CLIENTS) as pool:
         running = [pool.submit(client.run, stop) for client in clients]
@@ -114,10 +126,14 @@ def check_the_end(database, clients):
     assert stored_uuids(database) == acknowledged
     assert set(acknowledged.values()) == {1}
     with database.read() as session:
-        rows = session.execute(select(Judgment.pair_id, Judgment.person_id, Judgment.repeat_no)).all()
+        showing = (Judgment.pair_id, Judgment.task_id, Judgment.person_id, Judgment.repeat_no)
+        rows = session.execute(select(*showing)).all()
         assert len(rows) == len(set(rows)), "one showing was judged twice"
         assert session.scalar(select(func.count()).where(Judgment.superseded_at.is_not(None))) == 0
-        live = Counter(pair_id for pair_id, _, repeat_no in rows if repeat_no == 0)
-        counts = {pair.id: pair.judgment_count for pair in session.scalars(select(Pair)) if pair.judgment_count}
+        live = Counter((pair_id, task_id) for pair_id, task_id, _, repeat_no in rows if repeat_no == 0)
+        counts = {(pair.id, None): pair.judgment_count for pair in session.scalars(select(Pair))}
+        counts |= {(None, task.id): task.judgment_count for task in session.scalars(select(Task))}
+        counts = {of: count for of, count in counts.items() if count}
         assert counts == live
+        assert all((of_task is None) is (clients[0].task_size == 2) for _, of_task in counts)
         assert max(counts.values()) <= 3
