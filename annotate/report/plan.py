@@ -22,6 +22,8 @@ from metrics.votes import JOD, MIN_SOURCES
 POWER = 0.8
 SMALLEST_JOD = 0.02
 """A smaller difference than this is not planned for: it may as well be none."""
+WIDEST_JOD = 10.0
+"""Between bounds further apart nothing is known, nor how many answers are missing."""
 NEIGHBOUR_COLUMNS = [
     *("method", "below", "difference_jod", "low_jod", "high_jod", "decided"),
     *("more_answers", "times", "answers", "photos", "people"),
@@ -80,6 +82,11 @@ def _describe(row: Mapping[Any, Any], median_seconds: float) -> str:
     names, difference = f"{row['method']} and {row['below']}", row["difference_jod"]
     if math.isnan(difference):
         return f"{names}: too little to go by; they never met, or on fewer than {MIN_SOURCES} sources."
+    if row["high_jod"] - row["low_jod"] > WIDEST_JOD:
+        return (
+            f"{names}: too little to go by; the bounds of their difference lie more than {WIDEST_JOD:g} JOD apart, for "
+            "too few photos or people speak of both."
+        )
     size = f"by {abs(difference):.2f} JOD [{row['low_jod']:+.2f}, {row['high_jod']:+.2f}]"
     if row["decided"]:
         better, worse = (row["method"], row["below"]) if difference > 0 else (row["below"], row["method"])

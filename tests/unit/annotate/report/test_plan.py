@@ -64,6 +64,7 @@ def test_sentences_of_what_is_missing() -> None:
     )
     assert say(times=math.nan) == f"{start} The difference is too small to plan for."
     assert say(difference_jod=math.nan).startswith("x and y: too little to go by")
+    assert "more than 10 JOD apart" in say(low_jod=-251.3, high_jod=251.6)
     assert say(decided=True, difference_jod=-0.2).startswith("y is better than x by 0.20 JOD")
     assert [round_number(n) for n in (7, 404.2, 12_345)] == [7, 410, 13_000]
 
