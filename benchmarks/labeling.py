@@ -29,6 +29,7 @@ from uuid import uuid4
 import httpx
 import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
+from sqlalchemy import update
 
 from annotate.judging.people import add_person
 from benchmarks.label_load import (
@@ -44,7 +45,7 @@ from benchmarks.label_load import (
 )
 from benchmarks.pair_queue import CANDIDATES, PAIRS_OF_A_SOURCE, fill_pairs
 from db.images import add_image, probe_bytes
-from db.models import Role, utc_now
+from db.models import Person, Role, utc_now
 from db.project import save_settings
 from db.session import Database, open_database
 from metrics.rankings import LETTERS
@@ -133,6 +134,8 @@ def fill_tasks(database: Database, tasks: int) -> None:
         connection.executemany(f"INSERT INTO task ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         connection.executemany("INSERT INTO task_candidate (task_id, letter, candidate_id) VALUES (?, ?, ?)", members)
         save_settings(session, {"task_size": TASK_SIZE})
+        # The settings are stored for the first time, and with them a question that nobody has read the guidelines of.
+        session.execute(update(Person).values(guidelines_seen_at=utc_now()))
 
 
 def sign_in(url: str, name: str) -> dict[str, str]:

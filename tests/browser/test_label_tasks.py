@@ -60,7 +60,7 @@ def shown(page: Page) -> list[str]:
 
 def marks(page: Page) -> dict[int, str]:
     """What stands on the candidates, by number."""
-    found = page.locator(".candidate:not([hidden])").evaluate_all(
+    found = page.locator(".candidate").evaluate_all(
         "frames => frames.map((frame) => frame.querySelector('.mark:not([hidden])')?.textContent ?? '')"
     )
     return {place + 1: mark for place, mark in enumerate(found) if mark}
@@ -264,11 +264,9 @@ def test_digits_choose_by_their_place_on_every_keyboard(open_tasks: Any, databas
 
 def test_one_zoom_for_all_and_views_last_while_held(fours: Page, database: Database) -> None:
     def boxes() -> list[list[float]]:
-        found: list[list[float]] = (
-            fours.evaluate("""() => [...document.querySelectorAll(".candidate:not([hidden])")].map(
+        found: list[list[float]] = fours.evaluate("""() => [...document.querySelectorAll(".candidate")].map(
             (frame) => { const style = frame.querySelector("img").style;
                 return [style.left, style.top, style.width].map(parseFloat); })""")
-        )
         return found
 
     own = shown(fours)
@@ -476,7 +474,7 @@ def test_nothing_scrolls_and_all_is_in_reach(open_tasks: Any, size: int, width: 
     boxes = [
         box
         for selector in (
-            ".candidate:not([hidden])",
+            ".candidate",
             "#lq",
             "#controls button:visible",
             "#asked",

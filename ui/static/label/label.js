@@ -79,7 +79,6 @@ const setAsidePrefix = `facereward:set-aside:${session.person.id}:`; // one name
 const setAside = readSetAside(); // events that the server did not take, each with its error
 
 const frames = makeFrames();
-$("grid").append(...frames);
 const viewer = makeViewer($("stage"), [$("left"), $("right")], $("grid"), frames, (text) => ($("readout").textContent = text), noteMode);
 const task = makeTask(frames, {
   onAnswer: (ranking, time) => answer("ranked", time, null, ranking),

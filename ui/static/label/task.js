@@ -82,7 +82,7 @@ export function picturesOf({ images, tiers, worst }) {
 /** The frames of a task, as many as the largest has. */
 export function makeFrames() {
   return Array.from({ length: MOST }, (_, place) => {
-    const frame = make("button", { type: "button", className: "frame candidate", hidden: true });
+    const frame = make("button", { type: "button", className: "frame candidate" });
     frame.append(make("span", { className: "number" }, String(place + 1)), make("span", { className: "mark", hidden: true }));
     return frame;
   });

@@ -224,7 +224,8 @@ export function makeViewer(stage, sides, grid, places, onReadout, onMode) {
       frames = images ? places.slice(0, images.length) : sides;
       for (const frame of sides) frame.hidden = frames !== sides;
       grid.hidden = frames === sides;
-      places.forEach((frame) => (frame.hidden = !frames.includes(frame)));
+      const inGrid = frames === sides ? [] : frames;
+      if (grid.childElementCount !== inGrid.length) grid.replaceChildren(...inGrid); // else the focus stays
       layOut();
     },
     clear() {
