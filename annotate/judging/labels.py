@@ -177,6 +177,12 @@ def _votes_on_tasks(session: Session, counted: list[ColumnElement[bool]]) -> Ite
                 yield pair.key, person, number, pair.pair_id, choice, 1 / len(told)
 
 
+def find_pairs_told_by_tasks(session: Session) -> set[int]:
+    """Ids of the pairs that live answers to tasks tell of, those of simulated annotators too."""
+    counted = [Judgment.superseded_at.is_(None), Judgment.repeat_no == 0]
+    return {pair_id for _, _, _, pair_id, _, _ in _votes_on_tasks(session, counted)}
+
+
 def select_pairs_of_tasks() -> Select[int, str, str, int, str, str | None]:
     """The pairs of the judged tasks: task_id, letters x < y, pair_id, key, gold_answer; x is the pair's a."""
     x, y = aliased(TaskCandidate), aliased(TaskCandidate)

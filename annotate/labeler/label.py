@@ -1,8 +1,8 @@
 """Label the pairs that nobody judged with a fitted labeler: a stream, a block of pairs and a transaction at a time.
 
-A pair is left alone where a person judged it or a human label was imported: human labels always win. Running the same
-labeler again changes nothing, and goes on where a killed run ended; another labeler's labels are superseded, kept as
-history.
+A pair is left alone where a person judged it, alone or in a task, or a human label was imported: human labels always
+win. Running the same labeler again changes nothing, and goes on where a killed run ended; another labeler's labels are
+superseded, kept as history.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Row, exists, func, insert, select, update
 from sqlalchemy.orm import Session, aliased
 
 from annotate.ingest.image_files import batches
+from annotate.judging.labels import find_pairs_told_by_tasks
 from annotate.labeler.file import StoredLabeler
 from annotate.labeler.svm import Array, compute_p_a
 from annotate.labeler.threshold import choose_threshold
@@ -99,6 +100,7 @@ def label_pairs(
         conditions = _conditions(session, chosen)
         _check_versions(session, stored)
         total, last = session.execute(select(func.count(), func.max(Pair.id)).where(*conditions)).one()
+        told = find_pairs_told_by_tasks(session)
     if threshold is None:
         return report
     report.expected_coverage = float((held_out["confidence"] >= threshold).mean())
@@ -106,12 +108,13 @@ def label_pairs(
     while last is not None and after < last:
         with database.read() as session:
             block = _read_block(session, conditions, after, last)
-            p_a = compute_p_a(stored.labeler, _differences(session, stored, block))
+            after = int(block[-1].id)
+            block = [row for row in block if row.id not in told]
+            p_a = compute_p_a(stored.labeler, _differences(session, stored, block)) if block else np.zeros(0)
         changes = _compare(block, p_a, threshold, stored.made_by, report)
         if not dry_run and changes:
             with database.write() as session:
                 _write(session, changes, stored.made_by)
-        after = int(block[-1].id)
         if progress:
             progress(report.pairs, total)
     if report.pairs and report.unmeasured == report.pairs:

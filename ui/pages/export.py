@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from annotate.exchange.command import EXPORT
 from annotate.judging.people import count_simulated
 from dataset.options import ExportOptions
-from db.models import Label, Method, Origin, Pair, Person, Run, RunState, Source, Split
+from db.models import Label, Method, Origin, Pair, Person, Run, RunState, Source, Split, Task
 from db.records import describe_discarded
 from runs.store import read_progress, run_folder
 from ui.context import Context
@@ -103,11 +103,15 @@ def counts_html(session: Session) -> str:
         .where(Pair.judgment_count > 0, Pair.gold_answer.is_(None))
         .group_by(Source.split)
     ).all()
+    answered = (Task.judgment_count > 0, Task.gold_ranking.is_(None))
+    tasks = session.scalar(select(func.count()).select_from(Task).where(*answered)) or 0
     live = select(func.count()).select_from(Label).where(Label.superseded_at.is_(None))
     machine = session.scalar(live.where(Label.origin == Origin.svm)) or 0
     imported = session.scalar(live.where(Label.made_by.startswith("imported:"))) or 0
     simulated = count_simulated(session)
-    return render("export/counts.html", judged=judged, machine=machine, imported=imported, simulated=simulated)
+    return render(
+        "export/counts.html", judged=judged, tasks=tasks, machine=machine, imported=imported, simulated=simulated
+    )
 
 
 def status_html(data: Path, run: Run | None) -> str:

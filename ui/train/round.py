@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 import refl.tune.config
 import reward.model.config
+from annotate.judging.labels import select_pairs_of_tasks
 from annotate.labeler.settings import MIN_ANSWERS, choose_metrics
 from db.errors import UserError
 from db.models import Judgment, Pair, Person, Run, Source, Split, Task
@@ -224,7 +225,8 @@ def list_notes(session: Session, settings: RoundSettings) -> list[str]:
     """What the round begins with, and what it would fail for."""
     answers = select(func.count()).select_from(Judgment).where(Judgment.superseded_at.is_(None))
     decided = count_decided(session, include_simulated=settings.include_simulated)
-    unjudged = select(func.count()).select_from(Pair).where(Pair.judgment_count == 0)
+    of_tasks = select_pairs_of_tasks().with_only_columns(Pair.id)
+    unjudged = select(func.count()).select_from(Pair).where(Pair.judgment_count == 0, Pair.id.not_in(of_tasks))
     with_truth = select(func.count()).select_from(Source).where(Source.hq_image_id.is_not(None))
     counts = [*(session.scalar(query) or 0 for query in (answers, unjudged)), decided]
     notes = [f"Judgments that it begins with: {counts[0]:,}; pairs that nobody judged: {counts[1]:,}."]

@@ -62,7 +62,7 @@ def judge_as(session: Session, person: Person, pair: Pair, choice: str, repeat_n
         skip_reason="“both” bad\n" if choice == "skip" else None,
         reasons=["eyes", "hår"] if choice == "a" else [],
         view_mode="fit+flicker",
-        picked=list(Picked)[(pair.shuffle_key + person.id) % 5],
+        picked=list(Picked)[(pair.shuffle_key + person.id) % len(Picked)],
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,11 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from annotate.judging.judgments import Answer, record_judgment
+from annotate.judging.labels import find_pairs_told_by_tasks
 from annotate.judging.pairs import make_pairs
 from annotate.judging.people import add_person
+from annotate.judging.tasks import make_tasks
 from annotate.labeler import label as label_module
 from annotate.labeler.command import format_label
 from annotate.labeler.file import FILE, StoredLabeler, find_labeler, load_labeler
@@ -25,7 +29,21 @@ from annotate.labeler.label import Filter, LabelReport, label_pairs
 from annotate.labeler.settings import FitSettings
 from annotate.measure.vectors import load_differences
 from db.errors import UserError
-from db.models import Candidate, Choice, Image, Judgment, Label, MetricValue, Origin, Pair, Picked, Source, Split
+from db.models import (
+    Asked,
+    Candidate,
+    Choice,
+    Image,
+    Judgment,
+    Label,
+    MetricValue,
+    Origin,
+    Pair,
+    Picked,
+    Source,
+    Split,
+    Task,
+)
 from db.project import load_settings
 from db.records import add_metric_value
 from db.session import Database
@@ -424,3 +442,25 @@ def test_a_stored_reward_is_a_feature_like_any_other(
     assert summary["columns"] == ["reward-mine", "contrast"]
     assert np.array_equal(by_reward.labeler.vectors, by_sharpness.labeler.vectors)
     assert label_pairs(measured, by_reward, 0.85, 0.51, Filter()).labelled > 0
+
+
+def test_a_pair_that_a_task_told_of_is_left_alone(measured: Database, judge: Judge, fit_measured: Fit) -> None:
+    judge(100)
+    stored, _ = fit_measured()
+    before = label_pairs(measured, stored, 0.75, 0.51, Filter(), dry_run=True)
+    with measured.write() as session:
+        make_tasks(session, load_settings(session), 4)
+        person = add_person(session, "ben")
+        session.flush()
+        for number, task in enumerate(session.scalars(select(Task)).all()):
+            shown = {"task_id": task.id, "ranking": "c>?", "places": "abcd", "asked": Asked.best}
+            uuid = str(UUID(int=number, version=4))
+            record_judgment(session, person.id, Answer(uuid, None, 0, None, None, 2.0, **shown))
+        told = find_pairs_told_by_tasks(session)
+        unjudged = set(session.scalars(select(Pair.id).where(Pair.judgment_count == 0)))
+    assert len(told) == 3 * SOURCES, "the best of four tells of three pairs"
+    assert told & unjudged
+    report = label_pairs(measured, stored, 0.75, 0.51, Filter())
+    assert report.pairs == before.pairs - len(told & unjudged)
+    with measured.read() as session:
+        assert not told & {label.pair_id for label in labels(session)}
