@@ -13,15 +13,15 @@ from ui.html import ended_html, live_html, read_result
 from ui.run_panel import is_live, start_run
 
 ALL, RANDOM, AGAINST = "All", "Some, at random", "Only with one method"
+SIZES = [("as the Project page says", 0), ("2, a pair", 2), *((f"{size}, a task", size) for size in range(3, 7))]
+"""Choices of how many images are judged at once: words, and the number, 0 for the project's."""
 
 
-def start_pairing(
-    context: Context, which: str, per_source: float | None, against: str | None, size: float | None = None
-) -> int:
+def start_pairing(context: Context, which: str, per_source: float | None, against: str | None, size: int = 0) -> int:
     """Start `annotate pair` as a run and return its id.
 
     Args:
-        size: of a task, 2 for pairs; None: the project's.
+        size: of a task, 2 for pairs; 0: the project's.
 
     Raises:
         UserError: no number or method chosen, or a run is going on.
@@ -32,7 +32,7 @@ def start_pairing(
         raise UserError("Choose the method that every pair is to have.")
     options = PAIR.make(
         {
-            "size": None if size is None else int(size),
+            "size": size or None,
             "per_source": int(per_source or 0) if which == RANDOM else None,
             "against": against if which == AGAINST else None,
         }

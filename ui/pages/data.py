@@ -24,7 +24,7 @@ from db.models import Candidate, Image, Method, Pair, Run, Source, Split, Task
 from runs.image_folders import clean_path
 from ui.context import Context
 from ui.html import ended_html, live_html, read_result, render
-from ui.pairing import AGAINST, ALL, RANDOM, pair_html, start_pairing
+from ui.pairing import AGAINST, ALL, RANDOM, SIZES, pair_html, start_pairing
 from ui.run_panel import QUIET, RunPanel, Runs, is_live, start_run
 
 MAX_ROWS = 200
@@ -62,9 +62,7 @@ def build(context: Context) -> None:
         "those there already stay as they are. The [Project page](project) says which are shown."
     )
     with gr.Row(equal_height=True):
-        size = gr.Number(
-            None, label="Images at once", info="2: pairs, to 6; empty: the project's", precision=0, minimum=2, maximum=6
-        )
+        size = gr.Dropdown(SIZES, value=0, label="Images at once")
         which = gr.Radio([ALL, RANDOM, AGAINST], value=ALL, label="Pairs of a photo")
         per_source = gr.Number(3, label="Per photo", precision=0, minimum=1, visible=False)
         against = gr.Dropdown([], label="Method", visible=False)
