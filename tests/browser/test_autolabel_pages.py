@@ -84,6 +84,9 @@ def test_from_missing_metrics_to_a_corrected_label_by_clicks(
     choose(page, "Metrics", metric_list)
     page.get_by_label("Include simulated").check()
     page.get_by_label("Quick").check()
+    # So few answers promise no more of people who have not judged.
+    page.get_by_label("Target accuracy").first.fill("0.8")
+    page.get_by_label("Confidence").first.fill("0.55")
     page.get_by_role("button", name="Train", exact=True).click()
     expect(page.get_by_role("img", name=re.compile("^Accuracy of the labels by share"))).to_be_visible()
     expect(page.get_by_text("Simulated annotators are among").first).to_be_visible()
