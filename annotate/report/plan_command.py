@@ -32,7 +32,7 @@ class PlanOptions(Options):
     methods: int | None = Field(None, ge=2, le=1_000, description="Methods")
     photos: int | None = Field(None, ge=1, description="Photos")
     people: int | None = Field(None, ge=1, description="People who judge")
-    k: int = Field(2, ge=2, le=6, description="Candidates that are asked at once")
+    size: int = Field(2, ge=2, le=6, description="Candidates that are asked at once")
     asked: Literal["best", "best_worst", "order"] = Field("best", description="What is asked of more than two")
     seconds: float | None = Field(None, gt=0, description="Seconds an answer")
     photo_sd: Annotated[float | None, Flag(metavar="JOD")] = Field(
@@ -79,7 +79,7 @@ def run_plan(options: PlanOptions, place: Place) -> None:
     """Plan and say it."""
     with record(PLAN, options, place) as (database, run):
         with database.read() as session:
-            known = read_project(session, options.k, options.asked)
+            known = read_project(session, options.size, options.asked)
         result, lines = make_plan(options, known)
         run.write_result(result)
     print("\n".join(lines))
@@ -94,7 +94,7 @@ def make_plan(options: PlanOptions, known: Known) -> tuple[dict[str, Any], list[
 
     usual = Known(
         *(USUAL_METHODS, USUAL_PHOTOS, USUAL_PEOPLE),
-        USUAL_SECONDS + MORE_SECONDS * (options.k - 2),
+        USUAL_SECONDS + MORE_SECONDS * (options.size - 2),
         *(USUAL_PHOTO_SD, USUAL_PERSON_SD),
     )
     given: dict[str, Any] = {}
@@ -105,7 +105,7 @@ def make_plan(options: PlanOptions, known: Known) -> tuple[dict[str, Any], list[
                 given[name], told[name] = getattr(of, name), where
     seconds, sizes = given["seconds"], {name: int(given[name]) for name in ("methods", "photos", "people")}
     spread = {"photo_sd": given["photo_sd"] * JOD, "person_sd": given["person_sd"] * JOD}
-    what = "pairs" if options.k == 2 else f"sets of {options.k}, {options.asked.replace('_', ' and ')}"
+    what = "pairs" if options.size == 2 else f"tasks of {options.size}, {options.asked.replace('_', ' and ')}"
     lines = [
         f"{what}: "
         + ", ".join(f"{sizes[name]:,} {name} ({told[name]})" for name in sizes)
@@ -113,7 +113,7 @@ def make_plan(options: PlanOptions, known: Known) -> tuple[dict[str, Any], list[
         f"photos differ by {given['photo_sd']:.2f} JOD ({told['photo_sd']}), people by {given['person_sd']:.2f} JOD "
         f"({told['person_sd']}): standard deviations of how much better one method is than another",
     ]
-    study = Study(**sizes, k=options.k, asked=options.asked, **spread)
+    study = Study(**sizes, k=options.size, asked=options.asked, **spread)
     asked = options.effect * JOD, options.power, options.alpha
     looks: dict[str, Needed] = {"once": single_look_information, "always": information_needed}
     found = {name: study.variation(1_000).answers_on_the_same(needed, *asked) for name, needed in looks.items()}
@@ -128,7 +128,7 @@ def make_plan(options: PlanOptions, known: Known) -> tuple[dict[str, Any], list[
         times = 2 * study.variation(1_000).floor * looks[name](*asked, math.inf)
         larger = Study(
             **{**sizes, "photos": math.ceil(sizes["photos"] * times), "people": math.ceil(sizes["people"] * times)},
-            k=options.k,
+            k=options.size,
             asked=options.asked,
             **spread,
         )

@@ -114,6 +114,6 @@ def test_a_plan_says_what_no_number_of_answers_tells() -> None:
 
 
 def test_four_at_once_take_fewer_answers() -> None:
-    pairs, fours = (make_plan(PlanOptions(effect=0.6, photos=200, people=30, k=k), Known())[0] for k in (2, 4))
+    pairs, fours = (make_plan(PlanOptions(effect=0.6, photos=200, people=30, size=k), Known())[0] for k in (2, 4))
     assert fours["answers_looking_once"] < 0.75 * pairs["answers_looking_once"]
     assert (pairs["seconds"], fours["seconds"]) == (5.0, pytest.approx(14.2))
