@@ -428,6 +428,7 @@ def test_answers_without_a_network_are_kept_and_sent_once_in_order(fours: Page, 
     assert rankings(database) == ["1>?", "2>?", "3>?"]
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_the_middle_loses_nothing(
     fill: Any, serve_process: Any, open_page: Any, database: Database
 ) -> None:

@@ -85,6 +85,7 @@ def fill(page: Page, key: str, value: str) -> None:
     field.locator("input").first.fill(value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("faces")
 def test_once_round_by_clicks(serve: Any, open_page: Callable[..., Page], database: Database, data: Path) -> None:
     server = serve(admin_pages=True)

@@ -86,6 +86,7 @@ def run_until_death(log: Path, target: Callable[[list[str]], None], words: list[
     assert process.exitcode == 9, log.read_text()
 
 
+@pytest.mark.slow
 def test_killed_while_restoring_and_while_measuring_it_ends_with_the_same_table(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,7 @@ def stored_uuids(database):
 
 @pytest.mark.parametrize(
     ("task_size", "rounds"),
-    [(2, 4), (4, 1), *(pytest.param(size, 20, marks=pytest.mark.slow) for size in (2, 4))],
+    [(2, 2), (4, 1), *(pytest.param(size, 20, marks=pytest.mark.slow) for size in (2, 4))],
     indirect=["task_size"],
 )
 def test_every_acknowledged_judgment_is_there_once(database, serve_process, task_size, rounds):
