@@ -99,10 +99,10 @@ def label_pairs(
     with database.read() as session:
         conditions = _conditions(session, chosen)
         _check_versions(session, stored)
+        if threshold is None:
+            return report
         total, last = session.execute(select(func.count(), func.max(Pair.id)).where(*conditions)).one()
         told = find_pairs_told_by_tasks(session)
-    if threshold is None:
-        return report
     report.expected_coverage = float((held_out["confidence"] >= threshold).mean())
     after = 0
     while last is not None and after < last:

@@ -84,7 +84,9 @@ def write_report(
     step(3, 5)
     agreement = compute_agreement(answers, n_resamples=options.resamples, seed=options.seed)
     neighbours, pairs = compare_neighbours(answers, ranking), decide_pairs(answers)
-    screening = compare_rankings(rank_methods(every, n_resamples=0), rank_methods(kept, n_resamples=0))
+    of_every = rank_methods(every, n_resamples=0) if options.exclude_flagged and flagged else ranking
+    of_kept = rank_methods(kept, n_resamples=0) if flagged and not options.exclude_flagged else ranking
+    screening = compare_rankings(of_every, of_kept)
     shares, counts = compute_win_matrix(answers, ranking["method"].tolist())
     rewards = compute_mean_rewards(session, options.split, options.seed)
     questions = count_by_question(session, judgments)
