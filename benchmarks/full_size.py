@@ -19,9 +19,10 @@ from torch import nn
 
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.tune.config import load_refl_config
+from refl.tune.live_reward import choose_inputs, compute_rewards
 from refl.tune.memory import NEVER, build_training, count_training, list_trained, make_part
 from refl.tune.setup import Training, make_plan
-from refl.tune.train import compute_rewards, restore, train_step
+from refl.tune.train import restore, train_step
 from reward.model.checkpoint import read_architecture
 from reward.model.config import load_model_config
 from training.without_memory import make_moments
@@ -90,11 +91,12 @@ def list_work(training: Training) -> dict[str, Callable[[], object]]:
     def check() -> None:
         for _ in range(CHECK_FACES // batch):
             images = restore(training, lq, list(range(batch)))
-            compute_rewards(training.live.model, [None] * batch, device, images, list(range(batch)))
+            compute_rewards(training.live.model, images, [None] * batch, lq)
 
+    seen = choose_inputs(training.live.model, whole.lq, whole.hq)
     work: dict[str, Callable[[], object]] = {"step": step}
     if training.live.weights:
-        work["reward update"] = lambda: training.live.update(0, whole.lq, whole.hq, whole.captions)
+        work["reward update"] = lambda: training.live.update(0, whole.lq, whole.hq, whole.captions, seen)
     return {**work, "check": check} if config.train.monitor_every_steps else work
 
 

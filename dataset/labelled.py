@@ -40,6 +40,10 @@ class LabelledPair:
     method_b: str | None
     lq: Path | None
     hq: Path | None
+    sha256_lq: str | None = None
+    sha256_hq: str | None = None
+    judgments: tuple[str, ...] = ()
+    """Keys of the judgments that it was made of, where the dataset says."""
 
 
 def inside(folder: Path, name: str | None) -> Path | None:

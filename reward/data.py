@@ -10,9 +10,10 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from dataset.labelled import LabelledPair, Origin, Split, inside
 from dataset.read import PairLine
 from db.errors import UserError, first_fault
 from reward.model.config import ModelConfig
+from reward.model.inputs import check_inputs
 from reward.model.model import preprocess
 from training.images import check_images, read_image
 
@@ -34,6 +36,8 @@ class Pairs:
 
     path: Path
     rows: tuple[LabelledPair, ...]
+    input_photo: Literal["lq", "hq"] | None = None
+    """Photo of each row that is seen beside its two images; None where a model sees none."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -41,7 +45,26 @@ class Pairs:
     def select(self, split: Split | None = None, origin: Origin | None = None) -> Pairs:
         """Only the rows of this split, of labels of this origin."""
         rows = (row for row in self.rows if split in (None, row.split) and origin in (None, row.origin))
-        return Pairs(self.path, tuple(rows))
+        return replace(self, rows=tuple(rows))
+
+    def with_inputs(self, config: ModelConfig) -> Pairs:
+        """The same, with the photo that this model sees beside each pair.
+
+        Raises:
+            UserError: the model needs it, and a row has none.
+        """
+        lacking = [row.source for row in self.rows if config.needs_input and getattr(row, config.input_photo) is None]
+        instead = f"{self.path}: import the photos with {config.input_photo} and export again, or train with another "
+        instead += f"text_mode. The first photo that lacks it is {lacking[0]!r}." if lacking else ""
+        check_inputs(config, len(lacking), len(self.rows), "pairs", instead=instead)
+        return replace(self, input_photo=config.input_photo if config.needs_input else None)
+
+    def list_images(self, row: LabelledPair) -> tuple[Path, ...]:
+        """The images of a row that a model sees: a, b, and the input photo where it sees one."""
+        if self.input_photo is None:
+            return row.image_a, row.image_b
+        seen: Path = getattr(row, self.input_photo)
+        return row.image_a, row.image_b, seen
 
     def describe(self) -> str:
         """'3,000 labelled pairs (train 2,000, val 500, test 500; human 2,900, svm 100)'."""
@@ -55,10 +78,19 @@ class Pairs:
         """SHA-256 of all that training sees of the rows, the images by their file names: the same wherever it lies."""
         digest = hashlib.sha256()
         for row in self.rows:
-            names = (row.sha256_a or row.image_a.name, row.sha256_b or row.image_b.name)
+            names = [sha256 or path.name for path, sha256 in self.list_hashes(row)]
             values = (row.pair, *names, row.p_a, row.weight, row.origin, row.caption, row.source, row.split)
             digest.update(json.dumps(values).encode())
         return digest.hexdigest()
+
+    def list_hashes(self, row: LabelledPair) -> list[tuple[Path, str | None]]:
+        """Each of `list_images` with its SHA-256, where the dataset says it."""
+        hashes = [
+            row.sha256_a,
+            row.sha256_b,
+            *([getattr(row, f"sha256_{self.input_photo}")] if self.input_photo else []),
+        ]
+        return list(zip(self.list_images(row), hashes, strict=True))
 
 
 def load_dataset(path: Path) -> Pairs:
@@ -113,10 +145,9 @@ def _to_row(folder: Path, line: PairLine) -> LabelledPair:
     a, b, lq, hq = (inside(folder, name) for name in (line.image_a, line.image_b, line.lq, line.hq))
     assert a is not None
     assert b is not None
-    shared = line.model_dump(
-        include={*LabelledPair.__dataclass_fields__} - {"image_a", "image_b", "lq", "hq"},
-    )
-    return LabelledPair(**shared, image_a=a, image_b=b, lq=lq, hq=hq)
+    files = {"image_a", "image_b", "lq", "hq"}
+    shared = line.model_dump(include={*LabelledPair.__dataclass_fields__} - files - {"judgments"})
+    return LabelledPair(**shared, image_a=a, image_b=b, lq=lq, hq=hq, judgments=tuple(line.judgments))
 
 
 def _check_rows(path: Path, rows: Sequence[LabelledPair]) -> None:
@@ -136,29 +167,28 @@ def _check_rows(path: Path, rows: Sequence[LabelledPair]) -> None:
 
 
 def check_pairs(pairs: Pairs, known: Path | None = None) -> dict[Path, str]:
-    """Decode every image a and b once, in threads; returns their SHA-256. See `images.check_images`.
+    """Decode every image that a model sees of them once, in threads; returns their SHA-256. See `images.check_images`.
 
     Raises:
         UserError: an image is missing, damaged or changed; named.
     """
     files: dict[Path, str | None] = {}
     for row in pairs.rows:
-        files |= {row.image_a: row.sha256_a, row.image_b: row.sha256_b}
+        files |= dict(pairs.list_hashes(row))
     return check_images(files, known)
 
 
-class PairImages(Dataset[tuple[Tensor, Tensor]]):
-    """The images of pairs by the row's index: (3, Ha, Wa) and (3, Hb, Wb) uint8 RGB; sizes may differ."""
+class PairImages(Dataset[tuple[Tensor, ...]]):
+    """The images of pairs by the row's index, as `Pairs.list_images`: (3, H, W) uint8 RGB each; sizes may differ."""
 
     def __init__(self, pairs: Pairs) -> None:
-        self.rows = pairs.rows
+        self.rows, self.list_images = pairs.rows, pairs.list_images
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        row = self.rows[index]
-        return to_tensor(row.image_a), to_tensor(row.image_b)
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(to_tensor(path) for path in self.list_images(self.rows[index]))
 
 
 class Images(Dataset[Tensor]):
@@ -191,9 +221,9 @@ def group_images(images: Sequence[Tensor]) -> SameSize:
     return [(places, torch.stack([images[place] for place in places])) for places in by_size.values()]
 
 
-def group_pairs(items: Sequence[tuple[Tensor, Tensor]]) -> SameSize:
-    """A `collate_fn` for `PairImages`: the places are those of all images a, then of all images b."""
-    return group_images([item[0] for item in items] + [item[1] for item in items])
+def group_pairs(items: Sequence[tuple[Tensor, ...]]) -> SameSize:
+    """A `collate_fn` for `PairImages`: the places are those of all images a, all images b, then all input photos."""
+    return group_images([image for kind in zip(*items, strict=True) for image in kind])
 
 
 def to_pixels(groups: SameSize, config: ModelConfig, device: torch.device | str = "cpu") -> Tensor:

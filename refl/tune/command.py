@@ -134,7 +134,7 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
     from refl.restorers.feedforward import FeedForwardRestorer
     from refl.restorers.load import ADAPTERS, get_restorer_files, load_restorer
     from refl.tune.data import leave_out_held_out
-    from refl.tune.setup import Material, check_face_captions
+    from refl.tune.setup import Material, check_face_captions, check_reward_input
     from refl.tune.train import train
     from reward.data import load_dataset
     from reward.score.scorer import find_scorer, load_scorer
@@ -148,6 +148,9 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
     if pairs:
         faces = leave_out_held_out(faces, pairs, out / "checked.json")
     check_face_captions(found.config, faces, use_prompt=config.loss.use_prompt)
+    check_reward_input(found.config, config)
+    if pairs:
+        pairs.with_inputs(found.config)
     get_restorer_files([options.restorer], weights)
     if torch.cuda.is_available() and is_first():
         say_memory(options, weights, torch.cuda.get_device_properties(0).total_memory / 2**30)

@@ -23,7 +23,7 @@ from refl.tune.config import LiveRewardConfig
 from reward.data import PairImages, Pairs, group_pairs, to_pixels
 from reward.model.model import RewardModel, clamp_logit_scale, preprocess
 from reward.train.frozen_cache import FrozenCache
-from reward.train.loss import preference_loss
+from reward.train.loss import compute_losses
 from reward.train.pairs import InputReader, PairScorer, compute_margins
 from training.batches import choose_batch
 from training.precision import DTYPES, OptimizerKind, TrainedWeights, copy_values
@@ -72,9 +72,9 @@ class LiveReward:
             )
         self.rest()
 
-    def compute(self, images: Tensor, captions: Sequence[str | None]) -> Tensor:
-        """(N,) rewards of (N, 3, H, W) images in [0, 1], with gradient to the images."""
-        return self.model(images, captions)  # type: ignore[no-any-return]
+    def compute(self, images: Tensor, captions: Sequence[str | None], inputs: Tensor | None = None) -> Tensor:
+        """(N,) rewards of (N, 3, H, W) images in [0, 1], with gradient to the images; see `compute_rewards`."""
+        return compute_rewards(self.model, images, captions, inputs)
 
     def rest(self) -> None:
         """No gradient into the model's own weights."""
@@ -85,13 +85,21 @@ class LiveReward:
         every, first = self.config.reward_every_steps, self.config.reward_first_step
         return bool(every) and step >= first and step % every == 0
 
-    def update(self, step: int, restored: Tensor, hq: Tensor, captions: Sequence[str | None]) -> dict[str, float]:
+    def update(
+        self,
+        step: int,
+        restored: Tensor,
+        hq: Tensor,
+        captions: Sequence[str | None],
+        inputs: Tensor | None = None,
+    ) -> dict[str, float]:
         """One step of AdamW: the ground truth against what was restored from it, and the replayed pairs. A collective.
 
         The loss is a sum over all images of all processes, as published, so more images weigh more than one.
 
         Args:
             restored, hq: (N, 3, H, W) in [0, 1], without gradient; of this process, N may be 0.
+            inputs: (N, 3, H, W) in [0, 1], what was restored, for a model that sees it.
         Returns:
             loss (nats per image or pair), accuracy on what it was given, before the step, over all processes; `kept` 0
             where the update was taken back; `held_out_accuracy` where it is measured.
@@ -103,7 +111,8 @@ class LiveReward:
         sums = torch.zeros(3, device=self.accelerator.device)  # of losses, of right ones, of 1
         for start in range(0, len(restored), self.micro_batch_size or max(1, len(restored))):
             stop = start + (self.micro_batch_size or len(restored))
-            sums += self._learn(*self._compare(restored[start:stop], hq[start:stop], captions[start:stop]))
+            seen = [one[start:stop] for one in (hq, restored, inputs) if one is not None]
+            sums += self._learn(*self._compare(torch.cat(seen), captions[start:stop]))
         if self.config.replay_pairs and self.replay:
             for places in self._choose_replayed(step):
                 sums += self._learn(*self._replay(places))
@@ -156,11 +165,17 @@ class LiveReward:
         self.weights.backward(losses.sum() * self.config.reward_loss_scale)
         return torch.stack([losses.detach().sum(), right.sum(), losses.new_tensor(float(len(losses)))])
 
-    def _compare(self, restored: Tensor, hq: Tensor, captions: Sequence[str | None]) -> tuple[Tensor, Tensor]:
-        """(N,) losses with the ground truth as the winner, (N,) 1 where the model says so."""
-        pixels = preprocess(torch.cat([hq, restored]).detach(), self.model.config)
+    def _compare(self, images: Tensor, captions: Sequence[str | None]) -> tuple[Tensor, Tensor]:
+        """(N,) losses with the ground truth as the winner, (N,) 1 where the model says so.
+
+        Args:
+            images: (2N or 3N, 3, H, W) ground truths, restored images, and inputs where the model sees them.
+        """
+        pixels = preprocess(images.detach(), self.model.config)
         cosines, logits = PairScorer(self.model, frozen_done=False)(pixels, captions)
-        return preference_loss(logits[0], logits[1], torch.ones_like(logits[0])), (cosines[0] > cosines[1]).float()
+        wins = torch.ones_like(logits[:, 0])
+        hq, restored = cosines.mean(dim=0)
+        return compute_losses(logits, wins[0], wins), (hq > restored).float()
 
     def _choose_replayed(self, step: int) -> list[npt.NDArray[np.int64]]:
         """This process's micro-batches of the update's labelled pairs, drawn as training draws its batches."""
@@ -179,8 +194,9 @@ class LiveReward:
         pixels = to_pixels(group_pairs([images[place] for place in places]), self.model.config, self.accelerator.device)
         cosines, logits = PairScorer(self.model, frozen_done=False)(pixels, [row.caption for row in rows])
         p_a, weight = (torch.tensor([getattr(row, n) for row in rows], device=pixels.device) for n in ("p_a", "weight"))
-        losses = weight * preference_loss(logits[0], logits[1], p_a)
-        return losses, ((cosines[0] > cosines[1]) == (p_a > 0.5)).float()
+        losses = compute_losses(logits, p_a, weight.expand(len(logits), -1))
+        left, right = cosines.mean(dim=0)
+        return losses, ((left > right) == (p_a > 0.5)).float()
 
     def _guards(self) -> bool:
         return self.config.max_accuracy_loss < 1 and self.held_out is not None
@@ -218,6 +234,31 @@ class LiveReward:
         p_a, weight = (np.array([getattr(row, name) for row in rows], dtype=float) for name in ("p_a", "weight"))
         decided, sources = p_a != 0.5, np.array([row.source for row in rows])
         return compute_credit(margins, p_a)[decided], weight[decided], sources[decided]
+
+
+def compute_rewards(
+    model: nn.Module, images: Tensor, captions: Sequence[str | None], inputs: Tensor | None = None
+) -> Tensor:
+    """(N,) rewards of (N, 3, H, W) images in [0, 1] by any reward; one that sees the input gets (N, 3, H, W) inputs.
+
+    Raises:
+        ValueError: it needs them, and there are none.
+    """
+    rewards: Tensor = model(images, captions, inputs) if needs_input(model) else model(images, captions)
+    return rewards
+
+
+def needs_input(model: nn.Module) -> bool:
+    """Whether a reward sees the photo that was restored; one that is no model of ours does not."""
+    return isinstance(model, RewardModel) and model.config.needs_input
+
+
+def choose_inputs(model: nn.Module, lq: Tensor, hq: Tensor) -> Tensor | None:
+    """The photos that a reward sees beside the restored images: of these two as its config says; None for none."""
+    if not needs_input(model):
+        return None
+    assert isinstance(model, RewardModel)
+    return hq if model.config.input_photo == "hq" else lq
 
 
 def copy_for_learning(frozen: RewardModel, trained: Sequence[nn.Parameter]) -> RewardModel:

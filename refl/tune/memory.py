@@ -24,10 +24,11 @@ from refl.restorers.surface import HeldPrompt
 from refl.restorers.tiny import SHIPPED, make_tiny, read_tiny_config
 from refl.tune.config import LiveRewardConfig, ReflConfig
 from refl.tune.data import DegradedFaces, Face
+from refl.tune.live_reward import choose_inputs, compute_rewards
 from refl.tune.perceptual import PerceptualLoss, load_perceptual
 from refl.tune.sampling import Plan
 from refl.tune.setup import Material, Training, list_terms, make_plan, place_restorer, place_rewards
-from refl.tune.train import Part, compute_rewards, draw_trajectory, restore, roll_out_parts, train_step
+from refl.tune.train import Part, draw_trajectory, restore, roll_out_parts, train_step
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel
 from training.accounting import MemoryCount
@@ -158,13 +159,14 @@ def run_phases(count: MemoryCount, training: Training) -> None:
     training.live.config = learns
     if training.live.weights and device.type == "cpu":
         with count.phase("reward update"):
-            training.live.update(0, whole.lq, whole.hq, whole.captions)
+            seen = choose_inputs(training.live.model, whole.lq, whole.hq)
+            training.live.update(0, whole.lq, whole.hq, whole.captions, seen)
     if config.train.monitor_every_steps:
         with count.phase("check"), torch.no_grad():
             batch = min(training.rollout_batch_size, config.train.monitor_faces)
             lq = torch.zeros(batch, 3, size_px, size_px, device=device)
             images = restore(training, lq, list(range(batch)), steps=STEPS if training.restorer.is_random else None)
-            compute_rewards(training.live.model, [None] * batch, device, images, list(range(batch)))
+            compute_rewards(training.live.model, images, [None] * batch, choose_inputs(training.live.model, lq, lq))
 
 
 def make_part(count: int, size_px: int, device: torch.device) -> Part:

@@ -198,6 +198,7 @@ def check_material(material: Material, config: ReflConfig) -> None:
         raise UserError("There is no face to train on. Give --faces DIR, or import sources with ground truth (hq).")
     if isinstance(material.reward, RewardModel):
         check_face_captions(material.reward.config, material.faces, use_prompt=config.loss.use_prompt)
+        check_reward_input(material.reward.config, config)
     pairs = material.pairs
     if config.live_reward.replay_pairs and not (pairs and pairs.select("train").rows):
         raise UserError("replay_pairs needs labelled pairs of the train split: give --dataset, or set it to 0.")
@@ -218,6 +219,19 @@ def check_face_captions(config: ModelConfig, faces: Sequence[Face], *, use_promp
     for said in (note, describe_long_captions(config, (face.caption for face in faces))):
         if said:
             log.info(said)
+
+
+def check_reward_input(model: ModelConfig, config: ReflConfig) -> None:
+    """Check that a reward model whose input is the ground truth is not taught that the ground truth wins.
+
+    Raises:
+        UserError: it would learn to tell that a photo equals itself.
+    """
+    if model.needs_input and model.input_photo == "hq" and config.live_reward.reward_every_steps:
+        raise UserError(
+            "The reward model sees the ground truth beside each image (input_photo hq), and its updates would have the "
+            "ground truth win against itself. Set reward_every_steps to 0, or take a model with input_photo lq."
+        )
 
 
 def place_restorer(
@@ -341,6 +355,8 @@ def place_rewards(
         if last:
             load_learned(model, last / REWARD_FOLDER)
     pairs = material.pairs
+    if pairs and isinstance(frozen, RewardModel):
+        pairs = pairs.with_inputs(frozen.config)
     live = LiveReward(
         model,
         config.live_reward,

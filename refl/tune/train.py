@@ -19,19 +19,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from db.errors import UserError
 from refl.faces.color_fix import fix_color
 from refl.restorers.surface import make_generators
 from refl.tune.config import ReflConfig
 from refl.tune.data import stack, use_one_thread
+from refl.tune.live_reward import choose_inputs, compute_rewards
 from refl.tune.losses import compute_change, compute_reward_loss, compute_structure_loss
 from refl.tune.sampling import Outcome, Rollout, Trajectory, iterate_outcomes, join, roll_out
 from refl.tune.save import first_hacking, keep_copy, rolls_back, save_last, save_tuned
 from refl.tune.setup import Material, Training, list_terms, start
 from refl.tune.verdict import Verdict
-from reward.model.model import RewardModel
 from training.batches import choose_batch, make_loader, split_batch
 from training.processes import agree_on_largest, sum_tensors
 from training.run import Progress, end_where_asked, tell_step
@@ -238,7 +238,7 @@ def compute_terms(training: Training, outcome: Outcome, restored: Tensor, part: 
     loss = training.config.loss
     terms: dict[str, Tensor] = {}  # in the order of list_terms
     if loss.reward_weight:
-        rewards = training.live.compute(restored, part.captions)
+        rewards = training.live.compute(restored, part.captions, choose_inputs(training.live.model, part.lq, part.hq))
         terms["reward"] = loss.reward_weight * compute_reward_loss(rewards)
     if loss.structure_weight:
         terms["structure"] = loss.structure_weight * compute_structure_loss(restored, part.hq)
@@ -274,7 +274,8 @@ def update_reward(training: Training, step: int, restored: Sequence[Tensor], par
     images = torch.cat(list(restored)).clamp(0, 1) if restored else none
     hq = torch.cat([part.hq for part in parts]) if parts else none
     captions = [caption for part in parts for caption in part.captions]
-    found = training.live.update(step, images, hq, captions)
+    lq = torch.cat([part.lq for part in parts]) if parts else none
+    found = training.live.update(step, images, hq, captions, choose_inputs(training.live.model, lq, hq))
     return {f"live_reward/{name}": value for name, value in found.items()}
 
 
@@ -314,7 +315,7 @@ def check_held_out(training: Training, out: Path) -> tuple[dict[str, float], Ver
     assert monitor is not None
     captions = [face.caption for face in training.held_out]
     models = {"live": training.live.model, "frozen": training.frozen_reward}
-    rewards = {name: partial(compute_rewards, model, captions, accelerator.device) for name, model in models.items()}
+    rewards = {name: partial(reward_held_out, training, model, captions) for name, model in models.items()}
     with training.weights.averaged():
         means, verdict, restored = monitor.check(step, partial(restore, training), rewards, accelerator)
     if accelerator.is_main_process:
@@ -341,16 +342,15 @@ def restore(training: Training, lq: Tensor, seeds: Sequence[int], steps: int | N
 
 
 @torch.no_grad()
-def compute_rewards(
-    model: RewardModel,
-    captions: Sequence[str | None],
-    device: torch.device,
-    images: Tensor,
-    places: Sequence[int],
+def reward_held_out(
+    training: Training, model: nn.Module, captions: Sequence[str | None], images: Tensor, places: Sequence[int]
 ) -> Tensor:
-    """(N,) rewards of (N, 3, H, W) images in [0, 1] of the held-out faces of these places."""
-    rewards: Tensor = model(images.to(device), [captions[place] for place in places])
-    return rewards
+    """(N,) rewards of (N, 3, H, W) images in [0, 1] of the monitor's faces of these places."""
+    monitor, device, at = training.monitor, training.accelerator.device, list(places)
+    assert monitor is not None
+    inputs = choose_inputs(model, monitor.lq[at], monitor.hq[at])
+    seen = None if inputs is None else inputs.to(device)
+    return compute_rewards(model, images.to(device), [captions[place] for place in places], seen)
 
 
 def explain_out_of_memory(config: ReflConfig) -> AbstractContextManager[None]:

@@ -16,6 +16,7 @@ from db.errors import UserError
 from db.records import SIMULATED
 from licences.terms import Licensed, format_list
 from reward.model.config import ModelConfig
+from reward.model.inputs import PHOTOS
 from reward.model.licences import TAG_LICENCES
 from reward.model.manifest import read_manifest
 from runs.licences import read_recorded
@@ -77,15 +78,20 @@ def format_card(
         "caption": f"its caption, or where it has none with: {config.prompt}",
         "fixed": f"the prompt: {config.prompt}",
         "learned": f"a learned vector that began as the prompt: {config.prompt}",
+        "input": PHOTOS[config.input_photo],
+        "input+learned": f"{PHOTOS[config.input_photo]}, and a vector that began as the prompt: {config.prompt}",
     }[config.text_mode]
     return "\n".join(
         [
             f"# Reward model {name}",
             "",
-            f"A {config.architecture} CLIP whose cosine of a face of {config.image_size_px} pixels with a text is its "
-            f"reward; higher is better. It compares an image with {prompt}",
+            f"A {config.architecture} CLIP whose cosine of a face of {config.image_size_px} pixels with "
+            f"{'what was restored' if config.needs_input else 'a text'} is its reward; higher is better. It compares "
+            f"an image with {prompt}",
+            *(["", f"The reward is the mean of {config.members} members."] if config.members > 1 else []),
             "",
-            "Rewards are comparable for one text only, and never between versions of the model.",
+            f"Rewards are comparable for one {'photo' if config.needs_input else 'text'} only, and never between "
+            "versions of the model.",
             "",
             "## Data",
             "",

@@ -1,7 +1,7 @@
 """Build a reward model from its config; save it to a checkpoint folder, complete, and load it, strictly.
 
 A checkpoint folder holds `config.json` (the ModelConfig), `architecture.json` (open_clip's form) and
-`model.safetensors`, whose keys are open_clip's, with `prompt_vector` beside them where the prompt is learned. What ReFL
+`model.safetensors`, whose keys are open_clip's, `prompt_vector` and `heads.…` beside them where it has them. What ReFL
 has taught a model is a folder with `changes.safetensors` instead, the trained tensors under the same keys, and
 `base.json`: of which model the rest is, as a person called it, and its version, by which another one is refused.
 """
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from db.errors import UserError
 from reward.model.config import FOLDER, ModelConfig, load_model_config, preset_names
 from reward.model.manifest import read_manifest
-from reward.model.model import RewardModel
+from reward.model.model import RewardModel, make_heads
 from reward.model.weights import find_weights, locate_weights
 from runs.options import make_table
 from training.weights import State, check_strictly, load_strictly, map_weights, read_weights, save_tensors, strip_prefix
@@ -33,7 +33,8 @@ KNOWN_KEYS: dict[str, set[str]] = {
     "text_cfg": {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"},
 }
 """Fields that an architecture may have: a plain CLIP, whose towers are run block by block."""
-PROMPT_VECTOR = "prompt_vector"
+OWN_TENSORS = ("prompt_vector", "heads.")
+"""How the names begin that are not open_clip's."""
 VERSION_PREFIX = "reward "
 """Prefix of the version of every stored reward."""
 NOT_IN_VERSION = {"weights", "unlocked_image_groups", "unlocked_text_blocks"}
@@ -59,10 +60,12 @@ def build_model(
     else:
         model = RewardModel(config, architecture)
     model = model.to(dtype)
-    if config.text_mode == "learned":
+    if config.learns_prompt:
         with torch.no_grad():
             vector = model.encode_tokens(model.tokenize([config.prompt]))[0]
         model.prompt_vector = nn.Parameter(vector)
+    if config.has_heads and config.weights:  # the file has none
+        model.heads = make_heads(config, architecture["embed_dim"])
     return model.to(dtype).eval()
 
 
@@ -98,7 +101,7 @@ def read_model_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
 
 def add_prefix(state: State) -> State:
     """A checkpoint's tensors by the names that a RewardModel gives them."""
-    return {name if name == PROMPT_VECTOR else f"clip.{name}": value for name, value in state.items()}
+    return {name if name.startswith(OWN_TENSORS) else f"clip.{name}": value for name, value in state.items()}
 
 
 def save_model(model: RewardModel, folder: Path, values: Mapping[nn.Parameter, Tensor] | None = None) -> None:
@@ -219,6 +222,10 @@ def compute_version(model: RewardModel) -> str:
     """'reward ' and 16 hex digits: a hash of all that a reward depends on, every weight and how images are fed."""
     settings = {key: value for key, value in model.config.model_dump(mode="json").items() if key not in NOT_IN_VERSION}
     settings.pop("architecture")  # a name or a path; what it stands for is hashed
+    if not model.config.needs_input:
+        settings.pop("input_photo")
+    if model.config.members == 1:
+        settings.pop("members")  # so that versions from before there were any stay
     digest = hashlib.sha256(json.dumps([settings, model.architecture], sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

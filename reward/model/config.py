@@ -50,16 +50,49 @@ class ModelConfig(BaseModel):
     std: tuple[float, float, float] = Field(
         (0.26862954, 0.26130258, 0.27577711), description="Divides red, green and blue after the mean is subtracted"
     )
-    text_mode: Literal["caption", "fixed", "learned"] = Field(
+    text_mode: Literal["caption", "fixed", "learned", "input", "input+learned"] = Field(
         "caption",
-        description="Text that an image is compared with: its caption, or the prompt where it has none; always the "
-        "prompt; or a learned vector that starts as the prompt's and needs no text",
+        description="What an image is compared with: its caption, or the prompt where it has none; always the prompt; "
+        "a learned vector that starts as the prompt's and needs no text; the photo that was restored, through the same "
+        "image tower and a small head; or that photo and a learned vector together",
+    )
+    input_photo: Literal["lq", "hq"] = Field(
+        "lq",
+        description="Photo that the text modes with `input` see: what was restored, or in its place the ground truth "
+        "or a reference photo of the person",
+    )
+    members: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Heads on the one image tower, each trained on a bootstrap over photos and people; the reward is "
+        "their mean, and their spread says how sure it is",
     )
     prompt: str = Field(
         "A sharp, natural photo of a person's face.",
         min_length=1,
         description="Sentence that replaces missing captions",
     )
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether an image is compared with the photo that was restored."""
+        return self.text_mode.startswith("input")
+
+    @property
+    def learns_prompt(self) -> bool:
+        """Whether it has a learned vector in place of a text."""
+        return self.text_mode.endswith("learned")
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether small heads stand behind the image tower; a published model has none."""
+        return self.needs_input or self.members > 1
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the text tower runs."""
+        return self.text_mode in ("caption", "fixed")
 
 
 def preset_names() -> list[str]:

@@ -1,4 +1,4 @@
-"""Define the reward model, an open_clip CLIP whose cosine of face and prompt is the reward, and its preprocessing.
+"""Define the reward model, an open_clip CLIP whose cosine of a face with a prompt or with its input is the reward.
 
 `preprocess` is the one way of an image into CLIP, in training, scoring and ReFL alike.
 """
@@ -37,8 +37,11 @@ class RewardModel(nn.Module):
         self.architecture = architecture
         self.gradient_checkpointing = False
         self.clip: Any = open_clip.CLIP(**deepcopy(architecture))
-        if config.text_mode == "learned":
-            self.prompt_vector = nn.Parameter(torch.randn(architecture["embed_dim"]))
+        width = architecture["embed_dim"]
+        if config.learns_prompt:
+            self.prompt_vector = nn.Parameter(torch.randn(width))
+        if config.has_heads:
+            self.heads = make_heads(config, width)
         unlock(self)
 
     @property
@@ -50,7 +53,8 @@ class RewardModel(nn.Module):
     @property
     def float32_parameters(self) -> list[Tensor]:
         """List what stays float32 where the towers compute in fewer bits: numbers and vectors that scale rewards."""
-        return [self.clip.logit_scale, *([self.prompt_vector] if self.config.text_mode == "learned" else [])]
+        prompt = [self.prompt_vector] if self.config.learns_prompt else []
+        return [self.clip.logit_scale, *prompt, *(self.heads.parameters() if self.config.has_heads else [])]
 
     @property
     def frozen_image_groups(self) -> int:
@@ -58,16 +62,47 @@ class RewardModel(nn.Module):
         layers = len(self.clip.visual.transformer.resblocks)
         return min(layers + 1, layers + 2 - self.config.unlocked_image_groups)
 
-    def forward(self, images: Tensor, captions: Sequence[str | None]) -> Tensor:
+    def forward(self, images: Tensor, captions: Sequence[str | None], inputs: Tensor | None = None) -> Tensor:
         """Rewards of images.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
             captions: B of them; None or empty where there is none.
+            inputs: (B, 3, h, w) RGB in [0, 1], the photos that were restored, for a model that needs them.
         Returns:
-            (B,) cosines in [-1, 1], float32; higher is better, comparable for one prompt only.
+            (B,) cosines in [-1, 1], float32, the mean over members; higher is better, comparable for one prompt only.
+        Raises:
+            ValueError: the model needs inputs and gets none.
         """
-        return compute_cosine(self.encode_images(images), self.encode_prompts(captions))
+        return self.compute_members(images, captions, inputs).mean(dim=0)
+
+    def compute_members(self, images: Tensor, captions: Sequence[str | None], inputs: Tensor | None = None) -> Tensor:
+        """(members, B) rewards by each member; arguments as of `forward`."""
+        seen = self.encode_images(inputs) if inputs is not None and self.config.needs_input else None
+        return self.compare(self.encode_images(images), captions, seen)
+
+    def compare(self, features: Tensor, captions: Sequence[str | None], inputs: Tensor | None = None) -> Tensor:
+        """(members, times · B) cosines of images with what each of B is compared with.
+
+        Args:
+            features: (times · B, D) of the images, as `encode_images` gives them: B of them, then B more with the same
+                captions and inputs, and so on.
+            captions: B.
+            inputs: (B, D) features of the photos that were restored; None for a model that needs none.
+        """
+        if not self.config.has_heads:
+            targets = self.encode_prompts(captions)
+            return compute_cosine(features, targets.repeat(len(features) // len(targets), 1))[None]
+        if self.config.needs_input and inputs is None:
+            raise ValueError(f"text_mode is {self.config.text_mode}, but no input photos are given.")
+        prompts = None if self.config.text_mode == "input" else self.encode_prompts(captions)
+        found = []
+        for head in self.heads:
+            assert isinstance(head, Head)
+            target = prompts if inputs is None else head.encode_input(inputs, prompts)
+            assert target is not None
+            found.append(compute_cosine(head(features), target.repeat(len(features) // len(target), 1)))
+        return torch.stack(found)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] → (B, D) features of length one; gradients reach the images."""
@@ -96,8 +131,8 @@ class RewardModel(nn.Module):
         return _unit(visual.ln_post(x)[:, 0] @ visual.proj)
 
     def encode_prompts(self, captions: Sequence[str | None]) -> Tensor:
-        """(B, D) features of length one of what B images are compared with, by the config's `text_mode`."""
-        if self.config.text_mode == "learned":
+        """(B, D) features of length one of the text or learned vector that B images are compared with."""
+        if self.config.learns_prompt:
             return _unit(self.prompt_vector).expand(len(captions), -1)
         prompts = [self.choose_prompt(caption) for caption in captions]
         place = {prompt: at for at, prompt in enumerate(dict.fromkeys(prompts))}
@@ -158,6 +193,43 @@ class RewardModel(nn.Module):
             else:
                 x = run_block(block, x, mask)
         return x
+
+
+class Head(nn.Module):
+    """A member's own part: small residual maps of the features of an image and of its input. They begin as nothing."""
+
+    def __init__(self, width: int, *, sees_input: bool) -> None:
+        super().__init__()
+        self.image = _make_map(width)
+        self.input = _make_map(width) if sees_input else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, D) features of length one of images → (B, D) of length one, as this member sees them."""
+        return _unit(features + _apply(self.image, features))
+
+    def encode_input(self, inputs: Tensor, prompts: Tensor | None = None) -> Tensor:
+        """(B, D) of length one, what images are compared with: of (B, D) inputs, and of (B, D) prompts where given."""
+        assert self.input is not None
+        return _unit(inputs + _apply(self.input, inputs) + (0 if prompts is None else prompts))
+
+
+def make_heads(config: ModelConfig, width: int) -> nn.ModuleList:
+    """A head a member, with random numbers; none for a model that has none."""
+    return nn.ModuleList(Head(width, sees_input=config.needs_input) for _ in range(config.members * config.has_heads))
+
+
+def _apply(layers: nn.Sequential, features: Tensor) -> Tensor:
+    """Layers in their own number format, which is float32 in training and may be less in scoring."""
+    found: Tensor = layers(features.to(next(layers.parameters()).dtype))
+    return found
+
+
+def _make_map(width: int) -> nn.Sequential:
+    """Two layers whose second gives 0 until it is trained; the first differs from member to member."""
+    last = nn.Linear(width, width)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), last)
 
 
 def run_block(block: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -226,7 +298,7 @@ class ParameterCounts:
     image: int
     text: int
     other: int
-    """logit_scale, and the prompt vector where it is learned."""
+    """logit_scale, the prompt vector where it is learned, and heads."""
     total: int
     """All of the model, trained or not."""
 
@@ -236,8 +308,8 @@ class ParameterCounts:
 
 
 def count_text_blocks(config: ModelConfig) -> int:
-    """Trained text blocks: none where a learned prompt lets the text tower rest."""
-    return 0 if config.text_mode == "learned" else config.unlocked_text_blocks
+    """Trained text blocks: none where no text is read, so that the text tower rests."""
+    return config.unlocked_text_blocks if config.reads_text else 0
 
 
 def unlock(model: RewardModel) -> ParameterCounts:
@@ -263,11 +335,11 @@ def unlock(model: RewardModel) -> ParameterCounts:
     n_text = count_text_blocks(config)
     image = [part for group in groups[len(groups) - config.unlocked_image_groups :] for part in group]
     text = [*text_blocks[-n_text:], clip.ln_final, clip.text_projection] if n_text else []
-    other = [clip.logit_scale, *([model.prompt_vector] if config.text_mode == "learned" else [])]
+    other = model.float32_parameters
     model.requires_grad_(False)
     counts = {}
     for name, parts in {"image": image, "text": text, "other": other}.items():
-        parameters = [p for part in parts for p in ([part] if isinstance(part, nn.Parameter) else part.parameters())]
+        parameters = [p for part in parts for p in (part.parameters() if isinstance(part, nn.Module) else [part])]
         for parameter in parameters:
             parameter.requires_grad_(True)
         counts[name] = sum(parameter.numel() for parameter in parameters)

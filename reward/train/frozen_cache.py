@@ -56,22 +56,21 @@ class FrozenCache:
         return np.memmap(self.file, np.uint8, mode, shape=(len(self.place), self.image_bytes))
 
 
-class CachedPairs(Dataset[tuple[Tensor, Tensor]]):
+class CachedPairs(Dataset[tuple[Tensor, ...]]):
     """The activations of pairs by the row's index, in place of `PairImages`."""
 
     def __init__(self, pairs: Pairs, cache: FrozenCache) -> None:
-        self.rows = pairs.rows
+        self.rows, self.list_images = pairs.rows, pairs.list_images
         self.cache = cache
         self.memory: np.memmap[Any, np.dtype[np.uint8]] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         if self.memory is None:  # each worker opens the file for itself
             self.memory = self.cache.open()
-        row = self.rows[index]
-        return self._read(row.image_a), self._read(row.image_b)
+        return tuple(self._read(path) for path in self.list_images(self.rows[index]))
 
     def _read(self, path: Path) -> Tensor:
         assert self.memory is not None
@@ -79,9 +78,9 @@ class CachedPairs(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(content).view(self.cache.dtype).view(self.cache.shape)
 
 
-def stack_pairs(items: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """A `collate_fn` for `CachedPairs`: (2B, …), the activations of all images a, then of all images b."""
-    return torch.stack([item[0] for item in items] + [item[1] for item in items])
+def stack_pairs(items: Sequence[tuple[Tensor, ...]]) -> Tensor:
+    """A `collate_fn` for `CachedPairs`: (2B or 3B, …), the activations in the order of `group_pairs`."""
+    return torch.stack([one for kind in zip(*items, strict=True) for one in kind])
 
 
 def cache_frozen(
@@ -104,7 +103,7 @@ def cache_frozen(
     Raises:
         UserError: the disk has no room.
     """
-    paths = sorted({path for row in pairs.rows for path in (row.image_a, row.image_b)})
+    paths = sorted({path for row in pairs.rows for path in pairs.list_images(row)})
     with torch.no_grad():
         size_px = model.config.image_size_px
         example = model.encode_frozen(torch.zeros(1, 3, size_px, size_px, device=accelerator.device))

@@ -1,7 +1,8 @@
-"""Compute the loss of a labelled pair."""
+"""Compute the loss of labelled pairs."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -26,3 +27,15 @@ def preference_loss(left: Tensor, right: Tensor, p: Tensor) -> Tensor:
     p_right = 1 - p
     p_left = 1 - p_right  # p; rounded as 1 − p is, so that the swapped pair has the same two weights
     return -(p_left * logsigmoid(margin) + p_right * logsigmoid(-margin))
+
+
+def compute_losses(logits: Tensor, p_a: Tensor, label_weights: Tensor) -> Tensor:
+    """(B,) losses of pairs in nats: the mean over members, each by its own weights.
+
+    Args:
+        logits: (members, 2, B) of images a and b.
+        p_a: (B,) probability that a is better.
+        label_weights: (members, B).
+    """
+    members = [preference_loss(left, right, p_a) for left, right in logits]
+    return (label_weights * torch.stack(members)).mean(dim=0)

@@ -84,7 +84,7 @@ def build_training(
         record={},
         micro_batch_size=micro,
         sums=torch.zeros(N_SUMS, device=device),
-        label_weights=[1.0] * len(pairs),
+        label_weights=torch.ones(model_config.members, len(pairs)),
     )
 
 
@@ -128,7 +128,8 @@ class _Reader:
     def read(self, _pairs: Pairs, batches: Iterable[list[int]]) -> Iterator[Tensor]:
         config, device = self.model.config, self.accelerator.device
         for places in batches:
-            images = torch.zeros(2 * len(places), 3, IMAGE_SIZE_PX, IMAGE_SIZE_PX, dtype=torch.uint8)
+            count = (2 + config.needs_input) * len(places)
+            images = torch.zeros(count, 3, IMAGE_SIZE_PX, IMAGE_SIZE_PX, dtype=torch.uint8)
             if self.frozen_done:
                 one = self.model.encode_frozen(images[:1].to(device).float())
                 yield one.expand(len(images), *one.shape[1:]).contiguous()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from metrics.accuracy import bootstrap_share, compute_calibration, compute_credit
 from reward.data import PairImages, Pairs, group_pairs, to_pixels
-from reward.model.model import RewardModel, compute_cosine
+from reward.model.model import RewardModel
 from reward.train.frozen_cache import CachedPairs, FrozenCache, stack_pairs
 from reward.train.loss import preference_loss
 from training.batches import make_loader
@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float64]
 
 
 class PairScorer(nn.Module):
-    """Module that accelerate wraps: both images of each pair through the model in one forward pass."""
+    """Module that accelerate wraps: all images of each pair through the model in one forward pass."""
 
     def __init__(self, model: RewardModel, frozen_done: bool) -> None:
         super().__init__()
@@ -34,16 +34,16 @@ class PairScorer(nn.Module):
         """Rewards and logits of B pairs.
 
         Args:
-            inputs: (2B, …), of all images a, then of all images b: pixels as `preprocess` gives them, or what the
-                frozen blocks made of them where `frozen_done`.
+            inputs: (2B or 3B, …), of all images a, all images b, and all input photos where the model sees them: pixels
+                as `preprocess` gives them, or what the frozen blocks made of them where `frozen_done`.
             captions: B.
         Returns:
-            (2, B) cosines of a and of b, and (2, B) of these times the logit scale.
+            (members, 2, B) cosines of a and of b, and the same times the logit scale.
         """
-        model = self.model
+        model, count = self.model, len(captions)
         features = model.encode_from_frozen(inputs) if self.frozen_done else model.encode_pixels(inputs)
-        prompts = model.encode_prompts(captions)
-        cosines = compute_cosine(features, torch.cat([prompts, prompts])).view(2, -1)
+        seen = features[2 * count :] if model.config.needs_input else None
+        cosines = model.compare(features[: 2 * count], captions, seen).view(-1, 2, count)
         return cosines, cosines * model.logit_scale
 
 
@@ -79,12 +79,13 @@ def measure(scorer: PairScorer, reader: InputReader, pairs: Pairs, batch_pairs: 
 
 @torch.no_grad()
 def compute_margins(scorer: PairScorer, reader: InputReader, pairs: Pairs, batch_pairs: int) -> tuple[Array, Array]:
-    """(n,) logits of a minus logits of b, and (n,) losses in nats. A collective: every process takes its share."""
+    """(n,) logits of a minus logits of b, and (n,) losses in nats, by the members' mean. A collective."""
     mine = share_places(reader.accelerator, len(pairs))
     batches = [mine[start : start + batch_pairs] for start in range(0, len(mine), batch_pairs)]
     found: list[tuple[int, tuple[float, float]]] = []
     for places, inputs in zip(batches, reader.read(pairs, batches), strict=True):
-        _, (left, right) = scorer(inputs, [pairs.rows[place].caption for place in places])
+        _, logits = scorer(inputs, [pairs.rows[place].caption for place in places])
+        left, right = logits.mean(dim=0)
         p_a = torch.tensor([pairs.rows[place].p_a for place in places], device=left.device)
         losses = preference_loss(left.float(), right.float(), p_a)
         both = zip((left - right).float().tolist(), losses.tolist(), strict=True)

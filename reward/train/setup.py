@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from reward.model.captions import check_captions, describe_long_captions
 from reward.model.checkpoint import build_model, load_model
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel
+from reward.train.bootstrap import weigh_labels
 from reward.train.config import RewardTrainConfig
 from reward.train.frozen_cache import cache_frozen
 from reward.train.pairs import InputReader, PairScorer
@@ -55,7 +56,8 @@ class Training:
     step: int = 0
     best: dict[str, float] | None = None
     """Measurements of `best/`, with its step."""
-    label_weights: list[float] = field(default_factory=list)
+    label_weights: Tensor = field(default_factory=lambda: torch.ones(0))
+    """(members, pairs) factors on the loss."""
 
 
 def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: RewardTrainConfig) -> tuple[Pairs, Pairs]:
@@ -85,7 +87,7 @@ def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: RewardTrainCon
         )
     report_captions(weighing, "pairs to train on", model_config)
     report_captions(held_out.rows, "held-out pairs", model_config, use_prompt=True)
-    return Pairs(pairs.path, weighing), held_out
+    return Pairs(pairs.path, weighing).with_inputs(model_config), held_out.with_inputs(model_config)
 
 
 def draw_share(source: str, seed: int) -> float:
@@ -128,7 +130,7 @@ def start(pairs: Pairs, model_config: ModelConfig, config: RewardTrainConfig, ou
         UserError: see `train.train`.
     """
     train_pairs, held_out = choose_pairs(pairs, model_config, config)
-    used = Pairs(pairs.path, train_pairs.rows + held_out.rows)
+    used = replace(train_pairs, rows=train_pairs.rows + held_out.rows)
     record = describe(used, model_config, config)
     accelerator = make_accelerator(config.mixed_precision, config.tracker, out)
 
@@ -161,7 +163,12 @@ def start(pairs: Pairs, model_config: ModelConfig, config: RewardTrainConfig, ou
         record=record,
         micro_batch_size=micro,
         sums=torch.zeros(N_SUMS, device=accelerator.device),
-        label_weights=[row.weight * factors[row.origin] for row in train_pairs.rows],
+        label_weights=weigh_labels(
+            train_pairs,
+            [row.weight * factors[row.origin] for row in train_pairs.rows],
+            model_config.members,
+            config.seed,
+        ),
     )
     if last:
         resume(training, last)

@@ -24,7 +24,7 @@ from reward.model.checkpoint import save_model
 from reward.model.config import ModelConfig
 from reward.model.model import clamp_logit_scale
 from reward.train.config import RewardTrainConfig
-from reward.train.loss import preference_loss
+from reward.train.loss import compute_losses
 from reward.train.pairs import measure
 from reward.train.savings import explain_out_of_memory
 from reward.train.setup import Training, start
@@ -123,11 +123,11 @@ def train_step(training: Training, inputs: Iterator[Tensor], parts: list[list[in
     for places in parts:
         rows = [training.pairs.rows[place] for place in places]
         p_a = torch.tensor([row.p_a for row in rows], device=accelerator.device)
-        label_weights = torch.tensor([training.label_weights[place] for place in places], device=accelerator.device)
-        cosines, (left, right) = training.scorer(next(inputs), [row.caption for row in rows])
-        losses = label_weights * preference_loss(left.float(), right.float(), p_a)
+        label_weights = training.label_weights[:, places].to(accelerator.device)
+        cosines, logits = training.scorer(next(inputs), [row.caption for row in rows])
+        losses = compute_losses(logits.float(), p_a, label_weights)
         weights.backward(losses.sum() / batch_pairs)
-        training.sums += sum_up(losses.detach(), cosines.detach().float(), p_a)
+        training.sums += sum_up(losses.detach(), cosines.detach().float().mean(dim=0), p_a)
     gradient_norm = weights.step(accelerator, config.max_gradient_norm, training.step + 1)
     clamp_logit_scale(training.model)
     return gradient_norm
