@@ -103,6 +103,11 @@ class Training:
     """(terms + 1,) of this process since the last progress line: of each term over images, and their number."""
     step: int = 0
 
+    @property
+    def checks(self) -> list[dict[str, Any]]:
+        """What the monitor has seen so far, a row a check; none without one."""
+        return self.monitor.history if self.monitor else []
+
 
 def describe(material: Material, config: ReflConfig) -> dict[str, Any]:
     """Describe the origin of a checkpoint."""
