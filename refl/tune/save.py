@@ -101,7 +101,7 @@ def go_back(training: Training, out: Path) -> None:
     weights.load_state_dict(state["weights"])
     if live.weights:
         with live.weights.in_masters():
-            load_learned(live.model, good / REWARD_FOLDER)
+            load_learned(live.learner, good / REWARD_FOLDER)
     live.load_state_dict(state["live"])
     training.accelerator.wait_for_everyone()
 
@@ -144,7 +144,7 @@ def _write_used(training: Training, folder: Path) -> None:
 def _write_reward(training: Training, folder: Path) -> None:
     live = training.live
     if live.weights:
-        save_changes(live.model, live.weights.values(), training.record["reward_base"], folder / REWARD_FOLDER)
+        save_changes(live.learner, live.weights.values(), training.record["reward_base"], folder / REWARD_FOLDER)
 
 
 def _choose_writer(training: Training, out: Path) -> Callable[[Path], None]:
