@@ -86,7 +86,7 @@ class PublishedLoop:
                 noise = next(noises) if etas[place] else None
                 latents = restorer.step(latents, timestep, previous, output, etas[place], noise)
         image = restorer.decode(x0)
-        return image, compute_terms(training, Outcome(x0, cleaned, residuals, kept), image, part)
+        return image, compute_terms(training, Outcome(x0, cleaned, residuals, kept), image, part)[0]
 
     def apply(self) -> None:
         """The optimizer's step."""
@@ -95,7 +95,7 @@ class PublishedLoop:
 
     def update(self, restored: Sequence[Tensor], part: Part) -> None:
         """The reward model's own step: the ground truth must win, one pair at a time."""
-        model, config = self.training.live.model, self.training.config.live_reward
+        model, config = self.training.live.learner, self.training.config.live_reward
         for parameter in self.learned:
             parameter.requires_grad_(True)
         for number, image in enumerate(restored):

@@ -102,6 +102,29 @@ def load_metric(name: str, device: str) -> MetricFunction:
     return loaded
 
 
+@cache
+def load_differentiable(name: str, device: str) -> MetricFunction:
+    """As `load_metric`, with a gradient to the images, for what is optimised.
+
+    Raises:
+        MetricError: as there, or the metric has no gradient.
+    """
+    if name in COMPARISONS:
+        return load_metric(name, device)
+    if name in OUR_VERSIONS or name in FACE_METRICS:
+        raise MetricError(f"{name} has no gradient to the pixels; take {', '.join(COMPARISONS)} or one of pyiqa's.")
+
+    def build() -> Any:
+        import pyiqa
+
+        logging.getLogger("pyiqa").setLevel(logging.WARNING)
+        return pyiqa.create_metric(name, as_loss=True, loss_reduction="none", device=device).requires_grad_(False)
+
+    needs_reference(name)  # says whether there is one of that name
+    loaded: MetricFunction = load_with_weights(name, build)
+    return loaded
+
+
 def _compare(function: Callable[[Tensor, Tensor], Tensor], images: Tensor, references: Tensor | None) -> Tensor:
     assert references is not None
     return function(images, references)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from reward.combine.command import SET
 from reward.evaluate.command import EVALUATE
 from reward.score.command import SCORE
 from reward.train.command import TRAIN
 from runs.options import Command
 
-COMMANDS: tuple[Command[Any], ...] = (TRAIN, EVALUATE, SCORE)
+COMMANDS: tuple[Command[Any], ...] = (TRAIN, SET, EVALUATE, SCORE)

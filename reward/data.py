@@ -25,7 +25,7 @@ from dataset.labelled import LabelledPair, Origin, Split, inside
 from dataset.read import PairLine
 from db.errors import UserError, first_fault
 from reward.model.config import ModelConfig
-from reward.model.inputs import check_inputs
+from reward.model.inputs import SeesInput, check_inputs
 from reward.model.model import preprocess
 from training.images import check_images, read_image
 
@@ -47,7 +47,7 @@ class Pairs:
         rows = (row for row in self.rows if split in (None, row.split) and origin in (None, row.origin))
         return replace(self, rows=tuple(rows))
 
-    def with_inputs(self, config: ModelConfig) -> Pairs:
+    def with_inputs(self, config: SeesInput) -> Pairs:
         """The same, with the photo that this model sees beside each pair.
 
         Raises:

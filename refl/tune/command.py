@@ -100,11 +100,14 @@ def count_memory(options: ReflTrainOptions, config: ReflConfig, weights: Path) -
     """How much memory each process will need, of each phase of its training by part."""
     from refl.tune.memory import count_training
     from reward.model.checkpoint import read_shape
+    from reward.model.reward_set import read_combined_shape
     from reward.score.scorer import split_name
 
-    reward, architecture = read_shape(split_name(options.reward)[1], weights)
+    what = split_name(options.reward)[1]
+    combined = read_combined_shape(what, weights)
+    reward, architecture = next(iter(combined[1].values())) if combined else read_shape(what, weights)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    return count_training(config, options.restorer, reward, architecture, processes).phases
+    return count_training(config, options.restorer, reward, architecture, processes, combined=combined).phases
 
 
 def say_memory(options: ReflTrainOptions, weights: Path, card_gib: float) -> None:

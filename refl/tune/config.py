@@ -91,6 +91,12 @@ class LossConfig(BaseModel):
         False,
         description="Use the reward model's own prompt where no face has a caption, instead of refusing",
     )
+    disagreement_pull: float = Field(
+        1.0,
+        ge=0,
+        description="Growth of regularizer_weight, an image at a time, where the members of a reward set disagree more "
+        "than on held-out images: by this for each time more; 0 for none",
+    )
     color_fix: bool = Field(
         False,
         description="Apply the restorer's colour fix before all terms, so that training matches inference",

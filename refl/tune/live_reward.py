@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from metrics.accuracy import bootstrap_mean, compute_credit
 from refl.tune.config import LiveRewardConfig
 from reward.data import PairImages, Pairs, group_pairs, to_pixels
 from reward.model.model import RewardModel, clamp_logit_scale, preprocess
+from reward.model.reward_set import RewardSet
 from reward.train.frozen_cache import FrozenCache
 from reward.train.loss import compute_losses
 from reward.train.pairs import InputReader, PairScorer, compute_margins
@@ -39,7 +40,7 @@ MEASURE_BATCH_PAIRS = 64
 class LiveReward:
     """A reward model in training. At rest none of its parameters requires a gradient."""
 
-    model: RewardModel
+    model: RewardModel | RewardSet
     config: LiveRewardConfig
     accelerator: Accelerator
     replay: Pairs | None = None
@@ -71,6 +72,34 @@ class LiveReward:
                 keep=self.model.float32_parameters,
             )
         self.rest()
+
+    @property
+    def learner(self) -> RewardModel:
+        """The model, where it learns or is measured; a set does neither."""
+        return cast(RewardModel, self.model)
+
+    @property
+    def member_names(self) -> list[str]:
+        """The members of the reward, for logs; none where it is one."""
+        if isinstance(self.model, RewardSet):
+            return self.model.names
+        several = isinstance(self.model, RewardModel) and self.model.config.members > 1
+        return [str(at + 1) for at in range(self.model.config.members)] if several else []
+
+    def compute_apart(
+        self, images: Tensor, captions: Sequence[str | None], inputs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `compute`, and what each member said.
+
+        Returns:
+            (N,) rewards with gradient; (members, N) without, in the members' own scales; (0, N) where it is one.
+        """
+        if not self.member_names:
+            rewards = self.compute(images, captions, inputs)
+            return rewards, rewards.new_zeros(0, len(rewards))
+        members = self.model.compute_members(images, captions, inputs)
+        rewards = self.model.combine(members) if isinstance(self.model, RewardSet) else members.mean(dim=0)
+        return rewards, members.detach()
 
     def compute(self, images: Tensor, captions: Sequence[str | None], inputs: Tensor | None = None) -> Tensor:
         """(N,) rewards of (N, 3, H, W) images in [0, 1], with gradient to the images; see `compute_rewards`."""
@@ -118,7 +147,7 @@ class LiveReward:
                 sums += self._learn(*self._replay(places))
         self.rest()
         self.weights.step(self.accelerator, MAX_GRADIENT_NORM, step + 1)
-        clamp_logit_scale(self.model)
+        clamp_logit_scale(self.learner)
         self.n_updates += 1
         sum_tensors(self.accelerator, [sums])
         loss, right, count = sums.tolist()
@@ -131,8 +160,8 @@ class LiveReward:
         """(n,) margins on the held-out human labels; None where there are none. A collective."""
         if self.held_out is None or not any(row.p_a != 0.5 for row in self.held_out.rows):
             return None
-        reader = InputReader(self.accelerator, self.model, self.cache, workers=0)
-        scorer = PairScorer(self.model, frozen_done=self.cache is not None)
+        reader = InputReader(self.accelerator, self.learner, self.cache, workers=0)
+        scorer = PairScorer(self.learner, frozen_done=self.cache is not None)
         return compute_margins(scorer, reader, self.held_out, MEASURE_BATCH_PAIRS)[0]
 
     def measure_accuracy(self) -> float | None:
@@ -171,8 +200,8 @@ class LiveReward:
         Args:
             images: (2N or 3N, 3, H, W) ground truths, restored images, and inputs where the model sees them.
         """
-        pixels = preprocess(images.detach(), self.model.config)
-        cosines, logits = PairScorer(self.model, frozen_done=False)(pixels, captions)
+        pixels = preprocess(images.detach(), self.learner.config)
+        cosines, logits = PairScorer(self.learner, frozen_done=False)(pixels, captions)
         wins = torch.ones_like(logits[:, 0])
         hq, restored = cosines.mean(dim=0)
         return compute_losses(logits, wins[0], wins), (hq > restored).float()
@@ -191,8 +220,8 @@ class LiveReward:
         assert self.replay is not None
         rows = [self.replay.rows[place] for place in places]
         images = PairImages(self.replay)
-        pixels = to_pixels(group_pairs([images[place] for place in places]), self.model.config, self.accelerator.device)
-        cosines, logits = PairScorer(self.model, frozen_done=False)(pixels, [row.caption for row in rows])
+        pixels = to_pixels(group_pairs([images[place] for place in places]), self.learner.config, self.accelerator.device)
+        cosines, logits = PairScorer(self.learner, frozen_done=False)(pixels, [row.caption for row in rows])
         p_a, weight = (torch.tensor([getattr(row, n) for row in rows], device=pixels.device) for n in ("p_a", "weight"))
         losses = compute_losses(logits, p_a, weight.expand(len(logits), -1))
         left, right = cosines.mean(dim=0)
@@ -249,15 +278,15 @@ def compute_rewards(
 
 
 def needs_input(model: nn.Module) -> bool:
-    """Whether a reward sees the photo that was restored; one that is no model of ours does not."""
-    return isinstance(model, RewardModel) and model.config.needs_input
+    """Whether a reward sees the photo that was restored; one that is neither model nor set of ours does not."""
+    return isinstance(model, RewardModel | RewardSet) and model.config.needs_input
 
 
 def choose_inputs(model: nn.Module, lq: Tensor, hq: Tensor) -> Tensor | None:
     """The photos that a reward sees beside the restored images: of these two as its config says; None for none."""
     if not needs_input(model):
         return None
-    assert isinstance(model, RewardModel)
+    assert isinstance(model, RewardModel | RewardSet)
     return hq if model.config.input_photo == "hq" else lq
 
 

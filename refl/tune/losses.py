@@ -43,6 +43,18 @@ def compute_structure_loss(restored: Tensor, hq: Tensor) -> Tensor:
     return (compute_low_pass(restored) - compute_low_pass(hq)).abs().mean(dim=(1, 2, 3))
 
 
+def compute_pull(spread: Tensor, held_out_spread: float, strength: float) -> Tensor:
+    """(N,) factors on the regularizer, 1 where a reward set's members agree as on held-out images, more where less.
+
+    Args:
+        spread: (N,) over members, of the images of this step; no gradient goes through it.
+        held_out_spread: its mean on held-out images.
+        strength: what the factor grows by for each time that the spread is larger than that.
+    Source: GARDO, arXiv:2512.24138, which regularises only where rewards disagree.
+    """
+    return 1 + strength * (spread.detach() / held_out_spread - 1).clamp_min(0)
+
+
 def compute_reward_loss(rewards: Tensor) -> Tensor:
     """(N,) 1 - cosine, without the logit scale, as DiffusionReward has it."""
     return 1 - rewards

@@ -27,10 +27,11 @@ from refl.tune.data import DegradedFaces, Face
 from refl.tune.live_reward import choose_inputs, compute_rewards
 from refl.tune.perceptual import PerceptualLoss, load_perceptual
 from refl.tune.sampling import Plan
-from refl.tune.setup import Material, Training, list_terms, make_plan, place_restorer, place_rewards
+from refl.tune.setup import Material, Training, list_sums, make_plan, place_restorer, place_rewards
 from refl.tune.train import Part, draw_trajectory, restore, roll_out_parts, train_step
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel
+from reward.model.reward_set import CombinedShape, RewardSet
 from training.accounting import MemoryCount
 from training.precision import TrainedWeights
 from training.without_memory import count_fake_training, make_lone_accelerator, make_moments
@@ -51,6 +52,7 @@ def count_training(
     architecture: dict[str, Any],
     processes: int = 1,
     device: str = "cpu",
+    combined: CombinedShape | None = None,
 ) -> MemoryCount:
     """Count the memory of each process of a training, by phase.
 
@@ -61,6 +63,7 @@ def count_training(
         reward, architecture: of the reward model.
         processes: that share a batch.
         device: "cpu", or "meta", on which host copies are seen as well and optimizers take no step.
+        combined: of a reward set, which then stands in place of the one reward model.
     Raises:
         UserError: there is no such restorer, or it cannot be trained so.
     """
@@ -68,7 +71,7 @@ def count_training(
     settings = config.train.model_copy(update={"batch_size": share, "compile": False, "optimizer": "adamw"})
     config = config.model_copy(update={"train": settings})
     with count_fake_training(device) as count:
-        training = build_training(config, restorer, reward, architecture, device)
+        training = build_training(config, restorer, reward, architecture, device, combined)
         name_parts(count, training)
         for weights in list_trained(training) if device == "cpu" else []:
             make_moments(weights)
@@ -77,13 +80,19 @@ def count_training(
 
 
 def build_training(
-    config: ReflConfig, restorer: str, reward: ModelConfig, architecture: dict[str, Any], device: str
+    config: ReflConfig,
+    restorer: str,
+    reward: ModelConfig,
+    architecture: dict[str, Any],
+    device: str,
+    combined: CombinedShape | None = None,
 ) -> Training:
     """A training as `start` puts it into place, with nothing read."""
     accelerator = make_lone_accelerator(device)
     faces = [Face(str(number), Path(), None) for number in range(config.train.batch_size)]
     with torch.device(device):
-        material = Material(build_restorer(restorer), RewardModel(reward, architecture).eval(), faces, [])
+        model = build_set(combined) if combined else RewardModel(reward, architecture)
+        material = Material(build_restorer(restorer), model.eval(), faces, [])
     material.restorer.alpha_numbers = [0.5] * TRAIN_TIMESTEPS  # fake tensors have no numbers, and any will do here
     frozen_control, weights = place_restorer(material.restorer, config, accelerator, None)
     live, frozen_reward = place_rewards(material, config, accelerator, Path(), None)
@@ -106,8 +115,14 @@ def build_training(
         record={},
         micro_batch_size=min(config.train.micro_batch_size or share, share),
         rollout_batch_size=min(config.train.rollout_batch_size or share, share),
-        sums=torch.zeros(len(list_terms(config)) + 1, dtype=torch.float64, device=device),
+        sums=torch.zeros(len(list_sums(config, live)) + 1, dtype=torch.float64, device=device),
     )
+
+
+def build_set(combined: CombinedShape) -> RewardSet:
+    """A reward set of models of these sizes, without their numbers."""
+    config, shapes = combined
+    return RewardSet(config, {what: RewardModel(*shape) for what, shape in shapes.items()})
 
 
 def shorten(plan: Plan, last_index: int) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from db.errors import UserError
 from metrics.fidelity import compute_gmsd
 from metrics.lists import MetricError
-from metrics.weights import load_with_weights
+from metrics.load import load_differentiable
 
 PerceptualLoss = Callable[[Tensor, Tensor], Tensor]
 """(restored, hq), (N, 3, H, W) about [0, 1] -> (N,) distances, lower is better, with gradient to the first."""
@@ -29,20 +29,13 @@ def load_perceptual(kind: Literal["lpips", "gmsd"], device: torch.device | str) 
     """
     if kind == "gmsd":
         return lambda restored, hq: compute_gmsd(restored.float(), hq.float())
-
-    def build() -> Any:
-        import pyiqa
-
-        return pyiqa.create_metric(LPIPS, as_loss=True, loss_reduction="none", device=device)
-
     try:
-        metric = load_with_weights(LPIPS, build)
+        metric = load_differentiable(LPIPS, str(device))
     except MetricError as error:
         raise UserError(
             f"The perceptual term {kind} cannot be loaded. {error} Or set perceptual to gmsd, which needs no file and "
             "no pyiqa: the run's record names it."
         ) from error
-    metric.requires_grad_(False)
 
     def compute(restored: Tensor, hq: Tensor) -> Tensor:
         distances: Tensor = metric(restored.float(), hq.float())

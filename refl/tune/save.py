@@ -81,7 +81,7 @@ def _write_used(training: Training, folder: Path) -> None:
 def _write_reward(training: Training, folder: Path) -> None:
     live = training.live
     if live.weights:
-        save_changes(live.model, live.weights.values(), training.record["reward_base"], folder / REWARD_FOLDER)
+        save_changes(live.learner, live.weights.values(), training.record["reward_base"], folder / REWARD_FOLDER)
 
 
 def _choose_writer(training: Training, out: Path) -> Callable[[Path], None]:

@@ -37,8 +37,9 @@ from refl.tune.sampling import Plan
 from reward.data import Pairs, check_pairs
 from reward.model.captions import check_captions, describe_long_captions
 from reward.model.checkpoint import load_changes, load_model
-from reward.model.config import ModelConfig
 from reward.model.model import RewardModel, unlock
+from reward.model.reward_set import RewardSet
+from reward.model.set_config import RewardConfig, SetConfig
 from reward.score.scorer import split_name
 from reward.train.frozen_cache import cache_frozen
 from runs.store import code_version
@@ -62,7 +63,7 @@ class Material:
     """Inputs of a training."""
 
     restorer: DiffusionRestorer | OSEDiff
-    reward: RewardModel
+    reward: RewardModel | RewardSet
     faces: Sequence[Face]
     """Of the train split."""
     held_out: Sequence[Face]
@@ -85,7 +86,7 @@ class Training:
     frozen_control: ConditionControlNet | None
     """As training began, for the regularizer; None without one, and where adapters are trained."""
     live: LiveReward
-    frozen_reward: RewardModel
+    frozen_reward: RewardModel | RewardSet
     """As training began; the live one itself where it never learns."""
     perceptual: PerceptualLoss | None
     faces: Sequence[Face]
@@ -100,7 +101,7 @@ class Training:
     micro_batch_size: int
     rollout_batch_size: int
     sums: Tensor
-    """(terms + 1,) of this process since the last progress line: of each term over images, and their number."""
+    """(terms + members of the reward + 3,) of this process since the last progress line; see `list_sums`."""
     step: int = 0
 
 
@@ -141,6 +142,13 @@ def list_terms(config: ReflConfig) -> list[str]:
     return [name for name, weight in weights.items() if weight]
 
 
+def list_sums(config: ReflConfig, live: LiveReward) -> list[str]:
+    """What progress lines tell the means of, in order; of a reward of several members each one, spread and pull."""
+    members = live.member_names if config.loss.reward_weight else []
+    apart = [*(f"reward/{name}" for name in members), *(("reward_spread", "pull") if members else ())]
+    return [*(f"loss/{term}" for term in list_terms(config)), *apart]
+
+
 def start(material: Material, config: ReflConfig, out: Path) -> Training:
     """Everything in place for the first step, or for the one after the last checkpoint's.
 
@@ -176,7 +184,7 @@ def start(material: Material, config: ReflConfig, out: Path) -> Training:
         record=record,
         micro_batch_size=min(config.train.micro_batch_size or share, share),
         rollout_batch_size=min(config.train.rollout_batch_size or share, share),
-        sums=torch.zeros(len(list_terms(config)) + 1, dtype=torch.float64, device=device),
+        sums=torch.zeros(len(list_sums(config, live)) + 1, dtype=torch.float64, device=device),
     )
     if last:
         resume(training, last)
@@ -196,7 +204,7 @@ def check_material(material: Material, config: ReflConfig) -> None:
         )
     if not material.faces:
         raise UserError("There is no face to train on. Give --faces DIR, or import sources with ground truth (hq).")
-    if isinstance(material.reward, RewardModel):
+    if isinstance(material.reward, RewardModel | RewardSet):
         check_face_captions(material.reward.config, material.faces, use_prompt=config.loss.use_prompt)
         check_reward_input(material.reward.config, config)
     pairs = material.pairs
@@ -204,7 +212,7 @@ def check_material(material: Material, config: ReflConfig) -> None:
         raise UserError("replay_pairs needs labelled pairs of the train split: give --dataset, or set it to 0.")
 
 
-def check_face_captions(config: ModelConfig, faces: Sequence[Face], *, use_prompt: bool) -> None:
+def check_face_captions(config: RewardConfig, faces: Sequence[Face], *, use_prompt: bool) -> None:
     """Check that a reward model which compares faces with captions gets some, and log other doubts.
 
     Raises:
@@ -221,12 +229,17 @@ def check_face_captions(config: ModelConfig, faces: Sequence[Face], *, use_promp
             log.info(said)
 
 
-def check_reward_input(model: ModelConfig, config: ReflConfig) -> None:
-    """Check that a reward model whose input is the ground truth is not taught that the ground truth wins.
+def check_reward_input(model: RewardConfig, config: ReflConfig) -> None:
+    """Check that a reward which goes on learning can: not a set, nor a model whose input is the ground truth itself.
 
     Raises:
-        UserError: it would learn to tell that a photo equals itself.
+        UserError: it would learn to tell that a photo equals itself, or its members' scales would no longer be theirs.
     """
+    if isinstance(model, SetConfig) and config.live_reward.reward_every_steps:
+        raise UserError(
+            "A reward set does not go on learning: its members' scales were measured as they are. Set "
+            "reward_every_steps to 0, or take one model of several members as the reward."
+        )
     if model.needs_input and model.input_photo == "hq" and config.live_reward.reward_every_steps:
         raise UserError(
             "The reward model sees the ground truth beside each image (input_photo hq), and its updates would have the "
@@ -342,21 +355,22 @@ def make_plan(restorer: DiffusionRestorer | OSEDiff, config: ReflConfig) -> Plan
 
 def place_rewards(
     material: Material, config: ReflConfig, accelerator: Accelerator, out: Path, last: Path | None
-) -> tuple[LiveReward, RewardModel]:
+) -> tuple[LiveReward, RewardModel | RewardSet]:
     """The reward model that goes on learning, and the one that training began with, which share what neither trains."""
     frozen, model, device = material.reward.eval(), material.reward, accelerator.device
     dtype = DTYPES[config.train.mixed_precision]
     learns = bool(config.live_reward.reward_every_steps)
-    if isinstance(frozen, RewardModel):
-        frozen.gradient_checkpointing = config.train.gradient_checkpointing
+    for part in list_models(frozen):
+        part.gradient_checkpointing = config.train.gradient_checkpointing
     if learns:
+        assert isinstance(frozen, RewardModel)
         unlock(frozen)
         model = copy_for_learning(frozen, [parameter for parameter in frozen.parameters() if parameter.requires_grad])
         if last:
             load_learned(model, last / REWARD_FOLDER)
     pairs = material.pairs
-    if pairs and isinstance(frozen, RewardModel):
-        pairs = pairs.with_inputs(frozen.config)
+    if pairs and isinstance(frozen, RewardModel | RewardSet):
+        pairs = None if isinstance(frozen, RewardSet) else pairs.with_inputs(frozen.config)
     live = LiveReward(
         model,
         config.live_reward,
@@ -371,14 +385,23 @@ def place_rewards(
     frozen.requires_grad_(False)
     if live.weights:
         live.weights.start_alike(accelerator)
-    for one in (model, frozen):
-        place(one, device, dtype, keep=one.float32_parameters if isinstance(one, RewardModel) else ())
+    both: tuple[RewardModel | RewardSet, ...] = (model, frozen)
+    for one in both:
+        kept = one.float32_parameters if isinstance(one, RewardModel | RewardSet) else ()
+        place(one, device, dtype, keep=kept)
     if live.held_out and live.held_out.rows and isinstance(model, RewardModel):
         sha256 = check_pairs(live.held_out, known=out / "checked.json") if accelerator.is_main_process else {}
         live.cache = cache_frozen(
             model, live.held_out, sha256, out / "frozen", accelerator, batch_images=16, workers=config.train.workers
         )
     return live, frozen
+
+
+def list_models(reward: RewardModel | RewardSet) -> list[RewardModel]:
+    """The reward models of a reward; none of one that is not ours."""
+    if isinstance(reward, RewardSet):
+        return reward.list_models()
+    return [reward] if isinstance(reward, RewardModel) else []
 
 
 def load_learned(model: RewardModel, folder: Path) -> None:

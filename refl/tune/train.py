@@ -27,11 +27,12 @@ from refl.restorers.surface import make_generators
 from refl.tune.config import ReflConfig
 from refl.tune.data import stack, use_one_thread
 from refl.tune.live_reward import choose_inputs, compute_rewards
-from refl.tune.losses import compute_change, compute_reward_loss, compute_structure_loss
+from refl.tune.losses import compute_change, compute_pull, compute_reward_loss, compute_structure_loss
 from refl.tune.sampling import Outcome, Rollout, Trajectory, iterate_outcomes, join, roll_out
 from refl.tune.save import first_hacking, keep_copy, rolls_back, save_last, save_tuned
-from refl.tune.setup import Material, Training, list_terms, start
+from refl.tune.setup import Material, Training, list_sums, list_terms, start
 from refl.tune.verdict import Verdict
+from reward.model.reward_set import RewardSet, compute_spread
 from training.batches import choose_batch, make_loader, split_batch
 from training.processes import agree_on_largest, sum_tensors
 from training.run import Progress, end_where_asked, tell_step
@@ -166,14 +167,14 @@ def train_step(training: Training, step: int, inputs: Iterator[list[Part]]) -> d
         turns = max(1, trajectory.renoise)
         for turn, outcome in enumerate(outcomes):
             image = decode(training, outcome)
-            terms = compute_terms(training, outcome, image, part)
+            terms, apart = compute_terms(training, outcome, image, part)
             if logs and number == 0 and turn == 0 and config.train.gradient_norms:
                 values |= measure_gradient_norms(training, terms)
             # each process gives its share of the mean over the batch; gradients are summed over processes
             weights.backward(torch.stack(list(terms.values())).sum() / (batch_images * turns))
-            add_sums(training, terms, turns)
+            add_sums(training, terms, apart, turns)
         restored.append(image.detach())
-        del outcomes, outcome, terms, image  # the graph, before the next one is built
+        del outcomes, outcome, terms, apart, image  # the graph, before the next one is built
     gradient_norm = weights.step(training.accelerator, config.train.max_gradient_norm, step + 1)
     if logs:
         values["gradient_norm"] = gradient_norm
@@ -229,23 +230,35 @@ def decode(training: Training, outcome: Outcome) -> Tensor:
     return fix_color(restored, outcome.cleaned, training.restorer.use.color_fix)
 
 
-def compute_terms(training: Training, outcome: Outcome, restored: Tensor, part: Part) -> dict[str, Tensor]:
-    """(N,) of each term of the loss, times its factor; a term of factor 0 is not computed.
+def compute_terms(
+    training: Training, outcome: Outcome, restored: Tensor, part: Part
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Compute the terms of the loss, times their factors; a term of factor 0 is not computed.
 
+    Returns:
+        (N,) of each term; (N,) of each thing that is only told, as `list_sums` has them after the terms.
     Raises:
         UserError: one is not finite; names it and the faces.
     """
     loss = training.config.loss
+    apart: list[Tensor] = []
+    pull: Tensor | float = 1.0
     terms: dict[str, Tensor] = {}  # in the order of list_terms
     if loss.reward_weight:
-        rewards = training.live.compute(restored, part.captions, choose_inputs(training.live.model, part.lq, part.hq))
+        live = training.live
+        rewards, members = live.compute_apart(restored, part.captions, choose_inputs(live.model, part.lq, part.hq))
         terms["reward"] = loss.reward_weight * compute_reward_loss(rewards)
+        if len(members):
+            spread = compute_spread(members)
+            if isinstance(live.model, RewardSet):
+                pull = compute_pull(spread, live.model.config.held_out_spread, loss.disagreement_pull)
+            apart = [*members, spread, torch.ones_like(spread) * pull]
     if loss.structure_weight:
         terms["structure"] = loss.structure_weight * compute_structure_loss(restored, part.hq)
     if training.perceptual:
         terms["perceptual"] = loss.perceptual_weight * training.perceptual(restored, part.hq)
     if loss.regularizer_weight:
-        terms["regularizer"] = loss.regularizer_weight * compute_change(outcome.compared, outcome.reference)
+        terms["regularizer"] = loss.regularizer_weight * pull * compute_change(outcome.compared, outcome.reference)
     finite = torch.isfinite(torch.stack(list(terms.values()))).all(dim=1).tolist()
     for name, is_finite in zip(terms, finite, strict=True):
         if not is_finite:
@@ -254,7 +267,7 @@ def compute_terms(training: Training, outcome: Outcome, restored: Tensor, part: 
                 f"The {name} term of step {training.step + 1} is not finite, with {', '.join(faces)}. Check these "
                 "faces, lower learning_rate, or set mixed_precision to no; the last checkpoint is from before."
             )
-    return terms
+    return terms, apart
 
 
 def measure_gradient_norms(training: Training, terms: dict[str, Tensor]) -> dict[str, float]:
@@ -285,22 +298,22 @@ def compute_learning_rate(step: int, config: ReflConfig) -> float:
     return config.train.learning_rate * min(1.0, (step + 1) / warmup if warmup else 1.0)
 
 
-def add_sums(training: Training, terms: dict[str, Tensor], turns: int) -> None:
-    """Add (N,) values of each term to the sums since the last progress line."""
-    stacked = torch.stack(list(terms.values())).detach().double()
+def add_sums(training: Training, terms: dict[str, Tensor], apart: list[Tensor], turns: int) -> None:
+    """Add (N,) values of each term, and of what else is told, to the sums since the last progress line."""
+    stacked = torch.stack([*terms.values(), *apart]).detach().double()
     training.sums[:-1] += stacked.sum(dim=1) / turns
     training.sums[-1] += stacked.shape[1] / turns
 
 
 def take_means(training: Training) -> dict[str, float]:
     """The mean of each term over all images and processes since the last call, their sum, and the mean reward."""
-    names, sums = list_terms(training.config), training.sums.clone()
+    names, sums = list_sums(training.config, training.live), training.sums.clone()
     sum_tensors(training.accelerator, [sums])
     *totals, images = sums.tolist()
     training.sums.zero_()
-    values = {f"loss/{name}": total / images for name, total in zip(names, totals, strict=True)}
-    values["loss"] = sum(values.values())
-    if "reward" in names:
+    values = {name: total / images for name, total in zip(names, totals, strict=True)}
+    values["loss"] = sum(values[f"loss/{term}"] for term in list_terms(training.config))
+    if "loss/reward" in names:
         values["reward"] = 1 - values["loss/reward"] / training.config.loss.reward_weight
     return values
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from db.errors import UserError
-from reward.model.config import ModelConfig
+from reward.model.set_config import RewardConfig
 
 
 def check_captions(
-    config: ModelConfig, missing: int, total: int, things: str, *, instead: str, use_prompt: bool = False
+    config: RewardConfig, missing: int, total: int, things: str, *, instead: str, use_prompt: bool = False
 ) -> str | None:
     """Check that a caption model has captions; its prompt replaces missing ones.
 
@@ -35,7 +35,7 @@ CONTEXT_TOKENS = 77
 
 
 def describe_long_captions(
-    config: ModelConfig, captions: Iterable[str | None], context_tokens: int = CONTEXT_TOKENS
+    config: RewardConfig, captions: Iterable[str | None], context_tokens: int = CONTEXT_TOKENS
 ) -> str | None:
     """Describe how many different captions are longer than the model reads; None for none, or where none is read.
 

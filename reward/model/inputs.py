@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Literal, Protocol
+
 from db.errors import UserError
-from reward.model.config import ModelConfig
 
 PHOTOS = {"lq": "the photo that was restored (lq)", "hq": "the ground truth or a reference photo (hq)"}
 
 
-def check_inputs(config: ModelConfig, missing: int, total: int, things: str, *, instead: str) -> None:
+class SeesInput(Protocol):
+    """What says whether a reward sees a photo beside each image: the config of a model or of a set."""
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether it does."""
+
+    @property
+    def input_photo(self) -> Literal["lq", "hq"]:
+        """Which one."""
+
+
+def check_inputs(config: SeesInput, missing: int, total: int, things: str, *, instead: str) -> None:
     """Check that every image has the photo that the model compares it with; nothing stands in for one.
 
     Args:
@@ -21,6 +34,6 @@ def check_inputs(config: ModelConfig, missing: int, total: int, things: str, *, 
     if config.needs_input and missing:
         count = f"{missing:,} of the" if missing < total else "all"
         raise UserError(
-            f"text_mode is {config.text_mode}, so that the reward model sees {PHOTOS[config.input_photo]} beside each "
-            f"image; {count} {total:,} {things} lack it. {instead}"
+            f"The reward model sees {PHOTOS[config.input_photo]} beside each image; {count} {total:,} {things} lack "
+            f"it. {instead}"
         )

@@ -51,6 +51,11 @@ class RewardModel(nn.Module):
         return scale
 
     @property
+    def context_tokens(self) -> int:
+        """Tokens that the text tower takes, start and end included."""
+        return int(self.clip.context_length)
+
+    @property
     def float32_parameters(self) -> list[Tensor]:
         """List what stays float32 where the towers compute in fewer bits: numbers and vectors that scale rewards."""
         prompt = [self.prompt_vector] if self.config.learns_prompt else []

@@ -125,7 +125,7 @@ def score_files(
 
 
 def _add_note(note: str | None, scorer: Scorer, captions: Iterable[str | None]) -> str | None:
-    long = describe_long_captions(scorer.model.config, captions, scorer.model.clip.context_length)
+    long = describe_long_captions(scorer.model.config, captions, scorer.model.context_tokens)
     return " ".join(said for said in (note, long) if said) or None
 
 

@@ -16,15 +16,16 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from db.candidates import REWARD_PREFIX
 from db.errors import UserError
 from pixels.read import RgbImage
 from reward.data import group_images, to_pixels
 from reward.model.captions import check_captions
-from reward.model.checkpoint import compute_version, find_named, load_named
-from reward.model.config import ModelConfig
-from reward.model.model import RewardModel, compute_cosine
+from reward.model.model import RewardModel
+from reward.model.reward_set import RewardSet, compute_reward_version, compute_spread, find_reward, load_reward
+from reward.model.set_config import RewardConfig
 from training.images import read_image
 from training.stopping import advise_out_of_memory
 
@@ -42,9 +43,9 @@ class Scorer:
     """For tables, of letters, digits and _ + . -"""
     path: Path | None
     """Its checkpoint folder; None where it is a published file or a preset."""
-    model: RewardModel
+    model: RewardModel | RewardSet
     version: str
-    """`compute_version` of it: rewards of two versions are never compared."""
+    """`compute_reward_version` of it: rewards of two versions are never compared."""
 
     @property
     def metric(self) -> str:
@@ -59,7 +60,7 @@ class FoundScorer:
     name: str
     path: Path | None
     """Its checkpoint folder; None where it is a published file or a preset."""
-    config: ModelConfig
+    config: RewardConfig
 
     @property
     def metric(self) -> str:
@@ -71,13 +72,13 @@ def find_scorer(asked: str, weights_dir: Path | None = None) -> FoundScorer:
     """The model that a person asked for, its weights on this machine, not read yet.
 
     Args:
-        asked: as `find_named` takes it; NAME=… before it names it in tables.
+        asked: as `find_reward` takes it; NAME=… before it names it in tables.
         weights_dir: folder of published files; a name of weights.toml is looked for there first.
     Raises:
         UserError: there is none, or its weights cannot be got.
     """
     name, what = split_name(asked)
-    folder, config = find_named(what, weights_dir)
+    folder, config = find_reward(what, weights_dir)
     if not name and folder:
         name = folder.resolve().parent.name if folder.name in ("best", "last") else folder.resolve().name
     name = name or (Path(what).stem if Path(what).suffix else what)
@@ -95,11 +96,11 @@ def load_scorer(asked: str, device: str, dtype: torch.dtype = torch.float32, wei
         UserError: there is none, it is damaged or of another architecture, or too large for the device.
     """
     found = find_scorer(asked, weights_dir)
-    model = load_named(split_name(asked)[1], dtype, weights_dir)
+    model = load_reward(split_name(asked)[1], dtype, weights_dir)
     said = f"{split_name(asked)[1]} does not fit into the memory of {device}; give --device cpu."
     with advise_out_of_memory(lambda: said):
         model = model.requires_grad_(False).eval().to(device)
-    return Scorer(found.name, found.path, model, compute_version(model))
+    return Scorer(found.name, found.path, model, compute_reward_version(model))
 
 
 def split_name(asked: str) -> tuple[str, str]:
@@ -124,23 +125,91 @@ def check_scorer_captions(
     return check_captions(config, missing, total, things, instead=instead, use_prompt=use_prompt)
 
 
-def score_batch(scorer: Scorer, images: Sequence[RgbImage], captions: Sequence[str | None]) -> Array:
-    """(n,) rewards of one batch, higher is better.
+def score_batch(
+    scorer: Scorer,
+    images: Sequence[RgbImage],
+    captions: Sequence[str | None],
+    inputs: Sequence[RgbImage] | None = None,
+) -> Array:
+    """(n,) rewards of one batch, higher is better; see `score_apart`."""
+    return score_apart(scorer, images, captions, inputs)[0]
+
+
+def score_apart(
+    scorer: Scorer,
+    images: Sequence[RgbImage],
+    captions: Sequence[str | None],
+    inputs: Sequence[RgbImage] | None = None,
+) -> tuple[Array, Array]:
+    """Score one batch.
 
     Args:
         images: n of them, (H, W, 3) uint8 RGB, of any sizes.
         captions: n of them; None or empty where there is none, for which the model's prompt stands in.
+        inputs: n of them, the photos that a seeing reward compares with, of any sizes; the same object is encoded once.
+    Returns:
+        (n,) rewards, higher is better; (n,) their spread over the reward's members, 0 for one that has one.
     Raises:
         UserError: the batch is too large for the memory.
     """
     model = scorer.model
-    tensors = [torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))) for image in images]
+    device = model.logit_scale.device
     advice = f"lower --batch-size to {len(images) // 2}" if len(images) > 1 else "give --device cpu"
-    where = f"The memory of {model.logit_scale.device} is too small for a batch of {len(images)} images by"
+    where = f"The memory of {device} is too small for a batch of {len(images)} images by"
+    seen = inputs if inputs is not None and model.config.needs_input else None
     with advise_out_of_memory(lambda: f"{where} {scorer.name}: {advice}."), torch.inference_mode():
-        pixels = to_pixels(group_images(tensors), model.config, model.logit_scale.device)
-        rewards = compute_cosine(model.encode_pixels(pixels), model.encode_prompts(captions))
-        return np.asarray(rewards.double().cpu().numpy())
+        if isinstance(model, RewardSet):
+            members = _ask_set(model, images, captions, seen, device)
+            rewards, spread = model.combine(members), compute_spread(members)
+        else:
+            members = _ask_model(model, images, captions, seen, device)
+            rewards, spread = members.mean(dim=0), members.std(dim=0, correction=0)
+        return np.asarray(rewards.double().cpu().numpy()), np.asarray(spread.double().cpu().numpy())
+
+
+def _ask_model(
+    model: RewardModel,
+    images: Sequence[RgbImage],
+    captions: Sequence[str | None],
+    inputs: Sequence[RgbImage] | None,
+    device: torch.device,
+) -> Tensor:
+    """(members, n) rewards by a model, whose one size lets images of all sizes go together."""
+    once = {id(image): image for image in inputs or ()}
+    tensors = [_to_tensor(image) for image in [*images, *once.values()]]
+    features = model.encode_pixels(to_pixels(group_images(tensors), model.config, device))
+    if inputs is None:
+        return model.compare(features, captions)
+    place = {key: len(images) + at for at, key in enumerate(once)}
+    return model.compare(features[: len(images)], captions, features[[place[id(image)] for image in inputs]])
+
+
+def _ask_set(
+    model: RewardSet,
+    images: Sequence[RgbImage],
+    captions: Sequence[str | None],
+    inputs: Sequence[RgbImage] | None,
+    device: torch.device,
+) -> Tensor:
+    """(members, n) rewards by a set, whose members see images in sizes of their own."""
+    found = torch.empty(len(model.names), len(images), device=device)
+    alike: dict[Any, list[int]] = {}
+    for place, image in enumerate(images):
+        alike.setdefault((image.shape, inputs[place].shape if inputs is not None else None), []).append(place)
+    for places in alike.values():
+        stacks = [
+            torch.stack([_to_tensor(kind[place]) for place in places]).to(device).float() / 255
+            for kind in (images, inputs)
+            if kind is not None
+        ]
+        seen = stacks[1] if inputs is not None else None
+        found[:, places] = model.compute_members(stacks[0], [captions[place] for place in places], seen)
+    return found
+
+
+def _to_tensor(image: RgbImage) -> Tensor:
+    """(3, H, W) uint8."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def read_batches(

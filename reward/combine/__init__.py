@@ -1,0 +1,1 @@
+"""Make a reward set of several rewards."""
