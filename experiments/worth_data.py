@@ -133,14 +133,13 @@ def make_candidates(restorer: DiffusionRestorer, faces: FaceSet, seed: int) -> d
     """(N, 3, 64, 64) restored images by method: what the SIMULATED annotator may choose between.
 
     The restorer's own output, its few-step output and its first stage alone; its output through a drawn unsharp mask,
-    twice, and with grain; and another person's output, through a drawn unsharp mask: perhaps sharper, but another.
+    twice, and with grain; and two other persons' outputs, through a drawn unsharp mask: perhaps sharper, but others.
     """
     rng = np.random.default_rng([seed, len(faces.faces)])
     own = restore(restorer, faces.lq, seed)
     with torch.no_grad():
         smooth = restorer.clean(faces.lq).clamp(0, 1)
     grain = torch.from_numpy(rng.uniform(*GRAIN, (len(own), 1, 1, 1)) * rng.normal(size=(len(own), 1, *own.shape[2:])))
-    other = own.roll(1, dims=0)
     return {
         "own": own,
         "few": restore(restorer, faces.lq, seed + 500, FEW_STEPS),
@@ -148,7 +147,8 @@ def make_candidates(restorer: DiffusionRestorer, faces: FaceSet, seed: int) -> d
         "mask1": sharpen(own, _draw_amounts(rng, len(own))),
         "mask2": sharpen(own, _draw_amounts(rng, len(own))),
         "grain": (own + grain.float()).clamp(0, 1),
-        "other": sharpen(other, _draw_amounts(rng, len(own))),
+        "other1": sharpen(own.roll(1, dims=0), _draw_amounts(rng, len(own))),
+        "other2": sharpen(own.roll(2, dims=0), _draw_amounts(rng, len(own))),
     }
 
 
