@@ -149,6 +149,10 @@ class Monitor:
     first_restored: Tensor | None = None
     """(N, 3, H, W) uint8."""
     first: Check | None = None
+    best: dict[str, Array] | None = None
+    """Of each judge, its values at its best good check: what falls are measured from; None for the first check."""
+    now: Check | None = None
+    """The last check."""
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def check(
@@ -173,14 +177,15 @@ class Monitor:
             places = mine[start : start + self.batch_size]
             own += zip(places, self._measure(places, restore, rewards), strict=True)
         seen = gather_places(accelerator, own)
-        now = Check(step, _collect(row.rewards for row in seen), _collect(row.judges for row in seen))
+        self.now = now = Check(step, _collect(row.rewards for row in seen), _collect(row.judges for row in seen))
         restored = torch.stack([row.image for row in seen if row.image is not None])
         verdict = None
         if self.first is None:
             self.first_restored, self.first = restored, now
         else:
             # what is now the live model scores the first outputs anew: its own drift is not a gain
-            rescored = Check(self.first.step, _collect(row.first_rewards for row in seen), self.first.judges)
+            before = {**self.first.judges, **(self.best or {})}
+            rescored = Check(self.first.step, _collect(row.first_rewards for row in seen), before)
             verdict = compare(rescored, now, self.judges_needed, self.is_suspicious())
         numbers = {name: values[~np.isnan(values)] for name, values in (now.rewards | now.judges).items()}
         means = {name: float(values.mean()) for name, values in numbers.items() if len(values)}
@@ -190,9 +195,21 @@ class Monitor:
         return means, verdict, restored[:GRID_FACES]
 
     def is_suspicious(self) -> bool:
-        """Whether the last check was."""
+        """Whether the last check was; not where training has gone back since, which begins a new row."""
         verdict = self.history[-1]["verdict"] if self.history else None
+        if self.history and self.history[-1].get("brake", {}).get("action") == "back":
+            return False
         return bool(verdict and verdict.get("suspicious", verdict["hacking"]))  # earlier versions told hacking alone
+
+    def hold_good(self) -> None:
+        """Take the last check as a good one: a judge that was never better is measured from here."""
+        assert self.first is not None
+        assert self.now is not None
+        best = self.best or self.first.judges
+        self.best = {
+            name: values if _mean(values) > _mean(best[name]) else best[name]
+            for name, values in self.now.judges.items()
+        }
 
     @torch.no_grad()
     def _measure(
@@ -247,6 +264,7 @@ class Monitor:
             "step": self.first.step,
             "rewards": {name: torch.from_numpy(values) for name, values in self.first.rewards.items()},
             "judges": {name: torch.from_numpy(values) for name, values in self.first.judges.items()},
+            "best": self.best and {name: torch.from_numpy(values) for name, values in self.best.items()},
             "history": self.history,
         }
 
@@ -260,6 +278,8 @@ class Monitor:
         judges |= judge(new, first_restored.float() / 255, self.hq) if new else {}
         self.first = Check(state["step"], rewards, {name: judges[name] for name in self.judges})
         self.first_restored = first_restored
+        best = state.get("best")  # earlier versions had no brake
+        self.best = best and {name: values.cpu().numpy() for name, values in best.items() if name in self.judges}
         self.history = state["history"]
 
 
@@ -274,6 +294,12 @@ def warn_of_missing(missing: Mapping[str, int], faces: int, step: int) -> None:
             log.warning(
                 "step %s: %s gave no number for %s of %s held-out faces; they do not count", step, name, count, faces
             )
+
+
+def _mean(values: Array) -> float:
+    """Over the finite ones; minus infinity where there is none."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else -math.inf
 
 
 def _collect(rows: Iterable[dict[str, float]]) -> dict[str, Array]:

@@ -104,6 +104,11 @@ class Training:
     """(terms + members of the reward + 3,) of this process since the last progress line; see `list_sums`."""
     step: int = 0
 
+    @property
+    def checks(self) -> list[dict[str, Any]]:
+        """What the monitor has seen so far, a row a check; none without one."""
+        return self.monitor.history if self.monitor else []
+
 
 def describe(material: Material, config: ReflConfig) -> dict[str, Any]:
     """Describe the origin of a checkpoint."""
