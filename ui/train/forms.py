@@ -98,7 +98,7 @@ FORMS: dict[str, Form] = {
         _form(
             CONSTRUCT,
             "Construct pairs whose answer is known",
-            "Adds pairs to a copy of a dataset, one side of each wrong: another person, shifted colours, a blurred eye.",
+            "Adds pairs to a copy of a dataset, one side of each wrong: another person, odd colours, a blurred eye.",
             "dataset out kinds per_photo seed",
             needs_device=False,
         ),
