@@ -336,3 +336,31 @@ def test_a_new_command_is_a_form_at_once(tmp_path: Path) -> None:
     ]
     asked = read_back(Form(toy, "", ""), ["--turns=5", f"--faces={tmp_path}"])
     assert (asked.inputs["faces"], asked.values) == ([str(tmp_path)], {"options.turns": "5"})
+
+
+def test_photos_without_their_input_are_said_in_the_form(places: dict[str, str]) -> None:
+    rows = [
+        {"split": split, "origin": origin, "lq": photo, "hq": None}
+        for split, origin, photo in (
+            ("train", "human", "images/a.png"),
+            ("train", "human", None),
+            ("train", "svm", None),
+            ("val", "human", "images/b.png"),
+            ("test", "human", None),
+        )
+    ]
+    lines = "".join(json.dumps(row) + "\r\n" for row in rows)  # as Windows may write it
+    (Path(places["dataset"]) / "pairs.jsonl").write_text(lines)
+
+    def check_mode(text_mode: str, **values: Typed) -> dict[str, str]:
+        asked = ask("reward train", places, model__text_mode=text_mode, **values)
+        return check(asked, Path(places["data"])).errors
+
+    assert check_mode("learned") == {}
+    (said,) = check_mode("input").values()
+    assert "sees the photo that was restored (lq) beside each image; 2 of the 4 pairs lack it." in said
+    assert "import the photos with lq and export again" in said
+    (said,) = check_mode("input+learned", train__svm_weight="0").values()
+    assert "1 of the 3 pairs lack it" in said
+    (said,) = check_mode("input", model__input_photo="hq").values()
+    assert "(hq) beside each image; all 4 pairs lack it." in said
