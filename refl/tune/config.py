@@ -207,8 +207,8 @@ class ReflTrainConfig(BaseModel):
     hacking_judges: int = Field(
         2,
         ge=1,
-        description="Number of families of judges (fidelity, identity, naturalness, spectrum and colour, the rewards' "
-        "gap) that must have fallen at two checks in a row",
+        description="Number of families of judges (fidelity, identity, naturalness, spectrum and colour, patterns, "
+        "the rewards' gap) that must have fallen at two checks in a row",
     )
     log_every_steps: Annotated[int, MayChange()] = Field(10, ge=1, description="Steps averaged in each progress line")
     gradient_norms: bool = Field(
