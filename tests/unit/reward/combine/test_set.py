@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,12 @@ import pytest
 import torch
 
 from db.errors import UserError
+from db.records import SIMULATED
 from reward.__main__ import main
 from reward.data import to_tensor
 from reward.model.checkpoint import save_model
 from reward.model.model import RewardModel
-from reward.model.reward_set import RewardSet, compute_reward_version, compute_spread, find_reward, load_reward
+from reward.model.reward_set import RewardSet, compute_reward_version, compute_spread, find_reward, load_reward, measure
 from reward.model.set_config import read_set
 from reward.score.scorer import load_scorer, score_apart
 from tests.unit.reward.model.test_input import draw_images, shake_heads
@@ -95,6 +97,16 @@ def test_gradient_reaches_the_pixels_through_every_member(made: Path) -> None:
         assert images.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("metric", ["psnr", "ssim", "gmsd"])
+def test_metrics_are_float32_higher_better_and_take_inputs_of_another_size(metric: str) -> None:
+    images = draw_images(count=2)
+    blurred = torch.nn.functional.avg_pool2d(images, 3, 1, 1)
+    same, worse = measure(metric, images, images), measure(metric, blurred, images)
+    assert same.dtype == torch.float32
+    assert (same > worse).all()
+    assert measure(metric, images, draw_images(count=2, size_px=48)).shape == (2,)
+
+
 def test_scorer_takes_it_with_images_of_all_sizes(made: Path) -> None:
     scorer = load_scorer(f"all={made}", "cpu")
     rng = np.random.default_rng(0)
@@ -137,7 +149,7 @@ def test_damaged_file_is_one_line(made: Path, text: str, said: str) -> None:
         find_reward(str(made))
 
 
-@pytest.mark.parametrize(
+CANNOT = pytest.mark.parametrize(
     ("words", "said"),
     [
         ([], "No member is named"),
@@ -150,6 +162,25 @@ def test_damaged_file_is_one_line(made: Path, text: str, said: str) -> None:
         (["--model", "{seeing}", "--metric", "psnr", "--reference", "lq"], "all 8 pairs lack it"),
     ],
 )
+
+
+def test_labels_of_simulated_annotators_are_called_so(
+    make_model: Callable[..., RewardModel],
+    make_dataset: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_model(shake_heads(make_model(text_mode="learned", members=2)), tmp_path / "two")
+    for made_by in ("majority", f"majority{SIMULATED}"):
+        dataset = make_dataset(name=made_by, change=lambda row, made_by=made_by: row.update(made_by=made_by))
+        words = ["set", "--model", str(tmp_path / "two"), "--dataset", str(dataset), "--device", "cpu"]
+        assert main([*words, "--data", str(tmp_path / "data"), "--out", str(tmp_path / f"{made_by} set")]) == 0
+        said = capsys.readouterr().out
+        assert ("on 8 labels, 8 of SIMULATED annotators" in said) == made_by.endswith(SIMULATED)
+        assert ("on 8 labels by people" in said) != made_by.endswith(SIMULATED)
+
+
+@CANNOT
 def test_what_cannot_be_a_set_is_one_line_and_nothing_is_written(
     words: list[str],
     said: str,
@@ -158,8 +189,6 @@ def test_what_cannot_be_a_set_is_one_line_and_nothing_is_written(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import re
-
     save_model(make_model(text_mode="input"), tmp_path / "seeing")
     save_model(make_model(text_mode="learned"), tmp_path / "blind")
     places = {name: str(tmp_path / name) for name in ("seeing", "blind")}
