@@ -12,10 +12,11 @@ from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, Validat
 
 from dataset.fields import STRICT, Key, Name, QuestionKey, Seed, Sha256, Text, Uuid
 from dataset.files import SCORE_COLUMNS
+from dataset.labelled import Origin
 from dataset.tasks import TaskRow
 from db.errors import UserError, first_fault
 from db.images import MEDIA_TYPE_OF_SUFFIX
-from db.models import Asked, Choice, Origin, Picked, Side, Split
+from db.models import Asked, Choice, Picked, Side, Split
 from db.project import question_key
 from db.records import MAX_SEED, candidate_key, pair_key
 from metrics.rankings import LETTERS, read_ranking
@@ -189,6 +190,8 @@ class Dataset:
     questions: list[QuestionRow]
     scores: list[ScoreRow]
     tasks: list[TaskRow] = field(default_factory=list)
+    constructed: int = 0
+    """Pairs that `reward construct` added, which are passed over: no project holds them."""
 
 
 def read_dataset(path: Path) -> Dataset:
@@ -198,24 +201,27 @@ def read_dataset(path: Path) -> Dataset:
         UserError: a file is missing, damaged or changed, a row is malformed (with its line), or rows contradict each
             other.
     """
+    rows = list(_read_lines(path / "pairs.jsonl", PairRow))
+    pairs = [row for row in rows if row.origin != "constructed"]
     dataset = Dataset(
-        pairs=list(_read_lines(path / "pairs.jsonl", PairRow)),
+        pairs=pairs,
         judgments=list(_read_lines(path / "judgments.jsonl", JudgmentRow)),
         questions=_read_if_there(path / "questions.jsonl", QuestionRow),
         scores=list(_read_scores(path / "scores.parquet")),
         tasks=_read_if_there(path / "tasks.jsonl", TaskRow),
+        constructed=len(rows) - len(pairs),
     )
     _check_pairs(path / "pairs.jsonl", dataset.pairs)
     _check_tasks(path / "tasks.jsonl", dataset)
     _check_judgments(path / "judgments.jsonl", dataset)
     _check_scores(path / "scores.parquet", dataset)
-    _check_sums(path)
+    check_sums(path)
     return dataset
 
 
 def _read_lines(path: Path, model: type[Model]) -> Iterator[Model]:
     try:
-        with open(path, encoding="utf-8", newline="\n") as stream:
+        with open(path, encoding="utf-8-sig", newline="\n") as stream:  # an editor of Windows may have put a mark first
             for number, line in enumerate(stream, 1):
                 try:
                     yield model.model_validate_json(line)
@@ -361,8 +367,12 @@ def _check_scores(path: Path, dataset: Dataset) -> None:
         seen.add(key)
 
 
-def _check_sums(path: Path) -> None:
-    """The files of rows are those that SHA256SUMS names; the card may be edited, and rows name their images' hashes."""
+def check_sums(path: Path) -> None:
+    """The files of rows are those that SHA256SUMS names; the card may be edited, and rows name their images' hashes.
+
+    Raises:
+        UserError: one was changed, or is gone.
+    """
     sums = path / "SHA256SUMS"
     try:
         lines = sums.read_text(encoding="utf-8").splitlines()
@@ -372,8 +382,13 @@ def _check_sums(path: Path) -> None:
         raise UserError(f"{sums} cannot be read: {error}") from error
     listed = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
     for name in (*DATA_FILES, *({"questions.jsonl", "tasks.jsonl"} & listed.keys())):
-        with open(path / name, "rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if name not in listed and not (path / name).exists():
+            continue  # of rows that were written by hand: training needs the pairs alone
+        try:
+            with open(path / name, "rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"{path / name} is named in SHA256SUMS and cannot be read ({error.strerror}).") from error
         if listed.get(name) != found:
             raise UserError(
                 f"{path / name} is not the file that SHA256SUMS names: its SHA-256 is {found}, not {listed.get(name)}. "

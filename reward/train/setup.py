@@ -66,16 +66,16 @@ def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: RewardTrainCon
     Raises:
         UserError: there is nothing to train on, nothing to measure on, or no caption where captions are wanted.
     """
-    factors = {"human": config.human_weight, "svm": config.svm_weight}
     weighing = tuple(
         row
         for row in pairs.select("train").rows
-        if row.weight * factors[row.origin] > 0 and draw_share(row.source, config.seed) < config.label_share
+        if config.weigh(row) > 0 and draw_share(row.source, config.seed) < config.label_share
     )
     if not weighing:
         raise UserError(
             f"{pairs.path} has nothing to train on: {pairs.describe()}, but none in the split train with a weight "
-            "above 0. Export with the split train, or check human_weight, svm_weight and label_share."
+            "above 0. Export with the split train, or check human_weight, svm_weight, constructed_weight and "
+            "label_share."
         )
     held_out = Pairs(pairs.path, tuple(row for row in pairs.select("val", "human").rows if row.weight > 0))
     if not config.validate_every_steps:
@@ -150,7 +150,6 @@ def start(pairs: Pairs, model_config: ModelConfig, config: RewardTrainConfig, ou
         cache = cache_frozen(
             model, used, sha256, out / "frozen", accelerator, batch_images=2 * micro, workers=config.workers
         )
-    factors = {"human": config.human_weight, "svm": config.svm_weight}
     training = Training(
         accelerator=accelerator,
         config=config,
@@ -165,7 +164,7 @@ def start(pairs: Pairs, model_config: ModelConfig, config: RewardTrainConfig, ou
         sums=torch.zeros(N_SUMS, device=accelerator.device),
         label_weights=weigh_labels(
             train_pairs,
-            [row.weight * factors[row.origin] for row in train_pairs.rows],
+            [config.weigh(row) for row in train_pairs.rows],
             model_config.members,
             config.seed,
         ),

@@ -13,6 +13,7 @@ from refl.evaluate.command import EVALUATE as EVALUATE_RESTORERS
 from refl.pretrain.command import PRETRAIN
 from refl.restore.command import RESTORE
 from refl.tune.command import TRAIN as TUNE
+from reward.construct.command import CONSTRUCT
 from reward.evaluate.command import EVALUATE as EVALUATE_REWARDS
 from reward.score.command import SCORE
 from reward.train.command import TRAIN as TRAIN_REWARD
@@ -85,6 +86,13 @@ FORMS: dict[str, Form] = {
             "Make pairs to judge",
             "Pairs the restored images of each photo, so that people can judge them on the Label page.",
             "per_source against",
+            needs_device=False,
+        ),
+        _form(
+            CONSTRUCT,
+            "Construct pairs",
+            "Adds pairs whose answer is known to a copy of a dataset: another person, the input, a planted fault.",
+            "dataset out kinds share per_kind seed",
             needs_device=False,
         ),
         _form(

@@ -58,7 +58,7 @@ def list_choices(session: Session, data: Path) -> dict[str, list[Choice]]:
 
 def _datasets(data: Path, runs: Any) -> Iterator[Choice]:
     for run in runs:
-        folder = artifact_of(data, run) if run.kind == "annotate export" else None
+        folder = artifact_of(data, run) if run.kind in ("annotate export", "reward construct") else None
         if folder and (folder / "pairs.jsonl").is_file():
             rows = read_result(data, run.id).get("rows")
             words = f"run {run.id}: {rows:,} labelled pairs" if isinstance(rows, int) else f"run {run.id}"

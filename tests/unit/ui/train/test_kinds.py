@@ -38,6 +38,7 @@ def places(tmp_path: Path) -> dict[str, str]:
 def inputs_of(kind: str, places: dict[str, str]) -> dict[str, list[str]]:
     """What the kind cannot do without."""
     return {
+        "reward construct": {"dataset": [places["dataset"]]},
         "reward train": {"dataset": [places["dataset"]]},
         "reward score": {"scorer": [places["frm"]]},
         "reward evaluate": {"dataset": [places["dataset"]], "scorer": [places["frm"], "mine=hps-v2.1"]},
