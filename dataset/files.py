@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +18,6 @@ Row = dict[str, Any]
 SCORE_COLUMNS = ("sha256", "metric", "version", "reference", "value", "raw_value", "failure")
 IMAGE_FIELDS = ("image_a", "image_b", "lq", "hq")
 HASH_FIELDS = ("sha256_a", "sha256_b", "sha256_lq", "sha256_hq")
-
-
-@contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends, and is removed where it raises.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.parent / f".{out.name}.partial-{secrets.token_hex(8)}"
-        try:
-            partial.mkdir()  # not mkdtemp, whose folders nobody else may read, whatever the umask
-            yield partial
-            partial.rename(out)  # onto nothing, or onto an empty folder
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot be written ({error.strerror}); free some disk space or name another."
-        ) from error
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> None:

@@ -8,7 +8,6 @@ from typing import Literal, get_args
 
 Split = Literal["train", "val", "test"]
 Origin = Literal["human", "svm", "constructed"]
-"""Who labelled it; `constructed` of a pair that `reward construct` made, which no project holds and nobody judged."""
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 

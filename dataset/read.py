@@ -10,9 +10,9 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, ValidationError, model_validator
 
+from dataset import labelled
 from dataset.fields import STRICT, Key, Name, QuestionKey, Seed, Sha256, Text, Uuid
 from dataset.files import SCORE_COLUMNS
-from dataset.labelled import Origin
 from dataset.tasks import TaskRow
 from db.errors import UserError, first_fault
 from db.images import MEDIA_TYPE_OF_SUFFIX
@@ -49,7 +49,7 @@ class PairLine(BaseModel):
     seed_b: int
     p_a: float = Field(ge=0, le=1)
     tie: bool
-    origin: Origin
+    origin: labelled.Origin
     made_by: Name
     weight: float = Field(ge=0)
     agreement: float | None = Field(ge=0, le=1)
@@ -81,6 +81,10 @@ class PairRow(PairLine):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.origin == "constructed":
+            raise ValueError(
+                "a constructed pair, which nobody judged: give the dataset that it was constructed from instead"
+            )
         for name, sha256 in self.files():
             if name not in {f"images/{sha256}{suffix}" for suffix in MEDIA_TYPE_OF_SUFFIX}:
                 raise ValueError(f"{name!r} is not 'images/', its SHA-256 {sha256}, and .png, .jpg or .webp")
@@ -190,8 +194,6 @@ class Dataset:
     questions: list[QuestionRow]
     scores: list[ScoreRow]
     tasks: list[TaskRow] = field(default_factory=list)
-    constructed: int = 0
-    """Pairs that `reward construct` added, which are passed over: no project holds them."""
 
 
 def read_dataset(path: Path) -> Dataset:
@@ -201,21 +203,18 @@ def read_dataset(path: Path) -> Dataset:
         UserError: a file is missing, damaged or changed, a row is malformed (with its line), or rows contradict each
             other.
     """
-    rows = list(_read_lines(path / "pairs.jsonl", PairRow))
-    pairs = [row for row in rows if row.origin != "constructed"]
     dataset = Dataset(
-        pairs=pairs,
+        pairs=list(_read_lines(path / "pairs.jsonl", PairRow)),
         judgments=list(_read_lines(path / "judgments.jsonl", JudgmentRow)),
         questions=_read_if_there(path / "questions.jsonl", QuestionRow),
         scores=list(_read_scores(path / "scores.parquet")),
         tasks=_read_if_there(path / "tasks.jsonl", TaskRow),
-        constructed=len(rows) - len(pairs),
     )
     _check_pairs(path / "pairs.jsonl", dataset.pairs)
     _check_tasks(path / "tasks.jsonl", dataset)
     _check_judgments(path / "judgments.jsonl", dataset)
     _check_scores(path / "scores.parquet", dataset)
-    check_sums(path)
+    _check_sums(path)
     return dataset
 
 
@@ -260,7 +259,7 @@ def _read_scores(path: Path) -> Iterator[ScoreRow]:
 
 def _check_pairs(path: Path, pairs: list[PairRow]) -> None:
     """No label twice; a source, and a candidate, is the same in all rows."""
-    labels: set[tuple[str, Origin]] = set()
+    labels: set[tuple[str, str]] = set()
     sources: dict[str, tuple[object, ...]] = {}
     candidates: dict[tuple[str, str, int], str] = {}
     for number, row in enumerate(pairs, 1):
@@ -367,12 +366,8 @@ def _check_scores(path: Path, dataset: Dataset) -> None:
         seen.add(key)
 
 
-def check_sums(path: Path) -> None:
-    """The files of rows are those that SHA256SUMS names; the card may be edited, and rows name their images' hashes.
-
-    Raises:
-        UserError: one was changed, or is gone.
-    """
+def _check_sums(path: Path) -> None:
+    """The files of rows are those that SHA256SUMS names; the card may be edited, and rows name their images' hashes."""
     sums = path / "SHA256SUMS"
     try:
         lines = sums.read_text(encoding="utf-8").splitlines()
@@ -382,13 +377,8 @@ def check_sums(path: Path) -> None:
         raise UserError(f"{sums} cannot be read: {error}") from error
     listed = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
     for name in (*DATA_FILES, *({"questions.jsonl", "tasks.jsonl"} & listed.keys())):
-        if name not in listed and not (path / name).exists():
-            continue  # of rows that were written by hand: training needs the pairs alone
-        try:
-            with open(path / name, "rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise UserError(f"{path / name} is named in SHA256SUMS and cannot be read ({error.strerror}).") from error
+        with open(path / name, "rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
         if listed.get(name) != found:
             raise UserError(
                 f"{path / name} is not the file that SHA256SUMS names: its SHA-256 is {found}, not {listed.get(name)}. "

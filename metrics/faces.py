@@ -17,21 +17,6 @@ import numpy.typing as npt
 Image = npt.NDArray[np.uint8]
 RIGHT_EYE, LEFT_EYE = slice(36, 42), slice(42, 48)
 """Places of the 68 landmarks of iBUG 300-W."""
-TEMPLATE_SIZE_PX = 512
-TEMPLATE: npt.NDArray[np.float64] = np.array(
-    [
-        [192.98138, 239.94708],
-        [318.90277, 240.1936],
-        [256.63416, 314.01935],
-        [201.26117, 371.41043],
-        [313.08905, 371.15118],
-    ]
-)
-"""Places of the five points in a face of 512 x 512 pixels, as FFHQ's faces are cropped: the eye at
-the left of the picture, the other eye, tip of the nose, left and right corner of the mouth; x, y.
-
-Source: xinntao/facexlib, `facexlib/utils/face_restoration_helper.py`.
-"""
 
 
 class FaceError(Exception):

@@ -6,8 +6,11 @@ bytes: rows are sorted by keys that are the same in every database, and no clock
 
 from __future__ import annotations
 
+import secrets
+import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +32,6 @@ from dataset.files import (
     copy_images,
     find_damaged,
     list_images,
-    whole_folder,
     write_checksums,
     write_jsonl,
     write_scores,
@@ -175,7 +177,7 @@ def write_dataset(
     Raises:
         UserError: `out` cannot be written, the format can say none of the rows, or an image is missing or damaged.
     """
-    with whole_folder(out) as folder:
+    with _whole_folder(out) as folder:
         extra, configs = _write(folder, rows, judgments, tasks, questions, scores, data, options, progress)
         counts = _count(rows, judgments, dropped) | extra | {"discarded": discarded or {"answers": 0, "people": 0}}
         counts |= {"screened": screened} if screened else {}
@@ -196,6 +198,25 @@ def list_licences(session: Session, rows: Sequence[Row], data: Path) -> list[Lic
         *of_project(session),
         *(one for run in sorted(runs) for one in read_recorded(run_folder(data, run))),
     ]
+
+
+@contextmanager
+def _whole_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when the block ends, and is removed where it raises."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.parent / f".{out.name}.partial-{secrets.token_hex(8)}"
+        try:
+            partial.mkdir()  # not mkdtemp, whose folders nobody else may read, whatever the umask
+            yield partial
+            partial.rename(out)  # onto nothing, or onto an empty folder
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written ({error.strerror}); free some disk space or name another."
+        ) from error
 
 
 def _check_names(session: Session, options: ExportOptions) -> None:

@@ -51,7 +51,6 @@ from db.session import Database
 from metrics.rankings import LETTERS
 
 Item = TypeVar("Item")
-PASSED_OVER = "constructed_pairs_passed_over"
 JUDGMENT_FIELDS = (
     "choice",
     "ranking",
@@ -75,7 +74,7 @@ def import_dataset(database: Database, data: Path, path: Path) -> dict[str, int]
     People come as annotators called 'imported-' and their public id; they cannot sign in until an admin lets them.
 
     Returns:
-        counts of what was added, and of the constructed pairs that were not, where there are any: nobody judged them.
+        counts of what was added.
     Raises:
         UserError: a file is missing or not what its SHA-256 says, a row is malformed, or the database holds the same
             source, candidate, judgment, label or score with other content.
@@ -99,8 +98,7 @@ def import_dataset(database: Database, data: Path, path: Path) -> dict[str, int]
                 f"{path / name} is not the file that the dataset names: its SHA-256 is "
                 f"{probe.original_sha256 or probe.sha256}, its format {probe.suffix}."
             )
-    added = add_dataset(database, data, path, files, dataset)
-    return added | ({PASSED_OVER: dataset.constructed} if dataset.constructed else {})
+    return add_dataset(database, data, path, files, dataset)
 
 
 def check_images(root: Path, names: Iterable[str]) -> CheckedFiles:
@@ -426,7 +424,8 @@ def _add_labels(
     new: list[tuple[Label, list[str]]] = []
     for row in rows:
         values = {"p_a": row.p_a, "made_by": row.made_by, "weight": row.weight, "agreement": row.agreement}
-        pair_id, origin = pairs[row.pair].id, Origin(row.origin)
+        pair_id = pairs[row.pair].id
+        origin = Origin(row.origin)
         stored = live.get((pair_id, origin))
         if stored is None:
             new.append((Label(pair_id=pair_id, origin=origin, **values), row.judgments))

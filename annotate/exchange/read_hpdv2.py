@@ -19,7 +19,7 @@ from annotate.ingest.image_files import CheckedFiles
 from dataset.hpdv2 import Preference, read_preferences
 from dataset.read import Dataset, PairRow
 from db.errors import UserError
-from db.models import Split
+from db.models import Origin, Split
 from db.project import ProjectSettings, load_settings
 from db.records import candidate_key, draw_split, pair_key
 from db.session import Database
@@ -97,7 +97,7 @@ def _pair_rows(items: list[Preference], files: CheckedFiles, settings: ProjectSe
             seed_b=seed,
             p_a=p_a,
             tie=p_a == 0.5,
-            origin="human",
+            origin=Origin.human,
             made_by="imported:hpdv2",
             weight=1.0,
             agreement=item.agreement,

@@ -61,12 +61,11 @@ def import_path(database: Database, data: Path, options: ImportOptions, path: Pa
     """Import whatever the path is; returns what was done, as JSON values."""
     suffix = "" if path.is_dir() else path.suffix.lower()
     if (path / "pairs.jsonl").exists() or suffix == ".json":
-        from annotate.exchange.read_back import PASSED_OVER, import_dataset  # here: the other imports read no datasets
+        from annotate.exchange.read_back import import_dataset  # here: the other imports read no datasets
         from annotate.exchange.read_hpdv2 import import_hpdv2
 
         read_back = import_dataset if path.is_dir() else import_hpdv2
-        counts = read_back(database, data, path)
-        values = {name if name == PASSED_OVER else f"{name}_added": count for name, count in counts.items()}
+        values = {f"{name}_added": count for name, count in read_back(database, data, path).items()}
         # A dataset's splits hold as they are written; that they part a photo is said.
         apart, equal = mend(database, data, dry_run=True)
         return values | {"photos_to_mend": len(apart), "pairs_to_mend": len(equal)}

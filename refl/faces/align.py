@@ -3,7 +3,7 @@
 Photos and faces are uint8 (H, W, 3) RGB arrays; points are (x, y) in pixels. An alignment is the (2, 3) matrix that
 takes a point of the photo to the aligned face: rotation, one scale and a shift.
 
-Source: least-median fit, grey outside the photo and the order photo -> face -> photo as xinntao/facexlib
+Source: template, least-median fit, grey outside the photo and the order photo -> face -> photo as xinntao/facexlib
 `facexlib/utils/face_restoration_helper.py` has them.
 """
 
@@ -19,13 +19,24 @@ import numpy as np
 import numpy.typing as npt
 
 from db.errors import UserError
-from metrics.faces import LEFT_EYE, RIGHT_EYE, TEMPLATE, TEMPLATE_SIZE_PX, load_detector, load_dlib_model
+from metrics.faces import LEFT_EYE, RIGHT_EYE, load_detector, load_dlib_model
 
 RgbImage = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
 """(5, 2): the eye at the left of the picture, the other eye, tip of the nose, left and right corner of the mouth."""
 Alignment = npt.NDArray[np.float64]
 
+TEMPLATE_SIZE_PX = 512
+TEMPLATE: Points = np.array(
+    [
+        [192.98138, 239.94708],
+        [318.90277, 240.1936],
+        [256.63416, 314.01935],
+        [201.26117, 371.41043],
+        [313.08905, 371.15118],
+    ]
+)
+"""Places of the five points in a face of 512 x 512 pixels, as FFHQ's faces are cropped."""
 NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT = 30, 48, 54
 """Places of the 68 landmarks of iBUG 300-W."""
 MAX_PIXELS_ENLARGED = 4_000_000

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from db.errors import UserError
 from db.session import Database
-from metrics.faces import TEMPLATE_SIZE_PX
-from refl.faces.align import MAX_PIXELS_ENLARGED, Points, RgbImage, align_face, compute_alignment
+from refl.faces.align import MAX_PIXELS_ENLARGED, TEMPLATE_SIZE_PX, Points, RgbImage, align_face, compute_alignment
 from refl.faces.photo_files import PhotosRefused, check_photos, encode_png, find_photos, read_photo
 from refl.restore.rows import add_face
 

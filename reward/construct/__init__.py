@@ -1,1 +1,1 @@
-"""Construct pairs whose answer is known from a dataset's images, marked as made."""
+"""Construct labelled pairs whose answer is known."""

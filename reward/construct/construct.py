@@ -1,380 +1,229 @@
-"""Add constructed pairs to a copy of a dataset: a restored image, and beside it what any person would reject.
+"""Write a dataset again with pairs added whose answer is known: one side is wrong by construction.
 
-Nobody judged them: they are marked by the origin `constructed`, their `made_by` is the kind. The right image has the
-probability P_RIGHT, and which of the two is a is drawn by the hash that draws it for every pair.
+They are marked `constructed` and count nowhere as people's labels. They teach a reward model what people are never
+asked, since no restorer of theirs does it: that a sharp face of somebody else is no restoration.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
-from collections import Counter, defaultdict
+import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-from PIL import Image as PilImage
 
-from dataset.files import Row, whole_folder, write_checksums
-from dataset.read import PairLine, check_sums
+from dataset.labelled import LabelledPair
+from dataset.read import PairLine
 from db.errors import UserError
-from db.records import candidate_key, pair_key
-from licences.terms import Licensed
 from pixels.read import RgbImage
-from reward.construct.faults import FAULTS, NEED_ALIGNED, Kind, paste_input
+from reward.construct.kinds import SPOILERS
+from reward.construct.options import Kind
 from reward.data import load_dataset
-from runs.licences import write_recorded
-from training.images import check_images, read_image
+from runs.space import explain_full_disk
+from training.images import read_image
 
-P_RIGHT = 0.98
-"""Not 1: of so sure a label the loss would never be satisfied."""
-ANEW = {"README.md", "SHA256SUMS", "pairs.jsonl", "licences.json"}
-"""Files that the copy has of its own."""
+RIGHT = 0.98
+"""Probability that the honest image is better: not 1, where a label's loss never ends."""
+NOT_COPIED = {"pairs.jsonl", "SHA256SUMS", ".lock"}
 
 
 @dataclass(frozen=True)
-class Restored:
-    """A restored image of a dataset."""
+class Own:
+    """A restored image of a photo."""
 
-    line: PairLine
-    """A pair that shows it, for all that it says of the photo."""
-    method: str
-    seed: int
+    row: LabelledPair
     image: str
     sha256: str
-
-    @property
-    def key(self) -> str:
-        """Its name, the same in every database."""
-        return candidate_key(self.line.source, self.method, self.seed)
+    method: str
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A pair that is to be made."""
-
-    kind: Kind
-    right: Restored
-    other: Restored | None = None
-    """The image of another person, where that is the wrong one."""
-
-    @property
-    def method(self) -> str:
-        """Name of what made the wrong image: 'gfpgan+blurred_eye'."""
-        return f"{self.right.method}+{self.kind}"
-
-    @property
-    def key(self) -> tuple[str, bool]:
-        """(the pair's key, whether the right image is its a)."""
-        return pair_key(self.right.key, candidate_key(self.right.line.source, self.method, self.right.seed))
-
-
-def construct_dataset(
-    dataset: Path,
-    out: Path,
-    kinds: Sequence[Kind],
-    share: float,
-    per_kind: int | None,
-    seed: int,
-    progress: Callable[[int, int], None],
-    made_from: Sequence[Licensed] = (),
-) -> dict[str, Any]:
-    """Write a new dataset folder with all that `dataset` has and constructed pairs, whole or not at all.
-
-    Its images are hard links where the disk has such, else copies; its rows come first, byte for byte.
+def construct(
+    dataset: Path, out: Path, kinds: Sequence[Kind], per_photo: int, seed: int, progress: Callable[[int, int], None]
+) -> dict[str, int]:
+    """Write `out`: all of the dataset, and the constructed pairs.
 
     Args:
-        share: of the restored images, from how many a pair of each kind is made.
-        per_kind: so many pairs of each kind instead, or as many as there can be.
-        progress: called with (pairs made, pairs in all).
-        made_from: licences, for `licences.json`.
+        per_photo: pairs of each kind for each photo.
+        progress: called with (photos done, photos in all).
     Returns:
-        counts, as `annotate export` gives them of a dataset, and `constructed`: the pairs added; `by_kind`, of each
-        kind and split, `not_square`: the images that were passed over by kinds that need aligned faces, and
-        `persons_unknown`: whether each photo was taken for another person.
+        how many pairs there are of each kind.
     Raises:
-        UserError: the dataset is not as it should be, a kind cannot be made of it, or `out` is there or cannot be
-            written.
+        UserError: the dataset is none of ours or is damaged, lacks what a kind needs, `out` is there already, or the
+            disk is full; then nothing is written.
     """
-    lines = read_lines(dataset)
-    if out.resolve().is_relative_to(dataset.resolve()):
-        raise UserError(f"{out} lies inside the dataset {dataset}; name a folder beside it.")
-    images = list_restored(lines)
-    plans = [plan for kind in kinds for plan in plan_pairs(kind, images, share, per_kind, seed, dataset)]
-    check_images(dict(list_files(dataset, lines)))
-    with whole_folder(out) as folder:
-        copy_files(dataset, folder)
-        rows = list(make_all(plans, dataset, folder, seed, progress))
-        check_made(kinds, plans, rows, dataset)
-        write_rows(dataset / "pairs.jsonl", folder / "pairs.jsonl", rows)
-        write_card(dataset / "README.md", folder / "README.md", rows)
-        write_recorded(folder, made_from)
-        load_dataset(folder)  # it is one, as training reads it
-        write_checksums(folder)
-    by_kind = {kind: dict(Counter(row["split"] for row in rows if row["made_by"] == kind)) for kind in kinds}
-    return count_rows(lines, rows) | {
-        "by_kind": by_kind,
-        "not_square": len(plans) - len(rows),
-        "persons_unknown": "other_person" in kinds and all(line.group == line.source for line in lines),
-    }
-
-
-def read_lines(dataset: Path) -> list[PairLine]:
-    """The rows of a dataset folder of ours that has no constructed pairs.
-
-    Raises:
-        UserError: it is none, was changed, or has constructed pairs.
-    """
+    if out.exists():
+        raise UserError(f"{out} is there already. Name another --out, or remove it.")
     if not (dataset / "pairs.jsonl").is_file():
-        raise UserError(
-            f"{dataset} has no pairs.jsonl: pairs are constructed from a dataset folder of ours, as "
-            "`python -m annotate export` writes it. HPDv2 says neither who is on a photo "
-            "nor what was restored."
-        )
-    load_dataset(dataset)  # refuses it by its line where it is not whole
-    check_sums(dataset)
-    with open(dataset / "pairs.jsonl", encoding="utf-8-sig") as stream:
-        lines = [PairLine.model_validate_json(text) for text in stream]
-    if made := sum(line.origin == "constructed" for line in lines):
-        raise UserError(f"{dataset} has {made:,} constructed pairs already; name the dataset that they were added to.")
-    return lines
+        raise UserError(f"{dataset} is no dataset folder: it has no pairs.jsonl. Write one: python -m annotate export.")
+    pairs = load_dataset(dataset)
+    photos = group_by_photo(dataset, pairs.rows)
+    check_kinds(photos, kinds, dataset)
+    unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with explain_full_disk(out.parent, "run the same command again"):
+            copy_dataset(dataset, unfinished)
+            counts: Counter[str] = Counter()
+            text = (dataset / "pairs.jsonl").read_text(encoding="utf-8").rstrip("\n")
+            with open(unfinished / "pairs.jsonl", "w", encoding="utf-8", newline="\n") as stream:
+                stream.write(text + "\n")
+                for done, photo in enumerate(photos, 1):
+                    for line in construct_for(photo, photos, kinds, per_photo, seed, dataset, unfinished):
+                        counts[line["made_by"]] += 1
+                        stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    progress(done, len(photos))
+            add_to_card(unfinished / "README.md", counts)
+        unfinished.replace(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return dict(counts)
 
 
-def list_restored(lines: Sequence[PairLine]) -> list[Restored]:
-    """Each restored image once, by photo, method and seed."""
-    found: dict[str, Restored] = {}
-    for line in lines:
-        for one in (
-            Restored(line, line.method_a, line.seed_a, line.image_a, line.sha256_a),
-            Restored(line, line.method_b, line.seed_b, line.image_b, line.sha256_b),
+def group_by_photo(dataset: Path, rows: Sequence[LabelledPair]) -> list[list[Own]]:
+    """The restored images of each photo, each once, in the dataset's order; constructed rows are passed over."""
+    photos: dict[str, dict[str, Own]] = {}
+    for row in (row for row in rows if row.origin != "constructed"):
+        for path, sha256, method in (
+            (row.image_a, row.sha256_a, row.method_a),
+            (row.image_b, row.sha256_b, row.method_b),
         ):
-            found.setdefault(one.key, one)
-    return [found[key] for key in sorted(found)]
+            assert sha256 is not None
+            own = Own(row, path.relative_to(dataset).as_posix(), sha256, method or "")
+            photos.setdefault(row.source, {}).setdefault(sha256, own)
+    return [list(images.values()) for images in photos.values()]
 
 
-def list_files(dataset: Path, lines: Sequence[PairLine]) -> Iterator[tuple[Path, str | None]]:
-    """Every image file of the rows with its SHA-256."""
-    for line in lines:
-        yield dataset / line.image_a, line.sha256_a
-        yield dataset / line.image_b, line.sha256_b
-        for name, sha256 in ((line.lq, line.sha256_lq), (line.hq, line.sha256_hq)):
-            if name is not None:
-                yield dataset / name, sha256
-
-
-def draw(seed: int, *names: str) -> int:
-    """A large number by a seeded hash of names."""
-    return int(hashlib.sha256("\n".join(("construct", str(seed), *names)).encode()).hexdigest()[:16], 16)
-
-
-def plan_pairs(
-    kind: Kind, images: Sequence[Restored], share: float, per_kind: int | None, seed: int, dataset: Path
-) -> list[Plan]:
-    """Draw the images that a pair of this kind is made from, of each split in its share; more take the same and more.
+def check_kinds(photos: Sequence[Sequence[Own]], kinds: Sequence[Kind], dataset: Path) -> None:
+    """Check that the dataset has what each kind needs.
 
     Raises:
-        UserError: the dataset does not have what the kind needs.
+        UserError: it lacks it; said with the kinds that are left.
     """
-    others: dict[tuple[str, str], list[Restored]] = defaultdict(list)
-    for one in images:
-        others[one.method, one.line.split].append(one)
-
-    def find_others(one: Restored) -> list[Restored]:
-        """The outputs of its method of other people of its split, so that no split sees another's faces."""
-        return [
-            other
-            for other in others[one.method, one.line.split]
-            if other.line.group != one.line.group and other.sha256 != one.sha256
-        ]
-
-    if kind == "other_person":
-        fit, lacks = [one for one in images if find_others(one)], "images of two persons by one method in one split"
-    elif kind == "input_pasted":
-        fit = [one for one in images if one.line.lq and one.line.sha256_lq != one.sha256]
-        lacks = "the photos that were restored (lq)"
-    else:
-        fit, lacks = list(images), "images"
-    if not fit:
-        raise UserError(f"{kind} needs {lacks}, and {dataset} has none; leave it out of --kinds.")
-    wanted = min(per_kind if per_kind is not None else max(1, round(share * len(fit))), len(fit))
-    by_split: dict[str, list[Restored]] = defaultdict(list)
-    for one in sorted(fit, key=lambda one: draw(seed, kind, one.key)):
-        by_split[one.line.split].append(one)
-    chosen = [
-        one
-        for split, count in allot(wanted, {split: len(found) for split, found in by_split.items()}).items()
-        for one in by_split[split][:count]
-    ]
-    if kind != "other_person":
-        return [Plan(kind, one) for one in chosen]
-    pools = {one.key: find_others(one) for one in chosen}
-    return [Plan(kind, one, pools[one.key][draw(seed, "whose", one.key) % len(pools[one.key])]) for one in chosen]
+    lacking = [photo[0].row.source for photo in photos if photo[0].row.lq is None]
+    left = [kind for kind in kinds if kind != "input_pasted"]
+    if "input_pasted" in kinds and lacking:
+        raise UserError(
+            f"{dataset}: input_pasted needs the photo that was restored (lq), and {len(lacking):,} of {len(photos):,} "
+            f"photos lack it, {lacking[0]!r} first. Leave it out: --kinds {' '.join(left)}"
+        )
+    people = {photo[0].row.group for photo in photos}
+    if "other_person" in kinds and len(people) < 2:
+        raise UserError(f"{dataset}: other_person needs photos of two people or more; all are of one.")
 
 
-def allot(wanted: int, sizes: dict[str, int]) -> dict[str, int]:
-    """Divide a number in proportion to sizes, the remainder by the largest fractions; `wanted` is their sum at most."""
-    exact = {name: wanted * size / sum(sizes.values()) for name, size in sizes.items()}
-    counts = {name: int(value) for name, value in exact.items()}
-    left = wanted - sum(counts.values())
-    for name in sorted(exact, key=lambda name: (counts[name] - exact[name], name))[:left]:
-        counts[name] += 1
-    return counts
-
-
-def copy_files(dataset: Path, folder: Path) -> None:
-    """Link all files of a dataset but those that the copy has of its own; copy them where they cannot be linked."""
-    for path in sorted(dataset.rglob("*")):
-        name = path.relative_to(dataset)
-        if not path.is_file() or name.as_posix() in ANEW:
+def copy_dataset(dataset: Path, folder: Path) -> None:
+    """A second name for every file of a dataset but its rows, or a copy where the disk knows no links."""
+    for file in sorted(path for path in dataset.rglob("*") if path.is_file() and path.name not in NOT_COPIED):
+        target = folder / file.relative_to(dataset)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if file.parent == dataset:  # the card is added to, and a link would change the dataset's own
+            shutil.copyfile(file, target)
             continue
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         try:
-            if name.parts[0] != "images":
-                raise OSError("a file that is edited stays its own")
-            os.link(path.resolve(), folder / name)
+            os.link(file, target)
         except OSError:
-            shutil.copyfile(path, folder / name)
+            shutil.copyfile(file, target)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
 
 
-def make_all(
-    plans: Sequence[Plan], dataset: Path, folder: Path, seed: int, progress: Callable[[int, int], None]
-) -> Iterator[Row]:
-    """Make the pairs' images, in threads, and give their rows; none of an image that its kind cannot spoil."""
-    (folder / "images").mkdir(exist_ok=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, row in enumerate(pool.map(lambda plan: make_pair(plan, dataset, folder, seed), plans), 1):
-            progress(done, len(plans))
-            if row:
-                yield row
+def construct_for(
+    photo: Sequence[Own],
+    photos: Sequence[Sequence[Own]],
+    kinds: Sequence[Kind],
+    per_photo: int,
+    seed: int,
+    dataset: Path,
+    folder: Path,
+) -> Iterator[dict[str, Any]]:
+    """The rows of one photo; new images are written."""
+    source = photo[0].row.source
+    for kind in kinds:
+        for number in range(per_photo):
+            draw = hashlib.sha256(f"{seed}\n{source}\n{kind}\n{number}".encode()).digest()
+            rng = np.random.default_rng(list(draw))
+            own = photo[int(rng.integers(len(photo)))]
+            if kind == "other_person":
+                other = draw_other_person(own, photos, rng)
+                if other is None:
+                    continue
+                wrong, method = (other.image, other.sha256), other.method
+            else:
+                lq = read_image(own.row.lq) if own.row.lq else None
+                wrong = write_image(SPOILERS[kind](read_image(dataset / own.image), lq, rng), folder)
+                method = f"{own.method} {kind}"
+            yield make_row(own, wrong, method, kind, f"{kind}-{draw.hex()[:24]}", bool(rng.integers(2)))
 
 
-def make_pair(plan: Plan, dataset: Path, folder: Path, seed: int) -> Row | None:
-    """Write the wrong image and give the pair's row; None where a whole photo is no aligned face."""
-    if plan.other:
-        return make_row(plan, plan.other.image, plan.other.sha256)
-    image = read_image(dataset / plan.right.image)
-    if plan.kind in NEED_ALIGNED and image.shape[0] != image.shape[1]:
-        return None
-    if plan.kind == "input_pasted":
-        wrong = paste_input(read_image(dataset / str(plan.right.line.lq)), image)
-    else:
-        # The pair's own amounts: a model that learned one fault by heart would not know the next.
-        wrong = FAULTS[plan.kind](image, np.random.default_rng(draw(seed, "fault", plan.key[0])))
-    content = encode_png(wrong)
+def draw_other_person(own: Own, photos: Sequence[Sequence[Own]], rng: np.random.Generator) -> Own | None:
+    """The same method's image of another person of the same split; None where there is none."""
+    row = own.row
+    others = [
+        one
+        for photo in photos
+        for one in photo
+        if one.row.group != row.group
+        and one.row.split == row.split
+        and one.method == own.method
+        and one.sha256 != own.sha256
+    ]
+    return others[int(rng.integers(len(others)))] if others else None
+
+
+def write_image(image: RgbImage, folder: Path) -> tuple[str, str]:
+    """(name in the dataset, SHA-256) of a new PNG."""
+    content = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
     sha256 = hashlib.sha256(content).hexdigest()
     name = f"images/{sha256}.png"
-    if not (folder / name).exists():  # it may be a link to the dataset's own file
-        (folder / name).write_bytes(content)
-    return make_row(plan, name, sha256)
+    (folder / name).write_bytes(content)
+    return name, sha256
 
 
-def encode_png(image: RgbImage) -> bytes:
-    """The image as a PNG file."""
-    buffer = io.BytesIO()
-    PilImage.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def make_row(plan: Plan, image: str, sha256: str) -> Row:
-    """A row of pairs.jsonl; all but the wrong image is of the right one's photo."""
-    line, right = plan.right.line, plan.right
-    key, right_is_a = plan.key
-    sides = [
-        {"image": right.image, "sha256": right.sha256, "method": right.method, "seed": right.seed},
-        {"image": image, "sha256": sha256, "method": plan.method, "seed": right.seed},
-    ]
+def make_row(own: Own, wrong: tuple[str, str], method: str, kind: Kind, key: str, right_is_a: bool) -> dict[str, Any]:
+    """A line of `pairs.jsonl`: this photo's own image beside the wrong one."""
+    sides = [(own.image, own.sha256, own.method), (*wrong, method)]
     a, b = sides if right_is_a else sides[::-1]
-    return {
+    row = own.row
+    base = row.image_a.parent.parent
+    line: dict[str, Any] = {
         "pair": key,
-        **line.model_dump(mode="json", include={"source", "split", "group", "caption"}),
-        "image_a": a["image"],
-        "image_b": b["image"],
-        "lq": line.lq,
-        "hq": line.hq,
-        "sha256_a": a["sha256"],
-        "sha256_b": b["sha256"],
-        "sha256_lq": line.sha256_lq,
-        "sha256_hq": line.sha256_hq,
-        "method_a": a["method"],
-        "method_b": b["method"],
-        "seed_a": a["seed"],
-        "seed_b": b["seed"],
-        "p_a": P_RIGHT if right_is_a else round(1 - P_RIGHT, 2),
+        "source": row.source,
+        "split": row.split,
+        "group": row.group,
+        "caption": row.caption,
+        "image_a": a[0],
+        "image_b": b[0],
+        "lq": row.lq and row.lq.relative_to(base).as_posix(),
+        "hq": row.hq and row.hq.relative_to(base).as_posix(),
+        "sha256_a": a[1],
+        "sha256_b": b[1],
+        "sha256_lq": row.sha256_lq,
+        "sha256_hq": row.sha256_hq,
+        "method_a": a[2],
+        "method_b": b[2],
+        "seed_a": 0,
+        "seed_b": 0,
+        "p_a": RIGHT if right_is_a else 1 - RIGHT,
         "tie": False,
         "origin": "constructed",
-        "made_by": plan.kind,
+        "made_by": kind,
         "weight": 1.0,
         "agreement": None,
         "judgments": [],
-        "tasks": [],
     }
+    PairLine.model_validate(line)
+    return line
 
 
-def check_made(kinds: Sequence[Kind], plans: Sequence[Plan], rows: Sequence[Row], dataset: Path) -> None:
-    """That something was made of each kind.
-
-    Raises:
-        UserError: nothing was, since no image is square.
-    """
-    made = {row["made_by"] for row in rows}
-    for kind in kinds:
-        if kind not in made:
-            count = sum(plan.kind == kind for plan in plans)
-            raise UserError(
-                f"{kind} needs aligned faces, which are square, and none of {count:,} images of {dataset} is. Crop the "
-                "faces before they are restored (`refl restore` does), or leave it out of --kinds."
-            )
-
-
-def write_rows(old: Path, new: Path, rows: Sequence[Row]) -> None:
-    """Write the old file's bytes, then the rows, by photo and pair."""
-    content = old.read_bytes()
-    added = sorted(rows, key=lambda row: (row["source"], row["pair"]))
-    content += b"" if content.endswith(b"\n") else b"\n"
-    content += "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in added).encode()
-    new.write_bytes(content)
-
-
-def write_card(old: Path, new: Path, rows: Sequence[Row]) -> None:
-    """Write the dataset's card with a section on what was added."""
-    before = old.read_text(encoding="utf-8-sig") if old.is_file() else "# Dataset\n"
-    counts = Counter((row["made_by"], row["split"]) for row in rows)
-    lines = [
-        before.rstrip("\n"),
-        "",
-        "## Constructed pairs",
-        "",
-        f"Beside the labels above, `pairs.jsonl` ends with **{len(rows):,} pairs that nobody judged** (`origin` is "
-        "`constructed`): a restored image and one that any person would reject, made by `python -m reward construct`. "
-        "They count as no person's label, measure no accuracy of people's labels, and no project takes them back. "
-        f"`made_by` is the kind; the right image has the probability {P_RIGHT}.",
-        "",
-        "| kind | split | pairs |",
-        "|---|---|---|",
-        *(f"| {kind} | {split} | {count:,} |" for (kind, split), count in sorted(counts.items())),
-        "",
-    ]
-    new.write_text("\n".join(lines), encoding="utf-8", newline="\n")
-
-
-def count_rows(lines: Sequence[PairLine], rows: Sequence[Row]) -> dict[str, Any]:
-    """Counts of the whole dataset, as `annotate export` gives them, and of what was added."""
-    both = [*(line.model_dump(mode="json") for line in lines), *rows]
-    judgments = {key for line in lines for key in line.judgments}
-    names = ("split", "origin", "made_by")
-    splits, origins, made_by = (dict(sorted(Counter(row[name] for row in both).items())) for name in names)
-    return {
-        "rows": len(both),
-        "constructed": len(rows),
-        "splits": splits,
-        "origins": origins,
-        "made_by": made_by,
-        "methods": dict(sorted(Counter(row[side] for row in both for side in ("method_a", "method_b")).items())),
-        "judgments": len(judgments),
-    }
+def add_to_card(card: Path, counts: Counter[str]) -> None:
+    """Say in the dataset's card what was added."""
+    said = "\n".join(f"- {kind}: {count:,}" for kind, count in counts.items())
+    before = card.read_text(encoding="utf-8").rstrip("\n") + "\n\n" if card.is_file() else ""
+    text = "## Constructed pairs\n\nMade by a program (`reward construct`), judged by nobody; origin `constructed`.\n\n"
+    card.write_text(f"{before}{text}{said}\n", encoding="utf-8")

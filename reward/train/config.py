@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dataset.labelled import LabelledPair
+from dataset.labelled import Origin
 from training.settings import MayChange
 
 
@@ -95,10 +95,10 @@ class RewardTrainConfig(BaseModel):
             raise ValueError(f"warmup_steps is {self.warmup_steps}; it must be below max_steps, {self.max_steps}")
         return self
 
-    def weigh(self, label: LabelledPair) -> float:
-        """The label's weight times the factor of who made it."""
-        factors = {"human": self.human_weight, "svm": self.svm_weight, "constructed": self.constructed_weight}
-        return label.weight * factors[label.origin]
+    @property
+    def origin_weights(self) -> dict[Origin, float]:
+        """The factor on the loss of a label by its origin."""
+        return {"human": self.human_weight, "svm": self.svm_weight, "constructed": self.constructed_weight}
 
     def choose_micro_batch_size(self, processes: int) -> int:
         """Pairs that one of so many processes takes through the model at a time, at most."""

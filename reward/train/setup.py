@@ -66,10 +66,11 @@ def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: RewardTrainCon
     Raises:
         UserError: there is nothing to train on, nothing to measure on, or no caption where captions are wanted.
     """
+    factors = config.origin_weights
     weighing = tuple(
         row
         for row in pairs.select("train").rows
-        if config.weigh(row) > 0 and draw_share(row.source, config.seed) < config.label_share
+        if row.weight * factors[row.origin] > 0 and draw_share(row.source, config.seed) < config.label_share
     )
     if not weighing:
         raise UserError(
@@ -150,6 +151,7 @@ def start(pairs: Pairs, model_config: ModelConfig, config: RewardTrainConfig, ou
         cache = cache_frozen(
             model, used, sha256, out / "frozen", accelerator, batch_images=2 * micro, workers=config.workers
         )
+    factors = config.origin_weights
     training = Training(
         accelerator=accelerator,
         config=config,
@@ -164,7 +166,7 @@ def start(pairs: Pairs, model_config: ModelConfig, config: RewardTrainConfig, ou
         sums=torch.zeros(N_SUMS, device=accelerator.device),
         label_weights=weigh_labels(
             train_pairs,
-            [config.weigh(row) for row in train_pairs.rows],
+            [row.weight * factors[row.origin] for row in train_pairs.rows],
             model_config.members,
             config.seed,
         ),

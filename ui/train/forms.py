@@ -13,6 +13,7 @@ from refl.evaluate.command import EVALUATE as EVALUATE_RESTORERS
 from refl.pretrain.command import PRETRAIN
 from refl.restore.command import RESTORE
 from refl.tune.command import TRAIN as TUNE
+from reward.combine.command import SET
 from reward.construct.command import CONSTRUCT
 from reward.evaluate.command import EVALUATE as EVALUATE_REWARDS
 from reward.score.command import SCORE
@@ -89,17 +90,23 @@ FORMS: dict[str, Form] = {
             needs_device=False,
         ),
         _form(
-            CONSTRUCT,
-            "Construct pairs",
-            "Adds pairs whose answer is known to a copy of a dataset: another person, the input, a planted fault.",
-            "dataset out kinds share per_kind seed",
-            needs_device=False,
-        ),
-        _form(
             TRAIN_REWARD,
             "Train a reward model",
             "Learns from labelled pairs to give the image that people prefer the higher reward.",
             "dataset out max_steps batch_size learning_rate validate_every_steps seed",
+        ),
+        _form(
+            CONSTRUCT,
+            "Construct pairs whose answer is known",
+            "Adds pairs to a copy of a dataset, one side of each wrong: another person, odd colours, a blurred eye.",
+            "dataset out kinds per_photo seed",
+            needs_device=False,
+        ),
+        _form(
+            SET,
+            "Combine rewards into a set",
+            "Makes one reward of several models and metrics, which is low where they disagree.",
+            "dataset out model metric spread_weight",
         ),
         _form(
             SCORE,

@@ -165,7 +165,7 @@ def look_at(session: Session, data: Path, asked: Filled) -> Wanted:
 
 def _will_make(data: Path, run: Run) -> list[Path]:
     """The folders that a run makes, which need not be there yet."""
-    if run.kind in ("annotate export", "reward construct") and not run.config.get("out"):
+    if run.kind == "annotate export" and not run.config.get("out"):
         return [(run_folder(data, run.id) / "dataset").absolute()]
     folder = artifact_of(data, run)
     return [folder.absolute()] if folder else []

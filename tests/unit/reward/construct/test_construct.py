@@ -1,9 +1,11 @@
-"""Constructed pairs join a copy of a dataset: nothing old changes, nothing of them counts as a person's label."""
+"""Constructed pairs: each kind spoils what it says, they are marked as made, and nobody counts them as people's."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,195 +13,210 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image as PilImage
 
+from dataset.read import read_dataset
 from db.errors import UserError
-from reward.__main__ import main as reward
-from reward.construct import construct
-from reward.construct.construct import allot
+from reward.__main__ import main
+from reward.construct import construct as constructing
+from reward.construct.construct import RIGHT, construct
+from reward.construct.kinds import EYES, MOUTH, SPOILERS
+from reward.construct.options import KINDS
 from reward.data import check_pairs, load_dataset
 from reward.evaluate.people import choose_labels, read_judgments
-from reward.model.card import describe_data
+from reward.model.card import format_card
+from reward.model.config import ModelConfig
 from reward.train.config import RewardTrainConfig
 from reward.train.setup import choose_pairs, describe
 
-KINDS = ["other_person", "input_pasted", "colour_shift", "blurred_eye", "comb_teeth"]
+
+def draw_face(size_px: int) -> Any:
+    """Smooth skin with some colour; not a face, but every kind changes it."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(90, 200, (4, 4, 3)).astype(np.float32)
+    import cv2
+
+    return cv2.resize(small, (size_px, size_px), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
 
 
-@pytest.fixture
-def dataset(make_dataset: Callable[..., Path]) -> Path:
-    """Twelve people, each with an input photo; three methods."""
-    folder = make_dataset(12)
-    return add_inputs(folder)
+def add_lq(row: dict[str, Any]) -> None:
+    row |= {"lq": row["image_a"], "sha256_lq": row["sha256_a"]}
 
 
-def add_inputs(folder: Path) -> Path:
-    rows = read_rows(folder)
-    for row in rows:
-        noise = np.random.default_rng(int(row["source"][4:])).integers(0, 255, (8, 8, 3))
-        file = folder / "lq.png"
-        PilImage.fromarray(noise.astype(np.uint8)).save(file)
-        row["sha256_lq"] = hashlib.sha256(file.read_bytes()).hexdigest()
-        row["lq"] = f"images/{row['sha256_lq']}.png"
-        file.rename(folder / row["lq"])
-    write_rows(folder, rows)
-    (folder / "judgments.jsonl").write_text("")
-    return folder
+def run(dataset: Path, out: Path, **changes: Any) -> dict[str, int]:
+    values = {"kinds": KINDS, "per_photo": 1, "seed": 0, "progress": lambda _done, _total: None}
+    return construct(dataset, out, **{**values, **changes})
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "pairs.jsonl").read_text("utf-8-sig").splitlines()]
+@pytest.mark.parametrize("size_px", [64, 512, 1024])
+@pytest.mark.parametrize(("kind", "places"), [("blurred_eye", EYES), ("comb_teeth", MOUTH)])
+def test_only_that_place_is_spoilt(kind: Any, places: Any, size_px: int) -> None:
+    image = draw_face(size_px)
+    image[::2] //= 2  # something to blur
+    spoilt = SPOILERS[kind](image, None, np.random.default_rng(1))
+    changed = (spoilt != image).any(axis=-1)
+    rows, columns = np.nonzero(changed)
+    assert changed.any()
+    assert changed.mean() < 0.05
+    xs, ys = [x for x, _ in places], [y for _, y in places]
+    assert min(xs) - 0.1 < columns.mean() / size_px < max(xs) + 0.1
+    assert min(ys) - 0.07 < rows.min() / size_px
+    assert rows.max() / size_px < max(ys) + 0.07
 
 
-def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "other_person"])
+def test_each_draw_is_another_and_the_same_seed_the_same(kind: Any) -> None:
+    image, lq = draw_face(64), draw_face(16)
+    one, again, other = (SPOILERS[kind](image, lq, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert one.shape == image.shape
+    assert one.dtype == np.uint8
+    assert (one == again).all()
+    assert (one != image).any()
+    assert kind == "input_pasted" or (one != other).any()
 
 
-def run(dataset: Path, out: Path, *words: str) -> int:
-    return reward(["construct", str(dataset), "--out", str(out), *words, "--data", str(dataset.parent / "data")])
-
-
-def test_the_copy_has_all_that_was_there_and_pairs_of_every_kind(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_old_dataset_is_in_the_new_one_and_stays_as_it_was(
+    make_dataset: Callable[..., Path], tmp_path: Path
 ) -> None:
-    before = {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
-    out = tmp_path / "out"
-    assert run(dataset, out, "--share", "0.5") == 0
-    assert "90 constructed pairs added to 24 labels" in capsys.readouterr().out
-    assert {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()} == before
-    for path, content in before.items():
-        copied = (out / path.relative_to(dataset)).read_bytes()
-        assert copied.startswith(content) if path.name == "pairs.jsonl" else copied == content
-    check_pairs(load_dataset(out))
-    rows = read_rows(out)
-    made, old = rows[24:], {row["source"]: row for row in rows[:24]}
-    counts = Counter((row["made_by"], row["split"]) for row in made)
-    assert counts == {(kind, split): n for kind in KINDS for split, n in (("train", 12), ("val", 3), ("test", 3))}
-    honest = {row[f"sha256_{side}"]: row["group"] for row in rows[:24] for side in "ab"}
+    dataset, out = make_dataset(change=add_lq), tmp_path / "out"
+    (dataset / "README.md").write_text("# Faces\n")
+    (dataset / "judgments.jsonl").write_text("")
+    (dataset / "SHA256SUMS").write_text("")
+    before = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in dataset.rglob("*") if path.is_file()}
+    counts = run(dataset, out)
+    assert {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in before} == before
+    old, new = ((folder / "pairs.jsonl").read_text().splitlines() for folder in (dataset, out))
+    assert new[: len(old)] == old
+    assert counts == dict.fromkeys(KINDS, 24)
+    assert not (out / "SHA256SUMS").exists()
+    assert "judged by nobody" in (out / "README.md").read_text()
+    assert "input_pasted: 24" in (out / "README.md").read_text()
+    pairs = load_dataset(out)
+    check_pairs(pairs)  # every new image is there, and what its name says
+    made = [row for row in pairs.rows if row.origin == "constructed"]
+    assert Counter(row.made_by for row in made) == counts
+    sides = Counter(row.p_a for row in made)
+    assert set(sides) == {RIGHT, 1 - RIGHT}
+    assert min(sides.values()) > 30
+    images = next(iter((dataset / "images").iterdir())).name
+    assert (out / "images" / images).stat().st_ino == (dataset / "images" / images).stat().st_ino
+
+
+def test_the_same_seed_gives_the_same_rows(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
+    dataset = make_dataset(change=add_lq)
+    texts = []
+    for name, seed in (("one", 0), ("again", 0), ("other", 1)):
+        run(dataset, tmp_path / name, seed=seed)
+        texts.append((tmp_path / name / "pairs.jsonl").read_text())
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+def test_another_person_is_of_the_same_method_and_split(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
+    dataset = make_dataset(change=add_lq)
+    owner = {}
+    for row in load_dataset(dataset).rows:
+        for side in ("a", "b"):
+            owner[getattr(row, f"sha256_{side}")] = (row.group, row.split, getattr(row, f"method_{side}"))
+    run(dataset, tmp_path / "out", kinds=["other_person"], per_photo=3)
+    made = [row for row in load_dataset(tmp_path / "out").rows if row.origin == "constructed"]
+    assert len(made) == 72
     for row in made:
-        right, wrong = ("a", "b") if row["p_a"] == 0.98 else ("b", "a")
-        assert row["p_a"] in (0.98, 0.02)
-        assert (row["origin"], row["weight"], row["agreement"], row["judgments"]) == ("constructed", 1.0, None, [])
-        assert honest[row[f"sha256_{right}"]] == row["group"]
-        assert row[f"method_{wrong}"] == f"{row[f'method_{right}']}+{row['made_by']}"
-        for name in ("split", "group", "caption", "lq", "sha256_lq"):
-            assert row[name] == old[row["source"]][name]
-        if row["made_by"] == "other_person":
-            other = honest[row[f"sha256_{wrong}"]]
-            assert other != row["group"]
-            assert old[other]["split"] == row["split"], "no split sees another's faces"
-        else:
-            assert row[f"sha256_{wrong}"] not in honest
-    assert 25 < sum(row["p_a"] > 0.5 for row in made) < 65
-    sums = dict(reversed(line.split("  ")) for line in (out / "SHA256SUMS").read_text().splitlines())
-    assert sums["pairs.jsonl"] == hashlib.sha256((out / "pairs.jsonl").read_bytes()).hexdigest()
-    assert "90 pairs that nobody judged" in (out / "README.md").read_text()
+        right, wrong = (row.sha256_a, row.sha256_b) if row.p_a > 0.5 else (row.sha256_b, row.sha256_a)
+        assert owner[right][0] == row.group
+        assert owner[wrong][0] != row.group
+        assert owner[wrong][1:] == owner[right][1:]
 
 
-def test_the_same_seed_gives_the_same_bytes_and_more_takes_the_same(dataset: Path, tmp_path: Path) -> None:
-    for name, *words in (("first", "0"), ("again", "0"), ("other", "1")):
-        assert run(dataset, tmp_path / name, "--per-kind", "6", "--seed", *words) == 0
-    first, again, other = ((tmp_path / name / "pairs.jsonl").read_bytes() for name in ("first", "again", "other"))
-    assert first == again
-    assert first != other
-    assert run(dataset, tmp_path / "more", "--per-kind", "24") == 0
-    keys = [{row["pair"] for row in read_rows(tmp_path / name)} for name in ("first", "more")]
-    assert keys[0] < keys[1]
-    assert run(dataset, tmp_path / "most", "--per-kind", "1000", "--kinds", "colour_shift") == 0
-    assert len(read_rows(tmp_path / "most")) == 24 + 36, "as many as there can be"
-
-
-def test_nothing_constructed_counts_as_a_persons_label(dataset: Path, tmp_path: Path) -> None:
-    before = load_dataset(dataset)
-    assert run(dataset, tmp_path / "out", "--share", "1") == 0
+def test_they_train_but_are_nobodys_labels(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
+    dataset = make_dataset(change=add_lq)
+    (dataset / "judgments.jsonl").write_text("")
+    run(dataset, tmp_path / "out", kinds=["colour_shift"])
     pairs = load_dataset(tmp_path / "out")
-    config = RewardTrainConfig(max_steps=1, warmup_steps=0)
-    from reward.model.config import load_model_config
-
-    model = load_model_config("tiny")
-    train, held_out = choose_pairs(pairs, model, config)
-    assert {row.pair for row in held_out.rows} == {row.pair for row in before.select("val").rows}
-    made = sum(row.origin == "constructed" for row in train.rows)
-    assert made == 5 * 24
-    without, held_again = choose_pairs(pairs, model, config.model_copy(update={"constructed_weight": 0.0}))
-    assert [row.pair for row in without.rows] == [row.pair for row in before.select("train").rows]
-    assert without.fingerprint == before.select("train").fingerprint
-    assert held_again.fingerprint == before.select("val").fingerprint
-    said = "\n".join(describe_data(describe(train, model, config) | {"step": 1}))
-    assert "16 labels by people, 0 by the SVM, 120 constructed pairs, which nobody judged" in said
-    labels, *_ = choose_labels(pairs, "test", read_judgments(pairs.path), include_simulated=True)
-    assert {row.pair for row in labels.pairs} == {row.pair for row in before.select("test").rows}
+    model = ModelConfig(architecture="tiny", unlocked_image_groups=1, unlocked_text_blocks=0, text_mode="learned")
+    config = RewardTrainConfig(max_steps=1000)
+    trained, held_out = choose_pairs(pairs, model, config)
+    assert Counter(row.origin for row in trained.rows) == {"human": 32, "constructed": 16}
+    assert {row.origin for row in held_out.rows} == {"human"}
+    left, _ = choose_pairs(pairs, model, config.model_copy(update={"constructed_weight": 0.0}))
+    assert {row.origin for row in left.rows} == {"human"}
+    assert left.fingerprint == choose_pairs(load_dataset(dataset), model, config)[0].fingerprint
+    labels, _, _ = choose_labels(pairs, "test", read_judgments(tmp_path / "out"), include_simulated=True)
+    assert {row.origin for row in labels.pairs} == {"human"}
+    training = {**describe(trained, model, config), "step": 1}
+    card = format_card(tmp_path / "model", model, training, None)
+    assert "32 labels by people, 0 by the SVM, 16 of pairs made by a program, not judged" in card
 
 
-def test_files_of_windows_are_read(dataset: Path, tmp_path: Path) -> None:
-    file = dataset / "pairs.jsonl"
-    windows = b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n").rstrip(b"\r\n")
-    plain = load_dataset(dataset)
-    file.write_bytes(windows)
-    assert load_dataset(dataset).fingerprint == plain.fingerprint
-    assert run(dataset, tmp_path / "out", "--kinds", "other_person", "--per-kind", "4") == 0
-    assert (tmp_path / "out" / "pairs.jsonl").read_bytes().startswith(windows + b"\n")
-    assert len(load_dataset(tmp_path / "out")) == 28
+def test_a_project_does_not_take_them_back(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
+    run(make_dataset(change=add_lq), tmp_path / "out", kinds=["colour_shift"])
+    lines = (tmp_path / "out" / "pairs.jsonl").read_text().splitlines()
+    (tmp_path / "out" / "pairs.jsonl").write_text(lines[-1] + "\n")
+    (tmp_path / "out" / "judgments.jsonl").write_text("")
+    with pytest.raises(UserError, match="line 1: "):
+        read_dataset(tmp_path / "out")
 
 
-def test_a_write_that_ends_early_leaves_nothing(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object) -> None:
-        assert any(tmp_path.glob(".out.partial-*/images/*")), "in the middle of writing"
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("change", "kinds", "said"),
+    [
+        (
+            None,
+            KINDS,
+            r"input_pasted needs .* 24 of 24 photos lack it, 'face0' first. Leave it out: --kinds other_person",
+        ),
+        (lambda row: row.update(group="one", split="train"), ["other_person"], "two people or more"),
+    ],
+)
+def test_what_a_kind_needs_is_one_line(
+    make_dataset: Callable[..., Path], tmp_path: Path, change: Any, kinds: Any, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        run(make_dataset(change=change), tmp_path / "out", kinds=kinds)
+    assert not (tmp_path / "out").exists()
 
-    monkeypatch.setattr(construct, "write_card", stop)
-    words = (dataset, tmp_path / "out", ["colour_shift"], 1.0, None, 0, lambda *_: None)
-    with pytest.raises(KeyboardInterrupt):
-        construct.construct_dataset(*words)
-    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
-    assert load_dataset(dataset)
+
+def test_a_folder_that_is_there_is_not_written_into(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="is there already"):
+        run(make_dataset(change=add_lq), tmp_path / "out")
 
 
-def test_what_cannot_be_meant_is_one_line(
+def test_a_failure_leaves_nothing_behind(
+    make_dataset: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_dataset(change=add_lq)
+    there = {path.name for path in tmp_path.iterdir()}
+
+    def fail(*_args: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(constructing, "write_image", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        run(dataset, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == there
+
+
+def test_disks_without_links_get_copies(
+    make_dataset: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    dataset = make_dataset(change=add_lq)
+    run(dataset, tmp_path / "out", kinds=["blurred_eye"])
+    shutil.rmtree(dataset)
+    check_pairs(load_dataset(tmp_path / "out"))
+
+
+def test_the_command_names_the_new_dataset(
     make_dataset: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = make_dataset(6, name="plain")
-    alone = make_dataset(6, name="alone", change=lambda row: row.update(group=row["split"]))
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "file").write_text("")
-    (tmp_path / "hpd").mkdir()
-    (tmp_path / "hpd" / "test.json").write_text("[]")
-    for folder, out, words, said in (
-        (plain, "new", ["--kinds", "input_pasted"], "input_pasted needs the photos that were restored (lq)"),
-        (alone, "new", ["--kinds", "other_person"], "needs images of two persons by one method in one split"),
-        (plain, "there", [], "is there already; name a new folder"),
-        (plain, "new", ["--share", "0.1", "--per-kind", "3"], "give one of them"),
-        (plain, "plain/new", ["--kinds", "colour_shift"], "lies inside the dataset"),
-        (tmp_path / "hpd", "new", [], "has no pairs.jsonl"),
-    ):
-        assert run(folder, tmp_path / out, *words) == 2
-        assert said in capsys.readouterr().err
-    assert run(plain, tmp_path / "once", "--kinds", "colour_shift") == 0
-    assert run(tmp_path / "once", tmp_path / "new", "--kinds", "colour_shift") == 2
-    assert "has 4 constructed pairs already" in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
-
-
-def test_whole_photos_are_no_aligned_faces(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
-    folder = make_dataset(6)
-    rows = read_rows(folder)
-    for row in rows:
-        for side in "ab":
-            file = folder / "wide.png"
-            image = PilImage.open(folder / row[f"image_{side}"])
-            image.resize((48, 32)).save(file)
-            row[f"sha256_{side}"] = hashlib.sha256(file.read_bytes()).hexdigest()
-            row[f"image_{side}"] = f"images/{row[f'sha256_{side}']}.png"
-            file.rename(folder / row[f"image_{side}"])
-    write_rows(folder, rows)
-    words = (folder, tmp_path / "out", ["blurred_eye"], 1.0, None, 0, lambda *_: None)
-    with pytest.raises(UserError, match="blurred_eye needs aligned faces, which are square, and none of 18 images"):
-        construct.construct_dataset(*words)
-    assert not (tmp_path / "out").exists()
-    assert run(folder, tmp_path / "out", "--kinds", "colour_shift") == 0
-
-
-def test_a_number_is_divided_in_proportion() -> None:
-    assert allot(10, {"train": 80, "val": 10, "test": 10}) == {"train": 8, "val": 1, "test": 1}
-    assert allot(4, {"train": 7, "val": 2, "test": 1}) == {"train": 3, "val": 1, "test": 0}
-    assert allot(3, {"train": 3}) == {"train": 3}
+    dataset = make_dataset(change=add_lq)
+    text = (dataset / "pairs.jsonl").read_text()
+    (dataset / "pairs.jsonl").write_bytes(text.replace("\n", "\r\n").encode())  # as Windows writes it
+    words = ["construct", str(dataset), "--kinds", "other_person", "colour_shift", "--per-photo", "2"]
+    assert main([*words, "--data", str(tmp_path / "data")]) == 0
+    assert "colour_shift  48 pairs" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "dataset-constructed" / "pairs.jsonl").read_text().splitlines()]
+    assert Counter(row["origin"] for row in rows) == {"human": 48, "constructed": 96}
