@@ -84,7 +84,8 @@ def choose_rows(pairs: Pairs, split: Literal["train", "val", "test"], found: Fou
     Raises:
         UserError: there are none, or they lack captions or photos that members need.
     """
-    rows = pairs.select(split).rows
+    # A constructed pair's planted fault is no image of a restorer, whose scale is measured.
+    rows = [row for row in pairs.select(split).rows if row.origin != "constructed"]
     if len(rows) < 2:
         raise UserError(f"{pairs.path} has {len(rows)} labelled pairs in split {split}; scales need two or more.")
     drawn = np.random.default_rng(0).permutation(len(rows))[: MAX_IMAGES // 2]

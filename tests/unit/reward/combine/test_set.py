@@ -16,7 +16,8 @@ import torch
 from db.errors import UserError
 from db.records import SIMULATED
 from reward.__main__ import main
-from reward.data import to_tensor
+from reward.combine.combine import Found, choose_rows
+from reward.data import load_dataset, to_tensor
 from reward.model.checkpoint import save_model
 from reward.model.model import RewardModel
 from reward.model.reward_set import RewardSet, compute_reward_version, compute_spread, find_reward, load_reward, measure
@@ -199,3 +200,12 @@ def test_what_cannot_be_a_set_is_one_line_and_nothing_is_written(
     assert code != 0
     assert re.search(said, capsys.readouterr().err)
     assert not (tmp_path / "set").exists()
+
+
+def test_planted_faults_have_no_part_in_the_scales(make_dataset: Callable[..., Path]) -> None:
+    def mark(row: dict[str, Any]) -> None:
+        row["origin"] = "constructed" if row["pair"].endswith("-1") else "human"
+
+    found = Found({}, ("psnr",), needs_input=False, input_photo="lq", text_mode="fixed", prompt="")
+    chosen = choose_rows(load_dataset(make_dataset(6, change=mark)), "train", found, use_prompt=False)
+    assert [row.pair for row in chosen.rows] == ["000-0", "001-0", "002-0", "003-0"]
