@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 Split = Literal["train", "val", "test"]
-Origin = Literal["human", "svm"]
+Origin = Literal["human", "svm", "constructed"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 

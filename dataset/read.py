@@ -10,12 +10,13 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, ValidationError, model_validator
 
+from dataset import labelled
 from dataset.fields import STRICT, Key, Name, QuestionKey, Seed, Sha256, Text, Uuid
 from dataset.files import SCORE_COLUMNS
 from dataset.tasks import TaskRow
 from db.errors import UserError, first_fault
 from db.images import MEDIA_TYPE_OF_SUFFIX
-from db.models import Asked, Choice, Origin, Picked, Side, Split
+from db.models import Asked, Choice, Picked, Side, Split
 from db.project import question_key
 from db.records import MAX_SEED, candidate_key, pair_key
 from metrics.rankings import LETTERS, read_ranking
@@ -48,7 +49,7 @@ class PairLine(BaseModel):
     seed_b: int
     p_a: float = Field(ge=0, le=1)
     tie: bool
-    origin: Origin
+    origin: labelled.Origin
     made_by: Name
     weight: float = Field(ge=0)
     agreement: float | None = Field(ge=0, le=1)
@@ -80,6 +81,10 @@ class PairRow(PairLine):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.origin == "constructed":
+            raise ValueError(
+                "a constructed pair, which nobody judged: give the dataset that it was constructed from instead"
+            )
         for name, sha256 in self.files():
             if name not in {f"images/{sha256}{suffix}" for suffix in MEDIA_TYPE_OF_SUFFIX}:
                 raise ValueError(f"{name!r} is not 'images/', its SHA-256 {sha256}, and .png, .jpg or .webp")
@@ -254,7 +259,7 @@ def _read_scores(path: Path) -> Iterator[ScoreRow]:
 
 def _check_pairs(path: Path, pairs: list[PairRow]) -> None:
     """No label twice; a source, and a candidate, is the same in all rows."""
-    labels: set[tuple[str, Origin]] = set()
+    labels: set[tuple[str, str]] = set()
     sources: dict[str, tuple[object, ...]] = {}
     candidates: dict[tuple[str, str, int], str] = {}
     for number, row in enumerate(pairs, 1):

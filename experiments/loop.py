@@ -59,13 +59,18 @@ def run(*words: str) -> None:
     subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=True)
 
 
-def write_faces(folder: Path, n_train: int, n_held_out: int, seed: int) -> None:
-    """train/, of what the tiny restorer was pretrained on; val/ and test/, of what was held out from that."""
+def split_pretraining() -> tuple[list[Path], list[Path]]:
+    """(faces of ffhq256 that the shipped restorer was pretrained on, those held out from that), by name."""
     record = json.loads((SHIPPED / "training.json").read_text(encoding="utf-8"))
     config = PretrainConfig.model_validate(record["train"])
     files = sorted((SHARED / "train" / "ffhq256").rglob("*.jpg"))
     held_out = [path for path in files if is_held_out(path.name, config)]
-    trained = [path for path in files if not is_held_out(path.name, config)]
+    return [path for path in files if not is_held_out(path.name, config)], held_out
+
+
+def write_faces(folder: Path, n_train: int, n_held_out: int, seed: int) -> None:
+    """train/, of what the tiny restorer was pretrained on; val/ and test/, of what was held out from that."""
+    trained, held_out = split_pretraining()
     rng = np.random.default_rng(seed)
     chosen = {
         "train": [trained[place] for place in rng.permutation(len(trained))[:n_train]],

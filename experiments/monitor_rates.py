@@ -128,7 +128,7 @@ def make_monitor(chain: Path, seed: int) -> Monitor:
     faces = find_faces(chain / "faces" / "val")[: config.train.monitor_faces]
     images = DegradedFaces(faces, loop.SIZE_PX, config.degradation, seed)
     hq, lq = stack([images[MONITOR_DRAW, place] for place in range(len(faces))])
-    judges = choose_judges("none", to_bytes(hq))
+    judges = choose_judges((), to_bytes(hq))
     return Monitor(lq, hq, list(range(len(faces))), judges, FAMILIES_NEEDED, batch_size=8)
 
 

@@ -55,7 +55,8 @@ class Metric(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_+.-]+$", description="The name of one of ours, or pyiqa's")
     references: list[ReferenceKind] = Field(
-        default=[], description="References of a full-reference metric, a column each; none for no-reference"
+        default=[],
+        description="References of a full-reference metric, or photo that a stored reward sees; a column each",
     )
     version: str = Field(
         default="",
@@ -66,8 +67,6 @@ class Metric(BaseModel):
     def _references_differ(self) -> Metric:
         if len(set(self.references)) < len(self.references):
             raise ValueError(f"{self.name} names a reference twice")
-        if self.version and self.references:
-            raise ValueError(f"{self.name} has a version, so it is stored, and takes no references")
         return self
 
 

@@ -147,6 +147,19 @@ class TrainedWeights:
             if working is not master:
                 working.copy_(master)
 
+    @contextmanager
+    def in_masters(self) -> Iterator[None]:
+        """What the block copies into the parameters goes whole into the masters, from there to the working copy."""
+        kept = [working.data for working in self.working]
+        for working, master in self._both():
+            working.data = master.data
+        try:
+            yield
+        finally:
+            for working, data in zip(self.working, kept, strict=True):
+                working.data = data
+            self.publish()
+
     def values(self) -> dict[nn.Parameter, Tensor]:
         """The float32 value of each parameter as it is trained."""
         return dict(zip(self.working, self.masters, strict=True))
@@ -178,6 +191,7 @@ class TrainedWeights:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
+        self.optimizer.state.clear()  # the moments of now: there need not be room for both
         self.optimizer.load_state_dict(state["optimizer"])
         copy_values(self.averages, state["averages"])
         if self.scaler is not None and state["scaler"]:

@@ -36,6 +36,7 @@ from db.models import (
     Label,
     LabelJudgment,
     MetricValue,
+    Origin,
     Pair,
     Person,
     Question,
@@ -424,9 +425,10 @@ def _add_labels(
     for row in rows:
         values = {"p_a": row.p_a, "made_by": row.made_by, "weight": row.weight, "agreement": row.agreement}
         pair_id = pairs[row.pair].id
-        stored = live.get((pair_id, row.origin))
+        origin = Origin(row.origin)
+        stored = live.get((pair_id, origin))
         if stored is None:
-            new.append((Label(pair_id=pair_id, origin=row.origin, **values), row.judgments))
+            new.append((Label(pair_id=pair_id, origin=origin, **values), row.judgments))
         elif any(getattr(stored, name) != value for name, value in values.items()):
             raise UserError(
                 f"Pair {row.pair} has the {row.origin} label p_a = {stored.p_a} by {stored.made_by} already, here "

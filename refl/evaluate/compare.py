@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -20,14 +21,14 @@ from metrics.compute import prepare
 from metrics.lists import Column, MetricError, metric_version
 from metrics.weights import MissingWeights, forbid_downloads, is_offline
 from pixels.read import RgbImage
-from refl.evaluate.faces import split_batches
+from refl.evaluate.faces import FaceSet, split_batches
 from refl.evaluate.restored import Restored, read_images
 from refl.evaluate.values import Measured
 from refl.faces.photo_files import encode_png, write_whole
 from refl.restore.restore import to_tensor
 from refl.tune.monitor import judge, measure_metrics, to_bytes
 from refl.tune.verdict import Array
-from reward.score.scorer import Scorer, score_batch
+from reward.score.scorer import Scorer, choose_photo, score_batch
 
 WITH_TRUTH = ("psnr", "ssim", "gmsd", "fsim", "vif", "lpips-vgg", "identity", "landmark_distance")
 """Metrics against the ground truth."""
@@ -133,6 +134,8 @@ def measure_reward(
 ) -> None:
     """Rewards of all images, as `python -m reward score` gives them; what has one already is not scored again.
 
+    A reward that sees the photo beside the image gets the 8-bit photo: what was restored, or the ground truth.
+
     Raises:
         UserError: the batch is too large for the memory.
     """
@@ -142,8 +145,16 @@ def measure_reward(
             if measured.find_missing([scorer.version], keys):
                 images = read_images(one.files[places.start : places.stop])
                 captions = [one.faces.faces[place].caption for place in places]
-                measured.add(keys, {scorer.version: score_batch(scorer, images, captions)})
+                seen = read_seen(one.faces, choose_photo(scorer), places)
+                measured.add(keys, {scorer.version: score_batch(scorer, images, captions, seen)})
             done(len(places))
+
+
+def read_seen(faces: FaceSet, photo: Literal["lq", "hq"] | None, places: Sequence[int]) -> list[RgbImage] | None:
+    """(S, S, 3) uint8 of each photo that a reward sees beside these faces; None where it sees none."""
+    if photo is None:
+        return None
+    return to_bytes(faces.read_lq(places) if photo == "lq" else faces.read_squares(places))
 
 
 def tabulate(restored: Sequence[Restored], columns: Mapping[str, str], measured: Measured) -> pd.DataFrame:

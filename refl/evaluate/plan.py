@@ -16,7 +16,7 @@ from refl.restore.methods import AskedMethod, LoadOptions, name_methods
 from refl.restorers.load import get_restorer_files
 from refl.restorers.outline import Outline, outline_restorer
 from reward.model.weights_folder import choose_weights_folder
-from reward.score.scorer import check_scorer_captions, find_scorer
+from reward.score.scorer import check_scorer_captions, check_scorer_inputs, choose_photo, find_scorer
 from training.device import choose_device
 
 
@@ -48,7 +48,7 @@ def make_plan(options: EvaluateOptions, database: Database, data: Path) -> Plan:
 
     Raises:
         UserError: a restorer, a reward model, a file or a face is missing or damaged, sizes do not fit, or a reward
-            model lacks captions.
+            model lacks captions or the photos that it sees.
     """
     device, weights = choose_device(options.device), choose_weights_folder(options.weights, data)
     methods = name_methods(options.method)
@@ -65,6 +65,9 @@ def make_plan(options: EvaluateOptions, database: Database, data: Path) -> Plan:
         without = sum(not face.caption for face in faces.faces)
         for name, scorer in scorers.items():
             things = f"{faces.name} faces"
+            lacking = 0 if faces.has_truth or choose_photo(scorer) != "hq" else len(faces.faces)
+            instead = f"Leave --wild out, or reward {name} with an evaluation of its own."
+            check_scorer_inputs(scorer, lacking, len(faces.faces), things, instead)
             note = check_scorer_captions(scorer, without, len(faces.faces), things, use_prompt=options.use_prompt)
             notes += [f"reward {name}: {note}"] if note else []
     seeds = list(dict.fromkeys(options.seeds))

@@ -49,7 +49,8 @@ class Restored:
     files: Sequence[Path]
     """One per face, in the order of the faces."""
     keys: Sequence[str]
-    """Inputs that a value of an image depends on besides the metric: pixels, ground truth, caption; hashed."""
+    """Inputs that a value of an image depends on besides the metric: pixels, ground truth, what was restored, caption;
+    hashed."""
 
 
 def restore_set(
@@ -173,11 +174,14 @@ def read_images(files: Sequence[Path]) -> list[RgbImage]:
 
 def compute_keys(files: Sequence[Path], faces: FaceSet) -> list[str]:
     """See `Restored.keys`."""
+    degraded = json.dumps(faces.describe()["degradation"], sort_keys=True) if faces.degradation else ""
 
     def compute(place: int) -> str:
         face = faces.faces[place]
         digest = hashlib.sha256(files[place].read_bytes())
         digest.update(f"\0{face.sha256}\0{face.caption or ''}".encode())
+        if degraded:
+            digest.update(f"\0{place}\0{degraded}".encode())
         if reading := faces.readings[place]:
             digest.update(f"\0{reading}".encode())
         return digest.hexdigest()[:32]

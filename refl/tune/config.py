@@ -201,14 +201,23 @@ class ReflTrainConfig(BaseModel):
         100, ge=0, description="Steps between checks of the hacking monitor on held-out faces; 0 for none"
     )
     monitor_faces: int = Field(16, ge=2, le=1000, description="Held-out faces that the monitor restores")
-    on_hacking: Literal["warn", "stop", "roll_back"] = Field(
-        "warn", description="Action of the monitor when the reward rises and independent judges fall"
+    on_hacking: Literal["warn", "stop", "roll_back", "brake"] = Field(
+        "warn",
+        description="Action of the monitor when the reward rises and independent judges fall: warn; stop; roll_back "
+        "keeps tuned/ from before, and stops; brake lowers the learning rate, goes back to the last good check, and "
+        "stops only when that does not help",
+    )
+    brake_factor: float = Field(
+        0.5, gt=0, lt=1, description="Factor on the learning rate each time that the brake lowers it"
+    )
+    brake_backs_max: int = Field(
+        3, ge=1, description="Number of times that the brake goes back; with the last of them training ends"
     )
     hacking_judges: int = Field(
         2,
         ge=1,
-        description="Number of families of judges (fidelity, identity, naturalness, spectrum and colour, the rewards' "
-        "gap) that must have fallen at two checks in a row",
+        description="Number of families of judges (fidelity, identity, naturalness, spectrum and colour, patterns, "
+        "the rewards' gap) that must have fallen at two checks in a row",
     )
     log_every_steps: Annotated[int, MayChange()] = Field(10, ge=1, description="Steps averaged in each progress line")
     gradient_norms: bool = Field(
@@ -224,6 +233,15 @@ class ReflTrainConfig(BaseModel):
     tracker: Annotated[Literal["none", "tensorboard", "wandb", "mlflow", "trackio"], MayChange()] = Field(
         "none", description="Program to send progress and grids to as well; must be installed"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.on_hacking != "warn" and not self.monitor_every_steps:
+            raise ValueError(
+                f"on_hacking is {self.on_hacking}, but monitor_every_steps 0 never looks for hacking; set it to 25 or "
+                "more, or on_hacking to warn"
+            )
+        return self
 
 
 class ReflConfig(BaseModel):

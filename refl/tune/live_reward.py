@@ -220,7 +220,9 @@ class LiveReward:
         assert self.replay is not None
         rows = [self.replay.rows[place] for place in places]
         images = PairImages(self.replay)
-        pixels = to_pixels(group_pairs([images[place] for place in places]), self.learner.config, self.accelerator.device)
+        pixels = to_pixels(
+            group_pairs([images[place] for place in places]), self.learner.config, self.accelerator.device
+        )
         cosines, logits = PairScorer(self.learner, frozen_done=False)(pixels, [row.caption for row in rows])
         p_a, weight = (torch.tensor([getattr(row, n) for row in rows], device=pixels.device) for n in ("p_a", "weight"))
         losses = compute_losses(logits, p_a, weight.expand(len(logits), -1))

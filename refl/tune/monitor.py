@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from metrics.compute import Request, compute_values
 from metrics.lists import Metric, MetricList, find_missing_package, skipped_metrics
 from metrics.load import needs_reference
 from refl.faces.photo_files import encode_png, write_whole
+from refl.tune.detectors import DETECTORS
 from refl.tune.verdict import Array, Check, Verdict, compare
 from training.processes import gather_places, share_places
 
@@ -36,23 +37,42 @@ FaceRewards = Callable[[Tensor, Sequence[int]], Tensor]
 """(N, 3, H, W) in [0, 1] on the CPU, and which of the held-out faces these are -> (N,) rewards."""
 
 GRID_FACES = 8
-HIGH_FREQUENCY = 0.25
-"""Cycles a pixel; half of what an image can hold."""
-MIN_SATURATION = MIN_CONTRAST = 1e-3
+METRICS = (
+    (("psnr", "ssim", "gmsd"), ("fsim", "vif")),
+    (("identity",), ("landmark_distance",)),
+    (("niqe_skvideo",), ()),
+)
+"""The metrics that judge, by family: those asked for, and the spares that take the place of optimised ones."""
+KIN = {"ms_ssim": "ssim", "ssimc": "ssim", "psnry": "psnr", "niqe": "niqe_skvideo"}
+"""Metrics that are no judges, and which judge says nearly the same."""
 
 
-def choose_judges(perceptual: str, hq: Sequence[npt.NDArray[np.uint8]]) -> list[str]:
-    """The judges that can be had here for these ground truths, none of which is the perceptual term of the loss.
+def choose_judges(optimized: Collection[str], hq: Sequence[npt.NDArray[np.uint8]]) -> list[str]:
+    """The judges that can be had here for these ground truths, none of which training optimises.
 
-    Of the metrics: PSNR, SSIM, GMSD (FSIM where GMSD is optimised and pyiqa is installed), NIQE, and identity where its
-    packages are installed and find a face. Of our own: `saturation`, `contrast` and `high_frequency`, minus their
-    distance from the ground truth's.
+    Of the metrics: PSNR, SSIM, GMSD, NIQE, and identity where its packages are installed and find a face; for one that
+    is optimised the next spare of its family. Then the DETECTORS.
+
+    Args:
+        optimized: names of all metrics that the loss has a gradient of, by itself or through the reward.
     """
-    asked = ["psnr", "ssim", "fsim" if perceptual == "gmsd" else "gmsd", "niqe_skvideo", "identity"]
-    listed = MetricList(name="judges", version="1", description="", metrics=[Metric(name=name) for name in asked])
-    here = [name for name in asked if name not in skipped_metrics(listed) and find_missing_package(name) is None]
-    measured = measure_metrics(here, list(hq)[:1], list(hq)[:1])
-    return [name for name in here if np.isfinite(measured[name]).all() or name == "psnr"] + list(OWN_JUDGES)
+    banned = {KIN.get(name, name) for name in optimized}
+    judges: list[str] = []
+    for usual, spares in METRICS:
+        wanted = [name for name in (*usual, *spares) if name not in banned]
+        for name in wanted:
+            if sum(one in judges for one in wanted) < len(usual) and _is_measurable(name, hq):
+                judges.append(name)
+    return judges + [name for name in DETECTORS if name not in banned]
+
+
+def _is_measurable(name: str, hq: Sequence[npt.NDArray[np.uint8]]) -> bool:
+    """Whether a metric is to be had here, without a download, and has a number for the first face."""
+    listed = MetricList(name="judges", version="1", description="", metrics=[Metric(name=name)])
+    if name in skipped_metrics(listed) or find_missing_package(name) is not None:
+        return False
+    first = list(hq)[:1]
+    return name == "psnr" or bool(np.isfinite(measure_metrics([name], first, first)[name]).all())
 
 
 def judge(names: Sequence[str], restored: Tensor, hq: Tensor) -> dict[str, Array]:
@@ -61,13 +81,12 @@ def judge(names: Sequence[str], restored: Tensor, hq: Tensor) -> dict[str, Array
     Args:
         restored, hq: (N, 3, H, W) in [0, 1].
     """
-    metrics = [name for name in names if name not in OWN_JUDGES]
+    metrics = [name for name in names if name not in DETECTORS]
     # whoever trains by autocast is judged in float32 all the same
     with torch.autocast("cpu", enabled=False), torch.autocast(restored.device.type, enabled=False):
         found = measure_metrics(metrics, to_bytes(restored), to_bytes(hq))
-        for name in set(names) & set(OWN_JUDGES):
-            measure = OWN_JUDGES[name]
-            found[name] = -(measure(restored.float()) / measure(hq.float())).log().abs().double().cpu().numpy()
+        for name in set(names) & set(DETECTORS):
+            found[name] = DETECTORS[name].judge(restored.float(), hq.float()).double().cpu().numpy()
     return {name: found[name] for name in names}
 
 
@@ -91,34 +110,6 @@ def measure_metrics(
     values = compute_values(requests, [*images, *references], device)
     numbers = np.array([math.nan if value.value is None else value.value for value in values], dtype=np.float64)
     return dict(zip(names, numbers.reshape(len(names), count), strict=True))
-
-
-def compute_saturation(images: Tensor) -> Tensor:
-    """(N,) mean over pixels of max - min of red, green and blue; at least MIN_SATURATION."""
-    return (images.amax(dim=1) - images.amin(dim=1)).mean(dim=(1, 2)).clamp_min(MIN_SATURATION)
-
-
-def compute_high_frequency(images: Tensor) -> Tensor:
-    """(N,) power of the luma above HIGH_FREQUENCY in either axis, where grids and checkerboards show; above 0."""
-    luma = images.mean(dim=1)
-    power = torch.fft.fft2(luma, norm="ortho").abs().square()
-    down, across = (torch.fft.fftfreq(side, device=images.device).abs() for side in luma.shape[-2:])
-    high = (down[:, None] > HIGH_FREQUENCY) | (across[None, :] > HIGH_FREQUENCY)
-    high_power: Tensor = (power * high).mean(dim=(1, 2))
-    return high_power + 1e-8
-
-
-def compute_contrast(images: Tensor) -> Tensor:
-    """(N,) standard deviation of the luma over pixels; at least MIN_CONTRAST."""
-    return images.mean(dim=1).std(dim=(1, 2), correction=0).clamp_min(MIN_CONTRAST)
-
-
-OWN_JUDGES: dict[str, Callable[[Tensor], Tensor]] = {
-    "saturation": compute_saturation,
-    "contrast": compute_contrast,
-    "high_frequency": compute_high_frequency,
-}
-"""Measures of an image; the judge is minus the distance of its logarithm from the ground truth's."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +140,10 @@ class Monitor:
     first_restored: Tensor | None = None
     """(N, 3, H, W) uint8."""
     first: Check | None = None
+    best: dict[str, Array] | None = None
+    """Of each judge, its values at its best good check: what falls are measured from; None for the first check."""
+    now: Check | None = None
+    """The last check."""
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def check(
@@ -173,14 +168,15 @@ class Monitor:
             places = mine[start : start + self.batch_size]
             own += zip(places, self._measure(places, restore, rewards), strict=True)
         seen = gather_places(accelerator, own)
-        now = Check(step, _collect(row.rewards for row in seen), _collect(row.judges for row in seen))
+        self.now = now = Check(step, _collect(row.rewards for row in seen), _collect(row.judges for row in seen))
         restored = torch.stack([row.image for row in seen if row.image is not None])
         verdict = None
         if self.first is None:
             self.first_restored, self.first = restored, now
         else:
             # what is now the live model scores the first outputs anew: its own drift is not a gain
-            rescored = Check(self.first.step, _collect(row.first_rewards for row in seen), self.first.judges)
+            before = {**self.first.judges, **(self.best or {})}
+            rescored = Check(self.first.step, _collect(row.first_rewards for row in seen), before)
             verdict = compare(rescored, now, self.judges_needed, self.is_suspicious())
         numbers = {name: values[~np.isnan(values)] for name, values in (now.rewards | now.judges).items()}
         means = {name: float(values.mean()) for name, values in numbers.items() if len(values)}
@@ -190,9 +186,21 @@ class Monitor:
         return means, verdict, restored[:GRID_FACES]
 
     def is_suspicious(self) -> bool:
-        """Whether the last check was."""
+        """Whether the last check was; not where training has gone back since, which begins a new row."""
         verdict = self.history[-1]["verdict"] if self.history else None
+        if self.history and self.history[-1].get("brake", {}).get("action") == "back":
+            return False
         return bool(verdict and verdict.get("suspicious", verdict["hacking"]))  # earlier versions told hacking alone
+
+    def hold_good(self) -> None:
+        """Take the last check as a good one: a judge that was never better is measured from here."""
+        assert self.first is not None
+        assert self.now is not None
+        best = self.best or self.first.judges
+        self.best = {
+            name: values if _mean(values) > _mean(best[name]) else best[name]
+            for name, values in self.now.judges.items()
+        }
 
     @torch.no_grad()
     def _measure(
@@ -247,6 +255,7 @@ class Monitor:
             "step": self.first.step,
             "rewards": {name: torch.from_numpy(values) for name, values in self.first.rewards.items()},
             "judges": {name: torch.from_numpy(values) for name, values in self.first.judges.items()},
+            "best": self.best and {name: torch.from_numpy(values) for name, values in self.best.items()},
             "history": self.history,
         }
 
@@ -260,6 +269,8 @@ class Monitor:
         judges |= judge(new, first_restored.float() / 255, self.hq) if new else {}
         self.first = Check(state["step"], rewards, {name: judges[name] for name in self.judges})
         self.first_restored = first_restored
+        best = state.get("best")  # earlier versions had no brake
+        self.best = best and {name: values.cpu().numpy() for name, values in best.items() if name in self.judges}
         self.history = state["history"]
 
 
@@ -274,6 +285,12 @@ def warn_of_missing(missing: Mapping[str, int], faces: int, step: int) -> None:
             log.warning(
                 "step %s: %s gave no number for %s of %s held-out faces; they do not count", step, name, count, faces
             )
+
+
+def _mean(values: Array) -> float:
+    """Over the finite ones; minus infinity where there is none."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else -math.inf
 
 
 def _collect(rows: Iterable[dict[str, float]]) -> dict[str, Array]:

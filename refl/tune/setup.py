@@ -106,6 +106,11 @@ class Training:
     """(terms + members of the reward + 3,) of this process since the last progress line; see `list_sums`."""
     step: int = 0
 
+    @property
+    def checks(self) -> list[dict[str, Any]]:
+        """What the monitor has seen so far, a row a check; none without one."""
+        return self.monitor.history if self.monitor else []
+
 
 def describe(material: Material, config: ReflConfig) -> dict[str, Any]:
     """Describe the origin of a checkpoint."""
@@ -434,15 +439,25 @@ def make_monitor(material: Material, config: ReflConfig, size_px: int, accelerat
         )
     images = DegradedFaces(faces, size_px, config.degradation, config.train.seed)
     hq, lq = stack([images[MONITOR_DRAW, place] for place in range(len(faces))])
-    optimized = config.loss.perceptual if config.loss.perceptual_weight else "none"
     return Monitor(
         lq=lq,
         hq=hq,
         seeds=list(range(len(faces))),
-        judges=choose_judges(optimized, to_bytes(hq)),
+        judges=choose_judges(list_optimized(material, config), to_bytes(hq)),
         judges_needed=config.train.hacking_judges,
         batch_size=config.train.rollout_batch_size or math.ceil(config.train.batch_size / accelerator.num_processes),
     )
+
+
+def list_optimized(material: Material, config: ReflConfig) -> set[str]:
+    """Every metric that the loss has a gradient of: none of them may judge what training makes."""
+    loss = config.loss
+    found: set[str] = set()
+    if loss.perceptual_weight:
+        found.add(loss.perceptual)
+    if loss.reward_weight and isinstance(material.reward, RewardSet):
+        found |= material.reward.optimized_metrics
+    return found
 
 
 def check_same(record: dict[str, Any], now: dict[str, Any], config: ReflConfig, folder: Path) -> None:

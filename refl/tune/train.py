@@ -24,14 +24,24 @@ from torch import Tensor, nn
 from db.errors import UserError
 from refl.faces.color_fix import fix_color
 from refl.restorers.surface import make_generators
+from refl.tune.brake import decide, find_factor, find_good_step, is_stopped, list_actions
 from refl.tune.config import ReflConfig
 from refl.tune.data import stack, use_one_thread
 from refl.tune.live_reward import choose_inputs, compute_rewards
 from refl.tune.losses import compute_change, compute_pull, compute_reward_loss, compute_structure_loss
 from refl.tune.sampling import Outcome, Rollout, Trajectory, iterate_outcomes, join, roll_out
-from refl.tune.save import first_hacking, keep_copy, rolls_back, save_last, save_tuned
+from refl.tune.save import (
+    first_hacking,
+    go_back,
+    keep_copy,
+    mend_good,
+    rolls_back,
+    save_good,
+    save_last,
+    save_tuned,
+    write_checks,
+)
 from refl.tune.setup import Material, Training, list_sums, list_terms, start
-from refl.tune.verdict import Verdict
 from reward.model.reward_set import RewardSet, compute_spread
 from training.batches import choose_batch, make_loader, split_batch
 from training.processes import agree_on_largest, sum_tensors
@@ -63,7 +73,8 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
     any of them ends training after the step with a checkpoint, a second SIGTERM or SIGINT at once.
 
     Returns:
-        step; seconds of this call after the preparation; hacking, the step at which the monitor first saw it or None.
+        step; seconds of this call after the preparation; hacking, the step at which the monitor first saw it or None;
+        under the brake `brake`, the step of `tuned/` and what was done.
     Raises:
         UserError: nothing to train on, an image is missing or damaged, `out` holds another training, the memory does
             not suffice, a term is not finite.
@@ -73,11 +84,16 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
         training = start(material, config, out)
         accelerator, monitor, settings = training.accelerator, training.monitor, config.train
         start_tracker(accelerator, settings.tracker, {k: v for t in config.model_dump().values() for k, v in t.items()})
-        if training.step == 0:
+        brakes = settings.on_hacking == "brake"
+        if training.step == 0 and not training.checks:
             training.live.first_margins = training.live.measure_margins()
             if monitor:
                 check_held_out(training, out)
-        steps = range(training.step, settings.max_steps)
+        elif brakes:
+            mend_good(training, out)
+        if is_stopped(training.checks):
+            log.info("the brake ended this training after step %s; tuned/ is its result", f"{training.step:,}")
+        steps = range(training.step, training.step if is_stopped(training.checks) else settings.max_steps)
         inputs = read_parts(training, steps)
         began = logged = time.monotonic()
         logged_step = training.step
@@ -94,12 +110,12 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
                     if accelerator.device.type == "cuda":
                         values["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
                     logged, logged_step = time.monotonic(), done
-                verdict = None
+                gives_up = saved = False
                 if monitor and (done % settings.monitor_every_steps == 0 or ends):
-                    seen, verdict = check_held_out(training, out)
+                    seen, gives_up = check_held_out(training, out)
                     values |= seen
-                gives_up = bool(verdict and verdict.hacking and settings.on_hacking != "warn")
-                if stop or ends or gives_up or done % settings.checkpoint_every_steps == 0:
+                    saved = brakes
+                if not saved and (stop or ends or gives_up or done % settings.checkpoint_every_steps == 0):
                     save_last(training, out)
                 if settings.keep_every_steps and done % settings.keep_every_steps == 0:
                     keep_copy(training, out)
@@ -109,7 +125,10 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
                 end_where_asked(stop, done, settings.max_steps)
         seconds = time.monotonic() - began
         end_tracker(accelerator)
-    return {"step": training.step, "seconds": seconds, "hacking": first_hacking(training)}
+    result: dict[str, Any] = {"step": training.step, "seconds": seconds, "hacking": first_hacking(training)}
+    if brakes:
+        result["brake"] = {"good_step": find_good_step(training.checks), "actions": list_actions(training.checks)}
+    return result
 
 
 def read_parts(training: Training, steps: range) -> Iterator[list[Part]]:
@@ -147,7 +166,7 @@ def train_step(training: Training, step: int, inputs: Iterator[list[Part]]) -> d
         UserError: a term or the gradient is not finite.
     """
     config, weights = training.config, training.weights
-    weights.set_learning_rate(compute_learning_rate(step, config))
+    weights.set_learning_rate(compute_learning_rate(step, config) * find_factor(training.checks))
     batch_images = len(choose_batch(step, len(training.faces), config.train.batch_size, config.train.seed))
     trajectory = draw_trajectory(training, step)
     logs = (step + 1) % config.train.log_every_steps == 0
@@ -321,11 +340,11 @@ def take_means(training: Training) -> dict[str, float]:
     return values
 
 
-def check_held_out(training: Training, out: Path) -> tuple[dict[str, float], Verdict | None]:
-    """Let the monitor check the held-out faces and write its grid; warn of hacking. A collective.
+def check_held_out(training: Training, out: Path) -> tuple[dict[str, float], bool]:
+    """Let the monitor check the held-out faces and write its grid; warn of hacking, and brake. A collective.
 
     Returns:
-        means for the progress line, and the verdict (None at the first check), the same on every process.
+        means for the progress line, and whether training is to end, the same on every process.
     """
     monitor, step, accelerator = training.monitor, training.step, training.accelerator
     assert monitor is not None
@@ -346,9 +365,37 @@ def check_held_out(training: Training, out: Path) -> tuple[dict[str, float], Ver
         log.warning("step %s: the reward rose while %s fell, twice in a row: hacking", step, ", ".join(verdict.fallen))
     elif verdict and verdict.suspicious:
         log.warning("step %s: the reward rose while %s fell: suspicious", step, ", ".join(verdict.fallen))
-    if rolls_back(training) and not (verdict and verdict.suspicious):
+    gives_up = bool(verdict and verdict.hacking and training.config.train.on_hacking != "warn")
+    if training.config.train.on_hacking == "brake":
+        gives_up = brake(training, out)
+        values["brake/learning_rate_factor"] = find_factor(training.checks)
+    elif rolls_back(training) and not (verdict and verdict.suspicious):
         save_tuned(training, out)
-    return values, verdict
+    if accelerator.is_main_process:
+        write_checks(training, out)
+    return values, gives_up
+
+
+def brake(training: Training, out: Path) -> bool:
+    """Do what the brake's rule says after the newest check, and write `last/`, so that no decision is ever lost.
+
+    Returns:
+        whether training is to end.
+    """
+    settings, monitor = training.config.train, training.monitor
+    assert monitor is not None
+    decision = decide(monitor.history, settings.brake_factor, settings.brake_backs_max)
+    monitor.history[-1]["brake"] = vars(decision)
+    if decision.action == "keep":
+        monitor.hold_good()
+    else:
+        log.warning("step %s: %s: %s", training.step, decision.action, decision.reason)
+    if decision.action in ("back", "stop"):
+        go_back(training, out)
+    save_last(training, out)
+    if decision.action == "keep":
+        save_good(training, out)
+    return decision.action == "stop"
 
 
 def restore(training: Training, lq: Tensor, seeds: Sequence[int], steps: int | None = None) -> Tensor:

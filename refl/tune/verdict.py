@@ -25,25 +25,35 @@ LEAST_EFFECTS = {
     "ssim": 0.001,
     "fsim": 0.001,
     "gmsd": 0.001,
+    "vif": 0.002,
     "identity": 0.01,
+    "landmark_distance": 0.01,
     "niqe_skvideo": 0.1,
     "saturation": 0.02,
     "contrast": 0.01,
     "high_frequency": 0.1,
+    "grid": 0.2,
+    "texture": 0.1,
     "reward_gap": 0.1,
 }
 """The smallest fall that counts, in each judge's own units: decibels; shares of 1; distance of two faces (0.6 is
-another person); NIQE; logarithms of the ratio to the ground truth's; spreads of the reward over the held-out faces."""
+another person), of two eyes; NIQE; logarithms of the ratio to the ground truth's; spreads of the reward over the
+held-out faces."""
 LEAST_RISE = 0.1
 """The smallest rise of the live reward that counts, in spreads of it over what was first restored."""
 FAMILIES = {
-    "fidelity": ("psnr", "ssim", "fsim", "gmsd"),
-    "identity": ("identity",),
+    "fidelity": ("psnr", "ssim", "fsim", "gmsd", "vif"),
+    "identity": ("identity", "landmark_distance"),
     "naturalness": ("niqe_skvideo",),
-    "spectrum_and_colour": ("saturation", "contrast", "high_frequency"),
+    "spectrum_and_colour": ("saturation", "contrast", "high_frequency", "texture"),
+    "patterns": ("grid",),
     "reward_gap": ("reward_gap",),
 }
-"""Families of judges that share a vote: the family has fallen where any of them has."""
+"""Families of judges that share a vote: the family has fallen where any of them has.
+
+A grid is a family of its own: on what a restorer leaves too smooth it brings the high frequencies nearer to the ground
+truth's, and no honest gain makes one. Texture is none, for an honest gain in PSNR smooths skin and contrast together.
+"""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Bring several rewards to one scale on held-out images, and write them as a reward set."""
+"""Measure several rewards on held-out images, bring them to one scale, and write them as a reward set."""
 
 from __future__ import annotations
 

@@ -13,9 +13,10 @@ import pandas as pd
 from scipy.special import expit
 
 from dataset.labelled import LabelledPair
+from db.candidates import SPREAD_PREFIX
 from db.errors import UserError
 from pixels.read import RgbImage
-from reward.score.scorer import Scorer, read_batches, score_batch, split_name
+from reward.score.scorer import Scorer, choose_photo, read_batches, score_batch, split_name, stack_inputs
 from runs.tables import restore_cell
 
 Array = npt.NDArray[Any]
@@ -43,23 +44,26 @@ def answer_by_model(
     *,
     backwards: bool = False,
 ) -> Answers:
-    """A reward model's answers; each image is scored once for each caption that it is shown with.
+    """A reward model's answers; each image is scored once for each caption and photo that it is shown with.
 
     Args:
-        change: what is done to every image first.
+        change: what is done to every image first, but not to the photo that a seeing model has beside it.
         backwards: score the images in the other order, so b before a and in other batches.
     Raises:
         UserError: an image cannot be read, or the batch is too large for the memory.
     """
-    wanted = {(row.caption, path): None for row in pairs for path in (row.image_a, row.image_b)}
+    photo = choose_photo(scorer)
+    seen_of = {row.pair: getattr(row, photo) if photo else None for row in pairs}
+    wanted = {(row.caption, path, seen_of[row.pair]): None for row in pairs for path in (row.image_a, row.image_b)}
     ordered = list(wanted)[::-1] if backwards else list(wanted)
-    rewards: dict[tuple[str | None, Path], float] = {}
-    for batch in read_batches(((item, item[1]) for item in ordered), batch_size):
-        images = [change(image) if change else image for _, image in batch]
-        values = score_batch(scorer, images, [caption for (caption, _), _ in batch])
-        rewards.update(zip((item for item, _ in batch), values.tolist(), strict=True))
-    a = np.array([rewards[row.caption, row.image_a] for row in pairs])
-    b = np.array([rewards[row.caption, row.image_b] for row in pairs])
+    rewards: dict[tuple[str | None, Path, Path | None], float] = {}
+    for batch in read_batches(((item, item[1], item[2]) for item in ordered), batch_size):
+        items, images, seen = zip(*batch, strict=True)
+        changed = [change(image) if change else image for image in images]
+        values = score_batch(scorer, changed, [caption for caption, _, _ in items], stack_inputs(seen))
+        rewards.update(zip(items, values.tolist(), strict=True))
+    a = np.array([rewards[row.caption, row.image_a, seen_of[row.pair]] for row in pairs])
+    b = np.array([rewards[row.caption, row.image_b, seen_of[row.pair]] for row in pairs])
     margin = (a - b) * float(scorer.model.logit_scale.detach())
     return Answers(scorer.name, "reward model", margin, np.asarray(expit(margin)))
 
@@ -68,7 +72,7 @@ def answer_by_metrics(dataset: Path, pairs: Sequence[LabelledPair]) -> list[Answ
     """The answers of every metric that the dataset's `scores.parquet` has values of, by name; none without that file.
 
     A metric with references answers once for each kind of them, such as 'ssim@lq' and 'ssim@hq'. Of a metric that is
-    stored in several versions, each answers, its version in its name.
+    stored in several versions, each answers, its version in its name. The spread over a reward's members is no answer.
 
     Raises:
         UserError: the file is not a table of scores.
@@ -81,6 +85,7 @@ def answer_by_metrics(dataset: Path, pairs: Sequence[LabelledPair]) -> list[Answ
         scores = pd.read_parquet(file, columns=columns)
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: not a table of scores ({error}). Export the dataset again.") from error
+    scores = scores[~scores["metric"].str.startswith(SPREAD_PREFIX)]
     hashes = {name: [_stem(getattr(row, name)) for row in pairs] for name in ("lq", "hq")}
     sides = [[row.sha256_a for row in pairs], [row.sha256_b for row in pairs]]
     versions = scores.groupby("metric")["version"].nunique()

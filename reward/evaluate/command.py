@@ -48,7 +48,7 @@ class EvaluateOptions(ScoringOptions):
     split: Literal["test", "val", "train"] = Field("test", description="Which labels to measure on")
     include_simulated: bool = Field(False, description="Measure on programs' answers too; marked so")
     robustness_pairs: int = Field(
-        100, ge=0, description="Pairs that reward models see changed in eight ways; 0 for none"
+        100, ge=0, description="Pairs that reward models see changed in nine ways; 0 for none"
     )
     seed: int = Field(0, ge=0, description="Seed of the bootstrap")
     out: Annotated[Path | None, Output("Folder of the report")] = Field(
@@ -143,16 +143,21 @@ class Asked:
 
 
 def find_scorers(labels: Labels, options: EvaluateOptions, weights: Path) -> list[FoundScorer]:
-    """Every reward model, its weights here and captions there where it wants them; no weights are read.
+    """Every reward model, its weights here and captions and photos there where it wants them; no weights are read.
 
     Raises:
-        UserError: one is not there, or wants captions where there are none.
+        UserError: one is not there, or wants captions where there are none, or a photo that a pair lacks.
     """
-    from reward.score.scorer import check_scorer_captions, find_scorer
+    from reward.score.scorer import check_scorer_captions, check_scorer_inputs, choose_photo, find_scorer
 
     found = [find_scorer(asked, weights) for asked in options.scorer]
     without = sum(not row.caption for row in labels.pairs)
     for one in found:
+        if photo := choose_photo(one):
+            lacking = [row.source for row in labels.pairs if getattr(row, photo) is None]
+            instead = f"Import the photos with {photo} and export the dataset again."
+            first = f"photo {lacking[0]!r}" if lacking else None
+            check_scorer_inputs(one, len(lacking), len(labels.pairs), "pairs", instead, first)
         check_scorer_captions(one, without, len(labels.pairs), "pairs", use_prompt=options.use_prompt)
     return found
 

@@ -181,14 +181,15 @@ def plot_robustness(robustness: pd.DataFrame, shown: Sequence[str]) -> Figure:
     conditions = list(dict.fromkeys(robustness["condition"]))
     names = [name for name in shown if (robustness["scorer"] == name).any()]
     heights = np.arange(len(conditions))[::-1]
+    height_of = dict(zip(conditions, heights, strict=True))
     with plot_style():
         figure = Figure(figsize=(8, 1.7 + 0.4 * len(conditions)), layout="constrained")
         axes = figure.subplots()
         for place, name in enumerate(names):
             rows = robustness[robustness["scorer"] == name].assign(accuracy=lambda table: table["same"])
             aside = min(0.22, 0.8 / len(names)) * ((len(names) - 1) / 2 - place)
-            for height, row in zip(heights, rows.to_dict("records"), strict=True):
-                draw_accuracy(axes, row, height + aside, COLOURS[shown.index(name)])
+            for row in rows.to_dict("records"):
+                draw_accuracy(axes, row, height_of[row["condition"]] + aside, COLOURS[shown.index(name)])
             axes.plot([], [], "o", color=COLOURS[shown.index(name)], label=name)
         axes.axvline(100, color=FAINT, linewidth=1)
         name_rows(axes, heights, conditions)

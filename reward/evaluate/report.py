@@ -25,6 +25,7 @@ from reward.evaluate.compare import (
     name_method_pairs,
 )
 from reward.evaluate.rankings import MIN_RANKED, compare_rankings
+from reward.evaluate.robustness import SHUFFLED
 from runs.files import write_text_whole
 from runs.pictures import mark_simulated, save_figure
 from runs.space import explain_full_disk
@@ -232,7 +233,9 @@ def describe_robustness(table: pd.DataFrame) -> list[str]:
     ]
     return [
         *format_table(["scorer", "images", "same preference", "accuracy", "mean change of the margin"], rows),
-        f"On {int(table['n'].max()):,} pairs, both images of a pair changed alike.",
+        f"On {int(table['n'].max()):,} pairs, both images of a pair changed alike. With *{SHUFFLED}* the images stay, "
+        "and beside each pair stands the photo of another person: what a reward loses there it had from the photo that "
+        "was restored. One that sees no photo answers the same, and so does one that looks past it.",
         "",
     ]
 

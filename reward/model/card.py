@@ -133,6 +133,7 @@ def describe_data(training: dict[str, Any] | None) -> list[str]:
         *(
             f"- {'Trained' if split == 'train' else 'Measured while training'} on split {split}: "
             f"{counts[split, 'human']:,} labels by people, {counts[split, 'svm']:,} by the SVM"
+            + (f", {made:,} of pairs made by a program, not judged" if (made := counts[split, "constructed"]) else "")
             for split in splits
         ),
     ]

@@ -49,6 +49,11 @@ class ScoreOptions(ScoringOptions):
         description="A checkpoint folder, a training's folder, a weight file, a name of reward/model/weights.toml, or "
         "a preset",
     )
+    inputs: Annotated[Path | None, Input("faces", "Photos that were restored"), Flag(metavar="DIR")] = Field(
+        None,
+        description="Folder of the photos that images were made of, by the same names, for a reward that sees both; "
+        "a dataset and the project have their own",
+    )
     out: Annotated[Path | None, Output("File of the rewards"), Flag(metavar="FILE")] = Field(
         None, description=f"JSON lines that rewards of files are appended to (default: {REWARDS})"
     )
@@ -58,10 +63,12 @@ def settle_score(options: ScoreOptions, data: Path) -> ScoreOptions:
     """Name the file of rewards.
 
     Raises:
-        UserError: one is named for candidates, whose rewards go into their database.
+        UserError: one is named for candidates, whose rewards go into their database, or photos, which they have.
     """
     if find_data_folder(options, data) is None:
         return options.model_copy(update={"out": options.out or REWARDS})
+    if options.inputs:
+        raise UserError("--inputs is for files; the project's candidates have the photos they were imported with.")
     if options.out:
         raise UserError("--out is for rewards of files; those of the project's candidates go into its database.")
     return options
@@ -70,13 +77,13 @@ def settle_score(options: ScoreOptions, data: Path) -> ScoreOptions:
 def run_score(options: ScoreOptions, place: Place) -> None:
     """Score whatever the places are, and say what was done."""
     from reward.score.files_and_rows import find_images
-    from reward.score.scorer import find_scorer, load_scorer
+    from reward.score.scorer import choose_photo, find_scorer, load_scorer
     from training.device import choose_device  # here: these load torch, which --help need not wait for
 
     data, device = find_data_folder(options, place.data), choose_device(options.device)
     weights = choose_weights_folder(options.weights, place.data)
     found = find_scorer(options.scorer, weights)
-    items = find_images(options.places) if data is None else []
+    items = find_images(options.places, choose_photo(found), options.inputs) if data is None else []
     if data is None:
         check_files(found, items, options)
     else:
@@ -97,10 +104,13 @@ def run_score(options: ScoreOptions, place: Place) -> None:
 
 
 def check_files(found: FoundScorer, items: Sequence[ImageItem], options: ScoreOptions) -> None:
-    """What scoring files would find amiss, before a model is loaded: captions, and the file that is written."""
-    from reward.score.files_and_rows import read_done
+    """What scoring files would find amiss, before a model is loaded: captions, photos, and the file that is written."""
+    from reward.score.files_and_rows import check_item_inputs, read_done
     from reward.score.scorer import check_scorer_captions
 
+    if options.inputs and not found.config.needs_input:
+        raise UserError(f"--inputs is for a reward that sees the restored photo; {found.name} sees the image alone.")
+    check_item_inputs(found, items)
     without = sum(not item.caption for item in items)
     check_scorer_captions(found, without, len(items), "images", use_prompt=options.use_prompt)
     read_done(options.out or REWARDS, "")
@@ -148,6 +158,8 @@ def print_report(report: ScoreReport, scorer: Scorer, seconds: float) -> None:
     rate = f" ({report.scored / seconds:.1f} images/s)" if report.scored else ""
     print(f"{report.scored:,} images scored in {seconds:.0f} s{rate}, {report.already:,} had a reward already")
     print(f'metric "{scorer.metric}", version "{scorer.version}"')
+    if report.spread is not None:
+        print(f"mean spread over its members {report.spread:.4f}, stored with each reward")
     if report.note:
         print(f"note: {report.note}")
     for fault in report.unreadable:

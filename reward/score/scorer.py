@@ -11,18 +11,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from db.candidates import REWARD_PREFIX
+from db.candidates import REWARD_PREFIX, SPREAD_PREFIX
 from db.errors import UserError
 from pixels.read import RgbImage
 from reward.data import group_images, to_pixels
 from reward.model.captions import check_captions
+from reward.model.inputs import check_inputs
 from reward.model.model import RewardModel
 from reward.model.reward_set import RewardSet, compute_reward_version, compute_spread, find_reward, load_reward
 from reward.model.set_config import RewardConfig
@@ -48,9 +49,24 @@ class Scorer:
     """`compute_reward_version` of it: rewards of two versions are never compared."""
 
     @property
+    def config(self) -> RewardConfig:
+        """Of the model or the set."""
+        return self.model.config
+
+    @property
     def metric(self) -> str:
         """The metric that its rewards are stored as."""
         return REWARD_PREFIX + self.name
+
+    @property
+    def spread_metric(self) -> str:
+        """The metric that the spread over its members is stored as."""
+        return SPREAD_PREFIX + self.name
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether it has several members, which may disagree."""
+        return isinstance(self.model, RewardSet) or self.model.config.members > 1
 
 
 @dataclass(frozen=True)
@@ -119,10 +135,27 @@ def check_scorer_captions(
     Raises:
         UserError: there is not one caption, and `use_prompt` is not given.
     """
-    config = scorer.model.config if isinstance(scorer, Scorer) else scorer.config
+    config = scorer.config
     instead = f"Import captions, or give --use-prompt to let {scorer.name} compare all with its prompt: "
     instead += f"{config.prompt!r}."
     return check_captions(config, missing, total, things, instead=instead, use_prompt=use_prompt)
+
+
+def choose_photo(scorer: Scorer | FoundScorer) -> Literal["lq", "hq"] | None:
+    """The photo that it sees beside each image; None for one that sees none."""
+    return scorer.config.input_photo if scorer.config.needs_input else None
+
+
+def check_scorer_inputs(
+    scorer: Scorer | FoundScorer, missing: int, total: int, things: str, instead: str, first: object = None
+) -> None:
+    """`check_inputs` for a scorer: name it, what a person can do, and the first thing that lacks its photo.
+
+    Raises:
+        UserError: it sees a photo beside each image, and one is missing.
+    """
+    instead = f"{instead} The first that lacks it is {first}." if first is not None else instead
+    check_inputs(scorer.config, missing, total, things, instead=f"{scorer.name} needs it. {instead}")
 
 
 def score_batch(
@@ -213,9 +246,11 @@ def _to_tensor(image: RgbImage) -> Tensor:
 
 
 def read_batches(
-    items: Iterable[tuple[Item, Path]], size: int, on_bad: Callable[[UserError], None] | None = None
-) -> Iterator[list[tuple[Item, RgbImage]]]:
-    """Things with their images, in batches; decoded in threads, the next batch while this one is scored.
+    items: Iterable[tuple[Item, Path, Path | None]], size: int, on_bad: Callable[[UserError], None] | None = None
+) -> Iterator[list[tuple[Item, RgbImage, RgbImage | None]]]:
+    """Things with their images and what is seen beside them, in batches; decoded in threads, one batch ahead.
+
+    A photo that is seen beside several images of a batch is read once, and is the same object for all of them.
 
     Args:
         on_bad: called with an image that cannot be read, which is then left out.
@@ -225,19 +260,31 @@ def read_batches(
     work = iter(items)
     with ThreadPoolExecutor(DECODING_THREADS) as pool:
 
-        def start() -> list[tuple[Item, Future[RgbImage]]]:
-            return [(item, pool.submit(read_image, path)) for item, path in islice(work, size)]
+        def start() -> list[tuple[Item, Future[RgbImage], Future[RgbImage] | None]]:
+            seen: dict[Path, Future[RgbImage]] = {}
+            started = []
+            for item, path, beside in islice(work, size):
+                if beside is not None and beside not in seen:
+                    seen[beside] = pool.submit(read_image, beside)
+                started.append((item, pool.submit(read_image, path), None if beside is None else seen[beside]))
+            return started
 
         ahead = start()
         while ahead:
             reading, ahead = ahead, start()
             batch = []
-            for item, future in reading:
+            for item, future, beside in reading:
                 try:
-                    batch.append((item, future.result()))
+                    batch.append((item, future.result(), None if beside is None else beside.result()))
                 except UserError as error:
                     if on_bad is None:
                         raise
                     on_bad(error)
             if batch:
                 yield batch
+
+
+def stack_inputs(inputs: Iterable[RgbImage | None]) -> list[RgbImage] | None:
+    """What `score_apart` takes, of a batch of `read_batches`: None where there is none."""
+    found = [one for one in inputs if one is not None]
+    return found or None

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from dataset.photos import count_photos
 from db.errors import UserError
 from reward.model.config import SHIPPED, ModelConfig, preset_names
+from reward.model.inputs import check_inputs
 from reward.train.config import RewardTrainConfig
 from runs.licences import write_recorded
 from runs.options import Command, Flag, Input, Options, Output, Place, Presets
@@ -52,19 +54,34 @@ def settle_train(options: TrainOptions, data: Path) -> TrainOptions:
     """Make the dataset's path absolute, and choose the folder where none is named.
 
     Raises:
-        UserError: no dataset is named.
+        UserError: no dataset is named, or its pairs lack the photo that the model is to see.
     """
     if options.memory:
         return options
     if options.dataset is None:
         raise UserError("No dataset is named. Give --dataset DIR, a folder that `python -m annotate export` wrote.")
     dataset = options.dataset.expanduser().absolute()
+    check_photos(dataset, options.model, options.train)
 
     def dump(short: bool) -> list[Any]:
         return [str(dataset), dump_deciding(options.model, short), dump_deciding(options.train, short)]
 
     out = options.out or choose_folder(data / "rewards", Path(options.preset).stem, dump)
     return options.model_copy(update={"dataset": dataset, "out": out.expanduser().absolute()})
+
+
+def check_photos(dataset: Path, model: ModelConfig, config: RewardTrainConfig) -> None:
+    """Say at once, on the page too, what training would say when it has read the dataset.
+
+    Raises:
+        UserError: pairs to train on, or people's held-out ones, lack the photo that the model sees beside each image.
+    """
+    if not model.needs_input:
+        return
+    trained = {("train", origin) for origin, weight in config.origin_weights.items() if weight > 0}
+    lacking, total = count_photos(dataset, model.input_photo, trained | {("val", "human")})
+    instead = f"{dataset}: import the photos with {model.input_photo} and export again, or choose a text_mode without "
+    check_inputs(model, lacking, total, "pairs", instead=f"{instead}input.")
 
 
 def run_train(options: TrainOptions, place: Place) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dataset.labelled import Origin
 from training.settings import MayChange
 
 
@@ -41,6 +42,9 @@ class RewardTrainConfig(BaseModel):
     )
     human_weight: float = Field(1.0, ge=0, description="Factor on the loss of people's labels; 0 leaves them out")
     svm_weight: float = Field(1.0, ge=0, description="Factor on the loss of the SVM's labels; 0 leaves them out")
+    constructed_weight: float = Field(
+        1.0, ge=0, description="Factor on the loss of pairs that `reward construct` made; 0 leaves them out"
+    )
     label_share: float = Field(
         1.0,
         gt=0,
@@ -90,6 +94,11 @@ class RewardTrainConfig(BaseModel):
         if self.warmup_steps >= self.max_steps:
             raise ValueError(f"warmup_steps is {self.warmup_steps}; it must be below max_steps, {self.max_steps}")
         return self
+
+    @property
+    def origin_weights(self) -> dict[Origin, float]:
+        """The factor on the loss of a label by its origin."""
+        return {"human": self.human_weight, "svm": self.svm_weight, "constructed": self.constructed_weight}
 
     def choose_micro_batch_size(self, processes: int) -> int:
         """Pairs that one of so many processes takes through the model at a time, at most."""

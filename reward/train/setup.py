@@ -66,7 +66,7 @@ def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: RewardTrainCon
     Raises:
         UserError: there is nothing to train on, nothing to measure on, or no caption where captions are wanted.
     """
-    factors = {"human": config.human_weight, "svm": config.svm_weight}
+    factors = config.origin_weights
     weighing = tuple(
         row
         for row in pairs.select("train").rows
@@ -75,7 +75,8 @@ def choose_pairs(pairs: Pairs, model_config: ModelConfig, config: RewardTrainCon
     if not weighing:
         raise UserError(
             f"{pairs.path} has nothing to train on: {pairs.describe()}, but none in the split train with a weight "
-            "above 0. Export with the split train, or check human_weight, svm_weight and label_share."
+            "above 0. Export with the split train, or check human_weight, svm_weight, constructed_weight and "
+            "label_share."
         )
     held_out = Pairs(pairs.path, tuple(row for row in pairs.select("val", "human").rows if row.weight > 0))
     if not config.validate_every_steps:
@@ -150,7 +151,7 @@ def start(pairs: Pairs, model_config: ModelConfig, config: RewardTrainConfig, ou
         cache = cache_frozen(
             model, used, sha256, out / "frozen", accelerator, batch_images=2 * micro, workers=config.workers
         )
-    factors = {"human": config.human_weight, "svm": config.svm_weight}
+    factors = config.origin_weights
     training = Training(
         accelerator=accelerator,
         config=config,

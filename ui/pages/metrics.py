@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from annotate.labeler.settings import choose_metrics
 from annotate.measure.command import MEASURE
 from annotate.measure.counts import ColumnCount, count_columns, load_by_method
-from db.candidates import REWARD_PREFIX
+from db.candidates import REWARD_PREFIX, SPREAD_PREFIX
 from db.errors import UserError
 from db.models import Run
 from metrics.lists import Column, MetricError, columns, list_names, load_metric_list, skipped_metrics
@@ -142,7 +142,7 @@ def _speed(progress: dict[str, Any]) -> str:
 
 def is_stored_reward(column: Column) -> bool:
     """Whether measuring leaves the column out, because it is a reward model that `reward score` stores."""
-    return column.metric.startswith(REWARD_PREFIX)
+    return column.metric.startswith((REWARD_PREFIX, SPREAD_PREFIX))
 
 
 def counts_html(name: str, counted: list[ColumnCount]) -> str:

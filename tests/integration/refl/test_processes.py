@@ -50,6 +50,7 @@ SCENARIOS = [
     "nine faces",
     "stop",
     "roll back",
+    "brake",
     "lora",
     "osediff",
     "bf16",
@@ -74,6 +75,7 @@ def test_they_end_as_they_should(results: dict[str, Any]) -> None:
     ended = {name: found["ended"] for name, found in results["two"].items()}
     assert ended["periods"] == ended["dataset"] == ended["nine faces"] == ["step 5"]
     assert ended["stop"] == ended["roll back"] == ["step 2"]
+    assert ended["brake"] == ["step 4"]  # it went back once at step 2, and ended when it would have had to again
     assert ended["signal"] == ended["SIGUSR1"] == ["stopped", "step 5"]
     assert ended["killed"] == ["killed", "step 5"]
     out = results["folder"] / "two"
@@ -82,6 +84,11 @@ def test_they_end_as_they_should(results: dict[str, Any]) -> None:
     assert [path.name for path in sorted((out / "periods" / "steps").iterdir())] == ["000002", "000004"]
     # what is rolled back to is from before the first suspicious check
     assert json.loads((out / "roll back" / "tuned" / "training.json").read_text())["step"] == 0
+    assert json.loads((out / "brake" / "tuned" / "training.json").read_text())["step"] == 0
+    checks = json.loads((out / "brake" / "checks.json").read_text())
+    assert [row["action"] for row in checks] == ["keep", "back", "stop"]
+    good, last = (load_file(out / "brake" / name / "trained.safetensors") for name in ("good", "last"))
+    assert all(torch.equal(value, last[key]) for key, value in good.items())
     assert json.loads((out / "stop" / "tuned" / "training.json").read_text())["step"] == 2
 
 

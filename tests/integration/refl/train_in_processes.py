@@ -46,6 +46,7 @@ SCENARIOS: dict[str, dict[str, dict[str, Any]]] = {
     "nine faces": {"train": {"batch_size": 4, "micro_batch_size": 1}},
     "stop": {"train": {"on_hacking": "stop"}},
     "roll back": {"train": {"on_hacking": "roll_back"}},
+    "brake": {"train": {"on_hacking": "brake", "brake_backs_max": 2, "ema_decay": 0.5}},
     "lora": {"train": LORA},
     "osediff": {"trajectory": OSEDIFF, "train": {**LORA, "image_size_px": 32}},
     "bf16": {"train": {"mixed_precision": "bf16", "gradient_checkpointing": True}},
@@ -84,7 +85,11 @@ def run_scenario(name: str, folder: Path, out: Path) -> dict[str, Any]:
 
     signals = {"signal": signal.SIGTERM, "SIGUSR1": signal.SIGUSR1}
     act = die if name == "killed" else partial(send_signal, signals[name]) if name in signals else None
-    with record_gradients(keep), watch_steps(seen["hashes"], act), pretend_hacking(name in ("stop", "roll back")):
+    with (
+        record_gradients(keep),
+        watch_steps(seen["hashes"], act),
+        pretend_hacking(name in ("stop", "roll back", "brake")),
+    ):
         ended = run_once(name, folder, out, config)
     result = {"gradients": seen["gradients"], "ended": [ended], "same": all_same(seen["hashes"])}
     if act:

@@ -21,8 +21,9 @@ from annotate.__main__ import main as annotate  # noqa: E402
 from annotate.judging.judgments import Answer, record_judgment  # noqa: E402
 from annotate.judging.pairs import make_pairs  # noqa: E402
 from annotate.judging.people import add_person  # noqa: E402
+from annotate.report.rewards import compute_mean_rewards  # noqa: E402
 from db.images import add_image, probe_image  # noqa: E402
-from db.models import Choice, MetricValue, Pair, Person, Side, Source, Split  # noqa: E402
+from db.models import Choice, Label, MetricValue, Origin, Pair, Person, Side, Source, Split  # noqa: E402
 from db.project import ProjectSettings  # noqa: E402
 from db.records import add_candidate, add_method, add_metric_value, add_source  # noqa: E402
 from db.session import Database, open_database  # noqa: E402
@@ -55,12 +56,14 @@ def add_faces(database: Database, data: Path, folder: Path, n_sources: int, capt
         make_pairs(session, ProjectSettings())
 
 
-def judge(database: Database, names: list[str], *, simulated: bool = False, seed: int = 1) -> None:
-    """Each person answers every pair: the less noisy image, with logistic noise, and ties where they see no odds."""
+def judge(
+    database: Database, names: list[str], *, simulated: bool = False, seed: int = 1, most: int | None = None
+) -> None:
+    """Each person answers every pair, or the first so many: the less noisy image with logistic noise, or a tie."""
     rng = np.random.default_rng(seed)
     with database.write() as session:
         people = [add_person(session, name, simulated=simulated).id for name in names]
-        for pair in session.scalars(select(Pair).order_by(Pair.key)).all():
+        for pair in session.scalars(select(Pair).order_by(Pair.key).limit(most)).all():
             odds = (NOISE[pair.b.method.name] - NOISE[pair.a.method.name]) / 12
             for person in people:
                 felt = odds + rng.logistic()
@@ -264,6 +267,51 @@ def test_rewards_are_stored_and_resumed(
     judge(database, ["robot"])
     with database.read() as session:
         assert session.scalar(select(func.count()).select_from(Person)) == 1
+
+
+def test_a_seeing_reward_is_a_column_from_scoring_to_labels_and_evaluation(
+    database: Database, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    checkpoint = tmp_path / "rewards" / "mine" / "best"
+    config = load_model_config("tiny", image_size_px=56, text_mode="input", members=2)
+    save_model(build_model(config), checkpoint)
+    add_faces(database, data, tmp_path / "files", 12)
+    assert reward(["score", "--data", str(data), "--scorer", str(checkpoint)]) == 2
+    assert "all 48 restored images lack it. mine needs it. Import the photos with lq" in capsys.readouterr().err
+    with database.write() as session:
+        for number, source in enumerate(session.scalars(select(Source).order_by(Source.id)).all()):
+            file = tmp_path / f"lq{number}.png"
+            PilImage.open(tmp_path / "files" / f"{number}-worst.png").resize((20, 20)).save(file)
+            source.lq_image_id = add_image(session, data, probe_image(file), file).id
+            source.split = Split.test if number % 4 == 3 else Split.train
+    assert reward(["score", "--data", str(data), "--scorer", str(checkpoint)]) == 0
+    said = capsys.readouterr().out
+    assert "48 images scored" in said
+    assert "mean spread over its members" in said
+    version = said.partition('version "')[2].partition('"')[0]
+    metrics = tmp_path / "mine.toml"
+    metrics.write_text(
+        'name = "mine"\nversion = "1"\ndescription = "with a reward that sees the input"\n'
+        f'[[metrics]]\nname = "reward-mine"\nversion = "{version}"\nreferences = ["lq"]\n'
+        '[[metrics]]\nname = "noise_free"\nversion = "pyiqa 1"\n'
+    )
+    judge(database, ["ann"], most=64)
+    usual = ["--data", str(data)]
+    assert annotate(["fit", "--metrics", str(metrics), "--kernel", "linear", "--quick", *usual]) == 0
+    assert "SVM on 2 metrics" in capsys.readouterr().out
+    assert annotate(["label", "--target-accuracy", "0.6", "--confidence", "0.51", *usual]) == 0
+    with database.read() as session:
+        assert session.scalar(select(func.count()).where(Label.origin == Origin.svm)) > 0
+    dataset, out = tmp_path / "dataset", tmp_path / "report"
+    assert annotate(["export", "--out", str(dataset), *usual]) == 0
+    options = ["--scorer", f"again={checkpoint}", "--robustness-pairs", "0", "--out", str(out), *usual]
+    assert reward(["evaluate", str(dataset), *options]) == 0
+    scorers = pd.read_csv(out / "scorers.csv").set_index("scorer")
+    assert set(scorers.index) == {"again", "reward-mine@lq", "noise_free", "coin"}  # and no spread
+    assert scorers.loc["reward-mine@lq", "accuracy"] == scorers.loc["again", "accuracy"]
+    with database.read() as session:
+        assert compute_mean_rewards(session)["n_images"].tolist() == [12] * 4
 
 
 def test_files_are_scored_and_a_cut_file_is_completed(

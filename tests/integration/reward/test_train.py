@@ -44,7 +44,7 @@ FLAGS = {
 @pytest.fixture
 def command(data: Path, make_dataset: Callable[..., Path], architecture_file: Path) -> Callable[..., list[str]]:  # noqa: F811
     """The training of the small model on the small dataset; `command("out", flag=value)`."""
-    dataset = make_dataset()
+    dataset = make_dataset(change=lambda row: row.update(lq=row["image_a"], sha256_lq=row["sha256_a"]))
 
     def make(out: Path, **changes: object) -> list[str]:
         flags = FLAGS | {name.replace("_", "-"): value for name, value in changes.items()}
@@ -112,11 +112,14 @@ def test_a_signal_ends_it_with_a_checkpoint_and_its_run_is_stopped(
         assert session.scalars(select(Run)).one().state is RunState.stopped
 
 
+@pytest.mark.parametrize(
+    "fields", [pytest.param({}, marks=pytest.mark.slow), {"text_mode": "input+learned", "members": 2}]
+)
 def test_two_processes_equal_one_with_the_same_batch(
-    command: Callable[..., list[str]], data: Path, tmp_path: Path
+    command: Callable[..., list[str]], data: Path, tmp_path: Path, fields: dict[str, object]
 ) -> None:
     """Losses and gradients of the first steps: of later weights AdamW makes what rounding leaves of small gradients."""
-    changes = {"max_steps": 3, "validate_every_steps": 0, "batch_size": 7}
+    changes = {"max_steps": 3, "validate_every_steps": 0, "batch_size": 7, **fields}
     found = []
     for name in ("one", "two"):
         words = command(tmp_path / name, **changes)

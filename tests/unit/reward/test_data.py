@@ -29,7 +29,7 @@ def test_a_dataset_folder_is_read_whole(make_dataset: Callable[..., Path]) -> No
         ({"image_a": "../outside.png"}, r"'../outside.png' lies outside the dataset"),
         ({"pair": "the same"}, r"pair the same is there 2 times"),
         ({"group": "one person"}, r"group 'one person' is in the splits train and val"),
-        ({"origin": "robot"}, r"origin: Input should be 'human' or 'svm'"),
+        ({"origin": "robot"}, r"origin: Input should be 'human', 'svm' or 'constructed'"),
     ],
 )
 def test_a_malformed_dataset_is_named(make_dataset: Callable[..., Path], change: dict[str, Any], said: str) -> None:

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -407,6 +407,47 @@ def test_a_reward_is_the_one_that_score_gives(base: list[str], tmp_path: Path) -
         expected = scorer.model(images, [face.caption for face in plan.sets[0].faces])
     found = [measured.known[scorer.version][key] for key in restored.keys]
     assert found == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("photo", ["lq", "hq"])
+def test_a_seeing_reward_gets_what_was_restored(
+    base: list[str], models: Path, tmp_path: Path, photo: Literal["lq", "hq"]
+) -> None:
+    folder = tmp_path / "rewards" / "seeing"
+    save_model(make_micro_reward(tmp_path, unlocked_image_groups=2, text_mode="input", input_photo=photo), folder)
+    base = [word for word in base if not word.startswith("--reward=")]
+    plan = plan_of([*base, f"--reward={folder}"], tmp_path)
+    method = load_method(plan.methods[0], plan.options)
+    (restored,) = refl.evaluate.restored.restore_set(method, plan.sets[0], [0], tmp_path, batch_size=8)
+    scorer = load_scorer(str(folder), "cpu")
+    measured = open_measured(tmp_path / "measured.jsonl")
+    measure_reward(scorer, [restored], measured, batch_size=3)
+    faces = plan.sets[0]
+    seen = faces.read_lq(range(8)) if photo == "lq" else faces.read_squares(range(8))
+    images = torch.from_numpy(np.stack([np.array(PilImage.open(file)) for file in restored.files]))
+    with torch.no_grad():
+        expected = scorer.model(images.permute(0, 3, 1, 2).float() / 255, [None] * 8, (seen * 255).round() / 255)
+    found = [measured.known[scorer.version][key] for key in restored.keys]
+    assert found == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_a_reward_that_sees_the_ground_truth_is_refused_for_wild_faces_at_once(
+    base: list[str], faces: list[Face], tmp_path: Path
+) -> None:
+    folder = tmp_path / "rewards" / "seeing"
+    save_model(make_micro_reward(tmp_path, unlocked_image_groups=2, text_mode="input", input_photo="hq"), folder)
+    words = [*base, f"--wild={faces[0].path.parent}", f"--reward=mine={folder}"]
+    with pytest.raises(UserError, match=r"ground truth.*all 8 wild faces lack it\. mine needs it\. Leave --wild out"):
+        plan_of(words, tmp_path)
+
+
+def test_values_are_of_what_was_restored(base: list[str], tmp_path: Path, faces: list[Face]) -> None:
+    """The same restored pixels of a face that was spoilt otherwise are rewarded anew."""
+    (one,) = plan_of(base, tmp_path).sets
+    assert one.degradation is not None
+    other = replace(one, degradation=one.degradation.model_copy(update={"blur_kernel_px": 7}))
+    files = [face.path for face in faces]
+    assert set(compute_keys(files, one)).isdisjoint(compute_keys(files, other))
 
 
 def test_only_faces_that_are_read_otherwise_now_are_restored_anew(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,20 @@ import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image as PilImage
-from torch import Tensor
+from torch import Tensor, nn
 
 import refl.tune.monitor
+from refl.tune.config import load_refl_config
+from refl.tune.detectors import compute_contrast, compute_high_frequency, compute_saturation
 from refl.tune.monitor import (
     Monitor,
     choose_judges,
-    compute_contrast,
-    compute_high_frequency,
-    compute_saturation,
     judge,
     to_bytes,
 )
+from refl.tune.setup import Material, list_optimized
+from reward.model.reward_set import RewardSet
+from reward.model.set_config import Member, SetConfig
 from tests.forked import run_two
 from tests.unit.refl.conftest import make_micro_restorer
 
@@ -70,11 +73,32 @@ def test_own_judges_are_zero_for_the_ground_truth_and_fall_with_saturation_contr
     assert compute_high_frequency(flat) < 1e-7
 
 
-def test_the_optimised_perceptual_term_is_no_judge() -> None:
+def test_what_is_optimised_is_no_judge_and_a_spare_of_its_family_takes_its_place() -> None:
     images = to_bytes(torch.rand(2, 3, 64, 64))
-    assert "gmsd" not in choose_judges("gmsd", images)
-    assert "fsim" in choose_judges("gmsd", images)
-    assert "gmsd" in choose_judges("lpips", images)
+
+    def judges(*optimized: str) -> list[str]:
+        found = choose_judges(optimized, images)
+        assert not set(found) & set(optimized)
+        return found
+
+    assert judges()[:3] == judges("lpips")[:3] == ["psnr", "ssim", "gmsd"]
+    assert judges("gmsd")[:3] == ["psnr", "ssim", "fsim"]
+    assert judges("ssim", "psnr")[:3] == ["gmsd", "fsim", "vif"]
+    assert judges("ms_ssim", "psnr", "gmsd")[:2] == ["fsim", "vif"]  # whoever optimises MS-SSIM optimises SSIM
+    assert judges()[-5:] == ["saturation", "contrast", "high_frequency", "grid", "texture"]
+    assert judges("identity", "saturation")[-4:] == ["contrast", "high_frequency", "grid", "texture"]
+
+
+def test_the_members_of_a_reward_set_and_the_perceptual_term_are_optimised() -> None:
+    members = tuple(Member(name=name, metric=name, center=0, scale=1) for name in ("psnr", "ssim"))
+    numbers = dict.fromkeys(("spread_weight", "unit", "logit_scale", "held_out_spread"), 1.0)
+    reward = RewardSet(SetConfig(members=members, images=2, dataset="", **numbers), {})
+    material = Material(make_micro_restorer(), reward, [], [])
+    config = load_refl_config("tiny-refl")
+    assert list_optimized(material, config) == {"gmsd", "psnr", "ssim"}
+    without = load_refl_config("tiny-refl", {"loss": {"perceptual_weight": 0, "reward_weight": 0}})
+    assert list_optimized(material, without) == set()
+    assert list_optimized(replace(material, reward=nn.Identity()), config) == {"gmsd"}
 
 
 def test_looks_compare_with_the_first_and_rescore_it_by_the_live_model(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from dataset.labelled import LabelledPair
 from db.errors import UserError
+from pixels.read import read_rgb
 from reward.data import Pairs
 from reward.evaluate.answers import Answers, answer_by_file, answer_by_metrics, answer_by_model
 from reward.evaluate.compare import (
@@ -27,7 +28,9 @@ from reward.evaluate.compare import (
     name_method_pairs,
 )
 from reward.evaluate.people import choose_labels, read_judgments, select_votes
-from reward.evaluate.robustness import compress, measure_robustness, resize, shift
+from reward.evaluate.plots import plot_robustness
+from reward.evaluate.report import describe_robustness
+from reward.evaluate.robustness import CONDITIONS, SHUFFLED, compress, measure_robustness, resize, shift, shuffle_inputs
 from reward.model.checkpoint import compute_version
 from reward.model.model import RewardModel
 from reward.score.scorer import Scorer, check_scorer_captions, load_scorer, score_batch, split_name
@@ -286,6 +289,94 @@ def test_robustness_of_a_model(scorer: Scorer, photos: Labels) -> None:
     assert table.loc["as they are", ["same", "change"]].tolist() == [1.0, 0.0]
     assert table.loc["swapped, in other batches", "same"] == 1.0
     assert table.loc["JPEG, quality 50", "change"] > 0
+    assert table.loc[SHUFFLED, ["same", "change"]].tolist() == [1.0, 0.0]  # it sees none
+    assert table.loc[SHUFFLED, "accuracy"] == table.loc["as they are", "accuracy"]
+
+
+@pytest.fixture
+def seeing(make_model: Callable[..., RewardModel]) -> Scorer:
+    model = make_model(text_mode="input")
+    return Scorer("seeing", None, model, compute_version(model))
+
+
+@pytest.fixture
+def seen_photos(photos: Labels, tmp_path: Path, make_photo: Callable[..., Path]) -> Labels:
+    """The same pairs with the photos that were restored, of other sizes; the first two of one person."""
+    rows = []
+    for number, row in enumerate(photos.pairs):
+        lq = make_photo(tmp_path / f"lq{number}.png", 50 + number, (20, 24 + number))
+        rows.append(replace(row, lq=lq, group=str(number // 2)))
+    return Labels(tuple(rows), photos.answers)
+
+
+def test_a_seeing_models_answers_are_of_each_pairs_own_photo(seeing: Scorer, seen_photos: Labels) -> None:
+    answers = answer_by_model(seeing, seen_photos.pairs, 4)
+    scale = float(seeing.model.logit_scale.detach())
+    for row, margin in zip(seen_photos.pairs, answers.margin, strict=True):
+        assert row.lq is not None
+        images = [read_rgb(path) for path in (row.image_a, row.image_b)]
+        a, b = score_batch(seeing, images, [None, None], [read_rgb(row.lq)] * 2)
+        assert margin == pytest.approx((a - b) * scale, abs=1e-4)
+    # one image of two photos has two rewards
+    one, other = seen_photos.pairs[0], seen_photos.pairs[1]
+    both = [one, replace(one, pair="again", lq=other.lq)]
+    first, second = answer_by_model(seeing, both, 4).margin
+    assert abs(first - second) > 1e-4
+
+
+def test_robustness_against_another_persons_photo(
+    seeing: Scorer, seen_photos: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {name: CONDITIONS[name] for name in ("as they are", SHUFFLED)}
+    monkeypatch.setattr("reward.evaluate.robustness.CONDITIONS", kept)
+    table = measure_robustness(seeing, seen_photos, 3, 4).set_index("condition")
+    assert table.loc["as they are", "change"] == 0
+    assert table.loc[SHUFFLED, "change"] > 0
+
+
+def test_shuffled_photos_are_of_other_people_where_there_are_any(seen_photos: Labels) -> None:
+    pairs = [*seen_photos.pairs, replace(seen_photos.pairs[0], pair="again")]
+    owner = {row.lq: row for row in pairs}
+    for seed in range(5):
+        shuffled = shuffle_inputs(pairs, pairs, "lq", seed)
+        assert shuffled is not None
+        assert shuffled == shuffle_inputs(pairs, pairs, "lq", seed)
+        assert shuffled[0].lq == shuffled[3].lq  # pairs of one photo stay so
+        for before, after in zip(pairs, shuffled, strict=True):
+            assert owner[after.lq].group != before.group
+            assert replace(after, lq=before.lq) == before
+    alike = [replace(row, group="one") for row in pairs]
+    shuffled = shuffle_inputs(alike, alike, "lq", 0)
+    assert shuffled is not None
+    assert all(before.lq != after.lq for before, after in zip(alike, shuffled, strict=True))
+    assert shuffle_inputs(pairs[:1], pairs[:1], "lq", 0) is None
+
+
+def test_the_report_is_written_where_a_model_has_no_shuffled_photos(
+    scorer: Scorer, seeing: Scorer, seen_photos: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Labels(seen_photos.pairs[:1], seen_photos.answers[:1])
+    kept = {name: CONDITIONS[name] for name in ("as they are", SHUFFLED)}
+    monkeypatch.setattr("reward.evaluate.robustness.CONDITIONS", kept)
+    tables = [measure_robustness(one, few, 3, 4) for one in (scorer, seeing)]
+    assert SHUFFLED not in set(tables[1]["condition"])
+    robustness = pd.concat(tables)
+    assert plot_robustness(robustness, ["tiny", "seeing"]).axes
+    assert "the photo of another person" in "\n".join(describe_robustness(robustness))
+
+
+def test_stored_rewards_of_a_photo_are_answers_and_spreads_are_none(tmp_path: Path) -> None:
+    pairs = (make_pair(0, 1.0, sha256_a="a", sha256_b="b", lq=Path("images/photo.png")),)
+    rows = [
+        (image, f"{kind}-mine", "reward 1", photo, value)
+        for kind in ("reward", "spread")
+        for image, photo, value in (("a", "photo", 0.75), ("b", "photo", 0.5), ("a", "other", 0.0), ("b", "other", 1.0))
+    ]
+    table = pd.DataFrame(rows, columns=["sha256", "metric", "version", "reference", "value"])
+    table.to_parquet(tmp_path / "scores.parquet")
+    (answers,) = answer_by_metrics(tmp_path, pairs)
+    assert answers.name == "reward-mine@lq"
+    np.testing.assert_allclose(answers.margin, [0.25])
 
 
 def test_what_is_done_to_images() -> None:

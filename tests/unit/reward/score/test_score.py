@@ -23,7 +23,7 @@ from reward.model.checkpoint import compute_version, save_model
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel
 from reward.score.files_and_rows import ImageItem, find_images, read_done, score_candidates, score_files
-from reward.score.scorer import Scorer, load_scorer, score_batch
+from reward.score.scorer import Scorer, load_scorer, score_apart, score_batch
 from runs.licences import write_recorded
 from tests.colour_files import encode, gama, tagged
 
@@ -89,10 +89,10 @@ def test_a_kill_loses_one_batch(
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return score_batch(*arguments)  # type: ignore[arg-type]
+        return score_apart(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr("reward.score.files_and_rows.score_batch", killed)
+        patch.setattr("reward.score.files_and_rows.score_apart", killed)
         with pytest.raises(KeyboardInterrupt):
             score_files(scorer, items, out, 2)
     assert len(read_done(out, scorer.version)) == 4

@@ -27,7 +27,7 @@ def captioned(make_model: Callable[..., RewardModel], tmp_path: Path) -> Path:
 def fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command that must fail before any weights are read; gives what it says."""
     monkeypatch.setattr(reward.model.weights, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(reward.score.scorer, "load_named", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr(reward.score.scorer, "load_reward", lambda *_, **__: pytest.fail("weights were read"))
 
     def run(*words: object) -> str:
         assert main([*map(str, words), "--data", str(tmp_path / "data")]) == 2
@@ -62,3 +62,27 @@ def test_evaluating_says_what_is_amiss_at_once(
         f"HPS_v2_compressed.pt (Apache-2.0) from https://huggingface.co/xswu/HPSv2, put it into {tmp_path / 'w'}"
         in missing
     )
+
+
+def test_a_seeing_reward_without_photos_is_one_line(
+    fail: Run,
+    captioned: Path,
+    make_model: Callable[..., RewardModel],
+    make_photo: Callable[..., Path],
+    make_dataset: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    seeing = tmp_path / "seeing"
+    save_model(make_model(text_mode="input"), seeing)
+    photo = make_photo(tmp_path / "photos" / "one.png", 1)
+    score = ("score", photo, "--device", "cpu", "--scorer")
+    said = fail(*score, seeing)
+    assert "sees the photo that was restored (lq)" in said
+    assert "all 1 images lack it. seeing needs it. Name the folder of the photos" in said
+    make_photo(tmp_path / "lq" / "two.png", 1)
+    assert "one.png" in fail(*score, seeing, "--inputs", tmp_path / "lq")
+    said = fail(*score, captioned, "--use-prompt", "--inputs", tmp_path / "lq")
+    assert "--inputs is for a reward that sees the restored photo; captioned sees the image alone" in said
+    assert "--inputs is for files" in fail("score", "--device", "cpu", "--scorer", seeing, "--inputs", tmp_path / "lq")
+    evaluate = ("evaluate", make_dataset(sources=12), "--device", "cpu", "--no-metrics", "--split", "train", "--scorer")
+    assert "pairs lack it. seeing needs it. Import the photos with lq and export" in fail(*evaluate, seeing)

@@ -16,6 +16,7 @@ from PIL import Image as PilImage
 
 from db.errors import UserError
 from reward.data import load_dataset
+from reward.model.checkpoint import load_model
 from reward.model.config import ModelConfig
 from reward.train.bootstrap import weigh_labels
 from reward.train.config import RewardTrainConfig
@@ -79,6 +80,28 @@ def test_members_train_and_continue(
     train(pairs, model, config, tmp_path / "whole")
     state = torch.load(tmp_path / "whole" / "last" / "state.pt", weights_only=True)
     assert state["step"] == 6
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_every_trained_tensor_moves(
+    make_dataset: Callable[..., Path],
+    make_config: Callable[..., ModelConfig],
+    add_inputs: Callable[[dict[str, Any]], None],
+    tmp_path: Path,
+    precision: str,
+) -> None:
+    """The heads' first layers from the second step on: their second ones begin as nothing."""
+    pairs = load_dataset(make_dataset(sources=12, change=add_inputs))
+    model = make_config(text_mode="input+learned", members=2, unlocked_image_groups=2)
+    found = []
+    for steps in (1, 4):
+        changes = {"max_steps": steps, "warmup_steps": 0, "validate_every_steps": 0, "batch_size": 8}
+        config = RewardTrainConfig(**(SETTINGS | changes), mixed_precision=precision)
+        train(pairs, model, config, tmp_path / f"{steps}")
+        found.append(load_model(tmp_path / f"{steps}" / "last"))
+    before, after = (dict(one.named_parameters()) for one in found)
+    stayed = {name for name, value in before.items() if value.requires_grad and torch.equal(value, after[name])}
+    assert stayed == set()
 
 
 def test_members_weigh_photos_and_people_apart(make_dataset: Callable[..., Path]) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from reward.__main__ import main
 from reward.model.checkpoint import read_architecture
 from reward.model.config import ModelConfig, load_model_config, preset_names
+from reward.model.model import RewardModel
 from reward.train import memory as train_memory
 from reward.train.command import MEMORY_GIB, load_preset
 from reward.train.memory import count_training, describe_lack
@@ -38,19 +40,38 @@ def test_the_papers_reward_model_is_trained_on_a_small_gpu() -> None:
     assert parts["image tower"] + parts["text tower"] == pytest.approx(2 * 986_110_000, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"mixed_precision": "bf16", "gradient_checkpointing": True, "ema_decay": 0.9, "cache_frozen": True}]
-)
+SAVING = {"mixed_precision": "bf16", "gradient_checkpointing": True, "ema_decay": 0.9, "cache_frozen": True}
+SEEING = {"text_mode": "input+learned", "members": 2}
+
+
+@pytest.mark.parametrize(("fields", "changes"), [({}, {}), ({}, SAVING), (SEEING, SAVING)])
 def test_real_tensors_give_the_same_count(
-    make_config: Callable[..., ModelConfig], monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+    make_config: Callable[..., ModelConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, object],
+    changes: dict[str, object],
 ) -> None:
-    model, config = make_config(), make_train_config(batch_size=8, micro_batch_size=2, **changes)
+    model, config = make_config(**fields), make_train_config(batch_size=8, micro_batch_size=2, **changes)
     monkeypatch.setattr(train_memory, "IMAGE_SIZE_PX", 64)
     fake = count_training(model, read_architecture(model), config)
     monkeypatch.setattr(without_memory, "count_without_memory", lambda device: MemoryCount(device, workspaces=True))
     real = count_training(model, read_architecture(model), config)
     for name, phase in real.phases.items():
         assert (fake.phases[name].peak_bytes, fake.phases[name].at_peak) == (phase.peak_bytes, phase.at_peak), name
+
+
+@pytest.mark.slow
+def test_the_papers_model_that_sees_the_input_is_trained_on_a_small_gpu() -> None:
+    """Each pair's input goes through the tower too, and every member has a head."""
+    model = load_model_config("vit-h-14", text_mode="input+learned", members=4)
+    count = count_training(model, read_architecture(model), load_preset("vit-h-14", {})["train"])
+    assert count.peak_bytes / GIB <= PAPER_GIB
+    with torch.device("meta"):
+        whole = RewardModel(model, read_architecture(model))
+    trained = sum(parameter.numel() for parameter in whole.parameters() if parameter.requires_grad)
+    heads = 4 * 2 * 2 * (1024 * 1024 + 1024)  # of 4 members, for the image and its input, two layers each
+    assert sum(parameter.numel() for parameter in whole.heads.parameters()) == heads
+    assert count.phases["step"].at_peak["moments"] == pytest.approx(2 * 4 * trained, rel=1e-3)
 
 
 @pytest.mark.parametrize("preset", [pytest.param(name, marks=pytest.mark.slow) for name in MEMORY_GIB])

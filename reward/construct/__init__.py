@@ -1,0 +1,1 @@
+"""Construct labelled pairs whose answer is known."""
