@@ -455,6 +455,8 @@ def list_optimized(material: Material, config: ReflConfig) -> set[str]:
     found: set[str] = set()
     if loss.perceptual_weight:
         found.add(loss.perceptual)
+    if loss.identity_weight:
+        found.add("identity")
     if loss.reward_weight and isinstance(material.reward, RewardSet):
         found |= material.reward.optimized_metrics
     return found

@@ -24,10 +24,11 @@ from refl.tune.config import load_refl_config
 from refl.tune.data import Face
 from refl.tune.identity import IdentityLoss, compute_identity_loss, crop_chips, load_identity
 from refl.tune.memory import build_training, name_parts
+from refl.tune.setup import list_optimized
 from reward.model.checkpoint import read_architecture
 from reward.model.config import load_model_config
 from runs.options import read_words
-from tests.unit.refl.tune.test_refl_train import Brightness, make_config, run
+from tests.unit.refl.tune.test_refl_train import Brightness, make_config, make_material, run
 from training.without_memory import count_fake_training
 
 DLIB_MEAN_FACE = np.array(
@@ -206,6 +207,15 @@ def test_a_run_records_the_licence_of_its_weights() -> None:
 
     found = find_licences(used, AnyPath())
     assert ("dlib_face_recognition_resnet_model_v1.dat", "CC0-1.0") in {(one.name, one.licence) for one in found}
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_the_monitor_does_not_judge_by_what_the_term_optimises(
+    micro_restorer: DiffusionRestorer, faces: list[Face], weight: float
+) -> None:
+    material = make_material(micro_restorer, Brightness(), faces)
+    optimized = list_optimized(material, make_config(loss={"identity_weight": weight}))
+    assert ("identity" in optimized) == bool(weight)
 
 
 def test_compute_takes_any_network() -> None:
