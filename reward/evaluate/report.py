@@ -42,6 +42,7 @@ HEADINGS = {
     "conditions": "By agreement of people, and by margin",
     "method_pairs": "By pair of methods",
     "rankings": "How the methods rank",
+    "constructed": "Pairs whose answer is known",
     "robustness": "Robustness",
 }
 
@@ -151,6 +152,8 @@ def write_markdown(tables: dict[str, pd.DataFrame], summary: dict[str, Any], pic
     }
     for name in pictures:
         lines += [f"## {HEADINGS[name]}", "", f"![{HEADINGS[name]}]({name}.png)", "", *parts[name]()]
+    if "constructed" in tables:
+        lines += [f"## {HEADINGS['constructed']}", "", *describe_constructed(tables["constructed"])]
     lines += [
         "## How it was made",
         "",
@@ -217,6 +220,21 @@ def describe_rankings(table: pd.DataFrame) -> list[str]:
     if table["spearman_low"].isna().any():
         said += f" Below {MIN_RANKED} methods there is no correlation, below {MIN_SOURCES} photos no interval."
     return [*format_table(["scorer", "methods", "Spearman", "Kendall"], rows), said, ""]
+
+
+def describe_constructed(table: pd.DataFrame) -> list[str]:
+    """How often each reward model prefers the honest image of constructed pairs, by kind."""
+    scorers = list(dict.fromkeys(table["scorer"]))
+    rows = []
+    for kind, group in table.groupby("kind", sort=False):
+        of_scorer = {row["scorer"]: row for row in group.to_dict("records")}
+        shown = [show_interval(of_scorer[name], "accuracy") if name in of_scorer else "–" for name in scorers]
+        rows.append([str(kind), f"{int(group['n'].max()):,}", *shown])
+    return [
+        *format_table(["kind", "pairs", *scorers], rows),
+        "Made by a program (`reward construct`), judged by nobody: none of them counts in any other number here.",
+        "",
+    ]
 
 
 def describe_robustness(table: pd.DataFrame) -> list[str]:

@@ -96,6 +96,31 @@ def project(database: Database, data: Path, tmp_path: Path) -> Callable[..., Pat
     return make
 
 
+def test_constructed_pairs_stand_apart_and_a_set_is_a_scorer(
+    project: Callable[..., Path], checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    dataset, shared = project(), ["--data", str(data)]
+    made = tmp_path / "made"
+    kinds = ["--kinds", "colour_shift", "other_person"]
+    assert reward(["construct", str(dataset), *kinds, "--out", str(made), *shared]) == 0
+    combined = ["--model", f"one={checkpoint}", "--model", f"two={checkpoint}", "--dataset", str(dataset)]
+    assert reward(["set", *combined, "--split", "test", "--out", str(tmp_path / "set"), *shared]) == 0
+    scorers = ["--scorer", str(checkpoint), "--scorer", f"both={tmp_path / 'set'}", "--robustness-pairs", "0"]
+    for number, folder in enumerate((dataset, made)):
+        asked = ["evaluate", str(folder), *scorers, "--no-metrics", "--out", str(tmp_path / f"report{number}")]
+        assert reward([*asked, *shared]) == 0
+    plain, with_made = (json.loads((tmp_path / f"report{number}" / "summary.json").read_text()) for number in (0, 1))
+    assert plain["labels"] == with_made["labels"]
+    assert plain["scorers"] == with_made["scorers"]
+    table = pd.read_csv(tmp_path / "report1" / "constructed.csv")
+    assert set(zip(table["scorer"], table["kind"], strict=True)) == {
+        (scorer, kind) for scorer in ("mine", "both") for kind in kinds[1:]
+    }
+    assert table["n"].tolist() == [12] * 4
+    assert "judged by nobody" in (tmp_path / "report1" / "report.md").read_text()
+    assert not (tmp_path / "report0" / "constructed.csv").exists()
+
+
 def test_report_on_models_metrics_and_answers(
     project: Callable[..., Path], checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

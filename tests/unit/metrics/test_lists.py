@@ -36,7 +36,7 @@ def write_list(path: Path, metrics: str) -> str:
 
 
 def test_the_shipped_lists_load_under_their_names():
-    assert list_names() == ["face", "identity", "offline", "permissive"]
+    assert list_names() == ["arcface", "face", "identity", "offline", "permissive"]
     for name in list_names():
         assert load_metric_list(name).name == name
         assert len({column.name for column in columns(load_metric_list(name))}) == len(columns(load_metric_list(name)))
@@ -131,7 +131,8 @@ def test_a_wrong_list_says_what_is_wrong(tmp_path, metrics, fault):
 
 def test_an_unknown_list_names_the_known_ones(tmp_path):
     with pytest.raises(
-        MetricError, match=r"no metric list 'mine'\. Name one of face, identity, offline, permissive, or a TOML file"
+        MetricError,
+        match=r"no metric list 'mine'\. Name one of arcface, face, identity, offline, permissive, or a TOML file",
     ):
         load_metric_list("mine")
 
