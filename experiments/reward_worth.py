@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from dataset.labelled import Split
 from experiments.loop import SHARED
-from experiments.worth_data import FaceSet, Sizes, make_faces, make_pairs, restore, sharpen, to_bytes
+from experiments.worth_data import FaceSet, Sizes, construct, make_faces, make_pairs, restore, sharpen, to_bytes
 from experiments.worth_first import write_first_model
 from experiments.worth_taste import Taste
 from metrics.compute import Request, compute_values
@@ -68,8 +68,10 @@ class Settings:
     sizes: Sizes = field(default_factory=Sizes)
     answers: int = 4000
     val_answers: int = 300
+    constructed: int = 4000
+    """Pairs with another person, which nobody need answer."""
     members: int = 3
-    reward_steps: int = 500
+    reward_steps: int = 300
     refl_steps: int = 50
     reward_weight: float = 0.02
     """Times the reward in its own spreads over the unseen candidates of val."""
@@ -134,7 +136,9 @@ def learn(study: Study, name: str, answers: int | None = None, steps: int | None
     answers = answers or settings.answers
     out = study.folder / f"{name}-{answers}"
     if not (out / "best").is_dir():
-        rows = study.pairs.select("train").rows[:answers] + study.pairs.select("val").rows
+        methods = [method for method in study.candidates["train"] if not method.startswith("other")]
+        made = construct(study.sets["train"], methods, settings.constructed, study.seed)
+        rows = (*study.pairs.select("train").rows[:answers], *study.pairs.select("val").rows, *made)
         members = settings.members if name == "seeing" else 1
         model = write_first_model(study.folder, study.sets["train"].hq, MODES[name], members, study.seed)
         steps = steps or settings.reward_steps

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,7 @@ import torch
 from PIL import Image as PilImage
 from torch import Tensor
 
-from dataset.labelled import LabelledPair, Split
+from dataset.labelled import LabelledPair, Origin, Split
 from experiments.loop import SHARED, SIZE_PX, split_pretraining
 from experiments.worth_taste import Taste, blur
 from refl.restorers.diffusion import DiffusionRestorer
@@ -27,6 +27,7 @@ from reward.data import Pairs, to_tensor
 from training.images import read_image
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+CONSTRUCTED: Origin = "svm"
 NOISE = 0.15
 """Share of the SIMULATED annotator's answers that are drawn by lot."""
 BLUR_PX = 1.0
@@ -177,6 +178,22 @@ def answer(
         a, b = (names[one] for one in rng.permutation(both))
         wins = bool(rng.integers(2)) if rng.random() < noise else bool(liked[a][place] > liked[b][place])
         rows.append(make_row(faces, place, a, b, float(wins), split))
+    return rows
+
+
+def construct(faces: FaceSet, methods: Sequence[str], count: int, seed: int) -> list[LabelledPair]:
+    """Rows that nobody judged: an image of a face against a drawn other person's, by the same or another method.
+
+    Whose face it is says which is better; how sharp either is does not. Each other person is a candidate's file.
+    """
+    rng = np.random.default_rng([seed, count])
+    rows = []
+    for number in range(count):
+        place, other = rng.choice(len(faces.faces), 2, replace=False)
+        a, b = rng.choice(methods, 2)
+        row = make_row(faces, int(place), str(a), str(b), 1.0, "train")
+        key, image = f"{row.source} constructed {number}", faces.path(str(b), int(other))
+        rows.append(replace(row, pair=key, image_b=image, origin=CONSTRUCTED, made_by="other_person"))
     return rows
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from db.errors import UserError
 from reward.model.weights_folder import WeightsFolder, choose_weights_folder
+from runs.licences import write_recorded
 from runs.options import Command, Flag, Input, Options, Output, Place, make_absolute
 from runs.store import record
 from training.settings import choose_folder
@@ -81,6 +82,7 @@ def run_set(options: SetOptions, place: Place) -> None:
     with record(SET, options, place) as (_, run):
         config, rows = make_set(found, pairs, options.spread_weight, device, weights, run.progress)
         write_set(config, options.out)
+        write_recorded(options.out, run.licences)
         run.write_result({"out": str(options.out), "members": rows, "held_out_spread": config.held_out_spread})
     print(format_members(rows))
     print(f"mean spread over members: {config.held_out_spread:.3f} of a member's spread over {config.images:,} images")

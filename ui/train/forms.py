@@ -13,6 +13,8 @@ from refl.evaluate.command import EVALUATE as EVALUATE_RESTORERS
 from refl.pretrain.command import PRETRAIN
 from refl.restore.command import RESTORE
 from refl.tune.command import TRAIN as TUNE
+from reward.combine.command import SET
+from reward.construct.command import CONSTRUCT
 from reward.evaluate.command import EVALUATE as EVALUATE_REWARDS
 from reward.score.command import SCORE
 from reward.train.command import TRAIN as TRAIN_REWARD
@@ -92,6 +94,19 @@ FORMS: dict[str, Form] = {
             "Train a reward model",
             "Learns from labelled pairs to give the image that people prefer the higher reward.",
             "dataset out max_steps batch_size learning_rate validate_every_steps seed",
+        ),
+        _form(
+            CONSTRUCT,
+            "Construct pairs whose answer is known",
+            "Adds pairs to a copy of a dataset, one side of each wrong: another person, odd colours, a blurred eye.",
+            "dataset out kinds per_photo seed",
+            needs_device=False,
+        ),
+        _form(
+            SET,
+            "Combine rewards into a set",
+            "Makes one reward of several models and metrics, which is low where they disagree.",
+            "dataset out model metric spread_weight",
         ),
         _form(
             SCORE,

@@ -58,7 +58,7 @@ def list_choices(session: Session, data: Path) -> dict[str, list[Choice]]:
 
 def _datasets(data: Path, runs: Any) -> Iterator[Choice]:
     for run in runs:
-        folder = artifact_of(data, run) if run.kind == "annotate export" else None
+        folder = artifact_of(data, run) if run.kind in ("annotate export", "reward construct") else None
         if folder and (folder / "pairs.jsonl").is_file():
             rows = read_result(data, run.id).get("rows")
             words = f"run {run.id}: {rows:,} labelled pairs" if isinstance(rows, int) else f"run {run.id}"
@@ -68,7 +68,10 @@ def _datasets(data: Path, runs: Any) -> Iterator[Choice]:
 def _rewards(data: Path, runs: Any) -> Iterator[Choice]:
     seen = set()
     for run in runs:
-        folder = artifact_of(data, run) if run.kind == "reward train" else None
+        folder = artifact_of(data, run) if run.kind in ("reward train", "reward set") else None
+        if folder and folder not in seen and (folder / "set.json").is_file():
+            seen.add(folder)
+            yield Choice(str(folder.absolute()), f"run {run.id}: {folder.name}, a set of rewards")
         if not folder or folder in seen or not (folder / "best" / "config.json").is_file():
             continue
         seen.add(folder)
@@ -148,7 +151,8 @@ def check_reward(value: str, _data: Path) -> str | None:
     what = without_name(value)
     path = Path(what).expanduser()
     if path.is_dir():
-        known = any((folder / "config.json").is_file() for folder in (path, path / "best"))
+        known = (path / "set.json").is_file()
+        known = known or any((folder / "config.json").is_file() for folder in (path, path / "best"))
         return None if known else "This folder is no reward model: it has no config.json, nor a best/ with one."
     if path.is_file() or what in PUBLISHED_REWARDS or what in reward.model.config.preset_names():
         return None

@@ -39,6 +39,8 @@ def inputs_of(kind: str, places: dict[str, str]) -> dict[str, list[str]]:
     """What the kind cannot do without."""
     return {
         "reward train": {"dataset": [places["dataset"]]},
+        "reward construct": {"dataset": [places["dataset"]]},
+        "reward set": {"dataset": [places["dataset"]], "model": [places["frm"], "mine=hps-v2.1"]},
         "reward score": {"scorer": [places["frm"]]},
         "reward evaluate": {"dataset": [places["dataset"]], "scorer": [places["frm"], "mine=hps-v2.1"]},
         "refl pretrain": {"faces": [places["faces"]]},
@@ -128,7 +130,7 @@ def test_a_field_says_its_range_unit_and_choices() -> None:
     assert (UNITS["px"], range_of(fields["degradation.blur_kernel_px"])) == ("pixels", "1 to 255")
     assert (fields["trajectory.gradient_window"].type, fields["trajectory.gradient_window"].length) == ("numbers", 2)
     assert range_of(fields["trajectory.gradient_window"]) == "0 to 999"
-    assert fields["train.on_hacking"].choices == ("warn", "stop", "roll_back")
+    assert fields["train.on_hacking"].choices == ("warn", "stop", "roll_back", "brake")
     assert to_typed(fields["train.learning_rate"], 5e-5) == "5e-05"
     assert to_typed(fields["trajectory.eta"], (0.0, 1.0)) == "0 1"
 
@@ -143,7 +145,12 @@ def test_a_field_says_its_range_unit_and_choices() -> None:
         ("reward train", {"train__learning_rate": "nan"}, "train.learning_rate", "Give 1 or less."),
         ("reward train", {"train__max_steps": "20"}, "train.warmup_steps", "must be below max_steps, 20"),
         ("reward train", {"model__mean": "0 1"}, "model.mean", "Give 3 numbers"),
-        ("reward train", {"model__text_mode": "song"}, "model.text_mode", "Choose one of caption, fixed, learned."),
+        (
+            "reward train",
+            {"model__text_mode": "song"},
+            "model.text_mode",
+            "Choose one of caption, fixed, learned, input, input+learned.",
+        ),
         ("reward train", {"model__prompt": ""}, "model.prompt", "This may not be empty."),
         ("reward train", {"model__prompt": "a\0b"}, "model.prompt", "Remove control characters"),
         ("reward train", {"train__cache_frozen": "yes"}, "train.cache_frozen", "Not a value of type switch."),
