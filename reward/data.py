@@ -124,7 +124,7 @@ def read_pairs(folder: Path) -> list[LabelledPair]:
     file = folder / "pairs.jsonl"
     rows = []
     try:
-        with open(file, encoding="utf-8") as stream:
+        with open(file, encoding="utf-8-sig") as stream:  # an editor of Windows may have put a mark first
             for number, text in enumerate(stream, 1):
                 try:
                     rows.append(_to_row(folder, PairLine.model_validate_json(text)))

@@ -26,6 +26,7 @@ from runs.store import LIVE_STATES, artifact_of, run_folder
 GROUPS = {
     "annotate fit": "labeler",
     "annotate export": "dataset",
+    "reward construct": "dataset",
     "reward train": "reward",
     "refl train": "restorer",
     "refl pretrain": "restorer",
@@ -258,8 +259,10 @@ def _to_json(node: Node, nodes: Mapping[str, Node]) -> dict[str, Any]:
         judgments = judgments.join(one.own)
     labels = dict(node.labels)
     if not labels:
-        for one in behind:
-            if one.group == "dataset":
+        datasets = [one for one in behind if one.group == "dataset"]
+        within = {older.id for one in datasets for older in ancestors(one, nodes)}  # their labels are in a newer one
+        for one in datasets:
+            if one.id not in within:
                 for origin, count in one.labels.items():
                     labels[origin] = labels.get(origin, 0) + count
     counts = judgments.count()

@@ -57,6 +57,8 @@ def list_variants(config: ReflConfig, with_labels: bool) -> list[Variant]:
         variants.append(Variant("no structure", ("--structure-weight=0",)))
     if config.loss.perceptual_weight:
         variants.append(Variant("no perceptual", ("--perceptual-weight=0",)))
+    if config.loss.identity_weight:
+        variants.append(Variant("no identity term", ("--identity-weight=0",)))
     if config.loss.regularizer_weight:
         variants.append(Variant("no regularizer", ("--regularizer-weight=0",)))
     if config.live_reward.reward_every_steps:

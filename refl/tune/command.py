@@ -137,6 +137,7 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
     from refl.restorers.feedforward import FeedForwardRestorer
     from refl.restorers.load import ADAPTERS, get_restorer_files, load_restorer
     from refl.tune.data import leave_out_held_out
+    from refl.tune.identity import check_identity
     from refl.tune.setup import Material, check_face_captions, check_reward_input
     from refl.tune.train import train
     from reward.data import load_dataset
@@ -145,6 +146,8 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
     from training.processes import leave_processes
 
     config = options.config
+    if config.loss.identity_weight:
+        check_identity()
     found = find_scorer(options.reward, weights)
     faces, held_out = choose_faces(options, place)
     pairs = load_dataset(options.dataset) if options.dataset else None
@@ -186,9 +189,11 @@ def format_result(result: dict[str, Any], out: Path) -> str:
 
 
 def list_used(options: ReflTrainOptions) -> list[dict[str, str]]:
-    """What it uses besides its inputs: LPIPS, where that is the perceptual term."""
-    is_lpips = options.loss.perceptual == "lpips" and options.loss.perceptual_weight
-    return [{"kind": "metric", "value": "lpips-vgg"}] if is_lpips else []
+    """What it uses besides its inputs: LPIPS, where that is the perceptual term, and the identity term's network."""
+    loss = options.loss
+    lpips = loss.perceptual == "lpips" and loss.perceptual_weight
+    used = [{"kind": "metric", "value": "lpips-vgg"}] if lpips else []
+    return used + ([{"kind": "face network", "value": "dlib"}] if loss.identity_weight else [])
 
 
 TRAIN = Command(

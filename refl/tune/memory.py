@@ -7,6 +7,7 @@ the reward model and a check of held-out faces run as in training, with two step
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import vgg16
 
+from metrics.face_network import FaceNetwork
 from refl.published.shapes import STABLE_DIFFUSION, STABLE_DIFFUSION_VAE, make_autoencoder, make_control, make_unet
 from refl.restorers import lora
 from refl.restorers.diffbir import VERSIONS
@@ -24,6 +26,7 @@ from refl.restorers.surface import HeldPrompt
 from refl.restorers.tiny import SHIPPED, make_tiny, read_tiny_config
 from refl.tune.config import LiveRewardConfig, ReflConfig
 from refl.tune.data import DegradedFaces, Face
+from refl.tune.identity import compute_identity_loss
 from refl.tune.live_reward import choose_inputs, compute_rewards
 from refl.tune.perceptual import PerceptualLoss, load_perceptual
 from refl.tune.sampling import Plan
@@ -105,6 +108,7 @@ def build_training(
         live=live,
         frozen_reward=frozen_reward,
         perceptual=make_perceptual(config, device) if config.loss.perceptual_weight else None,
+        identity=make_identity(device) if config.loss.identity_weight else None,
         faces=faces,
         images=DegradedFaces(faces, 0, config.degradation, 0),
         embedding=material.restorer.encode_prompts([""]),
@@ -141,6 +145,8 @@ def name_parts(count: MemoryCount, training: Training) -> None:
         count.name("ControlNet before training", training.frozen_control)
     if isinstance(perceptual := getattr(training.perceptual, "__self__", None), nn.Module):
         count.name("perceptual distance", perceptual)
+    if training.identity is not None:
+        count.name("face network", training.identity.args[0])
     count.name("reward model before training", training.frozen_reward)
     count.name("reward model", live.model)
     live.rest()
@@ -195,6 +201,11 @@ def make_perceptual(config: ReflConfig, device: str) -> PerceptualLoss:
     if config.loss.perceptual == "gmsd":
         return load_perceptual("gmsd", device)
     return _Lpips().to(device).compute
+
+
+def make_identity(device: str) -> partial[Tensor]:
+    """The identity term, its network without the file."""
+    return partial(compute_identity_loss, FaceNetwork().to(device).requires_grad_(False))
 
 
 def build_restorer(asked: str) -> DiffusionRestorer | OSEDiff:

@@ -30,6 +30,7 @@ from refl.restorers.lora import TRAINED_FILE
 from refl.restorers.osediff import TIMESTEP, OSEDiff
 from refl.tune.config import ReflConfig
 from refl.tune.data import DegradedFaces, Face, check_faces, stack
+from refl.tune.identity import IdentityLoss, load_identity
 from refl.tune.live_reward import LiveReward, copy_for_learning
 from refl.tune.monitor import Monitor, choose_judges, to_bytes
 from refl.tune.perceptual import PerceptualLoss, load_perceptual
@@ -89,6 +90,7 @@ class Training:
     frozen_reward: RewardModel | RewardSet
     """As training began; the live one itself where it never learns."""
     perceptual: PerceptualLoss | None
+    identity: IdentityLoss | None
     faces: Sequence[Face]
     images: DegradedFaces
     embedding: Tensor
@@ -142,6 +144,7 @@ def list_terms(config: ReflConfig) -> list[str]:
         "reward": loss.reward_weight,
         "structure": loss.structure_weight,
         "perceptual": loss.perceptual_weight,
+        "identity": loss.identity_weight,
         "regularizer": loss.regularizer_weight,
     }
     return [name for name, weight in weights.items() if weight]
@@ -179,6 +182,7 @@ def start(material: Material, config: ReflConfig, out: Path) -> Training:
         live=live,
         frozen_reward=frozen_reward,
         perceptual=load_perceptual(config.loss.perceptual, device) if config.loss.perceptual_weight else None,
+        identity=load_identity(device) if config.loss.identity_weight else None,
         faces=material.faces,
         images=DegradedFaces(material.faces, size_px, config.degradation, config.train.seed),
         embedding=restorer.encode_prompts([restorer.use.prompt]),
@@ -451,6 +455,8 @@ def list_optimized(material: Material, config: ReflConfig) -> set[str]:
     found: set[str] = set()
     if loss.perceptual_weight:
         found.add(loss.perceptual)
+    if loss.identity_weight:
+        found.add("identity")
     if loss.reward_weight and isinstance(material.reward, RewardSet):
         found |= material.reward.optimized_metrics
     return found

@@ -1,4 +1,4 @@
-"""Fine-tune a restorer by the gradient of a reward, held by a structural, a perceptual and a regularizing term.
+"""Fine-tune a restorer by the gradient of a reward, held by terms of structure, perception, identity and change.
 
 One plain function, the same on a CPU, one GPU, many, and many hosts. Every random number follows from the seed, the
 step and the face's place, so that a training that is continued is the one that was never stopped, and micro-batches and
@@ -276,6 +276,9 @@ def compute_terms(
         terms["structure"] = loss.structure_weight * compute_structure_loss(restored, part.hq)
     if training.perceptual:
         terms["perceptual"] = loss.perceptual_weight * training.perceptual(restored, part.hq)
+    if training.identity:
+        other = part.hq if loss.identity_to == "hq" else part.lq
+        terms["identity"] = loss.identity_weight * training.identity(restored, other)
     if loss.regularizer_weight:
         terms["regularizer"] = loss.regularizer_weight * pull * compute_change(outcome.compared, outcome.reference)
     finite = torch.isfinite(torch.stack(list(terms.values()))).all(dim=1).tolist()

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from db.errors import UserError
+from db.records import SIMULATED
 from metrics.accuracy import bootstrap_share, compute_credit
 from reward.data import Pairs, to_tensor
 from reward.model.captions import check_captions
@@ -83,7 +84,8 @@ def choose_rows(pairs: Pairs, split: Literal["train", "val", "test"], found: Fou
     Raises:
         UserError: there are none, or they lack captions or photos that members need.
     """
-    rows = pairs.select(split).rows
+    # A constructed pair's planted fault is no image of a restorer, whose scale is measured.
+    rows = [row for row in pairs.select(split).rows if row.origin != "constructed"]
     if len(rows) < 2:
         raise UserError(f"{pairs.path} has {len(rows)} labelled pairs in split {split}; scales need two or more.")
     drawn = np.random.default_rng(0).permutation(len(rows))[: MAX_IMAGES // 2]
@@ -184,7 +186,10 @@ def measure_pairs(reward: RewardSet, pairs: Pairs, device: str, progress: Callab
 
 
 def measure_accuracy(values: Array, pairs: Pairs) -> dict[str, float | int]:
-    """How often (2, pairs) rewards say what people's labels say that are no ties, with its interval over photos."""
+    """How often (2, pairs) rewards say what people's labels say that are no ties, with its interval over photos.
+
+    `simulated` of the n labels are of programs that answered as people would.
+    """
     rows = pairs.rows
     decided = np.array([row.origin == "human" and row.p_a != 0.5 for row in rows])
     if not decided.any():
@@ -192,7 +197,8 @@ def measure_accuracy(values: Array, pairs: Pairs) -> dict[str, float | int]:
     p_a, weight = (np.array([getattr(row, name) for row in rows])[decided] for name in ("p_a", "weight"))
     credit = compute_credit((values[0] - values[1])[decided], p_a)
     accuracy, low, high = bootstrap_share(credit, weight, np.array([row.source for row in rows])[decided])
-    return {"accuracy": accuracy, "low": low, "high": high, "n": int(decided.sum())}
+    simulated = sum(row.made_by.endswith(SIMULATED) for row, counts in zip(rows, decided, strict=True) if counts)
+    return {"accuracy": accuracy, "low": low, "high": high, "n": int(decided.sum()), "simulated": simulated}
 
 
 def write_set(config: SetConfig, folder: Path) -> None:

@@ -98,7 +98,8 @@ def format_members(rows: list[dict[str, Any]]) -> str:
 def _format_accuracy(row: dict[str, Any]) -> str:
     if not row["n"]:
         return "no labels by people to measure on"
-    return f"accuracy {row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}] on {row['n']:,} labels by people"
+    whose = f"labels, {row['simulated']:,} of SIMULATED annotators" if row["simulated"] else "labels by people"
+    return f"accuracy {row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}] on {row['n']:,} {whose}"
 
 
 SET = Command(

@@ -29,7 +29,7 @@ def read_judgments(dataset: Path) -> pd.DataFrame:
     file = dataset / "judgments.jsonl"
     rows: list[dict[str, Any]] = []
     if file.exists():
-        with open(file, encoding="utf-8") as stream:
+        with open(file, encoding="utf-8-sig") as stream:
             for number, text in enumerate(stream, 1):
                 try:
                     line = json.loads(text)

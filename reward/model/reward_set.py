@@ -119,7 +119,7 @@ def measure(metric: str, images: Tensor, inputs: Tensor | None) -> Tensor:
             assert inputs is not None
             reference = F.interpolate(inputs.float(), images.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
         values = load_differentiable(metric, str(images.device))(images, reference).reshape(len(images))
-    return -values if is_lower_better(metric) else values
+    return (-values if is_lower_better(metric) else values).float()
 
 
 def find_reward(what: str, weights_dir: Path | None = None) -> tuple[Path | None, RewardConfig]:

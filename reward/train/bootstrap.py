@@ -53,7 +53,7 @@ def read_people(dataset: Path) -> dict[str, str]:
     file, people = dataset / "judgments.jsonl", {}
     if not file.is_file():
         return {}
-    with open(file, encoding="utf-8") as stream:
+    with open(file, encoding="utf-8-sig") as stream:
         for number, text in enumerate(stream, 1):
             try:
                 line = json.loads(text)

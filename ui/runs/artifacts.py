@@ -37,7 +37,7 @@ def list_checkpoints(data: Path, run: Run) -> list[dict[str, Any]]:
         return [_checkpoint(str(name), file, LABELER_USES, str(name))] if name and file.is_file() else []
     if folder is None or not folder.is_dir():
         return []
-    if run.kind == "annotate export":
+    if run.kind in ("annotate export", "reward construct"):
         return [_checkpoint(folder.name, folder, DATASET_USES)] if (folder / "pairs.jsonl").is_file() else []
     if run.kind == "refl pretrain":
         return [_checkpoint(folder.name, folder, BASE_USES)] if (folder / "model.safetensors").is_file() else []

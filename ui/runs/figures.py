@@ -78,6 +78,7 @@ COUNTS = {
     "annotate measure": ("values", "values"),
     "annotate label": ("labelled", "labels"),
     "annotate export": ("rows", "rows"),
+    "reward construct": ("rows", "pairs added"),
     "refl restore": ("restored", "faces"),
     "reward score": ("scored", "images"),
 }

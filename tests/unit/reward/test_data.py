@@ -59,3 +59,11 @@ def test_a_missing_damaged_or_changed_image_is_named_before_training(make_datase
 def test_no_dataset_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a dataset.*python -m annotate export"):
         load_dataset(tmp_path)
+
+
+def test_rows_that_an_editor_of_windows_saved_are_the_same(make_dataset: Callable[..., Path]) -> None:
+    folder = make_dataset(6)
+    before = load_dataset(folder).fingerprint
+    file = folder / "pairs.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_dataset(folder).fingerprint == before

@@ -11,7 +11,7 @@ import pytest
 
 from db.models import Run, RunState
 from db.session import Database
-from runs.lineage import ancestors, find_folders, find_parents, load_lineage, make_nodes
+from runs.lineage import _to_json, ancestors, find_folders, find_parents, load_lineage, make_nodes
 from runs.lineage_judgments import Judgments, hash_all
 from runs.store import artifact_of, run_folder
 
@@ -198,3 +198,18 @@ def test_joined_judgments() -> None:
     one, other = Judgments(hash_all(["a", "b"]), hash_all(["x"])), Judgments(hash_all(["b", "c"]), at_least=(1, 4))
     assert one.join(other).count() == {"human": 3, "simulated": 4}
     assert np.array_equal(hash_all(["b", "a", "a"]), hash_all(["a", "b"]))
+
+
+def test_labels_of_a_dataset_and_of_its_copy_with_constructed_pairs_are_counted_once(data: Path) -> None:
+    first, second, model = (str(data / name) for name in ("dataset", "constructed", "model"))
+    of_people = {"origins": {"human": 7}, "made_by": {"majority": 7}}
+    both = {"origins": {"human": 7, "constructed": 4}, "made_by": {"majority": 7, "blurred_eye": 4}}
+    runs = [
+        make_run(data, 1, "annotate export", {"out": first}, result={"out": first, **of_people}),
+        make_run(data, 2, "reward construct", {"dataset": first, "out": second}, result={"out": second, **both}),
+        make_run(data, 3, "reward train", {"dataset": second, "out": model}),
+    ]
+    nodes = make_nodes(runs, data)
+    assert [node.group for node in nodes.values()] == ["dataset", "dataset", "reward"]
+    assert nodes["run-3"].parents == ["run-2"]
+    assert _to_json(nodes["run-3"], nodes)["labels"] == {"human": 7, "constructed": 4}

@@ -20,7 +20,7 @@ import { LATER_MS, addStyle, here, readHash, useAs, watch } from "./watch.js";
  * @property {{name: string, value: string} | null} figure
  * @property {boolean} simulated whether simulated annotators judged what it came from
  * @property {{human?: number, simulated?: number, people?: number, programs?: number}} judgments
- * @property {{human?: number, svm?: number}} labels
+ * @property {{human?: number, svm?: number, constructed?: number}} labels
  * @property {string[]} parents ids of what it was made from
  * @property {string[]} children ids of what was made with it
  *
@@ -207,9 +207,13 @@ function judgmentWords(node, brief = false) {
  * @param {Node} node
  */
 function labelWords(node) {
-  const { human = 0, svm = 0 } = node.labels;
+  const { human = 0, svm = 0, constructed = 0 } = node.labels;
   const from = !node.simulated ? "by people" : node.judgments.human ? "from judgments" : "from simulated judgments";
-  return [...(human ? [`${count(human)} ${from}`] : []), ...(svm ? [`${count(svm)} by the SVM`] : [])].join(" + ");
+  return [
+    ...(human ? [`${count(human)} ${from}`] : []),
+    ...(svm ? [`${count(svm)} by the SVM`] : []),
+    ...(constructed ? [`${count(constructed)} constructed`] : []),
+  ].join(" + ");
 }
 
 /** @param {Node} node */

@@ -172,6 +172,7 @@ def test_a_setting_that_was_not_known_then_is_as_by_default(
 ) -> None:
     def forget(record: dict[str, Any]) -> None:
         del record["config"]["train"]["weight_decay"], record["config"]["loss"]["use_prompt"]
+        del record["config"]["loss"]["identity_weight"], record["config"]["loss"]["identity_to"]
         del record["config"]["trajectory"]["start_fraction"], record["restorer"]["eta"]
         record["config"]["train"]["of_long_ago"] = 3
         record["restorer"]["also_of_long_ago"] = True

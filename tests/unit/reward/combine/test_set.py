@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,13 @@ import pytest
 import torch
 
 from db.errors import UserError
+from db.records import SIMULATED
 from reward.__main__ import main
-from reward.data import to_tensor
+from reward.combine.combine import Found, choose_rows
+from reward.data import load_dataset, to_tensor
 from reward.model.checkpoint import save_model
 from reward.model.model import RewardModel
-from reward.model.reward_set import RewardSet, compute_reward_version, compute_spread, find_reward, load_reward
+from reward.model.reward_set import RewardSet, compute_reward_version, compute_spread, find_reward, load_reward, measure
 from reward.model.set_config import read_set
 from reward.score.scorer import load_scorer, score_apart
 from tests.unit.reward.model.test_input import draw_images, shake_heads
@@ -95,6 +98,16 @@ def test_gradient_reaches_the_pixels_through_every_member(made: Path) -> None:
         assert images.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("metric", ["psnr", "ssim", "gmsd"])
+def test_metrics_are_float32_higher_better_and_take_inputs_of_another_size(metric: str) -> None:
+    images = draw_images(count=2)
+    blurred = torch.nn.functional.avg_pool2d(images, 3, 1, 1)
+    same, worse = measure(metric, images, images), measure(metric, blurred, images)
+    assert same.dtype == torch.float32
+    assert (same > worse).all()
+    assert measure(metric, images, draw_images(count=2, size_px=48)).shape == (2,)
+
+
 def test_scorer_takes_it_with_images_of_all_sizes(made: Path) -> None:
     scorer = load_scorer(f"all={made}", "cpu")
     rng = np.random.default_rng(0)
@@ -137,7 +150,7 @@ def test_damaged_file_is_one_line(made: Path, text: str, said: str) -> None:
         find_reward(str(made))
 
 
-@pytest.mark.parametrize(
+CANNOT = pytest.mark.parametrize(
     ("words", "said"),
     [
         ([], "No member is named"),
@@ -150,6 +163,25 @@ def test_damaged_file_is_one_line(made: Path, text: str, said: str) -> None:
         (["--model", "{seeing}", "--metric", "psnr", "--reference", "lq"], "all 8 pairs lack it"),
     ],
 )
+
+
+def test_labels_of_simulated_annotators_are_called_so(
+    make_model: Callable[..., RewardModel],
+    make_dataset: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_model(shake_heads(make_model(text_mode="learned", members=2)), tmp_path / "two")
+    for made_by in ("majority", f"majority{SIMULATED}"):
+        dataset = make_dataset(name=made_by, change=lambda row, made_by=made_by: row.update(made_by=made_by))
+        words = ["set", "--model", str(tmp_path / "two"), "--dataset", str(dataset), "--device", "cpu"]
+        assert main([*words, "--data", str(tmp_path / "data"), "--out", str(tmp_path / f"{made_by} set")]) == 0
+        said = capsys.readouterr().out
+        assert ("on 8 labels, 8 of SIMULATED annotators" in said) == made_by.endswith(SIMULATED)
+        assert ("on 8 labels by people" in said) != made_by.endswith(SIMULATED)
+
+
+@CANNOT
 def test_what_cannot_be_a_set_is_one_line_and_nothing_is_written(
     words: list[str],
     said: str,
@@ -158,8 +190,6 @@ def test_what_cannot_be_a_set_is_one_line_and_nothing_is_written(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import re
-
     save_model(make_model(text_mode="input"), tmp_path / "seeing")
     save_model(make_model(text_mode="learned"), tmp_path / "blind")
     places = {name: str(tmp_path / name) for name in ("seeing", "blind")}
@@ -170,3 +200,12 @@ def test_what_cannot_be_a_set_is_one_line_and_nothing_is_written(
     assert code != 0
     assert re.search(said, capsys.readouterr().err)
     assert not (tmp_path / "set").exists()
+
+
+def test_planted_faults_have_no_part_in_the_scales(make_dataset: Callable[..., Path]) -> None:
+    def mark(row: dict[str, Any]) -> None:
+        row["origin"] = "constructed" if row["pair"].endswith("-1") else "human"
+
+    found = Found({}, ("psnr",), needs_input=False, input_photo="lq", text_mode="fixed", prompt="")
+    chosen = choose_rows(load_dataset(make_dataset(6, change=mark)), "train", found, use_prompt=False)
+    assert [row.pair for row in chosen.rows] == ["000-0", "001-0", "002-0", "003-0"]
