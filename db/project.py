@@ -76,11 +76,11 @@ class ProjectSettings(BaseModel):
     lease_seconds: int = Field(
         300, ge=10, le=86_400, description="Seconds that a shown pair is reserved for its person"
     )
-    order: Literal["random", "uncertain", "disagreement", "diverse", "information", "mixed"] = Field(
+    order: Literal["random", "uncertain", "disagreement", "spread", "diverse", "information", "mixed"] = Field(
         "random",
         description="Pairs to show first: any, those where the labeler is unsure, those where labelers fitted on "
-        "parts of the photos disagree, little judged photos and methods, what tells most of the methods' ranking, or "
-        "each of the first three by chance",
+        "parts of the photos disagree, those where a stored reward's members do (spread), little judged photos and "
+        "methods, what tells most of the methods' ranking, or uncertain, disagreement and diverse by chance",
     )
     random_share: float = Field(
         0.2, ge=0.05, le=1, description="Share of random pairs in an active order; accuracy is measured on them"

@@ -348,7 +348,7 @@ def _pick_queued(turn: _Turn, queue: Queue) -> Lease | None:
     listed = turn.session.connection().scalar(ANY_SHORTLIST) is not None
     if settings.order == "random" or not listed:
         return _pick_at_random(turn, queue, listed=listed)
-    active = rng.choice(ACTIVE_ORDERS) if settings.order == "mixed" else Picked(settings.order)
+    active = rng.choice(ACTIVE_ORDERS) if settings.order == "mixed" else choose_picked(settings.order)
     picks = [active, Picked.leftover, Picked.random]
     if rng.random() < settings.random_share:
         picks = [Picked.random, active, Picked.leftover]
@@ -360,6 +360,11 @@ def _pick_queued(turn: _Turn, queue: Queue) -> Lease | None:
         if found is not None:
             return _make_lease(turn, queue, found, picked)
     return None
+
+
+def choose_picked(order: str) -> Picked:
+    """Why pairs of an active order are shown, as is kept: a spread is the disagreement of another committee."""
+    return Picked.disagreement if order == "spread" else Picked(order)
 
 
 def _pick_at_random(turn: _Turn, queue: Queue, *, listed: bool) -> Lease | None:

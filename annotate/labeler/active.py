@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session, aliased
 from annotate.ingest.image_files import batches
 from annotate.judging.pairs import SHUFFLE_RANGE
 from annotate.labeler.information import estimate_scale, gain_of_pairs, rank_information
+from annotate.labeler.spread import load_spreads
 from annotate.labeler.svm import Labeler, Training, compute_p_a, fit_bag
 from annotate.measure.vectors import load_differences
 from annotate.report.rank import load_answers
@@ -207,19 +208,23 @@ def load_judged(session: Session) -> tuple[Array, Array]:
 
 
 def make_shortlists(
-    session: Session, labeler: Labeler, bag: Sequence[Labeler], seed: int = 0
+    session: Session, labeler: Labeler, bag: Sequence[Labeler], seed: int = 0, *, by_spread: bool = False
 ) -> dict[Picked, list[int]]:
     """Ids of the waiting pairs that each active order would show next, best first, SHORTLIST_LENGTH at most.
+
+    With `by_spread` the disagreement is that of a reward's members, see `load_spreads`, not of labelers.
 
     A pair that lacks a metric value is on the lists of diverse pairs and of information only.
     """
     candidates = load_candidates(session, MAX_CANDIDATES, seed)
     sources = candidates.sources
     differences = load_differences(session, labeler.columns, candidates.pair_ids.tolist())
-    bagged = np.array([compute_p_a(one, differences) for one in bag])
+    disagreed = rank_disagreement(np.array([compute_p_a(one, differences) for one in bag]))
+    if by_spread:
+        disagreed = _smallest_first(-load_spreads(session, candidates.pair_ids.tolist()))
     ranked = {
         Picked.uncertain: spread_sources(rank_uncertain(compute_p_a(labeler, differences)), sources),
-        Picked.disagreement: spread_sources(rank_disagreement(bagged), sources),
+        Picked.disagreement: spread_sources(disagreed, sources),
         Picked.diverse: rank_diverse(sources, candidates.method_pairs, *load_judged(session), SHORTLIST_LENGTH),
         Picked.information: rank_by_scale(session, _split_methods(candidates.method_pairs), seed),
     }
@@ -324,7 +329,7 @@ def load_judged_tasks(session: Session) -> tuple[Array, Array]:
 
 
 def make_task_shortlists(
-    session: Session, labeler: Labeler, bag: Sequence[Labeler], seed: int = 0
+    session: Session, labeler: Labeler, bag: Sequence[Labeler], seed: int = 0, *, by_spread: bool = False
 ) -> dict[Picked, list[int]]:
     """Ids of the waiting tasks that each active order would show next, best first, SHORTLIST_LENGTH at most.
 
@@ -335,7 +340,10 @@ def make_task_shortlists(
     tasks = load_tasks(session, MAX_TASKS, seed)
     differences = load_differences(session, labeler.columns, tasks.pair_ids.tolist())
     margin = tasks.average(np.abs(compute_p_a(labeler, differences) - 0.5))
-    disagreement = tasks.average(compute_disagreement(np.array([compute_p_a(one, differences) for one in bag])))
+    disagreed = compute_disagreement(np.array([compute_p_a(one, differences) for one in bag]))
+    if by_spread:
+        disagreed = load_spreads(session, tasks.pair_ids.tolist())
+    disagreement = tasks.average(disagreed)
     ranked = {
         Picked.uncertain: spread_sources(_smallest_first(margin), tasks.sources),
         Picked.disagreement: spread_sources(_smallest_first(-disagreement), tasks.sources),
@@ -366,7 +374,7 @@ def replace_shortlists(
 
 
 def write_shortlists(
-    database: Database, labeler: Labeler, training: Training, seed: int = 0
+    database: Database, labeler: Labeler, training: Training, seed: int = 0, *, by_spread: bool = False
 ) -> dict[Picked, list[int]]:
     """Rank the waiting pairs and tasks by every active order and store the best, for the labelling page to show.
 
@@ -374,14 +382,15 @@ def write_shortlists(
 
     Args:
         training: what the labeler was fitted on; the bag is fitted on parts of it.
+        by_spread: whether disagreement is that of a stored reward's members.
     Returns:
         the pair ids of each list.
     """
     bag = fit_bag(training, labeler, seed=seed)
     with database.read() as session:
-        shortlists = make_shortlists(session, labeler, bag, seed)
+        shortlists = make_shortlists(session, labeler, bag, seed, by_spread=by_spread)
         any_task = session.scalar(select(Task.id).limit(1)) is not None
-        of_tasks = make_task_shortlists(session, labeler, bag, seed) if any_task else {}
+        of_tasks = make_task_shortlists(session, labeler, bag, seed, by_spread=by_spread) if any_task else {}
     with database.write() as session:
         replace_shortlists(session, shortlists, of_tasks)
     return shortlists

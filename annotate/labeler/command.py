@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from annotate.labeler.settings import FitSettings
-from db.models import Split
+from db.models import Picked, Split
 from db.project import load_settings
 from runs.options import Command, Input, Options, Place
 from runs.progress import show_progress
@@ -18,6 +18,11 @@ LATEST = "latest"
 UNKNOWN_GROUPS = (
     "This labeler is of an earlier version, which did not keep whose photos the answers are of: they were counted as "
     "if each were of another person. Fit anew for a confidence that holds."
+)
+
+NO_SPREAD = (
+    "The order is spread, but no waiting pair has a stored spread: score with a reward of several members (python -m "
+    "reward score), then fit again."
 )
 
 
@@ -31,7 +36,10 @@ def run_fit(settings: FitSettings, place: Place) -> None:
         with database.read() as session:
             project = load_settings(session)
         if project.order != "random":
-            write_shortlists(database, labeler, training, seed=settings.seed)
+            by_spread = project.order == "spread"
+            listed = write_shortlists(database, labeler, training, seed=settings.seed, by_spread=by_spread)
+            if by_spread and not listed[Picked.disagreement]:
+                summary["notes"] = [*summary["notes"], NO_SPREAD]
         run.write_result({"out": str(run.folder), "labeler": summary["labeler"]})
     print(format_fit(summary))
     print(f"report: {run.folder}")

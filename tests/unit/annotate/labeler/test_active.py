@@ -30,9 +30,10 @@ from annotate.labeler.active import (
 )
 from annotate.labeler.settings import FitSettings
 from annotate.labeler.svm import Training, compute_p_a, fit_bag, fit_labeler
-from db.models import Pair, Picked, Shortlist, Source, Split, Task
+from db.models import Candidate, Pair, Picked, Shortlist, Source, Split, Task
 from db.project import ProjectSettings
-from tests.making import add_candidates
+from db.records import add_metric_value
+from tests.making import add_candidates, add_image_row
 
 
 def test_uncertain_takes_the_smallest_margin_first():
@@ -161,6 +162,33 @@ def test_shortlists_hold_the_best_of_each_order_and_nothing_reserved(session, pr
     of = {pair.id: pair.source_id for pair in project}
     first = [of[pair_id] for pair_id in lists[Picked.diverse][:20]]
     assert len(set(first)) == 20, "no photo twice before every photo was taken once"
+
+
+def test_pairs_whose_rewards_are_unsure_come_first(session, project, known, people):
+    bag = fit_bag(known.training, known.labeler)
+    assert make_shortlists(session, known.labeler, bag, by_spread=True)[Picked.disagreement] == []  # none is stored
+    lq, replaced = add_image_row(session, "a" * 64), add_image_row(session, "b" * 64)
+    session.flush()
+    spread_of = {}
+    for candidate in session.scalars(select(Candidate).order_by(Candidate.id)):
+        candidate.source.lq_image_id = lq.id
+        value = spread_of[candidate.id] = float((candidate.id * 37) % 101)
+        for version, reference, said in (("1", lq, -value), ("2", lq, value), ("2", replaced, 999.0)):
+            values = {"value": said, "raw_value": said, "reference": reference.sha256}
+            add_metric_value(session, candidate.image, "spread-mine", f"reward {version}", **values)
+    session.flush()
+    lists = make_shortlists(session, known.labeler, bag, by_spread=True)
+    expected = {pair.id: np.hypot(spread_of[pair.a_id], spread_of[pair.b_id]) for pair in project if not pair.reserved}
+    listed = lists[Picked.disagreement]
+    assert set(listed) == set(expected)
+    assert listed[0] == max(expected, key=lambda pair_id: expected[pair_id])
+    assert lists[Picked.uncertain] == make_shortlists(session, known.labeler, bag)[Picked.uncertain]
+    replace_shortlists(session, lists)
+    settings = ProjectSettings(order="spread", random_share=0.05, repeat_share=0, gold_share=0)
+    leases = lease_pairs(session, people[0].id, settings, random.Random(1), count=5, holding=[])
+    shown = [lease.pair_id for lease in leases if lease.picked is Picked.disagreement]
+    assert len(shown) >= 4
+    assert shown == listed[: len(shown)]
 
 
 def test_lists_are_cut_and_replaced_whole(session, project, known, monkeypatch):
