@@ -54,6 +54,8 @@ ARMS = ("holding", "blind", "seeing", "set", "oracle")
 """Beside the base. `holding` has no reward; `set` is the seeing model's heads, less their spread, with the brake."""
 MODES = {"blind": "learned", "seeing": "input+learned"}
 """The text mode of each reward model."""
+IN_SET = ("seeing", "blind")
+"""Reward models whose heads are the set."""
 SPREAD_WEIGHT = 1.0
 SHIFT = 3
 """Places to the other person of the pairs `sharper but another person`; inputs are shuffled by twice as many."""
@@ -70,10 +72,11 @@ class Settings:
     val_answers: int = 300
     constructed: int = 4000
     """Pairs with another person, which nobody need answer."""
+    constructed_weight: float = 1.0
     members: int = 3
     reward_steps: int = 300
     refl_steps: int = 50
-    reward_weight: float = 0.02
+    reward_weight: float = 0.012
     """Times the reward in its own spreads over the unseen candidates of val."""
     learning_rate: float = 2e-4
 
@@ -148,7 +151,9 @@ def learn(study: Study, name: str, answers: int | None = None, steps: int | None
             learning_rate=1e-3,
             warmup_steps=max(1, min(30, steps // 4)),
             weight_decay=0.05,
+            constructed_weight=settings.constructed_weight,
             validate_every_steps=max(1, steps // 4),
+            log_every_steps=max(1, steps // 12),
             checkpoint_every_steps=10 * steps,
             workers=0,
             seed=study.seed,
@@ -186,39 +191,32 @@ def _spread(values: list[Tensor]) -> float:
     return float(torch.stack(values).std(dim=0).mean())
 
 
-def make_set(study: Study, model: RewardModel) -> RewardSet:
-    """The heads of a model as a reward set, in one scale by val's candidates."""
-    faces, config = study.sets["val"], model.config
-    with torch.no_grad():
-        parts = [
-            model.compute_members(images, [None] * len(images), faces.lq) for images in study.candidates["val"].values()
-        ]
-    given = torch.cat(parts, dim=1)
-    version, centers, scales = compute_version(model), given.mean(dim=1), given.std(dim=1)
-    members = tuple(
-        Member(
-            name=name,
-            model="seeing",
-            head=head,
-            version=version,
-            center=float(centers[head]),
-            scale=float(scales[head]),
-        )
-        for head, name in enumerate(name_heads("seeing", config))
-    )
-    scaled = (given - centers[:, None]) / scales[:, None]
+def make_set(study: Study, models: dict[str, RewardModel]) -> RewardSet:
+    """The heads of models as one reward set, in one scale by val's candidates."""
+    faces = study.sets["val"]
+    members, given = [], []
+    for name, model in models.items():
+        with torch.no_grad():
+            parts = [
+                model.compute_members(images, [None] * len(images), faces.lq)
+                for images in study.candidates["val"].values()
+            ]
+        rewards, version = torch.cat(parts, dim=1), compute_version(model)
+        for head, (called, values) in enumerate(zip(name_heads(name, model.config), rewards, strict=True)):
+            center, scale = float(values.mean()), float(values.std())
+            members.append(Member(name=called, model=name, head=head, version=version, center=center, scale=scale))
+            given.append((values - center) / scale)
     settings = SetConfig(
-        members=members,
+        members=tuple(members),
         spread_weight=SPREAD_WEIGHT,
-        unit=float(scales.mean()),
-        logit_scale=float(model.logit_scale),
-        held_out_spread=float(compute_spread(scaled).mean()),
-        images=given.shape[1],
+        unit=float(np.mean([member.scale for member in members])),
+        logit_scale=float(np.mean([float(model.logit_scale) for model in models.values()])),
+        held_out_spread=float(compute_spread(torch.stack(given)).mean()),
+        images=len(given[0]),
         dataset="SIMULATED",
-        needs_input=config.needs_input,
-        input_photo=config.input_photo,
+        needs_input=True,
     )
-    return RewardSet(settings, {"seeing": model})
+    return RewardSet(settings, models)
 
 
 def measure_reward(study: Study, name: str, reward: nn.Module) -> None:
@@ -285,6 +283,23 @@ def run_arm(study: Study, arm: str, reward: nn.Module, spread: float, brake: dic
     study.keep({"curve": curve, "seconds": time.monotonic() - began, "hacking": result["hacking"]}, "tuning", arm)
 
 
+def measure_live_cost(study: Study, steps: int = 24) -> None:
+    """Seconds of steps with the reward model's own update and without, of one training that updates at every second."""
+    changes = {
+        "live_reward": {"reward_every_steps": 2, "reward_first_step": 0},
+        "train": {"max_steps": steps, "gradient_norms": False, "monitor_every_steps": 0, "log_every_steps": 1},
+    }
+    for name in MODES:
+        curve: list[dict[str, float]] = []
+        material = Material(load_tiny(), learn(study, name), study.sets["train"].faces, [])
+        tune(material, load_refl_config("tiny-refl", changes), study.folder / f"live-{name}", partial(_note, curve))
+        seconds = [line["seconds_per_step"] for line in curve][2:-1]  # the first warm up, the last writes a checkpoint
+        with_update, without = (float(np.median(seconds[start::2])) for start in (0, 1))
+        study.keep({"with": with_update, "without": without}, "live", name)
+        print(f"{name}: {with_update:.2f} s a step with the live update, {without:.2f} s without: ", end="")
+        print(f"{with_update / without:.2f} times as much", flush=True)
+
+
 def judge_arm(study: Study, arm: str, images: Tensor) -> None:
     """Keep an arm's images of test's faces, what the annotator thinks of each, and the other judges' values."""
     faces = study.sets["test"]
@@ -322,7 +337,7 @@ def run_seed(study: Study, arms: Sequence[str]) -> None:
         measure_reward(study, f"{name}-{study.settings.answers}", model)
         run_arm(study, name, model, measure_spread(study, model))
     if "set" in arms:
-        reward = make_set(study, learn(study, "seeing"))
+        reward = make_set(study, {name: learn(study, name) for name in IN_SET})
         measure_reward(study, f"set-{study.settings.answers}", reward)
         looks = {
             "monitor_every_steps": max(1, study.settings.refl_steps // 3),
@@ -346,7 +361,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the seeds' folders")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--volume", type=int, nargs="*", default=[], help="numbers of answers for the volume curve")
+    parser.add_argument(
+        "--volume",
+        type=int,
+        nargs="*",
+        default=[],
+        help="the seeing arm at these numbers of answers instead",
+    )
+    parser.add_argument("--live", action="store_true", help="what the live update costs a step instead")
     for name, value in vars(Settings()).items():
         if name != "sizes":
             parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
@@ -360,6 +382,8 @@ def main() -> None:
         study = open_study(args.out.absolute(), seed, Settings(**own))
         if args.volume:
             run_volume(study, args.volume)
+        elif args.live:
+            measure_live_cost(study)
         else:
             run_seed(study, args.arms)
         print(f"seed {seed}: {time.monotonic() - began:.0f} s; the annotator is SIMULATED", flush=True)

@@ -27,7 +27,7 @@ from reward.data import Pairs, to_tensor
 from training.images import read_image
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-CONSTRUCTED: Origin = "svm"
+CONSTRUCTED: Origin = "constructed"
 NOISE = 0.15
 """Share of the SIMULATED annotator's answers that are drawn by lot."""
 BLUR_PX = 1.0

@@ -152,7 +152,7 @@ def print_curves(results: Results) -> None:
         print_head(f"{largest} answers, step", *keys.values())
         curves = [result["reward"][largest]["curve"] for result in results.values()]
         for lines in zip(*curves, strict=True):
-            if "val/accuracy" in lines[0]:
+            if set(keys) <= set(lines[0]):
                 cells = [f"{np.mean([line[key] for line in lines]):.3f}" for key in keys]
                 print(f"| {lines[0]['step']} | {' | '.join(cells)} |")
     arms = list_arms(results)

@@ -126,7 +126,7 @@ def test_the_whole_study_runs_and_prints_its_tables(
     own, wrong = faces.lq, faces.lq.roll(1, dims=0)
     assert torch.equal(score(blind, faces.hq, own), score(blind, faces.hq, wrong))
     assert not torch.equal(score(seeing, faces.hq, own), score(seeing, faces.hq, wrong))
-    assert measure_spread(study, make_set(study, seeing)) > 0
+    assert measure_spread(study, make_set(study, {"seeing": seeing})) > 0
     measure_reward(study, "again", seeing)
     again, before = (study.results["reward"][name]["test"]["all"] for name in ("again", "seeing-60"))
     assert again == before
