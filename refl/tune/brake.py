@@ -3,6 +3,8 @@
 The rule, of each check of the monitor in turn:
 
 - keep: the check is not suspicious. What is trained now is the last good checkpoint, `good/` and `tuned/`.
+- wait: it is not, but would be if a quarter of a judge's least effect counted. Nothing is done, and the last good
+  checkpoint stays what it was: a fall that is noticed later began here.
 - lower: it is suspicious and the one before was not. One look may be chance: the learning rate is multiplied by
   `brake_factor`, all else goes on, and the last good checkpoint stays what it was.
 - back: it is suspicious a second time in a row, which is hacking. Weights, moments, running averages and the live
@@ -22,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Action = Literal["keep", "lower", "back", "stop"]
+Action = Literal["keep", "wait", "lower", "back", "stop"]
 KEPT = 1.0
 """The learning rate's factor as long as nothing was lowered."""
 
@@ -53,6 +55,9 @@ def decide(history: Sequence[Mapping[str, Any]], brake_factor: float, backs_max:
     factor, good_step = find_factor(earlier), find_good_step(earlier)
     if good_step is None or not verdict:
         return Decision("keep", "what training begins with", factor, step)
+    if not verdict["suspicious"] and verdict["slips"]:
+        reason = f"the reward rose while {', '.join(verdict['slipping'])} fell a little: none to go back to"
+        return Decision("wait", reason, factor, good_step)
     if not verdict["suspicious"]:
         return Decision("keep", _explain_good(verdict), factor, step)
     seen = _tell_falls(verdict)
@@ -103,11 +108,11 @@ def _has_brake(history: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def list_actions(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Step, action and reason of each check at which more was done than to keep."""
+    """Step, action and reason of each check at which something was done."""
     return [
         {"step": row["step"], "action": row["brake"]["action"], "reason": row["brake"]["reason"]}
         for row in history
-        if row["brake"]["action"] != "keep"
+        if row["brake"]["action"] not in ("keep", "wait")
     ]
 
 

@@ -108,8 +108,8 @@ def go_back(training: Training, out: Path) -> None:
 
 def write_checks(training: Training, out: Path) -> None:
     """Write `checks.json` for the run's page: what the monitor saw and what was done, a row a check."""
-    rows = describe_checks(training.checks)
-    write_text_whole(out / "checks.json", json.dumps(rows, indent=1) + "\n")
+    found = {"checks": describe_checks(training.checks)}
+    write_text_whole(out / "checks.json", json.dumps(found, indent=1) + "\n")
 
 
 def _read_step(folder: Path) -> int | None:

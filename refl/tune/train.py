@@ -386,7 +386,7 @@ def brake(training: Training, out: Path) -> bool:
     assert monitor is not None
     decision = decide(monitor.history, settings.brake_factor, settings.brake_backs_max)
     monitor.history[-1]["brake"] = vars(decision)
-    if decision.action == "keep":
+    if decision.action in ("keep", "wait"):
         monitor.hold_good()
     else:
         log.warning("step %s: %s: %s", training.step, decision.action, decision.reason)

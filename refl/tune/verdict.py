@@ -9,6 +9,7 @@ a row are hacking.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,8 @@ LEAST_EFFECTS = {
 """The smallest fall that counts, in each judge's own units: decibels; shares of 1; distance of two faces (0.6 is
 another person), of two eyes; NIQE; logarithms of the ratio to the ground truth's; spreads of the reward over the
 held-out faces."""
+SLIP = 0.25
+"""Share of the least effects beyond which a check is none to go back to."""
 LEAST_RISE = 0.1
 """The smallest rise of the live reward that counts, in spreads of it over what was first restored."""
 FAMILIES = {
@@ -80,6 +83,10 @@ class Verdict:
     """The reward rose and enough families fell, at this check."""
     hacking: bool
     """The check before was suspicious too."""
+    slipping: list[str]
+    """Judges that fell by more than SLIP of their least effect."""
+    slips: bool
+    """It would be suspicious if so little counted: no check to go back to."""
 
     def as_json(self) -> dict[str, Any]:
         """For the run's record."""
@@ -106,14 +113,24 @@ def compare(first: Check, now: Check, families_needed: int, before_suspicious: b
     if "frozen" in rises:
         differences["reward_gap"] = rises["frozen"] - rises["live"]
         judges.append("reward_gap")
-    fallen = [name for name in judges if is_above(-differences[name], LEAST_EFFECTS.get(name, 0.0))]
-    families = [family for family, members in FAMILIES.items() if set(members) & set(fallen)]
+    fallen, slipping = (
+        [name for name in judges if is_above(-differences[name], share * LEAST_EFFECTS.get(name, 0.0))]
+        for share in (1, SLIP)
+    )
+    families = list_families(fallen)
     measured = {name for name in now.judges if np.isfinite(differences[name]).any()}
     there = max(1, sum(bool(set(members) & measured) for members in FAMILIES.values()))
     rose = is_above(rises["live"], LEAST_RISE)
-    suspicious = rose and len(families) >= min(families_needed, there)
+    needed = min(families_needed, there)
+    suspicious, slips = rose and len(families) >= needed, rose and len(list_families(slipping)) >= needed
     changes = {name: mean_and_error(values) for name, values in differences.items()}
-    return Verdict(changes, fallen, families, rose, suspicious, suspicious and before_suspicious)
+    hacking = suspicious and before_suspicious
+    return Verdict(changes, fallen, families, rose, suspicious, hacking, slipping, slips)
+
+
+def list_families(fallen: Collection[str]) -> list[str]:
+    """The families that these judges are of."""
+    return [family for family, members in FAMILIES.items() if set(members) & set(fallen)]
 
 
 def is_above(differences: Array, least: float) -> bool:

@@ -226,8 +226,26 @@ def test_samples_over_time_and_use_as(visit: Callable[..., Page], add: Callable[
     (out / "tuned").mkdir()
     for step in (0, 50, 100):
         PilImage.new("RGB", (64 + step, 32), (step, 0, 0)).save(out / "grids" / f"{step:06d}.png")
-    add("refl train", config={"out": str(out)})
+    fell = "the reward rose while psnr, grid fell"
+    told = [
+        *((step, "good", "keep", 1.0, "no judge fell") for step in (0, 1_000)),
+        (2_000, "suspicious", "lower", 0.5, f"{fell}; once may be chance, so the learning rate alone is lowered"),
+        (3_000, "hacking", "back", 0.25, f"{fell}, twice in a row: back to step 1,000, the last good check"),
+        (4_000, "good", "keep", 0.25, HIDDEN),
+    ]
+    checks = [dict(zip(("step", "seen", "action", "factor", "why"), row, strict=True)) for row in told]
+    (out / "checks.json").write_text(json.dumps({"checks": checks}))
+    add("refl train", config={"out": str(out)}, result={"hacking": 3_000})
     page = visit("/admin/runs#run=1")
+    table = page.get_by_role("group").filter(has=page.get_by_role("heading", name="Checks of the monitor"))
+    for row in (
+        "0 – 1,000 good kept × 1 no judge fell",
+        f"2,000 suspicious learning rate lowered × 0.5 {fell}; once may be chance",
+        f"3,000 hacking went back × 0.25 {fell}, twice in a row: back to step 1,000",
+        f"4,000 good kept × 0.25 {HIDDEN}",
+    ):
+        expect(table.get_by_role("row", name=row)).to_be_visible()
+    assert page.evaluate("window.hidden_ran") is None
     slider = page.get_by_role("slider", name="Step of the samples")
     expect(page.get_by_text("step 100")).to_be_visible()
     expect(page.get_by_alt_text("Samples of step 100")).to_have_js_property("naturalWidth", 164)

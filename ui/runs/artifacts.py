@@ -74,6 +74,26 @@ def _checkpoint(name: str, path: Path, uses: tuple[tuple[str, str, str], ...], v
     }
 
 
+def list_checks(data: Path, run: Run) -> list[dict[str, Any]]:
+    """List what a training's monitor saw and what was done: `first`, `last` step, `seen`, `action`, `factor`, `why`.
+
+    Good checks in a row at which nothing was done but to keep are one row, with the last one's reason.
+    """
+    folder = artifact_of(data, run)
+    found = read_json(folder / "checks.json").get("checks") if folder is not None else None
+    rows: list[dict[str, Any]] = []
+    for check in found if isinstance(found, list) else ():
+        if not isinstance(check, dict) or not isinstance(step := check.get("step"), int):
+            continue
+        told = {name: check.get(name, "") for name in ("seen", "action", "factor", "why")}
+        alike = {"seen": "good", "action": told["action"], "factor": told["factor"]}
+        if rows and told["action"] in ("", "keep") and {**rows[-1], **alike} == rows[-1] and told["seen"] == "good":
+            rows[-1] |= {"last": step, "why": told["why"]}
+        else:
+            rows.append({"first": step, "last": step, **told})
+    return rows
+
+
 def list_samples(data: Path, run: Run) -> dict[str, Any]:
     """`grids`, the sample grids by step, and `pictures`, those of a report: names that `find_sample` finds."""
     folder = _servable(data, run)

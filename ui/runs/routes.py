@@ -33,7 +33,7 @@ from runs.store import LIVE_STATES, artifact_of, reap_lost, run_folder
 from runs.supervise import why_waiting
 from ui.context import Context
 from ui.plain_pages import send_json
-from ui.runs.artifacts import find_sample, list_checkpoints, list_samples, measure_size
+from ui.runs.artifacts import find_sample, list_checkpoints, list_checks, list_samples, measure_size
 from ui.runs.figures import key_figure, read_tail
 
 REAP_SECONDS = 1.0
@@ -208,6 +208,7 @@ def describe_run(session: Session, data: Path, run: Run) -> JSON:
         + (0 if artifact is None or _is_inside(artifact, folder) else measure_size(artifact)),
         "out": str(artifact) if artifact else None,
         "checkpoints": list_checkpoints(data, run),
+        "checks": list_checks(data, run),
         "can": {
             "stop": live,
             "continue": can_continue(run),

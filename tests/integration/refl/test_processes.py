@@ -85,7 +85,7 @@ def test_they_end_as_they_should(results: dict[str, Any]) -> None:
     # what is rolled back to is from before the first suspicious check
     assert json.loads((out / "roll back" / "tuned" / "training.json").read_text())["step"] == 0
     assert json.loads((out / "brake" / "tuned" / "training.json").read_text())["step"] == 0
-    checks = json.loads((out / "brake" / "checks.json").read_text())
+    checks = json.loads((out / "brake" / "checks.json").read_text())["checks"]
     assert [row["action"] for row in checks] == ["keep", "back", "stop"]
     good, last = (load_file(out / "brake" / name / "trained.safetensors") for name in ("good", "last"))
     assert all(torch.equal(value, last[key]) for key, value in good.items())

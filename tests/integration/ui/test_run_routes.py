@@ -174,6 +174,27 @@ def test_a_tuned_restorer_is_offered_with_the_reward_model_that_learned_with_it(
     assert told[1]["uses"][0]["href"].endswith("tuned%2Freward")
 
 
+def test_checks_of_the_monitor_are_told_good_ones_in_a_row_as_one(
+    client: MakeClient, add: Callable[..., int], data: Path
+) -> None:
+    out = data / "restorers" / "mine"
+    out.mkdir(parents=True)
+    number, ada = add("refl train", config={"out": str(out)}), client("ada")
+    assert ada.get(f"/api/runs/{number}").json()["checks"] == []
+    good = {"seen": "good", "action": "keep", "factor": 1.0, "why": "no judge fell"}
+    lowered = {"seen": "suspicious", "action": "lower", "factor": 0.5, "why": "psnr fell"}
+    rows = [{"step": 0, **good}, {"step": 5, **good, "why": "ssim fell"}, {"step": 10, **lowered}]
+    rows += [{"step": step, **good, "factor": 0.5} for step in (15, 20)]
+    (out / "checks.json").write_text(json.dumps({"checks": [*rows, "damaged", {"seen": "good"}]}))
+    assert ada.get(f"/api/runs/{number}").json()["checks"] == [
+        {"first": 0, "last": 5, **good, "why": "ssim fell"},
+        {"first": 10, "last": 10, **lowered},
+        {"first": 15, "last": 20, **good, "factor": 0.5},
+    ]
+    (out / "checks.json").write_text("[")
+    assert ada.get(f"/api/runs/{number}").json()["checks"] == []
+
+
 def test_samples_come_from_the_runs_own_folder_only(
     client: MakeClient, add: Callable[..., int], data: Path, tmp_path: Path
 ) -> None:

@@ -280,6 +280,7 @@ const SECTIONS = [
   { title: "Accuracy", test: /^(val\/(accuracy|low|high)|rewards\/accuracies)$/, shared: true },
   { title: "Rewards", test: /^(reward|rewards\/(?!accuracies).*)$/, shared: true },
   { title: "Hacking monitor, on held-out faces", test: /^held_out\//, together: ["held_out/live", "held_out/frozen"] },
+  { title: "Brake", test: /^brake\// },
   { title: "Losses", test: /^(loss(\/.*)?|val\/loss)$/, shared: true },
   { title: "Gradient norms", test: /^gradient_norm(\/.*)?$/, shared: true },
   { title: "Reward model, as it learns", test: /^live_reward\// },

@@ -35,6 +35,7 @@ export function runView(root, id) {
   const curves = section("Curves");
   const samples = section("Samples");
   const pictures = section("Pictures");
+  const checks = section("Checks of the monitor");
   const checkpoints = section("Checkpoints");
   const log = section("Log");
   const result = section("Result");
@@ -52,7 +53,7 @@ export function runView(root, id) {
     buttons,
     refusal,
     confirm,
-    ...[curves, samples, pictures, checkpoints, result, config, log].map(({ element }) => element),
+    ...[curves, samples, pictures, checks, checkpoints, result, config, log].map(({ element }) => element),
   );
   const watching = watch(look, showError);
 
@@ -82,8 +83,10 @@ export function runView(root, id) {
     reason.className = run.error ? "fr-error" : "fr-note";
     reason.textContent = words ?? "";
     hacking.hidden = run.result.hacking == null;
-    hacking.textContent = `Reward hacking from step ${run.result.hacking} on: the reward rose while independent judges fell.`;
+    const braked = run.checks.some((one) => one.action) ? " What the brake did stands below." : "";
+    hacking.textContent = `Reward hacking, first seen at step ${Number(run.result.hacking).toLocaleString("en")}: the reward rose while independent judges fell.${braked}`;
     showButtons();
+    showChecks();
     showCheckpoints();
     showConfig();
   }
@@ -199,6 +202,36 @@ export function runView(root, id) {
     );
   }
 
+  function showChecks() {
+    const braked = run.checks.some((one) => one.action);
+    checks.element.hidden = !run.checks.length;
+    checks.body.replaceChildren(
+      make(
+        "div",
+        { className: "fr-scroll fr-checks" },
+        make(
+          "table",
+          { className: "fr" },
+          make("thead", {}, make("tr", {}, ...["Step", "Seen", ...(braked ? ["Done", "Learning rate"] : []), "Why"].map((name) => make("th", { scope: "col" }, name)))),
+          make(
+            "tbody",
+            {},
+            ...run.checks.map((one) =>
+              make(
+                "tr",
+                { className: one.seen === "good" ? "" : "fr-doubt" },
+                make("th", { scope: "row" }, stepsOf(one)),
+                make("td", {}, one.seen),
+                ...(braked ? [make("td", {}, DONE[one.action] ?? one.action), make("td", { className: "n" }, `× ${one.factor}`)] : []),
+                make("td", {}, one.why),
+              ),
+            ),
+          ),
+        ),
+      ),
+    );
+  }
+
   function showCheckpoints() {
     checkpoints.element.hidden = !run.checkpoints.length;
     checkpoints.body.replaceChildren(
@@ -265,6 +298,15 @@ export function runView(root, id) {
   }
 
   return { end: watching.end };
+}
+
+/** @type {Record<string, string>} what the brake did, in words */
+const DONE = { keep: "kept", wait: "waited", lower: "learning rate lowered", back: "went back", stop: "went back and stopped" };
+
+/** @param {import("./watch.js").Check} check */
+function stepsOf({ first, last }) {
+  const words = [first, last].map((step) => step.toLocaleString("en"));
+  return first === last ? words[0] : words.join(" – ");
 }
 
 /** @param {string} title */

@@ -28,6 +28,7 @@ import { duration } from "../common/words.js";
  * @property {Record<string, unknown>} launcher
  * @property {{stop: boolean, continue: boolean, clone: boolean, delete: boolean}} can
  * @property {Checkpoint[]} checkpoints
+ * @property {Check[]} checks
  * @property {number[]} after
  * @property {string} command
  * @property {string} code_version
@@ -37,6 +38,7 @@ import { duration } from "../common/words.js";
  * @property {string | null} host
  * @property {number} bytes
  *
+ * @typedef {{first: number, last: number, seen: string, action: string, factor: number, why: string}} Check of the monitor
  * @typedef {{name: string, path: string, step: number | null, bytes: number, uses: {words: string, href: string}[]}} Checkpoint
  */
 

@@ -32,7 +32,7 @@ FELL = "the reward rose while psnr, grid fell"
 
 
 def tell(suspicious: str, backs_max: int = 3) -> list[dict[str, Any]]:
-    """The history of a first check and then of one for each letter: s is suspicious, g is not. Steps are 0, 10, …"""
+    """The history of a first check and one for each letter: s is suspicious, g good, w a slip. Steps are 0, 10, …"""
     history: list[dict[str, Any]] = []
     for place, letter in enumerate(f"-{suspicious}"):
         row: dict[str, Any] = {"step": 10 * place, "verdict": None}
@@ -45,6 +45,8 @@ def tell(suspicious: str, backs_max: int = 3) -> list[dict[str, Any]]:
                 "suspicious": bad,
                 "hacking": bool(bad and row_goes_on),
                 "fallen": fallen,
+                "slips": letter != "g",
+                "slipping": [] if letter == "g" else ["psnr", "grid"],
                 "reward_rose": True,
             }
         history.append(row)
@@ -57,6 +59,7 @@ def tell(suspicious: str, backs_max: int = 3) -> list[dict[str, Any]]:
     [
         ("ggg", "keep keep keep keep", 30, 1.0),
         ("gs", "keep keep lower", 10, 0.5),
+        ("gwgwwss", "keep keep wait keep wait wait lower back", 30, 0.25),
         ("gsg", "keep keep lower keep", 30, 0.5),
         ("gss", "keep keep lower back", 10, 0.25),
         ("ss", "keep lower back", 0, 0.25),  # what training begins with is good
@@ -166,7 +169,9 @@ def begin(clip: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Begin:  
         def say(first: Check, now: Check, needed: int, before_suspicious: bool) -> Verdict:
             bad = now.step in suspicious
             verdict = compare(first, now, needed, before_suspicious)
-            return replace(verdict, suspicious=bad, hacking=bad and before_suspicious, fallen=["psnr"] if bad else [])
+            return replace(
+                verdict, suspicious=bad, hacking=bad and before_suspicious, fallen=["psnr"] if bad else [], slips=bad
+            )
 
         config = make_config(**merge(TABLES, KINDS[kind], {"train": fields}))
         restorer = make_micro_osediff() if kind == "osediff" else make_micro_restorer()

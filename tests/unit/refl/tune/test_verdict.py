@@ -56,6 +56,16 @@ def test_a_fall_below_the_least_effect_is_none_however_sure() -> None:
     assert compare(FIRST, now, 1).fallen == []
 
 
+def test_a_quarter_of_a_least_effect_is_a_slip() -> None:
+    for fall, slipping in ((0.0125, []), (0.02, ["psnr"])):
+        now = make_check(RISEN, psnr=[value - fall for value in FIRST.judges["psnr"]])
+        verdict = compare(FIRST, now, 1)
+        assert (verdict.slipping, verdict.slips) == (slipping, bool(slipping))
+        assert not verdict.suspicious
+    unrewarded = make_check(LIVE, psnr=[value - 0.02 for value in FIRST.judges["psnr"]])
+    assert not compare(FIRST, unrewarded, 1).slips
+
+
 def test_a_fall_that_noise_explains_is_none() -> None:
     now = make_check(RISEN, psnr=[15.0, 26.0, 17.0, 27.0], ssim=[0.5, 0.6, 0.7, 0.8], saturation=SATURATION)
     verdict = compare(FIRST, now, 1)
@@ -105,5 +115,5 @@ def test_what_is_not_finite_is_left_out() -> None:
 
 def test_the_record_names_judges_and_families() -> None:
     record = compare(FIRST, make_check(RISEN, **FALLEN, saturation=PALE), 2, before_suspicious=True).as_json()
-    assert set(record) == {"changes", "fallen", "families", "reward_rose", "suspicious", "hacking"}
+    assert set(record) == {"changes", "fallen", "families", "reward_rose", "suspicious", "hacking", "slipping", "slips"}
     assert record["changes"]["psnr"] == {"mean": pytest.approx(-1.0), "error": pytest.approx((0.02 / 3) ** 0.5 / 2)}
