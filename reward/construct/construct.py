@@ -71,13 +71,12 @@ def construct(
         with explain_full_disk(out.parent, "run the same command again"):
             copy_dataset(dataset, unfinished)
             counts: Counter[str] = Counter()
-            text = (dataset / "pairs.jsonl").read_text(encoding="utf-8").rstrip("\n")
-            with open(unfinished / "pairs.jsonl", "w", encoding="utf-8", newline="\n") as stream:
-                stream.write(text + "\n")
+            with open(unfinished / "pairs.jsonl", "wb") as stream:
+                stream.write((dataset / "pairs.jsonl").read_bytes().rstrip() + b"\n")  # as it is, whoever wrote it
                 for done, photo in enumerate(photos, 1):
                     for line in construct_for(photo, photos, kinds, per_photo, seed, dataset, unfinished):
                         counts[line["made_by"]] += 1
-                        stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+                        stream.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
                     progress(done, len(photos))
             add_to_card(unfinished / "README.md", counts)
         unfinished.replace(out)

@@ -218,5 +218,7 @@ def test_the_command_names_the_new_dataset(
     words = ["construct", str(dataset), "--kinds", "other_person", "colour_shift", "--per-photo", "2"]
     assert main([*words, "--data", str(tmp_path / "data")]) == 0
     assert "colour_shift  48 pairs" in capsys.readouterr().out
-    rows = [json.loads(line) for line in (tmp_path / "dataset-constructed" / "pairs.jsonl").read_text().splitlines()]
+    written = (tmp_path / "dataset-constructed" / "pairs.jsonl").read_bytes()
+    assert written.startswith((dataset / "pairs.jsonl").read_bytes().rstrip())
+    rows = [json.loads(line) for line in written.splitlines()]
     assert Counter(row["origin"] for row in rows) == {"human": 48, "constructed": 96}
