@@ -39,14 +39,15 @@ COMPARED = (
     ("set", "blind"),
     ("set", "seeing"),
 )
-TESTS = ("all", "another person", "another person, inputs shuffled", "the annotator's own")
-GRID_FACES, GRID_SCALE = 12, 2
+TESTS = ("all", "another person", "another person, inputs shuffled")
+GRID_FACES, GRID_SCALE = 8, 2
 
 
 def read_results(out: Path) -> Results:
     """Results by seed."""
     files = sorted(out.glob("seed*/results.json"))
-    return {int(file.parent.name.removeprefix("seed")): json.loads(file.read_text()) for file in files}
+    nothing: dict[str, Any] = {"arms": {}, "reward": {}, "tuning": {}}
+    return {int(file.parent.name.removeprefix("seed")): nothing | json.loads(file.read_text()) for file in files}
 
 
 def print_head(*cells: str) -> None:
@@ -116,13 +117,14 @@ def print_accuracies(results: Results) -> None:
     """Held-out accuracies of the reward models, and how their gradient lies to the taste's."""
     first = results[min(results)]["reward"]
     names = [name for name in first if all("test" in result["reward"].get(name, {}) for result in results.values())]
-    print_head("reward model", *TESTS, "gradient's cosine with the taste's")
+    print_head("reward model", *TESTS, "another person, ffhq", "another person, London", "gradient, cosine")
     for name in names:
-        found = {
-            test: [float(np.mean(result["reward"][name]["test"][test])) for result in results.values()]
-            for test in (*TESTS, "gradient")
-        }
-        print(f"| {name} | {' | '.join(format_seeds(values) for values in found.values())} |")
+        tests = [result["reward"][name]["test"] for result in results.values()]
+        halves = [np.split(np.array(test["another person"]), 2) for test in tests]  # the London set is the second
+        found = [[float(np.mean(test[which])) for test in tests] for which in TESTS]
+        found += [[float(half[at].mean()) for half in halves] for at in (0, 1)]
+        found.append([float(np.mean(test["gradient"])) for test in tests])
+        print(f"| {name} | {' | '.join(format_seeds(values) for values in found)} |")
 
 
 def print_volume(results: Results) -> None:
@@ -143,24 +145,44 @@ def print_volume(results: Results) -> None:
         )
 
 
+def fill_forward(curve: list[dict[str, float]]) -> dict[int, dict[str, float]]:
+    """The lines of a training at which unseen faces were measured, by step; what one does not say the last one did."""
+    known: dict[str, float] = {}
+    found = {}
+    for line in curve:
+        known |= line
+        if "val/accuracy" in line and "loss" in known:
+            found[int(line["step"])] = dict(known)
+    return found
+
+
 def print_curves(results: Results) -> None:
     """What training said on the way, means over seeds."""
-    keys = {"loss": "loss", "rewards/accuracies": "accuracy, noisy answers", "val/accuracy": "accuracy, unseen faces"}
+    keys = {
+        "loss": "loss",
+        "rewards/accuracies": "accuracy, training",
+        "val/accuracy": "accuracy, unseen faces",
+    }
     for kind in MODES:
         names = {name for name in results[min(results)]["reward"] if name.startswith(f"{kind}-")}
         largest = max(names, key=lambda name: int(name.rpartition("-")[2]))
         print_head(f"{largest} answers, step", *keys.values())
-        curves = [result["reward"][largest]["curve"] for result in results.values()]
-        for lines in zip(*curves, strict=True):
-            if set(keys) <= set(lines[0]):
-                cells = [f"{np.mean([line[key] for line in lines]):.3f}" for key in keys]
-                print(f"| {lines[0]['step']} | {' | '.join(cells)} |")
-    arms = list_arms(results)
-    print_head("own reward, mean of a batch, step", *arms)
-    curves = {arm: [result["tuning"][arm]["curve"] for result in results.values()] for arm in arms}
-    for at, line in enumerate(curves[arms[0]][0]):
-        cells = [[lines[at].get("reward", np.nan) for lines in curves[arm] if at < len(lines)] for arm in arms]
-        print(f"| {line['step']} | {' | '.join(f'{np.mean(values):+.3f}' for values in cells)} |")
+        curves = [fill_forward(result["reward"][largest]["curve"]) for result in results.values()]
+        for step in sorted(set.intersection(*(set(curve) for curve in curves))):
+            cells = [f"{np.mean([curve[step][key] for curve in curves]):.3f}" for key in keys]
+            print(f"| {step} | {' | '.join(cells)} |")
+    arms = [arm for arm in list_arms(results) if arm != "holding"]  # it has no reward
+    print_head("own reward, mean of ten batches, step", *arms)
+    curves = {
+        arm: [
+            {int(line["step"]): line["reward"] for line in result["tuning"][arm]["curve"] if "reward" in line}
+            for result in results.values()
+        ]
+        for arm in arms
+    }
+    for step in sorted(set.intersection(*(set(one) for of_arm in curves.values() for one in of_arm))):
+        cells = [f"{np.mean([one[step] for one in curves[arm]]):+.3f}" for arm in arms]
+        print(f"| {step} | {' | '.join(cells)} |")
     seconds = (np.mean([result["tuning"][arm]["seconds"] for result in results.values()]) for arm in arms)
     print(f"| seconds, all of it | {' | '.join(f'{one:.0f}' for one in seconds)} |")
 
