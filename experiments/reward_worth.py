@@ -278,7 +278,9 @@ def run_arm(study: Study, arm: str, reward: nn.Module, spread: float, brake: dic
     restorer = load_tiny()
     material = Material(restorer, reward, study.sets["train"].faces, study.sets["val"].faces)
     began = time.monotonic()
-    result = tune(material, load_refl_config("tiny-refl", changes), study.folder / arm, partial(_note, curve))
+    result = tune(
+        material, load_refl_config("tiny-refl", changes), study.folder / f"tuned-{arm}", partial(_note, curve)
+    )
     judge_arm(study, arm, restore(restorer.eval(), study.sets["test"].lq, study.seed))
     study.keep({"curve": curve, "seconds": time.monotonic() - began, "hacking": result["hacking"]}, "tuning", arm)
 
