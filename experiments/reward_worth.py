@@ -172,7 +172,7 @@ def _note(curve: list[dict[str, float]], done: int, _total: int, values: dict[st
 @torch.no_grad()
 def score(reward: nn.Module, images: Tensor, inputs: Tensor) -> Tensor:
     """(N,) rewards of images; the inputs are there for a reward that sees them."""
-    parts = zip(images.split(32), inputs.split(32), strict=True)
+    parts = zip(torch.split(images, 32), torch.split(inputs, 32), strict=True)
     return torch.cat([compute_rewards(reward, one, [None] * len(one), seen) for one, seen in parts])
 
 
@@ -244,12 +244,13 @@ def measure_reward(study: Study, name: str, reward: nn.Module) -> None:
 def compute_gradient(compute: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """(N, pixels) gradient of (N,) values to (N, 3, H, W) images."""
     images = images.clone().requires_grad_(True)
-    compute(images).sum().backward()
-    assert images.grad is not None
-    return images.grad.flatten(1)
+    (gradient,) = torch.autograd.grad(compute(images).sum(), images)
+    return gradient.flatten(1)
 
 
-def run_arm(study: Study, arm: str, reward: nn.Module, spread: float, brake: dict[str, Any] | None = None) -> None:
+def run_arm(
+    study: Study, arm: str, reward: RewardModel | RewardSet, spread: float, brake: dict[str, Any] | None = None
+) -> None:
     """Tune the restorer with a reward, restore test's faces, and keep what the annotator and the judges say.
 
     Args:

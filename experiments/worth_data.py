@@ -126,7 +126,7 @@ def restore(restorer: DiffusionRestorer, lq: Tensor, seed: int, steps: int | Non
     """(N, 3, 64, 64) in [0, 1]; the noise is the seed's and the place's."""
     places = range(0, len(lq), BATCH)
     seeds = [[1000 * seed + place for place in range(start, min(start + BATCH, len(lq)))] for start in places]
-    parts = zip(lq.split(BATCH), seeds, strict=True)
+    parts = zip(torch.split(lq, BATCH), seeds, strict=True)
     return torch.cat([restorer.restore(part, own, steps) for part, own in parts])
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from experiments.loop import SIZE_PX
 from experiments.worth_taste import to_luma
-from reward.model.checkpoint import FOLDER, build_model, save_model
-from reward.model.config import ModelConfig, load_model_config
+from reward.model.checkpoint import build_model, save_model
+from reward.model.config import FOLDER, ModelConfig, load_model_config
 from reward.model.model import preprocess
 
 PATCH_PX, WIDTH, LAYERS = 8, 96, 2
@@ -73,4 +73,5 @@ def _principal(values: Tensor, count: int) -> Tensor:
     """(count, D) rows that make the first principal components of (N, D) values alike in variance."""
     centred = values - values.mean(dim=0)
     variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
-    return (directions / (variances + LEAST_VARIANCE).sqrt()).T.flip(0)[:count]
+    found: Tensor = (directions / (variances + LEAST_VARIANCE).sqrt()).T.flip(0)[:count]
+    return found

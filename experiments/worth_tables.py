@@ -173,15 +173,15 @@ def print_curves(results: Results) -> None:
             print(f"| {step} | {' | '.join(cells)} |")
     arms = [arm for arm in list_arms(results) if arm != "holding"]  # it has no reward
     print_head("own reward, mean of ten batches, step", *arms)
-    curves = {
+    rewards = {
         arm: [
             {int(line["step"]): line["reward"] for line in result["tuning"][arm]["curve"] if "reward" in line}
             for result in results.values()
         ]
         for arm in arms
     }
-    for step in sorted(set.intersection(*(set(one) for of_arm in curves.values() for one in of_arm))):
-        cells = [f"{np.mean([one[step] for one in curves[arm]]):+.3f}" for arm in arms]
+    for step in sorted(set.intersection(*(set(one) for of_arm in rewards.values() for one in of_arm))):
+        cells = [f"{np.mean([one[step] for one in rewards[arm]]):+.3f}" for arm in arms]
         print(f"| {step} | {' | '.join(cells)} |")
     seconds = (np.mean([result["tuning"][arm]["seconds"] for result in results.values()]) for arm in arms)
     print(f"| seconds, all of it | {' | '.join(f'{one:.0f}' for one in seconds)} |")
