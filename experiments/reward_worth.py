@@ -50,12 +50,12 @@ MARGINS = {"psnr": 0.5, "ssim": 0.02, "gmsd": 0.005, "likeness": 0.01}
 """Largest losses of the means against the base that count as not worse."""
 WANTED = {"base": 0.65, "holding": 0.60}
 """Win rates of the seeing set over these."""
-ARMS = ("holding", "blind", "seeing", "set", "oracle")
-"""Beside the base. `holding` has no reward; `set` is the seeing model's heads, less their spread, with the brake."""
+ARMS = ("holding", "blind", "seeing", "heads", "set", "oracle")
+"""Beside the base. `holding` has no reward, `oracle` the taste itself."""
 MODES = {"blind": "learned", "seeing": "input+learned"}
 """The text mode of each reward model."""
-IN_SET = ("seeing", "blind")
-"""Reward models whose heads are the set."""
+SETS = {"heads": ("seeing",), "set": ("seeing", "blind")}
+"""The arms with a reward set, braked: the models whose heads are its members."""
 SPREAD_WEIGHT = 1.0
 SHIFT = 3
 """Places to the other person of the pairs `sharper but another person`; inputs are shuffled by twice as many."""
@@ -244,9 +244,8 @@ def measure_reward(study: Study, name: str, reward: nn.Module) -> None:
 def compute_gradient(compute: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """(N, pixels) gradient of (N,) values to (N, 3, H, W) images."""
     images = images.clone().requires_grad_(True)
-    torch.autograd.backward(compute(images).sum())
-    assert images.grad is not None
-    return images.grad.flatten(1)
+    (gradient,) = torch.autograd.grad(compute(images).sum(), images)
+    return gradient.flatten(1)
 
 
 def run_arm(
@@ -340,15 +339,12 @@ def run_seed(study: Study, arms: Sequence[str]) -> None:
         model = learn(study, name)
         measure_reward(study, f"{name}-{study.settings.answers}", model)
         run_arm(study, name, model, measure_spread(study, model))
-    if "set" in arms:
-        reward = make_set(study, {name: learn(study, name) for name in IN_SET})
-        measure_reward(study, f"set-{study.settings.answers}", reward)
-        looks = {
-            "monitor_every_steps": max(1, study.settings.refl_steps // 3),
-            "monitor_faces": 8,
-            "on_hacking": "brake",
-        }
-        run_arm(study, "set", reward, measure_spread(study, reward), looks)
+    every = max(1, study.settings.refl_steps // 3)
+    brake = {"monitor_every_steps": every, "monitor_faces": 8, "on_hacking": "brake"}
+    for arm in (one for one in SETS if one in arms):
+        reward = make_set(study, {name: learn(study, name) for name in SETS[arm]})
+        measure_reward(study, f"{arm}-{study.settings.answers}", reward)
+        run_arm(study, arm, reward, measure_spread(study, reward), brake)
 
 
 def run_volume(study: Study, counts: Sequence[int]) -> None:

@@ -73,5 +73,5 @@ def _principal(values: Tensor, count: int) -> Tensor:
     """(count, D) rows that make the first principal components of (N, D) values alike in variance."""
     centred = values - values.mean(dim=0)
     variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
-    rows: Tensor = (directions / (variances + LEAST_VARIANCE).sqrt()).T.flip(0)
-    return rows[:count]
+    found: Tensor = (directions / (variances + LEAST_VARIANCE).sqrt()).T.flip(0)[:count]
+    return found

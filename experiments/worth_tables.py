@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image as PilImage
 from scipy.stats import t
 
-from experiments.reward_worth import ARMS, MARGINS, MODES, WANTED
+from experiments.reward_worth import ARMS, MARGINS, MODES, SETS, WANTED
 from metrics.accuracy import bootstrap_mean
 from training.images import read_image
 
@@ -30,10 +30,12 @@ COMPARED = (
     ("holding", "base"),
     ("blind", "base"),
     ("seeing", "base"),
+    ("heads", "base"),
     ("set", "base"),
     ("oracle", "base"),
     ("blind", "holding"),
     ("seeing", "holding"),
+    ("heads", "holding"),
     ("set", "holding"),
     ("seeing", "blind"),
     ("set", "blind"),
@@ -89,7 +91,7 @@ def print_win_rates(results: Results) -> None:
             continue
         rates = [over_faces(compare(result, one, other)) for result in having]
         cells = " | ".join(f"{mean:.2f} [{low:.2f}, {high:.2f}]" for mean, low, high in rates)
-        wanted = f", wanted {WANTED[other]:.2f}" if one == "set" and other in WANTED else ""
+        wanted = f", wanted {WANTED[other]:.2f}" if one in SETS and other in WANTED else ""
         print(f"| {one} over {other}{wanted} | {cells} | **{format_seeds([rate[0] for rate in rates])}** |")
 
 
@@ -128,21 +130,23 @@ def print_accuracies(results: Results) -> None:
 
 
 def print_volume(results: Results) -> None:
-    """Accuracy and win rate of the seeing model by the number of answers."""
+    """Accuracy and win rate of the seeing model by the number of answers, of the seeds that have every number."""
     names = {name for result in results.values() for name in result["reward"] if name.startswith("seeing-")}
-    counts = sorted(int(name.removeprefix("seeing-")) for name in names)
-    print_head("SIMULATED answers", "seeds", "accuracy, all", "another person", "win rate over the base")
-    for count in counts:
-        name = f"seeing-{count}"
-        having = [r for r in results.values() if "test" in r["reward"].get(name, {})]
-        arms = [(r, name if name in r["arms"] else "seeing") for r in having]
-        rates = [compare(r, arm, "base").mean() for r, arm in arms if arm in r["arms"]]
-        all_pairs, other = (
-            [float(np.mean(r["reward"][name]["test"][test])) for r in having] for test in ("all", "another person")
-        )
-        print(
-            f"| {count:,} | {len(having)} | {format_seeds(all_pairs)} | {format_seeds(other)} | {format_seeds(rates)} |"
-        )
+    *fewer, most = sorted(names, key=lambda name: int(name.removeprefix("seeing-")))
+    arm_of = {**{name: name for name in fewer}, most: "seeing"}
+    having = {seed: result for seed, result in results.items() if set(arm_of.values()) <= set(result["arms"])}
+    seeds = ", ".join(str(seed) for seed in having)
+    print_head(
+        f"SIMULATED answers, seed {seeds}", "accuracy, all", "another person", "over base", "over holding", "taste"
+    )
+    for name, arm in arm_of.items():
+        tests = [result["reward"][name]["test"] for result in having.values()]
+        cells = [[float(np.mean(test[which])) for test in tests] for which in ("all", "another person")]
+        for other in ("base", "holding"):
+            cells.append([float(compare(result, arm, other).mean()) for result in having.values()])
+        gains = [np.mean(np.subtract(r["arms"][arm]["taste"], r["arms"]["base"]["taste"])) for r in having.values()]
+        shown = [*(format_seeds(values) for values in cells), f"{np.mean(gains):+.3f}"]
+        print(f"| {int(name.removeprefix('seeing-')):,} | {' | '.join(shown)} |")
 
 
 def fill_forward(curve: list[dict[str, float]]) -> dict[int, dict[str, float]]:
@@ -173,15 +177,15 @@ def print_curves(results: Results) -> None:
             print(f"| {step} | {' | '.join(cells)} |")
     arms = [arm for arm in list_arms(results) if arm != "holding"]  # it has no reward
     print_head("own reward, mean of ten batches, step", *arms)
-    of_arms = {
+    rewards = {
         arm: [
             {int(line["step"]): line["reward"] for line in result["tuning"][arm]["curve"] if "reward" in line}
             for result in results.values()
         ]
         for arm in arms
     }
-    for step in sorted(set.intersection(*(set(one) for of_arm in of_arms.values() for one in of_arm))):
-        cells = [f"{np.mean([one[step] for one in of_arms[arm]]):+.3f}" for arm in arms]
+    for step in sorted(set.intersection(*(set(one) for of_arm in rewards.values() for one in of_arm))):
+        cells = [f"{np.mean([one[step] for one in rewards[arm]]):+.3f}" for arm in arms]
         print(f"| {step} | {' | '.join(cells)} |")
     seconds = (np.mean([result["tuning"][arm]["seconds"] for result in results.values()]) for arm in arms)
     print(f"| seconds, all of it | {' | '.join(f'{one:.0f}' for one in seconds)} |")

@@ -119,7 +119,7 @@ def test_the_whole_study_runs_and_prints_its_tables(
     study = open_study(tmp_path, 0, TINY)
     seeds = {split: {face.path.stem for face in faces.faces} for split, faces in study.sets.items()}
     assert not seeds["test"] & (seeds["train"] | seeds["val"])
-    run_seed(study, ("holding", "blind", "seeing", "set", "oracle"))
+    run_seed(study, ("holding", "blind", "seeing", "heads", "set", "oracle"))
     run_volume(study, [30])
     blind, seeing = learn(study, "blind"), learn(study, "seeing")
     faces = study.sets["test"]
