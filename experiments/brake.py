@@ -14,7 +14,8 @@ last step). Stated before the first run: the quality of `tuned/` stays at its pe
 before training is at least SHARE of the highest gain that the same training ever had, the end included. The absolute
 value's share of its peak is told beside it; that one is easily kept, for the restorer before training has most of it.
 
-The settings were chosen on seeds 100 and up, the table is of others. The faces are of ../shared/faces; pyiqa is needed.
+The settings and the brake's rule were changed after pilots on seed 100, as the README tells; the table is of other
+seeds. The faces are of ../shared/faces; pyiqa is needed.
 """
 
 from __future__ import annotations
