@@ -210,7 +210,7 @@ def make_set(study: Study, models: dict[str, RewardModel]) -> RewardSet:
         members=tuple(members),
         spread_weight=SPREAD_WEIGHT,
         unit=float(np.mean([member.scale for member in members])),
-        logit_scale=float(np.mean([float(model.logit_scale) for model in models.values()])),
+        logit_scale=float(np.mean([float(model.logit_scale.detach()) for model in models.values()])),
         held_out_spread=float(compute_spread(torch.stack(given)).mean()),
         images=len(given[0]),
         dataset="SIMULATED",

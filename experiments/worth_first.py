@@ -1,8 +1,8 @@
 """Write the first weights of the reward models of `experiments.reward_worth`: a small tower whose stem whitens patches.
 
-From random weights the fine bands are a hundredth of what the stem gives on, and 300 steps learn little of texture. A
-stem that whitens patches of the training faces gives every band the same say from the start; as Keller Jordan's
-hlb-CIFAR10 does, after Krizhevsky 2009.
+From random weights 300 steps learn little of texture, whose fine bands are weak beside the coarse ones. A stem that
+whitens patches of the training faces gives every band the same say from the start, as fast trainings of small image
+networks have it (David Page, "How to train your ResNet", 2019).
 """
 
 from __future__ import annotations
