@@ -157,6 +157,8 @@ CANNOT = pytest.mark.parametrize(
         (["--model", "{blind}"], "two members or more"),
         (["--metric", "psnr", "--metric", "ssim"], "a model and two members"),
         (["--model", "{blind}", "--model", "{blind}"], "Two members are called blind"),
+        (["--model", "{blind}", "--metric", "psnr", "--metric", "psnr"], "named twice"),
+        (["--model", "{blind}", "--metric", "psnr", "--spread-weight", "inf"], "--spread-weight"),
         (["--model", "{blind}", "--metric", "niqe_skvideo"], "niqe_skvideo has no gradient"),
         (["--model", "{blind}", "--metric", "prettiness"], "no metric 'prettiness'"),
         (["--model", "{seeing}", "--metric", "psnr"], r"seeing lq, psnr hq"),
@@ -200,6 +202,30 @@ def test_what_cannot_be_a_set_is_one_line_and_nothing_is_written(
     assert code != 0
     assert re.search(said, capsys.readouterr().err)
     assert not (tmp_path / "set").exists()
+
+
+def test_path_with_an_equals_sign_is_made_absolute_behind_a_name(
+    make_dataset: Callable[..., Path], see_input: Any, make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(make_model(text_mode="learned"), tmp_path / "lr=2 e")
+    monkeypatch.chdir(tmp_path)
+    dataset = make_dataset(change=see_input)
+    words = ["set", "--model", "mine=lr=2 e", "--metric", "psnr", "--reference", "lq", "--dataset", str(dataset)]
+    assert main([*words, "--out", "made", "--device", "cpu", "--data", "data"]) == 0
+    mine = read_set(tmp_path / "made").members[0]
+    assert (mine.name, mine.model) == ("mine", str(tmp_path / "lr=2 e"))
+    assert (tmp_path / "made" / "licences.json").is_file()
+
+
+def test_set_does_not_stand_in_for_what_lies_in_its_folder(
+    make_dataset: Callable[..., Path], make_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(make_model(text_mode="learned"), blind := tmp_path / "blind")
+    words = ["set", "--model", str(blind), "--metric", "psnr", "--reference", "lq", "--dataset", str(make_dataset())]
+    for out, said in ((blind, "holds architecture.json"), (blind / "config.json", "is a file")):
+        assert main([*words, "--out", str(out), "--data", str(tmp_path / "data")]) == 2
+        assert said in capsys.readouterr().err
+    assert not (blind / "set.json").exists()
 
 
 def test_planted_faults_have_no_part_in_the_scales(make_dataset: Callable[..., Path]) -> None:
