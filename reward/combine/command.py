@@ -120,6 +120,11 @@ def _format_accuracy(row: dict[str, Any]) -> str:
     return f"accuracy {row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}] on {row['n']:,} {whose}"
 
 
+def list_used(options: SetOptions) -> list[dict[str, str]]:
+    """What it uses besides its inputs: the metrics, some of which forbid commercial use."""
+    return [{"kind": "metric", "value": metric} for metric in options.metric]
+
+
 SET = Command(
     "reward set",
     "make one reward of several, which is low where they disagree",
@@ -128,4 +133,5 @@ SET = Command(
     "Members are brought to one scale on held-out images; the reward is their mean less --spread-weight times their "
     "spread. The folder is named wherever a reward model is: refl train, reward score, reward evaluate.",
     settle_set,
+    uses=list_used,
 )

@@ -12,17 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from db.errors import UserError
 from db.records import SIMULATED
+from licences.terms import Terms
 from reward.__main__ import main
 from reward.combine.combine import Found, choose_rows
+from reward.combine.command import SET, SetOptions
 from reward.data import load_dataset, to_tensor
 from reward.model.checkpoint import save_model
 from reward.model.model import RewardModel
 from reward.model.reward_set import RewardSet, compute_reward_version, compute_spread, find_reward, load_reward, measure
 from reward.model.set_config import read_set
 from reward.score.scorer import load_scorer, score_apart
+from runs.licences import find_licences
 from tests.unit.reward.model.test_input import draw_images, shake_heads
 
 
@@ -108,6 +112,18 @@ def test_metrics_are_float32_higher_better_and_take_inputs_of_another_size(metri
     assert measure(metric, images, draw_images(count=2, size_px=48)).shape == (2,)
 
 
+@pytest.mark.parametrize("metric", ["psnr", "ssim", "gmsd"])
+def test_metrics_have_a_gradient_whose_step_makes_them_better(metric: str) -> None:
+    images = torch.nn.functional.avg_pool2d(seen := draw_images(count=2), 3, 1, 1).requires_grad_()
+    before = measure(metric, images, seen)
+    before.sum().backward()
+    assert images.grad is not None
+    after = measure(metric, (images + 0.01 * images.grad / images.grad.abs().amax()).detach(), seen)
+    assert (after > before).all()
+    with FakeTensorMode(allow_non_fake_inputs=True):  # as memory is counted
+        assert measure(metric, torch.empty(2, 3, 32, 32), torch.empty(2, 3, 32, 32)).shape == (2,)
+
+
 def test_scorer_takes_it_with_images_of_all_sizes(made: Path) -> None:
     scorer = load_scorer(f"all={made}", "cpu")
     rng = np.random.default_rng(0)
@@ -138,6 +154,17 @@ def test_another_model_in_a_members_place_is_refused(
     save_model(model, tmp_path / "blind")
     with pytest.raises(UserError, match=r"was made of .*blind when that was reward [0-9a-f]+; now it is .*reward set"):
         load_reward(str(made))
+
+
+def test_member_that_went_away_or_lost_a_head_is_named_before_anything_is_loaded(
+    made: Path, make_model: Callable[..., RewardModel], tmp_path: Path
+) -> None:
+    save_model(make_model(text_mode="input"), tmp_path / "seeing")
+    with pytest.raises(UserError, match=r"set: seeing-2 is head 1 of .*which has fewer\. Make the set again"):
+        find_reward(str(made))
+    shutil.rmtree(tmp_path / "seeing")
+    with pytest.raises(UserError, match=r"set: its member seeing-1 cannot be had\. There is no scorer .*back into"):
+        find_reward(str(made))
 
 
 @pytest.mark.parametrize(
@@ -215,6 +242,13 @@ def test_path_with_an_equals_sign_is_made_absolute_behind_a_name(
     mine = read_set(tmp_path / "made").members[0]
     assert (mine.name, mine.model) == ("mine", str(tmp_path / "lr=2 e"))
     assert (tmp_path / "made" / "licences.json").is_file()
+
+
+def test_licences_of_metrics_are_among_those_of_a_set(tmp_path: Path) -> None:
+    used = SET.uses(SetOptions(model=["tiny"], metric=["psnr", "nlpd"], dataset=tmp_path))
+    assert {one["value"] for one in used} == {"psnr", "nlpd"}
+    found = find_licences(used, tmp_path)
+    assert [one.name.partition(" ")[0] for one in found if one.terms is Terms.non_commercial] == ["pyiqa"]
 
 
 def test_set_does_not_stand_in_for_what_lies_in_its_folder(
