@@ -56,9 +56,10 @@ def compute_ssim(images: Tensor, references: Tensor) -> Tensor:
 
 
 def _smooth(planes: Tensor) -> Tensor:
-    """(N, 1, H, W) -> (N, 1, H - 10, W - 10), by the Gaussian window; without a gradient on a CPU."""
+    """(N, 1, H, W) -> (N, 1, H - 10, W - 10), by the Gaussian window, with a gradient."""
     line = cv2.getGaussianKernel(SSIM_WINDOW_PX, SSIM_SIGMA_PX, cv2.CV_32F)
-    if planes.device.type == "cpu":  # some twenty times as fast as a convolution of one channel
+    # Some twenty times as fast as a convolution of one channel; of gradients and fake tensors OpenCV knows nothing.
+    if planes.device.type == "cpu" and not planes.requires_grad and type(planes) is Tensor:
         inside = slice(SSIM_WINDOW_PX // 2, -(SSIM_WINDOW_PX // 2))
         smoothed = [cv2.sepFilter2D(plane.numpy(), cv2.CV_32F, line, line)[inside, inside] for plane in planes[:, 0]]
         return torch.from_numpy(np.stack(smoothed)).unsqueeze(1)

@@ -28,6 +28,7 @@ GROUPS = {
     "annotate export": "dataset",
     "reward construct": "dataset",
     "reward train": "reward",
+    "reward set": "reward",
     "refl train": "restorer",
     "refl pretrain": "restorer",
 }

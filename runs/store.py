@@ -40,7 +40,7 @@ from runs.slurm import is_done
 log = logging.getLogger(__name__)
 
 LIVE_STATES = (RunState.queued, RunState.running, RunState.stopping)
-MAKERS = ("annotate export", "reward construct", "reward train", "refl train", "refl pretrain")
+MAKERS = ("annotate export", "reward construct", "reward train", "reward set", "refl train", "refl pretrain")
 """Kinds of runs whose folder others are made from: it keeps the licences of what it was made of."""
 VERSION = "0.1.0"
 MAX_ERROR_LENGTH = 500

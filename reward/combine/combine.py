@@ -50,8 +50,8 @@ def check_members(found: Sequence[tuple[FoundScorer, str]], metrics: Sequence[st
         found: each model, and what was asked for.
         reference: the photo that metrics compare with, `lq` or `hq`.
     Raises:
-        UserError: there are fewer than two members, two have one name, a metric has no gradient, or members would see
-            different photos.
+        UserError: there are fewer than two members, two have one name, a metric is named twice or has no gradient,
+            or members would see different photos.
     """
     models: dict[str, tuple[str, ModelConfig]] = {}
     for one, asked in found:
@@ -60,6 +60,8 @@ def check_members(found: Sequence[tuple[FoundScorer, str]], metrics: Sequence[st
         if one.name in models or one.name in metrics:
             raise UserError(f"Two members are called {one.name}; name one of them otherwise: NAME=…")
         models[one.name] = (split_name(asked)[1], one.config)
+    if len(set(metrics)) < len(metrics):
+        raise UserError(f"A metric is named twice, which would count it twice: {', '.join(metrics)}. Name each once.")
     if not models or sum(config.members for _, config in models.values()) + len(metrics) < 2:
         raise UserError("A set has a model and two members or more: name models, one of several members, or a metric.")
     photos = {name: config.input_photo for name, (_, config) in models.items() if config.needs_input}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from db.errors import UserError
+from reward.model.set_config import FILE
 from reward.model.weights_folder import WeightsFolder, choose_weights_folder
-from runs.licences import write_recorded
-from runs.options import Command, Flag, Input, Options, Output, Place, make_absolute
+from runs import licences
+from runs.options import Command, Flag, Input, Options, Output, Place, make_absolute, without_name
 from runs.store import record
 from training.settings import choose_folder
 
@@ -30,7 +32,10 @@ class SetOptions(Options):
     )
     split: Literal["val", "test", "train"] = Field("val", description="Which images; trained ones would flatter")
     spread_weight: float = Field(
-        1.0, ge=0, description="Spreads over members that the reward is lowered by; 0 for the plain mean"
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Spreads over members that the reward is lowered by; 0 for the plain mean",
     )
     reference: Literal["hq", "lq"] = Field("hq", description="Photo that metrics which compare are given")
     use_prompt: bool = Field(False, description="Compare with the models' own prompts where there are no captions")
@@ -60,9 +65,22 @@ def settle_set(options: SetOptions, data: Path) -> SetOptions:
 
 def _make_absolute(asked: str) -> str:
     """[NAME=]MODEL with a path made absolute, where it is one that is there."""
-    name, _, what = ("", "", asked) if Path(asked).expanduser().exists() else asked.rpartition("=")
+    what = without_name(asked)
     path = Path(what).expanduser()
-    return f"{name}={path.absolute()}" if name and path.exists() else str(path.absolute()) if path.exists() else asked
+    return f"{asked.removesuffix(what)}{path.absolute()}" if path.exists() else asked
+
+
+def check_out(out: Path) -> None:
+    """Check that the folder can be a set's: in another thing's folder `set.json` would stand in for that thing.
+
+    Raises:
+        UserError: it is a file, or a folder of something else.
+    """
+    own = tuple(f"{start}{name}" for start in ("", ".") for name in (FILE, licences.FILE))  # with a dot: unfinished
+    strangers = sorted(name for name in os.listdir(out) if not name.startswith(own)) if out.is_dir() else []
+    if strangers or (out.exists() and not out.is_dir()):
+        said = f"is there and holds {strangers[0]}, so it is no set's folder" if strangers else "is a file"
+        raise UserError(f"{out} {said}. Name another --out.")
 
 
 def run_set(options: SetOptions, place: Place) -> None:
@@ -73,6 +91,7 @@ def run_set(options: SetOptions, place: Place) -> None:
     from training.device import choose_device  # here: these load torch, which --help need not wait for
 
     assert options.out is not None  # settled
+    check_out(options.out)
     device, weights = choose_device(options.device), choose_weights_folder(options.weights, place.data)
     found = check_members(
         [(find_scorer(asked, weights), asked) for asked in options.model], options.metric, options.reference
@@ -82,7 +101,6 @@ def run_set(options: SetOptions, place: Place) -> None:
     with record(SET, options, place) as (_, run):
         config, rows = make_set(found, pairs, options.spread_weight, device, weights, run.progress)
         write_set(config, options.out)
-        write_recorded(options.out, run.licences)
         run.write_result({"out": str(options.out), "members": rows, "held_out_spread": config.held_out_spread})
     print(format_members(rows))
     print(f"mean spread over members: {config.held_out_spread:.3f} of a member's spread over {config.images:,} images")
@@ -102,6 +120,11 @@ def _format_accuracy(row: dict[str, Any]) -> str:
     return f"accuracy {row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}] on {row['n']:,} {whose}"
 
 
+def list_used(options: SetOptions) -> list[dict[str, str]]:
+    """What it uses besides its inputs: the metrics, some of which forbid commercial use."""
+    return [{"kind": "metric", "value": metric} for metric in options.metric]
+
+
 SET = Command(
     "reward set",
     "make one reward of several, which is low where they disagree",
@@ -110,4 +133,5 @@ SET = Command(
     "Members are brought to one scale on held-out images; the reward is their mean less --spread-weight times their "
     "spread. The folder is named wherever a reward model is: refl train, reward score, reward evaluate.",
     settle_set,
+    uses=list_used,
 )

@@ -24,7 +24,7 @@ from reward.model.captions import CONTEXT_TOKENS
 from reward.model.checkpoint import VERSION_PREFIX, compute_version, find_named, load_named, read_shape
 from reward.model.config import ModelConfig
 from reward.model.model import RewardModel
-from reward.model.set_config import RewardConfig, SetConfig, find_set, read_set
+from reward.model.set_config import Member, RewardConfig, SetConfig, find_set, read_set
 
 LEAST_VARIANCE = 1e-8
 """Under the root of a spread, whose gradient at 0 is infinite otherwise."""
@@ -136,10 +136,31 @@ def find_reward(what: str, weights_dir: Path | None = None) -> tuple[Path | None
     config = read_set(folder)
     for member in config.members:
         if member.model:
-            find_named(member.model, weights_dir)
+            find_member(folder, member, weights_dir)
         else:
             check_metric(member.metric)
     return folder, config
+
+
+def find_member(folder: Path, member: Member, weights_dir: Path | None) -> ModelConfig:
+    """The config of a member's model, with as many heads as the set was made of.
+
+    Raises:
+        UserError: it is not there any more, or is another model.
+    """
+    try:
+        config = find_named(member.model, weights_dir)[1]
+    except UserError as error:
+        raise UserError(
+            f"{folder}: its member {member.name} cannot be had. {error} Put the model back into its place, or make the "
+            "set again: python -m reward set."
+        ) from error
+    if member.head >= config.members:
+        raise UserError(
+            f"{folder}: {member.name} is head {member.head} of {member.model}, which has fewer. Make the set again: "
+            "python -m reward set."
+        )
+    return config
 
 
 def read_combined_shape(what: str, weights_dir: Path | None = None) -> CombinedShape | None:
@@ -177,10 +198,10 @@ def load_reward(
     Raises:
         UserError: there is none, it is damaged, or a member is not the model that the set was made of.
     """
-    folder = find_set(what)
-    if folder is None:
+    folder, config = find_reward(what, weights_dir)
+    if isinstance(config, ModelConfig):
         return load_named(what, dtype, weights_dir)
-    config = read_set(folder)
+    assert folder is not None
     models = {}
     for asked in dict.fromkeys(member.model for member in config.members if member.model):
         models[asked] = load_named(asked, dtype, weights_dir)
@@ -191,10 +212,6 @@ def load_reward(
 def check_members(folder: Path, config: SetConfig, asked: str, model: RewardModel, dtype: torch.dtype) -> None:
     """Check that a model is the one that the set was made of: its scale would be another's."""
     for member in (one for one in config.members if one.model == asked):
-        if member.head >= model.config.members:
-            raise UserError(
-                f"{folder}: {member.name} is head {member.head} of {asked}, which has fewer. Make it again."
-            )
         if dtype == torch.float32 and (found := compute_version(model)) != member.version:
             raise UserError(
                 f"{folder}: was made of {asked} when that was {member.version}; now it is {found}. Make the set again: "

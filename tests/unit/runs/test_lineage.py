@@ -208,8 +208,9 @@ def test_labels_of_a_dataset_and_of_its_copy_with_constructed_pairs_are_counted_
         make_run(data, 1, "annotate export", {"out": first}, result={"out": first, **of_people}),
         make_run(data, 2, "reward construct", {"dataset": first, "out": second}, result={"out": second, **both}),
         make_run(data, 3, "reward train", {"dataset": second, "out": model}),
+        make_run(data, 4, "reward set", {"model": [model], "dataset": first, "out": f"{model} set"}),
     ]
     nodes = make_nodes(runs, data)
-    assert [node.group for node in nodes.values()] == ["dataset", "dataset", "reward"]
-    assert nodes["run-3"].parents == ["run-2"]
+    assert [node.group for node in nodes.values()] == ["dataset", "dataset", "reward", "reward"]
+    assert [nodes[f"run-{number}"].parents for number in (3, 4)] == [["run-2"], ["run-1", "run-3"]]
     assert _to_json(nodes["run-3"], nodes)["labels"] == {"human": 7, "constructed": 4}

@@ -12,17 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from db.errors import UserError
 from db.records import SIMULATED
+from licences.terms import Terms
 from reward.__main__ import main
 from reward.combine.combine import Found, choose_rows
+from reward.combine.command import SET, SetOptions
 from reward.data import load_dataset, to_tensor
 from reward.model.checkpoint import save_model
 from reward.model.model import RewardModel
 from reward.model.reward_set import RewardSet, compute_reward_version, compute_spread, find_reward, load_reward, measure
 from reward.model.set_config import read_set
 from reward.score.scorer import load_scorer, score_apart
+from runs.licences import find_licences
 from tests.unit.reward.model.test_input import draw_images, shake_heads
 
 
@@ -108,6 +112,18 @@ def test_metrics_are_float32_higher_better_and_take_inputs_of_another_size(metri
     assert measure(metric, images, draw_images(count=2, size_px=48)).shape == (2,)
 
 
+@pytest.mark.parametrize("metric", ["psnr", "ssim", "gmsd"])
+def test_metrics_have_a_gradient_whose_step_makes_them_better(metric: str) -> None:
+    images = torch.nn.functional.avg_pool2d(seen := draw_images(count=2), 3, 1, 1).requires_grad_()
+    before = measure(metric, images, seen)
+    before.sum().backward()
+    assert images.grad is not None
+    after = measure(metric, (images + 0.01 * images.grad / images.grad.abs().amax()).detach(), seen)
+    assert (after > before).all()
+    with FakeTensorMode(allow_non_fake_inputs=True):  # as memory is counted
+        assert measure(metric, torch.empty(2, 3, 32, 32), torch.empty(2, 3, 32, 32)).shape == (2,)
+
+
 def test_scorer_takes_it_with_images_of_all_sizes(made: Path) -> None:
     scorer = load_scorer(f"all={made}", "cpu")
     rng = np.random.default_rng(0)
@@ -140,6 +156,17 @@ def test_another_model_in_a_members_place_is_refused(
         load_reward(str(made))
 
 
+def test_member_that_went_away_or_lost_a_head_is_named_before_anything_is_loaded(
+    made: Path, make_model: Callable[..., RewardModel], tmp_path: Path
+) -> None:
+    save_model(make_model(text_mode="input"), tmp_path / "seeing")
+    with pytest.raises(UserError, match=r"set: seeing-2 is head 1 of .*which has fewer\. Make the set again"):
+        find_reward(str(made))
+    shutil.rmtree(tmp_path / "seeing")
+    with pytest.raises(UserError, match=r"set: its member seeing-1 cannot be had\. There is no scorer .*back into"):
+        find_reward(str(made))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [("{", "Invalid JSON"), ("{}", "members: Field required"), ("\xff", "reward set")],
@@ -157,6 +184,8 @@ CANNOT = pytest.mark.parametrize(
         (["--model", "{blind}"], "two members or more"),
         (["--metric", "psnr", "--metric", "ssim"], "a model and two members"),
         (["--model", "{blind}", "--model", "{blind}"], "Two members are called blind"),
+        (["--model", "{blind}", "--metric", "psnr", "--metric", "psnr"], "named twice"),
+        (["--model", "{blind}", "--metric", "psnr", "--spread-weight", "inf"], "--spread-weight"),
         (["--model", "{blind}", "--metric", "niqe_skvideo"], "niqe_skvideo has no gradient"),
         (["--model", "{blind}", "--metric", "prettiness"], "no metric 'prettiness'"),
         (["--model", "{seeing}", "--metric", "psnr"], r"seeing lq, psnr hq"),
@@ -200,6 +229,37 @@ def test_what_cannot_be_a_set_is_one_line_and_nothing_is_written(
     assert code != 0
     assert re.search(said, capsys.readouterr().err)
     assert not (tmp_path / "set").exists()
+
+
+def test_path_with_an_equals_sign_is_made_absolute_behind_a_name(
+    make_dataset: Callable[..., Path], see_input: Any, make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(make_model(text_mode="learned"), tmp_path / "lr=2 e")
+    monkeypatch.chdir(tmp_path)
+    dataset = make_dataset(change=see_input)
+    words = ["set", "--model", "mine=lr=2 e", "--metric", "psnr", "--reference", "lq", "--dataset", str(dataset)]
+    assert main([*words, "--out", "made", "--device", "cpu", "--data", "data"]) == 0
+    mine = read_set(tmp_path / "made").members[0]
+    assert (mine.name, mine.model) == ("mine", str(tmp_path / "lr=2 e"))
+    assert (tmp_path / "made" / "licences.json").is_file()
+
+
+def test_licences_of_metrics_are_among_those_of_a_set(tmp_path: Path) -> None:
+    used = SET.uses(SetOptions(model=["tiny"], metric=["psnr", "nlpd"], dataset=tmp_path))
+    assert {one["value"] for one in used} == {"psnr", "nlpd"}
+    found = find_licences(used, tmp_path)
+    assert [one.name.partition(" ")[0] for one in found if one.terms is Terms.non_commercial] == ["pyiqa"]
+
+
+def test_set_does_not_stand_in_for_what_lies_in_its_folder(
+    make_dataset: Callable[..., Path], make_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(make_model(text_mode="learned"), blind := tmp_path / "blind")
+    words = ["set", "--model", str(blind), "--metric", "psnr", "--reference", "lq", "--dataset", str(make_dataset())]
+    for out, said in ((blind, "holds architecture.json"), (blind / "config.json", "is a file")):
+        assert main([*words, "--out", str(out), "--data", str(tmp_path / "data")]) == 2
+        assert said in capsys.readouterr().err
+    assert not (blind / "set.json").exists()
 
 
 def test_planted_faults_have_no_part_in_the_scales(make_dataset: Callable[..., Path]) -> None:
