@@ -54,8 +54,8 @@ class Pairs:
             UserError: the model needs it, and a row has none.
         """
         lacking = [row.source for row in self.rows if config.needs_input and getattr(row, config.input_photo) is None]
-        instead = f"{self.path}: import the photos with {config.input_photo} and export again as jsonl, or take another "
-        instead += f"text_mode. The first photo that lacks it is {lacking[0]!r}." if lacking else ""
+        instead = f"{self.path}: import the photos with {config.input_photo} and export again as jsonl, or take "
+        instead += f"another text_mode. The first photo that lacks it is {lacking[0]!r}." if lacking else ""
         check_inputs(config, len(lacking), len(self.rows), "pairs", instead=instead)
         return replace(self, input_photo=config.input_photo if config.needs_input else None)
 
