@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from metrics.faces import FACE_MEASURES, FaceError, load_arcface
+from metrics.faces import FACE_MEASURES, FaceError, identity_arcface, load_arcface
 from metrics.lists import (
     ARCFACE,
     FACE_METRICS,
@@ -211,7 +211,7 @@ def _try_face(name: str, pair: FitPair, request: Request) -> float | str:
     try:
         image, reference = pair(request.image, request.reference)
         assert reference is not None
-        return FACE_MEASURES[name](image, reference)
+        return identity_arcface(image, reference) if name == ARCFACE else FACE_MEASURES[name](image, reference)
     except FAILURES as error:
         return _reason(error)
 

@@ -90,8 +90,8 @@ def load_arcface() -> tuple[Any, Any]:
 FACE_MEASURES: dict[str, Callable[[Image, Image], float]] = {
     "identity": identity,
     "landmark_distance": landmark_distance,
-    "identity_arcface": identity_arcface,
 }
+"""dlib's."""
 
 
 def _find_face(image: Image, reference: Image) -> Any:

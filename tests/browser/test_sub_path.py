@@ -93,7 +93,7 @@ def below(database: Database, data: Path) -> Iterator[Callable[..., Proxy]]:
         stop()
 
 
-@pytest.mark.parametrize("strips", [True, False])
+@pytest.mark.parametrize("strips", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_everything_works_below_a_path(
     fill: Any, below: Callable[..., Proxy], open_page: Any, database: Database, strips: bool
 ) -> None:

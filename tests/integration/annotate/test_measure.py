@@ -178,7 +178,7 @@ def test_what_cannot_be_measured_is_a_failure_with_the_reason_and_no_number(
         (
             ["--metrics", "nothing"],
             {},
-            "error: There is no metric list 'nothing'. Name one of face, identity, offline, permissive",
+            "error: There is no metric list 'nothing'. Name one of arcface, face, identity, offline, permissive",
         ),
     ],
 )

@@ -125,7 +125,10 @@ TABLES: dict[str, dict[str, Any]] = {
 }
 SUSPICIOUS = (3, 4, 6)
 """Good to step 2; lowered at 3; back to 2 at 4; good at 5; lowered at 6; good at the end."""
-KILLS = [("control", (1, 2, 3, 4, 5, 6, 7)), ("bf16", (3, 4)), ("lora", (4,))]
+KILLS = [
+    ("control", (1, 2, 3, 4, 5, 6, 7)),
+    *(pytest.param(*one, marks=pytest.mark.slow) for one in (("bf16", (3, 4)), ("lora", (4,)))),
+]
 """After which steps each training is killed."""
 KINDS: dict[str, dict[str, dict[str, Any]]] = {
     "control": {},

@@ -38,6 +38,7 @@ def run(
     return material.restorer, lines
 
 
+@pytest.mark.slow
 def test_adapters_of_denoiser_and_encoder_learn_and_nothing_else(
     osediff: OSEDiff, faces: list[Face], tmp_path: Path
 ) -> None:
