@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ def write_whole(file: Path, content: bytes) -> None:
 def write_text_whole(file: Path, text: str) -> None:
     """`write_whole` of a text, in UTF-8."""
     write_whole(file, text.encode())
+
+
+def link_or_copy(file: Path, target: Path) -> None:
+    """Give a file a second name, or a copy where the disk knows no links."""
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)
 
 
 def read_tail(file: Path, size_bytes: int = TAIL_BYTES) -> bytes:

@@ -9,8 +9,6 @@ files are links to those of `last/`.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,7 @@ from db.errors import UserError
 from refl.tune.brake import describe_checks, find_good_step
 from refl.tune.setup import REWARD_FOLDER, Training, load_learned
 from reward.model.checkpoint import save_changes
-from runs.files import write_text_whole
+from runs.files import link_or_copy, write_text_whole
 from training.state import STEPS_FOLDER, keep_step, load_state, read_record, save_checkpoint
 
 
@@ -159,7 +157,4 @@ def _link(source: Path, folder: Path, but: Sequence[str] = ("state.pt", "trainin
     for file in (path for path in source.rglob("*") if path.is_file() and path.name not in but):
         target = folder / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, target)
-        except OSError:
-            shutil.copyfile(file, target)
+        link_or_copy(file, target)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from pixels.read import RgbImage
 from reward.construct.kinds import SPOILERS
 from reward.construct.options import Kind
 from reward.data import load_dataset
+from runs.files import link_or_copy
 from runs.space import explain_full_disk
 from training.images import read_image
 
@@ -43,6 +43,32 @@ class Own:
     image: str
     sha256: str
     method: str
+
+
+class OtherPeople:
+    """The restored images by split and method, so that a draw of another person's does not look at all of them."""
+
+    def __init__(self, photos: Sequence[Sequence[Own]]) -> None:
+        self.images: dict[tuple[str, str], list[Own]] = defaultdict(list)
+        self.places: dict[tuple[str, str, str], set[int]] = defaultdict(set)
+        """(split, method, person or SHA-256) -> where their images stand in the list of split and method."""
+        for own in (one for photo in photos for one in photo):
+            key, images = (own.row.split, own.method), self.images[own.row.split, own.method]
+            for name in (own.row.group, own.sha256):
+                self.places[*key, name].add(len(images))
+            images.append(own)
+
+    def draw(self, own: Own, rng: np.random.Generator) -> Own | None:
+        """The same method's image of another person of the same split; None where there is none."""
+        key = own.row.split, own.method
+        left_out = sorted(self.places[*key, own.row.group] | self.places[*key, own.sha256])
+        count = len(self.images[key]) - len(left_out)
+        if not count:
+            return None
+        place = int(rng.integers(count))
+        for one in left_out:  # counted among those that are left
+            place += one <= place
+        return self.images[key][place]
 
 
 def construct(
@@ -66,6 +92,7 @@ def construct(
     pairs = load_dataset(dataset)
     photos = group_by_photo(dataset, pairs.rows)
     check_kinds(photos, kinds, dataset)
+    others = OtherPeople(photos)
     unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with explain_full_disk(out.parent, "run the same command again"):
@@ -74,7 +101,7 @@ def construct(
             with open(unfinished / "pairs.jsonl", "wb") as stream:
                 stream.write((dataset / "pairs.jsonl").read_bytes().rstrip() + b"\n")  # as it is, whoever wrote it
                 for done, photo in enumerate(photos, 1):
-                    for line in construct_for(photo, photos, kinds, per_photo, seed, dataset, unfinished):
+                    for line in construct_for(photo, others, kinds, per_photo, seed, dataset, unfinished):
                         counts[line["made_by"]] += 1
                         stream.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
                     progress(done, len(photos))
@@ -125,16 +152,13 @@ def copy_dataset(dataset: Path, folder: Path) -> None:
         if file.parent == dataset:  # the card is added to, and a link would change the dataset's own
             shutil.copyfile(file, target)
             continue
-        try:
-            os.link(file, target)
-        except OSError:
-            shutil.copyfile(file, target)
+        link_or_copy(file, target)
     (folder / "images").mkdir(parents=True, exist_ok=True)
 
 
 def construct_for(
     photo: Sequence[Own],
-    photos: Sequence[Sequence[Own]],
+    others: OtherPeople,
     kinds: Sequence[Kind],
     per_photo: int,
     seed: int,
@@ -149,7 +173,7 @@ def construct_for(
             rng = np.random.default_rng(list(draw))
             own = photo[int(rng.integers(len(photo)))]
             if kind == "other_person":
-                other = draw_other_person(own, photos, rng)
+                other = others.draw(own, rng)
                 if other is None:
                     continue
                 wrong, method = (other.image, other.sha256), other.method
@@ -158,21 +182,6 @@ def construct_for(
                 wrong = write_image(SPOILERS[kind](read_image(dataset / own.image), lq, rng), folder)
                 method = f"{own.method} {kind}"
             yield make_row(own, wrong, method, kind, f"{kind}-{draw.hex()[:24]}", bool(rng.integers(2)))
-
-
-def draw_other_person(own: Own, photos: Sequence[Sequence[Own]], rng: np.random.Generator) -> Own | None:
-    """The same method's image of another person of the same split; None where there is none."""
-    row = own.row
-    others = [
-        one
-        for photo in photos
-        for one in photo
-        if one.row.group != row.group
-        and one.row.split == row.split
-        and one.method == own.method
-        and one.sha256 != own.sha256
-    ]
-    return others[int(rng.integers(len(others)))] if others else None
 
 
 def write_image(image: RgbImage, folder: Path) -> tuple[str, str]:
