@@ -302,7 +302,7 @@ class Pair(Base):
     shuffle_key: Mapped[int]
     """Random order of showing, 0 … 2^31 − 1, from the pair's key."""
     reserved: Mapped[bool] = mapped_column(default=True, server_default=true())
-    """Shown by random picks only, never by an active order: `annotate.judging.pairs.is_reserved` of its key and
+    """Shown by random picks only, never by an active order: `db.pairs.is_reserved` of its key and
     split."""
     judgments_wanted: Mapped[int] = mapped_column(default=1)
     judgment_count: Mapped[int] = mapped_column(default=0)
