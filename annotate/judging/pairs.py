@@ -1,7 +1,8 @@
 """Make pairs of candidates, and choose the pair or task that a person sees next.
 
-`next_pair` is one function from the state of the database to a lease. The order of showing is `_pick_queued`'s: at
-random, or by the shortlists that `annotate.labeler.active` writes whenever a labeler is fitted, with a share at random.
+`next_pair` is one function from the state of the database to a lease. First comes what a training waits for. Then the
+order of showing is `_pick_queued`'s: at random, or by the shortlists that `annotate.labeler.active` writes whenever a
+labeler is fitted, with a share at random.
 
 Why a pair was shown is kept with its judgment (`Picked`), since accuracy may be measured only on pairs drawn at random.
 So that the random picks stay a fair sample while active orders take pairs out, they have a reserve that no active order
@@ -223,10 +224,11 @@ def next_pair(
 ) -> Lease | None:
     """Lease the pair or task that this person sees next; None when none wants their judgment.
 
-    The next of the project's order: a pair, or a task of any size where the project's `task_size` is above 2 (its
-    pairs do not follow when the tasks are done, for they are the same comparisons once more). Now and then in its place
-    a gold one, a repeat of an own one with the sides swapped or the places changed, or, by `mixed_share`, one asked in
-    another way. Never one that this person has judged or holds, nor one whose open slots are all leased to others.
+    What a training waits for, pair or task; else the next of the project's order: a pair, or a task of any size where
+    the project's `task_size` is above 2 (its pairs do not follow when the tasks are done, for they are the same
+    comparisons once more). Now and then in the place of the latter a gold one, a repeat of an own one with the sides
+    swapped or the places changed, or, by `mixed_share`, one asked in another way. Never one that this person has judged
+    or holds, nor one whose open slots are all leased to others.
 
     Args:
         besides: ids of pairs that are not wanted.
@@ -234,6 +236,11 @@ def next_pair(
     """
     turn = _Turn(session, person_id, settings, rng, list(besides), list(besides_tasks))
     queue = own_queue(settings)
+    lease = _pick_awaited(turn)
+    if lease is not None:
+        lease.expires_at = expires_at
+        insert_row(session, INSERT_LEASE, lease)
+        return lease
     lease = _pick_queued(turn, queue)
     if lease is None:
         return None  # The others accompany the queue; alone they would keep a finished person going.
@@ -280,6 +287,15 @@ def _first_from(turn: _Turn, queue: Queue, walk: Walk, **values: object) -> int 
         found: int | None = turn.scalar(statement, queue, start=start, **values)
         if found is not None:
             return found
+    return None
+
+
+def _pick_awaited(turn: _Turn) -> Lease | None:
+    """One that a training waits for. Not at random: its images are of one restorer as it learns."""
+    for queue in (TASK_QUEUE, PAIR_QUEUE):
+        while (found := turn.scalar(queue.awaited, queue)) is not None:
+            if turn.scalar(queue.still_wanted, queue, of=found) is not None:  # as in _find_queued
+                return _make_lease(turn, queue, found, Picked.leftover)
     return None
 
 

@@ -23,8 +23,9 @@ from metrics.face_network import PACKAGE, FaceNetwork, load_face_network
 from metrics.lists import Column, MetricError, metric_version
 from metrics.load import needs_reference
 from refl.tune.identity import compute_identity_loss
-from refl.tune.judge_names import IDENTITY, check_judge, find_judging_metric
+from refl.tune.judge_names import IDENTITY, PEOPLE, check_judge, find_judging_metric
 from refl.tune.monitor import to_bytes
+from refl.tune.people_judge import load_people_judge
 from runs.options import Place
 
 log = logging.getLogger(__name__)
@@ -172,20 +173,29 @@ def name_some(names: Sequence[str]) -> str:
     return ", ".join(different[:MAX_NAMED]) + more
 
 
-def load_judge(asked: str, device: torch.device | str, weights: Path, place: Place) -> Judge:  # noqa: ARG001
+def load_judge(
+    asked: str,
+    device: torch.device | str,
+    weights: Path,  # noqa: ARG001
+    place: Place,
+    people_answers: int = 1,
+) -> Judge:
     """The judge of that name, ready on a device.
 
     Args:
         asked: see `refl.tune.judge_names.is_judge`.
         device: where it computes, if it does here.
         weights: folder of published weight files.
-        place: where the project is, whose people are asked.
+        place: where the project is whose people are asked.
+        people_answers: wanted of people for each pair or task.
     Raises:
         UserError: as of `check_judge`; or nobody knows the metric, or what it needs cannot be had.
     """
     check_judge(asked)
     if (metric := find_judging_metric(asked)) is not None:
         return load_metric_judge(metric, str(device))
+    if asked == PEOPLE:
+        return load_people_judge(place, people_answers)
     return load_identity_judge(torch.device(device))
 
 
