@@ -40,8 +40,8 @@ def _compare_once(restorer: OSEDiff, embedding: Tensor, photos: Tensor, images: 
         given = restorer.embed(photos, embedding.expand(len(photos), -1, -1))
         restored = restore_once(restorer, restorer.encode_condition(photos), given)
         signal, noise = restorer.noise_scales(restorer.timestep)
-        squares = ((restored[:, None] - images) * (signal / noise)).square()
-        return squares.flatten(2).mean(dim=2)
+        difference: Tensor = (restored[:, None] - images) * (signal / noise)
+        return difference.square().flatten(2).mean(dim=2)
 
     with torch.no_grad(), restorer.without_adapters():
         reference = compare()
