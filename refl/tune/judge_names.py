@@ -6,10 +6,10 @@ A judge scores restored images without a gradient, for the ways of training that
 from __future__ import annotations
 
 from importlib import metadata
-from urllib.parse import urlsplit
 
 from db.errors import UserError
 from metrics.lists import FACE_METRICS, OUR_VERSIONS, MetricError, metric_version
+from reward.serve.client import check_url
 
 METRIC_PREFIX = "metric:"
 IDENTITY, PEOPLE = "identity", "people"
@@ -50,8 +50,8 @@ def check_judge(asked: str, *, own_faces: bool = True) -> None:
                 "The judge people shows its images on the Label page, which knows the project's own photos alone: "
                 "import the faces and leave --faces out, or take another judge."
             )
-    elif not _has_host(asked):
-        raise UserError(f"{asked!r} is not the address of a reward. Give one like http://gpu-host:8100.")
+    else:
+        check_url(asked)
 
 
 def _check_metric(name: str) -> None:
@@ -72,11 +72,3 @@ def _check_network() -> None:
         raise UserError(
             f"The judge identity needs {NETWORK_PACKAGE}, which is not installed: pip install {NETWORK_PACKAGE}."
         ) from error
-
-
-def _has_host(asked: str) -> bool:
-    try:
-        parts = urlsplit(asked)
-        return bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, brackets that do not close
-        return False

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,8 +26,10 @@ from metrics.face_network import PACKAGE, FaceNetwork, load_face_network
 from metrics.lists import Column, MetricError, metric_version
 from metrics.load import needs_reference
 from refl.tune.identity import compute_identity_loss
-from refl.tune.judge_names import IDENTITY, check_judge, find_judging_metric
-from refl.tune.monitor import to_bytes
+from refl.tune.judge_names import IDENTITY, PEOPLE, check_judge, find_judging_metric
+from refl.tune.monitor import to_bytes, to_uint8
+from refl.tune.people_judge import load_people_judge
+from reward.serve.client import RemoteReward
 from runs.options import Place
 
 log = logging.getLogger(__name__)
@@ -124,6 +129,40 @@ class IdentityJudge:
             return -compute_identity_loss(self.network, images, hq).cpu()
 
 
+@dataclass(frozen=True)
+class RemoteJudge:
+    """A reward that is served over HTTP, by `python -m reward serve` or by whoever keeps to its contract."""
+
+    remote: RemoteReward
+    name: str
+    version: str
+    metrics: tuple[str, ...] = ()
+
+    def score(
+        self,
+        images: Tensor,
+        lq: Tensor,
+        hq: Tensor,
+        captions: Sequence[str | None],
+        names: Sequence[str],  # noqa: ARG002
+    ) -> Tensor:
+        """As of `Judge`.
+
+        Raises:
+            UserError: as of `RemoteReward.score`.
+        """
+        about = self.remote.describe()
+        seen = None
+        if about.needs_input:
+            seen = _stack(lq if about.input_photo == "lq" else hq)
+        return torch.from_numpy(self.remote.score(_stack(images), seen, list(captions)))
+
+
+def _stack(images: Tensor) -> npt.NDArray[np.uint8]:
+    """(N, H, W, 3) uint8 of (N, 3, H, W)."""
+    return np.ascontiguousarray(to_uint8(images).permute(0, 2, 3, 1).numpy())
+
+
 def measure(metric: str, images: Tensor, hq: Tensor, device: str) -> list[Value]:
     """The metric of each of (N, 3, H, W) images in 8 bits, as `annotate measure` has it, against hq where it compares.
 
@@ -172,21 +211,32 @@ def name_some(names: Sequence[str]) -> str:
     return ", ".join(different[:MAX_NAMED]) + more
 
 
-def load_judge(asked: str, device: torch.device | str, weights: Path, place: Place) -> Judge:  # noqa: ARG001
+def load_judge(
+    asked: str,
+    device: torch.device | str,
+    weights: Path,  # noqa: ARG001
+    place: Place,
+    people_answers: int = 1,
+) -> Judge:
     """The judge of that name, ready on a device.
 
     Args:
         asked: see `refl.tune.judge_names.is_judge`.
         device: where it computes, if it does here.
         weights: folder of published weight files.
-        place: where the project is, whose people are asked.
+        place: where the project is whose people are asked.
+        people_answers: wanted of people for each pair or task.
     Raises:
         UserError: as of `check_judge`; or nobody knows the metric, or what it needs cannot be had.
     """
     check_judge(asked)
     if (metric := find_judging_metric(asked)) is not None:
         return load_metric_judge(metric, str(device))
-    return load_identity_judge(torch.device(device))
+    if asked == PEOPLE:
+        return load_people_judge(place, people_answers)
+    if asked == IDENTITY:
+        return load_identity_judge(torch.device(device))
+    return load_remote_judge(asked)
 
 
 def load_identity_judge(device: torch.device) -> IdentityJudge:
@@ -200,6 +250,17 @@ def load_identity_judge(device: torch.device) -> IdentityJudge:
     except MetricError as error:
         raise UserError(f"Identity cannot be the judge. {error}") from error
     return IdentityJudge(network, device, f"facereward {IDENTITY_VERSION}, {PACKAGE} {metadata.version(PACKAGE)}")
+
+
+def load_remote_judge(url: str) -> RemoteJudge:
+    """A served reward, asked for its name and version.
+
+    Raises:
+        UserError: it cannot be reached, refuses the token, or keeps to another contract.
+    """
+    remote = RemoteReward(url)
+    about = remote.describe()
+    return RemoteJudge(remote, re.sub(r"[^A-Za-z0-9_+.-]", "_", about.name), about.version)
 
 
 def load_metric_judge(metric: str, device: str) -> MetricJudge:
