@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 
 from db.errors import UserError
@@ -21,7 +22,7 @@ from refl.restorers import lora
 from refl.restorers.diffbir import VERSIONS, list_diffbir_files, load_diffbir, set_steps
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.feedforward import FeedForwardRestorer, load_feedforward
-from refl.restorers.osediff import OSEDiff, list_osediff_files, load_osediff
+from refl.restorers.osediff import OSEDiff, list_osediff_files, load_osediff, load_plain_vae
 from refl.restorers.tiny import load_tiny
 from reward.model.weights_folder import WEIGHTS_FOLDER
 from training.weights import SUFFIXES
@@ -70,6 +71,17 @@ def load_restorer(
         if name != "stage1" and name not in keep_float32:  # SwinIR makes masks in float32 at sizes it was not made for
             cast(part, dtype, with_adapters=ADAPTERS not in keep_float32)
     return restorer
+
+
+def load_target_vae(asked: str, folder: Path) -> AutoencoderKL | None:
+    """The autoencoder whose latents are what an image is, where a restorer's own encoder is trained; None elsewhere.
+
+    Raises:
+        UserError: a file cannot be got, or is not what it should be.
+    """
+    path = Path(asked).expanduser()
+    base = str(lora.read_record(path)["restorer"]) if (path / "trained.json").is_file() else asked
+    return load_plain_vae(folder) if base.partition(":")[0] == "osediff" else None
 
 
 def locate(asked: str) -> str:

@@ -12,6 +12,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from refl.faces.color_fix import fix_color
@@ -51,11 +52,26 @@ class OSEDiff(LatentRestorer):
         embedding = self.encode_prompts([self.use.prompt]).expand(len(lq), -1, -1)
         return self.decode(self.restore_latents(lq, embedding))
 
+    timestep = TIMESTEP
+
+    def encode_condition(self, lq: Tensor) -> Tensor:
+        return self.encode_pixels(lq)
+
+    def embed(self, lq: Tensor, embedding: Tensor) -> Tensor:  # noqa: ARG002
+        return embedding
+
+    def predict_noise(self, condition: Tensor, embedding: Tensor) -> Tensor:
+        dtype = dtype_of(self.unet)
+        noise_pred: Tensor = self.unet(condition.to(dtype), TIMESTEP, embedding.to(dtype), return_dict=False)[0]
+        return noise_pred.float()
+
+    def to_x0(self, condition: Tensor, timestep: int, output: Tensor) -> Tensor:
+        return self.predict_x0(condition, timestep, output)
+
     def restore_latents(self, lq: Tensor, embedding: Tensor) -> Tensor:
         """Predict clean latents, with gradient to the adapters: (N, 3, H, W) in [0, 1], (N, T, C) -> (N, c, h, w)."""
-        condition, dtype = self.encode_pixels(lq), dtype_of(self.unet)
-        noise_pred: Tensor = self.unet(condition.to(dtype), TIMESTEP, embedding.to(dtype), return_dict=False)[0]
-        return self.predict_x0(condition, TIMESTEP, noise_pred.float())
+        condition = self.encode_pixels(lq)
+        return self.predict_x0(condition, TIMESTEP, self.predict_noise(condition, embedding))
 
     @torch.no_grad()
     def restore(self, lq: Tensor, seeds: Sequence[int], steps: int | None = None) -> Tensor:
@@ -85,6 +101,18 @@ class OSEDiff(LatentRestorer):
 def list_osediff_files(asked: str) -> list[tuple[str, ...]]:
     """List, for each file that `load_osediff` takes, the names or paths of which one will do."""
     return [STABLE_DIFFUSION, (asked.partition(":")[2] or FACE_ADAPTERS,)]
+
+
+def load_plain_vae(folder: Path) -> AutoencoderKL:
+    """Stable Diffusion's autoencoder without adapters, on the CPU: whose latents are what an image is.
+
+    Raises:
+        UserError: its file cannot be got, or is not what it should be.
+    """
+    base = find_any(STABLE_DIFFUSION, folder)
+    parts = make_stable_diffusion(base)
+    fill_stable_diffusion(parts, base, {"vae": torch.float32})
+    return parts.vae.requires_grad_(False)
 
 
 def load_osediff(
