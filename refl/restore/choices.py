@@ -15,6 +15,12 @@ NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "feedforward:gfpgan-v1.4": (("gfpgan-v1.4",),),
     "feedforward:restoreformer": (("restoreformer",),),
     "feedforward:codeformer": (("codeformer",),),
+    "onnx:gfpgan-v1.4-onnx": (("gfpgan-v1.4-onnx",),),
+    "onnx:gpen-512-onnx": (("gpen-512-onnx",),),
+    "onnx:gpen-256-onnx": (("gpen-256-onnx",),),
+    "onnx:codeformer-onnx": (("codeformer-onnx",),),
+    "onnx:restoreformer-onnx": (("restoreformer-onnx",),),
+    "onnx:restoreformer-pp-onnx": (("restoreformer-pp-onnx",),),
 }
 """Value for `--method`, and the manifest's names of the files that it needs: one of each group."""
 TUNED = ("runs/*/**", "restorers/*/tuned", "rounds/*/restorer/tuned")

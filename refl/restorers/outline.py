@@ -12,6 +12,7 @@ from refl.restorers.diffbir import STABLE_DIFFUSION, VERSIONS
 from refl.restorers.feedforward import FeedForwardRestorer
 from refl.restorers.latent import LatentSettings
 from refl.restorers.load import is_restorer_folder, method_name
+from refl.restorers.onnx import OnnxRestorer, check_runtime, read_face_model
 from refl.restorers.osediff import FACE_ADAPTERS, OSEDiff
 from refl.restorers.tiny import LEVELS, SHIPPED, read_tiny_config
 
@@ -60,4 +61,8 @@ def outline_restorer(asked: str, folder: Path) -> Outline:
         find_file(file, folder)
         one_pass = FeedForwardRestorer
         return Outline(one_pass.image_size_px, one_pass.multiple_px, one_pass.is_random)
+    if kind == "onnx":
+        check_runtime()
+        size_px = read_face_model(find_file(file, folder).path).size_px
+        return Outline(size_px, OnnxRestorer.multiple_px, OnnxRestorer.is_random)
     return Outline(read_tiny_config(SHIPPED).image_size_px, TINY_MULTIPLE_PX, True)

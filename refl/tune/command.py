@@ -37,7 +37,7 @@ def settle_train(options: ReflTrainOptions, data: Path) -> ReflTrainOptions:
     Raises:
         UserError: the restorer is one that cannot be tuned.
     """
-    if options.restorer.startswith("feedforward"):
+    if options.restorer.startswith(("feedforward", "onnx")):
         raise UserError(
             f"{options.restorer} has no noise to learn from; tune tiny, diffbir-v1, diffbir-v2.1 or osediff."
         )
@@ -134,8 +134,7 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
     """Load what is asked for and train."""
     import torch  # here: --help need not wait for these
 
-    from refl.restorers.feedforward import FeedForwardRestorer
-    from refl.restorers.load import ADAPTERS, get_restorer_files, load_restorer
+    from refl.restorers.load import ADAPTERS, OnePass, get_restorer_files, load_restorer
     from refl.tune.data import leave_out_held_out
     from refl.tune.identity import check_identity
     from refl.tune.setup import Material, check_face_captions, check_reward_input
@@ -164,7 +163,7 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
     restorer = load_restorer(
         options.restorer, weights_dir=weights, dtype=dtype, keep_float32=("control", "text", ADAPTERS)
     )
-    assert not isinstance(restorer, FeedForwardRestorer)
+    assert not isinstance(restorer, OnePass)
     scorer = load_scorer(options.reward, "cpu", weights_dir=weights)
     material = Material(
         restorer=restorer,
