@@ -12,6 +12,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "diffbir-v1": (("sd-2.1-base", "sd-2.1-base-safetensors"), ("diffbir-swinir-face",), ("diffbir-v1-face",)),
     "diffbir-v2.1": (("sd-2.1-zsnr",), ("diffbir-swinir-face",), ("diffbir-v2.1",)),
     "osediff": (("sd-2.1-base", "sd-2.1-base-safetensors"), ("osediff-face",)),
+    "pmrf": (("pmrf",),),
     "feedforward:gfpgan-v1.4": (("gfpgan-v1.4",),),
     "feedforward:restoreformer": (("restoreformer",),),
     "feedforward:codeformer": (("codeformer",),),

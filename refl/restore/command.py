@@ -45,8 +45,8 @@ class RestoreOptions(Options):
         list[str], Input("restorer", "Restorers"), Flag(name="method", repeated=True, metavar="[NAME=]METHOD")
     ] = Field(
         [],
-        description="tiny (shipped with FaceReward), diffbir-v1, diffbir-v2.1, osediff, feedforward:FILE or onnx:FILE "
-        "with a weight file or a name of `python -m refl weights list`, or the folder of a tuned restorer; NAME= "
+        description="tiny (shipped with FaceReward), diffbir-v1, diffbir-v2.1, osediff, pmrf, feedforward:FILE or "
+        "onnx:FILE with a weight file or a name of `python -m refl weights list`, or a tuned restorer's folder; NAME= "
         "before it names its candidates; repeatable (default: tiny)",
     )
     seeds: list[Annotated[int, Field(ge=0, le=MAX_SEED)]] = Field(

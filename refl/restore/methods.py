@@ -13,7 +13,7 @@ from db.errors import UserError
 from refl.faces.color_fix import ColorFix
 from refl.restore.restore import RestoreMethod
 from refl.restorers import lora
-from refl.restorers.load import AnyRestorer, OnePass, get_restorer_files, load_restorer, method_name
+from refl.restorers.load import AnyRestorer, Untrained, get_restorer_files, load_restorer, method_name
 from training.stopping import advise_out_of_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -98,7 +98,7 @@ def load_method(asked: AskedMethod, options: LoadOptions) -> RestoreMethod:
     with advise_out_of_memory(lambda: said):
         restorer = load_restorer(what, device=options.device, dtype=DTYPES[options.dtype], weights_dir=options.weights)
     changes = dict(_change(restorer, what, options))
-    own_fix = "none" if isinstance(restorer, OnePass) else options.color_fix
+    own_fix = "none" if isinstance(restorer, Untrained) else options.color_fix
     return RestoreMethod(
         name=asked.name if asked.is_given else "-".join([asked.name, *(words for words, _ in changes.values())]),
         restorer=restorer,
@@ -123,7 +123,7 @@ def _change(restorer: AnyRestorer, what: str, options: LoadOptions) -> Iterator[
     color_fix = options.color_fix
     if color_fix not in (None, restorer.settings.get("color_fix", "none")):
         yield "color_fix", ("unfixed" if color_fix == "none" else str(color_fix), color_fix)
-    if color_fix is not None and not isinstance(restorer, OnePass):
+    if color_fix is not None and not isinstance(restorer, Untrained):
         restorer.use = replace(restorer.use, color_fix=color_fix)
     if options.strength is not None:
         yield from _set_strength(restorer, what, options.strength)
@@ -131,13 +131,13 @@ def _change(restorer: AnyRestorer, what: str, options: LoadOptions) -> Iterator[
         yield "size_px", (f"{options.size_px}px", options.size_px)
     if options.dtype != "float32":
         yield "dtype", (options.dtype, options.dtype)
-    if options.small_memory and not isinstance(restorer, OnePass):
+    if options.small_memory and not isinstance(restorer, Untrained):
         restorer.enable_small_memory()
         yield "small_memory", ("small-memory", True)  # tiles blend at their borders, and slices round otherwise
 
 
 def _set_strength(restorer: AnyRestorer, what: str, strength: float) -> Iterator[tuple[str, tuple[str, Any]]]:
-    if isinstance(restorer, OnePass) or "lora_strength" not in restorer.settings:
+    if isinstance(restorer, Untrained) or "lora_strength" not in restorer.settings:
         raise _no_strength(what)
     restorer.set_lora_strength(strength)
     if strength != 1:

@@ -1,4 +1,4 @@
-"""Load a restorer by its name: tiny, diffbir-v1, diffbir-v2.1, osediff, feedforward:FILE, onnx:FILE, or a folder.
+"""Load a restorer by its name: tiny, diffbir-v1, diffbir-v2.1, osediff, pmrf, feedforward:FILE, onnx:FILE, a folder.
 
 Behind a colon stands what to load in place of the published part: `diffbir-v1:FILE` another ControlNet in DiffBIR's
 format, `osediff:FILE` other adapters, `feedforward:FILE` any restorer that spandrel knows, `onnx:FILE` a face restorer
@@ -24,16 +24,17 @@ from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.feedforward import FeedForwardRestorer, load_feedforward
 from refl.restorers.onnx import OnnxRestorer, check_runtime, load_onnx
 from refl.restorers.osediff import OSEDiff, list_osediff_files, load_osediff
+from refl.restorers.pmrf import PMRF, WEIGHTS, load_pmrf
 from refl.restorers.tiny import load_tiny
 from reward.model.weights_folder import WEIGHTS_FOLDER
 from training.weights import SUFFIXES
 
-NAMES = ("tiny", *VERSIONS, "osediff", "feedforward:FILE", "onnx:FILE")
+NAMES = ("tiny", *VERSIONS, "osediff", "pmrf", "feedforward:FILE", "onnx:FILE")
 ADAPTERS = "adapters"
 """In `keep_float32`: what a training by LoRA added to the parts."""
-OnePass = FeedForwardRestorer | OnnxRestorer
-"""Those that are made of a file and judged, but not trained."""
-AnyRestorer = DiffusionRestorer | OSEDiff | OnePass
+Untrained = FeedForwardRestorer | OnnxRestorer | PMRF
+"""Those that are made of a file and judged, but not trained here."""
+AnyRestorer = DiffusionRestorer | OSEDiff | Untrained
 
 
 def load_restorer(
@@ -65,12 +66,14 @@ def load_restorer(
             set_steps(restorer, steps)
         except ValueError as error:
             raise UserError(f"{error}.") from error
+    elif steps is not None and isinstance(restorer, PMRF):
+        restorer.steps = steps
     elif steps not in (None, 1):
         raise UserError(f"{asked} takes one step, not {steps}. Leave the number of steps out.")
     if isinstance(restorer, OnnxRestorer):
         return restorer
     restorer.to(device)
-    if isinstance(restorer, FeedForwardRestorer):
+    if isinstance(restorer, Untrained):
         return restorer
     parts = dict(restorer.named_children())
     for name, part in parts.items():
@@ -117,6 +120,8 @@ def _list_files(asked: str) -> list[tuple[str, ...]]:
         return list_diffbir_files(kind, file)
     if kind == "osediff" and (file or asked == kind):
         return list_osediff_files(asked)
+    if asked == "pmrf":
+        return [(WEIGHTS,)]
     if kind == "feedforward" and file:
         return [(file,)]
     if kind == "onnx" and file:
@@ -167,6 +172,8 @@ def _load(
         return load_diffbir(kind, folder, file, dtype, keep_float32)
     if kind == "osediff" and (file or asked == kind):
         return load_osediff(asked, folder, dtype, keep_float32)
+    if asked == "pmrf":
+        return load_pmrf(folder, dtype)
     if kind == "feedforward" and file:
         return load_feedforward(find_file(file, folder), asked, dtype)
     if kind == "onnx" and file:
@@ -184,7 +191,7 @@ def _load_tuned(path: Path, folder: Path, dtype: torch.dtype, keep_float32: Coll
     record = lora.read_record(path)
     base = locate(str(record["restorer"]))
     restorer = _load(base, folder, dtype, keep_float32, "cpu")
-    if isinstance(restorer, OnePass):
+    if isinstance(restorer, Untrained):
         raise UserError(f"{path}: says that it was trained on {base!r}, which cannot be trained.")
     if record["kind"] == "lora" and ADAPTERS in keep_float32:
         restorer.set_trainable("lora", record["rank"])  # adapters begin in the dtype of their layers

@@ -41,6 +41,8 @@ def settle_train(options: ReflTrainOptions, data: Path) -> ReflTrainOptions:
         raise UserError(
             f"{options.restorer} has no noise to learn from; tune tiny, diffbir-v1, diffbir-v2.1 or osediff."
         )
+    if options.restorer == "pmrf":
+        raise UserError("pmrf is restored by and not tuned; tune tiny, diffbir-v1, diffbir-v2.1 or osediff.")
     asked = [
         str(value) for value in (options.restorer, options.reward, options.faces, options.held_out, options.dataset)
     ]
@@ -134,7 +136,7 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
     """Load what is asked for and train."""
     import torch  # here: --help need not wait for these
 
-    from refl.restorers.load import ADAPTERS, OnePass, get_restorer_files, load_restorer
+    from refl.restorers.load import ADAPTERS, Untrained, get_restorer_files, load_restorer
     from refl.tune.data import leave_out_held_out
     from refl.tune.identity import check_identity
     from refl.tune.setup import Material, check_face_captions, check_reward_input
@@ -163,7 +165,7 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
     restorer = load_restorer(
         options.restorer, weights_dir=weights, dtype=dtype, keep_float32=("control", "text", ADAPTERS)
     )
-    assert not isinstance(restorer, OnePass)
+    assert not isinstance(restorer, Untrained)
     scorer = load_scorer(options.reward, "cpu", weights_dir=weights)
     material = Material(
         restorer=restorer,
