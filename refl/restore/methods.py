@@ -11,9 +11,11 @@ import torch
 
 from db.errors import UserError
 from refl.faces.color_fix import ColorFix
+from refl.published.weights import get_file
 from refl.restore.restore import RestoreMethod
 from refl.restorers import lora
 from refl.restorers.load import AnyRestorer, Untrained, get_restorer_files, load_restorer, method_name
+from refl.restorers.onnx import OnnxRestorer, read_face_model
 from training.stopping import advise_out_of_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -34,6 +36,8 @@ class LoadOptions:
     color_fix: ColorFix | None = None
     strength: float | None = None
     """Of what LoRA training added."""
+    fidelity: float | None = None
+    """Of CodeFormer as ONNX."""
     small_memory: bool = False
 
 
@@ -70,7 +74,7 @@ def name_methods(asked: Sequence[str]) -> list[AskedMethod]:
 
 
 def check_methods(methods: Sequence[AskedMethod], options: LoadOptions, besides: Sequence[str] = ()) -> None:
-    """Check before anything is loaded that files are here, and that a strength has adapters to set.
+    """Check before anything is loaded that files are here, and that strength and fidelity have something to set.
 
     Args:
         besides: paths and manifest names of other files that are wanted.
@@ -83,6 +87,10 @@ def check_methods(methods: Sequence[AskedMethod], options: LoadOptions, besides:
         if options.strength is not None and not is_lora:
             raise _no_strength(method.what)
     get_restorer_files([method.what for method in methods], options.weights, besides)
+    for method in methods if options.fidelity is not None else ():
+        kind, _, file = method.what.partition(":")
+        if kind != "onnx" or read_face_model(get_file(file, options.weights)).weight is None:
+            raise _no_fidelity(method.what)
 
 
 def load_method(asked: AskedMethod, options: LoadOptions) -> RestoreMethod:
@@ -127,6 +135,12 @@ def _change(restorer: AnyRestorer, what: str, options: LoadOptions) -> Iterator[
         restorer.use = replace(restorer.use, color_fix=color_fix)
     if options.strength is not None:
         yield from _set_strength(restorer, what, options.strength)
+    if options.fidelity is not None:
+        if not isinstance(restorer, OnnxRestorer) or restorer.model.weight is None:
+            raise _no_fidelity(what)
+        if options.fidelity != restorer.fidelity:
+            restorer.fidelity = options.fidelity
+            yield "fidelity", (f"fidelity{options.fidelity:g}", options.fidelity)
     if options.size_px is not None:
         yield "size_px", (f"{options.size_px}px", options.size_px)
     if options.dtype != "float32":
@@ -142,6 +156,10 @@ def _set_strength(restorer: AnyRestorer, what: str, strength: float) -> Iterator
     restorer.set_lora_strength(strength)
     if strength != 1:
         yield "lora_strength", (f"strength{strength:g}", strength)
+
+
+def _no_fidelity(what: str) -> UserError:
+    return UserError(f"--fidelity is for CodeFormer as ONNX; {what} takes none. Restore by it in a call of its own.")
 
 
 def _no_strength(what: str) -> UserError:

@@ -173,7 +173,7 @@ def _no_restorer(path: Path, found: OnnxFile) -> UserError:
 def _read_size(image: TensorType) -> int | None:
     """The side of the images that it takes, pixels; None where they are no square RGB images, one at a time."""
     batch, channels, height, width = image.shape or ()
-    if channels != 3 or not (batch == 1 or isinstance(batch, str)):
+    if any(isinstance(side, int) and side != said for side, said in ((batch, 1), (channels, 3))):
         return None
     if isinstance(height, str) and isinstance(width, str):
         return OPEN_SIZE_PX

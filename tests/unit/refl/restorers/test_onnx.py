@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tests import onnx_files
 from tests.onnx_files import DOUBLE, FLOAT, FLOAT16, INT64, SCALE, face_model, model, node, value_info
 
 HALF_BOUND = 2e-3
+DETECTOR = Path(__file__).parents[5] / "shared" / "faces" / "models" / "retinaface_mobilenet0.25.onnx"
 needs_runtime = pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime") is None, reason="needs onnxruntime: pip install -r requirements-dev.txt"
 )
@@ -140,6 +142,13 @@ def test_what_is_no_restorer_is_refused_with_what_was_seen(tmp_path, inputs, out
     path = onnx_files.write(tmp_path / "a.onnx", image_model(inputs, outputs))
     with pytest.raises(UserError, match=f"is no face restorer: it .*{seen}"):
         read_face_model(path)
+
+
+@pytest.mark.skipif(not DETECTOR.is_file(), reason="needs ../shared/faces/models")
+def test_another_programs_file_is_refused_with_what_was_seen():
+    seen = r"takes input0 float32\[batch_size, channel, height, width\] and gives output0 float32\[batch_size, feature"
+    with pytest.raises(UserError, match=f"is no face restorer: it {seen}"):
+        read_face_model(DETECTOR)
 
 
 def test_operators_of_other_libraries_are_refused(tmp_path):
