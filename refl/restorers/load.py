@@ -21,7 +21,8 @@ from refl.restorers import lora
 from refl.restorers.diffbir import VERSIONS, list_diffbir_files, load_diffbir, set_steps
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.feedforward import FeedForwardRestorer, load_feedforward
-from refl.restorers.osediff import OSEDiff, list_osediff_files, load_osediff
+from refl.restorers.one_step import OneStepRestorer
+from refl.restorers.osediff import list_osediff_files, load_osediff
 from refl.restorers.tiny import load_tiny
 from reward.model.weights_folder import WEIGHTS_FOLDER
 from training.weights import SUFFIXES
@@ -29,7 +30,7 @@ from training.weights import SUFFIXES
 NAMES = ("tiny", *VERSIONS, "osediff", "feedforward:FILE")
 ADAPTERS = "adapters"
 """In `keep_float32`: what a training by LoRA added to the parts."""
-AnyRestorer = DiffusionRestorer | OSEDiff | FeedForwardRestorer
+AnyRestorer = DiffusionRestorer | OneStepRestorer | FeedForwardRestorer
 
 
 def load_restorer(

@@ -10,9 +10,9 @@ from refl.published.weights import find_any, find_file
 from refl.restorers import lora
 from refl.restorers.diffbir import STABLE_DIFFUSION, VERSIONS
 from refl.restorers.feedforward import FeedForwardRestorer
-from refl.restorers.latent import LatentSettings
 from refl.restorers.load import is_restorer_folder, method_name
-from refl.restorers.osediff import FACE_ADAPTERS, OSEDiff
+from refl.restorers.one_step import OneStepSettings
+from refl.restorers.osediff import FACE_ADAPTERS
 from refl.restorers.tiny import LEVELS, SHIPPED, read_tiny_config
 
 STABLE_DIFFUSION_MULTIPLE_PX = 64
@@ -55,7 +55,7 @@ def outline_restorer(asked: str, folder: Path) -> Outline:
     if kind == "osediff":
         find_any(STABLE_DIFFUSION, folder)
         find_file(file or FACE_ADAPTERS, folder)
-        return Outline(LatentSettings().image_size_px, STABLE_DIFFUSION_MULTIPLE_PX, OSEDiff.is_random)
+        return Outline(OneStepSettings().image_size_px, STABLE_DIFFUSION_MULTIPLE_PX, False)
     if kind == "feedforward":
         find_file(file, folder)
         one_pass = FeedForwardRestorer

@@ -20,7 +20,8 @@ from refl.published.shapes import STABLE_DIFFUSION, STABLE_DIFFUSION_VAE, make_a
 from refl.restorers import lora
 from refl.restorers.diffbir import VERSIONS
 from refl.restorers.diffusion import DiffusionRestorer
-from refl.restorers.latent import TRAIN_TIMESTEPS, LatentSettings
+from refl.restorers.latent import TRAIN_TIMESTEPS
+from refl.restorers.one_step import OneStepRestorer, OneStepSettings
 from refl.restorers.osediff import OSEDiff
 from refl.restorers.surface import HeldPrompt
 from refl.restorers.tiny import SHIPPED, make_tiny, read_tiny_config
@@ -208,7 +209,7 @@ def make_identity(device: str) -> partial[Tensor]:
     return partial(compute_identity_loss, FaceNetwork().to(device).requires_grad_(False))
 
 
-def build_restorer(asked: str) -> DiffusionRestorer | OSEDiff:
+def build_restorer(asked: str) -> DiffusionRestorer | OneStepRestorer:
     """The restorer that `load_restorer` gives for this name, without its numbers."""
     kind = asked.partition(":")[0]
     path = Path(asked).expanduser()
@@ -219,7 +220,7 @@ def build_restorer(asked: str) -> DiffusionRestorer | OSEDiff:
     unet, vae = make_unet(STABLE_DIFFUSION), make_autoencoder(STABLE_DIFFUSION_VAE)
     prompt = HeldPrompt(torch.zeros(PROMPT_SHAPE))
     if kind == "osediff":
-        return OSEDiff(unet, vae, prompt, LatentSettings(), base=kind)
+        return OSEDiff(unet, vae, prompt, OneStepSettings(), base=kind)
     return DiffusionRestorer(
         unet, make_control(STABLE_DIFFUSION, 8), vae, VERSIONS[kind].use, text=prompt, stage1=_Stage1(), base=kind
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from refl.published.control import ConditionControlNet
 from refl.restorers.diffusion import DiffusionRestorer, count_noises
-from refl.restorers.osediff import OSEDiff
+from refl.restorers.one_step import OneStepRestorer
 
 Plan = Sequence[tuple[int, int]]
 """(timestep, the one after it) of each step; -1 after the last."""
@@ -49,13 +49,13 @@ class Rollout:
     """State of N images before their steps with gradient. Nothing of it has a gradient."""
 
     cleaned: Tensor
-    """(N, 3, H, W) stage 1's image, whose colours the colour fix gives back; OSEDiff's input."""
+    """(N, 3, H, W) stage 1's image, whose colours the colour fix gives back; a one-step restorer's input."""
     embedding: Tensor
     """(N, T, C) of the prompts."""
     condition: Tensor
-    """(N, c, h, w) latents of what is restored; empty for OSEDiff, whose gradient begins at the encoder."""
+    """(N, c, h, w) latents of what is restored; empty for one step, whose gradient begins at the encoder."""
     latents: Tensor
-    """(N, c, h, w) at the gradient's step; clean ones where they are to be re-noised; empty for OSEDiff."""
+    """(N, c, h, w) at the gradient's step; clean ones where they are to be re-noised; empty for one step."""
     noises: Sequence[Tensor]
     """(N, c, h, w) each, what the steps with gradient will take."""
 
@@ -97,7 +97,7 @@ class Outcome:
 
 @torch.no_grad()
 def roll_out(
-    restorer: DiffusionRestorer | OSEDiff,
+    restorer: DiffusionRestorer | OneStepRestorer,
     lq: Tensor,
     embedding: Tensor,
     trajectory: Trajectory,
@@ -111,8 +111,9 @@ def roll_out(
         generators: one per image, for the start's noise and all that comes after.
     """
     embedding = embedding.expand(len(lq), -1, -1)
-    if isinstance(restorer, OSEDiff):
-        return Rollout(lq, embedding, lq[:, :0], lq[:, :0], [])
+    if isinstance(restorer, OneStepRestorer):
+        noise = restorer.draw_noise(lq, generators)
+        return Rollout(lq, embedding, lq[:, :0], lq[:, :0], [] if noise is None else [noise])
     plan, etas, later = trajectory.plan, trajectory.etas, trajectory.renoise
     stop = None if trajectory.renoise else trajectory.gradient_place
     if trajectory.unroll:
@@ -123,7 +124,7 @@ def roll_out(
 
 
 def iterate_outcomes(
-    restorer: DiffusionRestorer | OSEDiff,
+    restorer: DiffusionRestorer | OneStepRestorer,
     rollout: Rollout,
     trajectory: Trajectory,
     *,
@@ -134,10 +135,10 @@ def iterate_outcomes(
 
     Args:
         regularize: whether to compute what the regularizer compares with: with `frozen_control`, the ControlNet before
-            training, its outputs; without, the denoiser's output (OSEDiff's clean latents) with adapters off.
+            training, its outputs; without, the denoiser's output (one step's clean latents) with adapters off.
     """
-    if isinstance(restorer, OSEDiff):
-        yield _follow_osediff(restorer, rollout, regularize)
+    if isinstance(restorer, OneStepRestorer):
+        yield _follow_one_step(restorer, rollout, regularize)
         return
     noises = iter(rollout.noises)
     signal, noise = restorer.noise_scales(trajectory.plan[trajectory.gradient_place][0])
@@ -180,11 +181,12 @@ def _follow(
     return Outcome(latents, rollout.cleaned, compared, reference)
 
 
-def _follow_osediff(restorer: OSEDiff, rollout: Rollout, regularize: bool) -> Outcome:
-    """OSEDiff's one step, with gradient from the encoder on; there is neither noise nor a ControlNet."""
+def _follow_one_step(restorer: OneStepRestorer, rollout: Rollout, regularize: bool) -> Outcome:
+    """The one step, with gradient from the encoder on; there is no ControlNet."""
+    inputs = (rollout.cleaned, rollout.embedding, *rollout.noises)
     reference: tuple[Tensor, ...] = ()
     if regularize:
         with torch.no_grad(), restorer.without_adapters():
-            reference = (restorer.restore_latents(rollout.cleaned, rollout.embedding),)
-    x0 = restorer.restore_latents(rollout.cleaned, rollout.embedding)
+            reference = (restorer.restore_latents(*inputs),)
+    x0 = restorer.restore_latents(*inputs)
     return Outcome(x0, rollout.cleaned, (x0,) if regularize else (), reference)

@@ -27,7 +27,7 @@ from refl.published.control import ConditionControlNet
 from refl.restorers.content import name_changes
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.lora import TRAINED_FILE
-from refl.restorers.osediff import TIMESTEP, OSEDiff
+from refl.restorers.one_step import OneStepRestorer
 from refl.tune.config import ReflConfig
 from refl.tune.data import DegradedFaces, Face, check_faces, stack
 from refl.tune.identity import IdentityLoss, load_identity
@@ -63,7 +63,7 @@ REWARD_FOLDER = "reward"
 class Material:
     """Inputs of a training."""
 
-    restorer: DiffusionRestorer | OSEDiff
+    restorer: DiffusionRestorer | OneStepRestorer
     reward: RewardModel | RewardSet
     faces: Sequence[Face]
     """Of the train split."""
@@ -83,7 +83,7 @@ class Training:
 
     accelerator: Accelerator
     config: ReflConfig
-    restorer: DiffusionRestorer | OSEDiff
+    restorer: DiffusionRestorer | OneStepRestorer
     frozen_control: ConditionControlNet | None
     """As training began, for the regularizer; None without one, and where adapters are trained."""
     live: LiveReward
@@ -257,7 +257,7 @@ def check_reward_input(model: RewardConfig, config: ReflConfig) -> None:
 
 
 def place_restorer(
-    restorer: DiffusionRestorer | OSEDiff, config: ReflConfig, accelerator: Accelerator, last: Path | None
+    restorer: DiffusionRestorer | OneStepRestorer, config: ReflConfig, accelerator: Accelerator, last: Path | None
 ) -> tuple[ConditionControlNet | None, TrainedWeights]:
     """Make a restorer trainable, on the device, frozen parts in the forward pass's number format.
 
@@ -328,7 +328,7 @@ def compile_blocks(part: nn.Module) -> None:
             module.compile(dynamic=False)
 
 
-def choose_size(restorer: DiffusionRestorer | OSEDiff, config: ReflConfig) -> int:
+def choose_size(restorer: DiffusionRestorer | OneStepRestorer, config: ReflConfig) -> int:
     """The side of the faces.
 
     Raises:
@@ -340,17 +340,17 @@ def choose_size(restorer: DiffusionRestorer | OSEDiff, config: ReflConfig) -> in
     return size_px
 
 
-def make_plan(restorer: DiffusionRestorer | OSEDiff, config: ReflConfig) -> Plan:
+def make_plan(restorer: DiffusionRestorer | OneStepRestorer, config: ReflConfig) -> Plan:
     """The steps of a trajectory, of the part of the schedule that the config says.
 
     Raises:
         UserError: fewer steps are left than the gradient's window reaches back.
     """
     trajectory = config.trajectory
-    if isinstance(restorer, OSEDiff):
+    if isinstance(restorer, OneStepRestorer):
         if trajectory.gradient_window != (0, 0) or trajectory.renoise:
-            raise UserError("OSEDiff takes one step: set gradient_window to 0 0 and renoise to 0.")
-        return [(TIMESTEP, -1)]
+            raise UserError("This restorer takes one step: set gradient_window to 0 0 and renoise to 0.")
+        return [(restorer.use.timestep, -1)]
     if trajectory.start_fraction:
         restorer.use = replace(restorer.use, start_fraction=trajectory.start_fraction)
     plan = restorer.plan_steps(trajectory.steps)
