@@ -23,8 +23,9 @@ from refl.restorers import lora
 from refl.restorers.diffbir import VERSIONS, list_diffbir_files, load_diffbir, set_steps
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.feedforward import FeedForwardRestorer, load_feedforward
+from refl.restorers.one_step import OneStepRestorer
 from refl.restorers.onnx import OnnxRestorer, check_runtime, load_onnx
-from refl.restorers.osediff import OSEDiff, list_osediff_files, load_osediff, load_plain_vae
+from refl.restorers.osediff import list_osediff_files, load_osediff, load_plain_vae
 from refl.restorers.pmrf import PMRF, WEIGHTS, load_pmrf
 from refl.restorers.tiny import load_tiny
 from reward.model.weights_folder import WEIGHTS_FOLDER
@@ -35,7 +36,7 @@ ADAPTERS = "adapters"
 """In `keep_float32`: what a training by LoRA added to the parts."""
 Untrained = FeedForwardRestorer | OnnxRestorer | PMRF
 """Those that are made of a file and judged, but not trained here."""
-AnyRestorer = DiffusionRestorer | OSEDiff | Untrained
+AnyRestorer = DiffusionRestorer | OneStepRestorer | Untrained
 
 
 def load_restorer(
