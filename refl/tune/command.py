@@ -45,10 +45,12 @@ def settle_train(options: ReflTrainOptions, data: Path) -> ReflTrainOptions:
     Raises:
         UserError: the restorer is one that cannot be tuned.
     """
-    if options.restorer.startswith("feedforward"):
+    if options.restorer.startswith(("feedforward", "onnx")):
         raise UserError(
             f"{options.restorer} has no noise to learn from; tune tiny, diffbir-v1, diffbir-v2.1 or osediff."
         )
+    if options.restorer == "pmrf":
+        raise UserError("pmrf is restored by and not tuned; tune tiny, diffbir-v1, diffbir-v2.1 or osediff.")
     check_reward_kind(options)
     asked = [
         str(value) for value in (options.restorer, options.reward, options.faces, options.held_out, options.dataset)
@@ -175,8 +177,7 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
     """Load what is asked for and train."""
     import torch  # here: --help need not wait for these
 
-    from refl.restorers.feedforward import FeedForwardRestorer
-    from refl.restorers.load import ADAPTERS, get_restorer_files, load_restorer, load_target_vae
+    from refl.restorers.load import ADAPTERS, Untrained, get_restorer_files, load_restorer, load_target_vae
     from refl.tune.data import leave_out_held_out
     from refl.tune.identity import check_identity
     from refl.tune.judges import load_judge
@@ -213,7 +214,7 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
     restorer = load_restorer(
         options.restorer, weights_dir=weights, dtype=dtype, keep_float32=("control", "text", ADAPTERS)
     )
-    assert not isinstance(restorer, FeedForwardRestorer)
+    assert not isinstance(restorer, Untrained)
     scorer = load_scorer(reward, "cpu", weights_dir=weights) if reward and is_model else None
     judge = load_judge(reward, choose_own_device(), weights, place) if reward and not is_model else None
     rewarding = scorer or judge
