@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 
 from db.errors import UserError
@@ -22,8 +23,9 @@ from refl.restorers import lora
 from refl.restorers.diffbir import VERSIONS, list_diffbir_files, load_diffbir, set_steps
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.feedforward import FeedForwardRestorer, load_feedforward
+from refl.restorers.one_step import OneStepRestorer
 from refl.restorers.onnx import OnnxRestorer, check_runtime, load_onnx
-from refl.restorers.osediff import OSEDiff, list_osediff_files, load_osediff
+from refl.restorers.osediff import list_osediff_files, load_osediff, load_plain_vae
 from refl.restorers.pmrf import PMRF, WEIGHTS, load_pmrf
 from refl.restorers.tiny import load_tiny
 from reward.model.weights_folder import WEIGHTS_FOLDER
@@ -34,7 +36,7 @@ ADAPTERS = "adapters"
 """In `keep_float32`: what a training by LoRA added to the parts."""
 Untrained = FeedForwardRestorer | OnnxRestorer | PMRF
 """Those that are made of a file and judged, but not trained here."""
-AnyRestorer = DiffusionRestorer | OSEDiff | Untrained
+AnyRestorer = DiffusionRestorer | OneStepRestorer | Untrained
 
 
 def load_restorer(
@@ -80,6 +82,17 @@ def load_restorer(
         if name != "stage1" and name not in keep_float32:  # SwinIR makes masks in float32 at sizes it was not made for
             cast(part, dtype, with_adapters=ADAPTERS not in keep_float32)
     return restorer
+
+
+def load_target_vae(asked: str, folder: Path) -> AutoencoderKL | None:
+    """The autoencoder whose latents are what an image is, where a restorer's own encoder is trained; None elsewhere.
+
+    Raises:
+        UserError: a file cannot be got, or is not what it should be.
+    """
+    path = Path(asked).expanduser()
+    base = str(lora.read_record(path)["restorer"]) if (path / "trained.json").is_file() else asked
+    return load_plain_vae(folder) if base.partition(":")[0] == "osediff" else None
 
 
 def locate(asked: str) -> str:

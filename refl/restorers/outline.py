@@ -10,10 +10,10 @@ from refl.published.weights import find_any, find_file
 from refl.restorers import lora
 from refl.restorers.diffbir import STABLE_DIFFUSION, VERSIONS
 from refl.restorers.feedforward import FeedForwardRestorer
-from refl.restorers.latent import LatentSettings
 from refl.restorers.load import is_restorer_folder, method_name
+from refl.restorers.one_step import OneStepSettings
 from refl.restorers.onnx import OnnxRestorer, check_runtime, read_face_model
-from refl.restorers.osediff import FACE_ADAPTERS, OSEDiff
+from refl.restorers.osediff import FACE_ADAPTERS
 from refl.restorers.pmrf import PMRF, WEIGHTS
 from refl.restorers.tiny import LEVELS, SHIPPED, read_tiny_config
 
@@ -57,7 +57,7 @@ def outline_restorer(asked: str, folder: Path) -> Outline:
     if kind == "osediff":
         find_any(STABLE_DIFFUSION, folder)
         find_file(file or FACE_ADAPTERS, folder)
-        return Outline(LatentSettings().image_size_px, STABLE_DIFFUSION_MULTIPLE_PX, OSEDiff.is_random)
+        return Outline(OneStepSettings().image_size_px, STABLE_DIFFUSION_MULTIPLE_PX, False)
     if kind == "pmrf":
         find_file(WEIGHTS, folder)
         return Outline(PMRF.image_size_px, PMRF.multiple_px, PMRF.is_random)

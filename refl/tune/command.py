@@ -11,7 +11,15 @@ from db.errors import UserError
 from db.models import Split
 from db.session import open_database
 from refl.tune.card import write_card
-from refl.tune.config import ReflConfig, ReflTrainOptions, load_options, load_refl_config, preset_names
+from refl.tune.config import (
+    AlgorithmConfig,
+    ReflConfig,
+    ReflTrainOptions,
+    load_options,
+    load_refl_config,
+    preset_names,
+)
+from refl.tune.judge_names import check_judge, is_judge
 from reward.model.weights_folder import choose_weights_folder
 from runs.devices import CUDA_GIB
 from runs.options import Command, Place, Presets, make_absolute
@@ -43,25 +51,56 @@ def settle_train(options: ReflTrainOptions, data: Path) -> ReflTrainOptions:
         )
     if options.restorer == "pmrf":
         raise UserError("pmrf is restored by and not tuned; tune tiny, diffbir-v1, diffbir-v2.1 or osediff.")
+    check_reward_kind(options)
     asked = [
         str(value) for value in (options.restorer, options.reward, options.faces, options.held_out, options.dataset)
     ]
 
     def dump(short: bool) -> list[Any]:
-        return [asked, {table: dump_deciding(getattr(options, table), short) for table in ReflConfig.model_fields}]
+        tables = {table: dump_deciding(getattr(options, table), short) for table in ReflConfig.model_fields}
+        if options.algorithm == AlgorithmConfig():
+            del tables["algorithm"]  # folders were named before there was a choice
+        return [asked, tables]
 
     stem = f"{Path(options.restorer).name}-{Path(options.preset).stem}"
     out = options.out or choose_folder(data / "restorers", stem, dump)
     return make_absolute(options.model_copy(update={"out": out}))
 
 
+def check_reward_kind(options: ReflTrainOptions) -> None:
+    """Check that the algorithm can learn from the reward, as far as is known before anything is loaded.
+
+    Raises:
+        UserError: it needs a gradient that the reward has not, or the reward cannot be had.
+    """
+    method, reward = options.config.method, options.reward
+    if reward is None or not is_judge(reward):
+        if reward is None and options.train.on_hacking != "warn":
+            raise UserError(
+                "Nothing rewards, so that no hacking can be seen: set on_hacking to warn, or give --reward."
+            )
+        return
+    if method == "refl":
+        raise UserError(
+            f"{reward} has no gradient, which algorithm refl follows. Set algorithm to gdpo or grpo, or give a reward "
+            "model."
+        )
+    if options.live_reward.reward_every_steps:
+        raise UserError(f"{reward} does not go on learning. Set reward_every_steps to 0.")
+    check_judge(reward, own_faces=options.faces is None)
+
+
 def choose_faces(options: ReflTrainOptions, place: Place) -> tuple[list[Face], list[Face]]:
     """(faces to train on, faces held out), from folders or from the project by its stored split.
 
-    Of a folder a tenth of the people is held out, see `split_faces`.
+    Of a folder a tenth of the people is held out, see `split_faces`. dpo, which learns from the dataset alone, checks
+    by its held-out photos where neither folder is given.
     """
-    from refl.tune.data import find_faces, load_faces, split_faces
+    from refl.tune.data import find_faces, find_held_out_photos, load_faces, split_faces
 
+    if options.config.method == "dpo" and options.faces is None:
+        assert options.dataset is not None
+        return [], find_faces(options.held_out) if options.held_out else find_held_out_photos(options.dataset)
     if options.faces is None:
         database = open_database(place.data, place.db)
         try:
@@ -90,9 +129,8 @@ def run_train(options: ReflTrainOptions, place: Place) -> None:
             result = tune(options, place, weights, out, progress)
             if run and (out / "tuned").is_dir():
                 asked = {name: getattr(options, name) for name in ("restorer", "reward", "faces", "dataset")}
-                write_card(
-                    out / "tuned", {name: str(value or "") for name, value in asked.items()}, result, run.licences
-                )
+                named = {name: str(value or "") for name, value in asked.items()}
+                write_card(out / "tuned", named, options.config.method, result, run.licences)
         if run:
             run.write_result({"out": str(out), **result})
             print(format_result(result, out))
@@ -105,9 +143,12 @@ def count_memory(options: ReflTrainOptions, config: ReflConfig, weights: Path) -
     from reward.model.reward_set import read_combined_shape
     from reward.score.scorer import split_name
 
-    what = split_name(options.reward)[1]
-    combined = read_combined_shape(what, weights)
-    reward, architecture = next(iter(combined[1].values())) if combined else read_shape(what, weights)
+    reward, combined = None, None
+    architecture: dict[str, Any] = {}
+    if options.reward is not None and not is_judge(options.reward):
+        what = split_name(options.reward)[1]
+        combined = read_combined_shape(what, weights)
+        reward, architecture = next(iter(combined[1].values())) if combined else read_shape(what, weights)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     return count_training(config, options.restorer, reward, architecture, processes, combined=combined).phases
 
@@ -136,28 +177,36 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
     """Load what is asked for and train."""
     import torch  # here: --help need not wait for these
 
-    from refl.restorers.load import ADAPTERS, Untrained, get_restorer_files, load_restorer
+    from refl.restorers.load import ADAPTERS, Untrained, get_restorer_files, load_restorer, load_target_vae
     from refl.tune.data import leave_out_held_out
     from refl.tune.identity import check_identity
-    from refl.tune.setup import Material, check_face_captions, check_reward_input
+    from refl.tune.judges import load_judge
+    from refl.tune.pairs import choose_pairs
+    from refl.tune.setup import check_face_captions, check_reward_input
     from refl.tune.train import train
+    from refl.tune.training import Material
     from reward.data import load_dataset
     from reward.score.scorer import find_scorer, load_scorer
+    from training.device import choose_own_device
     from training.precision import DTYPES
     from training.processes import leave_processes
 
-    config = options.config
-    if config.loss.identity_weight:
+    config, reward = options.config, options.reward
+    if config.method == "refl" and config.loss.identity_weight:
         check_identity()
-    found = find_scorer(options.reward, weights)
+    is_model = reward is not None and not is_judge(reward)
+    found = find_scorer(reward, weights) if reward and is_model else None
     faces, held_out = choose_faces(options, place)
     pairs = load_dataset(options.dataset) if options.dataset else None
     if pairs:
         faces = leave_out_held_out(faces, pairs, out / "checked.json")
-    check_face_captions(found.config, faces, use_prompt=config.loss.use_prompt)
-    check_reward_input(found.config, config)
-    if pairs:
+    if found:
+        check_face_captions(found.config, faces or held_out, use_prompt=config.loss.use_prompt)
+        check_reward_input(found.config, config)
+    if pairs and found and config.method == "refl":
         pairs.with_inputs(found.config)
+    if pairs and config.method == "dpo":
+        choose_pairs(pairs, config.algorithm)
     get_restorer_files([options.restorer], weights)
     if torch.cuda.is_available() and is_first():
         say_memory(options, weights, torch.cuda.get_device_properties(0).total_memory / 2**30)
@@ -166,15 +215,19 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
         options.restorer, weights_dir=weights, dtype=dtype, keep_float32=("control", "text", ADAPTERS)
     )
     assert not isinstance(restorer, Untrained)
-    scorer = load_scorer(options.reward, "cpu", weights_dir=weights)
+    scorer = load_scorer(reward, "cpu", weights_dir=weights) if reward and is_model else None
+    judge = load_judge(reward, choose_own_device(), weights, place) if reward and not is_model else None
+    rewarding = scorer or judge
     material = Material(
         restorer=restorer,
-        reward=scorer.model,
+        reward=scorer.model if scorer else None,
         faces=faces,
         held_out=held_out,
         pairs=pairs,
-        names={"restorer": options.restorer, "reward": options.reward, "dataset": str(options.dataset or "")},
-        reward_version=scorer.version,
+        judge=judge,
+        target_vae=load_target_vae(options.restorer, weights) if config.method == "dpo" else None,
+        names={"restorer": options.restorer, "reward": reward or "", "dataset": str(options.dataset or "")},
+        reward_version=rewarding.version if rewarding else "",
     )
     result = train(material, config, out, progress)
     leave_processes()
@@ -192,6 +245,8 @@ def format_result(result: dict[str, Any], out: Path) -> str:
 def list_used(options: ReflTrainOptions) -> list[dict[str, str]]:
     """What it uses besides its inputs: LPIPS, where that is the perceptual term, and the identity term's network."""
     loss = options.loss
+    if options.config.method != "refl":
+        return []
     lpips = loss.perceptual == "lpips" and loss.perceptual_weight
     used = [{"kind": "metric", "value": "lpips-vgg"}] if lpips else []
     return used + ([{"kind": "face network", "value": "dlib"}] if loss.identity_weight else [])
@@ -199,7 +254,7 @@ def list_used(options: ReflTrainOptions) -> list[dict[str, str]]:
 
 TRAIN = Command(
     "refl train",
-    "fine-tune a restorer with the gradient of a reward (ReFL)",
+    "fine-tune a restorer on preferences: by a reward's gradient (ReFL), DPO, group DPO, GRPO",
     ReflTrainOptions,
     run_train,
     "Settings are those of a preset or a file; each can be replaced by its flag. The same command again continues a "

@@ -25,8 +25,8 @@ from torch import Tensor
 import refl.tune.monitor
 from dataset.labelled import LabelledPair
 from refl.tune.data import find_faces
-from refl.tune.setup import Material
 from refl.tune.train import train
+from refl.tune.training import Material
 from reward.data import Pairs
 from reward.model.checkpoint import compute_version, load_model
 from runs.store import RunStopped

@@ -11,9 +11,9 @@ import torch
 from refl.restorers.surface import make_generators
 from refl.tune.command import MEMORY_GIB
 from refl.tune.config import load_refl_config
+from refl.tune.draws import draw_trajectory
 from refl.tune.memory import build_training, count_training
 from refl.tune.sampling import roll_out
-from refl.tune.train import draw_trajectory
 from reward.model.checkpoint import read_architecture
 from reward.model.config import load_model_config
 from training.accounting import MemoryCount
