@@ -21,7 +21,7 @@ from refl.published.shapes import (
 from refl.published.text_encoder import TextEncoder
 from refl.restorers.diffusion import DiffusionRestorer, DiffusionSettings
 from refl.restorers.feedforward import FeedForwardRestorer
-from refl.restorers.latent import LatentSettings
+from refl.restorers.one_step import OneStepSettings
 from refl.restorers.osediff import OSEDiff
 from refl.restorers.tiny import SHIPPED, load_tiny, make_tiny
 from refl.restorers.tiny_config import TinyConfig
@@ -51,7 +51,7 @@ def make_restorer(
         unet, text = make_unet(SHAPES[size]).to(dtype), make_text(size).to(dtype)
         vae = make_autoencoder(VAE_WIDTHS[size]).to(dtype)
         if kind == "osediff":
-            osediff = OSEDiff(unet, vae, text, LatentSettings(image_size_px)).eval()
+            osediff = OSEDiff(unet, vae, text, OneStepSettings(image_size_px)).eval()
             return osediff.requires_grad_(False), "random"
         control = make_control(SHAPES[size], 8).to(dtype)
     use = DiffusionSettings(image_size_px=image_size_px, steps=steps)

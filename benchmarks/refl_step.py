@@ -41,7 +41,7 @@ from refl.restorers.diffusion import DiffusionRestorer
 from refl.tune.config import ReflConfig, load_refl_config
 from refl.tune.data import find_faces
 from refl.tune.memory import build_training
-from refl.tune.parts import FacePart
+from refl.tune.parts import FacePart, Part
 from refl.tune.setup import make_monitor, make_plan
 from refl.tune.sums import take_means
 from refl.tune.train import check_held_out, train_step
@@ -177,7 +177,7 @@ def time_published(loop: PublishedLoop, part: FacePart, repeats: int) -> dict[st
 
 def time_ours(training: Training, part: FacePart, repeats: int, folder: Path) -> dict[str, Any]:
     """Loss and gradient of the first step, and what each part of the training takes."""
-    parts = [
+    parts: list[Part] = [
         select(part, at, training.micro_batch_size) for at in range(0, len(part.places), training.micro_batch_size)
     ]
 

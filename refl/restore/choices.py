@@ -12,9 +12,16 @@ NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "diffbir-v1": (("sd-2.1-base", "sd-2.1-base-safetensors"), ("diffbir-swinir-face",), ("diffbir-v1-face",)),
     "diffbir-v2.1": (("sd-2.1-zsnr",), ("diffbir-swinir-face",), ("diffbir-v2.1",)),
     "osediff": (("sd-2.1-base", "sd-2.1-base-safetensors"), ("osediff-face",)),
+    "pmrf": (("pmrf",),),
     "feedforward:gfpgan-v1.4": (("gfpgan-v1.4",),),
     "feedforward:restoreformer": (("restoreformer",),),
     "feedforward:codeformer": (("codeformer",),),
+    "onnx:gfpgan-v1.4-onnx": (("gfpgan-v1.4-onnx",),),
+    "onnx:gpen-512-onnx": (("gpen-512-onnx",),),
+    "onnx:gpen-256-onnx": (("gpen-256-onnx",),),
+    "onnx:codeformer-onnx": (("codeformer-onnx",),),
+    "onnx:restoreformer-onnx": (("restoreformer-onnx",),),
+    "onnx:restoreformer-pp-onnx": (("restoreformer-pp-onnx",),),
 }
 """Value for `--method`, and the manifest's names of the files that it needs: one of each group."""
 TUNED = ("runs/*/**", "restorers/*/tuned", "rounds/*/restorer/tuned")

@@ -1,8 +1,9 @@
-"""Load a restorer by its name: tiny, diffbir-v1, diffbir-v2.1, osediff, feedforward:FILE, or a folder.
+"""Load a restorer by its name: tiny, diffbir-v1, diffbir-v2.1, osediff, pmrf, feedforward:FILE, onnx:FILE, a folder.
 
 Behind a colon stands what to load in place of the published part: `diffbir-v1:FILE` another ControlNet in DiffBIR's
-format, `osediff:FILE` other adapters, `feedforward:FILE` any restorer that spandrel knows; FILE is a path or a name of
-`python -m refl weights list`. A folder is one that training wrote, or a tiny restorer's.
+format, `osediff:FILE` other adapters, `feedforward:FILE` any restorer that spandrel knows, `onnx:FILE` a face restorer
+as ONNX; FILE is a path or a name of `python -m refl weights list`. A folder is one that training wrote, or a tiny
+restorer's.
 """
 
 from __future__ import annotations
@@ -22,15 +23,20 @@ from refl.restorers import lora
 from refl.restorers.diffbir import VERSIONS, list_diffbir_files, load_diffbir, set_steps
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.feedforward import FeedForwardRestorer, load_feedforward
-from refl.restorers.osediff import OSEDiff, list_osediff_files, load_osediff, load_plain_vae
+from refl.restorers.one_step import OneStepRestorer
+from refl.restorers.onnx import OnnxRestorer, check_runtime, load_onnx
+from refl.restorers.osediff import list_osediff_files, load_osediff, load_plain_vae
+from refl.restorers.pmrf import PMRF, WEIGHTS, load_pmrf
 from refl.restorers.tiny import load_tiny
 from reward.model.weights_folder import WEIGHTS_FOLDER
 from training.weights import SUFFIXES
 
-NAMES = ("tiny", *VERSIONS, "osediff", "feedforward:FILE")
+NAMES = ("tiny", *VERSIONS, "osediff", "pmrf", "feedforward:FILE", "onnx:FILE")
 ADAPTERS = "adapters"
 """In `keep_float32`: what a training by LoRA added to the parts."""
-AnyRestorer = DiffusionRestorer | OSEDiff | FeedForwardRestorer
+Untrained = FeedForwardRestorer | OnnxRestorer | PMRF
+"""Those that are made of a file and judged, but not trained here."""
+AnyRestorer = DiffusionRestorer | OneStepRestorer | Untrained
 
 
 def load_restorer(
@@ -55,16 +61,21 @@ def load_restorer(
     Raises:
         UserError: there is no such restorer, a file cannot be got or is not what it should be, or it takes one step.
     """
-    restorer = _load(locate(asked), weights_dir or Path("data") / WEIGHTS_FOLDER, dtype, keep_float32)
+    folder = weights_dir or Path("data") / WEIGHTS_FOLDER
+    restorer = _load(locate(asked), folder, dtype, keep_float32, device)
     if steps is not None and isinstance(restorer, DiffusionRestorer):
         try:
             set_steps(restorer, steps)
         except ValueError as error:
             raise UserError(f"{error}.") from error
+    elif steps is not None and isinstance(restorer, PMRF):
+        restorer.steps = steps
     elif steps not in (None, 1):
         raise UserError(f"{asked} takes one step, not {steps}. Leave the number of steps out.")
+    if isinstance(restorer, OnnxRestorer):
+        return restorer
     restorer.to(device)
-    if isinstance(restorer, FeedForwardRestorer):
+    if isinstance(restorer, Untrained):
         return restorer
     parts = dict(restorer.named_children())
     for name, part in parts.items():
@@ -122,7 +133,12 @@ def _list_files(asked: str) -> list[tuple[str, ...]]:
         return list_diffbir_files(kind, file)
     if kind == "osediff" and (file or asked == kind):
         return list_osediff_files(asked)
+    if asked == "pmrf":
+        return [(WEIGHTS,)]
     if kind == "feedforward" and file:
+        return [(file,)]
+    if kind == "onnx" and file:
+        check_runtime()
         return [(file,)]
     if (path / "trained.json").is_file():
         return [(str(path / "trained.safetensors"),), *_list_files(str(lora.read_record(path)["restorer"]))]
@@ -140,12 +156,14 @@ def method_name(asked: str) -> str:
     kind, _, file = asked.partition(":")
     if is_restorer_folder(path := Path(asked).expanduser().resolve()):
         return re.sub(r"[^\w.+-]+", "-", f"{path.parent.name}-{path.name}")
-    if asked in NAMES[:-1]:
+    if asked in NAMES and not file:
         return asked
-    if not file or kind not in (*VERSIONS, "osediff", "feedforward"):
+    if not file or kind not in (*VERSIONS, "osediff", "feedforward", "onnx"):
         raise _unknown(asked)
-    is_path = "/" in file or Path(file).suffix.lower() in SUFFIXES
+    is_path = "/" in file or Path(file).suffix.lower() in (*SUFFIXES, ".onnx")
     name = re.sub(r"[^\w.+-]+", "-", Path(file).stem if is_path else file)
+    if kind == "onnx":  # the same weights as ONNX and as torch's file are two methods
+        return name if name.endswith("-onnx") else f"{name}-onnx"
     return name if kind == "feedforward" else f"{kind}-{name}"
 
 
@@ -156,7 +174,10 @@ def is_restorer_folder(path: Path) -> bool:
     )
 
 
-def _load(asked: str, folder: Path, dtype: torch.dtype, keep_float32: Collection[str]) -> AnyRestorer:
+def _load(
+    asked: str, folder: Path, dtype: torch.dtype, keep_float32: Collection[str], device: torch.device | str
+) -> AnyRestorer:
+    """The restorer, on the CPU; one of ONNX stays on the device that it is loaded for."""
     kind, _, file = asked.partition(":")
     if asked == "tiny":
         return load_tiny()
@@ -164,8 +185,13 @@ def _load(asked: str, folder: Path, dtype: torch.dtype, keep_float32: Collection
         return load_diffbir(kind, folder, file, dtype, keep_float32)
     if kind == "osediff" and (file or asked == kind):
         return load_osediff(asked, folder, dtype, keep_float32)
+    if asked == "pmrf":
+        return load_pmrf(folder, dtype)
     if kind == "feedforward" and file:
         return load_feedforward(find_file(file, folder), asked, dtype)
+    if kind == "onnx" and file:
+        check_runtime()
+        return load_onnx(find_file(file, folder), asked, device, dtype)
     path = Path(asked).expanduser()
     if (path / "trained.json").is_file():
         return _load_tuned(path, folder, dtype, keep_float32)
@@ -177,8 +203,8 @@ def _load(asked: str, folder: Path, dtype: torch.dtype, keep_float32: Collection
 def _load_tuned(path: Path, folder: Path, dtype: torch.dtype, keep_float32: Collection[str]) -> AnyRestorer:
     record = lora.read_record(path)
     base = locate(str(record["restorer"]))
-    restorer = _load(base, folder, dtype, keep_float32)
-    if isinstance(restorer, FeedForwardRestorer):
+    restorer = _load(base, folder, dtype, keep_float32, "cpu")
+    if isinstance(restorer, Untrained):
         raise UserError(f"{path}: says that it was trained on {base!r}, which cannot be trained.")
     if record["kind"] == "lora" and ADAPTERS in keep_float32:
         restorer.set_trainable("lora", record["rank"])  # adapters begin in the dtype of their layers

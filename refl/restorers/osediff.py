@@ -1,25 +1,24 @@
 """Restore by OSEDiff (arXiv:2406.08177): Stable Diffusion 2.1 with adapters, in one step from the image's latents.
 
-The image is encoded, its latents are taken for those of the last timestep, the noise that the denoiser finds in them is
-removed, and what is left is decoded. The published code draws the latents from the encoder's posterior, and describes
-each image by a tagger's words; here they are its mean, so that an image has one result, and the prompt is fixed.
+The image's latents are taken for those of the last timestep; see `refl.restorers.one_step`. The published code draws
+the latents from the encoder's posterior, and describes each image by a tagger's words; here they are its mean, so that
+an image has one result, and the prompt is fixed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from copy import deepcopy
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import nn
 
-from refl.faces.color_fix import fix_color
 from refl.published.weights import find_any, find_file, get_files
 from refl.restorers import lora
 from refl.restorers.diffbir import STABLE_DIFFUSION, choose_dtypes, fill_stable_diffusion, make_stable_diffusion
-from refl.restorers.latent import LatentRestorer, LatentSettings, dtype_of
+from refl.restorers.one_step import OneStepRestorer, OneStepSettings
 from refl.restorers.osediff_lora import (
     ENCODER,
     add_adapters,
@@ -28,59 +27,16 @@ from refl.restorers.osediff_lora import (
     load_published_adapters,
     merge_lora,
 )
-from refl.restorers.surface import check_images
 from training.weights import read_checkpoint
 
-TIMESTEP = 999
 FACE_ADAPTERS = "osediff-face"
 """Name of the adapters in the manifest of weights."""
 
 
-class OSEDiff(LatentRestorer):
-    """Restore in one step, the same for every seed; see `refl.restorers.surface`.
-
-    The one step multiplies the denoiser's errors of rounding by 1 / sqrt(a) = 14.6, so that float16, as published, is
-    to be preferred to bfloat16.
-    """
+class OSEDiff(OneStepRestorer):
+    """Restore in one step, from the last timestep, the same for every seed; see `refl.restorers.surface`."""
 
     adapted = ("unet", "vae")
-    default_steps = 1
-    is_random = False
-
-    def forward(self, lq: Tensor) -> Tensor:
-        """Restore without clamping and colour fix, with gradient to the adapters."""
-        embedding = self.encode_prompts([self.use.prompt]).expand(len(lq), -1, -1)
-        return self.decode(self.restore_latents(lq, embedding))
-
-    timestep = TIMESTEP
-
-    def encode_condition(self, lq: Tensor) -> Tensor:
-        return self.encode_pixels(lq)
-
-    def embed(self, lq: Tensor, embedding: Tensor) -> Tensor:  # noqa: ARG002
-        return embedding
-
-    def predict_noise(self, condition: Tensor, embedding: Tensor) -> Tensor:
-        dtype = dtype_of(self.unet)
-        noise_pred: Tensor = self.unet(condition.to(dtype), TIMESTEP, embedding.to(dtype), return_dict=False)[0]
-        return noise_pred.float()
-
-    def to_x0(self, condition: Tensor, timestep: int, output: Tensor) -> Tensor:
-        return self.predict_x0(condition, timestep, output)
-
-    def restore_latents(self, lq: Tensor, embedding: Tensor) -> Tensor:
-        """Predict clean latents, with gradient to the adapters: (N, 3, H, W) in [0, 1], (N, T, C) -> (N, c, h, w)."""
-        condition = self.encode_pixels(lq)
-        return self.predict_x0(condition, TIMESTEP, self.predict_noise(condition, embedding))
-
-    @torch.no_grad()
-    def restore(self, lq: Tensor, seeds: Sequence[int], steps: int | None = None) -> Tensor:
-        """See `Restorer.restore`."""
-        check_images(lq, seeds, self.multiple_px)
-        if steps not in (None, 1):
-            raise ValueError(f"OSEDiff takes one step, not {steps}")
-        restored = self(lq.float()).clamp(0, 1)
-        return fix_color(restored, lq.float(), self.use.color_fix).clamp(0, 1)
 
     def set_trainable(self, kind: lora.Kind = "lora", rank: int = 4) -> None:
         """Merge the adapters, then put fresh ones on the same layers; only these are trained.
@@ -144,7 +100,7 @@ def load_osediff(
         nn.Module.to(part, dtypes[name])  # for diffusers' `to` warns of parts to keep in float32, of which are none
     fill_stable_diffusion(parts, base, {"text": dtypes["text"]})
     # the published code gives general images the colours of the input, and faces not
-    use = LatentSettings(color_fix="none" if asked == "osediff" else "adain")
+    use = OneStepSettings(color_fix="none" if asked == "osediff" else "adain")
     weights = {found.path.name: found.sha256 for found in (base, adapters)}
     restorer = OSEDiff(parts.unet, parts.vae, parts.text, use, base=asked, weights=weights).eval()
     return restorer.requires_grad_(False)

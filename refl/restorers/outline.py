@@ -10,9 +10,11 @@ from refl.published.weights import find_any, find_file
 from refl.restorers import lora
 from refl.restorers.diffbir import STABLE_DIFFUSION, VERSIONS
 from refl.restorers.feedforward import FeedForwardRestorer
-from refl.restorers.latent import LatentSettings
 from refl.restorers.load import is_restorer_folder, method_name
-from refl.restorers.osediff import FACE_ADAPTERS, OSEDiff
+from refl.restorers.one_step import OneStepSettings
+from refl.restorers.onnx import OnnxRestorer, check_runtime, read_face_model
+from refl.restorers.osediff import FACE_ADAPTERS
+from refl.restorers.pmrf import PMRF, WEIGHTS
 from refl.restorers.tiny import LEVELS, SHIPPED, read_tiny_config
 
 STABLE_DIFFUSION_MULTIPLE_PX = 64
@@ -55,9 +57,16 @@ def outline_restorer(asked: str, folder: Path) -> Outline:
     if kind == "osediff":
         find_any(STABLE_DIFFUSION, folder)
         find_file(file or FACE_ADAPTERS, folder)
-        return Outline(LatentSettings().image_size_px, STABLE_DIFFUSION_MULTIPLE_PX, OSEDiff.is_random)
+        return Outline(OneStepSettings().image_size_px, STABLE_DIFFUSION_MULTIPLE_PX, False)
+    if kind == "pmrf":
+        find_file(WEIGHTS, folder)
+        return Outline(PMRF.image_size_px, PMRF.multiple_px, PMRF.is_random)
     if kind == "feedforward":
         find_file(file, folder)
         one_pass = FeedForwardRestorer
         return Outline(one_pass.image_size_px, one_pass.multiple_px, one_pass.is_random)
+    if kind == "onnx":
+        check_runtime()
+        size_px = read_face_model(find_file(file, folder).path).size_px
+        return Outline(size_px, OnnxRestorer.multiple_px, OnnxRestorer.is_random)
     return Outline(read_tiny_config(SHIPPED).image_size_px, TINY_MULTIPLE_PX, True)

@@ -20,7 +20,7 @@ from refl.tune.config import (
     load_refl_config,
     preset_names,
 )
-from refl.tune.judge_names import check_judge, is_judge
+from refl.tune.judge_names import PEOPLE, check_judge, is_judge
 from reward.model.weights_folder import choose_weights_folder
 from runs.devices import CUDA_GIB
 from runs.options import Command, Place, Presets, make_absolute
@@ -66,10 +66,12 @@ def settle_train(options: ReflTrainOptions, data: Path) -> ReflTrainOptions:
     Raises:
         UserError: the restorer is one that cannot be tuned.
     """
-    if options.restorer.startswith("feedforward"):
+    if options.restorer.startswith(("feedforward", "onnx")):
         raise UserError(
             f"{options.restorer} has no noise to learn from; tune tiny, diffbir-v1, diffbir-v2.1 or osediff."
         )
+    if options.restorer == "pmrf":
+        raise UserError("pmrf is restored by and not tuned; tune tiny, diffbir-v1, diffbir-v2.1 or osediff.")
     check_reward_kind(options)
     asked = [
         str(value) for value in (options.restorer, options.reward, options.faces, options.held_out, options.dataset)
@@ -107,6 +109,8 @@ def check_reward_kind(options: ReflTrainOptions) -> None:
     if options.live_reward.reward_every_steps:
         raise UserError(f"{reward} does not go on learning. Set reward_every_steps to 0.")
     check_judge(reward, own_faces=options.faces is None)
+    if reward == PEOPLE and options.algorithm.hard_share < 1:
+        raise UserError("People are not asked which faces are hard. Set hard_share to 1.")
 
 
 def choose_faces(options: ReflTrainOptions, place: Place) -> tuple[list[Face], list[Face]]:
@@ -149,6 +153,8 @@ def run_train(options: ReflTrainOptions, place: Place) -> None:
             if run and (out / "tuned").is_dir():
                 asked = {name: getattr(options, name) for name in ("restorer", "reward", "faces", "dataset")}
                 named = {name: str(value or "") for name, value in asked.items()}
+                if "judge" in result:
+                    named["judge"] = "{name}, {version}".format(**result["judge"])
                 write_card(out / "tuned", named, options.config.method, result, run.licences)
         if run:
             run.write_result({"out": str(out), **result})
@@ -198,8 +204,7 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
     """Load what is asked for and train."""
     import torch  # here: --help need not wait for these
 
-    from refl.restorers.feedforward import FeedForwardRestorer
-    from refl.restorers.load import ADAPTERS, get_restorer_files, load_restorer, load_target_vae
+    from refl.restorers.load import ADAPTERS, Untrained, get_restorer_files, load_restorer, load_target_vae
     from refl.tune.data import leave_out_held_out
     from refl.tune.identity import check_identity
     from refl.tune.judges import load_judge
@@ -236,9 +241,11 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
     restorer = load_restorer(
         options.restorer, weights_dir=weights, dtype=dtype, keep_float32=("control", "text", ADAPTERS)
     )
-    assert not isinstance(restorer, FeedForwardRestorer)
+    assert not isinstance(restorer, Untrained)
     scorer = load_scorer(reward, "cpu", weights_dir=weights) if reward and is_model else None
-    judge = load_judge(reward, choose_own_device(), weights, place) if reward and not is_model else None
+    judge = None
+    if reward and not is_model:
+        judge = load_judge(reward, choose_own_device(), weights, place, config.algorithm.people_answers)
     rewarding = scorer or judge
     material = Material(
         restorer=restorer,

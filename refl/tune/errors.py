@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from refl.restorers.diffusion import DiffusionRestorer
-from refl.restorers.osediff import OSEDiff
+from refl.restorers.one_step import OneStepRestorer
 from refl.restorers.surface import draw_ahead, make_generators
 from refl.tune.draws import draw_timesteps, noise_seed
 from refl.tune.sampling import restore_once
@@ -30,17 +30,27 @@ def compute_errors(
     Returns:
         (B, G) mean squared errors, with gradient; (B, G) the same before training, without.
     """
-    if isinstance(training.restorer, OSEDiff):
-        return _compare_once(training.restorer, training.embedding, photos, images)
+    if isinstance(training.restorer, OneStepRestorer):
+        return _compare_once(training, training.restorer, step, places, photos, images)
     return _compare_noised(training, training.restorer, step, places, photos, images)
 
 
-def _compare_once(restorer: OSEDiff, embedding: Tensor, photos: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+def _compare_once(
+    training: Training,
+    restorer: OneStepRestorer,
+    step: int,
+    places: Sequence[int],
+    photos: Tensor,
+    images: Tensor,
+) -> tuple[Tensor, Tensor]:
+    seeds = [noise_seed(training.config.train.seed, step, place) for place in places]
+    drawn = restorer.draw_noise(photos, make_generators(seeds))
+    signal, noise = restorer.noise_scales(restorer.use.timestep)
+
     def compare() -> Tensor:
-        given = restorer.embed(photos, embedding.expand(len(photos), -1, -1))
-        restored = restore_once(restorer, restorer.encode_condition(photos), given)
-        signal, noise = restorer.noise_scales(restorer.timestep)
-        difference: Tensor = (restored[:, None] - images) * (signal / noise)
+        given = restorer.embed(photos, training.embedding.expand(len(photos), -1, -1))
+        condition = restorer.add_noise(restorer.encode_condition(photos), drawn)
+        difference: Tensor = (restore_once(restorer, condition, given)[:, None] - images) * (signal / noise)
         return difference.square().flatten(2).mean(dim=2)
 
     with torch.no_grad(), restorer.without_adapters():

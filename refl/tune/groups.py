@@ -10,7 +10,7 @@ from torch import Tensor
 
 from db.errors import UserError
 from refl.faces.color_fix import fix_color
-from refl.restorers.osediff import OSEDiff
+from refl.restorers.one_step import OneStepRestorer
 from refl.restorers.surface import make_generators
 from refl.tune.draws import noise_seed
 from refl.tune.live_reward import choose_inputs
@@ -54,6 +54,9 @@ def sample_groups(
         UserError: a reward is not finite; names the faces.
     """
     if not parts:
+        if training.judge is not None:  # people are asked by all processes together
+            none = torch.zeros(0, 3, 1, 1)
+            training.judge.score(none, none, none, [], [])
         return []
     size = training.config.algorithm.group_size
     photos = (torch.cat([getattr(part, name) for part in parts]) for name in ("lq", "hq"))
@@ -69,7 +72,9 @@ def sample_groups(
     found, start = [], 0
     for part in parts:
         stop = start + len(part.places)
-        found.append(_select(part, sampled, images, rewards, start, stop, size, isinstance(training.restorer, OSEDiff)))
+        found.append(
+            _select(part, sampled, images, rewards, start, stop, size, isinstance(training.restorer, OneStepRestorer))
+        )
         start = stop
     return found
 

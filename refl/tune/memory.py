@@ -20,7 +20,8 @@ from refl.published.shapes import STABLE_DIFFUSION, STABLE_DIFFUSION_VAE, make_a
 from refl.restorers import lora
 from refl.restorers.diffbir import VERSIONS
 from refl.restorers.diffusion import DiffusionRestorer
-from refl.restorers.latent import TRAIN_TIMESTEPS, LatentSettings
+from refl.restorers.latent import TRAIN_TIMESTEPS
+from refl.restorers.one_step import OneStepSettings
 from refl.restorers.osediff import OSEDiff
 from refl.restorers.surface import HeldPrompt
 from refl.restorers.tiny import SHIPPED, make_tiny, read_tiny_config
@@ -263,7 +264,7 @@ def build_restorer(asked: str) -> Tunable:
     unet, vae = make_unet(STABLE_DIFFUSION), make_autoencoder(STABLE_DIFFUSION_VAE)
     prompt = HeldPrompt(torch.zeros(PROMPT_SHAPE))
     if kind == "osediff":
-        return OSEDiff(unet, vae, prompt, LatentSettings(), base=kind)
+        return OSEDiff(unet, vae, prompt, OneStepSettings(), base=kind)
     return DiffusionRestorer(
         unet, make_control(STABLE_DIFFUSION, 8), vae, VERSIONS[kind].use, text=prompt, stage1=_Stage1(), base=kind
     )

@@ -30,7 +30,7 @@ from metrics.rankings import LETTERS, RANKING_OF_CHOICE, derive_pairs
 from refl.faces.photo_files import encode_png, map_in_threads
 from refl.tune.judge_names import PEOPLE
 from refl.tune.monitor import to_bytes
-from refl.tune.people_questions import Group, Made, Questions, add_groups, ask, let_go, let_others_go
+from refl.tune.people_questions import Group, Made, Questions, add_groups, ask, has_simulated, let_go, let_others_go
 from runs.options import Place
 from runs.store import RunStopped
 from training.processes import agree_on_largest, broadcast, gather_places
@@ -72,7 +72,7 @@ class PeopleJudge:
     version: str
     poll_seconds: float = POLL_SECONDS
     simulated: bool = False
-    """Whether an answer was a program's."""
+    """Whether an answer to this training was a program's, in what was done before it was continued too."""
     metrics: tuple[str, ...] = ()
     step: Step | None = None
 
@@ -127,6 +127,7 @@ class PeopleJudge:
         with self.database.write() as session:
             groups = add_groups(session, self.data, f"{step.training}@step-{step.number + 1:06}", made, self.run)
             let_others_go(session, step.training, groups)
+            self.simulated = self.simulated or has_simulated(session, step.training)
             return groups, ask(session, groups, self.answers)
 
     def _wait(self, step: Step, shown: tuple[list[Group], Questions] | None) -> tuple[list[float], bool]:

@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import select, update
+from sqlalchemy import Select, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.errors import UserError
 from db.images import add_image, probe_bytes
-from db.models import Candidate, Image, Method, Pair, Source, Split, Task, TaskCandidate
+from db.models import Candidate, Image, Judgment, Method, Pair, Person, Source, Split, Task, TaskCandidate
 from db.pairs import Row, insert_new_pairs, insert_tasks, pair_row
 from db.project import load_settings
 from db.records import add_candidate, add_method, candidate_key, task_key
@@ -122,16 +122,30 @@ def find_method(session: Session, name: str, wanted: Mapping[tuple[int, int], st
 
 def let_others_go(session: Session, training: str, groups: Sequence[Group]) -> None:
     """Show what a training asked about in its other steps before others no longer: a kill left it so."""
-    own = {row.method for group in groups for row in group.rows}
-    others = (
-        select(Candidate.id)
-        .join(Method, Method.id == Candidate.method_id)
-        .where(Method.name.startswith(f"{training}@step-", autoescape=True), Method.name.not_in(own))
-    )
+    others = _select_asked(training).where(Method.name.not_in({row.method for group in groups for row in group.rows}))
     pairs = select(Pair.id).where(Pair.awaited, Pair.a_id.in_(others))
     members = select(TaskCandidate.task_id).where(TaskCandidate.candidate_id.in_(others))
     tasks = select(Task.id).where(Task.awaited, Task.id.in_(members))
     let_go(session, session.scalars(pairs).all(), session.scalars(tasks).all())
+
+
+def has_simulated(session: Session, training: str) -> bool:
+    """Whether a program has answered about any image of a training."""
+    asked = _select_asked(training)
+    pairs = select(Pair.id).where(Pair.a_id.in_(asked))
+    tasks = select(TaskCandidate.task_id).where(TaskCandidate.candidate_id.in_(asked))
+    answers = (
+        select(Judgment.id)
+        .join(Person, Person.id == Judgment.person_id)
+        .where(Person.simulated, or_(Judgment.pair_id.in_(pairs), Judgment.task_id.in_(tasks)))
+    )
+    return session.scalar(answers.limit(1)) is not None
+
+
+def _select_asked(training: str) -> Select[int]:
+    """The ids of the candidates that a training made."""
+    of_it = Method.name.startswith(f"{training}@step-", autoescape=True)
+    return select(Candidate.id).join(Method, Method.id == Candidate.method_id).where(of_it)
 
 
 def ask(session: Session, groups: Sequence[Group], answers: int) -> Questions:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from refl.published.control import ConditionControlNet
 from refl.restorers.diffusion import DiffusionRestorer, count_noises
-from refl.restorers.osediff import OSEDiff
+from refl.restorers.one_step import OneStepRestorer
 from refl.restorers.surface import draw_ahead
 from refl.tune.preference import compute_log_probability
 
-Tunable = DiffusionRestorer | OSEDiff
+Tunable = DiffusionRestorer | OneStepRestorer
 """The restorers that can learn."""
 Plan = Sequence[tuple[int, int]]
 """(timestep, the one after it) of each step; -1 after the last."""
@@ -53,13 +53,13 @@ class Rollout:
     """State of N images before their steps with gradient. Nothing of it has a gradient."""
 
     cleaned: Tensor
-    """(N, 3, H, W) stage 1's image, whose colours the colour fix gives back; OSEDiff's input."""
+    """(N, 3, H, W) stage 1's image, whose colours the colour fix gives back; a one-step restorer's input."""
     embedding: Tensor
     """(N, T, C) of the prompts."""
     condition: Tensor
-    """(N, c, h, w) latents of what is restored; empty for OSEDiff, whose gradient begins at the encoder."""
+    """(N, c, h, w) latents of what is restored; empty for one step, whose gradient begins at the encoder."""
     latents: Tensor
-    """(N, c, h, w) at the gradient's step; clean ones where they are to be re-noised; empty for OSEDiff."""
+    """(N, c, h, w) at the gradient's step; clean ones where they are to be re-noised; empty for one step."""
     noises: Sequence[Tensor]
     """(N, c, h, w) each, what the steps with gradient will take."""
 
@@ -115,8 +115,9 @@ def roll_out(
         generators: one per image, for the start's noise and all that comes after.
     """
     embedding = embedding.expand(len(lq), -1, -1)
-    if isinstance(restorer, OSEDiff):
-        return Rollout(lq, embedding, lq[:, :0], lq[:, :0], [])
+    if isinstance(restorer, OneStepRestorer):
+        noise = restorer.draw_noise(lq, generators)
+        return Rollout(lq, embedding, lq[:, :0], lq[:, :0], [] if noise is None else [noise])
     plan, etas, later = trajectory.plan, trajectory.etas, trajectory.renoise
     stop = None if trajectory.renoise else trajectory.gradient_place
     if trajectory.unroll:
@@ -138,10 +139,10 @@ def iterate_outcomes(
 
     Args:
         regularize: whether to compute what the regularizer compares with: with `frozen_control`, the ControlNet before
-            training, its outputs; without, the denoiser's output (OSEDiff's clean latents) with adapters off.
+            training, its outputs; without, the denoiser's output (one step's clean latents) with adapters off.
     """
-    if isinstance(restorer, OSEDiff):
-        yield _follow_osediff(restorer, rollout, regularize)
+    if isinstance(restorer, OneStepRestorer):
+        yield _follow_one_step(restorer, rollout, regularize)
         return
     noises = iter(rollout.noises)
     signal, noise = restorer.noise_scales(trajectory.plan[trajectory.gradient_place][0])
@@ -184,13 +185,14 @@ def _follow(
     return Outcome(latents, rollout.cleaned, compared, reference)
 
 
-def _follow_osediff(restorer: OSEDiff, rollout: Rollout, regularize: bool) -> Outcome:
-    """OSEDiff's one step, with gradient from the encoder on; there is neither noise nor a ControlNet."""
+def _follow_one_step(restorer: OneStepRestorer, rollout: Rollout, regularize: bool) -> Outcome:
+    """The one step, with gradient from the encoder on; there is no ControlNet."""
+    inputs = (rollout.cleaned, rollout.embedding, *rollout.noises)
     reference: tuple[Tensor, ...] = ()
     if regularize:
         with torch.no_grad(), restorer.without_adapters():
-            reference = (restorer.restore_latents(rollout.cleaned, rollout.embedding),)
-    x0 = restorer.restore_latents(rollout.cleaned, rollout.embedding)
+            reference = (restorer.restore_latents(*inputs),)
+    x0 = restorer.restore_latents(*inputs)
     return Outcome(x0, rollout.cleaned, (x0,) if regularize else (), reference)
 
 
@@ -237,16 +239,19 @@ def sample(
         embedding: (1, T, C) of the restorer's prompt.
         generators: one per image.
         places: steps of the plan to keep; each with noise.
-        noise_timestep: of a restorer of one step, the timestep whose noise is added to the photo's latents, so that
-            its results differ; 0 for none.
+        noise_timestep: of a restorer of one step that draws no noise, the timestep whose noise is added to the photo's
+            latents, so that its results differ; 0 for none.
     """
     embedding = embedding.expand(len(lq), -1, -1)
-    if isinstance(restorer, OSEDiff):
+    if isinstance(restorer, OneStepRestorer):
         condition = restorer.encode_condition(lq)
-        noised = condition
-        if noise_timestep:
-            noise = next(draw_ahead(generators, condition.shape[1:], 1, condition.device))
-            noised = add_noise(restorer, condition, noise, noise_timestep)
+        if restorer.is_random:
+            noised = restorer.add_noise(condition, restorer.draw_noise(lq, generators))
+        else:
+            noised = condition
+            if noise_timestep:
+                signal, scale = restorer.noise_scales(noise_timestep)
+                noised = signal * condition + scale * next(draw_ahead(generators, condition.shape[1:], 1, lq.device))
         return Sampled(lq, condition, restore_once(restorer, noised, restorer.embed(lq, embedding)), {})
     kept: dict[int, Taken] = {}
 
@@ -260,13 +265,6 @@ def sample(
     return Sampled(cleaned, condition, x0, kept)
 
 
-def add_noise(restorer: Tunable, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
-    """(N, c, h, w) latents noised to a timestep of the schedule."""
-    signal, scale = restorer.noise_scales(timestep)
-    noised: Tensor = signal * latents + scale * noise
-    return noised
-
-
-def restore_once(restorer: OSEDiff, condition: Tensor, embedding: Tensor) -> Tensor:
+def restore_once(restorer: OneStepRestorer, condition: Tensor, embedding: Tensor) -> Tensor:
     """(N, c, h, w) clean latents by the one step of a restorer that has one."""
-    return restorer.to_x0(condition, restorer.timestep, restorer.predict_noise(condition, embedding))
+    return restorer.to_x0(condition, restorer.use.timestep, restorer.predict_noise(condition, embedding))

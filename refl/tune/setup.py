@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from db.errors import UserError
 from refl.published.control import ConditionControlNet
-from refl.restorers.osediff import OSEDiff
+from refl.restorers.one_step import OneStepRestorer
 from refl.tune.config import SAMPLING, LiveRewardConfig, ReflConfig
 from refl.tune.data import DegradedFaces, Face, check_faces, stack
 from refl.tune.evaluations import Evaluations
@@ -270,17 +270,17 @@ def make_plan(restorer: Tunable, config: ReflConfig) -> Plan:
         UserError: fewer steps are left than the gradient's window reaches back.
     """
     trajectory = config.trajectory
-    if isinstance(restorer, OSEDiff):
+    if isinstance(restorer, OneStepRestorer):
         if config.method == "grpo":
             raise UserError(
                 "Algorithm grpo makes the sampler's noisy steps more or less probable, and this restorer takes one "
                 "step without noise. Take gdpo, or a restorer of many steps."
             )
         if config.method != "refl":
-            return [(restorer.timestep, -1)]
+            return [(restorer.use.timestep, -1)]
         if trajectory.gradient_window != (0, 0) or trajectory.renoise:
-            raise UserError("OSEDiff takes one step: set gradient_window to 0 0 and renoise to 0.")
-        return [(restorer.timestep, -1)]
+            raise UserError("This restorer takes one step: set gradient_window to 0 0 and renoise to 0.")
+        return [(restorer.use.timestep, -1)]
     if trajectory.start_fraction:
         restorer.use = replace(restorer.use, start_fraction=trajectory.start_fraction)
     plan = restorer.plan_steps(trajectory.steps)

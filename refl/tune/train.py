@@ -25,11 +25,11 @@ from refl.tune.dpo import take_dpo_step
 from refl.tune.gdpo import take_gdpo_step
 from refl.tune.grpo import take_grpo_step
 from refl.tune.hard import keep_hard_faces
-from refl.tune.judge_names import PEOPLE
 from refl.tune.judges import Judge
 from refl.tune.live_reward import choose_inputs, compute_rewards
 from refl.tune.monitor import FaceRewards
 from refl.tune.parts import FacePart, Part, read_parts
+from refl.tune.people_judge import PeopleJudge, StoppedWaiting
 from refl.tune.refl import take_refl_step
 from refl.tune.save import (
     first_hacking,
@@ -99,7 +99,13 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
         logged_step = training.step
         with stop_at_next_step() as stop_asked:
             for step in steps:
-                values = train_step(training, step, inputs)
+                if isinstance(training.judge, PeopleJudge):
+                    training.judge.begin_step(accelerator, out.name, step, stop_asked)
+                try:
+                    values = train_step(training, step, inputs)
+                except StoppedWaiting:
+                    save_last(training, out)
+                    raise
                 training.step = done = step + 1
                 ends = done == settings.max_steps or training.is_spent
                 stop = agree_on_largest(accelerator, stop_asked())
@@ -127,6 +133,8 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
         end_tracker(accelerator)
     result: dict[str, Any] = {"step": training.step, "evaluations": training.evaluations.total, "seconds": seconds}
     result["hacking"] = first_hacking(training)
+    if training.judge is not None:
+        result["judge"] = {"name": training.judge.name, "version": training.judge.version}
     if brakes:
         result["brake"] = {"good_step": find_good_step(training.checks), "actions": list_actions(training.checks)}
     return result
@@ -238,7 +246,7 @@ def restore(training: Training, lq: Tensor, seeds: Sequence[int], steps: int | N
 def list_rewards(training: Training) -> dict[str, FaceRewards]:
     """What rewards the monitor's faces: the judge, or the reward model as it is and as it was; none where none is."""
     if training.judge is not None:
-        asks_people = training.record["names"].get("reward") == PEOPLE  # who are asked about no held-out face
+        asks_people = isinstance(training.judge, PeopleJudge)  # who are asked about no held-out face
         return {} if asks_people else {"live": partial(judge_held_out, training, training.judge)}
     if training.frozen_reward is None:
         return {}

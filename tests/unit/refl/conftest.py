@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL  # noqa: E402
 
 from refl.published.shapes import UNetShape, make_unet  # noqa: E402
 from refl.restorers.diffusion import DiffusionRestorer  # noqa: E402
-from refl.restorers.latent import LatentSettings  # noqa: E402
+from refl.restorers.one_step import OneStepSettings  # noqa: E402
 from refl.restorers.osediff import OSEDiff  # noqa: E402
 from refl.restorers.tiny import LearnedPrompt, make_tiny  # noqa: E402
 from refl.restorers.tiny_config import TinyConfig  # noqa: E402
@@ -76,7 +76,7 @@ def make_micro_osediff() -> OSEDiff:
         norm_num_groups=4,
     )
     unet = make_unet(UNetShape((32, 32), 1, (2, 2), (True, False), 1, 8))
-    return OSEDiff(unet, vae, LearnedPrompt(2, 8), LatentSettings(image_size_px=32), base="osediff").eval()
+    return OSEDiff(unet, vae, LearnedPrompt(2, 8), OneStepSettings(image_size_px=32), base="osediff").eval()
 
 
 @pytest.fixture

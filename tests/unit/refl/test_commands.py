@@ -137,6 +137,8 @@ def test_the_settings_of_a_training_are_those_of_its_preset() -> None:
     ("command", "words", "message"),
     [
         (TRAIN, ["--preset=tiny-refl", "--restorer=feedforward:x", "--reward=frm"], "feedforward:x has no noise"),
+        (TRAIN, ["--preset=tiny-refl", "--restorer=onnx:x", "--reward=frm"], "onnx:x has no noise"),
+        (TRAIN, ["--preset=tiny-refl", "--restorer=pmrf", "--reward=frm"], "pmrf is restored by and not tuned"),
         (TRAIN, [*TUNE, "--max-steps=some"], "--max-steps: Give a whole number, got 'some'."),
         (TRAIN, [*TUNE, "--gradient-window", "2", "1"], "--gradient-window: The low end comes first, got 2 to 1."),
         (TRAIN, [*TUNE, "--steps=2"], "tiny-refl.toml: trajectory: gradient_window ends at 2"),

@@ -14,8 +14,8 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from db.errors import UserError
-from refl.restorers.latent import LatentSettings
 from refl.restorers.load import load_restorer
+from refl.restorers.one_step import OneStepSettings
 from refl.restorers.osediff import OSEDiff
 from refl.restorers.osediff_lora import (
     add_adapters,
@@ -63,7 +63,7 @@ def unmerged(weights_dir, published, content):
     load_published(unet, parts.unet, path)
     load_published(vae, parts.vae, path)
     load_published_adapters(unet, vae, content, path)
-    return OSEDiff(unet, vae, published.text, LatentSettings()).eval()
+    return OSEDiff(unet, vae, published.text, OneStepSettings()).eval()
 
 
 def group_as_published(unet) -> dict[str, list[str]]:

@@ -233,6 +233,9 @@ def test_answers_of_programs_mark_the_judge(project: Database, data: Path) -> No
     with answering(project, data, "Ada"):
         ask(judge, make_greys(50, 91), ["ada"] * 2, step=1)
     assert judge.name == "people-simulated"  # what it was trained on stays
+    continued = open_judge(data)
+    assert ask(continued, make_greys(50), ["ada"], step=2) == [0.5]
+    assert continued.name == "people-simulated"
 
 
 @pytest.mark.parametrize(("face", "says"), [("cleo", "of the split val"), ("dan", "has no photo 'dan'")])
