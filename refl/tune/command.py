@@ -12,6 +12,7 @@ from db.models import Split
 from db.session import open_database
 from refl.tune.card import write_card
 from refl.tune.config import (
+    Algorithm,
     AlgorithmConfig,
     ReflConfig,
     ReflTrainOptions,
@@ -33,10 +34,30 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELD_OUT_SHARE = 0.1
-MEMORY_GIB = {"tiny-refl": 0.2, "osediff-24gb": 12.5, "lora-16gb": 13.5, "paper-24gb": 18.5, "paper": 30.7}
+MEMORY_GIB = {
+    "tiny-refl": 0.2,
+    "tiny-dpo": 0.2,
+    "tiny-gdpo": 0.2,
+    "tiny-grpo": 0.2,
+    "gdpo-osediff-24gb": 7.8,
+    "osediff-24gb": 12.5,
+    "gdpo-24gb": 12.5,
+    "grpo-24gb": 12.6,
+    "dpo-24gb": 13.2,
+    "lora-16gb": 13.5,
+    "paper-24gb": 18.5,
+    "paper": 30.7,
+}
 """What `--memory` counts for each preset on one GPU, of the restorer and reward model that it is for."""
-SMALL_PRESETS = ("paper-24gb", "lora-16gb")
-"""For cards that the asked settings do not fit, the larger first."""
+SMALL_PRESETS: dict[Algorithm, tuple[str, ...]] = {
+    "refl": ("paper-24gb", "lora-16gb"),
+    "dpo": ("dpo-24gb",),
+    "gdpo": ("gdpo-24gb",),
+    "grpo": ("grpo-24gb",),
+}
+"""Of each algorithm, for cards that the asked settings do not fit, the larger first."""
+SMALL_PRESETS_ONE_STEP: dict[Algorithm, tuple[str, ...]] = {"refl": ("osediff-24gb",), "gdpo": ("gdpo-osediff-24gb",)}
+"""The same, for restorers of one step."""
 
 
 def settle_train(options: ReflTrainOptions, data: Path) -> ReflTrainOptions:
@@ -170,10 +191,12 @@ def say_memory(options: ReflTrainOptions, weights: Path, card_gib: float) -> Non
     needed = find_peak(phases) + CUDA_GIB
     if needed <= card_gib:
         return
-    names = ("osediff-24gb",) if options.restorer.startswith("osediff") else SMALL_PRESETS
+    small = SMALL_PRESETS_ONE_STEP if options.restorer.startswith("osediff") else SMALL_PRESETS
+    names = small.get(options.config.method, ())
     peaks = {name: find_peak(count_memory(options, load_refl_config(name), weights)) for name in names}
     fitting = [name for name, peak in peaks.items() if peak + CUDA_GIB <= card_gib]
-    advice = f"the preset {fitting[0]} fits" if fitting else "lower image_size_px or train a smaller reward model"
+    smaller = "train a smaller reward model" if options.reward and not is_judge(options.reward) else "micro_batch_size"
+    advice = f"the preset {fitting[0]} fits" if fitting else f"lower image_size_px or {smaller}"
     log.warning("this needs about %.1f GiB, and the card has %.1f: %s", needed, card_gib, advice)
 
 

@@ -103,7 +103,8 @@ def build_training(
     with torch.device(device):
         model = build_set(combined) if combined else RewardModel(reward, architecture) if reward else None
         material = Material(build_restorer(restorer), model.eval() if model else None, faces, [])
-    material.restorer.alpha_numbers = [0.5] * TRAIN_TIMESTEPS  # fake tensors have no numbers, and any will do here
+    # fake tensors have no numbers, and any will do here that fall as noise grows
+    material.restorer.alpha_numbers = [1 - number / TRAIN_TIMESTEPS for number in range(1, TRAIN_TIMESTEPS + 1)]
     frozen_control, weights = place_restorer(material.restorer, config, accelerator, None)
     live, frozen_reward = place_rewards(material, config, accelerator, Path(), None)
     share = config.train.batch_size
@@ -140,9 +141,13 @@ def build_set(combined: CombinedShape) -> RewardSet:
 
 
 def shorten(plan: Plan, config: ReflConfig) -> Plan:
-    """The end of a plan: a step without gradient, then those that may have one."""
+    """As many steps as the end of a plan has: one without gradient, then those that may have one.
+
+    Timesteps of a fake schedule are all alike, and a step from one to itself has no noise; these fall.
+    """
     last_index = config.trajectory.gradient_window[1] if config.method == "refl" else 0
-    return plan[-(last_index + STEPS) :]
+    count = len(plan[-(last_index + STEPS) :])
+    return [(number, number - 1 or -1) for number in range(count, 0, -1)]
 
 
 def name_parts(count: MemoryCount, training: Training) -> None:
