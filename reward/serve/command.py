@@ -100,7 +100,6 @@ def run_serve(options: ServeOptions, place: Place) -> None:
         serve(app, listener)
     finally:
         give_back(before)
-    print("stopped", flush=True)
 
 
 SERVE = Command(
