@@ -13,6 +13,7 @@ Each seed is a folder of --out with `results.json`; finished parts are left out 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -31,23 +32,25 @@ from refl.tune.training import Material
 from reward.model.model import RewardModel
 
 METHODS: dict[str, dict[str, dict[str, Any]]] = {
-    "refl": {},
+    "refl": {"train": {"monitor_every_steps": 60}},
+    "refl-eighth": {"algorithm": {"budget": 1500}, "train": {"monitor_every_steps": 8}},
     "dpo": {
         "algorithm": {"algorithm": "dpo", "beta": 500.0},
-        "train": {"batch_size": 16, "learning_rate": 1e-4},
+        "train": {"batch_size": 16, "learning_rate": 1e-4, "monitor_every_steps": 15},
     },
     "gdpo": {
         "algorithm": {"algorithm": "gdpo", "beta": 500.0, "group_size": 4, "group_ends": 1},
         "trajectory": {"eta": (1.0, 1.0)},
-        "train": {"learning_rate": 1e-4},
+        "train": {"learning_rate": 1e-4, "monitor_every_steps": 12},
     },
     "grpo": {
-        "algorithm": {"algorithm": "grpo", "group_size": 4, "gradient_steps": 2, "clip_range": 1e-3},
+        "algorithm": {"algorithm": "grpo", "group_size": 8, "clip_range": 1e-3},
         "trajectory": {"eta": (1.0, 1.0)},
-        "train": {"learning_rate": 1e-4},
+        "train": {"batch_size": 4, "micro_batch_size": 4, "learning_rate": 1e-5, "monitor_every_steps": 5},
     },
 }
-"""What each differs in from the preset tiny-refl, chosen on seed 100, which is in no table."""
+"""What each differs in from the preset tiny-refl, chosen on seed 100, which is in no table; `refl-eighth` spends an
+eighth of what the others do."""
 NEVER = 10**6
 
 
@@ -70,7 +73,6 @@ def configure(study: Study, method: str, spread: float, budget: int, more: dict[
             "ema_decay": 0.0,
             "gradient_norms": False,
             "monitor_faces": 8,
-            "monitor_every_steps": NEVER,
             "checkpoint_every_steps": NEVER,
             "log_every_steps": 1,
             "seed": study.seed,
@@ -105,7 +107,15 @@ def run_method(
     result = tune(material, config, study.folder / f"tuned-{method}", note)
     seconds = time.monotonic() - began
     judge_arm(study, method, restore(material.restorer.eval(), study.sets["test"].lq, study.seed))  # type: ignore[arg-type]
-    found = {"curve": curve, "seconds": seconds, "steps": result["step"], "evaluations": result["evaluations"]}
+    checks = json.loads((study.folder / f"tuned-{method}" / "checks.json").read_text())["checks"]
+    suspicious = sum(row["seen"] != "good" for row in checks)
+    found = {
+        "suspicious": suspicious,
+        "curve": curve,
+        "seconds": seconds,
+        "steps": result["step"],
+        "evaluations": result["evaluations"],
+    }
     study.keep({**found, "hacking": result["hacking"]}, "tuning", method)
     rate = over_faces(compare(study.results, method, "base"))
     print(f"seed {study.seed} {method}: over the base {rate[0]:.3f} [{rate[1]:.3f}, {rate[2]:.3f}], ", end="")
@@ -154,7 +164,9 @@ def print_tables(out: Path) -> None:
 
 def describe_monitor(tuning: dict[str, Any]) -> str:
     """The monitor's word on a training."""
-    return "nothing" if tuning["hacking"] is None else f"hacking at step {tuning['hacking']}"
+    if tuning["hacking"] is not None:
+        return f"hacking at step {tuning['hacking']}"
+    return "suspicious" if tuning["suspicious"] else "nothing"
 
 
 def read_changes(words: list[str]) -> dict[str, dict[str, Any]]:
@@ -173,7 +185,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the seeds' folders")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--budget", type=int, default=24_000, help="network evaluations of each method")
+    parser.add_argument("--budget", type=int, default=12_000, help="network evaluations of each method")
     parser.add_argument("--answers", type=int, default=2000)
     parser.add_argument("--reward-steps", type=int, default=200)
     parser.add_argument("--set", nargs="*", default=[], metavar="TABLE.FIELD=VALUE", help="settings over the methods'")

@@ -74,7 +74,7 @@ def name_methods(asked: Sequence[str]) -> list[AskedMethod]:
 
 
 def check_methods(methods: Sequence[AskedMethod], options: LoadOptions, besides: Sequence[str] = ()) -> None:
-    """Check before anything is loaded that files are here, and that strength and fidelity have something to set.
+    """Check before anything is loaded that files are here, what ONNX files are, and that options have something to set.
 
     Args:
         besides: paths and manifest names of other files that are wanted.
@@ -87,9 +87,10 @@ def check_methods(methods: Sequence[AskedMethod], options: LoadOptions, besides:
         if options.strength is not None and not is_lora:
             raise _no_strength(method.what)
     get_restorer_files([method.what for method in methods], options.weights, besides)
-    for method in methods if options.fidelity is not None else ():
+    for method in methods:
         kind, _, file = method.what.partition(":")
-        if kind != "onnx" or read_face_model(get_file(file, options.weights)).weight is None:
+        model = read_face_model(get_file(file, options.weights)) if kind == "onnx" else None
+        if options.fidelity is not None and (model is None or model.weight is None):
             raise _no_fidelity(method.what)
 
 

@@ -67,7 +67,7 @@ def settle_train(options: ReflTrainOptions, data: Path) -> ReflTrainOptions:
     Raises:
         UserError: the restorer is one that cannot be tuned.
     """
-    if options.restorer.startswith(("feedforward", "onnx")):
+    if options.restorer.startswith(("feedforward:", "onnx:")):
         raise UserError(
             f"{options.restorer} has no noise to learn from; tune tiny, diffbir-v1, diffbir-v2.1 or osediff."
         )

@@ -236,6 +236,9 @@ def test_an_onnx_file_restores_faces_of_any_size_with_its_fidelity(
     for method in ("{micro}", f"onnx:{onnx_files.write(tmp_path / 'plain.onnx', onnx_files.face_model(64))}"):
         code, said = restore("--source=face0", "--fidelity", 0.5, method=method)
         assert (code, "--fidelity is for CodeFormer as ONNX" in said) == (2, True)
+    other = onnx_files.write(tmp_path / "other.onnx", onnx_files.face_model(8))
+    code, said = restore(tmp_path / "lq", "--aligned", method=f"onnx:{other}")
+    assert (code, "is no face restorer" in said, "source" in said) == (2, True, False)
 
 
 def write_odd_images(folder: Path) -> list[str]:

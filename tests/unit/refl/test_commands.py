@@ -155,6 +155,13 @@ def test_what_cannot_be_meant_is_refused_before_a_run_begins(command, words, mes
         command.settle(read_words(command, words), Path("data"))
 
 
+def test_a_folder_may_be_called_as_a_kind_of_restorer_is() -> None:
+    settled = TRAIN.settle(
+        read_words(TRAIN, ["--preset=tiny-refl", "--restorer=onnx-mine", "--reward=frm"]), Path("data")
+    )
+    assert Path(settled.restorer).name == "onnx-mine"
+
+
 def test_restoring_takes_the_shipped_restorer_and_each_once() -> None:
     for words, methods in (([], ["tiny"]), (["--method=a=x", "--method=tiny", "--method=a=x"], ["a=x", "tiny"])):
         assert RESTORE.settle(read_words(RESTORE, words), Path("data")).methods == methods
