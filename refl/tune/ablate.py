@@ -1,8 +1,8 @@
-"""Train a preset with each part of ReFL left out, and compare all in one table: `python -m refl ablate`.
+"""Train a preset with each part of ReFL left out, and by each other method: `python -m refl ablate`.
 
-Every variant is a `python -m refl train` (and, where the reward model itself differs, a `python -m reward train` before
-it) that a person could type; those that are finished are not run again. At the end one `python -m refl evaluate`
-compares all of them with the base.
+Other methods end where they have cost as many network evaluations as the preset itself. Every variant is a `python -m
+refl train` (and, where the reward model itself differs, a `python -m reward train` before it) that a person could type;
+those that are finished are not run again. At the end one `python -m refl evaluate` compares all of them with the base.
 """
 
 from __future__ import annotations
@@ -14,24 +14,33 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from db.command import DATABASE_VARIABLE
 from db.errors import UserError
-from refl.tune.config import ReflConfig, load_refl_config, preset_names
+from refl.restorers.steps import takes_many_steps
+from refl.tune.config import SAMPLING, ReflConfig, load_refl_config, preset_names
+from refl.tune.judge_names import is_judge
+from runs.files import write_text_whole
 from runs.hold import hold_folder
 from runs.options import Command, Flag, Input, Options, Output, Place, make_absolute
 from runs.own_command import drop_common
 from runs.store import record
+from runs.tables import write_table
 
 log = logging.getLogger(__name__)
 
+FULL = "full"
 REWARD_FACTORS = (0.3, 3.0, 10.0)
 """Of the sweep over the reward's weight."""
 LABEL_SHARES = (0.1, 0.3)
 """Of the labels that the reward model learns from; the whole is the full variant."""
+
+
+OTHER_METHOD = ("--reward-every-steps=0", "--eta", "1", "1")
+"""Of those beside refl: a reward that stays as it is, and samplers with noise, which make groups differ."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +52,34 @@ class Variant:
     """Flags over the preset's settings."""
     reward: tuple[str, ...] | None = None
     """Flags of a reward model trained for it alone; None takes the shared one."""
+    costs_as_full: bool = False
+    """Whether it ends where it has cost as much as the full variant, however many steps that takes."""
 
 
-def list_variants(config: ReflConfig, with_labels: bool) -> list[Variant]:
+def list_variants(
+    config: ReflConfig, with_labels: bool, *, with_pairs: bool = False, many_steps: bool = True
+) -> list[Variant]:
     """All variants of a preset, the full one first; those whose part the preset lacks are left out.
 
     Args:
         with_labels: whether reward models can be trained on fewer, and on people's labels alone.
+        with_pairs: whether there are labelled pairs, from which dpo learns.
+        many_steps: whether the restorer takes many, as grpo needs.
     """
+    parts = list_parts(config, with_labels) if config.method == "refl" else []
+    left_out = {"refl", config.method, *(() if with_pairs else ("dpo",)), *(() if many_steps else ("grpo",))}
+    methods = [
+        Variant(name, ("--algorithm", name, *OTHER_METHOD), costs_as_full=True)
+        for name in ("dpo", *SAMPLING)
+        if name not in left_out
+    ]
+    return [Variant(FULL), *methods, *parts]
+
+
+def list_parts(config: ReflConfig, with_labels: bool) -> list[Variant]:
+    """The variants of a preset of refl itself; see `list_variants`."""
     weight = config.loss.reward_weight
-    variants = [Variant("full"), Variant("no reward", ("--reward-weight=0",))]
+    variants = [Variant("no reward", ("--reward-weight=0",))]
     if config.loss.structure_weight:
         variants.append(Variant("no structure", ("--structure-weight=0",)))
     if config.loss.perceptual_weight:
@@ -87,7 +114,7 @@ class AblateOptions(Options):
         None, description="Faces to evaluate on (default: the test split)"
     )
     dataset: Annotated[Path | None, Input("dataset")] = Field(
-        None, description="Labelled pairs; with --reward-preset also variants of the labels"
+        None, description="Labelled pairs, for the variant dpo; with --reward-preset also variants of the labels"
     )
     reward_preset: Annotated[str | None, Flag(metavar="PRESET")] = Field(
         None, description="How reward models for variants of labels are trained"
@@ -118,12 +145,17 @@ def choose_variants(options: AblateOptions) -> list[Variant]:
     Raises:
         UserError: there is no such preset or variant.
     """
-    variants = list_variants(load_refl_config(options.preset), bool(options.dataset and options.reward_preset))
+    variants = list_variants(
+        load_refl_config(options.preset),
+        bool(options.dataset and options.reward_preset),
+        with_pairs=bool(options.dataset),
+        many_steps=takes_many_steps(options.restorer),
+    )
     names = [variant.name for variant in variants]
     unknown = sorted(set(options.only) - set(names))
     if unknown:
         raise UserError(f"There is no variant {unknown[0]!r}. Name one of {', '.join(names)}.")
-    return [variant for variant in variants if not options.only or variant.name in (*options.only, "full")]
+    return [variant for variant in variants if not options.only or variant.name in (*options.only, FULL)]
 
 
 def run_ablate(options: AblateOptions, place: Place) -> None:
@@ -134,7 +166,9 @@ def run_ablate(options: AblateOptions, place: Place) -> None:
             run.progress(done, len(chosen) + 1)
             train_variant(variant, options, place)
         run.progress(len(chosen), len(chosen) + 1)
-        evaluate_variants([folder_of(out, variant) for variant in chosen], options, place)
+        folders = [folder_of(out, variant) for variant in chosen]
+        evaluate_variants(folders, options, place)
+        write_costs([read_cost(folder) for folder in folders], out / "report")
         run.write_result({"out": str(out)})
     print(f"report: {out / 'report' / 'report.md'}")
 
@@ -155,18 +189,72 @@ def train_variant(variant: Variant, options: AblateOptions, place: Place) -> Non
     what = [f"--restorer={options.restorer}", f"--reward={reward}", f"--out={folder}"]
     what += [f"--{name}={value}" for name in ("faces", "dataset", "weights") if (value := getattr(options, name))]
     preset = f"--preset={options.preset}" if options.preset in preset_names() else f"--config={options.preset}"
-    run_module(["refl", "train", preset, *what, *options.flags, *variant.refl, shared], place.db)
+    flags = [*options.flags, *variant.refl]
+    if variant.costs_as_full:
+        spent = choose_budget(options.out)
+        flags += [f"--budget={spent}", f"--max-steps={spent}"]  # a step costs one at least
+    run_module(["refl", "train", preset, *what, *flags, shared], place.db)
 
 
 def evaluate_variants(folders: list[Path], options: AblateOptions, place: Place) -> None:
     """One report on the base and every variant; their rewards by the shared model, which none of them trained."""
     methods = [f"--method={folder / 'tuned'}" for folder in folders]
-    what = [f"--method={options.restorer}", *methods, f"--reward=frozen={options.reward}"]
+    what = [f"--method={options.restorer}", *methods]
+    what += [] if is_judge(options.reward) else [f"--reward=frozen={options.reward}"]
     what += [f"--out={options.out / 'report'}", f"--degradation={read_degradation(folders[0], options.out)}"]
     what += [f"--weights={options.weights}"] if options.weights else []
     what += [f"--faces={options.test_faces}"] if options.test_faces else []
     # after hours of training a report must come out; it says where the prompt stands in for captions
     run_module(["refl", "evaluate", *what, "--use-prompt", f"--data={place.data}"], place.db)
+
+
+def read_cost(folder: Path) -> dict[str, Any]:
+    """What a finished training cost, a value of each column of `write_costs`; None where an earlier version made it."""
+    record = json.loads((folder / "last" / "training.json").read_text(encoding="utf-8"))
+    return {
+        "variant": folder.name,
+        "algorithm": record["config"].get("algorithm", {}).get("algorithm", "refl"),
+        "steps": record["step"],
+        "network evaluations": record.get("evaluations") or None,
+        "seconds": record.get("seconds") or None,
+        "hacking": record["hacking"],
+    }
+
+
+def choose_budget(out: Path) -> int:
+    """The network evaluations that the full variant has cost.
+
+    Raises:
+        UserError: an earlier version trained it, which did not count.
+    """
+    spent: int | None = read_cost(out / FULL)["network evaluations"]
+    if spent is None:
+        raise UserError(
+            f"{out / FULL} was trained by a version that did not count network evaluations, so that no other method "
+            "can be given as many. Name another --out, or leave the methods out by --only."
+        )
+    return spent
+
+
+def write_costs(costs: list[dict[str, Any]], report: Path) -> None:
+    """costs.csv beside the report, and the same as a table at its end."""
+    import pandas as pd
+
+    write_table(report / "costs.csv", pd.DataFrame(costs))
+    lines = ["", "## What training cost", "", f"| {' | '.join(costs[0])} |", "|---" * len(costs[0]) + "|"]
+    for cost in costs:
+        seen = "–" if cost["hacking"] is None else f"from step {cost['hacking']:,}"
+        counts = [
+            "–" if cost[name] is None else f"{cost[name]:,.0f}" for name in ("steps", "network evaluations", "seconds")
+        ]
+        lines.append(f"| {' | '.join([cost['variant'], cost['algorithm'], *counts, seen])} |")
+    lines += [
+        "",
+        "Evaluations are images through the denoiser, threefold where a gradient goes back through it; seconds",
+    ]
+    lines[-1] += " are of the steps, with the monitor's checks. The rows are in costs.csv."
+    path = report / "report.md"
+    write_text_whole(path, path.read_text(encoding="utf-8") + "\n".join(lines) + "\n")
 
 
 def read_degradation(folder: Path, out: Path) -> Path:
@@ -194,7 +282,7 @@ def run_module(command: list[str], url: str | None) -> None:
 
 ABLATE = Command(
     "refl ablate",
-    "train a preset with each of its parts left out, and compare",
+    "train a preset with each of its parts left out and by each other algorithm, and compare",
     AblateOptions,
     run_ablate,
     "The same command again goes on after what is finished.",

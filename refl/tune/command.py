@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from db.errors import UserError
 from db.models import Split
 from db.session import open_database
+from refl.restorers.steps import takes_many_steps
 from refl.tune.card import write_card
 from refl.tune.config import (
     Algorithm,
@@ -191,7 +192,7 @@ def say_memory(options: ReflTrainOptions, weights: Path, card_gib: float) -> Non
     needed = find_peak(phases) + CUDA_GIB
     if needed <= card_gib:
         return
-    small = SMALL_PRESETS_ONE_STEP if options.restorer.startswith("osediff") else SMALL_PRESETS
+    small = SMALL_PRESETS if takes_many_steps(options.restorer) else SMALL_PRESETS_ONE_STEP
     names = small.get(options.config.method, ())
     peaks = {name: find_peak(count_memory(options, load_refl_config(name), weights)) for name in names}
     fitting = [name for name, peak in peaks.items() if peak + CUDA_GIB <= card_gib]
@@ -265,7 +266,8 @@ def tune(options: ReflTrainOptions, place: Place, weights: Path, out: Path, prog
 
 def format_result(result: dict[str, Any], out: Path) -> str:
     """What training found, for a terminal."""
-    said = f"{result['step']:,} steps; the restorer is {out / 'tuned'}"
+    cost = f"{result['step']:,} steps, {result['evaluations']:,} network evaluations"
+    said = f"{cost}; the restorer is {out / 'tuned'}"
     if result["hacking"] is not None:
         said += f"\nthe monitor saw hacking at step {result['hacking']:,}: look at {out / 'grids'}"
     return said

@@ -26,9 +26,10 @@ def take_gdpo_step(training: Training, step: int, parts: Sequence[FacePart]) -> 
         losses = compute_group_loss(errors, reference, advantages, config.algorithm.beta)
         weights.backward(losses.sum() / batch)
         rising = (advantages * (reference - errors).detach()).sum(dim=1)
+        credit = ((rising > 0).float() + (rising >= 0).float()) / 2  # half where nothing has changed, as in dpo
         add_sums(
             training,
-            [losses, group.rewards.mean(dim=1), group.rewards.std(dim=1, correction=0), (rising > 0).float()],
+            [losses, group.rewards.mean(dim=1), group.rewards.std(dim=1, correction=0), credit],
         )
         restored.append(group.first)
     norm = weights.step(training.accelerator, config.train.max_gradient_norm, step + 1)

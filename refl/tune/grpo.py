@@ -59,7 +59,8 @@ def compute_step_losses(
     """The loss of one denoising step of a group's images, with gradient.
 
     Returns:
-        (B,) means over each photo's images; (B,) each of the divergence, the ratio, and the share that was clipped.
+        (B,) means over each photo's images; (B,) each of the divergence where it counts, the ratio, and the share that
+        was clipped.
     """
     restorer, algorithm, taken = training.restorer, training.config.algorithm, group.steps[place]
     assert isinstance(restorer, DiffusionRestorer)  # checked as training starts
@@ -75,12 +76,13 @@ def compute_step_losses(
         advantages,
         algorithm.clip_range,
     )
-    divergence = torch.zeros_like(losses)
+    told = []
     if algorithm.kl_weight:
         output = predict_before(training, restorer, *inputs)
         reference, _ = restorer.distribute_step(taken.before, timestep, following, output, eta)
         divergence = compute_step_divergence(mean, reference, sigma)
         losses = losses + algorithm.kl_weight * divergence
+        told.append(divergence)
     clipped = ((ratio - 1).abs() > algorithm.clip_range).float()
-    losses, *told = (values.view(count, -1).mean(dim=1) for values in (losses, divergence, ratio, clipped))
+    losses, *told = (values.view(count, -1).mean(dim=1) for values in (losses, *told, ratio, clipped))
     return losses, told

@@ -44,6 +44,7 @@ def save_last(training: Training, out: Path) -> None:
             "live": training.live.state_dict(),
             "sums": training.sums.cpu(),
             "evaluations": training.evaluations.total,
+            "seconds": training.seconds,
             "monitor": training.monitor.state_dict() if training.monitor else None,
         }
         save_checkpoint(out / "last", partial(_write_trained, training), _describe(training), state)
@@ -126,7 +127,8 @@ def keep_copy(training: Training, out: Path) -> None:
 
 
 def _describe(training: Training) -> dict[str, object]:
-    return {**training.record, "step": training.step, "hacking": first_hacking(training)}
+    cost = {"evaluations": training.evaluations.total, "seconds": round(training.seconds, 3)}
+    return {**training.record, "step": training.step, **cost, "hacking": first_hacking(training)}
 
 
 def _write_trained(training: Training, folder: Path) -> None:

@@ -411,6 +411,7 @@ def resume(training: Training, last: Path) -> None:
     state = load_state(last)
     training.step = state["step"]
     training.evaluations.total = state.get("evaluations", 0)  # earlier versions did not count
+    training.seconds = state.get("seconds", 0.0)
     training.weights.load_state_dict(state["weights"])
     training.live.load_state_dict(state["live"])
     if training.accelerator.is_main_process:

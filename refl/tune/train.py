@@ -69,9 +69,8 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
     any of them ends training after the step with a checkpoint, a second SIGTERM or SIGINT at once.
 
     Returns:
-        step; evaluations of the network; seconds of this call after the preparation; hacking, the step at which the
-        monitor first saw it or None;
-        under the brake `brake`, the step of `tuned/` and what was done.
+        step; evaluations of the network and seconds after the preparation, over all calls; hacking, the step at which
+        the monitor first saw it or None; under the brake `brake`, the step of `tuned/` and what was done.
     Raises:
         UserError: nothing to train on, an image is missing or damaged, `out` holds another training, the memory does
             not suffice, a term is not finite.
@@ -95,7 +94,8 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
         is_done = is_stopped(training.checks) or training.is_spent
         steps = range(training.step, training.step if is_done else settings.max_steps)
         inputs = read_parts(training, steps)
-        began = logged = time.monotonic()
+        logged = time.monotonic()
+        began = logged - training.seconds
         logged_step = training.step
         with stop_at_next_step() as stop_asked:
             for step in steps:
@@ -107,6 +107,7 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
                     save_last(training, out)
                     raise
                 training.step = done = step + 1
+                training.seconds = time.monotonic() - began
                 ends = done == settings.max_steps or training.is_spent
                 stop = agree_on_largest(accelerator, stop_asked())
                 if done % settings.log_every_steps == 0 or ends:
@@ -129,10 +130,10 @@ def train(material: Material, config: ReflConfig, out: Path, progress: Progress 
                 if gives_up or training.is_spent:
                     break
                 end_where_asked(stop, done, settings.max_steps)
-        seconds = time.monotonic() - began
+        training.seconds = time.monotonic() - began
         end_tracker(accelerator)
-    result: dict[str, Any] = {"step": training.step, "evaluations": training.evaluations.total, "seconds": seconds}
-    result["hacking"] = first_hacking(training)
+    cost = {"evaluations": training.evaluations.total, "seconds": training.seconds}
+    result: dict[str, Any] = {"step": training.step, **cost, "hacking": first_hacking(training)}
     if training.judge is not None:
         result["judge"] = {"name": training.judge.name, "version": training.judge.version}
     if brakes:

@@ -85,6 +85,8 @@ class Training:
     """(len(list_sums) + 1,) of this process since the last progress line; the last is the number of rows."""
     evaluations: Evaluations
     step: int = 0
+    seconds: float = 0.0
+    """Of the steps so far, with the checks and checkpoints in between; what a kill lost is not among them."""
 
     @property
     def count(self) -> int:
@@ -132,7 +134,8 @@ deviation of the reward in a group; `ratio` of probabilities, 1 before a first u
 def list_sums(config: ReflConfig, live: LiveReward) -> list[str]:
     """What progress lines tell the means of, in order; of a reward of several members each one, spread and pull."""
     if config.method != "refl":
-        return list(SUMS[config.method])
+        left_out = () if config.algorithm.kl_weight else ("divergence",)  # it is then not computed
+        return [name for name in SUMS[config.method] if name not in left_out]
     members = live.member_names if config.loss.reward_weight else []
     apart = [*(f"reward/{name}" for name in members), *(("reward_spread", "pull") if members else ())]
     return [*(f"loss/{term}" for term in list_terms(config)), *apart]

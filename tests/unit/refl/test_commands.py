@@ -143,7 +143,7 @@ def test_the_settings_of_a_training_are_those_of_its_preset() -> None:
         (TRAIN, [*TUNE, "--gradient-window", "2", "1"], "--gradient-window: The low end comes first, got 2 to 1."),
         (TRAIN, [*TUNE, "--steps=2"], "tiny-refl.toml: trajectory: gradient_window ends at 2"),
         (PRETRAIN, ["--preset=tiny"], "No faces are named. Give --faces DIR"),
-        (EVALUATE, ["--method=tiny", "--degradation=mild"], "There is no preset 'mild'. Name one of lora-16gb"),
+        (EVALUATE, ["--method=tiny", "--degradation=mild"], "There is no preset 'mild'. Name one of dpo-24gb"),
         (EVALUATE, ["--method=tiny", "--reward=a=x", "--reward=a=y"], "Two reward models are called 'a'"),
         (RESTORE, ["--aligned"], "--aligned is about INPUT; the database's sources are aligned faces already."),
         (RESTORE, ["--split=test", "--source=a"], "Give --split or --source, not both."),
