@@ -45,9 +45,9 @@ class RestoreOptions(Options):
         list[str], Input("restorer", "Restorers"), Flag(name="method", repeated=True, metavar="[NAME=]METHOD")
     ] = Field(
         [],
-        description="tiny (shipped with FaceReward), diffbir-v1, diffbir-v2.1, osediff, feedforward:FILE with a weight "
-        "file or a name of `python -m refl weights list`, or the folder of a tuned restorer; NAME= before it names its "
-        "candidates; repeatable (default: tiny)",
+        description="tiny (shipped with FaceReward), diffbir-v1, diffbir-v2.1, osediff, hypir, osdface, pisasr, gdpo, "
+        "feedforward:FILE with a weight file or a name of `python -m refl weights list`, or the folder of a tuned "
+        "restorer; NAME= before it names its candidates; repeatable (default: tiny)",
     )
     seeds: list[Annotated[int, Field(ge=0, le=MAX_SEED)]] = Field(
         [0], min_length=1, description="Seeds of the noise, a candidate each"

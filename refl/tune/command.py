@@ -39,7 +39,8 @@ def settle_train(options: ReflTrainOptions, data: Path) -> ReflTrainOptions:
     """
     if options.restorer.startswith("feedforward"):
         raise UserError(
-            f"{options.restorer} has no noise to learn from; tune tiny, diffbir-v1, diffbir-v2.1 or osediff."
+            f"{options.restorer} has no noise to learn from; tune tiny, diffbir-v1, diffbir-v2.1, osediff, hypir, "
+            "osdface, pisasr or gdpo."
         )
     asked = [
         str(value) for value in (options.restorer, options.reward, options.faces, options.held_out, options.dataset)
@@ -116,6 +117,8 @@ def say_memory(options: ReflTrainOptions, weights: Path, card_gib: float) -> Non
     Args:
         card_gib: memory of the card.
     """
+    from refl.restorers.kin import ONE_STEP
+    from refl.restorers.lora import find_root
     from training.memory import describe_memory, find_peak
 
     phases = count_memory(options, options.config, weights)
@@ -123,7 +126,8 @@ def say_memory(options: ReflTrainOptions, weights: Path, card_gib: float) -> Non
     needed = find_peak(phases) + CUDA_GIB
     if needed <= card_gib:
         return
-    names = ("osediff-24gb",) if options.restorer.startswith("osediff") else SMALL_PRESETS
+    is_one_step = find_root(options.restorer).partition(":")[0] in ONE_STEP
+    names = ("osediff-24gb",) if is_one_step else SMALL_PRESETS
     peaks = {name: find_peak(count_memory(options, load_refl_config(name), weights)) for name in names}
     fitting = [name for name, peak in peaks.items() if peak + CUDA_GIB <= card_gib]
     advice = f"the preset {fitting[0]} fits" if fitting else "lower image_size_px or train a smaller reward model"
