@@ -56,6 +56,12 @@ class RestoreOptions(Options):
     strength: float | None = Field(
         None, ge=0, le=10, description="Of a restorer tuned by LoRA: 0 is untuned, 1 as tuned (default: 1)"
     )
+    lambda_pix: float | None = Field(
+        None, ge=0, le=10, description="Of pisasr: how much the adapters for pixels count (default: 1)"
+    )
+    lambda_sem: float | None = Field(
+        None, ge=0, le=10, description="Of pisasr: how much the adapters for semantic detail count (default: 1)"
+    )
     split: Split | None = Field(None, description="Only the project's photos of this split (default: all)")
     source: Annotated[list[str], Flag(repeated=True, metavar="KEY")] = Field(
         [], description="Only this photo of the project; repeatable"
@@ -130,6 +136,8 @@ def restore(database: Database, data: Path, options: RestoreOptions, run: RunLog
         size_px=options.size,
         color_fix=options.color_fix,
         strength=options.strength,
+        lambda_pix=options.lambda_pix,
+        lambda_sem=options.lambda_sem,
         small_memory=options.small_memory,
     )
     named = name_methods(options.methods)

@@ -15,6 +15,7 @@ from refl.restore.restore import RestoreMethod
 from refl.restorers import lora
 from refl.restorers.feedforward import FeedForwardRestorer
 from refl.restorers.load import AnyRestorer, get_restorer_files, load_restorer, method_name
+from refl.restorers.pisasr import PisaSR
 from training.stopping import advise_out_of_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -35,6 +36,9 @@ class LoadOptions:
     color_fix: ColorFix | None = None
     strength: float | None = None
     """Of what LoRA training added."""
+    lambda_pix: float | None = None
+    lambda_sem: float | None = None
+    """How much PiSA-SR's two kinds of adapters count."""
     small_memory: bool = False
 
 
@@ -71,7 +75,7 @@ def name_methods(asked: Sequence[str]) -> list[AskedMethod]:
 
 
 def check_methods(methods: Sequence[AskedMethod], options: LoadOptions, besides: Sequence[str] = ()) -> None:
-    """Check before anything is loaded that files are here, and that a strength has adapters to set.
+    """Check before anything is loaded that files are here, and that what is set is there to be set.
 
     Args:
         besides: paths and manifest names of other files that are wanted.
@@ -83,6 +87,11 @@ def check_methods(methods: Sequence[AskedMethod], options: LoadOptions, besides:
         is_lora = (folder / "trained.json").is_file() and lora.read_record(folder)["kind"] == "lora"
         if options.strength is not None and not is_lora:
             raise _no_strength(method.what)
+        if _list_sliders(options) and lora.find_root(method.what).partition(":")[0] != "pisasr":
+            raise UserError(
+                f"--lambda-pix and --lambda-sem are PiSA-SR's; {method.what} has none. Restore by it in a call of "
+                "its own."
+            )
     get_restorer_files([method.what for method in methods], options.weights, besides)
 
 
@@ -128,6 +137,13 @@ def _change(restorer: AnyRestorer, what: str, options: LoadOptions) -> Iterator[
         restorer.use = replace(restorer.use, color_fix=color_fix)
     if options.strength is not None:
         yield from _set_strength(restorer, what, options.strength)
+    if isinstance(restorer, PisaSR):
+        sliders = _list_sliders(options)
+        pix, sem = sliders.get("lambda_pix", 1.0), sliders.get("lambda_sem", 1.0)
+        restorer.use = replace(restorer.use, lambda_pix=pix, lambda_sem=sem)
+        for name, value in sliders.items():
+            if value != 1:
+                yield name, (f"{name.removeprefix('lambda_')}{value:g}", value)
     if options.size_px is not None:
         yield "size_px", (f"{options.size_px}px", options.size_px)
     if options.dtype != "float32":
@@ -135,6 +151,12 @@ def _change(restorer: AnyRestorer, what: str, options: LoadOptions) -> Iterator[
     if options.small_memory and not isinstance(restorer, FeedForwardRestorer):
         restorer.enable_small_memory()
         yield "small_memory", ("small-memory", True)  # tiles blend at their borders, and slices round otherwise
+
+
+def _list_sliders(options: LoadOptions) -> dict[str, float]:
+    """PiSA-SR's settings that are given."""
+    asked = {"lambda_pix": options.lambda_pix, "lambda_sem": options.lambda_sem}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _set_strength(restorer: AnyRestorer, what: str, strength: float) -> Iterator[tuple[str, tuple[str, Any]]]:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import nn
 
 from refl.restorers import gdpo, hypir, osdface, pisasr
 from refl.restorers.gdpo import build_gdpo, list_gdpo_files, load_gdpo
@@ -35,8 +33,8 @@ class Kin:
     list_files: Callable[[str], list[tuple[str, ...]]]
     """Name -> for each file, the names or paths of which one will do."""
     load: Load
-    build: Callable[[UNet2DConditionModel, AutoencoderKL, nn.Module], OneStepRestorer]
-    """Of parts without numbers: its size."""
+    build: Callable[..., OneStepRestorer]
+    """Of denoiser, autoencoder and text encoder, and `rank` where adapters are its own: its size, not its numbers."""
     use: OneStepSettings
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from db.errors import UserError
 from refl.published.shapes import STABLE_DIFFUSION, make_unet
+from refl.restore.methods import LoadOptions, check_methods, load_method, name_methods
 from refl.restorers import hypir, lora
 from refl.restorers.adapted import check_adapters
 from refl.restorers.export import export_trained
@@ -194,6 +195,16 @@ def test_pisasrs_step_is_the_formula_with_its_sliders(alone, plain, weights_dir,
         found = restorer.restore_latents(lq, restorer.encode_prompts([""]))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert restorer.settings["lambda_pix"] == lambda_pix
+
+
+def test_the_sliders_are_set_from_the_command_and_are_pisasrs_alone(weights_dir):
+    options = LoadOptions("cpu", weights_dir, lambda_pix=0.5, lambda_sem=1.0)
+    check_methods(name_methods(["pisasr"]), options)
+    method = load_method(name_methods(["pisasr"])[0], options)
+    assert method.name == "pisasr-pix0.5"
+    assert (method.settings["lambda_pix"], method.settings["lambda_sem"]) == (0.5, 1.0)
+    with pytest.raises(UserError, match="are PiSA-SR's; hypir has none"):
+        check_methods(name_methods(["pisasr", "hypir"]), options)
 
 
 def choose_slowly(distances: torch.Tensor, vocabulary: torch.Tensor) -> torch.Tensor:
