@@ -45,9 +45,9 @@ class RestoreOptions(Options):
         list[str], Input("restorer", "Restorers"), Flag(name="method", repeated=True, metavar="[NAME=]METHOD")
     ] = Field(
         [],
-        description="tiny (shipped with FaceReward), diffbir-v1, diffbir-v2.1, osediff, pmrf, feedforward:FILE or "
-        "onnx:FILE with a weight file or a name of `python -m refl weights list`, or a tuned restorer's folder; NAME= "
-        "before it names its candidates; repeatable (default: tiny)",
+        description="tiny (shipped with FaceReward), diffbir-v1, diffbir-v2.1, osediff, hypir, osdface, pisasr, gdpo, "
+        "pmrf, feedforward:FILE or onnx:FILE with a weight file or a name of `python -m refl weights list`, or a tuned "
+        "restorer's folder; NAME= before it names its candidates; repeatable (default: tiny)",
     )
     seeds: list[Annotated[int, Field(ge=0, le=MAX_SEED)]] = Field(
         [0], min_length=1, description="Seeds of the noise, a candidate each"
@@ -61,6 +61,12 @@ class RestoreOptions(Options):
         ge=0,
         le=1,
         description="Of CodeFormer as ONNX: 0 trusts what it knows of faces, 1 the photo (default: 0.5)",
+    )
+    lambda_pix: float | None = Field(
+        None, ge=0, le=10, description="Of pisasr: how much the adapters for pixels count (default: 1)"
+    )
+    lambda_sem: float | None = Field(
+        None, ge=0, le=10, description="Of pisasr: how much the adapters for semantic detail count (default: 1)"
     )
     split: Split | None = Field(None, description="Only the project's photos of this split (default: all)")
     source: Annotated[list[str], Flag(repeated=True, metavar="KEY")] = Field(
@@ -137,6 +143,8 @@ def restore(database: Database, data: Path, options: RestoreOptions, run: RunLog
         color_fix=options.color_fix,
         strength=options.strength,
         fidelity=options.fidelity,
+        lambda_pix=options.lambda_pix,
+        lambda_sem=options.lambda_sem,
         small_memory=options.small_memory,
     )
     named = name_methods(options.methods)

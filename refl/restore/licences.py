@@ -12,9 +12,16 @@ from refl.restore.choices import MANIFEST, NEEDS
 
 TINY = Path(__file__).parents[1] / "restorers" / "tiny_weights" / "training.json"
 INSTEAD = "name another restorer, or train a tiny one with `python -m refl pretrain` on faces that allow it"
-PUBLISHED = {"diffbir-v1": "diffbir-v1-face", "diffbir-v2.1": "diffbir-v2.1", "osediff": "osediff-face"}
-"""The part that `KIND:FILE` replaces."""
-WITH_FILE = re.compile(r"(?:^|/)(diffbir-v1|diffbir-v2\.1|osediff|feedforward|onnx):(.+)$")
+PUBLISHED = {
+    "diffbir-v1": "diffbir-v1-face",
+    "diffbir-v2.1": "diffbir-v2.1",
+    "osediff": "osediff-face",
+    "hypir": "hypir-sd2",
+    "osdface": "osdface-lora",
+    "pisasr": "pisasr",
+}
+"""The part that `KIND:FILE` replaces; of others it is added to what is published."""
+WITH_FILE = re.compile(r"(?:^|/)(diffbir-v1|diffbir-v2\.1|osediff|hypir|osdface|pisasr|gdpo|feedforward|onnx):(.+)$")
 
 
 def find_licences(kind: str, value: str, weights: Path) -> list[Licensed] | None:

@@ -16,6 +16,7 @@ from refl.restore.restore import RestoreMethod
 from refl.restorers import lora
 from refl.restorers.load import AnyRestorer, Untrained, get_restorer_files, load_restorer, method_name
 from refl.restorers.onnx import OnnxRestorer, read_face_model
+from refl.restorers.pisasr import PisaSR
 from training.stopping import advise_out_of_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,6 +39,9 @@ class LoadOptions:
     """Of what LoRA training added."""
     fidelity: float | None = None
     """Of CodeFormer as ONNX."""
+    lambda_pix: float | None = None
+    lambda_sem: float | None = None
+    """How much PiSA-SR's two kinds of adapters count."""
     small_memory: bool = False
 
 
@@ -74,7 +78,7 @@ def name_methods(asked: Sequence[str]) -> list[AskedMethod]:
 
 
 def check_methods(methods: Sequence[AskedMethod], options: LoadOptions, besides: Sequence[str] = ()) -> None:
-    """Check before anything is loaded that files are here, what ONNX files are, and that options have something to set.
+    """Check before anything is loaded that files are here, what ONNX files are, and that options fit the methods.
 
     Args:
         besides: paths and manifest names of other files that are wanted.
@@ -86,6 +90,11 @@ def check_methods(methods: Sequence[AskedMethod], options: LoadOptions, besides:
         is_lora = (folder / "trained.json").is_file() and lora.read_record(folder)["kind"] == "lora"
         if options.strength is not None and not is_lora:
             raise _no_strength(method.what)
+        if _list_sliders(options) and lora.find_root(method.what).partition(":")[0] != "pisasr":
+            raise UserError(
+                f"--lambda-pix and --lambda-sem are PiSA-SR's; {method.what} has none. Restore by it in a call of "
+                "its own."
+            )
     get_restorer_files([method.what for method in methods], options.weights, besides)
     for method in methods:
         kind, _, file = method.what.partition(":")
@@ -142,6 +151,13 @@ def _change(restorer: AnyRestorer, what: str, options: LoadOptions) -> Iterator[
         if options.fidelity != restorer.fidelity:
             restorer.fidelity = options.fidelity
             yield "fidelity", (f"fidelity{options.fidelity:g}", options.fidelity)
+    if isinstance(restorer, PisaSR):
+        sliders = _list_sliders(options)
+        pix, sem = sliders.get("lambda_pix", 1.0), sliders.get("lambda_sem", 1.0)
+        restorer.use = replace(restorer.use, lambda_pix=pix, lambda_sem=sem)
+        for name, value in sliders.items():
+            if value != 1:
+                yield name, (f"{name.removeprefix('lambda_')}{value:g}", value)
     if options.size_px is not None:
         yield "size_px", (f"{options.size_px}px", options.size_px)
     if options.dtype != "float32":
@@ -149,6 +165,12 @@ def _change(restorer: AnyRestorer, what: str, options: LoadOptions) -> Iterator[
     if options.small_memory and not isinstance(restorer, Untrained):
         restorer.enable_small_memory()
         yield "small_memory", ("small-memory", True)  # tiles blend at their borders, and slices round otherwise
+
+
+def _list_sliders(options: LoadOptions) -> dict[str, float]:
+    """PiSA-SR's settings that are given."""
+    asked = {"lambda_pix": options.lambda_pix, "lambda_sem": options.lambda_sem}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _set_strength(restorer: AnyRestorer, what: str, strength: float) -> Iterator[tuple[str, tuple[str, Any]]]:

@@ -1,4 +1,4 @@
-"""List, download and check published files, and export a tuned ControlNet: `python -m refl weights`."""
+"""List, download and check published files, and export what was tuned: `python -m refl weights`."""
 
 from __future__ import annotations
 
@@ -32,11 +32,10 @@ class WeightsOptions(Options):
 
 def run_weights(options: WeightsOptions, place: Place) -> None:
     """Do the action with the named files."""
-    names = options.names
+    names, folder = options.names, choose_weights_folder(options.weights, place.data)
     if options.action == "export":
-        export_file(names)
+        export_file(names, folder)
         return
-    folder = choose_weights_folder(options.weights, place.data)
     manifest = read_manifest(folder)
     unknown = [name for name in names if name not in manifest]
     if unknown:
@@ -54,18 +53,18 @@ def run_weights(options: WeightsOptions, place: Place) -> None:
         print(line)
 
 
-def export_file(names: list[str]) -> None:
-    """Write what a training left as DiffBIR's own code loads it.
+def export_file(names: list[str], weights: Path) -> None:
+    """Write what a training left as its restorer's authors' own code loads it.
 
     Raises:
-        UserError: two paths were not given, or the folder holds no ControlNet.
+        UserError: two paths were not given, or the folder holds what no published form is of.
     """
     if len(names) != 2:
         raise UserError("Give the folder that a training wrote and the file to write: weights export FOLDER FILE.")
-    from refl.restorers.export import export_trained_control
+    from refl.restorers.export import export_trained
 
-    count = export_trained_control(Path(names[0]), Path(names[1]))
-    print(f"{names[1]}: {count} tensors in DiffBIR's format")
+    count, form = export_trained(Path(names[0]), Path(names[1]), weights)
+    print(f"{names[1]}: {count} tensors in {form}")
 
 
 def list_files(chosen: dict[str, WeightsEntry], folder: Path) -> Iterator[str]:
@@ -144,11 +143,11 @@ def check_files(chosen: dict[str, WeightsEntry], folder: Path) -> Iterator[str]:
 
 WEIGHTS = Command(
     "refl weights",
-    "list, download or check published weight files; export a tuned ControlNet",
+    "list, download or check published weight files; export what was tuned",
     WeightsOptions,
     run_weights,
     "Published weight files: which there are and under which licence, from which mirror to get them. With "
-    "HF_HUB_OFFLINE=1 nothing is downloaded. `export FOLDER FILE` writes the ControlNet that a training left in FOLDER "
-    "as DiffBIR's own code loads it.",
+    "HF_HUB_OFFLINE=1 nothing is downloaded. `export FOLDER FILE` writes what a training left in FOLDER as its "
+    "authors' own code loads it: a ControlNet of DiffBIR, or adapters of a one-step restorer.",
     check=find_weights,
 )

@@ -1,4 +1,4 @@
-"""Write a ControlNet that was tuned here so that DiffBIR's own code loads it."""
+"""Write what was tuned here so that the authors' own code loads it: ControlNets of DiffBIR, one-step restorers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,27 @@ import torch
 from db.errors import UserError
 from refl.published.convert import name_unet_key
 from refl.restorers import lora
+from refl.restorers.export_one_step import FORMS, export_one_step
 
 PREFIX = "control."
 """Of the ControlNet's parameters in a folder that `save_trained` wrote."""
+
+
+def export_trained(folder: Path, file: Path, weights: Path) -> tuple[int, str]:
+    """Write what a training left in the folder in the form in which its restorer was published.
+
+    Args:
+        file: to write.
+        weights: folder of published files; adapters take the form of theirs.
+    Returns:
+        How many tensors it holds, and in whose format they are.
+    Raises:
+        UserError: the folder cannot be read, or nobody publishes what it holds in a form of that kind.
+    """
+    kind = lora.find_root(str(folder)).partition(":")[0]
+    if lora.read_record(folder)["kind"] == "lora" and kind in FORMS:
+        return export_one_step(folder, file, weights), FORMS[kind]
+    return export_trained_control(folder, file), "DiffBIR's format"
 
 
 def export_trained_control(folder: Path, file: Path) -> int:

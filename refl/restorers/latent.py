@@ -57,7 +57,7 @@ def make_schedule(prediction: Prediction, zero_terminal_snr: bool) -> DDIMSchedu
 class LatentRestorer(nn.Module):
     """The parts and what is done with them outside of `restore`; see `refl.restorers.surface`."""
 
-    adapted = ("unet", "control")
+    adapted: tuple[str, ...] = ("unet", "control")
     """The parts that training by LoRA puts adapters on."""
 
     def __init__(

@@ -1,9 +1,9 @@
-"""Load a restorer by its name: tiny, diffbir-v1, diffbir-v2.1, osediff, pmrf, feedforward:FILE, onnx:FILE, a folder.
+"""Load a restorer by its name: tiny, diffbir-v1, diffbir-v2.1, a one-step one, pmrf, feedforward:FILE, onnx:FILE.
 
-Behind a colon stands what to load in place of the published part: `diffbir-v1:FILE` another ControlNet in DiffBIR's
-format, `osediff:FILE` other adapters, `feedforward:FILE` any restorer that spandrel knows, `onnx:FILE` a face restorer
-as ONNX; FILE is a path or a name of `python -m refl weights list`. A folder is one that training wrote, or a tiny
-restorer's.
+The one-step ones are osediff, hypir, osdface, pisasr and gdpo. Behind a colon stands what to load in place of the
+published part: `diffbir-v1:FILE` another ControlNet in DiffBIR's format, `osediff:FILE` (or `hypir:FILE`, …) other
+adapters, `feedforward:FILE` any restorer that spandrel knows, `onnx:FILE` a face restorer as ONNX; FILE is a path or a
+name of `python -m refl weights list`. A folder is one that training wrote, or a tiny restorer's.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ from refl.restorers import lora
 from refl.restorers.diffbir import VERSIONS, list_diffbir_files, load_diffbir, set_steps
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.feedforward import FeedForwardRestorer, load_feedforward
+from refl.restorers.kin import ONE_STEP
 from refl.restorers.one_step import OneStepRestorer
 from refl.restorers.onnx import OnnxRestorer, check_runtime, load_onnx
-from refl.restorers.osediff import list_osediff_files, load_osediff, load_plain_vae
+from refl.restorers.osediff import load_plain_vae
 from refl.restorers.pmrf import PMRF, WEIGHTS, load_pmrf
 from refl.restorers.tiny import load_tiny
 from reward.model.weights_folder import WEIGHTS_FOLDER
 from training.weights import SUFFIXES
 
-NAMES = ("tiny", *VERSIONS, "osediff", "pmrf", "feedforward:FILE", "onnx:FILE")
+NAMES = ("tiny", *VERSIONS, *ONE_STEP, "pmrf", "feedforward:FILE", "onnx:FILE")
 ADAPTERS = "adapters"
 """In `keep_float32`: what a training by LoRA added to the parts."""
+ALWAYS_FLOAT32 = ("stage1", "prompt_encoder")
+"""Parts: SwinIR makes masks in float32 at sizes it was not made for, and OSDFace's words hang on rounding."""
 Untrained = FeedForwardRestorer | OnnxRestorer | PMRF
 """Those that are made of a file and judged, but not trained here."""
 AnyRestorer = DiffusionRestorer | OneStepRestorer | Untrained
@@ -79,7 +82,7 @@ def load_restorer(
         return restorer
     parts = dict(restorer.named_children())
     for name, part in parts.items():
-        if name != "stage1" and name not in keep_float32:  # SwinIR makes masks in float32 at sizes it was not made for
+        if name not in (*ALWAYS_FLOAT32, *keep_float32):
             cast(part, dtype, with_adapters=ADAPTERS not in keep_float32)
     return restorer
 
@@ -131,8 +134,8 @@ def _list_files(asked: str) -> list[tuple[str, ...]]:
         return []
     if kind in VERSIONS and (file or asked == kind):
         return list_diffbir_files(kind, file)
-    if kind == "osediff" and (file or asked == kind):
-        return list_osediff_files(asked)
+    if kind in ONE_STEP and (file or asked == kind):
+        return ONE_STEP[kind].list_files(asked)
     if asked == "pmrf":
         return [(WEIGHTS,)]
     if kind == "feedforward" and file:
@@ -158,7 +161,7 @@ def method_name(asked: str) -> str:
         return re.sub(r"[^\w.+-]+", "-", f"{path.parent.name}-{path.name}")
     if asked in NAMES and not file:
         return asked
-    if not file or kind not in (*VERSIONS, "osediff", "feedforward", "onnx"):
+    if not file or kind not in (*VERSIONS, *ONE_STEP, "feedforward", "onnx"):
         raise _unknown(asked)
     is_path = "/" in file or Path(file).suffix.lower() in (*SUFFIXES, ".onnx")
     name = re.sub(r"[^\w.+-]+", "-", Path(file).stem if is_path else file)
@@ -183,8 +186,8 @@ def _load(
         return load_tiny()
     if kind in VERSIONS and (file or asked == kind):
         return load_diffbir(kind, folder, file, dtype, keep_float32)
-    if kind == "osediff" and (file or asked == kind):
-        return load_osediff(asked, folder, dtype, keep_float32)
+    if kind in ONE_STEP and (file or asked == kind):
+        return ONE_STEP[kind].load(asked, folder, dtype, keep_float32)
     if asked == "pmrf":
         return load_pmrf(folder, dtype)
     if kind == "feedforward" and file:

@@ -21,6 +21,8 @@ from metrics.download import compute_sha256
 from training.weights import check_strictly, map_weights, save_tensors
 
 Kind = Literal["control", "lora"]
+BEFORE = "_before"
+"""End of the names of frozen copies of adapters, as they were before training."""
 TARGETS = (
     "to_q",
     "to_k",
@@ -128,7 +130,7 @@ def trained_state(parts: Mapping[str, nn.Module], trained: Trained) -> dict[str,
         f"{place}.{name}": parameter
         for place, part in parts.items()
         for name, parameter in part.named_parameters()
-        if trained.kind == "control" or ".lora_" in name
+        if trained.kind == "control" or (".lora_" in name and f"{BEFORE}.weight" not in name)
     }
 
 
@@ -182,6 +184,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(rank, int) or record.get("kind") not in kinds or not isinstance(record.get("restorer"), str):
         raise UserError(f"{path}: lacks restorer, kind ({' or '.join(kinds)}) or rank of the trained part.")
     return dict(record)
+
+
+def find_root(asked: str) -> str:
+    """The published restorer that one began as, or itself."""
+    while (Path(asked).expanduser() / "trained.json").is_file():
+        asked = str(read_record(Path(asked).expanduser())["restorer"])
+    return asked
 
 
 def read_trained(folder: Path, settings: Mapping[str, Any]) -> Read:

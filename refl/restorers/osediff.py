@@ -12,7 +12,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from refl.published.weights import find_any, find_file, get_files
@@ -36,7 +36,11 @@ FACE_ADAPTERS = "osediff-face"
 class OSEDiff(OneStepRestorer):
     """Restore in one step, from the last timestep, the same for every seed; see `refl.restorers.surface`."""
 
-    adapted = ("unet", "vae")
+    adapted: tuple[str, ...] = ("unet", "vae")
+
+    def group_adapted(self) -> dict[str, dict[str, list[str]]]:
+        """List the layers that get an adapter: part -> name of a group of adapters -> layers."""
+        return {"unet": group_layers(self.unet), "vae": {ENCODER: list_encoder_layers(self.vae)}}
 
     def set_trainable(self, kind: lora.Kind = "lora", rank: int = 4) -> None:
         """Merge the adapters, then put fresh ones on the same layers; only these are trained.
@@ -45,13 +49,18 @@ class OSEDiff(OneStepRestorer):
             ValueError: `kind` is not "lora"; there is no ControlNet here.
         """
         if kind != "lora":
-            raise ValueError(f"OSEDiff is trained by LoRA; it has no {kind}")
+            raise ValueError(f"{type(self).__name__} is trained by LoRA; it has no {kind}")
         for part in self.find_parts().values():
             merge_lora(part)
         self.requires_grad_(False)
-        add_adapters(self.unet, group_layers(self.unet), rank, alpha=rank)
-        add_adapters(self.vae, {ENCODER: list_encoder_layers(self.vae)}, rank, alpha=rank)
+        for name, groups in self.group_adapted().items():
+            add_adapters(self.get_submodule(name), groups, rank, alpha=rank)
         self.trained = lora.Trained("lora", rank)
+
+
+def build_osediff(unet: UNet2DConditionModel, vae: AutoencoderKL, text: nn.Module) -> OSEDiff:
+    """Build it of these parts, adapters merged."""
+    return OSEDiff(unet, vae, text, OneStepSettings(), base="osediff")
 
 
 def list_osediff_files(asked: str) -> list[tuple[str, ...]]:

@@ -30,6 +30,7 @@ MODULES = {
     OTHERS: "unet_lora_others_modules",
 }
 """Keys under which the published file lists a group's layers."""
+DENOISER_KEYS = (*MODULES.values(), "rank_unet", "state_dict_unet")
 
 
 def group_layers(unet: nn.Module) -> dict[str, list[str]]:
@@ -92,21 +93,48 @@ def load_published_adapters(unet: nn.Module, vae: nn.Module, content: Any, sourc
     Raises:
         UserError: a part, a layer or a tensor is missing, unknown or of another shape.
     """
-    keys = [*MODULES.values(), "vae_lora_encoder_modules", "rank_unet", "rank_vae", "state_dict_unet", "state_dict_vae"]
+    check_table(content, [*DENOISER_KEYS, "vae_lora_encoder_modules", "rank_vae", "state_dict_vae"], source)
+    vae_groups = {ENCODER: sorted(set(content["vae_lora_encoder_modules"]))}  # written once for each pattern it meets
+    check_layers(vae, vae_groups, source)
+    load_denoiser_adapters(unet, content, source)
+    add_adapters(vae, vae_groups, content["rank_vae"], PUBLISHED_ALPHA)
+    copy_strictly(vae, content["state_dict_vae"], ("lora",), source)
+
+
+def load_denoiser_adapters(unet: nn.Module, content: Any, source: Path) -> None:
+    """Put the adapters of such a file on a denoiser alone, not merged; GDPO-SR's files have no others.
+
+    Raises:
+        UserError: as `load_published_adapters`.
+    """
+    check_table(content, DENOISER_KEYS, source)
+    groups = {adapter: content[key] for adapter, key in MODULES.items()}
+    check_layers(unet, groups, source)
+    add_adapters(unet, groups, content["rank_unet"], PUBLISHED_ALPHA)
+    copy_strictly(unet, content["state_dict_unet"], ("lora", "conv_in"), source)
+
+
+def check_table(content: Any, keys: Sequence[str], source: Path) -> None:
+    """Check that a file holds a table with these entries.
+
+    Raises:
+        UserError: it does not.
+    """
     if not isinstance(content, Mapping) or (absent := [key for key in keys if key not in content]):
         what = f"it lacks {', '.join(absent)}" if isinstance(content, Mapping) else "it is not a table"
         raise UserError(f"{source}: not OSEDiff's adapters: {what}.")
-    unet_groups = {adapter: content[key] for adapter, key in MODULES.items()}
-    vae_groups = {ENCODER: sorted(set(content["vae_lora_encoder_modules"]))}  # written once for each pattern it meets
-    for part, groups in ((unet, unet_groups), (vae, vae_groups)):
-        layers = dict(part.named_modules())
-        unknown = [f"there is no layer {name}" for names in groups.values() for name in names if name not in layers]
-        if unknown:
-            raise UserError(f"{source}: not adapters of this Stable Diffusion: {name_some(unknown)}.")
-    add_adapters(unet, unet_groups, content["rank_unet"], PUBLISHED_ALPHA)
-    add_adapters(vae, vae_groups, content["rank_vae"], PUBLISHED_ALPHA)
-    copy_strictly(unet, content["state_dict_unet"], ("lora", "conv_in"), source)
-    copy_strictly(vae, content["state_dict_vae"], ("lora",), source)
+
+
+def check_layers(part: nn.Module, groups: Mapping[str, Sequence[str]], source: Path) -> None:
+    """Check that a part has the layers of these groups of adapters.
+
+    Raises:
+        UserError: it lacks some.
+    """
+    layers = dict(part.named_modules())
+    unknown = [f"there is no layer {name}" for names in groups.values() for name in names if name not in layers]
+    if unknown:
+        raise UserError(f"{source}: not adapters of this Stable Diffusion: {name_some(unknown)}.")
 
 
 @torch.no_grad()

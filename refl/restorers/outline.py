@@ -8,12 +8,11 @@ from pathlib import Path
 from db.errors import UserError
 from refl.published.weights import find_any, find_file
 from refl.restorers import lora
-from refl.restorers.diffbir import STABLE_DIFFUSION, VERSIONS
+from refl.restorers.diffbir import VERSIONS
 from refl.restorers.feedforward import FeedForwardRestorer
+from refl.restorers.kin import ONE_STEP
 from refl.restorers.load import is_restorer_folder, method_name
-from refl.restorers.one_step import OneStepSettings
 from refl.restorers.onnx import OnnxRestorer, check_runtime, read_face_model
-from refl.restorers.osediff import FACE_ADAPTERS
 from refl.restorers.pmrf import PMRF, WEIGHTS
 from refl.restorers.tiny import LEVELS, SHIPPED, read_tiny_config
 
@@ -54,10 +53,13 @@ def outline_restorer(asked: str, folder: Path) -> Outline:
         for name in (file or made.control, made.stage1):
             find_file(name, folder)
         return Outline(made.use.image_size_px, STABLE_DIFFUSION_MULTIPLE_PX, True)
-    if kind == "osediff":
-        find_any(STABLE_DIFFUSION, folder)
-        find_file(file or FACE_ADAPTERS, folder)
-        return Outline(OneStepSettings().image_size_px, STABLE_DIFFUSION_MULTIPLE_PX, False)
+    if kind in ONE_STEP:
+        base, *others = ONE_STEP[kind].list_files(asked)
+        find_any(base, folder)
+        for names in others:
+            find_file(names[0], folder)
+        use = ONE_STEP[kind].use
+        return Outline(use.image_size_px, STABLE_DIFFUSION_MULTIPLE_PX, use.condition_noise_timestep > 0)
     if kind == "pmrf":
         find_file(WEIGHTS, folder)
         return Outline(PMRF.image_size_px, PMRF.multiple_px, PMRF.is_random)

@@ -69,7 +69,8 @@ def settle_train(options: ReflTrainOptions, data: Path) -> ReflTrainOptions:
     """
     if options.restorer.startswith(("feedforward:", "onnx:")):
         raise UserError(
-            f"{options.restorer} has no noise to learn from; tune tiny, diffbir-v1, diffbir-v2.1 or osediff."
+            f"{options.restorer} has no noise to learn from; tune tiny, diffbir-v1, diffbir-v2.1, osediff, hypir, "
+            "osdface, pisasr or gdpo."
         )
     if options.restorer == "pmrf":
         raise UserError("pmrf is restored by and not tuned; tune tiny, diffbir-v1, diffbir-v2.1 or osediff.")

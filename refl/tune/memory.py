@@ -20,9 +20,8 @@ from refl.published.shapes import STABLE_DIFFUSION, STABLE_DIFFUSION_VAE, make_a
 from refl.restorers import lora
 from refl.restorers.diffbir import VERSIONS
 from refl.restorers.diffusion import DiffusionRestorer
+from refl.restorers.kin import ONE_STEP
 from refl.restorers.latent import TRAIN_TIMESTEPS
-from refl.restorers.one_step import OneStepSettings
-from refl.restorers.osediff import OSEDiff
 from refl.restorers.surface import HeldPrompt
 from refl.restorers.tiny import SHIPPED, make_tiny, read_tiny_config
 from refl.tune.config import ReflConfig
@@ -259,12 +258,12 @@ def build_restorer(asked: str) -> Tunable:
     path = Path(asked).expanduser()
     if (path / "trained.json").is_file():
         return build_restorer(str(lora.read_record(path)["restorer"]))
-    if kind not in (*VERSIONS, "osediff"):
+    if kind not in (*VERSIONS, *ONE_STEP):
         return make_tiny(read_tiny_config(SHIPPED if asked == "tiny" else path))
     unet, vae = make_unet(STABLE_DIFFUSION), make_autoencoder(STABLE_DIFFUSION_VAE)
     prompt = HeldPrompt(torch.zeros(PROMPT_SHAPE))
-    if kind == "osediff":
-        return OSEDiff(unet, vae, prompt, OneStepSettings(), base=kind)
+    if kind in ONE_STEP:
+        return ONE_STEP[kind].build(unet, vae, prompt)
     return DiffusionRestorer(
         unet, make_control(STABLE_DIFFUSION, 8), vae, VERSIONS[kind].use, text=prompt, stage1=_Stage1(), base=kind
     )

@@ -218,8 +218,8 @@ def place_restorer(
     )
     weights.start_alike(accelerator)
     for name, part in restorer.named_children():
-        # stage 1 is small, runs once per image, and SwinIR makes masks in float32
-        place(part, device, torch.float32 if name in ("stage1", "text") else dtype)
+        # these are small, run once per image, SwinIR makes masks in float32, and OSDFace's words hang on rounding
+        place(part, device, torch.float32 if name in ("stage1", "text", "prompt_encoder") else dtype)
     for part in filter(None, (restorer.unet, restorer.vae, restorer.control)):
         if train.gradient_checkpointing:
             part.enable_gradient_checkpointing()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from PIL import Image as PilImage
 torch = pytest.importorskip("torch", reason="needs torch: `make install`")
 pytest.importorskip("diffusers", reason="needs diffusers: `make install`")
 
-from diffusers import AutoencoderKL  # noqa: E402
+from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: E402
 
 from refl.published.shapes import UNetShape, make_unet  # noqa: E402
 from refl.restorers.diffusion import DiffusionRestorer  # noqa: E402
-from refl.restorers.one_step import OneStepSettings  # noqa: E402
+from refl.restorers.kin import ONE_STEP  # noqa: E402
+from refl.restorers.one_step import OneStepRestorer, OneStepSettings  # noqa: E402
 from refl.restorers.osediff import OSEDiff  # noqa: E402
 from refl.restorers.tiny import LearnedPrompt, make_tiny  # noqa: E402
 from refl.restorers.tiny_config import TinyConfig  # noqa: E402
@@ -67,6 +69,24 @@ def make_micro_restorer(seed: int = 0) -> DiffusionRestorer:
 
 def make_micro_osediff() -> OSEDiff:
     """Random weights; restores 32 × 32 images in one step."""
+    use = OneStepSettings(image_size_px=32)
+    return OSEDiff(*make_micro_parts(), LearnedPrompt(2, 8), use, base="osediff").eval()
+
+
+def make_micro_one_step(kind: str) -> OneStepRestorer:
+    """Another one-step restorer of the same size; its own adapters change something."""
+    rank = {"rank": 2} if kind in ("hypir", "pisasr") else {}
+    made = ONE_STEP[kind].build(*make_micro_parts(), LearnedPrompt(2, 8), **rank).eval()
+    made.use = replace(made.use, image_size_px=32)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if ".lora_B." in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+    return made.requires_grad_(False)
+
+
+def make_micro_parts() -> tuple[UNet2DConditionModel, AutoencoderKL]:
+    """Denoiser and autoencoder of random weights."""
     torch.manual_seed(0)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -76,7 +96,7 @@ def make_micro_osediff() -> OSEDiff:
         norm_num_groups=4,
     )
     unet = make_unet(UNetShape((32, 32), 1, (2, 2), (True, False), 1, 8))
-    return OSEDiff(unet, vae, LearnedPrompt(2, 8), OneStepSettings(image_size_px=32), base="osediff").eval()
+    return unet, vae
 
 
 @pytest.fixture

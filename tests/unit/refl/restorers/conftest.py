@@ -16,6 +16,7 @@ from refl.published.convert import TEXT, UNET, VAE, export_control, make_key_tab
 from refl.published.shapes import UNetShape, make_control, make_unet
 from refl.published.text_encoder import TextEncoder
 from refl.restorers.osediff_lora import PUBLISHED_ALPHA, add_adapters, group_layers, list_encoder_layers
+from tests.unit.refl.restorers.one_step_files import write_one_step_files
 
 SMALL = UNetShape(
     widths=(64, 64, 128, 128),
@@ -110,7 +111,7 @@ def make_osediff_adapters(rank: int = 2):
 
 @pytest.fixture(scope="session")
 def published_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A weights folder with every file of diffbir-v1, diffbir-v2.1 and osediff, by its published name."""
+    """A weights folder with every file of diffbir-v1, diffbir-v2.1 and the one-step ones, by its published name."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     state = make_stable_diffusion()
@@ -123,6 +124,7 @@ def published_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage1 = {f"module.{key}": value for key, value in make_swinir().items()}
     torch.save({"state_dict": stage1}, folder / "face_swinir_v1.ckpt")
     torch.save(make_osediff_adapters(), folder / "osediff_face.pkl")
+    write_one_step_files(folder, make_unet(SMALL), make_small_vae(), SMALL.context_width)
     return folder
 
 

@@ -55,6 +55,18 @@ def test_a_preset_fits_its_card(preset: str) -> None:
     assert phases["reward update"].at_peak["gradients"] == pytest.approx(4 * 514_793_729, rel=1e-3)
 
 
+@pytest.mark.slow
+def test_hypir_with_its_own_adapters_twice_fits_a_card_of_24_gb() -> None:
+    reward = load_model_config("vit-h-14")
+    phases = count_training(load_refl_config("osediff-24gb"), "hypir", reward, read_architecture(reward)).phases
+    assert find_peak(phases) == pytest.approx(16.7, abs=0.1)  # as docs/refl.md says
+    adapters = 260_500_000
+    assert phases["step"].at_peak["restorer's trained weights, float32"] == pytest.approx(4 * adapters, rel=0.01)
+    assert phases["step"].at_peak["restorer's moments"] == pytest.approx(8 * adapters, rel=0.01)
+    # in float16: Stable Diffusion's denoiser, the adapters, and their frozen copies
+    assert phases["step"].at_peak["denoiser"] == pytest.approx(2 * (865_900_000 + 2 * adapters), rel=0.01)
+
+
 def test_a_denoising_step_has_few_kernels_and_no_host_copy_after_the_first() -> None:
     config = load_refl_config("paper-24gb", {"live_reward": {"reward_every_steps": 0}})
     reward = load_model_config("tiny")
