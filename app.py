@@ -6,7 +6,6 @@ import argparse
 import gc
 import logging
 import os
-import socket
 import sys
 import tempfile
 
@@ -15,9 +14,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 from db.command import add_database_options
 from db.errors import UserError
 from db.session import check_writable, open_database
+from runs.listen import is_loopback, open_listener
 from runs.store import reap_lost
 from runs.supervise import start_supervisor
-from ui.address import is_loopback, read_base_url
+from ui.address import read_base_url
 from ui.context import Context
 from ui.gate.access import load_secret
 from ui.gate.address_token import AddressToken
@@ -128,23 +128,6 @@ def serve(args: argparse.Namespace) -> None:
     uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)).run(
         sockets=[listener]
     )
-
-
-def open_listener(host: str, port: int) -> socket.socket:
-    """A listening socket, so that a taken port is known before anything else is done.
-
-    Raises:
-        UserError: the address cannot be bound.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named because asyncio turns off the delay of small packets (40 ms) only where it is.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        raise UserError(f"Cannot listen on {host}:{port} ({error.strerror}); choose another with --port.") from error
-    return listener
 
 
 if __name__ == "__main__":

@@ -20,9 +20,11 @@ from torch import nn
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.tune.config import load_refl_config
 from refl.tune.live_reward import choose_inputs, compute_rewards
-from refl.tune.memory import NEVER, build_training, count_training, list_trained, make_part
-from refl.tune.setup import Training, make_plan
+from refl.tune.memory import build_training, count_training, list_trained, make_part
+from refl.tune.parts import Part
+from refl.tune.setup import NEVER, make_plan
 from refl.tune.train import restore, train_step
+from refl.tune.training import Training
 from reward.model.checkpoint import read_architecture
 from reward.model.config import load_model_config
 from training.without_memory import make_moments
@@ -74,11 +76,12 @@ def list_work(training: Training) -> dict[str, Callable[[], object]]:
     config, device = training.config, training.accelerator.device
     size_px = config.train.image_size_px or training.restorer.image_size_px
     share, size = config.train.batch_size, training.micro_batch_size
-    parts = [make_part(min(size, share - at), size_px, device) for at in range(0, share, size)]
+    faces = [make_part(min(size, share - at), size_px, device) for at in range(0, share, size)]
     whole = make_part(share, size_px, device)
-    for part in [*parts, whole]:
+    for part in [*faces, whole]:
         part.hq.uniform_()
         part.lq.uniform_()
+    parts: list[Part] = [*faces]
     learns, batch = training.live.config, training.rollout_batch_size
     lq = torch.rand(batch, 3, size_px, size_px, device=device)
 

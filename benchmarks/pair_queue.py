@@ -21,10 +21,11 @@ from uuid import uuid4
 from sqlalchemy import select
 
 from annotate.judging.judgments import Answer, record_judgment
-from annotate.judging.pairs import SHUFFLE_RANGE, is_reserved, lease_pairs
+from annotate.judging.pairs import lease_pairs
 from annotate.judging.people import add_person
 from annotate.labeler.active import SHORTLIST_LENGTH, replace_shortlists
 from db.models import Choice, Image, Lease, Pair, Picked, Split
+from db.pairs import SHUFFLE_RANGE, is_reserved
 from db.project import ProjectSettings
 from db.session import Database, open_database
 

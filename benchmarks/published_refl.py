@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from refl.restorers.diffusion import DiffusionRestorer, count_noises
 from refl.restorers.latent import make_schedule
 from refl.restorers.surface import draw_ahead, make_generators
+from refl.tune.draws import draw_trajectory, noise_seed
 from refl.tune.losses import compute_change
+from refl.tune.parts import FacePart
+from refl.tune.refl import compute_terms
 from refl.tune.sampling import Outcome
-from refl.tune.setup import Training
-from refl.tune.train import Part, compute_terms, draw_trajectory, noise_seed
+from refl.tune.training import Training
 from reward.model.model import clamp_logit_scale, preprocess
 from reward.train.loss import preference_loss
 from training.precision import group_parameters
@@ -48,7 +50,7 @@ class PublishedLoop:
         self.reward_optimizer = torch.optim.AdamW(group_parameters(model.parameters(), decay), lr=rate)
         model.requires_grad_(False)
 
-    def train_step(self, step: int, part: Part) -> tuple[float, list[Tensor]]:
+    def train_step(self, step: int, part: FacePart) -> tuple[float, list[Tensor]]:
         """(the batch's mean loss, each restored image); the gradient is there until `apply`."""
         losses, restored = [], []
         for number in range(len(part.places)):
@@ -59,7 +61,7 @@ class PublishedLoop:
             restored.append(image.detach())
         return sum(losses) / len(losses), restored
 
-    def follow(self, step: int, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
+    def follow(self, step: int, part: FacePart) -> tuple[Tensor, dict[str, Tensor]]:
         """One image's trajectory, and its terms."""
         training, restorer, device = self.training, self.training.restorer, part.lq.device
         assert isinstance(restorer, DiffusionRestorer)
@@ -93,7 +95,7 @@ class PublishedLoop:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def update(self, restored: Sequence[Tensor], part: Part) -> None:
+    def update(self, restored: Sequence[Tensor], part: FacePart) -> None:
         """The reward model's own step: the ground truth must win, one pair at a time."""
         model, config = self.training.live.learner, self.training.config.live_reward
         for parameter in self.learned:
@@ -111,7 +113,7 @@ class PublishedLoop:
         model.requires_grad_(False)
 
 
-def select(part: Part, start: int, count: int) -> Part:
+def select(part: FacePart, start: int, count: int) -> FacePart:
     """Some of a batch's images."""
     some = slice(start, start + count)
-    return Part(part.places[some], part.hq[some], part.lq[some], part.captions[some])
+    return FacePart(part.places[some], part.hq[some], part.lq[some], part.captions[some])

@@ -41,8 +41,11 @@ from refl.restorers.diffusion import DiffusionRestorer
 from refl.tune.config import ReflConfig, load_refl_config
 from refl.tune.data import find_faces
 from refl.tune.memory import build_training
-from refl.tune.setup import Material, Training, make_monitor, make_plan
-from refl.tune.train import Part, check_held_out, take_means, train_step
+from refl.tune.parts import FacePart, Part
+from refl.tune.setup import make_monitor, make_plan
+from refl.tune.sums import take_means
+from refl.tune.train import check_held_out, train_step
+from refl.tune.training import Material, Training
 from reward.model.checkpoint import read_architecture
 from reward.model.config import load_model_config
 
@@ -152,7 +155,7 @@ def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def time_published(loop: PublishedLoop, part: Part, repeats: int) -> dict[str, Any]:
+def time_published(loop: PublishedLoop, part: FacePart, repeats: int) -> dict[str, Any]:
     """Loss and gradient of the first step, and what each part of the loop takes."""
     loss, restored = loop.train_step(FIRST, part)
     gradients = [parameter.grad for parameter in loop.training.weights.working if parameter.grad is not None]
@@ -172,9 +175,9 @@ def time_published(loop: PublishedLoop, part: Part, repeats: int) -> dict[str, A
     return {"loss": loss, "gradient": gradient, "times": times}
 
 
-def time_ours(training: Training, part: Part, repeats: int, folder: Path) -> dict[str, Any]:
+def time_ours(training: Training, part: FacePart, repeats: int, folder: Path) -> dict[str, Any]:
     """Loss and gradient of the first step, and what each part of the training takes."""
-    parts = [
+    parts: list[Part] = [
         select(part, at, training.micro_batch_size) for at in range(0, len(part.places), training.micro_batch_size)
     ]
 
@@ -203,7 +206,7 @@ def combine(times: dict[str, tuple[float, float]], clock: int) -> float:
     return sum(seconds[clock] / every[name] for name, seconds in times.items())
 
 
-def count_tflop(training: Training, loop: PublishedLoop | None, part: Part) -> float:
+def count_tflop(training: Training, loop: PublishedLoop | None, part: FacePart) -> float:
     """TFLOP of one step; what is computed a second time is counted twice."""
     with FlopCounterMode(display=False) as counter:
         if loop:
@@ -213,13 +216,13 @@ def count_tflop(training: Training, loop: PublishedLoop | None, part: Part) -> f
     return float(counter.get_total_flops()) / 1e12
 
 
-def make_part(training: Training, device: str) -> Part:
+def make_part(training: Training, device: str) -> FacePart:
     """The batch: smooth random faces, and what is left of them."""
     side, count = training.config.train.image_size_px or training.restorer.image_size_px, len(training.faces)
     coarse = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     hq = F.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)
     lq = F.avg_pool2d(hq, 5, 1, 2)
-    return Part(list(range(count)), hq.to(device), lq.to(device), [None] * count)
+    return FacePart(list(range(count)), hq.to(device), lq.to(device), [None] * count)
 
 
 def write_faces(folder: Path, side: int) -> None:

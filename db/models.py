@@ -109,7 +109,7 @@ class Picked(enum.StrEnum):
     disagreement = "disagreement"
     diverse = "diverse"
     leftover = "leftover"
-    """Not picked at random: a leftover of active selection, or opened by hand."""
+    """Not picked at random: a leftover of active selection, opened by hand, or awaited by a training."""
     information = "information"
 
 
@@ -291,6 +291,7 @@ class Pair(Base):
         Index("ix_pair_queue", "queue_level", "shuffle_key"),
         Index("ix_pair_reserve", "reserved", "queue_level", "shuffle_key"),
         Index("ix_pair_gold", "gold_answer", "shuffle_key"),
+        Index("ix_pair_awaited", "shuffle_key", sqlite_where=text("awaited = 1"), postgresql_where=text("awaited")),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -302,8 +303,9 @@ class Pair(Base):
     shuffle_key: Mapped[int]
     """Random order of showing, 0 … 2^31 − 1, from the pair's key."""
     reserved: Mapped[bool] = mapped_column(default=True, server_default=true())
-    """Shown by random picks only, never by an active order: `annotate.judging.pairs.is_reserved` of its key and
-    split."""
+    """Shown by random picks only, never by an active order: `db.pairs.is_reserved` of its key and split."""
+    awaited: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Shown before all others, since a training waits for the answer; it decides how many it wants."""
     judgments_wanted: Mapped[int] = mapped_column(default=1)
     judgment_count: Mapped[int] = mapped_column(default=0)
     """Live judgments that are not repeats, kept by annotate.judging.judgments in the transaction that adds or
@@ -337,6 +339,7 @@ class Task(Base):
         Index("ix_task_queue", "queue_level", "shuffle_key"),
         Index("ix_task_reserve", "reserved", "queue_level", "shuffle_key"),
         Index("ix_task_gold", "gold_ranking", "shuffle_key"),
+        Index("ix_task_awaited", "shuffle_key", sqlite_where=text("awaited = 1"), postgresql_where=text("awaited")),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -347,9 +350,11 @@ class Task(Base):
     """Number of its candidates."""
     shuffle_key: Mapped[int]
     reserved: Mapped[bool] = mapped_column(default=True, server_default=true())
+    awaited: Mapped[bool] = mapped_column(default=False, server_default=false())
     judgments_wanted: Mapped[int] = mapped_column(default=1)
     judgment_count: Mapped[int] = mapped_column(default=0)
-    """Live judgments that are not repeats, and `shuffle_key`, `reserved`, `judgments_wanted`, as of a pair."""
+    """Live judgments that are not repeats, and `shuffle_key`, `reserved`, `awaited`, `judgments_wanted`, as of a
+    pair."""
     gold_ranking: Mapped[str | None] = mapped_column(String(16))
     """Known answer of a gold task (`metrics.rankings`), such as 'c>?'; shown once to everyone, not in the queue."""
     queue_level: Mapped[int | None] = mapped_column(

@@ -159,6 +159,7 @@ def save_settings(session: Session, changes: dict[str, object]) -> ProjectSettin
                     table.source_id.in_(select(Source.id).where(in_split)),
                     table.judgments_wanted > 0,  # of one that was set aside none are (annotate.ingest.equal_pixels)
                     table.judgments_wanted != wanted,
+                    table.awaited.is_(False),  # what a training waits for has its own number
                 )
                 .values(judgments_wanted=wanted)
             )

@@ -26,11 +26,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.isotonic import IsotonicRegression
 
-from annotate.judging.pairs import ACTIVE_ORDERS, RESERVED_LAST_DIGITS
+from annotate.judging.pairs import ACTIVE_ORDERS
 from annotate.labeler.active import SHORTLIST_LENGTH, rank_disagreement, rank_diverse, rank_uncertain, spread_sources
 from annotate.labeler.settings import FitSettings
 from annotate.labeler.svm import Labeler, Training, compute_p_a, fit_bag, fit_labeler
 from db.models import Picked
+from db.pairs import RESERVED_LAST_DIGITS
 from db.project import ProjectSettings
 from experiments import votes
 

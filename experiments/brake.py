@@ -38,8 +38,9 @@ from refl.restorers.diffusion import DiffusionRestorer
 from refl.tune.config import load_refl_config
 from refl.tune.data import DegradedFaces, Face, find_faces, stack
 from refl.tune.monitor import to_uint8
-from refl.tune.setup import MONITOR_DRAW, Material
+from refl.tune.setup import MONITOR_DRAW
 from refl.tune.train import train
+from refl.tune.training import Material
 
 GRID_PERIOD_PX = 4
 GRID_WEIGHT = 20.0

@@ -38,8 +38,9 @@ from refl.restorers.load import load_restorer
 from refl.tune.config import load_refl_config
 from refl.tune.data import DegradedFaces, find_faces, stack
 from refl.tune.monitor import Monitor, choose_judges, to_bytes
-from refl.tune.setup import MONITOR_DRAW, Material
+from refl.tune.setup import MONITOR_DRAW
 from refl.tune.train import train
+from refl.tune.training import Material
 from refl.tune.verdict import Check, Verdict, compare, compute_spread, mean_and_error
 from reward.model.checkpoint import load_model
 

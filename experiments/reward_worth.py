@@ -35,8 +35,8 @@ from metrics.compute import Request, compute_values
 from refl.restorers.tiny import load_tiny
 from refl.tune.config import load_refl_config
 from refl.tune.live_reward import compute_rewards
-from refl.tune.setup import Material
 from refl.tune.train import train as tune
+from refl.tune.training import Material
 from reward.data import Pairs
 from reward.model.checkpoint import compute_version, load_model, read_architecture
 from reward.model.config import load_model_config

@@ -116,9 +116,13 @@ def check_name(path: Path, content: bytes) -> None:
         raise ImageFault("not the file that was imported, but cut off or changed; import its original again")
 
 
-def decode_rgb(content: bytes) -> RgbImage:
-    """As `read_rgb`, of bytes in memory."""
-    return np.array(_decode(content)[0])
+def decode_rgb(content: bytes, max_side_px: int | None = None) -> RgbImage:
+    """As `read_rgb`, of bytes in memory.
+
+    Args:
+        max_side_px: what neither side may be above, where somebody unknown sends images; seen before they are decoded.
+    """
+    return np.array(_decode(content, max_side_px)[0])
 
 
 def decode_plain(content: bytes) -> Plain:
@@ -148,7 +152,7 @@ def _shows(content: bytes, image: PilImage.Image) -> bool:
         return False
 
 
-def _decode(content: bytes) -> tuple[PilImage.Image, str, list[str], bool]:
+def _decode(content: bytes, max_side_px: int | None = None) -> tuple[PilImage.Image, str, list[str], bool]:
     """(RGB image, format, what was done, whether more than taking tags away)."""
     if not content:
         raise ImageFault("empty file")
@@ -161,6 +165,8 @@ def _decode(content: bytes) -> tuple[PilImage.Image, str, list[str], bool]:
                     f"{image.width} x {image.height} pixels, above the limit of {MAX_PIXELS:,}; "
                     "scale it down or crop the face"
                 )
+            if max_side_px is not None and max(image.size) > max_side_px:
+                raise ImageFault(f"{image.width} x {image.height} pixels; at most {max_side_px:,} a side are taken")
             # MPO is a camera's JPEG with a depth map or second view behind it; every reader shows the first picture.
             image_format = "JPEG" if image.format == "MPO" else str(image.format)
             frames = getattr(image, "n_frames", 1)

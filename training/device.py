@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from db.errors import UserError
@@ -22,3 +24,8 @@ def choose_device(device: str) -> str:
             f"There is no device {device!r}: this machine {here}. Give auto, cpu, cuda, or cuda:0 and so on."
         )
     return device
+
+
+def choose_own_device() -> str:
+    """The GPU of this process of a training, or the CPU where there is none."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"

@@ -73,6 +73,13 @@ def agree_on_largest(accelerator: Accelerator, value: int) -> int:
     return int(accelerator.gather(torch.tensor([value], device=accelerator.device)).max())
 
 
+def add_up(accelerator: Accelerator, value: int) -> int:
+    """The sum of the processes' values."""
+    if accelerator.num_processes == 1:
+        return value
+    return int(accelerator.gather(torch.tensor([value], device=accelerator.device)).sum())
+
+
 def broadcast(accelerator: Accelerator, value: T) -> T:
     """The main process's value, on every process; picklable."""
     if accelerator.num_processes == 1:

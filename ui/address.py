@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from db.errors import UserError
+from runs.listen import is_loopback
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 OWN_PATHS = ("admin", "api", "enter", "favicon.ico", "img", "sign-in", "sign-out", "static")
@@ -170,13 +170,3 @@ def public_address(request: Request) -> str:
     scheme = told("x-forwarded-proto", request.url.scheme)
     host = told("x-forwarded-host", request.headers.get("host", request.url.netloc))
     return f"{scheme}://{host}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

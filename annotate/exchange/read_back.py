@@ -26,7 +26,6 @@ from annotate.ingest.image_files import (
     store_file,
     store_files,
 )
-from annotate.judging.pairs import compute_shuffle_key, is_reserved, wanted_judgments
 from dataset.read import Dataset, JudgmentRow, PairRow, QuestionRow, ScoreRow, read_dataset
 from db.errors import UserError
 from db.models import (
@@ -45,6 +44,7 @@ from db.models import (
     Task,
     TaskCandidate,
 )
+from db.pairs import compute_shuffle_key, is_reserved, wanted_judgments
 from db.project import ProjectSettings, load_settings
 from db.records import add_method, add_source
 from db.session import Database

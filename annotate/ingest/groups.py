@@ -14,8 +14,8 @@ from sqlalchemy import select, union, update
 from sqlalchemy.orm import Session
 
 from annotate.ingest.image_files import batches
-from annotate.judging.pairs import is_reserved, wanted_judgments
 from db.models import Image, Pair, Source, Split, Task
+from db.pairs import is_reserved, wanted_judgments
 from db.pixel_hashes import File
 from db.project import ProjectSettings
 from db.records import GROUP_JOINT, draw_split

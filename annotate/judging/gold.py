@@ -16,12 +16,13 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotate.judging.pairs import PairReport, compute_shuffle_key, is_reserved, same_picture, wanted_judgments
-from annotate.judging.pairs import Row as CandidateRow
-from annotate.judging.tasks import MIN_TASK, insert_tasks
+from annotate.judging.pairs import same_picture
+from annotate.judging.tasks import MIN_TASK
 from dataset.tables import Row, parse_seed, read_table
 from db.errors import UserError
 from db.models import Candidate, Method, Pair, Source, Task
+from db.pairs import Row as CandidateRow
+from db.pairs import compute_shuffle_key, insert_tasks, is_reserved, wanted_judgments
 from db.project import ProjectSettings, load_settings
 from db.records import candidate_key, pair_key, task_key
 from metrics.rankings import LETTERS, MAX_SIZE, read_ranking, rename_letters
@@ -142,7 +143,7 @@ def _add_gold_task(
     answer = rename_letters(row["answer"], new_letter)
     task = session.scalar(select(Task).where(Task.key == task_key(one.key for one in rows)))
     if task is None:
-        insert_tasks(session, settings, [(source.id, by_key)], PairReport())
+        insert_tasks(session, settings, [(source.id, by_key)])
         task = session.scalars(select(Task).where(Task.key == task_key(one.key for one in rows))).one()
         report.added += 1
     elif task.gold_ranking is None:

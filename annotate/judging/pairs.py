@@ -1,7 +1,8 @@
 """Make pairs of candidates, and choose the pair or task that a person sees next.
 
-`next_pair` is one function from the state of the database to a lease. The order of showing is `_pick_queued`'s: at
-random, or by the shortlists that `annotate.labeler.active` writes whenever a labeler is fitted, with a share at random.
+`next_pair` is one function from the state of the database to a lease. First comes what a training waits for. Then the
+order of showing is `_pick_queued`'s: at random, or by the shortlists that `annotate.labeler.active` writes whenever a
+labeler is fitted, with a share at random.
 
 Why a pair was shown is kept with its judgment (`Picked`), since accuracy may be measured only on pairs drawn at random.
 So that the random picks stay a fair sample while active orders take pairs out, they have a reserve that no active order
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Executable, insert, select
+from sqlalchemy import Executable, select
 from sqlalchemy.orm import Session
 
 from annotate.judging.people import lock_person
@@ -39,16 +40,15 @@ from annotate.judging.queue import (
     Walk,
 )
 from db.errors import UserError
-from db.models import Asked, Candidate, Judgment, Lease, Method, Pair, Picked, Side, Source, Split, utc_now
+from db.models import Asked, Candidate, Judgment, Lease, Method, Picked, Side, Source, utc_now
+from db.pairs import SHUFFLE_RANGE, Row, insert_new_pairs, pair_row
 from db.project import ProjectSettings
-from db.records import candidate_key, insert_row, pair_key
+from db.records import candidate_key, insert_row
 from metrics.rankings import LETTERS
 
-SHUFFLE_RANGE = 2**31
 GIVEN_BACK_SECONDS = 10.0
 """For so long a page that went may come back, as a reload does, and find its own pairs again."""
 INSERT_BATCH = 5_000
-RESERVED_LAST_DIGITS = "012"
 ACTIVE_ORDERS = (Picked.uncertain, Picked.disagreement, Picked.diverse)
 
 
@@ -63,17 +63,6 @@ class PairReport:
     sources_with_pairs: int = 0
     sources_without_pairs: int = 0
     """Sources with fewer than two candidates (or without the named method)."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A candidate as it is paired."""
-
-    candidate_id: int
-    key: str
-    method: str
-    image_id: int
-    split: Split
 
 
 def make_pairs(
@@ -116,10 +105,15 @@ def make_pairs(
             combinations = random.Random(f"{seed}\n{source_key}").sample(combinations, per_source)
         batch.extend(pair_row(source_id, first, second, settings) for first, second in combinations)
         if len(batch) >= INSERT_BATCH:
-            insert_new_pairs(session, batch, report)
+            _count_new(report, batch, insert_new_pairs(session, batch))
             batch = []
-    insert_new_pairs(session, batch, report)
+    _count_new(report, batch, insert_new_pairs(session, batch))
     return report
+
+
+def _count_new(report: PairReport, batch: Sequence[object], added: int) -> None:
+    report.added += added
+    report.existing += len(batch) - added
 
 
 def check_method(session: Session, name: str | None) -> None:
@@ -156,54 +150,6 @@ def candidates_by_source(session: Session) -> Iterator[tuple[int, str, list[Row]
             if candidate_id is not None
         ]
         yield source_id, source_key, rows
-
-
-def pair_row(source_id: int, first: Row, second: Row, settings: ProjectSettings) -> dict[str, object]:
-    """The values of a new pair's row."""
-    key, first_is_a = pair_key(first.key, second.key)
-    a, b = (first, second) if first_is_a else (second, first)
-    return {
-        "key": key,
-        "source_id": source_id,
-        "a_id": a.candidate_id,
-        "b_id": b.candidate_id,
-        "shuffle_key": compute_shuffle_key(key, settings.seed),
-        "reserved": is_reserved(key, first.split),
-        "judgments_wanted": wanted_judgments(first.split, settings),
-        "judgment_count": 0,
-        "created_at": utc_now(),
-    }
-
-
-def compute_shuffle_key(key: str, seed: int) -> int:
-    """Place of a pair in the random order of showing: 0 … 2^31 − 1, fixed by its key and the project's seed."""
-    return random.Random(f"{seed}\n{key}").randrange(SHUFFLE_RANGE)
-
-
-def is_reserved(key: str, split: Split) -> bool:
-    """Whether a pair is shown by random picks only.
-
-    By the pair's key, a hash: the same in every database, and independent of the pair's place in the shuffled order.
-    """
-    return split is not Split.train or key[-1] in RESERVED_LAST_DIGITS
-
-
-def wanted_judgments(split: Split, settings: ProjectSettings) -> int:
-    """Return the number of judgments that a pair of that split takes."""
-    return settings.judgments_per_test_pair if split is Split.test else settings.judgments_per_pair
-
-
-def insert_new_pairs(session: Session, batch: list[dict[str, object]], report: PairReport) -> None:
-    """Add those of these rows whose pairs are not there, and count them."""
-    present: set[str] = set()
-    for start in range(0, len(batch), 500):
-        chunk = batch[start : start + 500]
-        present.update(session.scalars(select(Pair.key).where(Pair.key.in_([row["key"] for row in chunk]))))
-    new = [row for row in batch if row["key"] not in present]
-    if new:
-        session.execute(insert(Pair), new)
-    report.added += len(new)
-    report.existing += len(batch) - len(new)
 
 
 def lease_pairs(
@@ -278,10 +224,11 @@ def next_pair(
 ) -> Lease | None:
     """Lease the pair or task that this person sees next; None when none wants their judgment.
 
-    The next of the project's order: a pair, or a task of any size where the project's `task_size` is above 2 (its
-    pairs do not follow when the tasks are done, for they are the same comparisons once more). Now and then in its place
-    a gold one, a repeat of an own one with the sides swapped or the places changed, or, by `mixed_share`, one asked in
-    another way. Never one that this person has judged or holds, nor one whose open slots are all leased to others.
+    What a training waits for, pair or task; else the next of the project's order: a pair, or a task of any size where
+    the project's `task_size` is above 2 (its pairs do not follow when the tasks are done, for they are the same
+    comparisons once more). Now and then in the place of the latter a gold one, a repeat of an own one with the sides
+    swapped or the places changed, or, by `mixed_share`, one asked in another way. Never one that this person has judged
+    or holds, nor one whose open slots are all leased to others.
 
     Args:
         besides: ids of pairs that are not wanted.
@@ -289,6 +236,11 @@ def next_pair(
     """
     turn = _Turn(session, person_id, settings, rng, list(besides), list(besides_tasks))
     queue = own_queue(settings)
+    lease = _pick_awaited(turn)
+    if lease is not None:
+        lease.expires_at = expires_at
+        insert_row(session, INSERT_LEASE, lease)
+        return lease
     lease = _pick_queued(turn, queue)
     if lease is None:
         return None  # The others accompany the queue; alone they would keep a finished person going.
@@ -335,6 +287,15 @@ def _first_from(turn: _Turn, queue: Queue, walk: Walk, **values: object) -> int 
         found: int | None = turn.scalar(statement, queue, start=start, **values)
         if found is not None:
             return found
+    return None
+
+
+def _pick_awaited(turn: _Turn) -> Lease | None:
+    """One that a training waits for. Not at random: its images are of one restorer as it learns."""
+    for queue in (TASK_QUEUE, PAIR_QUEUE):
+        while (found := turn.scalar(queue.awaited, queue)) is not None:
+            if turn.scalar(queue.still_wanted, queue, of=found) is not None:  # as in _find_queued
+                return _make_lease(turn, queue, found, Picked.leftover)
     return None
 
 

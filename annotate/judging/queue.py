@@ -79,6 +79,7 @@ class Queue:
     still_wanted: Select[int]
     still_queued: Select[int]
     is_reserved: Select[bool]
+    awaited: Select[int]
     next_level: Select[int | None]
     next_level_of: Select[int | None]
     listed: Select[int]
@@ -124,6 +125,13 @@ def _build_queue(table: type[Pair] | type[Task]) -> Queue:
         still_wanted=select(of).where(of == bindparam("of"), table.queue_level.is_not(None), *wanted),
         still_queued=select(of).where(of == bindparam("of"), *queued),
         is_reserved=select(table.reserved).where(of == bindparam("of")),
+        awaited=(
+            select(of)
+            .where(table.awaited, table.queue_level.is_not(None), *wanted)
+            .order_by(table.shuffle_key)
+            .limit(1)
+            .with_for_update(skip_locked=True, key_share=True, of=table)
+        ),
         next_level=next_level,
         next_level_of=next_level.where(of_reserve),
         listed=(

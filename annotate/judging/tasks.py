@@ -8,26 +8,15 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from annotate.judging.pairs import (
-    PairReport,
-    Row,
-    candidates_by_source,
-    check_method,
-    compute_shuffle_key,
-    insert_new_pairs,
-    is_reserved,
-    pair_row,
-    same_picture,
-    wanted_judgments,
-)
+from annotate.judging.pairs import candidates_by_source, check_method, same_picture
 from db.errors import UserError
-from db.models import Task, TaskCandidate, utc_now
+from db.models import Task, TaskCandidate
+from db.pairs import Row, insert_tasks
 from db.project import ProjectSettings
-from db.records import task_key
-from metrics.rankings import LETTERS, MAX_SIZE
+from metrics.rankings import MAX_SIZE
 
 INSERT_BATCH = 2_000
 MIN_TASK = 3
@@ -88,7 +77,7 @@ def make_tasks(
     if per_source is not None and per_source < 1:
         raise UserError(f"{per_source} tasks per source: give 1 or more.")
     check_method(session, against)
-    report, pairs = TaskReport(), PairReport()
+    report = TaskReport()
     known, met = _load_known(session), Counter[tuple[str, str]]()
     tasks: list[tuple[int, list[Row]]] = []
     for source_id, source_key, rows in candidates_by_source(session):
@@ -105,10 +94,9 @@ def make_tasks(
         report.added += len(new)
         tasks += [(source_id, task) for task in new]
         if len(tasks) >= INSERT_BATCH:
-            insert_tasks(session, settings, tasks, pairs)
+            report.pairs_added += insert_tasks(session, settings, tasks)
             tasks = []
-    insert_tasks(session, settings, tasks, pairs)
-    report.pairs_added = pairs.added
+    report.pairs_added += insert_tasks(session, settings, tasks)
     return report
 
 
@@ -216,44 +204,3 @@ def _ids(task: Sequence[Row]) -> frozenset[int]:
 
 def _meeting(first: Row, second: Row) -> tuple[str, str]:
     return min(first.method, second.method), max(first.method, second.method)
-
-
-def insert_tasks(
-    session: Session, settings: ProjectSettings, tasks: Sequence[tuple[int, list[Row]]], pairs: PairReport
-) -> None:
-    """Add new tasks, each of a source's id and its candidates, and those of their pairs that are not there."""
-    if not tasks:
-        return
-    ordered = [(source_id, sorted(task, key=lambda row: row.key)) for source_id, task in tasks]
-    rows = [task_row(source_id, task, settings) for source_id, task in ordered]
-    numbers = session.scalars(insert(Task).returning(Task.id, sort_by_parameter_order=True), rows).all()
-    session.execute(
-        insert(TaskCandidate),
-        [
-            {"task_id": number, "letter": letter, "candidate_id": row.candidate_id}
-            for number, (_, task) in zip(numbers, ordered, strict=True)
-            for letter, row in zip(LETTERS, task, strict=False)
-        ],
-    )
-    of_tasks = {
-        str(made["key"]): made
-        for source_id, task in ordered
-        for first, second in itertools.combinations(task, 2)
-        for made in [pair_row(source_id, first, second, settings)]
-    }
-    insert_new_pairs(session, list(of_tasks.values()), pairs)
-
-
-def task_row(source_id: int, task: Sequence[Row], settings: ProjectSettings) -> dict[str, object]:
-    """The values of a new task's row."""
-    key, split = task_key(row.key for row in task), task[0].split
-    return {
-        "key": key,
-        "source_id": source_id,
-        "size": len(task),
-        "shuffle_key": compute_shuffle_key(key, settings.seed),
-        "reserved": is_reserved(key, split),
-        "judgments_wanted": wanted_judgments(split, settings),
-        "judgment_count": 0,
-        "created_at": utc_now(),
-    }

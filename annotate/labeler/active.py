@@ -21,13 +21,13 @@ from sqlalchemy import Select, delete, func, insert, select
 from sqlalchemy.orm import Session, aliased
 
 from annotate.ingest.image_files import batches
-from annotate.judging.pairs import SHUFFLE_RANGE
 from annotate.labeler.information import estimate_scale, gain_of_pairs, rank_information
 from annotate.labeler.spread import load_spreads
 from annotate.labeler.svm import Labeler, Training, compute_p_a, fit_bag
 from annotate.measure.vectors import load_differences
 from annotate.report.rank import load_answers
 from db.models import Candidate, Judgment, Method, Pair, Picked, Shortlist, Task, TaskCandidate
+from db.pairs import SHUFFLE_RANGE
 from db.session import Database
 from metrics.rankings import MAX_SIZE
 

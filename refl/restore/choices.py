@@ -21,9 +21,16 @@ NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "pisasr": (("sd-2.1-base", "sd-2.1-base-safetensors"), ("pisasr",)),
     "gdpo": (("sd-2.1-base", "sd-2.1-base-safetensors"), ("gdpo-unet",), ("gdpo-vae",)),
+    "pmrf": (("pmrf",),),
     "feedforward:gfpgan-v1.4": (("gfpgan-v1.4",),),
     "feedforward:restoreformer": (("restoreformer",),),
     "feedforward:codeformer": (("codeformer",),),
+    "onnx:gfpgan-v1.4-onnx": (("gfpgan-v1.4-onnx",),),
+    "onnx:gpen-512-onnx": (("gpen-512-onnx",),),
+    "onnx:gpen-256-onnx": (("gpen-256-onnx",),),
+    "onnx:codeformer-onnx": (("codeformer-onnx",),),
+    "onnx:restoreformer-onnx": (("restoreformer-onnx",),),
+    "onnx:restoreformer-pp-onnx": (("restoreformer-pp-onnx",),),
 }
 """Value for `--method`, and the manifest's names of the files that it needs: one of each group."""
 TUNED = ("runs/*/**", "restorers/*/tuned", "rounds/*/restorer/tuned")

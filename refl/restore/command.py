@@ -46,8 +46,8 @@ class RestoreOptions(Options):
     ] = Field(
         [],
         description="tiny (shipped with FaceReward), diffbir-v1, diffbir-v2.1, osediff, hypir, osdface, pisasr, gdpo, "
-        "feedforward:FILE with a weight file or a name of `python -m refl weights list`, or the folder of a tuned "
-        "restorer; NAME= before it names its candidates; repeatable (default: tiny)",
+        "pmrf, feedforward:FILE or onnx:FILE with a weight file or a name of `python -m refl weights list`, or a tuned "
+        "restorer's folder; NAME= before it names its candidates; repeatable (default: tiny)",
     )
     seeds: list[Annotated[int, Field(ge=0, le=MAX_SEED)]] = Field(
         [0], min_length=1, description="Seeds of the noise, a candidate each"
@@ -61,6 +61,12 @@ class RestoreOptions(Options):
     )
     lambda_sem: float | None = Field(
         None, ge=0, le=10, description="Of pisasr: how much the adapters for semantic detail count (default: 1)"
+    )
+    fidelity: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Of CodeFormer as ONNX: 0 trusts what it knows of faces, 1 the photo (default: 0.5)",
     )
     split: Split | None = Field(None, description="Only the project's photos of this split (default: all)")
     source: Annotated[list[str], Flag(repeated=True, metavar="KEY")] = Field(
@@ -138,6 +144,7 @@ def restore(database: Database, data: Path, options: RestoreOptions, run: RunLog
         strength=options.strength,
         lambda_pix=options.lambda_pix,
         lambda_sem=options.lambda_sem,
+        fidelity=options.fidelity,
         small_memory=options.small_memory,
     )
     named = name_methods(options.methods)

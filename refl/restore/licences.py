@@ -21,7 +21,7 @@ PUBLISHED = {
     "pisasr": "pisasr",
 }
 """The part that `KIND:FILE` replaces; of others it is added to what is published."""
-WITH_FILE = re.compile(r"(?:^|/)(diffbir-v1|diffbir-v2\.1|osediff|hypir|osdface|pisasr|gdpo|feedforward):(.+)$")
+WITH_FILE = re.compile(r"(?:^|/)(diffbir-v1|diffbir-v2\.1|osediff|hypir|osdface|pisasr|gdpo|feedforward|onnx):(.+)$")
 
 
 def find_licences(kind: str, value: str, weights: Path) -> list[Licensed] | None:

@@ -11,10 +11,11 @@ import torch
 
 from db.errors import UserError
 from refl.faces.color_fix import ColorFix
+from refl.published.weights import get_file
 from refl.restore.restore import RestoreMethod
 from refl.restorers import lora
-from refl.restorers.feedforward import FeedForwardRestorer
-from refl.restorers.load import AnyRestorer, get_restorer_files, load_restorer, method_name
+from refl.restorers.load import AnyRestorer, Untrained, get_restorer_files, load_restorer, method_name
+from refl.restorers.onnx import OnnxRestorer, read_face_model
 from refl.restorers.pisasr import PisaSR
 from training.stopping import advise_out_of_memory
 
@@ -39,6 +40,8 @@ class LoadOptions:
     lambda_pix: float | None = None
     lambda_sem: float | None = None
     """How much PiSA-SR's two kinds of adapters count."""
+    fidelity: float | None = None
+    """Of CodeFormer as ONNX."""
     small_memory: bool = False
 
 
@@ -75,7 +78,7 @@ def name_methods(asked: Sequence[str]) -> list[AskedMethod]:
 
 
 def check_methods(methods: Sequence[AskedMethod], options: LoadOptions, besides: Sequence[str] = ()) -> None:
-    """Check before anything is loaded that files are here, and that what is set is there to be set.
+    """Check before anything is loaded that files are here, what ONNX files are, and that options have something to set.
 
     Args:
         besides: paths and manifest names of other files that are wanted.
@@ -93,6 +96,11 @@ def check_methods(methods: Sequence[AskedMethod], options: LoadOptions, besides:
                 "its own."
             )
     get_restorer_files([method.what for method in methods], options.weights, besides)
+    for method in methods:
+        kind, _, file = method.what.partition(":")
+        model = read_face_model(get_file(file, options.weights)) if kind == "onnx" else None
+        if options.fidelity is not None and (model is None or model.weight is None):
+            raise _no_fidelity(method.what)
 
 
 def load_method(asked: AskedMethod, options: LoadOptions) -> RestoreMethod:
@@ -108,7 +116,7 @@ def load_method(asked: AskedMethod, options: LoadOptions) -> RestoreMethod:
     with advise_out_of_memory(lambda: said):
         restorer = load_restorer(what, device=options.device, dtype=DTYPES[options.dtype], weights_dir=options.weights)
     changes = dict(_change(restorer, what, options))
-    own_fix = "none" if isinstance(restorer, FeedForwardRestorer) else options.color_fix
+    own_fix = "none" if isinstance(restorer, Untrained) else options.color_fix
     return RestoreMethod(
         name=asked.name if asked.is_given else "-".join([asked.name, *(words for words, _ in changes.values())]),
         restorer=restorer,
@@ -133,7 +141,7 @@ def _change(restorer: AnyRestorer, what: str, options: LoadOptions) -> Iterator[
     color_fix = options.color_fix
     if color_fix not in (None, restorer.settings.get("color_fix", "none")):
         yield "color_fix", ("unfixed" if color_fix == "none" else str(color_fix), color_fix)
-    if color_fix is not None and not isinstance(restorer, FeedForwardRestorer):
+    if color_fix is not None and not isinstance(restorer, Untrained):
         restorer.use = replace(restorer.use, color_fix=color_fix)
     if options.strength is not None:
         yield from _set_strength(restorer, what, options.strength)
@@ -144,11 +152,17 @@ def _change(restorer: AnyRestorer, what: str, options: LoadOptions) -> Iterator[
         for name, value in sliders.items():
             if value != 1:
                 yield name, (f"{name.removeprefix('lambda_')}{value:g}", value)
+    if options.fidelity is not None:
+        if not isinstance(restorer, OnnxRestorer) or restorer.model.weight is None:
+            raise _no_fidelity(what)
+        if options.fidelity != restorer.fidelity:
+            restorer.fidelity = options.fidelity
+            yield "fidelity", (f"fidelity{options.fidelity:g}", options.fidelity)
     if options.size_px is not None:
         yield "size_px", (f"{options.size_px}px", options.size_px)
     if options.dtype != "float32":
         yield "dtype", (options.dtype, options.dtype)
-    if options.small_memory and not isinstance(restorer, FeedForwardRestorer):
+    if options.small_memory and not isinstance(restorer, Untrained):
         restorer.enable_small_memory()
         yield "small_memory", ("small-memory", True)  # tiles blend at their borders, and slices round otherwise
 
@@ -160,11 +174,15 @@ def _list_sliders(options: LoadOptions) -> dict[str, float]:
 
 
 def _set_strength(restorer: AnyRestorer, what: str, strength: float) -> Iterator[tuple[str, tuple[str, Any]]]:
-    if isinstance(restorer, FeedForwardRestorer) or "lora_strength" not in restorer.settings:
+    if isinstance(restorer, Untrained) or "lora_strength" not in restorer.settings:
         raise _no_strength(what)
     restorer.set_lora_strength(strength)
     if strength != 1:
         yield "lora_strength", (f"strength{strength:g}", strength)
+
+
+def _no_fidelity(what: str) -> UserError:
+    return UserError(f"--fidelity is for CodeFormer as ONNX; {what} takes none. Restore by it in a call of its own.")
 
 
 def _no_strength(what: str) -> UserError:

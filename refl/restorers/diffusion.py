@@ -6,7 +6,7 @@ DiffBIR and the tiny restorer are this class at two sizes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,8 @@ from refl.restorers.latent import (
     make_schedule,
 )
 from refl.restorers.surface import check_images, draw_ahead, make_generators
+
+OnStep = Callable[[int, Tensor, Tensor, "Tensor | None"], None]
 
 
 @dataclass(frozen=True)
@@ -164,16 +166,22 @@ class DiffusionRestorer(LatentRestorer):
             ValueError: eta is above 0 and there is no noise.
         Source: arXiv:2010.02502, equations 12 and 16.
         """
+        mean, sigma = self.distribute_step(latents, timestep, previous_timestep, output, eta)
+        if eta == 0:
+            return mean
+        if noise is None:
+            raise ValueError(f"a step with eta {eta} needs noise")
+        return mean + sigma * noise
+
+    def distribute_step(
+        self, latents: Tensor, timestep: int, previous_timestep: int, output: Tensor, eta: float
+    ) -> tuple[Tensor, float]:
+        """The normal distribution that `step` draws from: (N, c, h, w) its mean, and its sigma, 0 without eta."""
         alpha, alpha_previous = self.alpha_numbers[timestep], self.alpha_numbers[max(0, previous_timestep)]
         noise_pred, x0 = self.to_noise(latents, timestep, output), self.to_x0(latents, timestep, output)
         sigma = eta * math.sqrt((1 - alpha_previous) / (1 - alpha) * (1 - alpha / alpha_previous))
         direction = math.sqrt(max(0.0, 1 - alpha_previous - sigma**2))
-        following = math.sqrt(alpha_previous) * x0 + direction * noise_pred
-        if eta == 0:
-            return following
-        if noise is None:
-            raise ValueError(f"a step with eta {eta} needs noise")
-        return following + sigma * noise
+        return math.sqrt(alpha_previous) * x0 + direction * noise_pred, sigma
 
     def plan_steps(self, steps: int | None = None) -> list[tuple[int, int]]:
         """List the steps that `restore` takes as (timestep, next timestep); the last goes to -1.
@@ -205,6 +213,7 @@ class DiffusionRestorer(LatentRestorer):
         condition: Tensor,
         embedding: Tensor,
         noises: Iterator[Tensor],
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """Take these steps of DDIM; nothing is copied between host and device after the first.
 
@@ -212,11 +221,15 @@ class DiffusionRestorer(LatentRestorer):
             plan: (timestep, the one after it) of each step.
             etas: of each step, how much fresh noise it adds.
             noises: (N, c, h, w) on the device, one is taken by each step whose eta is above 0.
+            on_step: called with each step's place in the plan, the latents before it and after it, and its noise.
         """
         at = torch.tensor([timestep for timestep, _ in plan], device=latents.device)
         for place, (step, eta) in enumerate(zip(plan, etas, strict=True)):
             output = self.predict_output(latents, at[place], condition, embedding)
-            latents = self.step(latents, *step, output, eta, next(noises) if eta > 0 else None)
+            before, noise = latents, next(noises) if eta > 0 else None
+            latents = self.step(before, *step, output, eta, noise)
+            if on_step:
+                on_step(place, before, latents, noise)
         return latents
 
     def roll_out(
@@ -229,6 +242,7 @@ class DiffusionRestorer(LatentRestorer):
         *,
         stop: int | None = None,
         later: int = 0,
+        on_step: OnStep | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Iterator[Tensor]]:
         """Denoise from the start, to the end of the plan or before the step of the place `stop`.
 
@@ -236,6 +250,7 @@ class DiffusionRestorer(LatentRestorer):
             embedding: (N, T, C) of the prompts.
             generators: one an image; all noise is drawn before the first step.
             later: how many more noises to draw.
+            on_step: as of `denoise`.
         Returns:
             stage 1's image, its latents, the denoised latents, and the noises for later.
         """
@@ -244,7 +259,8 @@ class DiffusionRestorer(LatentRestorer):
         condition = self.encode_pixels(cleaned)
         noises = draw_ahead(generators, condition.shape[1:], 1 + count_noises(etas) + later, lq.device)
         latents = self.start(condition, next(noises), first)
-        return cleaned, condition, self.denoise(latents, plan, etas, condition, embedding, noises), noises
+        latents = self.denoise(latents, plan, etas, condition, embedding, noises, on_step)
+        return cleaned, condition, latents, noises
 
     @torch.no_grad()
     def restore(self, lq: Tensor, seeds: Sequence[int], steps: int | None = None) -> Tensor:

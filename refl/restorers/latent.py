@@ -102,10 +102,11 @@ class LatentRestorer(nn.Module):
     def settings(self) -> dict[str, object]:
         return {"restorer": self.base, **asdict(self.use), "weights": self.weights, **lora.describe(self.trained)}
 
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """The latents of pixels in [0, 1]: the posterior's mean, scaled."""
-        posterior = self.vae.encode((pixels * 2 - 1).to(dtype_of(self.vae))).latent_dist
-        latents: Tensor = posterior.mean * self.vae.config.scaling_factor
+    def encode_pixels(self, pixels: Tensor, vae: AutoencoderKL | None = None) -> Tensor:
+        """The latents of pixels in [0, 1]: the posterior's mean, scaled; by another autoencoder where one is given."""
+        vae = vae or self.vae
+        posterior = vae.encode((pixels * 2 - 1).to(dtype_of(vae))).latent_dist
+        latents: Tensor = posterior.mean * vae.config.scaling_factor
         return latents.float()
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:

@@ -1,10 +1,9 @@
-"""Load a restorer by its name: tiny, diffbir-v1, diffbir-v2.1, a one-step one, feedforward:FILE, or a folder.
+"""Load a restorer by its name: tiny, diffbir-v1, diffbir-v2.1, a one-step one, pmrf, feedforward:FILE, onnx:FILE.
 
-The one-step ones are osediff, hypir, osdface, pisasr and gdpo.
-
-Behind a colon stands what to load in place of the published part: `diffbir-v1:FILE` another ControlNet in DiffBIR's
-format, `osediff:FILE` (or `hypir:FILE`, …) other adapters, `feedforward:FILE` any restorer that spandrel knows; FILE is
-a path or a name of `python -m refl weights list`. A folder is one that training wrote, or a tiny restorer's.
+The one-step ones are osediff, hypir, osdface, pisasr and gdpo. Behind a colon stands what to load in place of the
+published part: `diffbir-v1:FILE` another ControlNet in DiffBIR's format, `osediff:FILE` (or `hypir:FILE`, …) other
+adapters, `feedforward:FILE` any restorer that spandrel knows, `onnx:FILE` a face restorer as ONNX; FILE is a path or a
+name of `python -m refl weights list`. A folder, in place of a name, is one that training wrote, or a tiny restorer's.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 
 from db.errors import UserError
@@ -25,16 +25,21 @@ from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.feedforward import FeedForwardRestorer, load_feedforward
 from refl.restorers.kin import ONE_STEP
 from refl.restorers.one_step import OneStepRestorer
+from refl.restorers.onnx import OnnxRestorer, check_runtime, load_onnx
+from refl.restorers.osediff import load_plain_vae
+from refl.restorers.pmrf import PMRF, WEIGHTS, load_pmrf
 from refl.restorers.tiny import load_tiny
 from reward.model.weights_folder import WEIGHTS_FOLDER
 from training.weights import SUFFIXES
 
-NAMES = ("tiny", *VERSIONS, *ONE_STEP, "feedforward:FILE")
+NAMES = ("tiny", *VERSIONS, *ONE_STEP, "pmrf", "feedforward:FILE", "onnx:FILE")
 ADAPTERS = "adapters"
 """In `keep_float32`: what a training by LoRA added to the parts."""
 ALWAYS_FLOAT32 = ("stage1", "prompt_encoder")
 """Parts: SwinIR makes masks in float32 at sizes it was not made for, and OSDFace's words hang on rounding."""
-AnyRestorer = DiffusionRestorer | OneStepRestorer | FeedForwardRestorer
+Untrained = FeedForwardRestorer | OnnxRestorer | PMRF
+"""Those that are made of a file and judged, but not trained here."""
+AnyRestorer = DiffusionRestorer | OneStepRestorer | Untrained
 
 
 def load_restorer(
@@ -59,22 +64,38 @@ def load_restorer(
     Raises:
         UserError: there is no such restorer, a file cannot be got or is not what it should be, or it takes one step.
     """
-    restorer = _load(locate(asked), weights_dir or Path("data") / WEIGHTS_FOLDER, dtype, keep_float32)
+    folder = weights_dir or Path("data") / WEIGHTS_FOLDER
+    restorer = _load(locate(asked), folder, dtype, keep_float32, device)
     if steps is not None and isinstance(restorer, DiffusionRestorer):
         try:
             set_steps(restorer, steps)
         except ValueError as error:
             raise UserError(f"{error}.") from error
+    elif steps is not None and isinstance(restorer, PMRF):
+        restorer.steps = steps
     elif steps not in (None, 1):
         raise UserError(f"{asked} takes one step, not {steps}. Leave the number of steps out.")
+    if isinstance(restorer, OnnxRestorer):
+        return restorer
     restorer.to(device)
-    if isinstance(restorer, FeedForwardRestorer):
+    if isinstance(restorer, Untrained):
         return restorer
     parts = dict(restorer.named_children())
     for name, part in parts.items():
         if name not in (*ALWAYS_FLOAT32, *keep_float32):
             cast(part, dtype, with_adapters=ADAPTERS not in keep_float32)
     return restorer
+
+
+def load_target_vae(asked: str, folder: Path) -> AutoencoderKL | None:
+    """The autoencoder whose latents are what an image is, where a restorer's own encoder is trained; None elsewhere.
+
+    Raises:
+        UserError: a file cannot be got, or is not what it should be.
+    """
+    path = Path(asked).expanduser()
+    base = str(lora.read_record(path)["restorer"]) if (path / "trained.json").is_file() else asked
+    return load_plain_vae(folder) if base.partition(":")[0] == "osediff" else None
 
 
 def locate(asked: str) -> str:
@@ -115,7 +136,12 @@ def _list_files(asked: str) -> list[tuple[str, ...]]:
         return list_diffbir_files(kind, file)
     if kind in ONE_STEP and (file or asked == kind):
         return ONE_STEP[kind].list_files(asked)
+    if asked == "pmrf":
+        return [(WEIGHTS,)]
     if kind == "feedforward" and file:
+        return [(file,)]
+    if kind == "onnx" and file:
+        check_runtime()
         return [(file,)]
     if (path / "trained.json").is_file():
         return [(str(path / "trained.safetensors"),), *_list_files(str(lora.read_record(path)["restorer"]))]
@@ -133,12 +159,14 @@ def method_name(asked: str) -> str:
     kind, _, file = asked.partition(":")
     if is_restorer_folder(path := Path(asked).expanduser().resolve()):
         return re.sub(r"[^\w.+-]+", "-", f"{path.parent.name}-{path.name}")
-    if asked in NAMES[:-1]:
+    if asked in NAMES and not file:
         return asked
-    if not file or kind not in (*VERSIONS, *ONE_STEP, "feedforward"):
+    if not file or kind not in (*VERSIONS, *ONE_STEP, "feedforward", "onnx"):
         raise _unknown(asked)
-    is_path = "/" in file or Path(file).suffix.lower() in SUFFIXES
+    is_path = "/" in file or Path(file).suffix.lower() in (*SUFFIXES, ".onnx")
     name = re.sub(r"[^\w.+-]+", "-", Path(file).stem if is_path else file)
+    if kind == "onnx":  # the same weights as ONNX and as torch's file are two methods
+        return name if name.endswith("-onnx") else f"{name}-onnx"
     return name if kind == "feedforward" else f"{kind}-{name}"
 
 
@@ -149,7 +177,10 @@ def is_restorer_folder(path: Path) -> bool:
     )
 
 
-def _load(asked: str, folder: Path, dtype: torch.dtype, keep_float32: Collection[str]) -> AnyRestorer:
+def _load(
+    asked: str, folder: Path, dtype: torch.dtype, keep_float32: Collection[str], device: torch.device | str
+) -> AnyRestorer:
+    """The restorer, on the CPU; one of ONNX stays on the device that it is loaded for."""
     kind, _, file = asked.partition(":")
     if asked == "tiny":
         return load_tiny()
@@ -157,8 +188,13 @@ def _load(asked: str, folder: Path, dtype: torch.dtype, keep_float32: Collection
         return load_diffbir(kind, folder, file, dtype, keep_float32)
     if kind in ONE_STEP and (file or asked == kind):
         return ONE_STEP[kind].load(asked, folder, dtype, keep_float32)
+    if asked == "pmrf":
+        return load_pmrf(folder, dtype)
     if kind == "feedforward" and file:
         return load_feedforward(find_file(file, folder), asked, dtype)
+    if kind == "onnx" and file:
+        check_runtime()
+        return load_onnx(find_file(file, folder), asked, device, dtype)
     path = Path(asked).expanduser()
     if (path / "trained.json").is_file():
         return _load_tuned(path, folder, dtype, keep_float32)
@@ -170,8 +206,8 @@ def _load(asked: str, folder: Path, dtype: torch.dtype, keep_float32: Collection
 def _load_tuned(path: Path, folder: Path, dtype: torch.dtype, keep_float32: Collection[str]) -> AnyRestorer:
     record = lora.read_record(path)
     base = locate(str(record["restorer"]))
-    restorer = _load(base, folder, dtype, keep_float32)
-    if isinstance(restorer, FeedForwardRestorer):
+    restorer = _load(base, folder, dtype, keep_float32, "cpu")
+    if isinstance(restorer, Untrained):
         raise UserError(f"{path}: says that it was trained on {base!r}, which cannot be trained.")
     if record["kind"] == "lora" and ADAPTERS in keep_float32:
         restorer.set_trainable("lora", record["rank"])  # adapters begin in the dtype of their layers

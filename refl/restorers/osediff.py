@@ -68,6 +68,18 @@ def list_osediff_files(asked: str) -> list[tuple[str, ...]]:
     return [STABLE_DIFFUSION, (asked.partition(":")[2] or FACE_ADAPTERS,)]
 
 
+def load_plain_vae(folder: Path) -> AutoencoderKL:
+    """Stable Diffusion's autoencoder without adapters, on the CPU: whose latents are what an image is.
+
+    Raises:
+        UserError: its file cannot be got, or is not what it should be.
+    """
+    base = find_any(STABLE_DIFFUSION, folder)
+    parts = make_stable_diffusion(base)
+    fill_stable_diffusion(parts, base, {"vae": torch.float32})
+    return parts.vae.requires_grad_(False)
+
+
 def load_osediff(
     asked: str, folder: Path, dtype: torch.dtype = torch.float32, keep_float32: Collection[str] = ()
 ) -> OSEDiff:

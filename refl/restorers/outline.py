@@ -12,6 +12,8 @@ from refl.restorers.diffbir import VERSIONS
 from refl.restorers.feedforward import FeedForwardRestorer
 from refl.restorers.kin import ONE_STEP
 from refl.restorers.load import is_restorer_folder, method_name
+from refl.restorers.onnx import OnnxRestorer, check_runtime, read_face_model
+from refl.restorers.pmrf import PMRF, WEIGHTS
 from refl.restorers.tiny import LEVELS, SHIPPED, read_tiny_config
 
 STABLE_DIFFUSION_MULTIPLE_PX = 64
@@ -58,8 +60,15 @@ def outline_restorer(asked: str, folder: Path) -> Outline:
             find_file(names[0], folder)
         use = ONE_STEP[kind].use
         return Outline(use.image_size_px, STABLE_DIFFUSION_MULTIPLE_PX, use.condition_noise_timestep > 0)
+    if kind == "pmrf":
+        find_file(WEIGHTS, folder)
+        return Outline(PMRF.image_size_px, PMRF.multiple_px, PMRF.is_random)
     if kind == "feedforward":
         find_file(file, folder)
         one_pass = FeedForwardRestorer
         return Outline(one_pass.image_size_px, one_pass.multiple_px, one_pass.is_random)
+    if kind == "onnx":
+        check_runtime()
+        size_px = read_face_model(find_file(file, folder).path).size_px
+        return Outline(size_px, OnnxRestorer.multiple_px, OnnxRestorer.is_random)
     return Outline(read_tiny_config(SHIPPED).image_size_px, TINY_MULTIPLE_PX, True)

@@ -1,4 +1,4 @@
-"""Set how a restorer is fine-tuned with a reward: the options of `python -m refl train`. Loads no torch."""
+"""Set how a restorer learns from preferences: the options of `python -m refl train`. Loads no torch."""
 
 from __future__ import annotations
 
@@ -25,6 +25,97 @@ def _check_order(limits: tuple[float, float]) -> tuple[float, float]:
 _Strict = ConfigDict(extra="forbid", frozen=True)
 _Index = Annotated[int, Field(ge=0, le=999)]
 _Eta = Annotated[float, Field(ge=0, le=1)]
+
+
+Algorithm = Literal["refl", "dpo", "gdpo", "grpo"]
+SAMPLING: tuple[Algorithm, ...] = ("gdpo", "grpo")
+"""Those that compare groups of restored images of one photo: any judge may reward them, for none gives a gradient."""
+
+
+class AlgorithmConfig(BaseModel):
+    """How the restorer learns from preferences, and at what cost."""
+
+    model_config = _Strict
+
+    algorithm: Algorithm = Field(
+        "refl",
+        description="refl: the gradient of a reward, with the terms of `loss`; dpo: labelled pairs of --dataset alone; "
+        "gdpo: groups of restored images compared by a reward, their denoising errors weighted; grpo: the same, the "
+        "sampler's steps made more or less probable. Only refl computes the terms of `loss`",
+    )
+    budget: int = Field(
+        0,
+        ge=0,
+        description="Network evaluations at which training ends, counted over all processes: an image through the "
+        "denoiser once, three times where a gradient goes back through it; 0: max_steps alone",
+    )
+    beta: float = Field(
+        5000.0,
+        gt=0,
+        description="dpo, gdpo: strength of a preference against the restorer before training; the larger, the less it "
+        "has to move",
+    )
+    noise_window: Annotated[tuple[_Index, _Index], AfterValidator(_check_order)] = Field(
+        (0, 999),
+        description="dpo, gdpo: timesteps at which denoising errors are compared, drawn uniformly from low … high; a "
+        "restorer of one step has its own",
+    )
+    ties: Literal["half", "drop"] = Field(
+        "half", description="dpo: a tie pulls towards both images alike, or is left out"
+    )
+    svm_weight: float = Field(1.0, ge=0, description="dpo: factor on the loss of the SVM's labels; 0 leaves them out")
+    constructed_weight: float = Field(
+        1.0, ge=0, description="dpo: factor on the loss of constructed pairs; 0 leaves them out"
+    )
+    group_size: int = Field(6, ge=2, le=64, description="gdpo, grpo: restored images of each photo that are compared")
+    group_ends: int = Field(
+        0,
+        ge=0,
+        le=32,
+        description="gdpo: compare only this many best with this many worst of each group; 0 compares all by their "
+        "normalised rewards",
+    )
+    group_noise: _Index = Field(
+        250,
+        description="gdpo: timestep of the noise by which a restorer of one step that draws none gets groups; 0 for "
+        "none, where it draws its own",
+    )
+    hard_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="gdpo, grpo: train on this share of the photos, those whose restored images the reward likes least "
+        "before training; below 1 it costs one restoration of each photo",
+    )
+    clip_range: float = Field(
+        1e-4, gt=0, lt=1, description="grpo: largest change of a step's probability that is rewarded, per number"
+    )
+    kl_weight: float = Field(
+        0.0, ge=0, description="grpo: factor on the divergence from the restorer before training, per number"
+    )
+    gradient_steps: int = Field(
+        0, ge=0, le=1000, description="grpo: denoising steps with gradient, drawn anew each training step; 0 for all"
+    )
+    updates: int = Field(
+        1, ge=1, le=100, description="grpo: optimizer steps per sampling, each on its share of the denoising steps"
+    )
+    people_answers: int = Field(
+        1, ge=1, le=100, description="Answers to each photo's images that --reward people waits for"
+    )
+
+    @property
+    def origin_weights(self) -> dict[str, float]:
+        """Factor on the loss of each origin's labels."""
+        return {"human": 1.0, "svm": self.svm_weight, "constructed": self.constructed_weight}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if 2 * self.group_ends > self.group_size:
+            raise ValueError(
+                f"group_ends {self.group_ends} takes {2 * self.group_ends} images of a group of {self.group_size}; "
+                "set it to half of group_size or less"
+            )
+        return self
 
 
 class TrajectoryConfig(BaseModel):
@@ -68,7 +159,7 @@ class TrajectoryConfig(BaseModel):
 
 
 class LossConfig(BaseModel):
-    """Factors of the terms; 0 leaves a term out and does not compute it."""
+    """Factors of the terms of refl; 0 leaves a term out and does not compute it."""
 
     model_config = _Strict
 
@@ -245,15 +336,47 @@ class ReflTrainConfig(BaseModel):
 
 
 class ReflConfig(BaseModel):
-    """One ReFL training."""
+    """One training of a restorer."""
 
     model_config = _Strict
 
+    algorithm: AlgorithmConfig = AlgorithmConfig()
     trajectory: TrajectoryConfig = TrajectoryConfig()
     loss: LossConfig = LossConfig()
     live_reward: LiveRewardConfig = LiveRewardConfig()
     train: ReflTrainConfig = ReflTrainConfig()
     degradation: DegradationSettings = DegradationSettings()
+
+    @property
+    def method(self) -> Algorithm:
+        """Of the algorithm table."""
+        return self.algorithm.algorithm
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether training compares with the restorer before training."""
+        if self.method == "refl":
+            return bool(self.loss.regularizer_weight)
+        return self.method != "grpo" or bool(self.algorithm.kl_weight)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_tables(self.algorithm, self.trajectory, self.live_reward)
+        return self
+
+
+def _check_tables(algorithm: AlgorithmConfig, trajectory: TrajectoryConfig, live_reward: LiveRewardConfig) -> None:
+    """Check what an algorithm asks of the other tables.
+
+    Raises:
+        ValueError: it cannot be trained so.
+    """
+    if algorithm.algorithm == "dpo" and live_reward.reward_every_steps:
+        raise ValueError("algorithm dpo restores nothing that a reward could learn from; set reward_every_steps to 0")
+    if algorithm.algorithm == "grpo" and not trajectory.eta[0] > 0:
+        raise ValueError(
+            f"algorithm grpo needs noise at every step, and eta begins at {trajectory.eta[0]:g}; set eta to 1 1"
+        )
 
 
 class ReflTrainOptions(Options):
@@ -263,8 +386,11 @@ class ReflTrainOptions(Options):
     restorer: Annotated[str, Input("tunable", "Restorer")] = Field(
         min_length=1, description="What is tuned: tiny, diffbir-v1, …, or a folder of one"
     )
-    reward: Annotated[str, Input("reward", "Reward model"), Flag(metavar="MODEL")] = Field(
-        min_length=1, description="The reward to maximize: a checkpoint folder, or a name or file"
+    reward: Annotated[str | None, Input("reward", "Reward model"), Flag(metavar="MODEL")] = Field(
+        None,
+        min_length=1,
+        description="The reward to maximize: a checkpoint folder, or a name or file; for gdpo and grpo also "
+        "metric:NAME, identity, http://… of a reward service, or people; dpo needs none, and watches one that is given",
     )
     faces: Annotated[Path | None, Input("faces")] = Field(
         None,
@@ -275,7 +401,8 @@ class ReflTrainOptions(Options):
         None, description="Faces for the monitor instead of that tenth"
     )
     dataset: Annotated[Path | None, Input("dataset")] = Field(
-        None, description="Labelled pairs to replay, and human ones to measure the reward on"
+        None,
+        description="Labelled pairs: what dpo learns from; for refl to replay, and human ones to measure the reward on",
     )
     out: Annotated[Path | None, Output()] = Field(
         None, description="Folder of the checkpoints last/ and tuned/ (default: in DATA/restorers, by settings)"
@@ -287,11 +414,21 @@ class ReflTrainOptions(Options):
         False,
         description="Say how much memory each process will need, by part, and end; on a GPU it is said at every start",
     )
+    algorithm: AlgorithmConfig = AlgorithmConfig()
     trajectory: TrajectoryConfig = TrajectoryConfig()
     loss: LossConfig = LossConfig()
     live_reward: LiveRewardConfig = LiveRewardConfig()
     train: ReflTrainConfig = ReflTrainConfig()
     degradation: DegradationSettings = DegradationSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_tables(self.algorithm, self.trajectory, self.live_reward)
+        if self.algorithm.algorithm == "dpo" and self.dataset is None:
+            raise ValueError("algorithm dpo learns from labelled pairs; give --dataset")
+        if self.algorithm.algorithm != "dpo" and self.reward is None:
+            raise ValueError(f"algorithm {self.algorithm.algorithm} needs a reward; give --reward")
+        return self
 
     @property
     def config(self) -> ReflConfig:

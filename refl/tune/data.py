@@ -26,7 +26,7 @@ from db.session import Database
 from pixels.metadata import strip_metadata
 from refl.faces.align import as_square
 from refl.faces.degrade import DegradationSettings, degrade, draw_degradation
-from reward.data import Pairs
+from reward.data import Pairs, load_dataset
 from runs.image_folders import list_images, read_caption
 from training.images import check_images, read_image
 
@@ -72,6 +72,13 @@ def load_faces(database: Database, data: Path, split: Split) -> list[Face]:
     with database.read() as session:
         rows = session.execute(statement).all()
     return [Face(key, image_path(data, sha256, suffix), caption, sha256) for key, caption, sha256, suffix in rows]
+
+
+def find_held_out_photos(dataset: Path) -> list[Face]:
+    """The ground truths of a dataset's photos of the split val, by name; none where it has none."""
+    rows = load_dataset(dataset).select("val").rows
+    found = {row.source: Face(row.source, row.hq, row.caption, row.sha256_hq) for row in rows if row.hq is not None}
+    return [found[name] for name in sorted(found)]
 
 
 def split_faces(faces: Sequence[Face], seed: int, held_out_share: float) -> tuple[list[Face], list[Face]]:

@@ -36,6 +36,10 @@ MAX_GRADIENT_NORM = 1.0
 MEASURE_BATCH_PAIRS = 64
 
 
+class NoReward(nn.Module):
+    """Stands where no model rewards: a judge does, or nothing is rewarded."""
+
+
 @dataclass
 class LiveReward:
     """A reward model in training. At rest none of its parameters requires a gradient."""

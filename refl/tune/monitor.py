@@ -157,7 +157,8 @@ class Monitor:
 
         Args:
             restore: (N, 3, H, W) on the CPU and N seeds -> (N, 3, H, W) in [0, 1] on any device.
-            rewards: `live`, the model that trains with the restorer, and `frozen`, the one that training began with.
+            rewards: `live`, the model that trains with the restorer, and `frozen`, the one that training began with;
+                empty where nothing is rewarded, and then nothing is called hacking.
         Returns:
             (means by name for the progress line; the comparison with the first check, None at the first; (n, 3, H, W)
             uint8 of the first GRID_FACES faces as restored now), the same on every process.
@@ -177,7 +178,7 @@ class Monitor:
             # what is now the live model scores the first outputs anew: its own drift is not a gain
             before = {**self.first.judges, **(self.best or {})}
             rescored = Check(self.first.step, _collect(row.first_rewards for row in seen), before)
-            verdict = compare(rescored, now, self.judges_needed, self.is_suspicious())
+            verdict = compare(rescored, now, self.judges_needed, self.is_suspicious()) if rewards else None
         numbers = {name: values[~np.isnan(values)] for name, values in (now.rewards | now.judges).items()}
         means = {name: float(values.mean()) for name, values in numbers.items() if len(values)}
         if accelerator.is_main_process:

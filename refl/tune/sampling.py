@@ -1,4 +1,4 @@
-"""Sample a ReFL trajectory: denoise without gradient to a drawn step, and from there to clean latents with gradient.
+"""Sample trajectories: denoise without gradient to a drawn step, and from there to clean latents with gradient.
 
 The part without gradient takes a whole batch at once, the part with gradient as many images as memory holds. Every
 random number follows from seeds, one per image: a batch gives what its images give alone, and a training that is
@@ -10,7 +10,7 @@ re-noising DRaFT-LV (arXiv:2309.17400, sections 4.1 and 4.2).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,11 @@ from torch import Tensor
 from refl.published.control import ConditionControlNet
 from refl.restorers.diffusion import DiffusionRestorer, count_noises
 from refl.restorers.one_step import OneStepRestorer
+from refl.restorers.surface import draw_ahead
+from refl.tune.preference import compute_log_probability
 
+Tunable = DiffusionRestorer | OneStepRestorer
+"""The restorers that can learn."""
 Plan = Sequence[tuple[int, int]]
 """(timestep, the one after it) of each step; -1 after the last."""
 
@@ -97,7 +101,7 @@ class Outcome:
 
 @torch.no_grad()
 def roll_out(
-    restorer: DiffusionRestorer | OneStepRestorer,
+    restorer: Tunable,
     lq: Tensor,
     embedding: Tensor,
     trajectory: Trajectory,
@@ -124,7 +128,7 @@ def roll_out(
 
 
 def iterate_outcomes(
-    restorer: DiffusionRestorer | OneStepRestorer,
+    restorer: Tunable,
     rollout: Rollout,
     trajectory: Trajectory,
     *,
@@ -190,3 +194,77 @@ def _follow_one_step(restorer: OneStepRestorer, rollout: Rollout, regularize: bo
             reference = (restorer.restore_latents(*inputs),)
     x0 = restorer.restore_latents(*inputs)
     return Outcome(x0, rollout.cleaned, (x0,) if regularize else (), reference)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One step of the sampler, as it was taken for N images."""
+
+    before: Tensor
+    """(N, c, h, w) latents; after too."""
+    after: Tensor
+    log_probability: Tensor
+    """(N,) of the noise it took, per number, as unit normal; the step's own is less the logarithm of its sigma."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Restored latents of N images, and steps that led to them, none with a gradient."""
+
+    cleaned: Tensor
+    """(N, 3, H, W) whose colours the colour fix gives back."""
+    condition: Tensor
+    """(N, c, h, w) latents of what was restored."""
+    x0: Tensor
+    """(N, c, h, w) clean latents."""
+    steps: dict[int, Taken]
+    """By place in the plan: those that were asked for."""
+
+
+@torch.no_grad()
+def sample(
+    restorer: Tunable,
+    lq: Tensor,
+    embedding: Tensor,
+    trajectory: Trajectory,
+    generators: Sequence[torch.Generator],
+    *,
+    places: Collection[int] = (),
+    noise_timestep: int = 0,
+) -> Sampled:
+    """Restore latents as `restore` does, each image by its own noise.
+
+    Args:
+        lq: (N, 3, H, W) in [0, 1].
+        embedding: (1, T, C) of the restorer's prompt.
+        generators: one per image.
+        places: steps of the plan to keep; each with noise.
+        noise_timestep: of a restorer of one step that draws no noise, the timestep whose noise is added to the photo's
+            latents, so that its results differ; 0 for none.
+    """
+    embedding = embedding.expand(len(lq), -1, -1)
+    if isinstance(restorer, OneStepRestorer):
+        condition = restorer.encode_condition(lq)
+        if restorer.is_random:
+            noised = restorer.add_noise(condition, restorer.draw_noise(lq, generators))
+        else:
+            noised = condition
+            if noise_timestep:
+                signal, scale = restorer.noise_scales(noise_timestep)
+                noised = signal * condition + scale * next(draw_ahead(generators, condition.shape[1:], 1, lq.device))
+        return Sampled(lq, condition, restore_once(restorer, noised, restorer.embed(lq, embedding)), {})
+    kept: dict[int, Taken] = {}
+
+    def keep(place: int, before: Tensor, after: Tensor, noise: Tensor | None) -> None:
+        if place in places:
+            assert noise is not None
+            kept[place] = Taken(before, after, compute_log_probability(noise, torch.zeros_like(noise), 1.0))
+
+    plan, etas = trajectory.plan, trajectory.etas
+    cleaned, condition, x0, _ = restorer.roll_out(lq, embedding, plan, etas, generators, on_step=keep)
+    return Sampled(cleaned, condition, x0, kept)
+
+
+def restore_once(restorer: OneStepRestorer, condition: Tensor, embedding: Tensor) -> Tensor:
+    """(N, c, h, w) clean latents by the one step of a restorer that has one."""
+    return restorer.to_x0(condition, restorer.use.timestep, restorer.predict_noise(condition, embedding))

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from db.errors import UserError
 from refl.tune.brake import describe_checks, find_good_step
-from refl.tune.setup import REWARD_FOLDER, Training, load_learned
+from refl.tune.setup import REWARD_FOLDER, load_learned
+from refl.tune.training import Training
 from reward.model.checkpoint import save_changes
 from runs.files import link_or_copy, write_text_whole
 from training.state import STEPS_FOLDER, keep_step, load_state, read_record, save_checkpoint
@@ -42,6 +43,7 @@ def save_last(training: Training, out: Path) -> None:
             "weights": training.weights.state_dict(),
             "live": training.live.state_dict(),
             "sums": training.sums.cpu(),
+            "evaluations": training.evaluations.total,
             "monitor": training.monitor.state_dict() if training.monitor else None,
         }
         save_checkpoint(out / "last", partial(_write_trained, training), _describe(training), state)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 import torch._dynamo.config
@@ -21,32 +19,31 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import Dataset
 
 from db.errors import UserError
 from refl.published.control import ConditionControlNet
-from refl.restorers.content import name_changes
-from refl.restorers.diffusion import DiffusionRestorer
-from refl.restorers.lora import TRAINED_FILE
 from refl.restorers.one_step import OneStepRestorer
-from refl.tune.config import ReflConfig
+from refl.tune.config import SAMPLING, LiveRewardConfig, ReflConfig
 from refl.tune.data import DegradedFaces, Face, check_faces, stack
-from refl.tune.identity import IdentityLoss, load_identity
-from refl.tune.live_reward import LiveReward, copy_for_learning
+from refl.tune.evaluations import Evaluations
+from refl.tune.identity import load_identity
+from refl.tune.live_reward import LiveReward, NoReward, copy_for_learning
 from refl.tune.monitor import Monitor, choose_judges, to_bytes
-from refl.tune.perceptual import PerceptualLoss, load_perceptual
-from refl.tune.sampling import Plan
-from reward.data import Pairs, check_pairs
+from refl.tune.pairs import choose_pairs, read_latent_pairs
+from refl.tune.perceptual import load_perceptual
+from refl.tune.same import check_same, describe
+from refl.tune.sampling import Plan, Tunable
+from refl.tune.training import Material, Training, list_sums, list_terms
+from reward.data import check_pairs
 from reward.model.captions import check_captions, describe_long_captions
 from reward.model.checkpoint import load_changes, load_model
 from reward.model.model import RewardModel, unlock
 from reward.model.reward_set import RewardSet
 from reward.model.set_config import RewardConfig, SetConfig
-from reward.score.scorer import split_name
 from reward.train.frozen_cache import cache_frozen
-from runs.store import code_version
 from training.precision import DTYPES, TrainedWeights, copy_values, place
 from training.processes import make_accelerator
-from training.settings import check_settings, is_same_file
 from training.state import find_checkpoint, load_state
 
 log = logging.getLogger(__name__)
@@ -57,104 +54,7 @@ MAX_COMPILED = 128
 """Forms of one block that torch.compile may make; it gives up after eight otherwise."""
 REWARD_FOLDER = "reward"
 """Of a checkpoint: what the live reward model has learned."""
-
-
-@dataclass(frozen=True)
-class Material:
-    """Inputs of a training."""
-
-    restorer: DiffusionRestorer | OneStepRestorer
-    reward: RewardModel | RewardSet
-    faces: Sequence[Face]
-    """Of the train split."""
-    held_out: Sequence[Face]
-    """Of the val split; the monitor checks the first of them."""
-    pairs: Pairs | None = None
-    """Labelled pairs to replay, and human ones to measure on."""
-    names: dict[str, str] = field(default_factory=dict)
-    """For the record: what was asked for as restorer, reward and dataset."""
-    reward_version: str = ""
-    """`compute_version` of the reward model, where it goes on learning: what it learns is saved beside it."""
-
-
-@dataclass
-class Training:
-    """All that changes while training, and what it works with."""
-
-    accelerator: Accelerator
-    config: ReflConfig
-    restorer: DiffusionRestorer | OneStepRestorer
-    frozen_control: ConditionControlNet | None
-    """As training began, for the regularizer; None without one, and where adapters are trained."""
-    live: LiveReward
-    frozen_reward: RewardModel | RewardSet
-    """As training began; the live one itself where it never learns."""
-    perceptual: PerceptualLoss | None
-    identity: IdentityLoss | None
-    faces: Sequence[Face]
-    images: DegradedFaces
-    embedding: Tensor
-    """(1, T, C) of the restorer's prompt, computed once."""
-    plan: Plan
-    weights: TrainedWeights
-    monitor: Monitor | None
-    held_out: Sequence[Face]
-    record: dict[str, Any]
-    micro_batch_size: int
-    rollout_batch_size: int
-    sums: Tensor
-    """(terms + members of the reward + 3,) of this process since the last progress line; see `list_sums`."""
-    step: int = 0
-
-    @property
-    def checks(self) -> list[dict[str, Any]]:
-        """What the monitor has seen so far, a row a check; none without one."""
-        return self.monitor.history if self.monitor else []
-
-
-def describe(material: Material, config: ReflConfig) -> dict[str, Any]:
-    """Describe the origin of a checkpoint."""
-    digest = hashlib.sha256()
-    for face in material.faces:
-        digest.update(json.dumps([face.name, face.sha256, face.caption]).encode())
-    return {
-        "config": config.model_dump(mode="json"),
-        "names": material.names,
-        "restorer": deepcopy(material.restorer.settings),  # as it is now: loading a checkpoint adds to them
-        "reward_base": {"model": _locate(material.names.get("reward", "")), "version": material.reward_version},
-        "faces": len(material.faces),
-        "faces_sha256": digest.hexdigest(),
-        "dataset_sha256": material.pairs.fingerprint if material.pairs else "",
-        "perceptual": config.loss.perceptual if config.loss.perceptual_weight else None,
-        "code_version": code_version(),
-    }
-
-
-def _locate(reward: str) -> str:
-    """A reward model as `load_named` takes it from any folder."""
-    what = split_name(reward)[1]
-    path = Path(what).expanduser()
-    return str(path.resolve()) if what and path.exists() else what
-
-
-def list_terms(config: ReflConfig) -> list[str]:
-    """The terms of the loss that are computed, in order."""
-    loss = config.loss
-    weights = {
-        "reward": loss.reward_weight,
-        "structure": loss.structure_weight,
-        "perceptual": loss.perceptual_weight,
-        "identity": loss.identity_weight,
-        "regularizer": loss.regularizer_weight,
-    }
-    return [name for name, weight in weights.items() if weight]
-
-
-def list_sums(config: ReflConfig, live: LiveReward) -> list[str]:
-    """What progress lines tell the means of, in order; of a reward of several members each one, spread and pull."""
-    members = live.member_names if config.loss.reward_weight else []
-    apart = [*(f"reward/{name}" for name in members), *(("reward_spread", "pull") if members else ())]
-    return [*(f"loss/{term}" for term in list_terms(config)), *apart]
+NEVER = LiveRewardConfig(reward_every_steps=0)
 
 
 def start(material: Material, config: ReflConfig, out: Path) -> Training:
@@ -165,15 +65,26 @@ def start(material: Material, config: ReflConfig, out: Path) -> Training:
     """
     accelerator = make_accelerator(config.train.mixed_precision, config.train.tracker, out)
     check_material(material, config)
+    pairs = choose_pairs(material.pairs, config.algorithm) if config.method == "dpo" and material.pairs else None
     record = describe(material, config)
     last = find_checkpoint(accelerator, out, lambda found, folder: check_same(found, record, config, folder))
     if accelerator.is_local_main_process:
         check_faces([*material.faces, *material.held_out], known=out / "checked.json")
     restorer, device = material.restorer, accelerator.device
     size_px = choose_size(restorer, config)
+    plan = make_plan(restorer, config)
     frozen_control, weights = place_restorer(restorer, config, accelerator, last)
     live, frozen_reward = place_rewards(material, config, accelerator, out, last)
     share = math.ceil(config.train.batch_size / accelerator.num_processes)
+    images: Dataset[tuple[Tensor, Tensor]]
+    if pairs:
+        if material.target_vae is not None:
+            place(material.target_vae, device, DTYPES[config.train.mixed_precision])
+        images = read_latent_pairs(
+            pairs, restorer, record["restorer"], material.target_vae, config, size_px, out, accelerator
+        )
+    else:
+        images = DegradedFaces(material.faces, size_px, config.degradation, config.train.seed)
     training = Training(
         accelerator=accelerator,
         config=config,
@@ -181,12 +92,14 @@ def start(material: Material, config: ReflConfig, out: Path) -> Training:
         frozen_control=frozen_control,
         live=live,
         frozen_reward=frozen_reward,
-        perceptual=load_perceptual(config.loss.perceptual, device) if config.loss.perceptual_weight else None,
-        identity=load_identity(device) if config.loss.identity_weight else None,
+        judge=material.judge,
+        perceptual=load_perceptual(config.loss.perceptual, device) if needs_term(config, "perceptual") else None,
+        identity=load_identity(device) if needs_term(config, "identity") else None,
         faces=material.faces,
-        images=DegradedFaces(material.faces, size_px, config.degradation, config.train.seed),
+        images=images,
+        pairs=pairs,
         embedding=restorer.encode_prompts([restorer.use.prompt]),
-        plan=make_plan(restorer, config),
+        plan=plan,
         weights=weights,
         monitor=make_monitor(material, config, size_px, accelerator),
         held_out=material.held_out[: config.train.monitor_faces],
@@ -194,10 +107,16 @@ def start(material: Material, config: ReflConfig, out: Path) -> Training:
         micro_batch_size=min(config.train.micro_batch_size or share, share),
         rollout_batch_size=min(config.train.rollout_batch_size or share, share),
         sums=torch.zeros(len(list_sums(config, live)) + 1, dtype=torch.float64, device=device),
+        evaluations=Evaluations(restorer.unet),
     )
     if last:
         resume(training, last)
     return training
+
+
+def needs_term(config: ReflConfig, name: str) -> bool:
+    """Whether training computes this term of the loss."""
+    return config.method == "refl" and name in list_terms(config)
 
 
 def check_material(material: Material, config: ReflConfig) -> None:
@@ -206,6 +125,10 @@ def check_material(material: Material, config: ReflConfig) -> None:
     Raises:
         UserError: something is missing.
     """
+    if config.method == "dpo":
+        if material.pairs is None:
+            raise UserError("Algorithm dpo learns from labelled pairs; give --dataset.")
+        return
     if not material.faces and material.held_out:
         raise UserError(
             f"All faces ({len(material.held_out)}) are held out for the monitor, none is left to train on. Give more, "
@@ -257,7 +180,7 @@ def check_reward_input(model: RewardConfig, config: ReflConfig) -> None:
 
 
 def place_restorer(
-    restorer: DiffusionRestorer | OneStepRestorer, config: ReflConfig, accelerator: Accelerator, last: Path | None
+    restorer: Tunable, config: ReflConfig, accelerator: Accelerator, last: Path | None
 ) -> tuple[ConditionControlNet | None, TrainedWeights]:
     """Make a restorer trainable, on the device, frozen parts in the forward pass's number format.
 
@@ -269,7 +192,7 @@ def place_restorer(
     train, device = config.train, accelerator.device
     dtype = DTYPES[train.mixed_precision]
     frozen_control = None
-    if config.loss.regularizer_weight and train.trainable == "control" and restorer.control is not None:
+    if config.has_reference and train.trainable == "control" and restorer.control is not None:
         frozen_control = deepcopy(restorer.control).eval().requires_grad_(False)
         place(frozen_control, device, dtype)
     with torch.random.fork_rng():
@@ -328,7 +251,7 @@ def compile_blocks(part: nn.Module) -> None:
             module.compile(dynamic=False)
 
 
-def choose_size(restorer: DiffusionRestorer | OneStepRestorer, config: ReflConfig) -> int:
+def choose_size(restorer: Tunable, config: ReflConfig) -> int:
     """The side of the faces.
 
     Raises:
@@ -340,7 +263,7 @@ def choose_size(restorer: DiffusionRestorer | OneStepRestorer, config: ReflConfi
     return size_px
 
 
-def make_plan(restorer: DiffusionRestorer | OneStepRestorer, config: ReflConfig) -> Plan:
+def make_plan(restorer: Tunable, config: ReflConfig) -> Plan:
     """The steps of a trajectory, of the part of the schedule that the config says.
 
     Raises:
@@ -348,13 +271,25 @@ def make_plan(restorer: DiffusionRestorer | OneStepRestorer, config: ReflConfig)
     """
     trajectory = config.trajectory
     if isinstance(restorer, OneStepRestorer):
+        if config.method == "grpo":
+            raise UserError(
+                "Algorithm grpo makes the sampler's noisy steps more or less probable, and this restorer takes one "
+                "step without noise. Take gdpo, or a restorer of many steps."
+            )
+        if config.method != "refl":
+            return [(restorer.use.timestep, -1)]
         if trajectory.gradient_window != (0, 0) or trajectory.renoise:
             raise UserError("This restorer takes one step: set gradient_window to 0 0 and renoise to 0.")
         return [(restorer.use.timestep, -1)]
     if trajectory.start_fraction:
         restorer.use = replace(restorer.use, start_fraction=trajectory.start_fraction)
     plan = restorer.plan_steps(trajectory.steps)
-    if trajectory.gradient_window[1] >= len(plan):
+    if config.method == "grpo" and config.algorithm.gradient_steps > len(plan):
+        raise UserError(
+            f"gradient_steps is {config.algorithm.gradient_steps}, but only {len(plan)} denoising steps are taken. "
+            "Lower it, or set it to 0 for all."
+        )
+    if config.method == "refl" and trajectory.gradient_window[1] >= len(plan):
         raise UserError(
             f"gradient_window ends at {trajectory.gradient_window[1]}, but of {trajectory.steps} steps only "
             f"{len(plan)} are taken from where the restorer starts. Lower it, or raise steps or start_fraction."
@@ -364,8 +299,13 @@ def make_plan(restorer: DiffusionRestorer | OneStepRestorer, config: ReflConfig)
 
 def place_rewards(
     material: Material, config: ReflConfig, accelerator: Accelerator, out: Path, last: Path | None
-) -> tuple[LiveReward, RewardModel | RewardSet]:
-    """The reward model that goes on learning, and the one that training began with, which share what neither trains."""
+) -> tuple[LiveReward, RewardModel | RewardSet | None]:
+    """The reward model that goes on learning, and the one that training began with, which share what neither trains.
+
+    Where nothing is rewarded by a model, one that gives no reward, and None.
+    """
+    if material.reward is None:
+        return LiveReward(cast(RewardModel, NoReward()), NEVER, accelerator), None
     frozen, model, device = material.reward.eval(), material.reward, accelerator.device
     dtype = DTYPES[config.train.mixed_precision]
     learns = bool(config.live_reward.reward_every_steps)
@@ -450,9 +390,13 @@ def make_monitor(material: Material, config: ReflConfig, size_px: int, accelerat
 
 
 def list_optimized(material: Material, config: ReflConfig) -> set[str]:
-    """Every metric that the loss has a gradient of: none of them may judge what training makes."""
+    """Every metric that training optimises: none of them may judge what it makes."""
     loss = config.loss
-    found: set[str] = set()
+    found: set[str] = set(material.judge.metrics) if material.judge else set()
+    if config.method != "refl":
+        if config.method in SAMPLING and isinstance(material.reward, RewardSet):
+            found |= material.reward.optimized_metrics
+        return found
     if loss.perceptual_weight:
         found.add(loss.perceptual)
     if loss.identity_weight:
@@ -462,65 +406,11 @@ def list_optimized(material: Material, config: ReflConfig) -> set[str]:
     return found
 
 
-def check_same(record: dict[str, Any], now: dict[str, Any], config: ReflConfig, folder: Path) -> None:
-    """Check that a checkpoint is of this restorer, this reward model, these faces and pairs and this way of training.
-
-    All are told by their content, wherever it lies.
-
-    Args:
-        record: its `training.json`.
-        now: the same of the training that is to continue it.
-    Raises:
-        UserError: something that decides the weights differs; named.
-    """
-    same = {
-        "restorer": _is_same_restorer(record, now),
-        "reward": _is_same_reward(record, now),
-        "faces": record["faces_sha256"] == now["faces_sha256"],
-        "dataset": record["dataset_sha256"] == now["dataset_sha256"]
-        if "dataset_sha256" in record
-        else _is_same_name(record, now, "dataset"),
-    }
-    for what in (name for name, is_same in same.items() if not is_same):
-        was = f"{record['faces']:,} of them" if what == "faces" else record["names"].get(what) or "none"
-        raise UserError(
-            f"{folder} was trained with another {what} ({was}). Give the same to continue it, or another --out."
-        )
-    for table in ReflConfig.model_fields:
-        check_settings(record["config"].get(table, {}), getattr(config, table), folder)
-
-
-def _is_same_restorer(record: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether both began with the same restorer. A setting that one of the two versions does not know says nothing.
-
-    Versions that noted no `dataset_sha256` took the checkpoint that they continued for a file of the restorer: in their
-    records it is passed over, so that their folders can be continued.
-    """
-    before, after = deepcopy(record["restorer"]), deepcopy(now["restorer"])
-    may_be_checkpoint = "dataset_sha256" not in record or TRAINED_FILE not in after["weights"]
-    if may_be_checkpoint and _is_same_name(record, now, "restorer"):
-        for settings in (before, after):
-            settings["weights"].pop(TRAINED_FILE, None)
-    known = (before.keys() & after.keys()) | {"weights"}
-    return not known.intersection(name_changes(before, after))
-
-
-def _is_same_reward(record: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether both began with the same reward model; by its name where one has no version of it."""
-    before, after = record.get("reward_base", {}).get("version"), now["reward_base"]["version"]
-    return before == after if before and after else _is_same_name(record, now, "reward")
-
-
-def _is_same_name(record: dict[str, Any], now: dict[str, Any], what: str) -> bool:
-    """Whether the same was asked for, by the same words or by another path of the same file."""
-    before, after = (one["names"].get(what, "") for one in (record, now))
-    return bool(before == after or is_same_file(before, after))
-
-
 def resume(training: Training, last: Path) -> None:
     """Take over the rest of a checkpoint's state; its weights are loaded already."""
     state = load_state(last)
     training.step = state["step"]
+    training.evaluations.total = state.get("evaluations", 0)  # earlier versions did not count
     training.weights.load_state_dict(state["weights"])
     training.live.load_state_dict(state["live"])
     if training.accelerator.is_main_process:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -28,9 +28,22 @@ from db.errors import UserError
 from pixels.read import READING
 from reward.data import Images, Pairs, group_images
 from reward.model.model import RewardModel
-from training.processes import broadcast
+from training.processes import broadcast, share_places
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept, and what to do where the disk has no room for it."""
+
+    name: str
+    instead: str
+
+
+ACTIVATIONS = Kept(
+    "the activations of the frozen blocks", "Name an --out on a larger disk, or set cache_frozen to false."
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,11 @@ class FrozenCache:
         """(images, image_bytes) uint8: the numbers as they lie, since numpy has no bfloat16."""
         return np.memmap(self.file, np.uint8, mode, shape=(len(self.place), self.image_bytes))
 
+    def read(self, memory: np.memmap[Any, np.dtype[np.uint8]], path: Path) -> Tensor:
+        """What is kept of an image, of the file as `open` gives it."""
+        content = np.array(memory[self.place[path]])
+        return torch.from_numpy(content).view(self.dtype).view(self.shape)
+
 
 class CachedPairs(Dataset[tuple[Tensor, ...]]):
     """The activations of pairs by the row's index, in place of `PairImages`."""
@@ -70,12 +88,7 @@ class CachedPairs(Dataset[tuple[Tensor, ...]]):
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         if self.memory is None:  # each worker opens the file for itself
             self.memory = self.cache.open()
-        return tuple(self._read(path) for path in self.list_images(self.rows[index]))
-
-    def _read(self, path: Path) -> Tensor:
-        assert self.memory is not None
-        content = np.array(self.memory[self.cache.place[path]])
-        return torch.from_numpy(content).view(self.cache.dtype).view(self.cache.shape)
+        return tuple(self.cache.read(self.memory, path) for path in self.list_images(self.rows[index]))
 
 
 def stack_pairs(items: Sequence[tuple[Tensor, ...]]) -> Tensor:
@@ -104,23 +117,64 @@ def cache_frozen(
         UserError: the disk has no room.
     """
     paths = sorted({path for row in pairs.rows for path in pairs.list_images(row)})
+    device, size_px = accelerator.device, model.config.image_size_px
+
+    def encode(images: Tensor) -> Tensor:
+        return model.encode_frozen(images.to(device).float() / 255)
+
+    return keep_outputs(
+        encode,
+        Images(paths),
+        paths,
+        torch.zeros(1, 3, size_px, size_px, dtype=torch.uint8),
+        lambda cache: describe_cache(model, cache, sha256),
+        folder,
+        accelerator,
+        batch_images=batch_images,
+        workers=workers,
+    )
+
+
+def keep_outputs(
+    encode: Callable[[Tensor], Tensor],
+    images: Dataset[Tensor],
+    paths: Sequence[Path],
+    example: Tensor,
+    describe: Callable[[FrozenCache], dict[str, Any]],
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    batch_images: int,
+    workers: int,
+    what: Kept = ACTIVATIONS,
+) -> FrozenCache:
+    """Compute what a frozen network makes of each image, where it is not there yet, every process its share.
+
+    Args:
+        encode: (N, 3, H, W) uint8 -> (N, …), in the numbers that it computes in: reading them is as computing them.
+        images: of the paths, in their order.
+        example: (1, 3, H, W) uint8, by which the outputs' shape is found.
+        describe: all that decides the outputs; the main process needs it.
+        folder: one that all processes see.
+    Raises:
+        UserError: the disk has no room.
+    """
     with torch.no_grad():
-        size_px = model.config.image_size_px
-        example = model.encode_frozen(torch.zeros(1, 3, size_px, size_px, device=accelerator.device))
-    # kept in the numbers in which the blocks compute: reading them back is as running the blocks
-    place = {path: at for at, path in enumerate(paths)}
-    cache = FrozenCache(folder / "activations.bin", place, tuple(example.shape[1:]), example.dtype)
-    wanted = describe_cache(model, cache, sha256) if accelerator.is_main_process else {}
+        made = encode(example)
+    cache = FrozenCache(
+        folder / "activations.bin", {path: at for at, path in enumerate(paths)}, tuple(made.shape[1:]), made.dtype
+    )
+    wanted = describe(cache) if accelerator.is_main_process else {}
     there = broadcast(accelerator, _read_record(folder) == wanted and cache.is_whole())
     if there:
-        log.info("%s holds what the frozen blocks make of the %s images", folder, f"{len(paths):,}")
+        log.info("%s holds %s of the %s images", folder, what.name, f"{len(paths):,}")
         return cache
     if accelerator.is_main_process:
-        make_room(folder, len(paths) * cache.image_bytes)
-        reserve_room(cache.file, len(paths) * cache.image_bytes)
-        log.info("running the frozen blocks once on %s images", f"{len(paths):,}")
+        make_room(folder, len(paths) * cache.image_bytes, what)
+        reserve_room(cache.file, len(paths) * cache.image_bytes, what)
+        log.info("computing %s of %s images, once", what.name, f"{len(paths):,}")
     accelerator.wait_for_everyone()
-    fill_cache(model, cache, accelerator, batch_images=batch_images, workers=workers)
+    fill_cache(encode, images, cache, accelerator, batch_images=batch_images, workers=workers)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         unfinished = folder / "frozen.json.part"
@@ -142,18 +196,23 @@ def describe_cache(model: RewardModel, cache: FrozenCache, sha256: dict[Path, st
 
 
 def fill_cache(
-    model: RewardModel, cache: FrozenCache, accelerator: Accelerator, *, batch_images: int, workers: int
+    encode: Callable[[Tensor], Tensor],
+    images: Dataset[Tensor],
+    cache: FrozenCache,
+    accelerator: Accelerator,
+    *,
+    batch_images: int,
+    workers: int,
 ) -> None:
     """Compute this process's share of the images and write it to its places of the file."""
-    paths = list(cache.place)
-    mine = range(accelerator.process_index, len(paths), accelerator.num_processes)
-    loader = DataLoader(Subset(Images(paths), mine), batch_images, num_workers=workers, collate_fn=group_images)
+    mine = share_places(accelerator, len(cache.place))
+    loader = DataLoader(Subset(images, mine), batch_images, num_workers=workers, collate_fn=group_images)
     memory = cache.open("r+")
     done = 0
     for groups in loader:
-        for places, images in groups:
+        for places, same_size in groups:
             with torch.no_grad():
-                found = model.encode_frozen(images.to(accelerator.device).float() / 255).cpu()
+                found = encode(same_size).cpu()
             rows = [mine[done + place] for place in places]
             memory[rows] = found.contiguous().view(torch.uint8).view(len(found), -1).numpy()
         done += sum(len(places) for places, _ in groups)
@@ -174,7 +233,7 @@ def hash_frozen(model: RewardModel) -> str:
     return digest.hexdigest()
 
 
-def make_room(folder: Path, size_bytes: int) -> None:
+def make_room(folder: Path, size_bytes: int, what: Kept = ACTIVATIONS) -> None:
     """An empty folder on a disk with so much room.
 
     Raises:
@@ -185,12 +244,11 @@ def make_room(folder: Path, size_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if size_bytes > free:
         raise UserError(
-            f"{folder}: the activations of the frozen blocks need {size_bytes / 2**30:.1f} GiB, the disk has "
-            f"{free / 2**30:.1f}. Name an --out on a larger disk, or set cache_frozen to false."
+            f"{folder}: {what.name} need {size_bytes / 2**30:.1f} GiB, the disk has {free / 2**30:.1f}. {what.instead}"
         )
 
 
-def reserve_room(file: Path, size_bytes: int) -> None:
+def reserve_room(file: Path, size_bytes: int, what: Kept = ACTIVATIONS) -> None:
     """A new file that has all of its room on the disk: one that fills up later ends whoever writes to its memory map.
 
     Raises:
@@ -208,8 +266,8 @@ def reserve_room(file: Path, size_bytes: int) -> None:
                 return
             file.unlink()
             raise UserError(
-                f"{file.parent}: the activations of the frozen blocks need {size_bytes / 2**30:.1f} GiB, and the disk "
-                f"has less ({error.strerror}). Name an --out on a larger disk, or set cache_frozen to false."
+                f"{file.parent}: {what.name} need {size_bytes / 2**30:.1f} GiB, and the disk has less "
+                f"({error.strerror}). {what.instead}"
             ) from error
 
 

@@ -17,10 +17,10 @@ from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy import select
 
-from app import open_listener
 from db.models import Judgment
 from db.project import save_settings
 from db.session import Database
+from runs.listen import open_listener
 from tests.making import (
     SECRET_METHODS,
     SIX_METHODS,

@@ -23,7 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from db.errors import UserError
 from db.models import Person, Role
-from ui.address import is_loopback, is_same_origin, path_of, refuses_host, split_host
+from runs.listen import is_loopback
+from ui.address import is_same_origin, path_of, refuses_host, split_host
 from ui.context import Context
 from ui.errors import refusal
 from ui.gate.address_token import AddressToken

@@ -114,7 +114,7 @@ def _build_how(context: Context) -> list[Any]:
         multiselect=True,
         allow_custom_value=True,
         label="Restorers",
-        info="Or feedforward:FILE, or the folder of a tuned restorer on the server; NAME= before it names its images",
+        info="Or feedforward:FILE, onnx:FILE or the folder of a tuned restorer; NAME= before it names its images",
     )
     with gr.Row(equal_height=True):
         count = gr.Number(

@@ -173,10 +173,12 @@ def check_restorer(value: str, _data: Path) -> str | None:
 
 def check_tunable(value: str, data: Path) -> str | None:
     """As `check_restorer`, of one that is to be trained."""
-    if value.startswith("feedforward:"):
+    if value.startswith(("feedforward:", "onnx:")):
         return (
             "It has no noise to learn from; choose tiny, diffbir-v1, diffbir-v2.1 or a one-step one, such as osediff."
         )
+    if value == "pmrf":
+        return "It is restored by and not tuned; choose tiny, diffbir-v1, diffbir-v2.1 or osediff."
     return check_restorer(value, data)
 
 

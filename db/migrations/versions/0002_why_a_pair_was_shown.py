@@ -20,7 +20,7 @@ def upgrade() -> None:
             f"CONSTRAINT ck_{table}_picked CHECK (picked IN ({words}))"
         )
     op.add_column("pair", sa.Column("reserved", sa.Boolean(), server_default=sa.true(), nullable=False))
-    # As annotate.judging.pairs.is_reserved.
+    # As db.pairs.is_reserved.
     op.execute(
         "UPDATE pair SET reserved = (substr(key, 32, 1) IN ('0', '1', '2') "
         "OR source_id IN (SELECT id FROM source WHERE split <> 'train'))"

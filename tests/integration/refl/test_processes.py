@@ -44,6 +44,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
+COMPARING = ("dpo", "gdpo", "grpo")
+MAX_COMPARING_DIFFERENCE = 1e-3
+"""beta multiplies what a first step's rounding changes of the second's errors: 1.8e-4 of dpo. Images of groups are
+rewarded in 8 bits, where rounding may fall either way; see `test_algorithms`."""
 SCENARIOS = [
     "periods",
     "dataset",
@@ -53,6 +57,9 @@ SCENARIOS = [
     "brake",
     "lora",
     "osediff",
+    "dpo",
+    "gdpo",
+    "grpo",
     "bf16",
     "signal",
     "SIGUSR1",
@@ -65,10 +72,10 @@ def test_two_processes_hold_the_same_weights_and_learn_as_one(results: dict[str,
     one, two = results["one"][name], results["two"][name]
     assert two["same"]
     assert one["ended"] == two["ended"]
-    assert len(one["gradients"]) == 2  # of the restorer and of the reward model
+    assert len(one["gradients"]) == 2  # of the restorer and of the reward model; of its first two steps where none is
     if name != "bf16":
         for alone, together in zip(one["gradients"], two["gradients"], strict=True):
-            assert difference(alone, together) < MAX_DIFFERENCE
+            assert difference(alone, together) < (MAX_COMPARING_DIFFERENCE if name in COMPARING else MAX_DIFFERENCE)
 
 
 def test_they_end_as_they_should(results: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from refl.restore.rows import add_face  # noqa: E402
 from refl.restorers.tiny import make_tiny, save_tiny  # noqa: E402
 from runs.hold import hold_folder  # noqa: E402
 from runs.store import latest_run, read_progress, run_folder  # noqa: E402
+from tests import onnx_files  # noqa: E402
 from tests.unit.refl.conftest import MICRO  # noqa: E402
 from ui.html import read_result  # noqa: E402
 
@@ -213,6 +214,31 @@ def test_lora_counts_as_much_as_is_asked(
     assert np.abs(untuned - full).max() > 5
     code, said = restore("--source=face0", "--strength", 1)
     assert (code, "--strength is for restorers tuned by LoRA" in said) == (2, True)
+
+
+def test_an_onnx_file_restores_faces_of_any_size_with_its_fidelity(
+    restore: Restore, faces: list[int], database: Database, data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install -r requirements-dev.txt")
+    file = onnx_files.write(tmp_path / "codeformer.onnx", onnx_files.face_model(64, weight=onnx_files.DOUBLE))
+    for more in ([], ["--fidelity", 0.25], ["--fidelity", 0.5]):
+        code, said = restore("--source=face0", "--seeds", 0, 7, *more, method=f"onnx:{file}")
+        assert code == 0, said
+    assert candidates(database) == {("face0", f"codeformer-onnx{more}", 0) for more in ("", "-fidelity0.25")}
+    with database.read() as session:
+        settings = {method.name: method.settings for method in session.scalars(select(Method))}
+    assert [one["fidelity"] for _, one in sorted(settings.items())] == [0.5, 0.25]
+    low, half = (
+        pixels_of(database, data, "face0", f"codeformer-onnx{more}", 0).astype(float) for more in ("-fidelity0.25", "")
+    )
+    assert low.shape == half.shape == (32, 24, 3)
+    assert (half - low).max() == pytest.approx(0.25 / 2 * 255, abs=1.5)
+    for method in ("{micro}", f"onnx:{onnx_files.write(tmp_path / 'plain.onnx', onnx_files.face_model(64))}"):
+        code, said = restore("--source=face0", "--fidelity", 0.5, method=method)
+        assert (code, "--fidelity is for CodeFormer as ONNX" in said) == (2, True)
+    other = onnx_files.write(tmp_path / "other.onnx", onnx_files.face_model(8))
+    code, said = restore(tmp_path / "lq", "--aligned", method=f"onnx:{other}")
+    assert (code, "is no face restorer" in said, "source" in said) == (2, True, False)
 
 
 def write_odd_images(folder: Path) -> list[str]:

@@ -25,8 +25,8 @@ from torch import Tensor
 import refl.tune.monitor
 from dataset.labelled import LabelledPair
 from refl.tune.data import find_faces
-from refl.tune.setup import Material
 from refl.tune.train import train
+from refl.tune.training import Material
 from reward.data import Pairs
 from reward.model.checkpoint import compute_version, load_model
 from runs.store import RunStopped
@@ -49,6 +49,13 @@ SCENARIOS: dict[str, dict[str, dict[str, Any]]] = {
     "brake": {"train": {"on_hacking": "brake", "brake_backs_max": 2, "ema_decay": 0.5}},
     "lora": {"train": LORA},
     "osediff": {"trajectory": OSEDIFF, "train": {**LORA, "image_size_px": 32}},
+    "dpo": {"algorithm": {"algorithm": "dpo", "svm_weight": 0.5}, "live_reward": {"reward_every_steps": 0}},
+    "gdpo": {"algorithm": {"algorithm": "gdpo", "group_size": 3, "hard_share": 0.5}, "train": {"batch_size": 3}},
+    "grpo": {
+        "algorithm": {"algorithm": "grpo", "group_size": 2, "updates": 2, "kl_weight": 0.1},
+        "trajectory": {"eta": (1.0, 1.0)},
+        "train": {**LORA, "batch_size": 3},
+    },
     "bf16": {"train": {"mixed_precision": "bf16", "gradient_checkpointing": True}},
     "signal": {},
     "SIGUSR1": {},
@@ -80,7 +87,7 @@ def run_scenario(name: str, folder: Path, out: Path) -> dict[str, Any]:
     seen: dict[str, Any] = {"gradients": [], "hashes": []}
 
     def keep(gradients: list[Tensor]) -> None:
-        if len(seen["gradients"]) < 2:  # of the restorer and the reward model at the first step
+        if len(seen["gradients"]) < 2:  # of the restorer and the reward model at the first step; of two steps of dpo
             seen["gradients"].append(gradients)
 
     signals = {"signal": signal.SIGTERM, "SIGUSR1": signal.SIGUSR1}
@@ -107,7 +114,7 @@ def run_once(name: str, folder: Path, out: Path, config: Any) -> str:
         reward,
         faces,
         faces[:3],
-        pairs=read_pairs(folder) if name == "dataset" else None,
+        pairs=read_pairs(folder) if name in ("dataset", "dpo") else None,
         names={"reward": str(folder / "reward")},
         reward_version=compute_version(reward),
     )
@@ -130,7 +137,7 @@ def read_pairs(folder: Path) -> Pairs:
                 PilImage.new("RGB", (16, 16), (level, level, level)).save(files[-1])
         fields: dict[str, Any] = dict.fromkeys(LabelledPair.__dataclass_fields__)
         fields |= {"pair": str(place), "image_a": files[0], "image_b": files[1], "p_a": 1.0, "weight": 1.0}
-        fields |= {"origin": "human", "made_by": "people", "source": str(place), "group": str(place)}
+        fields |= {"origin": "human", "made_by": "people", "source": str(place), "group": str(place), "lq": files[0]}
         rows.append(LabelledPair(**{**fields, "split": "val" if place % 2 else "train"}))
     return Pairs(folder, tuple(rows))
 

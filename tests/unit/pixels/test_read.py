@@ -428,3 +428,10 @@ def test_bits_above_a_transparent_colours_own_do_not_count(shape: tuple[int, ...
     pixels = decode_rgb(write_png(samples, 8, colour_type, key))
     assert (pixels[0] == 40).all()
     assert (pixels[1:] == 255).all()
+
+
+def test_a_side_above_a_callers_limit_is_refused_before_it_is_decoded() -> None:
+    cut_off = encode(np.zeros((8, 65, 3), np.uint8))[:60]
+    with pytest.raises(ImageFault, match="65 x 8 pixels; at most 64 a side"):
+        decode_rgb(cut_off, max_side_px=64)
+    assert decode_rgb(encode(GREY), max_side_px=8).shape == (8, 8, 3)

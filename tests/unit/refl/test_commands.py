@@ -137,6 +137,8 @@ def test_the_settings_of_a_training_are_those_of_its_preset() -> None:
     ("command", "words", "message"),
     [
         (TRAIN, ["--preset=tiny-refl", "--restorer=feedforward:x", "--reward=frm"], "feedforward:x has no noise"),
+        (TRAIN, ["--preset=tiny-refl", "--restorer=onnx:x", "--reward=frm"], "onnx:x has no noise"),
+        (TRAIN, ["--preset=tiny-refl", "--restorer=pmrf", "--reward=frm"], "pmrf is restored by and not tuned"),
         (TRAIN, [*TUNE, "--max-steps=some"], "--max-steps: Give a whole number, got 'some'."),
         (TRAIN, [*TUNE, "--gradient-window", "2", "1"], "--gradient-window: The low end comes first, got 2 to 1."),
         (TRAIN, [*TUNE, "--steps=2"], "tiny-refl.toml: trajectory: gradient_window ends at 2"),
@@ -151,6 +153,13 @@ def test_the_settings_of_a_training_are_those_of_its_preset() -> None:
 def test_what_cannot_be_meant_is_refused_before_a_run_begins(command, words, message) -> None:
     with pytest.raises(UserError, match=message):
         command.settle(read_words(command, words), Path("data"))
+
+
+def test_a_folder_may_be_called_as_a_kind_of_restorer_is() -> None:
+    settled = TRAIN.settle(
+        read_words(TRAIN, ["--preset=tiny-refl", "--restorer=onnx-mine", "--reward=frm"]), Path("data")
+    )
+    assert Path(settled.restorer).name == "onnx-mine"
 
 
 def test_restoring_takes_the_shipped_restorer_and_each_once() -> None:

@@ -162,7 +162,8 @@ def test_presets_fit_by_what_memory_counts(monkeypatch: pytest.MonkeyPatch) -> N
         card.seen.split(", ")
     )
     assert card.todo.startswith("too large here: refl train --preset paper-24gb (18.5 GiB), refl train --preset paper")
-    assert cpu.seen == "reward train --preset tiny (0.5 GiB), refl train --preset tiny-refl (0.2 GiB)"
+    tiny = (f"refl train --preset tiny-{method} (0.2 GiB)" for method in ("refl", "dpo", "gdpo", "grpo"))
+    assert cpu.seen == ", ".join(["reward train --preset tiny (0.5 GiB)", *tiny])
 
 
 def test_every_preset_of_a_training_that_counts_has_its_number() -> None:

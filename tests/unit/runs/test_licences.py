@@ -40,6 +40,9 @@ def test_what_inputs_need_is_known_by_their_names():
     replaced = names("tunable", "diffbir-v1:lrpo-fidelity")
     assert replaced.keys() == {"sd-2.1-base", "diffbir-swinir-face", "lrpo-fidelity"}
     assert names("restorer", "tiny") == {"tiny": Terms.non_commercial}
+    assert names("restorer", "pmrf") == {"pmrf": Terms.non_commercial}  # SwinIR's
+    assert names("restorer", "onnx:gpen-512-onnx") == {"gpen-512-onnx": Terms.non_commercial}
+    assert names("restorer", "onnx:restoreformer-pp-onnx") == {"restoreformer-pp-onnx": Terms.permissive}
     assert names("restorer", "feedforward:/x/own.pth") == {"own.pth": Terms.unknown}
     assert names("reward", "hps-v2.1") == {"hps-v2.1": Terms.permissive}
     assert names("weights", "laion2b_s32b_b79k") == {"laion2b_s32b_b79k": Terms.permissive}

@@ -11,10 +11,11 @@ from sqlalchemy import func, select, update
 from annotate.__main__ import main
 from annotate.ingest.store import import_folder
 from annotate.judging.gold import import_gold
-from annotate.judging.pairs import lease_pairs, make_pairs, wanted_judgments
+from annotate.judging.pairs import lease_pairs, make_pairs
 from annotate.judging.people import add_person
 from db.errors import UserError
 from db.models import Candidate, Image, Lease, Pair, Source, Split
+from db.pairs import wanted_judgments
 from db.project import ProjectSettings, load_settings, save_settings
 from db.records import draw_split
 from db.session import Database

@@ -11,10 +11,11 @@ from scipy.stats import chisquare
 from sqlalchemy import select, update
 
 from annotate.judging.judgments import undo_judgment
-from annotate.judging.pairs import ACTIVE_ORDERS, is_reserved, lease_pairs, make_pairs
+from annotate.judging.pairs import ACTIVE_ORDERS, lease_pairs, make_pairs
 from annotate.judging.people import add_person
 from annotate.labeler.active import replace_shortlists
 from db.models import Judgment, Lease, Pair, Picked, Source, Split, utc_now
+from db.pairs import is_reserved
 from db.project import ProjectSettings
 from tests.making import add_candidates
 

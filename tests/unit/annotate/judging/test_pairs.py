@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import func, select, update
 
 from annotate.judging.judgments import undo_judgment
-from annotate.judging.pairs import compute_shuffle_key, lease_pairs, make_pairs, wanted_judgments
+from annotate.judging.pairs import lease_pairs, make_pairs
 from db.errors import UserError
 from db.models import Choice, Judgment, Lease, Pair, Side, Split, utc_now
+from db.pairs import compute_shuffle_key, wanted_judgments
 from db.project import ProjectSettings
 from db.records import candidate_key, pair_key
 from tests.making import add_candidates

@@ -23,6 +23,9 @@ from refl.restorers.load import ADAPTERS, get_restorer_files, load_restorer, met
         ("osediff:osediff-general", "osediff-osediff-general"),
         ("feedforward:gfpgan-v1.4", "gfpgan-v1.4"),
         ("feedforward:weights/GFPGANv1.4.pth", "GFPGANv1.4"),
+        ("onnx:gfpgan-v1.4-onnx", "gfpgan-v1.4-onnx"),
+        ("onnx:weights/GFPGANv1.4.onnx", "GFPGANv1.4-onnx"),
+        ("onnx:GFPGANv1.4.fp16.onnx", "GFPGANv1.4.fp16-onnx"),
     ],
 )
 def test_a_method_is_called_by_what_made_it(asked, name):
@@ -35,7 +38,9 @@ def test_a_folder_of_training_gives_its_name(tmp_path):
     assert method_name(str(tmp_path / "run 7" / "step-500")) == "run-7-step-500"
 
 
-@pytest.mark.parametrize("asked", ["gfpgan", "feedforward", "feedforward:", "tiny:x", "diffbir-v3", ""])
+@pytest.mark.parametrize(
+    "asked", ["gfpgan", "feedforward", "feedforward:", "onnx", "onnx:", "tiny:x", "diffbir-v3", ""]
+)
 def test_an_unknown_name_lists_the_known_ones(asked, tmp_path):
     for call in (method_name, lambda name: load_restorer(name, weights_dir=tmp_path)):
         with pytest.raises(UserError, match=r"tiny, diffbir-v1, diffbir-v2\.1, osediff"):
@@ -75,7 +80,7 @@ def test_a_tuned_control_net_is_exported_as_diffbir_loads_it(weights_dir, tmp_pa
         for parameter in restorer.trainable_parameters():
             parameter.add_(0.02)
     restorer.save_trained(tmp_path / "tuned")
-    export_file([str(tmp_path / "tuned"), str(tmp_path / "out" / "control.pth")])
+    export_file([str(tmp_path / "tuned"), str(tmp_path / "out" / "control.pth")], weights_dir)
     published = torch.load(weights_dir / "v1_face.pth")
     exported = torch.load(tmp_path / "out" / "control.pth")
     assert f"{len(published)} tensors" in capsys.readouterr().out
@@ -90,7 +95,7 @@ def test_adapters_are_no_control_net_to_export(weights_dir, tmp_path):
     restorer.set_trainable("lora", rank=1)
     restorer.save_trained(tmp_path)
     with pytest.raises(UserError, match="LoRA adapters"):
-        export_file([str(tmp_path), str(tmp_path / "control.pth")])
+        export_file([str(tmp_path), str(tmp_path / "control.pth")], weights_dir)
     with pytest.raises(UserError, match="weights export FOLDER FILE"):
         export_file([str(tmp_path)])
 

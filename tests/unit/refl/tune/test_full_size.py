@@ -10,39 +10,46 @@ import torch
 
 from refl.restorers.surface import make_generators
 from refl.tune.command import MEMORY_GIB
-from refl.tune.config import load_refl_config
+from refl.tune.config import SHIPPED, load_refl_config
+from refl.tune.draws import draw_trajectory
 from refl.tune.memory import build_training, count_training
 from refl.tune.sampling import roll_out
-from refl.tune.train import draw_trajectory
 from reward.model.checkpoint import read_architecture
 from reward.model.config import load_model_config
+from runs.devices import CUDA_GIB
 from training.accounting import MemoryCount
 from training.memory import find_peak
 from training.without_memory import count_without_memory
 
 GIB = 2**30
 LIMITS_GIB = {"paper-24gb": 20, "lora-16gb": 14, "osediff-24gb": 20, "paper": 32}
+LIMIT_GIB = 24 - CUDA_GIB - 5
+"""Of the other algorithms' presets, which leave room for the allocator's gaps."""
 MAX_KERNELS = 1200
 """Of a denoising step."""
 
 
 def count(preset: str) -> MemoryCount:
+    config = load_refl_config(preset)
+    if config.method == "dpo":
+        return count_training(config, "diffbir-v1", None, {})
     reward = load_model_config("vit-h-14")
-    restorer = "osediff" if preset.startswith("osediff") else "diffbir-v1"
-    return count_training(load_refl_config(preset), restorer, reward, read_architecture(reward))
+    restorer = "osediff" if "osediff" in preset else "diffbir-v1"
+    return count_training(config, restorer, reward, read_architecture(reward))
 
 
-@pytest.mark.parametrize(
-    "preset",
-    ["lora-16gb", "osediff-24gb", "paper-24gb", "paper"],
-)
+@pytest.mark.parametrize("preset", [name for name in SHIPPED if not name.startswith("tiny")])
 @pytest.mark.slow
 def test_a_preset_fits_its_card(preset: str) -> None:
     phases = count(preset).phases
-    assert set(phases) == {"trajectory", "step", "reward update", "check"}
     for name, phase in phases.items():
-        assert phase.peak_bytes / GIB <= LIMITS_GIB[preset], (name, phase.at_peak)
+        assert phase.peak_bytes / GIB <= LIMITS_GIB.get(preset, LIMIT_GIB), (name, phase.at_peak)
     assert find_peak(phases) == pytest.approx(MEMORY_GIB[preset], abs=0.1)  # as the doctor says
+    if load_refl_config(preset).method != "refl":
+        assert set(phases) == {"step", "check"}
+        assert "reward's moments" not in phases["step"].at_peak
+        return
+    assert set(phases) == {"trajectory", "step", "reward update", "check"}
     # the reward goes on learning
     assert phases["step"].at_peak["reward's moments"] == pytest.approx(2 * 4 * 514_793_729, rel=1e-3)
     assert phases["reward update"].at_peak["gradients"] == pytest.approx(4 * 514_793_729, rel=1e-3)

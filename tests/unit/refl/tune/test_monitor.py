@@ -22,7 +22,8 @@ from refl.tune.monitor import (
     judge,
     to_bytes,
 )
-from refl.tune.setup import Material, list_optimized
+from refl.tune.setup import list_optimized
+from refl.tune.training import Material
 from reward.model.reward_set import RewardSet
 from reward.model.set_config import Member, SetConfig
 from tests.forked import run_two

@@ -9,7 +9,8 @@ from torch import nn
 from benchmarks.published_refl import PublishedLoop, select
 from benchmarks.refl_step import make_part, prepare
 from refl.tune.config import load_refl_config
-from refl.tune.train import take_means, train_step
+from refl.tune.sums import take_means
+from refl.tune.train import train_step
 
 CHANGES = {
     "trajectory": {"steps": 4},

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from db.errors import UserError
 from refl.restorers.osediff import OSEDiff
 from refl.tune.data import Face
-from refl.tune.setup import Material
 from refl.tune.train import train
+from refl.tune.training import Material
 from tests.unit.refl.conftest import make_micro_osediff
 from tests.unit.refl.tune.test_refl_train import Brightness, make_config
 

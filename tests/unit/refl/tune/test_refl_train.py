@@ -18,8 +18,8 @@ from db.errors import UserError
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.tune.config import ReflConfig
 from refl.tune.data import Face
-from refl.tune.setup import Material
 from refl.tune.train import train
+from refl.tune.training import Material
 from reward.model.checkpoint import compute_version, save_model
 from reward.model.model import RewardModel
 from tests.gradients import difference, record_gradients
@@ -55,7 +55,7 @@ def make_config(**changes: dict[str, Any]) -> ReflConfig:
         "degradation": {"blur_kernel_px": 5, "blur_sigma_px": (0.5, 1.0), "downsample_factor": (1, 2)},
     }
     for table, fields in changes.items():
-        values[table] = {**values[table], **fields}
+        values[table] = {**values.get(table, {}), **fields}
     return ReflConfig.model_validate(values)
 
 

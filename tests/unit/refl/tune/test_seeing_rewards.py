@@ -16,7 +16,8 @@ from refl.tune import train as tuning
 from refl.tune.data import Face
 from refl.tune.losses import compute_pull
 from refl.tune.memory import count_training
-from refl.tune.setup import Material, check_reward_input
+from refl.tune.setup import check_reward_input
+from refl.tune.training import Material
 from reward.model.checkpoint import compute_version
 from reward.model.model import RewardModel
 from reward.model.reward_set import RewardSet

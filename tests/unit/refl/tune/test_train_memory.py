@@ -30,10 +30,11 @@ def test_the_table_is_printed_and_nothing_is_started(
 def test_a_small_card_is_told_which_preset_fits(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    needs = {"no": 34, "bf16": 18}
+    needs, counted = {"no": 34, "bf16": 18}, []
 
     def count(_options: object, config: refl.tune.config.ReflConfig, _weights: Path) -> dict[str, Phase]:
         size = 13 if config.train.trainable == "lora" else needs[config.train.mixed_precision]
+        counted.append(config.method)
         return {"step": Phase(size * 2**30, {"activations": size * 2**30})}
 
     monkeypatch.setattr(refl.tune.command, "count_memory", count)
@@ -47,3 +48,19 @@ def test_a_small_card_is_told_which_preset_fits(
     caplog.clear()
     refl.tune.command.say_memory(options, weights, 8)
     assert "lower image_size_px" in caplog.text
+    counted.clear()
+    for method, restorer, said in (
+        ("gdpo", "diffbir-v1", "the preset gdpo-24gb fits"),
+        ("gdpo", "osediff", "the preset gdpo-osediff-24gb fits"),
+        ("grpo", "diffbir-v1", "the preset grpo-24gb fits"),
+        ("dpo", "diffbir-v1", "the preset dpo-24gb fits"),
+        ("dpo", "osediff", "lower image_size_px or micro_batch_size"),
+    ):
+        what = "--dataset=d" if method == "dpo" else "--reward=frm"
+        flags = ["--algorithm", method, "--reward-every-steps=0", "--eta", "1", "1"]
+        options = read_words(refl.tune.command.TRAIN, ["--preset=paper", f"--restorer={restorer}", what, *flags])
+        caplog.clear()
+        refl.tune.command.say_memory(options, weights, 15.8)
+        assert said in caplog.text
+        assert set(counted) == {method}, "presets of another algorithm were looked at"
+        counted.clear()

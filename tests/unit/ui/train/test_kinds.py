@@ -191,6 +191,8 @@ def test_what_is_wrong_is_said_at_its_field(
         ("reward score", {"scorer": ["no-such-model"]}, "scorer", "no model of that name"),
         ("refl train", {"restorer": ["{faces}"], "reward": ["{frm}"]}, "restorer", "is no restorer"),
         ("refl train", {"restorer": ["feedforward:x"], "reward": ["{frm}"]}, "restorer", "no noise to learn from"),
+        ("refl train", {"restorer": ["pmrf"], "reward": ["{frm}"]}, "restorer", "not tuned"),
+        ("refl train", {"restorer": ["onnx:x"], "reward": ["{frm}"]}, "restorer", "no noise to learn from"),
         ("refl train", {"restorer": ["tiny"], "reward": ["{frm}"], "faces": ["/no"]}, "faces", "no folder /no"),
         ("refl restore", {"method": ["a=tiny", "b=/no"]}, "method", "no folder /no"),
         ("refl restore", {"method": ["tiny"], "inputs": ["/no.png"]}, "inputs", "no file or folder"),

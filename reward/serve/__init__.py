@@ -1,0 +1,1 @@
+"""Serve a reward model over HTTP, and ask one that is served."""
