@@ -97,7 +97,7 @@ def test_adapters_are_no_control_net_to_export(weights_dir, tmp_path):
     with pytest.raises(UserError, match="LoRA adapters"):
         export_file([str(tmp_path), str(tmp_path / "control.pth")], weights_dir)
     with pytest.raises(UserError, match="weights export FOLDER FILE"):
-        export_file([str(tmp_path)])
+        export_file([str(tmp_path)], weights_dir)
 
 
 def test_a_tuned_folder_in_bfloat16(weights_dir, tmp_path, faces):
