@@ -73,7 +73,7 @@ def settle_train(options: ReflTrainOptions, data: Path) -> ReflTrainOptions:
             "osdface, pisasr or gdpo."
         )
     if options.restorer == "pmrf":
-        raise UserError("pmrf is restored by and not tuned; tune tiny, diffbir-v1, diffbir-v2.1 or osediff.")
+        raise UserError("pmrf is restored by and not tuned; tune tiny, diffbir-v1, diffbir-v2.1 or a one-step one.")
     check_reward_kind(options)
     asked = [
         str(value) for value in (options.restorer, options.reward, options.faces, options.held_out, options.dataset)

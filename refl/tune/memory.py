@@ -208,7 +208,9 @@ def run_phases(count: MemoryCount, training: Training) -> None:
         with count.phase("check"), torch.no_grad():
             batch = min(training.rollout_batch_size, config.train.monitor_faces)
             lq = torch.zeros(batch, 3, size_px, size_px, device=device)
-            images = restore(training, lq, list(range(batch)), steps=STEPS if training.restorer.is_random else None)
+            images = restore(
+                training, lq, list(range(batch)), steps=STEPS if training.restorer.default_steps > 1 else None
+            )
             if training.frozen_reward is not None:
                 model = training.live.model
                 compute_rewards(model, images, [None] * batch, choose_inputs(model, lq, lq))

@@ -80,7 +80,7 @@ def test_a_tuned_control_net_is_exported_as_diffbir_loads_it(weights_dir, tmp_pa
         for parameter in restorer.trainable_parameters():
             parameter.add_(0.02)
     restorer.save_trained(tmp_path / "tuned")
-    export_file([str(tmp_path / "tuned"), str(tmp_path / "out" / "control.pth")])
+    export_file([str(tmp_path / "tuned"), str(tmp_path / "out" / "control.pth")], weights_dir)
     published = torch.load(weights_dir / "v1_face.pth")
     exported = torch.load(tmp_path / "out" / "control.pth")
     assert f"{len(published)} tensors" in capsys.readouterr().out
@@ -95,9 +95,9 @@ def test_adapters_are_no_control_net_to_export(weights_dir, tmp_path):
     restorer.set_trainable("lora", rank=1)
     restorer.save_trained(tmp_path)
     with pytest.raises(UserError, match="LoRA adapters"):
-        export_file([str(tmp_path), str(tmp_path / "control.pth")])
+        export_file([str(tmp_path), str(tmp_path / "control.pth")], weights_dir)
     with pytest.raises(UserError, match="weights export FOLDER FILE"):
-        export_file([str(tmp_path)])
+        export_file([str(tmp_path)], weights_dir)
 
 
 def test_a_tuned_folder_in_bfloat16(weights_dir, tmp_path, faces):

@@ -403,6 +403,7 @@ def test_without_a_step_the_export_is_the_published_file(alone, kind, weights_di
     torch.load(out, weights_only=True) if kind != "osdface" else None
 
 
+@pytest.mark.slow
 def test_an_exported_osediff_is_what_its_load_ckpt_takes(alone, weights_dir, tmp_path, faces):
     restorer = copy.deepcopy(alone("osediff"))
     train(restorer, faces(1))
