@@ -243,6 +243,7 @@ class DiffusionRestorer(LatentRestorer):
         stop: int | None = None,
         later: int = 0,
         on_step: OnStep | None = None,
+        start_generators: Sequence[torch.Generator] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Iterator[Tensor]]:
         """Denoise from the start, to the end of the plan or before the step of the place `stop`.
 
@@ -251,14 +252,21 @@ class DiffusionRestorer(LatentRestorer):
             generators: one an image; all noise is drawn before the first step.
             later: how many more noises to draw.
             on_step: as of `denoise`.
+            start_generators: one an image, of the noise that it starts from, where not of its own.
         Returns:
             stage 1's image, its latents, the denoised latents, and the noises for later.
         """
         plan, etas, first = plan[:stop], etas[:stop], plan[0][0]
         cleaned = self.clean(lq)
         condition = self.encode_pixels(cleaned)
-        noises = draw_ahead(generators, condition.shape[1:], 1 + count_noises(etas) + later, lq.device)
-        latents = self.start(condition, next(noises), first)
+        shape, own = condition.shape[1:], count_noises(etas) + later
+        if start_generators is None:
+            noises = draw_ahead(generators, shape, 1 + own, lq.device)
+            start = next(noises)
+        else:
+            start = next(draw_ahead(start_generators, shape, 1, lq.device))
+            noises = draw_ahead(generators, shape, own, lq.device)
+        latents = self.start(condition, start, first)
         latents = self.denoise(latents, plan, etas, condition, embedding, noises, on_step)
         return cleaned, condition, latents, noises
 

@@ -49,7 +49,8 @@ def sample_groups(
     """Restore and reward the photos of a process at one step; denoised by whole batches, rewarded all at once.
 
     Args:
-        places: of the plan's steps to keep.
+        places: of the plan's steps to keep; a photo's images then begin with the same noise, so that only the steps
+            that are learned from tell them apart (as DanceGRPO, arXiv:2505.07818, has it).
     Raises:
         UserError: a reward is not finite; names the faces.
     """
@@ -64,7 +65,8 @@ def sample_groups(
     faces = [place for part in parts for place in part.places]
     seed = training.config.train.seed
     seeds = [noise_seed(seed, step, place, number) for place in faces for number in range(size)]
-    sampled = sample_all(training, lq, seeds, trajectory, places)
+    starts = [noise_seed(seed, step, place) for place in faces for _ in range(size)] if places else None
+    sampled = sample_all(training, lq, seeds, trajectory, places, starts)
     images = torch.cat([to_uint8(finish(training, one)) for one in sampled]).float() / 255
     captions = [caption for part in parts for caption in part.captions for _ in range(size)]
     names = [training.faces[place].name for place in faces for _ in range(size)]
@@ -80,9 +82,14 @@ def sample_groups(
 
 
 def sample_all(
-    training: Training, lq: Tensor, seeds: Sequence[int], trajectory: Trajectory, places: Collection[int] = ()
+    training: Training,
+    lq: Tensor,
+    seeds: Sequence[int],
+    trajectory: Trajectory,
+    places: Collection[int] = (),
+    start_seeds: Sequence[int] | None = None,
 ) -> list[Sampled]:
-    """Restore latents, as many images at a time as the settings say."""
+    """Restore latents, as many images at a time as the settings say; of the start's noise where it is not their own."""
     size = training.rollout_batch_size
     return [
         sample(
@@ -93,6 +100,7 @@ def sample_all(
             make_generators(seeds[first : first + size]),
             places=places,
             noise_timestep=training.config.algorithm.group_noise,
+            start_generators=make_generators(start_seeds[first : first + size]) if start_seeds else None,
         )
         for first in range(0, len(lq), size)
     ]

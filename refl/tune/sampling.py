@@ -231,6 +231,7 @@ def sample(
     *,
     places: Collection[int] = (),
     noise_timestep: int = 0,
+    start_generators: Sequence[torch.Generator] | None = None,
 ) -> Sampled:
     """Restore latents as `restore` does, each image by its own noise.
 
@@ -241,6 +242,7 @@ def sample(
         places: steps of the plan to keep; each with noise.
         noise_timestep: of a restorer of one step that draws no noise, the timestep whose noise is added to the photo's
             latents, so that its results differ; 0 for none.
+        start_generators: one per image, of the noise that a trajectory starts from, where not of its own.
     """
     embedding = embedding.expand(len(lq), -1, -1)
     if isinstance(restorer, OneStepRestorer):
@@ -261,7 +263,9 @@ def sample(
             kept[place] = Taken(before, after, compute_log_probability(noise, torch.zeros_like(noise), 1.0))
 
     plan, etas = trajectory.plan, trajectory.etas
-    cleaned, condition, x0, _ = restorer.roll_out(lq, embedding, plan, etas, generators, on_step=keep)
+    cleaned, condition, x0, _ = restorer.roll_out(
+        lq, embedding, plan, etas, generators, on_step=keep, start_generators=start_generators
+    )
     return Sampled(cleaned, condition, x0, kept)
 
 
