@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from db.errors import UserError
 from runs.space import explain_full_disk
 
 TAIL_BYTES = 65_536
@@ -51,6 +55,29 @@ def write_whole(file: Path, content: bytes) -> None:
 def write_text_whole(file: Path, text: str) -> None:
     """`write_whole` of a text, in UTF-8."""
     write_whole(file, text.encode())
+
+
+@contextmanager
+def write_folder_whole(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when the block ends, and is removed where it raises.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.parent / f".{out.name}.partial-{secrets.token_hex(8)}"
+        try:
+            partial.mkdir()  # not mkdtemp, whose folders nobody else may read, whatever the umask
+            yield partial
+            partial.rename(out)  # onto nothing, or onto an empty folder
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written ({error.strerror}); free some disk space or name another."
+        ) from error
 
 
 def link_or_copy(file: Path, target: Path) -> None:

@@ -6,11 +6,8 @@ bytes: rows are sorted by keys that are the same in every database, and no clock
 
 from __future__ import annotations
 
-import secrets
-import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +55,7 @@ from db.project import load_settings
 from db.records import SIMULATED, count_discarded
 from db.session import Database
 from licences.terms import NOT_STATED, Licensed, is_commercial, sort_strictest
+from runs.files import write_folder_whole
 from runs.licences import LABELER, of_project, read_recorded, refuse_non_commercial, write_recorded
 from runs.store import run_folder
 
@@ -177,7 +175,7 @@ def write_dataset(
     Raises:
         UserError: `out` cannot be written, the format can say none of the rows, or an image is missing or damaged.
     """
-    with _whole_folder(out) as folder:
+    with write_folder_whole(out) as folder:
         extra, configs = _write(folder, rows, judgments, tasks, questions, scores, data, options, progress)
         counts = _count(rows, judgments, dropped) | extra | {"discarded": discarded or {"answers": 0, "people": 0}}
         counts |= {"screened": screened} if screened else {}
@@ -198,25 +196,6 @@ def list_licences(session: Session, rows: Sequence[Row], data: Path) -> list[Lic
         *of_project(session),
         *(one for run in sorted(runs) for one in read_recorded(run_folder(data, run))),
     ]
-
-
-@contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends, and is removed where it raises."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.parent / f".{out.name}.partial-{secrets.token_hex(8)}"
-        try:
-            partial.mkdir()  # not mkdtemp, whose folders nobody else may read, whatever the umask
-            yield partial
-            partial.rename(out)  # onto nothing, or onto an empty folder
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot be written ({error.strerror}); free some disk space or name another."
-        ) from error
 
 
 def _check_names(session: Session, options: ExportOptions) -> None:

@@ -1,0 +1,1 @@
+"""Publish a restorer as a folder that others load without this project."""
