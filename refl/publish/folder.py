@@ -20,7 +20,7 @@ from refl.published.control import ConditionControlNet
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.latent import LatentRestorer, make_schedule
 from refl.restorers.load import AnyRestorer
-from refl.restorers.osediff import TIMESTEP
+from refl.restorers.one_step import OneStepRestorer
 from refl.restorers.osediff_lora import merge_lora
 from refl.restorers.tiny import Stage1
 from training.weights import save_tensors
@@ -123,8 +123,9 @@ def list_parts(restorer: LatentRestorer) -> dict[str, Any]:
 def read_use(restorer: LatentRestorer) -> dict[str, Any]:
     """The pipeline's settings: how the restorer is used."""
     use: dict[str, Any] = {"image_size_px": restorer.use.image_size_px, "color_fix": restorer.use.color_fix}
-    if not isinstance(restorer, DiffusionRestorer):
-        return {"kind": "one_step", "timestep": TIMESTEP, **use}
+    if isinstance(restorer, OneStepRestorer):
+        return {"kind": "one_step", "timestep": restorer.use.timestep, **use}
+    assert isinstance(restorer, DiffusionRestorer)
     names = ("steps", "eta", "start_fraction", "control_scale")
     return {"kind": "diffusion", **use, **{name: getattr(restorer.use, name) for name in names}}
 

@@ -35,7 +35,14 @@ pixels, licences < db, metrics < runs < dataset, training < annotate, reward < r
 """
 FLOORS = {
     "annotate": ("judging", "ingest", "measure report", "exchange", "labeler", "commands __main__"),
-    "reward": ("model", "read_hpdv2", "data", "train score construct", "evaluate combine serve publish", "commands __main__"),
+    "reward": (
+        "model",
+        "read_hpdv2",
+        "data",
+        "train score construct",
+        "evaluate combine serve publish",
+        "commands __main__",
+    ),
     "refl": ("faces published", "restorers", "restore pretrain tune", "evaluate publish", "commands __main__"),
     "ui": (
         *(

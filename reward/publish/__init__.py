@@ -1,0 +1,1 @@
+"""Publish a reward model for people without this project."""
