@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from annotate.exchange.command import EXPORT
+from annotate.exchange.push_command import PUSH
 from annotate.ingest.check_command import CHECK
 from annotate.ingest.command import IMPORT, MEND
 from annotate.judging.command import PAIR, PEOPLE, PROJECT
@@ -17,5 +18,5 @@ from runs.options import Command
 
 COMMANDS: tuple[Command[Any], ...] = (
     *(IMPORT, PAIR, MEND, PEOPLE, PROJECT, SIMULATE),
-    *(MEASURE, CHECK, FIT, LABEL, RANK, PLAN, EXPORT),
+    *(MEASURE, CHECK, FIT, LABEL, RANK, PLAN, EXPORT, PUSH),
 )

@@ -18,6 +18,8 @@ Row = dict[str, Any]
 SCORE_COLUMNS = ("sha256", "metric", "version", "reference", "value", "raw_value", "failure")
 IMAGE_FIELDS = ("image_a", "image_b", "lq", "hq")
 HASH_FIELDS = ("sha256_a", "sha256_b", "sha256_lq", "sha256_hq")
+CONSENT_FILE = "consent.json"
+"""In a dataset folder: the people of its project agreed to publication when it was exported."""
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> None:

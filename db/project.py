@@ -91,6 +91,11 @@ class ProjectSettings(BaseModel):
     data_licence: str = Field(
         "not stated", min_length=1, max_length=200, description="Licence of the project's photos, for cards and runs"
     )
+    consent_to_publish: bool = Field(
+        False,
+        description="The people on the photos and those who judged agreed that photos and answers are published; "
+        "without it no dataset of this project is pushed",
+    )
     commercial: bool = Field(False, description="Refuse what forbids commercial use: code, weights and photos")
     val_share: float = Field(0.1, ge=0, lt=0.5, description="Share of groups in the val split")
     test_share: float = Field(0.1, ge=0, lt=0.5, description="Share of groups in the test split")

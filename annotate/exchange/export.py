@@ -23,6 +23,7 @@ from annotate.report.screening import RULE, find_flagged
 from dataset.card import write_card
 from dataset.card_configs import Config
 from dataset.files import (
+    CONSENT_FILE,
     HASH_FIELDS,
     IMAGE_FIELDS,
     Row,
@@ -60,6 +61,8 @@ from runs.licences import LABELER, of_project, read_recorded, refuse_non_commerc
 from runs.store import run_folder
 
 MAX_NAMED = 10
+CONSENT = '{"consent_to_publish": true}\n'
+"""Of `CONSENT_FILE`; no clock, so that the same project gives the same bytes."""
 
 
 def export_dataset(
@@ -92,7 +95,8 @@ def export_dataset(
             screened = find_flagged(session, people=options.people, include_simulated=options.include_simulated)
             left_out = [*options.exclude_people, *(name for name in screened if name not in options.exclude_people)]
             options = options.model_copy(update={"exclude_people": left_out})
-        photos = load_settings(session).data_licence
+        settings = load_settings(session)
+        photos = settings.data_licence
         if options.licence == "unknown" and photos != NOT_STATED:
             options = options.model_copy(update={"licence": photos})
         if options.resolve != "keep":
@@ -123,6 +127,7 @@ def export_dataset(
         tasks=tasks,
         discarded={"answers": answers, "people": people},
         screened={"rule": RULE, "people": dict(sorted(public.items()))} if options.exclude_flagged else None,
+        consent=settings.consent_to_publish,
     )
 
 
@@ -160,6 +165,7 @@ def write_dataset(
     tasks: Sequence[Row] = (),
     discarded: dict[str, int] | None = None,
     screened: dict[str, Any] | None = None,
+    consent: bool = False,
 ) -> dict[str, Any]:
     """Write the files of `options.format`, the card and the checksums to `out`, whole or not at all.
 
@@ -170,6 +176,7 @@ def write_dataset(
         tasks: the sets of several candidates that judgments are of.
         discarded: answers that an admin took out, and the people whose they were; None for none.
         screened: `rule`, and `people`: why each was left out by it, by random name; None where none was to be.
+        consent: whether the people of the project agreed to publication; noted for `annotate push`.
     Returns:
         counts, as `export_dataset`.
     Raises:
@@ -182,6 +189,8 @@ def write_dataset(
         card = write_card(rows, judgments, questions, counts, shown_options, configs, made_from)
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_recorded(folder, made_from)
+        if consent:
+            (folder / CONSENT_FILE).write_text(CONSENT, encoding="utf-8")
         write_checksums(folder)
     return counts
 

@@ -28,7 +28,7 @@ SECTIONS = {
         "lease_seconds",
     ),
     "Which pairs come first": ("order", "random_share", "refit_after"),
-    "Licences": ("data_licence", "commercial"),
+    "Licences": ("data_licence", "consent_to_publish", "commercial"),
     "Split, fixed once photos are imported": FIXED_AFTER_IMPORT,
 }
 
