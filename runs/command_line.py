@@ -13,6 +13,7 @@ from pathlib import Path
 import db.command
 from db.session import open_database
 from licences.terms import is_commercial, set_commercial
+from runs.hub import fetch_inputs
 from runs.licences import find_licences, of_project, refuse_non_commercial, wants_commercial
 from runs.options import COMMERCIAL_FLAG, Command, O, Place, add_parser, list_commands, read_namespace
 from runs.space import is_disk_full, say_room
@@ -37,7 +38,8 @@ def run_package(package: str, about: str, argv: list[str] | None = None) -> int:
         logging.getLogger(name).setLevel(logging.INFO if first else logging.WARNING)
 
     def run() -> None:
-        options = args.command.settle(read_namespace(args.command, args), args.data)
+        given = fetch_inputs(args.command, vars(args))
+        options = args.command.settle(read_namespace(args.command, argparse.Namespace(**given)), args.data)
         place = Place(args.data, args.db, args.run)
         if args.commercial:
             set_commercial()

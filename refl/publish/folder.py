@@ -20,8 +20,11 @@ from refl.published.control import ConditionControlNet
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.latent import LatentRestorer, make_schedule
 from refl.restorers.load import AnyRestorer
+from refl.restorers.lora import lora_layers
 from refl.restorers.one_step import OneStepRestorer
+from refl.restorers.osdface import OSDFace
 from refl.restorers.osediff_lora import merge_lora
+from refl.restorers.pisasr import PisaSR
 from refl.restorers.tiny import Stage1
 from training.weights import save_tensors
 
@@ -39,8 +42,12 @@ def check_publishable(restorer: AnyRestorer, asked: str) -> LatentRestorer:
     """
     if not isinstance(restorer, LatentRestorer):
         raise UserError(
-            f"{asked} is one network of spandrel's, no diffusion model; its weight file is what others load."
+            f"{asked} is one network, no diffusion model of diffusers' parts; its weight file is what others load."
         )
+    if isinstance(restorer, OSDFace):
+        raise UserError(f"{asked} finds its prompt in each face, by a network that diffusers has not: not published.")
+    if isinstance(restorer, PisaSR) and (restorer.use.lambda_pix, restorer.use.lambda_sem) != (1, 1):
+        raise UserError(f"{asked}: publish it with lambda_pix and lambda_sem at 1, as one call of the denoiser.")
     return restorer
 
 
@@ -50,31 +57,37 @@ def write_adapters(restorer: LatentRestorer, folder: Path, asked: str) -> int:
     Returns:
         How many tensors it holds.
     Raises:
-        UserError: the restorer was not tuned by LoRA.
+        UserError: the restorer has no adapters.
     """
     state = list_adapters(restorer)
     if not state:
-        raise UserError(f"{asked} was not tuned by LoRA, so it has no adapters. Leave --adapters-only out.")
+        raise UserError(f"{asked} was not tuned by LoRA and has no adapters. Leave --adapters-only out.")
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(state, folder / ADAPTERS_FILE)
     return len(state)
 
 
 def list_adapters(restorer: LatentRestorer) -> dict[str, Tensor]:
-    """The adapters that a training put on: `unet.….to_q.lora_A.weight` and so on; none where it trained whole parts.
+    """The adapters that are not merged: `unet.….to_q.lora_A.weight` and so on; none where all are.
 
-    Their scale is 1, which diffusers takes where a file names none.
+    Their scale is in `lora_B`, since diffusers takes 1 where a file names none. Several on one layer become one of
+    the sum of their ranks.
     """
-    if restorer.trained is None or restorer.trained.kind != "lora":
-        return {}
     state = {}
-    for place, part in restorer.find_parts().items():
-        for name, value in part.named_parameters():
-            stem, mark, rest = name.rpartition(".lora_")
-            if mark:
-                which = rest.partition(".")[0]  # A or B; behind it stands the name of the group of adapters
-                state[f"{NAMES[place]}.{stem}.lora_{which}.weight"] = value.detach().cpu().float().contiguous()
+    for place, part in find_adapted(restorer).items():
+        names = {id(layer): name for name, layer in part.named_modules()}
+        for layer in lora_layers(part):
+            down = [layer.lora_A[name].weight for name in layer.lora_A]
+            up = [layer.lora_B[name].weight * layer.scaling[name] for name in layer.lora_A]
+            for letter, value in (("A", torch.cat(down)), ("B", torch.cat(up, dim=1))):
+                key = f"{NAMES[place]}.{names[id(layer)]}.lora_{letter}.weight"
+                state[key] = value.detach().cpu().float().contiguous()
     return state
+
+
+def find_adapted(restorer: LatentRestorer) -> dict[str, nn.Module]:
+    """The parts that may have adapters, by our names."""
+    return {name: part for name in NAMES if (part := getattr(restorer, name)) is not None}
 
 
 def write_folder(restorer: LatentRestorer, folder: Path) -> None:
@@ -86,7 +99,7 @@ def write_folder(restorer: LatentRestorer, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if adapters := list_adapters(restorer):
         save_tensors(adapters, folder / ADAPTERS_FILE)
-        for part in restorer.find_parts().values():
+        for part in find_adapted(restorer).values():
             merge_lora(part)
     parts = list_parts(restorer)
     index: dict[str, Any] = {
@@ -124,8 +137,8 @@ def read_use(restorer: LatentRestorer) -> dict[str, Any]:
     """The pipeline's settings: how the restorer is used."""
     use: dict[str, Any] = {"image_size_px": restorer.use.image_size_px, "color_fix": restorer.use.color_fix}
     if isinstance(restorer, OneStepRestorer):
-        return {"kind": "one_step", "timestep": restorer.use.timestep, **use}
-    assert isinstance(restorer, DiffusionRestorer)
+        at = {name: getattr(restorer.use, name) for name in ("timestep", "condition_noise_timestep")}
+        return {"kind": "one_step", **at, "finds": "residual" if isinstance(restorer, PisaSR) else "noise", **use}
     names = ("steps", "eta", "start_fraction", "control_scale")
     return {"kind": "diffusion", **use, **{name: getattr(restorer.use, name) for name in names}}
 

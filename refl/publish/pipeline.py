@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -89,6 +89,8 @@ class FaceRestorationPipeline(DiffusionPipeline):  # type: ignore[misc]
         start_fraction: float = 1.0,
         control_scale: float = 1.0,
         timestep: int = 999,
+        condition_noise_timestep: int = 0,
+        finds: str = "noise",
         color_fix: str = "wavelet",
     ) -> None:
         """
@@ -100,6 +102,8 @@ class FaceRestorationPipeline(DiffusionPipeline):  # type: ignore[misc]
             image_size_px: side of the squares that the restorer works on.
             steps: of the whole schedule, of which the last `start_fraction` is taken; one-step restorers have none.
             timestep: for which a one-step restorer takes the photo's latents.
+            condition_noise_timestep: to which it noises them before; 0 for not at all.
+            finds: what its denoiser gives: `noise`, or the `residual` that is to be taken off.
         """
         super().__init__()
         self.register_modules(
@@ -116,6 +120,8 @@ class FaceRestorationPipeline(DiffusionPipeline):  # type: ignore[misc]
             start_fraction=start_fraction,
             control_scale=control_scale,
             timestep=timestep,
+            condition_noise_timestep=condition_noise_timestep,
+            finds=finds,
             color_fix=color_fix,
         )
 
@@ -174,18 +180,23 @@ class FaceRestorationPipeline(DiffusionPipeline):  # type: ignore[misc]
         if self.config.kind == "one_step":
             if steps not in (None, 1):
                 raise ValueError(f"this restorer takes one step, not {steps}")
-            return fix_color(self.restore_in_one_step(lq).clamp(0, 1), lq, fix).clamp(0, 1)
+            return fix_color(self.restore_in_one_step(lq, seeds).clamp(0, 1), lq, fix).clamp(0, 1)
         cleaned = self.clean(lq)
         latents = self.denoise(self.encode(cleaned), seeds, steps or self.config.steps, eta)
         return fix_color(self.decode(latents), cleaned, fix).clamp(0, 1)
 
-    def restore_in_one_step(self, lq: Tensor) -> Tensor:
+    def restore_in_one_step(self, lq: Tensor, seeds: Sequence[int]) -> Tensor:
         """Take the noise that the denoiser finds in the latents out of them: (x - sqrt(1 - a) eps) / sqrt(a)."""
         latents, timestep = self.encode(lq), self.config.timestep
+        alphas = self.scheduler.alphas_cumprod.tolist()
+        if before := self.config.condition_noise_timestep:
+            noise = next(draw(seeds, latents, 1))
+            latents = math.sqrt(alphas[before]) * latents + math.sqrt(1 - alphas[before]) * noise
         embedding, dtype = self.prompt(len(lq)).float(), dtype_of(self.unet)
         output = self.unet(latents.to(dtype), timestep, embedding.to(dtype), return_dict=False)[0].float()
-        alpha = self.scheduler.alphas_cumprod.tolist()[timestep]
-        return self.decode((latents - math.sqrt(1 - alpha) * output) / math.sqrt(alpha))
+        if self.config.finds == "residual":
+            return self.decode(latents - output)
+        return self.decode((latents - math.sqrt(1 - alphas[timestep]) * output) / math.sqrt(alphas[timestep]))
 
     def clean(self, lq: Tensor) -> Tensor:
         """Stage 1's image, not clamped; `lq` itself without a stage 1."""
@@ -211,16 +222,10 @@ class FaceRestorationPipeline(DiffusionPipeline):  # type: ignore[misc]
         return image.float() / 2 + 0.5
 
     def denoise(self, condition: Tensor, seeds: Sequence[int], steps: int, eta: float | None) -> Tensor:
-        """Take the steps of DDIM (arXiv:2010.02502, equations 12 and 16) that lie after `start_fraction`.
-
-        All of an image's noise is of its own seed, drawn on the CPU before the first step.
-        """
+        """Take the steps of DDIM (arXiv:2010.02502, equations 12 and 16) that lie after `start_fraction`."""
         eta, start = self.config.eta if eta is None else eta, self.config.start_fraction
         plan = self.plan_steps(steps)
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        shape, count = condition.shape[1:], 1 + len(plan) * (eta > 0)
-        drawn = [torch.stack([torch.randn(*shape, generator=one) for one in generators]) for _ in range(count)]
-        noises = iter(torch.stack(drawn).to(condition.device))
+        noises = draw(seeds, condition, 1 + len(plan) * (eta > 0))
         latents: Tensor = next(noises)
         alphas = self.scheduler.alphas_cumprod.tolist()
         if start < 1:
@@ -288,6 +293,13 @@ def settle(part: nn.Module) -> None:
     for parameter in part.requires_grad_(False).parameters():
         if parameter.data_ptr() % ALIGNMENT_BYTES:
             parameter.data = parameter.data.clone()
+
+
+def draw(seeds: Sequence[int], like: Tensor, count: int) -> Iterator[Tensor]:
+    """Normal noises of the latents' shape, each image's of its own seed, drawn on the CPU, so alike on every device."""
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    drawn = [torch.stack([torch.randn(*like.shape[1:], generator=one) for one in generators]) for _ in range(count)]
+    return iter(torch.stack(drawn).to(like.device))
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
