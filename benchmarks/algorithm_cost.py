@@ -24,6 +24,7 @@ PRESETS = {
     "dpo-24gb": "diffbir-v1",
     "gdpo-24gb": "diffbir-v1",
     "grpo-24gb": "diffbir-v1",
+    "gdpo-osediff-24gb": "osediff",
 }
 TERA = 1e12
 

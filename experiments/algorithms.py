@@ -49,8 +49,8 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
         "train": {"batch_size": 4, "micro_batch_size": 2, "learning_rate": 5e-5, "monitor_every_steps": 3},
     },
 }
-"""What each differs in from the preset tiny-refl, chosen on seeds 100 and 101, which are in no table; `refl-eighth` spends an
-eighth of what the others do."""
+"""What each differs in from the preset tiny-refl, chosen on seeds 100 and 101, which are in no table; `refl-eighth`
+spends an eighth of what the others do."""
 NEVER = 10**6
 
 
