@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +17,8 @@ from runs.hub import OWN_FOLDER
 from runs.licences import find_licences, write_recorded
 from runs.options import Command, Flag, Input, Output, Place, make_absolute
 from runs.publishing import PushOptions, check_push, push
+
+log = logging.getLogger(__name__)
 
 OWN_FILES = ("trained.json", "trained.safetensors", "config.json", "model.safetensors")
 """Of a restorer's folder, all that this project loads it from."""
@@ -73,7 +77,15 @@ def run_publish(options: PublishOptions, place: Place) -> None:
 
 
 def copy_own(source: Path, folder: Path) -> None:
-    """Copy what this project loads a restorer's folder from, so that `hf:ORG/NAME` is that restorer."""
+    """Copy what this project loads a restorer's folder from, so that `hf:ORG/NAME` is that restorer.
+
+    Nothing of one that was tuned from a folder or file of this machine, which nobody else has.
+    """
+    record = source / "trained.json"
+    base = str(json.loads(record.read_text(encoding="utf-8")).get("restorer", "")) if record.is_file() else ""
+    if "/" in base:
+        log.warning("%s was tuned from %s, which only this machine has: without %s/", source, base, OWN_FOLDER)
+        return
     for name in OWN_FILES if source.is_dir() else ():
         if (source / name).is_file():
             folder.mkdir(exist_ok=True)

@@ -24,6 +24,7 @@ from refl.faces.color_fix import fix_color
 from refl.faces.grey import keep_grey
 from refl.publish import pipeline
 from refl.publish.card import list_base_models
+from refl.publish.command import copy_own
 from refl.publish.folder import check_publishable, list_adapters, write_folder
 from refl.restore.restore import RestoreMethod, restore_faces
 from refl.restorers.diffbir import load_stage1
@@ -218,3 +219,14 @@ def test_the_command_publishes_the_shipped_restorer_with_its_card(tmp_path, caps
 def test_a_card_names_the_models_on_the_hub_that_it_began_as():
     assert "lxq007/DiffBIR-v2" in list_base_models("diffbir-v1")
     assert list_base_models("tiny") == []
+
+
+@pytest.mark.parametrize(("base", "copied"), [("tiny", True), ("/somewhere/else/tuned", False)])
+def test_what_was_tuned_from_a_folder_of_this_machine_is_not_offered_to_be_loaded_here(
+    tmp_path: Path, base: str, copied: bool
+) -> None:
+    source = tmp_path / "tuned"
+    source.mkdir()
+    (source / "trained.json").write_text(json.dumps({"restorer": base, "kind": "lora", "rank": 2}))
+    copy_own(source, tmp_path / "facereward")
+    assert (tmp_path / "facereward" / "trained.json").is_file() is copied
