@@ -57,6 +57,16 @@ def write_text_whole(file: Path, text: str) -> None:
     write_whole(file, text.encode())
 
 
+def check_new_folder(out: Path) -> None:
+    """Check that a folder to be written is not there, or empty.
+
+    Raises:
+        UserError: it is there.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already; name a new folder with --out, or remove it.")
+
+
 @contextmanager
 def write_folder_whole(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its place when the block ends, and is removed where it raises.

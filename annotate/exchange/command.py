@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dataset.options import ExportOptions
-from db.errors import UserError
 from db.records import describe_discarded
+from runs.files import check_new_folder
 from runs.options import Command, Place
 from runs.progress import show_progress
 from runs.store import record
@@ -18,9 +18,8 @@ def settle_export(options: ExportOptions, _data: Path) -> ExportOptions:
     Raises:
         UserError: it is there already.
     """
-    out = options.out
-    if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already; name a new folder with --out, or remove it.")
+    if options.out:
+        check_new_folder(options.out)
     return options
 
 

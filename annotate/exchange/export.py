@@ -56,7 +56,7 @@ from db.project import load_settings
 from db.records import SIMULATED, count_discarded
 from db.session import Database
 from licences.terms import NOT_STATED, Licensed, is_commercial, sort_strictest
-from runs.files import write_folder_whole
+from runs.files import check_new_folder, write_folder_whole
 from runs.licences import LABELER, of_project, read_recorded, refuse_non_commercial, write_recorded
 from runs.store import run_folder
 
@@ -85,8 +85,7 @@ def export_dataset(
         UserError: `out` is there and not empty or cannot be written, no label fits, a named method or person does not
             exist, or an image file is missing or damaged and `skip_bad` does not leave it out; no file is written then.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already; name a new folder with --out, or remove it.")
+    check_new_folder(out)
     # One transaction, so that the rows are of the labels made here and not of another export's with other people.
     with database.write() as session:
         _check_names(session, options)

@@ -10,9 +10,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from db.errors import UserError
 from reward.model.weights_folder import choose_weights_folder
-from runs.files import write_folder_whole
+from runs.files import check_new_folder, write_folder_whole
 from runs.hub import OWN_FOLDER
 from runs.licences import find_licences, write_recorded
 from runs.options import Command, Flag, Input, Output, Place, make_absolute
@@ -43,9 +42,7 @@ def settle_publish(options: PublishOptions, _data: Path) -> PublishOptions:
     Raises:
         UserError: it is there already.
     """
-    out = options.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already; name a new folder with --out, or remove it.")
+    check_new_folder(options.out)
     return make_absolute(options)
 
 

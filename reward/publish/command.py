@@ -11,7 +11,7 @@ from pydantic import Field
 from db.errors import UserError
 from licences.terms import Licensed, format_list
 from reward.model.weights_folder import choose_weights_folder
-from runs.files import write_folder_whole
+from runs.files import check_new_folder, write_folder_whole
 from runs.hub import OWN_FOLDER
 from runs.licences import find_licences, write_recorded
 from runs.options import Command, Flag, Input, Output, Place, make_absolute
@@ -36,9 +36,7 @@ def settle_publish(options: PublishOptions, _data: Path) -> PublishOptions:
     Raises:
         UserError: it is there already.
     """
-    out = options.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already; name a new folder with --out, or remove it.")
+    check_new_folder(options.out)
     return make_absolute(options)
 
 
