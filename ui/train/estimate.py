@@ -18,9 +18,14 @@ TAIL_BYTES = 262_144
 MAX_RUNS = 30
 DECISIVE: dict[str, tuple[str, ...]] = {
     "reward train": ("model.architecture", "model.image_size_px", "train.batch_size", "train.cache_frozen"),
-    "refl train": ("restorer", "train.batch_size", "train.image_size_px", "trajectory.steps", "trajectory.unroll"),
+    "refl train": (
+        *("restorer", "train.batch_size", "train.image_size_px", "trajectory.steps", "trajectory.unroll"),
+        *("algorithm.algorithm", "algorithm.group_size"),
+    ),
 }
 """By kind, what decides how long a step takes; runs that have it in common tell more than the others."""
+USUAL = {"algorithm.algorithm": "refl", "algorithm.group_size": 6}
+"""Of runs from before there was a choice."""
 ENDED = (RunState.finished, RunState.stopped)
 
 
@@ -40,7 +45,10 @@ def estimate(session: Session, data: Path, kind: str, config: dict[str, Any]) ->
         seen = _look_back(data, run)
         if seen is None or (steps and "seconds_a_step" not in seen):
             continue
-        alike = all(_get(run.config, name) == _get(config, name) for name in DECISIVE.get(kind, ()))
+        alike = all(
+            _get(run.config, name, USUAL.get(name)) == _get(config, name, USUAL.get(name))
+            for name in DECISIVE.get(kind, ())
+        )
         if found is None or (alike and not found["alike"]):
             found = {"run": run.id, "alike": alike, **seen}
         if found["alike"]:
@@ -54,12 +62,12 @@ def _steps_of(kind: str, config: dict[str, Any]) -> int | None:
     return _get(config, "train.max_steps") if kind in DECISIVE else None
 
 
-def _get(values: dict[str, Any], name: str) -> Any:
+def _get(values: dict[str, Any], name: str, usual: Any = None) -> Any:
     """`_get({"train": {"seed": 1}}, "train.seed")`"""
     found: Any = values
     for part in name.split("."):
         found = found.get(part) if isinstance(found, dict) else None
-    return found
+    return usual if found is None else found
 
 
 def _look_back(data: Path, run: Run) -> dict[str, Any] | None:

@@ -128,9 +128,10 @@ FORMS: dict[str, Form] = {
         ),
         _form(
             TUNE,
-            "Tune a restorer by the reward (ReFL)",
-            "Trains a restorer with the gradient of a reward model, held by structure and independent judges.",
-            "faces out max_steps batch_size learning_rate reward_weight monitor_every_steps",
+            "Tune a restorer on preferences",
+            "Trains a restorer by a reward's gradient (ReFL), by labelled pairs alone (DPO), or by comparing its own "
+            "results (group DPO, GRPO); independent judges watch it.",
+            "reward dataset faces out algorithm budget max_steps batch_size learning_rate monitor_every_steps",
         ),
         _form(
             RESTORE,

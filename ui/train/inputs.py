@@ -17,10 +17,12 @@ from sqlalchemy.orm import Session
 
 import refl.tune.config
 import reward.model.config
+from db.errors import UserError
 from db.models import Run, RunState
 from metrics.lists import MetricError, list_names, load_metric_list
 from refl.pretrain.config import PHASES
 from refl.restore.choices import NEEDS, list_methods
+from refl.tune.judge_names import check_judge, is_judge
 from runs.file_cache import read_part
 from runs.options import Setting, without_name
 from runs.store import artifact_of, run_folder
@@ -41,13 +43,23 @@ class Choice:
     words: str
 
 
+JUDGES = (
+    Choice("metric:psnr", "metric:psnr, or another metric; for gdpo and grpo"),
+    Choice("identity", "identity, whether it is the same person; for gdpo and grpo"),
+    Choice("people", "people, who answer on the Label page; for gdpo and grpo"),
+)
+"""Rewards of a restorer's training that have no gradient."""
+
+
 def list_choices(session: Session, data: Path) -> dict[str, list[Choice]]:
     """All there is to choose, by what it is; the newest first."""
     runs = session.scalars(select(Run).order_by(Run.id.desc()).limit(MAX_RUNS)).all()
+    rewards = [*_rewards(data, runs), *(Choice(name, f"{name}, published") for name in PUBLISHED_REWARDS)]
     return {
         "datasets": list(_datasets(data, runs)),
-        "rewards": [*_rewards(data, runs), *(Choice(name, f"{name}, published") for name in PUBLISHED_REWARDS)],
+        "rewards": rewards,
         "restorers": list(_restorers(data, runs)),
+        "judges": [*rewards, *JUDGES],
         "labelers": [Choice(LATEST, "the latest"), *_labelers(data, runs)],
         "faces": list(_faces(runs)),
         "metrics": [Choice(name, name) for name in list_names()],
@@ -159,6 +171,17 @@ def check_reward(value: str, _data: Path) -> str | None:
     return f"There is no file or folder {what}, and no model of that name."
 
 
+def check_reward_or_judge(value: str, data: Path) -> str | None:
+    """As `check_reward`, of what may also be a judge without gradient, such as metric:psnr."""
+    if not is_judge(value):
+        return check_reward(value, data)
+    try:
+        check_judge(value)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def check_restorer(value: str, _data: Path) -> str | None:
     """What is wrong with what `refl.restorers.load.load_restorer` is to load; NAME=… may stand before it."""
     what = without_name(value)
@@ -234,6 +257,7 @@ Check = Callable[[str, Path], str | None]
 KINDS: dict[str, tuple[str, Check]] = {
     "dataset": ("datasets", check_dataset),
     "reward": ("rewards", check_reward),
+    "judge": ("judges", check_reward_or_judge),
     "restorer": ("restorers", check_restorer),
     "tunable": ("restorers", check_tunable),
     "labeler": ("labelers", check_labeler),

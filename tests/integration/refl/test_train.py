@@ -213,7 +213,7 @@ def test_an_ablation_trains_its_variants_and_compares_them(
     assert (without["step"], without["config"]["loss"]["reward_weight"]) == (2, 0)
     code, _, err = run([*words[:7], "no nose", *words[8:]])
     assert code == 2
-    assert "There is no variant 'no nose'. Name one of full, no reward" in err
+    assert "There is no variant 'no nose'. Name one of full, gdpo, grpo, no reward" in err
 
 
 def test_what_cannot_be_is_refused_in_one_line(

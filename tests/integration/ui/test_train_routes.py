@@ -126,6 +126,26 @@ def test_what_does_not_validate_never_becomes_a_run(
     assert count_runs(database, data) == 0
 
 
+def test_each_algorithm_asks_for_what_it_learns_from(ada: TestClient, dataset: Path) -> None:
+    def look(preset: str, **inputs: str) -> dict[str, Any]:
+        given = {name: [value] for name, value in {"restorer": "tiny", **inputs}.items()}
+        answer: dict[str, Any] = ada.post(
+            "/api/train/check", json={"kind": "refl train", "preset": preset, "inputs": given}
+        ).json()
+        return answer
+
+    dpo = look("tiny-dpo", dataset=str(dataset))
+    assert dpo["errors"] == {}
+    assert dpo["command"].startswith(f"python -m refl train --preset=tiny-dpo --restorer=tiny --dataset={dataset}")
+    assert list(look("tiny-dpo")["errors"]) == ["dataset"]
+    for judge in ("metric:psnr", "people", "http://127.0.0.1:9/"):
+        assert look("tiny-gdpo", reward=judge)["errors"] == {}
+    assert list(look("tiny-grpo")["errors"]) == ["reward"]
+    assert "names no metric" in look("tiny-grpo", reward="metric:")["errors"]["reward"]
+    refused = look("tiny-refl", reward="metric:psnr")["errors"]
+    assert "has no gradient" in " ".join(refused.values())
+
+
 MALFORMED = [
     b'{"kind": "annotate fit", "processes": 0}',
     b'{"kind": "annotate fit", "arguments": ["--x"]}',

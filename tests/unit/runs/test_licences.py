@@ -40,6 +40,10 @@ def test_what_inputs_need_is_known_by_their_names():
     replaced = names("tunable", "diffbir-v1:lrpo-fidelity")
     assert replaced.keys() == {"sd-2.1-base", "diffbir-swinir-face", "lrpo-fidelity"}
     assert names("restorer", "tiny") == {"tiny": Terms.non_commercial}
+    assert names("judge", "metric:dists") == names("metric", "dists") != {}
+    assert names("judge", "metric:psnr") == names("judge", "people") == {}
+    assert names("judge", "http://rewards.example/") == {"http://rewards.example/": Terms.unknown}
+    assert names("judge", "face-reward-model") == names("reward", "face-reward-model") != {}
     assert names("restorer", "pmrf") == {"pmrf": Terms.non_commercial}  # SwinIR's
     assert names("restorer", "onnx:gpen-512-onnx") == {"gpen-512-onnx": Terms.non_commercial}
     assert names("restorer", "onnx:restoreformer-pp-onnx") == {"restoreformer-pp-onnx": Terms.permissive}

@@ -279,6 +279,7 @@ function lastPlace(values) {
 const SECTIONS = [
   { title: "Accuracy", test: /^(val\/(accuracy|low|high)|rewards\/accuracies)$/, shared: true },
   { title: "Rewards", test: /^(reward|rewards\/(?!accuracies).*)$/, shared: true },
+  { title: "Comparing groups", test: /^(group_spread|divergence|ratio|clipped)$/ },
   { title: "Hacking monitor, on held-out faces", test: /^held_out\//, together: ["held_out/live", "held_out/frozen"] },
   { title: "Brake", test: /^brake\// },
   { title: "Losses", test: /^(loss(\/.*)?|val\/loss)$/, shared: true },

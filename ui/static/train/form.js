@@ -11,6 +11,7 @@ import { makeField, makeInput } from "./fields.js";
 const TABLES = {
   options: "More settings",
   model: "Model",
+  algorithm: "Algorithm",
   train: "Training",
   trajectory: "Trajectory",
   loss: "Loss",
