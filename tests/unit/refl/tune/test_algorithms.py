@@ -46,7 +46,10 @@ QUICK = ("dpo", "gdpo, one step", "grpo, lora, divergence")
 kinds = pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in KINDS]
 )
-every_kind = pytest.mark.parametrize("kind", KINDS)
+COSTED = ("dpo", "dpo, one step", "gdpo, lora, ends", "gdpo, one step", "grpo, lora, divergence")
+every_cost = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in COSTED else pytest.mark.slow) for kind in KINDS]
+)
 MAX_DIFFERENCE = 1e-3
 """Of one step's gradients between a batch and its parts. Images are rewarded in 8 bits, where rounding may fall either
 way, and a group's rewards are divided by their spread: at most 4e-4 was measured. A part that is lost is above 0.1."""
@@ -178,7 +181,7 @@ EVALUATIONS = {
 """Of a pair or photo: the images sampled in two steps, then with gradient (three each), then before training."""
 
 
-@every_kind
+@every_cost
 def test_the_cost_is_counted_and_a_budget_ends_training(faces: list[Face], tmp_path: Path, kind: str) -> None:
     each = 2 * EVALUATIONS[kind]
     fields = {"max_steps": 100, "checkpoint_every_steps": 100, "batch_size": 2}

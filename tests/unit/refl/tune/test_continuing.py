@@ -110,7 +110,8 @@ def check_same_weights(one: Path, other: Path) -> None:
     ("how", "trainable"),
     [
         *(("killed", "control"), ("killed", "lora"), (signal.SIGTERM, "lora")),
-        *((signal.SIGUSR1, "control"), (signal.SIGUSR2, "control"), (signal.SIGHUP, "control")),
+        (signal.SIGUSR1, "control"),
+        *(pytest.param(number, "control", marks=pytest.mark.slow) for number in (signal.SIGUSR2, signal.SIGHUP)),
     ],
 )
 def test_three_times_continued_it_has_the_weights_of_never_having_stopped(
@@ -204,7 +205,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
 
 
-@pytest.mark.parametrize("free_bytes", [0, 40_000, 130_000, 400_000])
+@pytest.mark.parametrize(
+    "free_bytes",
+    [0, pytest.param(40_000, marks=pytest.mark.slow), 130_000, pytest.param(400_000, marks=pytest.mark.slow)],
+)
 def test_a_full_disk_leaves_the_last_good_checkpoint(
     begin: Callable[..., None], whole: Callable[..., Path], stopped_twice: Path, small_disk: Path, free_bytes: int
 ) -> None:

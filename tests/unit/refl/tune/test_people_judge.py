@@ -279,6 +279,7 @@ def ask_together(data: Path, out: Path) -> None:
         (out / f"stopped-{rank}").touch()
 
 
+@pytest.mark.slow
 def test_two_processes_wait_and_stop_together(tmp_path: Path) -> None:
     data = tmp_path / "data"
     database = fill(open_fresh(data), data, tmp_path / "photos")
