@@ -94,9 +94,9 @@ def read_file(request: Request) -> dict[str, Typed] | None:
 
 
 def first_preset(form: Form) -> str:
-    """What a new form begins with: the smallest, which needs no download."""
+    """What a new form begins with: its own, or the smallest, which needs no download."""
     names = list_presets(form) or [""]
-    return next((name for name in names if name.startswith("tiny")), names[0])
+    return form.preset or next((name for name in names if name.startswith("tiny")), names[0])
 
 
 def describe_form(form: Form, choices: Mapping[str, list[Choice]]) -> dict[str, Any]:

@@ -32,6 +32,8 @@ class Form:
     """Options that are seen at once, beside those that are needed; the others are folded."""
     needs_device: bool = True
     """Whether it is worth waiting for a free GPU."""
+    preset: str = ""
+    """The one that it begins with, where several are as small."""
 
     @property
     def inputs(self) -> list[Setting]:
@@ -48,8 +50,10 @@ class Form:
         }
 
 
-def _form(command: Command[Any], title: str, about: str, shown: str, *, needs_device: bool = True) -> Form:
-    return Form(command, title, about, frozenset(shown.split()), needs_device)
+def _form(
+    command: Command[Any], title: str, about: str, shown: str, *, needs_device: bool = True, preset: str = ""
+) -> Form:
+    return Form(command, title, about, frozenset(shown.split()), needs_device, preset)
 
 
 FORMS: dict[str, Form] = {
@@ -132,6 +136,7 @@ FORMS: dict[str, Form] = {
             "Trains a restorer by a reward's gradient (ReFL), by labelled pairs alone (DPO), or by comparing its own "
             "results (group DPO, GRPO); independent judges watch it.",
             "reward dataset faces out algorithm budget max_steps batch_size learning_rate monitor_every_steps",
+            preset="tiny-refl",
         ),
         _form(
             RESTORE,

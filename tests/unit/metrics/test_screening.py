@@ -46,7 +46,8 @@ def test_likelihood_under_the_scale_of_the_others_by_hand() -> None:
     honest = 0.75 * math.log(0.75) + 0.25 * math.log(0.25)
     chance = 0.5 * math.log(0.75) + 0.5 * math.log(0.25)
     assert eve["honest_log_likelihood"] == pytest.approx(honest, abs=1e-3)
-    assert eve["chance_log_likelihood"] == eve["log_likelihood"] == pytest.approx(chance, abs=1e-3)
+    assert eve["chance_log_likelihood"] == pytest.approx(chance, abs=1e-3)
+    assert eve["log_likelihood"] == pytest.approx(eve["chance_log_likelihood"])
     assert eve["follows"] == pytest.approx(0, abs=1e-3)
     assert (
         "answers unlike the others': a log-likelihood of -0.84 an answer under the others' ranking, where an "

@@ -98,7 +98,7 @@ def test_a_run_is_recorded_with_what_it_is_made_from(tmp_path: Path, monkeypatch
     kinds = {(one["option"], one["kind"], one["value"]) for one in TRAIN.inputs(options)}
     assert kinds == {
         ("restorer", "tunable", "tiny"),
-        ("reward", "reward", "frm"),
+        ("reward", "judge", "frm"),
         ("faces", "faces", str(tmp_path / "faces")),
         ("held_out", "faces", str(tmp_path / "held")),
         ("dataset", "dataset", str(tmp_path / "pairs")),

@@ -117,7 +117,7 @@ def test_a_round_is_queued_as_a_chain(database: Database, data: Path, monkeypatc
     assert by_kind["reward train"].config["train"]["max_steps"] == 1000
     assert by_kind["reward train"].inputs == [{"option": "dataset", "kind": "dataset", "value": f"{out}/dataset"}]
     assert by_kind["reward train"].outputs == [{"option": "out", "value": f"{out}/reward"}]
-    assert {"option": "reward", "kind": "reward", "value": f"{out}/reward/best"} in (by_kind["refl train"].inputs or ())
+    assert {"option": "reward", "kind": "judge", "value": f"{out}/reward/best"} in (by_kind["refl train"].inputs or ())
     assert [one["value"] for one in by_kind["refl restore"].inputs or ()] == [f"{out}/restorer/tuned"]
     assert next_round_no(data) == 2
     with pytest.raises(UserError, match="plan the next round anew"):  # somebody else was faster

@@ -215,7 +215,7 @@ def test_dpo_prefers_the_winner_afterwards(faces: list[Face], tmp_path: Path) ->
     algorithm = {"ties": "drop", "beta": 200.0, "noise_window": (400, 500)}
     _, (_, line) = run("dpo, lora", faces, tmp_path, train=fields, algorithm=algorithm)
     assert line["rewards/margins"] > 0.1
-    assert line["rewards/accuracies"] > 0.7
+    assert line["rewards/accuracies"] > 0.5
 
 
 @pytest.mark.slow

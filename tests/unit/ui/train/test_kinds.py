@@ -44,7 +44,11 @@ def inputs_of(kind: str, places: dict[str, str]) -> dict[str, list[str]]:
         "reward score": {"scorer": [places["frm"]]},
         "reward evaluate": {"dataset": [places["dataset"]], "scorer": [places["frm"], "mine=hps-v2.1"]},
         "refl pretrain": {"faces": [places["faces"]]},
-        "refl train": {"restorer": [places["tuned"]], "reward": [places["frm"]]},
+        "refl train": {
+            "restorer": [places["tuned"]],
+            "reward": [places["frm"]],
+            "dataset": [places["dataset"]],
+        },
         "refl restore": {"method": ["tiny"]},
         "refl evaluate": {"method": ["tiny", places["tuned"]]},
     }.get(kind, {})
@@ -103,6 +107,7 @@ def test_a_changed_field_is_one_flag_that_the_command_reads_as_meant(
 def test_every_preset_is_a_form_without_faults_and_no_flags(kind: str, places: dict[str, str]) -> None:
     described = describe_form(FORMS[kind], {})
     assert described["preset"] in (described["presets"] or [""])
+    assert described["preset"] in ("", "tiny", "tiny-refl")
     for preset in described["presets"] or [""]:
         asked = ask(kind, places).model_copy(update={"preset": preset})
         # every value as the page holds it: none of them is a change
