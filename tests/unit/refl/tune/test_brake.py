@@ -244,7 +244,11 @@ def test_going_back_restores_every_number(begin: Begin, tmp_path: Path, kind: st
     with pytest.raises(Killed):
         begin(out, keep, kind=kind)
     # but for the learning rate, which the next step sets, and what is told of the way here
-    check_equal(kept / "2", kept / "4", but=("state/step", "state/monitor", "state/sums", "state/evaluations", "/lr"))
+    check_equal(
+        kept / "2",
+        kept / "4",
+        but=("state/step", "state/monitor", "state/sums", "state/evaluations", "state/seconds", "/lr"),
+    )
     check_equal(kept / "2", out / "good")
     moments = [name for name in read_all(out / "good") if "exp_avg" in name]
     assert len(moments) > 10
@@ -281,7 +285,7 @@ def test_killed_after_any_step_it_is_what_it_would_have_been(
         assert json.loads((out / "last" / "training.json").read_text())["step"] == kill
     result = begin(out, kind=kind)
     for name in ("last", "good", "tuned"):
-        check_equal(whole(kind) / name, out / name, but=("state/sums",))
+        check_equal(whole(kind) / name, out / name, but=("state/sums", "state/seconds"))
     assert [row["action"] for row in result["brake"]["actions"]] == ["lower", "back", "lower"]
     assert result["brake"]["good_step"] == STEPS
     assert (out / "checks.json").read_text() == (whole(kind) / "checks.json").read_text()
@@ -308,7 +312,7 @@ def test_a_kill_between_last_and_good_is_mended(
     assert json.loads((out / broken / "training.json").read_text())["step"] == 1
     begin(out)
     for name in ("last", "good", "tuned"):
-        check_equal(whole("control") / name, out / name, but=("state/sums",))
+        check_equal(whole("control") / name, out / name, but=("state/sums", "state/seconds"))
 
 
 def test_the_third_time_ends_training_for_good_and_tuned_is_the_last_good(begin: Begin, tmp_path: Path) -> None:
