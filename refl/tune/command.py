@@ -111,6 +111,8 @@ def check_reward_kind(options: ReflTrainOptions) -> None:
     if options.live_reward.reward_every_steps:
         raise UserError(f"{reward} does not go on learning. Set reward_every_steps to 0.")
     check_judge(reward, own_faces=options.faces is None)
+    if reward == PEOPLE and options.train.on_hacking != "warn":
+        raise UserError("People are not asked about held-out faces, so no hacking can be seen: set on_hacking to warn.")
     if reward == PEOPLE and options.algorithm.hard_share < 1:
         raise UserError("People are not asked which faces are hard. Set hard_share to 1.")
 

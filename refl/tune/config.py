@@ -373,6 +373,8 @@ def _check_tables(algorithm: AlgorithmConfig, trajectory: TrajectoryConfig, live
     """
     if algorithm.algorithm == "dpo" and live_reward.reward_every_steps:
         raise ValueError("algorithm dpo restores nothing that a reward could learn from; set reward_every_steps to 0")
+    if algorithm.hard_share < 1 and algorithm.algorithm not in SAMPLING:
+        raise ValueError(f"algorithm {algorithm.algorithm} takes all it is given; set hard_share to 1")
     if algorithm.algorithm == "grpo" and not trajectory.eta[0] > 0:
         raise ValueError(
             f"algorithm grpo needs noise at every step, and eta begins at {trajectory.eta[0]:g}; set eta to 1 1"

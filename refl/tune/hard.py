@@ -29,17 +29,29 @@ DRAW = 2**41
 
 
 def keep_hard_faces(training: Training, out: Path) -> None:
-    """Let the training see only its share of worst faces, which `hard.json` names: chosen once. A collective."""
+    """Let the training see only its share of worst faces, which `hard.json` names. A collective.
+
+    They are chosen anew until a checkpoint holds what choosing cost: a file without one may be another training's.
+
+    Raises:
+        UserError: `hard.json` is damaged or gone, or choosing uses up the whole budget.
+    """
     accelerator, config = training.accelerator, training.config
-    kept = broadcast(accelerator, _read(out / FILE) if accelerator.is_main_process else None)
-    if kept is None:
+    if training.evaluations.total:
+        kept = broadcast(accelerator, _read(out / FILE) if accelerator.is_main_process else [])
+    else:
         with training.evaluations.counting():
             rewards = reward_all(training)
-        training.evaluations.add_up(accelerator)
+        cost = training.evaluations.add_up(accelerator)
+        if training.is_spent:
+            raise UserError(
+                f"Looking for the hard faces took {cost:,} network evaluations, and budget ends training at "
+                f"{config.algorithm.budget:,}. Raise it, or set hard_share to 1."
+            )
         count = max(1, math.ceil(config.algorithm.hard_share * len(rewards)))
         kept = sorted(sorted(range(len(rewards)), key=lambda place: rewards[place])[:count])
         if accelerator.is_main_process:
-            found = {"faces": kept, "rewards": rewards, "evaluations": training.evaluations.total}
+            found = {"faces": kept, "rewards": rewards, "evaluations": cost}
             write_text_whole(out / FILE, json.dumps(found) + "\n")
         accelerator.wait_for_everyone()
     log.info("training on %s of %s faces, those that are restored worst", f"{len(kept):,}", f"{len(training.faces):,}")
@@ -66,15 +78,13 @@ def reward_all(training: Training) -> list[float]:
     return gather_places(training.accelerator, found)
 
 
-def _read(file: Path) -> list[int] | None:
-    """The places that were kept; None before.
+def _read(file: Path) -> list[int]:
+    """The places that were kept.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged or gone.
     """
     try:
         return [int(place) for place in json.loads(file.read_text(encoding="utf-8"))["faces"]]
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: cannot be read ({error}). Delete it to choose the faces anew.") from error
+        raise UserError(f"{file}: cannot be read ({error}). Bring it back, or take another --out.") from error

@@ -276,6 +276,10 @@ def make_plan(restorer: Tunable, config: ReflConfig) -> Plan:
                 "Algorithm grpo makes the sampler's noisy steps more or less probable, and this restorer takes one "
                 "step without noise. Take gdpo, or a restorer of many steps."
             )
+        if config.method == "gdpo" and not config.algorithm.group_noise and not restorer.is_random:
+            raise UserError(
+                "This restorer draws no noise, so that all images of a group would be alike. Set group_noise to 250."
+            )
         if config.method != "refl":
             return [(restorer.use.timestep, -1)]
         if trajectory.gradient_window != (0, 0) or trajectory.renoise:

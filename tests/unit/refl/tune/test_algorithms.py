@@ -52,7 +52,7 @@ every_cost = pytest.mark.parametrize(
 )
 MAX_DIFFERENCE = 5e-3
 """Of one step's gradients between a batch and its parts. Images are rewarded in 8 bits, where rounding may fall either
-way, and a group's rewards are divided by their spread: at most 1.5e-3 was measured. A part that is lost is above 0.1."""
+way, and a group's rewards are divided by their spread: at most 1.5e-3 was measured. A lost part is above 0.1."""
 
 
 def make_pairs(folder: Path) -> Pairs:
@@ -245,9 +245,40 @@ def test_only_the_hard_faces_are_trained_on(faces: list[Face], tmp_path: Path) -
     assert [line["evaluations"] for line in lines] == [12 + 3 * 18, 12 + 6 * 18]
 
 
+def test_hard_faces_are_chosen_and_paid_for_anew_until_there_is_a_checkpoint(faces: list[Face], tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def die(_done: int, _total: int, _values: dict[str, float]) -> None:
+        raise Killed
+
+    changes: dict[str, dict[str, Any]] = {"algorithm": {"hard_share": 0.5}, "train": {"max_steps": 2, "batch_size": 3}}
+    changes["train"]["checkpoint_every_steps"] = 10
+    _, whole = run("gdpo", faces, tmp_path, "whole", **changes)
+    with pytest.raises(Killed):
+        train(make_material("gdpo", faces, tmp_path), configure("gdpo", **changes), tmp_path / "parts", die)
+    _, parts = run("gdpo", faces, tmp_path, "parts", **changes)
+    assert parts[-1]["evaluations"] == whole[-1]["evaluations"] == 12 + 6 * 18
+
+    others = tmp_path / "others"
+    with pytest.raises(Killed):
+        train(make_material("gdpo", faces, tmp_path), configure("gdpo", **changes), others, die)
+    fewer = replace(make_material("gdpo", faces, tmp_path), faces=faces[:2])
+    train(fewer, configure("gdpo", **changes), others, lambda _d, _t, _v: None)
+    assert len(json.loads((others / "hard.json").read_text())["rewards"]) == 2
+
+
+@pytest.mark.parametrize("method", ["refl", "dpo"])
+def test_what_does_not_choose_hard_faces_refuses_to(method: str) -> None:
+    with pytest.raises(ValueError, match="set hard_share to 1"):
+        make_config(algorithm={"algorithm": method, "hard_share": 0.5})
+
+
 @pytest.mark.parametrize(
     ("kind", "changes", "said"),
     [
+        ("gdpo", {"algorithm": {"hard_share": 0.5, "budget": 3}}, "took 12 network evaluations, and budget ends"),
+        ("gdpo, one step", {"algorithm": {"group_noise": 0}}, "would be alike. Set group_noise"),
         ("dpo", {"algorithm": {"svm_weight": 0}, "pairs": {"origin": "svm"}}, "nothing to learn from"),
         ("dpo", {"pairs": {"lq": None}}, "4 of 4 pairs lack the photo"),
         ("grpo", {"restorer": make_micro_osediff}, "takes one step without noise. Take gdpo"),

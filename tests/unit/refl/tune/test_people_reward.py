@@ -92,3 +92,9 @@ def test_people_are_not_asked_which_faces_are_hard() -> None:
     )
     with pytest.raises(UserError, match="Set hard_share to 1"):
         check_reward_kind(read_words(TRAINING, [*words.split(), "--hard-share=0.3"]))
+
+
+def test_where_people_judge_no_hacking_can_be_braked() -> None:
+    words = "--preset tiny-gdpo --restorer tiny --reward people --on-hacking brake --monitor-every-steps 5"
+    with pytest.raises(UserError, match="set on_hacking to warn"):
+        check_reward_kind(read_words(TRAINING, words.split()))
