@@ -26,7 +26,7 @@ from refl.restorers.latent import (
 )
 from refl.restorers.surface import check_images, draw_ahead, make_generators
 
-OnStep = Callable[[int, Tensor, Tensor, "Tensor | None"], None]
+OnStep = Callable[[int, Tensor, Tensor, Tensor, float], None]
 
 
 @dataclass(frozen=True)
@@ -221,15 +221,17 @@ class DiffusionRestorer(LatentRestorer):
             plan: (timestep, the one after it) of each step.
             etas: of each step, how much fresh noise it adds.
             noises: (N, c, h, w) on the device, one is taken by each step whose eta is above 0.
-            on_step: called with each step's place in the plan, the latents before it and after it, and its noise.
+            on_step: called with each step's place in the plan, the latents before it and after it, and the mean and
+                sigma that they were drawn with.
         """
         at = torch.tensor([timestep for timestep, _ in plan], device=latents.device)
         for place, (step, eta) in enumerate(zip(plan, etas, strict=True)):
             output = self.predict_output(latents, at[place], condition, embedding)
-            before, noise = latents, next(noises) if eta > 0 else None
-            latents = self.step(before, *step, output, eta, noise)
+            before = latents
+            mean, sigma = self.distribute_step(before, *step, output, eta)
+            latents = mean + sigma * next(noises) if eta > 0 else mean
             if on_step:
-                on_step(place, before, latents, noise)
+                on_step(place, before, latents, mean, sigma)
         return latents
 
     def roll_out(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from refl.restorers.one_step import OneStepRestorer
 from refl.tune.draws import draw_trajectory
 from refl.tune.errors import compute_errors
 from refl.tune.groups import Group, sample_groups
@@ -22,7 +23,8 @@ def take_gdpo_step(training: Training, step: int, parts: Sequence[FacePart]) -> 
     restored = []
     for group in sample_groups(training, parts, draw_trajectory(training, step), step):
         advantages, images = choose_images(group, config.algorithm.group_ends)
-        errors, reference = compute_errors(training, step, group.part.places, group.photos, images)
+        photos = group.part.lq if isinstance(training.restorer, OneStepRestorer) else group.conditions
+        errors, reference = compute_errors(training, step, group.part.places, photos, images)
         losses = compute_group_loss(errors, reference, advantages, config.algorithm.beta)
         weights.backward(losses.sum() / batch)
         rising = (advantages * (reference - errors).detach()).sum(dim=1)

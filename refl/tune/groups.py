@@ -10,13 +10,12 @@ from torch import Tensor
 
 from db.errors import UserError
 from refl.faces.color_fix import fix_color
-from refl.restorers.one_step import OneStepRestorer
 from refl.restorers.surface import make_generators
 from refl.tune.draws import noise_seed
 from refl.tune.live_reward import choose_inputs
 from refl.tune.monitor import to_uint8
 from refl.tune.parts import FacePart
-from refl.tune.sampling import Sampled, Taken, Trajectory, sample
+from refl.tune.sampling import Sampled, Trajectory, join_sampled, sample
 from refl.tune.training import Training
 
 
@@ -25,18 +24,22 @@ class Group:
     """What came of the B photos of a micro-batch, G images each."""
 
     part: FacePart
-    photos: Tensor
-    """(B, …) what `compute_errors` takes of them."""
-    x0: Tensor
-    """(B, G, c, h, w) clean latents."""
-    steps: dict[int, Taken]
-    """Of B · G images, a photo's next to one another; by place in the plan, those that were asked for."""
-    condition: Tensor
-    """(B · G, c, h, w)."""
+    sampled: Sampled
+    """B · G images, a photo's next to one another."""
     first: Tensor
     """(B, 3, H, W) in [0, 1], the first image of each photo."""
     rewards: Tensor
     """(B, G), higher is better."""
+
+    @property
+    def x0(self) -> Tensor:
+        """(B, G, c, h, w) clean latents."""
+        return self.sampled.x0.view(*self.rewards.shape, *self.sampled.x0.shape[1:])
+
+    @property
+    def conditions(self) -> Tensor:
+        """(B, c, h, w) of the photos."""
+        return self.sampled.condition[:: self.rewards.shape[1]]
 
 
 def sample_groups(
@@ -59,24 +62,21 @@ def sample_groups(
             none = torch.zeros(0, 3, 1, 1)
             training.judge.score(none, none, none, [], [])
         return []
-    size = training.config.algorithm.group_size
+    size, seed = training.config.algorithm.group_size, training.config.train.seed
     photos = (torch.cat([getattr(part, name) for part in parts]) for name in ("lq", "hq"))
     lq, hq = (photo.repeat_interleave(size, dim=0) for photo in photos)
     faces = [place for part in parts for place in part.places]
-    seed = training.config.train.seed
     seeds = [noise_seed(seed, step, place, number) for place in faces for number in range(size)]
     starts = [noise_seed(seed, step, place) for place in faces for _ in range(size)] if places else None
-    sampled = sample_all(training, lq, seeds, trajectory, places, starts)
-    images = torch.cat([to_uint8(finish(training, one)) for one in sampled]).float() / 255
+    sampled, images = sample_all(training, lq, seeds, trajectory, places, starts)
     captions = [caption for part in parts for caption in part.captions for _ in range(size)]
     names = [training.faces[place].name for place in faces for _ in range(size)]
     rewards = score(training, images, lq, hq, captions, names).view(-1, size)
     found, start = [], 0
     for part in parts:
         stop = start + len(part.places)
-        found.append(
-            _select(part, sampled, images, rewards, start, stop, size, isinstance(training.restorer, OneStepRestorer))
-        )
+        first = images[start * size : stop * size : size].to(lq.device)
+        found.append(Group(part, sampled.select(start * size, stop * size), first, rewards[start:stop]))
         start = stop
     return found
 
@@ -88,11 +88,15 @@ def sample_all(
     trajectory: Trajectory,
     places: Collection[int] = (),
     start_seeds: Sequence[int] | None = None,
-) -> list[Sampled]:
-    """Restore latents, as many images at a time as the settings say; of the start's noise where it is not their own."""
-    size = training.rollout_batch_size
-    return [
-        sample(
+) -> tuple[Sampled, Tensor]:
+    """Restore photos, as many at a time as the settings say; of the start's noise where it is not their own.
+
+    Returns:
+        latents and steps; (N, 3, H, W) images on the CPU, in [0, 1] of 8 bits, as `restore` gives them.
+    """
+    size, found, images = training.rollout_batch_size, [], []
+    for first in range(0, len(lq), size):
+        one = sample(
             training.restorer,
             lq[first : first + size],
             training.embedding,
@@ -102,13 +106,14 @@ def sample_all(
             noise_timestep=training.config.algorithm.group_noise,
             start_generators=make_generators(start_seeds[first : first + size]) if start_seeds else None,
         )
-        for first in range(0, len(lq), size)
-    ]
+        found.append(one)
+        images.append(to_uint8(finish(training, one)))
+    return join_sampled(found), torch.cat(images).float() / 255
 
 
 @torch.no_grad()
 def finish(training: Training, sampled: Sampled) -> Tensor:
-    """(N, 3, H, W) images in [0, 1], as `restore` gives them."""
+    """(N, 3, H, W) images in [0, 1]."""
     restorer = training.restorer
     return fix_color(restorer.decode(sampled.x0), sampled.cleaned, restorer.use.color_fix).clamp(0, 1)
 
@@ -149,30 +154,3 @@ def score(
             "Check these faces, or take another --reward; the last checkpoint is from before."
         )
     return rewards
-
-
-def _select(
-    part: FacePart,
-    sampled: Sequence[Sampled],
-    images: Tensor,
-    rewards: Tensor,
-    start: int,
-    stop: int,
-    size: int,
-    one_step: bool,
-) -> Group:
-    """The groups of the photos from `start` up to `stop`."""
-    mine = slice(start * size, stop * size)
-    x0, condition = (torch.cat([getattr(one, name) for one in sampled])[mine] for name in ("x0", "condition"))
-    steps = {
-        place: Taken(
-            *(
-                torch.cat([getattr(one.steps[place], name) for one in sampled])[mine]
-                for name in ("before", "after", "log_probability")
-            )
-        )
-        for place in sampled[0].steps
-    }
-    photos = part.lq if one_step else condition[::size]
-    first = images[mine][::size].to(part.lq.device)
-    return Group(part, photos, x0.view(-1, size, *x0.shape[1:]), steps, condition, first, rewards[start:stop])

@@ -5,7 +5,6 @@ Source: GRPO, arXiv:2402.03300, on a diffusion sampler as DDPO, arXiv:2305.13301
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -62,17 +61,17 @@ def compute_step_losses(
         (B,) means over each photo's images; (B,) each of the divergence where it counts, the ratio, and the share that
         was clipped.
     """
-    restorer, algorithm, taken = training.restorer, training.config.algorithm, group.steps[place]
+    restorer, algorithm, taken = training.restorer, training.config.algorithm, group.sampled.steps[place]
     assert isinstance(restorer, DiffusionRestorer)  # checked as training starts
     timestep, following = trajectory.plan[place]
     eta, count = trajectory.etas[place], len(group.rewards)
     embedding = training.embedding.expand(len(taken.before), -1, -1)
-    inputs = (taken.before, torch.full((), timestep, device=taken.before.device), group.condition, embedding)
+    inputs = (taken.before, torch.full((), timestep, device=taken.before.device), group.sampled.condition, embedding)
     mean, sigma = restorer.distribute_step(taken.before, timestep, following, restorer.predict_output(*inputs), eta)
     advantages = normalise_rewards(group.rewards).flatten()
     losses, ratio = compute_ratio_loss(
         compute_log_probability(taken.after, mean, sigma),
-        taken.log_probability - math.log(sigma),
+        taken.log_probability,
         advantages,
         algorithm.clip_range,
     )

@@ -10,13 +10,10 @@ import logging
 import math
 from pathlib import Path
 
-import torch
-
 from db.errors import UserError
 from refl.tune.data import DegradedFaces, stack
 from refl.tune.draws import draw_trajectory, noise_seed
-from refl.tune.groups import finish, sample_all, score
-from refl.tune.monitor import to_uint8
+from refl.tune.groups import sample_all, score
 from refl.tune.training import Training
 from runs.files import write_text_whole
 from training.processes import broadcast, gather_places, share_places
@@ -70,8 +67,7 @@ def reward_all(training: Training) -> list[float]:
         assert isinstance(training.images, DegradedFaces)
         hq, lq = (one.to(device) for one in stack([training.images[DRAW, place] for place in places]))
         seeds = [noise_seed(training.config.train.seed, DRAW, place) for place in places]
-        sampled = sample_all(training, lq, seeds, trajectory)
-        images = torch.cat([to_uint8(finish(training, one)) for one in sampled]).float() / 255
+        _, images = sample_all(training, lq, seeds, trajectory)
         names = [faces[place].name for place in places]
         rewards = score(training, images, lq, hq, [faces[place].caption for place in places], names)
         found += list(zip(places, rewards.tolist(), strict=True))

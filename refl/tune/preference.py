@@ -50,12 +50,15 @@ def compute_group_loss(errors: Tensor, reference: Tensor, advantages: Tensor, be
 def normalise_rewards(rewards: Tensor) -> Tensor:
     """(B, G) rewards as advantages: mean 0, standard deviation 1 within each group; 0 where a group's are all alike.
 
-    The deviation is the population's, so that two different rewards become (+1, -1).
+    The deviation is the population's, so that two different rewards become (+1, -1). Computed in float64: a group's
+    rewards differ in their last digits, and advantages that do not sum to 0 would pull at all images alike.
     """
-    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    exact = rewards.double()
+    centred = exact - exact.mean(dim=1, keepdim=True)
     spread = centred.square().mean(dim=1, keepdim=True).sqrt()
-    differs = spread > LEAST_SPREAD * rewards.abs().mean(dim=1, keepdim=True)
-    return torch.where(differs, centred / spread.clamp_min(torch.finfo(spread.dtype).tiny), torch.zeros_like(centred))
+    differs = spread > LEAST_SPREAD * exact.abs().mean(dim=1, keepdim=True)
+    normalised = centred / spread.clamp_min(torch.finfo(spread.dtype).tiny)
+    return torch.where(differs, normalised, torch.zeros_like(centred)).to(rewards.dtype)
 
 
 def choose_ends(rewards: Tensor, count: int) -> Tensor:

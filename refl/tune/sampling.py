@@ -204,7 +204,11 @@ class Taken:
     """(N, c, h, w) latents; after too."""
     after: Tensor
     log_probability: Tensor
-    """(N,) of the noise it took, per number, as unit normal; the step's own is less the logarithm of its sigma."""
+    """(N,) per number; see `refl.tune.preference.compute_log_probability`."""
+
+    def select(self, start: int, stop: int) -> Taken:
+        """Of the images from `start` up to `stop`."""
+        return Taken(self.before[start:stop], self.after[start:stop], self.log_probability[start:stop])
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,29 @@ class Sampled:
     """(N, c, h, w) clean latents."""
     steps: dict[int, Taken]
     """By place in the plan: those that were asked for."""
+
+    def select(self, start: int, stop: int) -> Sampled:
+        """The images from `start` up to `stop`."""
+        steps = {place: taken.select(start, stop) for place, taken in self.steps.items()}
+        return Sampled(self.cleaned[start:stop], self.condition[start:stop], self.x0[start:stop], steps)
+
+
+def join_sampled(sampled: Sequence[Sampled]) -> Sampled:
+    """The images of all, in order."""
+    steps = {
+        place: Taken(
+            torch.cat([one.steps[place].before for one in sampled]),
+            torch.cat([one.steps[place].after for one in sampled]),
+            torch.cat([one.steps[place].log_probability for one in sampled]),
+        )
+        for place in sampled[0].steps
+    }
+    return Sampled(
+        torch.cat([one.cleaned for one in sampled]),
+        torch.cat([one.condition for one in sampled]),
+        torch.cat([one.x0 for one in sampled]),
+        steps,
+    )
 
 
 @torch.no_grad()
@@ -257,10 +284,9 @@ def sample(
         return Sampled(lq, condition, restore_once(restorer, noised, restorer.embed(lq, embedding)), {})
     kept: dict[int, Taken] = {}
 
-    def keep(place: int, before: Tensor, after: Tensor, noise: Tensor | None) -> None:
+    def keep(place: int, before: Tensor, after: Tensor, mean: Tensor, sigma: float) -> None:
         if place in places:
-            assert noise is not None
-            kept[place] = Taken(before, after, compute_log_probability(noise, torch.zeros_like(noise), 1.0))
+            kept[place] = Taken(before, after, compute_log_probability(after, mean, sigma))
 
     plan, etas = trajectory.plan, trajectory.etas
     cleaned, condition, x0, _ = restorer.roll_out(

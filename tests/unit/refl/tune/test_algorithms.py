@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -50,9 +51,10 @@ COSTED = ("dpo", "dpo, one step", "gdpo, lora, ends", "gdpo, one step", "grpo, l
 every_cost = pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[] if kind in COSTED else pytest.mark.slow) for kind in KINDS]
 )
-MAX_DIFFERENCE = 5e-3
-"""Of one step's gradients between a batch and its parts. Images are rewarded in 8 bits, where rounding may fall either
-way, and a group's rewards are divided by their spread: at most 1.5e-3 was measured. A lost part is above 0.1."""
+MAX_DIFFERENCE = {"micro_batch_size": 1e-3, "rollout_batch_size": 5e-3}
+"""Of one step's gradients between a batch and its parts; a part that is lost is above 0.1. beta multiplies what
+rounding changes of an error, by 1.9e-4 at most. Images sampled in other batches are rewarded in 8 bits, where rounding
+may fall either way, and a group's rewards are divided by their spread: 1.5e-3 at most."""
 
 
 def make_pairs(folder: Path) -> Pairs:
@@ -104,14 +106,18 @@ def run(
 
 @kinds
 def test_micro_batches_add_up_to_the_batch(faces: list[Face], tmp_path: Path, kind: str) -> None:
-    found: dict[int, list[Tensor]] = {}
-    for size in (4, 1, 3):
-        with record_gradients(lambda gradients, size=size: found.setdefault(size, gradients)):
-            train_fields = {"micro_batch_size": size, "rollout_batch_size": size, "max_steps": 1}
-            run(kind, faces, tmp_path, f"out{size}", train=train_fields)
-    assert any(bool(gradient.any()) for gradient in found[4])
-    for size in (1, 3):
-        assert difference(found[4], found[size]) < MAX_DIFFERENCE
+    def find_gradients(**fields: int) -> list[Tensor]:
+        found: list[list[Tensor]] = []
+        with record_gradients(found.append):
+            sizes = {"micro_batch_size": 4, "rollout_batch_size": 4, "max_steps": 1, **fields}
+            run(kind, faces, tmp_path, f"out{len(list(tmp_path.iterdir()))}", train=sizes)
+        return found[0]
+
+    whole = find_gradients()
+    assert any(bool(gradient.any()) for gradient in whole)
+    for field, limit in MAX_DIFFERENCE.items():
+        for size in (1, 3) if field == "micro_batch_size" or not kind.startswith("dpo") else ():
+            assert difference(whole, find_gradients(**{field: size})) < limit, (field, size)
 
 
 @kinds
@@ -194,11 +200,11 @@ def test_the_cost_is_counted_and_a_budget_ends_training(faces: list[Face], tmp_p
 
 
 def test_what_is_told_at_the_start_is_as_by_hand(faces: list[Face], tmp_path: Path) -> None:
-    weights = [1.0, 2.0, 3.0, 4.0]
-    _, (line, *_) = run("dpo", faces, tmp_path, "dpo", train={"max_steps": 1})
+    weights, little = [1.0, 2.0, 3.0, 4.0], {"beta": 5.0}  # at 5,000 beta makes 1e-7 of an error 2.5e-4 nats
+    _, (line, *_) = run("dpo", faces, tmp_path, "dpo", algorithm=little, train={"max_steps": 1})
     assert line["loss/dpo"] == pytest.approx(sum(weights) / 4 * 0.693147, rel=1e-4)
     assert line["rewards/margins"] == pytest.approx(0, abs=1e-3)
-    _, (line, *_) = run("gdpo", faces, tmp_path, "gdpo", train={"max_steps": 1})
+    _, (line, *_) = run("gdpo", faces, tmp_path, "gdpo", algorithm=little, train={"max_steps": 1})
     assert line["loss/gdpo"] == pytest.approx(0.693147, rel=1e-4)
     assert line["group_spread"] > 0
     _, (line, *_) = run(
@@ -206,15 +212,16 @@ def test_what_is_told_at_the_start_is_as_by_hand(faces: list[Face], tmp_path: Pa
     )
     assert line["ratio"] == pytest.approx(1, abs=1e-5)
     assert line["divergence"] == pytest.approx(0, abs=1e-9)
-    assert line["loss/grpo"] == pytest.approx(0, abs=1e-3)  # advantages sum to 0; the last step's sigma is small
+    assert line["loss/grpo"] == pytest.approx(0, abs=1e-5)  # advantages sum to 0
     assert line["clipped"] == 0
 
 
 def test_dpo_prefers_the_winner_afterwards(faces: list[Face], tmp_path: Path) -> None:
-    fields = {"max_steps": 16, "learning_rate": 1e-2, "log_every_steps": 8}
-    algorithm = {"ties": "drop", "beta": 200.0, "noise_window": (400, 500)}
-    _, (_, line) = run("dpo, lora", faces, tmp_path, train=fields, algorithm=algorithm)
-    assert line["rewards/margins"] > 0.1
+    fields = {"max_steps": 16, "learning_rate": 1e-2, "log_every_steps": 1}
+    algorithm = {"ties": "drop", "beta": 200.0, "noise_window": (450, 450)}
+    _, lines = run("dpo, lora", faces, tmp_path, train=fields, algorithm=algorithm)
+    assert mean(line["rewards/margins"] for line in lines[8:]) > 0.5  # from 0
+    assert mean(line["rewards/accuracies"] for line in lines[8:]) > 0.6
 
 
 @pytest.mark.slow
