@@ -26,7 +26,6 @@ from sqlalchemy.orm import Session
 
 from annotate.judging.people import lock_person
 from annotate.judging.queue import (
-    ANY_SHORTLIST,
     DELETE_EXPIRED,
     GIVE_BACK,
     HELD_BESIDES,
@@ -36,6 +35,7 @@ from annotate.judging.queue import (
     PROLONG,
     SIZE_OF_TASK,
     TASK_QUEUE,
+    WHAT_WAITS,
     Queue,
     Walk,
 )
@@ -236,12 +236,13 @@ def next_pair(
     """
     turn = _Turn(session, person_id, settings, rng, list(besides), list(besides_tasks))
     queue = own_queue(settings)
-    lease = _pick_awaited(turn)
+    awaited, listed = session.connection().execute(WHAT_WAITS).one()
+    lease = _pick_awaited(turn) if awaited else None
     if lease is not None:
         lease.expires_at = expires_at
         insert_row(session, INSERT_LEASE, lease)
         return lease
-    lease = _pick_queued(turn, queue)
+    lease = _pick_queued(turn, queue, listed=listed)
     if lease is None:
         return None  # The others accompany the queue; alone they would keep a finished person going.
     draw = rng.random()
@@ -250,7 +251,7 @@ def next_pair(
     elif draw < settings.repeat_share + settings.gold_share:
         lease = _pick_gold(turn, queue) or lease
     elif settings.mixed_share and rng.random() < settings.mixed_share:
-        lease = _ask_otherwise(turn, queue, lease)
+        lease = _ask_otherwise(turn, queue, lease, listed=listed)
     lease.expires_at = expires_at
     insert_row(session, INSERT_LEASE, lease)
     return lease
@@ -299,14 +300,16 @@ def _pick_awaited(turn: _Turn) -> Lease | None:
     return None
 
 
-def _pick_queued(turn: _Turn, queue: Queue) -> Lease | None:
+def _pick_queued(turn: _Turn, queue: Queue, *, listed: bool) -> Lease | None:
     """One of the queue: at random, or else `random_share` of them at random and the others by an active order.
 
     Before a labeler has written shortlists every order is random. Where the order has none for this person, the
     others follow, so that nobody is sent away while one wants their judgment.
+
+    Args:
+        listed: whether there are shortlists.
     """
     settings, rng = turn.settings, turn.rng
-    listed = turn.session.connection().scalar(ANY_SHORTLIST) is not None
     if settings.order == "random" or not listed:
         return _pick_at_random(turn, queue, listed=listed)
     active = rng.choice(ACTIVE_ORDERS) if settings.order == "mixed" else choose_picked(settings.order)
@@ -337,7 +340,7 @@ def _pick_at_random(turn: _Turn, queue: Queue, *, listed: bool) -> Lease | None:
     return _make_lease(turn, queue, found, Picked.random if fair else Picked.leftover)
 
 
-def _ask_otherwise(turn: _Turn, queue: Queue, lease: Lease) -> Lease:
+def _ask_otherwise(turn: _Turn, queue: Queue, lease: Lease, *, listed: bool) -> Lease:
     """The lease asked in one of the other ways by lot; one of the other queue where that way is of it.
 
     The same lease where the other queue has nothing for this person.
@@ -348,7 +351,7 @@ def _ask_otherwise(turn: _Turn, queue: Queue, lease: Lease) -> Lease:
         lease.asked = asked
         return lease
     other = TASK_QUEUE if queue is PAIR_QUEUE else PAIR_QUEUE
-    found = _pick_queued(turn, other)
+    found = _pick_queued(turn, other, listed=listed)
     if found is not None:
         found.asked = asked
     return found or lease

@@ -64,7 +64,11 @@ HELD_BESIDES = (
     .limit(bindparam("count"))
     .with_for_update()
 )
-ANY_SHORTLIST = select(Shortlist.place).limit(1)
+WHAT_WAITS = select(
+    exists(select(Pair.id).where(Pair.awaited)) | exists(select(Task.id).where(Task.awaited)),
+    exists(select(Shortlist.place)),
+)
+"""Whether a training waits for answers, and whether there are shortlists."""
 FIRST_LOOK = (Judgment.person_id == ASKER, Judgment.repeat_no == 0, Judgment.superseded_at.is_(None))
 OWN_FIRST_LOOKS = select(Judgment.id).where(*FIRST_LOOK)
 SIZE_OF_TASK = select(Task.size).where(Task.id == bindparam("of"))

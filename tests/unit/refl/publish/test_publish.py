@@ -36,7 +36,9 @@ from tests.unit.refl.restorers.conftest import make_swinir
 ELSEWHERE = """
 import importlib.util, json, sys
 import numpy as np
+import torch
 assert importlib.util.find_spec("refl") is None and importlib.util.find_spec("db") is None, sys.path
+torch.set_num_threads(1)
 from diffusers import DiffusionPipeline
 from PIL import Image
 found = {}
@@ -107,6 +109,7 @@ def make_restorers() -> dict[str, object]:
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Published]:
     """Folders, and in each what this project restores by the same parts."""
+    torch.set_num_threads(1)  # as there: sums are of other parts otherwise
     found = {}
     for name, restorer in make_restorers().items():
         folder = tmp_path_factory.mktemp("published") / name
