@@ -14,9 +14,10 @@ from annotate.labeler.command import FIT, LABEL
 from annotate.measure.command import MEASURE
 from annotate.report.command import RANK
 from annotate.report.plan_command import PLAN
+from annotate.studies.command import STUDY
 from runs.options import Command
 
 COMMANDS: tuple[Command[Any], ...] = (
-    *(IMPORT, PAIR, MEND, PEOPLE, PROJECT, SIMULATE),
+    *(IMPORT, PAIR, MEND, PEOPLE, PROJECT, SIMULATE, STUDY),
     *(MEASURE, CHECK, FIT, LABEL, RANK, PLAN, EXPORT, PUSH),
 )
