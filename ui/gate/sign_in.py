@@ -41,7 +41,7 @@ MAX_PASSWORD_CHARACTERS = 1024
 def sign_in_routes(context: Context, tokens: Tokens) -> APIRouter:
     """Sign-in by name (by name and password with --auth), by personal link, and sign-out."""
     routes = APIRouter()
-    throttle, hashing = Throttle(), Hashing()
+    throttle, hashing = Throttle(context.worker.count), Hashing()
 
     @routes.get("/sign-in")
     def sign_in_page() -> Response:
