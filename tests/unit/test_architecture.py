@@ -34,7 +34,16 @@ MAY_IMPORT = {
 pixels, licences < db, metrics < runs < dataset, training < annotate, reward < refl < ui < app.
 """
 FLOORS = {
-    "annotate": ("judging", "ingest", "measure report", "exchange", "labeler", "commands __main__"),
+    "annotate": (
+        "judging",
+        "ingest",
+        "measure report",
+        "exchange",
+        "labeler",
+        "studies",
+        "prolific",
+        "commands __main__",
+    ),
     "reward": (
         "model",
         "read_hpdv2",
