@@ -68,6 +68,8 @@ class Study(Base):
     link: Mapped[str] = mapped_column(String(32), unique=True)
     """Random last part of its public address."""
     settings: Mapped[dict[str, Any]]
+    strata: Mapped[list[str]]
+    """Of its pairs; each participant is asked about all of them equally often, as far as that goes."""
     state: Mapped[StudyState] = mapped_column(text_enum(StudyState), default=StudyState.draft)
     panel_study: Mapped[str | None] = mapped_column(String(64), unique=True)
     """Id of the study at the panel, where it was made there."""

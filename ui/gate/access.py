@@ -43,6 +43,8 @@ MAX_BODY_BYTES = {
 """By the beginning of the path, the first that fits; larger ones are for admins, whom the gate knows before a byte of
 the body is read."""
 MAX_OTHER_BODY_BYTES = 16 * 2**10
+PARTICIPANT = "study"
+"""In a session's cookie: true of who came by a study's link."""
 LOOK_UPS = 8
 """Sessions that are looked up at a time in a database that may hang."""
 CONTENT_SECURITY_POLICY = (
@@ -66,6 +68,8 @@ class Visitor:
     name: str
     role: Role
     public_id: str
+    participant: bool = False
+    """Of a study: someone who came by its link."""
 
 
 def load_secret(data: Path) -> bytes:
@@ -265,7 +269,7 @@ def find_visitor(context: Context, request: Request) -> Visitor | None:
         return None
     if request.session.get("version", 0) != person.session_version:
         return None  # signed out everywhere
-    return Visitor(person.id, person.name, person.role, person.public_id)
+    return Visitor(person.id, person.name, person.role, person.public_id, bool(request.session.get(PARTICIPANT)))
 
 
 def visitor_of(request: Request) -> Visitor:

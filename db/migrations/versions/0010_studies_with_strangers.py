@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("link", sa.String(length=32), nullable=False),
         sa.Column("settings", sa.JSON(), nullable=False),
+        sa.Column("strata", sa.JSON(), nullable=False),
         sa.Column("state", words("studystate", *STATES), nullable=False),
         sa.Column("panel_study", sa.String(length=64), nullable=True),
         sa.Column("created_at", MOMENT, nullable=False),
