@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from annotate.studies.panels import PANELS, PanelName
+from annotate.studies.prolific_settings import ProlificSettings
 from db.errors import UserError, first_fault
 from db.studies import Outcome, Study
 
@@ -101,6 +102,7 @@ class StudySettings(BaseModel):
     screen_out_cents: int = Field(0, ge=0, le=MAX_CENTS, description="Pay of who is screened out, in hundredths")
     hourly_cents: int = Field(0, ge=0, le=MAX_CENTS, description="Announced pay an hour, in hundredths; 0: none")
     endings: dict[Outcome, Ending] = Field({}, description="Code or address for each outcome")
+    prolific: ProlificSettings = Field(ProlificSettings(), description="What only Prolific asks for")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
