@@ -446,6 +446,20 @@ class Lease(Base):
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
+class Presence(Base):
+    """What the server knows of a person at work; see `annotate.judging.presence`. Nothing is lost with the table."""
+
+    __tablename__ = "presence"
+
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), primary_key=True, autoincrement=False)
+    heard_at: Mapped[datetime]
+    """Time of the latest request of one of their labelling pages."""
+    answered_at: Mapped[datetime | None]
+    paid_until: Mapped[datetime | None]
+    pages: Mapped[dict[str, Any]]
+    """Pages that are open, by their random ids."""
+
+
 class Shortlist(Base):
     """The pairs and tasks that an active order shows next, best first; written anew by every fit of the labeler.
 

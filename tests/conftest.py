@@ -27,6 +27,24 @@ def pytest_configure() -> None:
             signal.signal(number, action)
 
 
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Let torch take one thread in each test, whatever the one before took.
+
+    So sums are of the same parts here and in the processes that tests start, bit for bit; and two threads for each of
+    more processes than cores wait for each other: a training of 16 seconds took 225.
+    """
+    use_one_thread()
+    yield
+    use_one_thread()  # for fixtures of a module, which come before those of a test
+
+
+def use_one_thread() -> None:
+    """To one, where torch is loaded: loading it takes seconds."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """An empty data folder."""

@@ -13,7 +13,7 @@ from db.errors import UserError
 from runs.listen import is_loopback
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-OWN_PATHS = ("admin", "api", "enter", "favicon.ico", "img", "sign-in", "sign-out", "static")
+OWN_PATHS = ("admin", "api", "enter", "favicon.ico", "healthz", "img", "metrics", "sign-in", "sign-out", "static")
 
 
 @dataclass(frozen=True)

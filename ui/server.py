@@ -43,6 +43,12 @@ from ui.navigation import FIRST, GROUPS, LABEL, header_html
 from ui.overview.routes import overview_routes
 from ui.plain_pages import STATIC
 from ui.runs.routes import run_routes
+from ui.serving.counts import CountRequests, Counts, NoteRoute
+from ui.serving.figures import make_look
+from ui.serving.forward import ForwardAdmin
+from ui.serving.watch import Watch
+from ui.studies.arrival import arrival_routes
+from ui.studies.routes import study_routes
 from ui.train.round import round_routes
 from ui.train.routes import train_routes
 
@@ -71,7 +77,7 @@ STYLES = ("palette.css", "header.css", "admin.css")
 
 
 def make_app(context: Context) -> FastAPI:
-    """All of the server for one open database."""
+    """All of the server for one open database; of several workers the first alone has the admin pages."""
     sweep_unfinished(context.data)
     sweep_unpacked(context.data)
     with context.database.write() as session:
@@ -83,6 +89,8 @@ def make_app(context: Context) -> FastAPI:
     app.add_exception_handler(RequestValidationError, refuse_invalid)
     app.include_router(sign_in_routes(context, Tokens(secret)))
     app.include_router(label_routes(context, showings, images))
+    app.include_router(arrival_routes(context))
+    app.include_router(study_routes(context, showings))
     app.include_router(overview_routes(context))
     app.include_router(run_routes(context))
     app.include_router(train_routes(context))
@@ -94,6 +102,31 @@ def make_app(context: Context) -> FastAPI:
     def favicon() -> RedirectResponse:
         return RedirectResponse(f"{context.root_path}/static/icon.svg")
 
+    if context.worker.number == 0:
+        _mount_admin_pages(app, context)
+    counts = Counts()
+    app.add_middleware(NoteRoute)
+    app.add_middleware(TakeTurns, auth=context.auth, workers=context.worker.count)
+    app.add_middleware(Gate, context=context, address_token=AddressToken(secret, context.root_path))
+    app.add_middleware(
+        SessionMiddleware,
+        secret_key=secret.hex(),
+        session_cookie=cookie_name("facereward", context.base_url, context.root_path),
+        max_age=SESSION_SECONDS,
+        path=context.root_path or "/",
+        same_site="lax",
+    )
+    app.add_middleware(BelowRootPath, root_path=context.root_path, base_url=context.base_url)
+    app.add_middleware(BoundWaits)
+    app.add_middleware(Watch, context=context, counts=counts, look=make_look(context))
+    app.add_middleware(CountRequests, counts=counts)
+    first = context.worker.socket_of(0)
+    if context.worker.number != 0 and first is not None:
+        app.add_middleware(ForwardAdmin, root_path=context.root_path, socket=first)
+    return app
+
+
+def _mount_admin_pages(app: FastAPI, context: Context) -> None:
     @app.get("/admin")
     def admin() -> RedirectResponse:
         return RedirectResponse(f"{context.root_path}/admin/")
@@ -117,19 +150,6 @@ def make_app(context: Context) -> FastAPI:
         css="\n".join((STATIC / "common" / name).read_text(encoding="utf-8") for name in STYLES),
         head=f'<script src="{context.root_path}/static/common/theme.js"></script>',
     )
-    app.add_middleware(TakeTurns, auth=context.auth)
-    app.add_middleware(Gate, context=context, address_token=AddressToken(secret, context.root_path))
-    app.add_middleware(
-        SessionMiddleware,
-        secret_key=secret.hex(),
-        session_cookie=cookie_name("facereward", context.base_url, context.root_path),
-        max_age=SESSION_SECONDS,
-        path=context.root_path or "/",
-        same_site="lax",
-    )
-    app.add_middleware(BelowRootPath, root_path=context.root_path, base_url=context.base_url)
-    app.add_middleware(BoundWaits)
-    return app
 
 
 def build_pages(context: Context) -> gr.Blocks:

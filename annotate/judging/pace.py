@@ -7,9 +7,7 @@ out, when the answer before it came in, and when the answer came.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 SECONDS_AN_ANSWER = 0.5
@@ -18,14 +16,42 @@ BURST_ANSWERS = 120
 """So many may come faster, and a request of more is taken whole: a page without a network keeps its answers."""
 CHANGE_COST = 0.25
 """Of an answer: what taking one back, changing its reasons or sending it twice costs."""
+MAX_WAIT_SECONDS = 600
+"""Longer than a burst and a whole request after it: whoever had to wait for more met a clock that was set back."""
 
 
 @dataclass
-class _Known:
+class Pace:
+    """Holds a person to an answer in SECONDS_AN_ANSWER, BURST_ANSWERS ahead of it.
+
+    `annotate.judging.presence` keeps it in the database.
+    """
+
     answered_at: datetime | None = None
-    """Time of this person's latest answer."""
-    paid_until: float = 0.0
-    """Seconds of the clock up to which this person's answers took their time at SECONDS_AN_ANSWER each."""
+    """Time of this person's latest answer; None before the first, which is timed from its handing out alone."""
+    paid_until: datetime | None = None
+    """Up to when this person's answers took their time at SECONDS_AN_ANSWER each."""
+
+    def wait(self, now: datetime) -> int:
+        """Whole seconds until this person's answers are taken again; 0 where they are."""
+        if self.paid_until is None:
+            return 0
+        ahead = (self.paid_until - now).total_seconds() - BURST_ANSWERS * SECONDS_AN_ANSWER
+        return max(0, math.ceil(ahead)) if ahead <= MAX_WAIT_SECONDS else 0
+
+    def start(self, now: datetime) -> Stopwatch:
+        """The stopwatch of a request that came in now; `note` it once its answers are stored."""
+        return Stopwatch(self, now)
+
+    def note(self, stopwatch: Stopwatch, events: int) -> None:
+        """Remember what a request brought: so many events, of which the stopwatch timed the answers."""
+        now, cost = stopwatch.now, stopwatch.answers + CHANGE_COST * (events - stopwatch.answers)
+        since = now if self.paid_until is None else max(self.paid_until, now)
+        if (since - now).total_seconds() > BURST_ANSWERS * SECONDS_AN_ANSWER + MAX_WAIT_SECONDS:
+            since = now
+        self.paid_until = since + timedelta(seconds=cost * SECONDS_AN_ANSWER)
+        if stopwatch.answers:
+            self.answered_at = now
 
 
 @dataclass
@@ -36,7 +62,7 @@ class Stopwatch:
     one the rest. So the server's seconds of a person's answers never add up to more than passed.
     """
 
-    known: _Known
+    pace: Pace
     now: datetime
     """Time of the request."""
     answers: int = 0
@@ -49,7 +75,7 @@ class Stopwatch:
         To be called where no other request of the same person is in between.
         """
         if not self.answers:
-            self._since = self.known.answered_at
+            self._since = self.pace.answered_at
         self.answers += 1
         starts = [moment for moment in (handed_out_at, self._since) if moment is not None]
         if not starts:
@@ -58,34 +84,3 @@ class Stopwatch:
         seconds = there_was if is_last else min(claimed_seconds, there_was)
         self._since = max(starts) + timedelta(seconds=seconds)
         return seconds
-
-
-@dataclass
-class Pace:
-    """Holds every person to an answer in SECONDS_AN_ANSWER, BURST_ANSWERS ahead of it.
-
-    In memory, a small row per person: after a restart a first answer is timed from the handing out of its pair alone.
-    """
-
-    clock: Callable[[], float] = time.monotonic
-    _known: dict[int, _Known] = field(default_factory=dict)
-
-    def wait(self, person_id: int) -> int:
-        """Whole seconds until this person's answers are taken again; 0 where they are."""
-        ahead = self._of(person_id).paid_until - self.clock() - BURST_ANSWERS * SECONDS_AN_ANSWER
-        return max(0, math.ceil(ahead))
-
-    def start(self, person_id: int, now: datetime) -> Stopwatch:
-        """The stopwatch of a request that came in now; `note` it once its answers are stored."""
-        return Stopwatch(self._of(person_id), now)
-
-    def note(self, stopwatch: Stopwatch, events: int) -> None:
-        """Remember what a request brought: so many events, of which the stopwatch timed the answers."""
-        known = stopwatch.known
-        cost = stopwatch.answers + CHANGE_COST * (events - stopwatch.answers)
-        known.paid_until = max(known.paid_until, self.clock()) + cost * SECONDS_AN_ANSWER
-        if stopwatch.answers:
-            known.answered_at = stopwatch.now
-
-    def _of(self, person_id: int) -> _Known:
-        return self._known.setdefault(person_id, _Known())

@@ -23,6 +23,7 @@ from db.errors import UserError
 from refl.restorers.steps import takes_many_steps
 from refl.tune.config import SAMPLING, ReflConfig, load_refl_config, preset_names
 from refl.tune.judge_names import is_judge
+from reward.model.weights_folder import WeightsFolder
 from runs.files import write_text_whole
 from runs.hold import hold_folder
 from runs.options import Command, Flag, Input, Options, Output, Place, make_absolute
@@ -121,9 +122,7 @@ class AblateOptions(Options):
     )
     only: list[str] = Field([], description="Only these variants, beside the full one (default: all)")
     out: Annotated[Path, Output()] = Field(description="Folder of all of it")
-    weights: Annotated[Path | None, Flag(terminal_only=True)] = Field(
-        None, description="Folder of published weight files (default: DATA/weights)"
-    )
+    weights: WeightsFolder = None
     flags: Annotated[list[str], Flag(name="with", rest=True, metavar="FLAG")] = Field(
         [], description="All that follows goes to every `refl train`: --with --max-steps 200"
     )

@@ -50,7 +50,7 @@ FLOORS = {
             "context",
             "html",
             "gate navigation run_panel",
-            "pairing filling",
+            "pairing filling serving",
             "demo_section",
         ),
         *("label pages autolabel restore train runs mounts", "overview studies", "server demo"),

@@ -49,7 +49,7 @@ class AddressToken:
 
     def answer(self, request: Request) -> Response | None:
         """The exchange of the token for the cookie, or the refusal of a proxy; None for all other requests."""
-        if through := _forwarded_by(request):
+        if through := forwarded_by(request):
             return refusal(
                 request,
                 403,
@@ -94,7 +94,7 @@ class AddressToken:
         return answer
 
 
-def _forwarded_by(request: Request) -> str:
+def forwarded_by(request: Request) -> str:
     """The first header by which a proxy says that it passes this request on; empty for none."""
     names = (name.decode("latin-1") for name, _ in request.headers.raw)
     return next((name for name in names if name in FORWARDED or name.startswith(FORWARDED_PREFIXES)), "")

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import ceil
 from typing import TypeVar
 
 import anyio
@@ -35,8 +36,13 @@ class Throttle:
 
     A try counts from its beginning, so that many at once are no more than one after another; one that succeeds is
     taken back. A try that is refused does not count, so that nobody's wait grows by what others do.
+
+    In memory, as a flood of tries shall not reach the database. Of several processes each has its part of a budget,
+    rounded up; a person's tries come to one of them while their browser keeps its connection.
     """
 
+    workers: int = 1
+    """Processes that share the budgets."""
     clock: Callable[[], float] = time.monotonic
     _tries: OrderedDict[str, deque[float]] = field(default_factory=OrderedDict)
 
@@ -48,7 +54,7 @@ class Throttle:
             tries = self._tries.get(key, deque())
             while tries and now - tries[0] >= WINDOW_SECONDS:
                 tries.popleft()
-            if len(tries) >= allowed:
+            if len(tries) >= ceil(allowed / self.workers):
                 wait = max(wait, tries[0] + WINDOW_SECONDS - now)
         if wait:
             return wait

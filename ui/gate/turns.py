@@ -31,13 +31,15 @@ log = logging.getLogger(__name__)
 
 WRITERS = 8
 READERS = 24
+LEAST = 3
+"""Of each, of one of many processes."""
 READERS_PER_PERSON = 6
 """As many as a browser has connections to one server."""
 PATIENCE_SECONDS = 5.0
 RETRY_SECONDS = 2
 FREE_PATHS = ("/static/", "/favicon.ico", "/admin")
 """Paths that read no database, and Gradio's pages, which have threads of their own."""
-WRITING_PATHS = ("/enter/",)
+WRITING_PATHS = ("/enter/", "/study/", "/api/study")
 """GET requests that write all the same."""
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(:[0-9]{1,5})?")
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.EIO}
@@ -110,13 +112,16 @@ async def _acquire(semaphore: anyio.Semaphore, otherwise: type[TurnLostError]) -
 
 
 class TakeTurns:
-    """ASGI middleware, inside the gate, that gives each request its turn."""
+    """ASGI middleware, inside the gate, that gives each request its turn.
 
-    def __init__(self, app: ASGIApp, *, auth: bool) -> None:
+    Several processes share the turns, and thereby the connections of the database, but for a least number of each.
+    """
+
+    def __init__(self, app: ASGIApp, *, auth: bool, workers: int = 1) -> None:
         self.app = app
         self.auth = auth
-        self.writers = Turns(WRITERS, 1)
-        self.readers = Turns(READERS, READERS_PER_PERSON)
+        self.writers = Turns(max(LEAST, WRITERS // workers), 1)
+        self.readers = Turns(max(LEAST, READERS // workers), READERS_PER_PERSON)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else "/static/"

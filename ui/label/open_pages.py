@@ -1,17 +1,15 @@
-"""Track the labelling pages that each person has open, and the pairs and tasks that each shows.
+"""Track the labelling pages that a person has open, and the pairs and tasks that each shows.
 
-Kept in memory, as it only keeps two tabs of one person from showing the same; after a restart of the server every
-open page is known again with its next request. What is stored never hangs on it: `annotate.judging.judgments` refuses a
-second answer by itself.
+It only keeps two tabs of one person from showing the same: what is stored never hangs on it, as
+`annotate.judging.judgments` refuses a second answer by itself. Kept with `annotate.judging.presence`, for the tabs may
+be served by two processes.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from ui.label.showings import Shown
 
@@ -19,51 +17,54 @@ LIVE_SECONDS = 150.0
 """A page that is looked at asks every minute; one that has been silent for longer keeps nothing from the others."""
 CLOSING_SECONDS = 5.0
 """For so long after a page's farewell, requests that it sent before may come; they do not open it again."""
-
-
-@dataclass(frozen=True)
-class _OpenPage:
-    heard_at: float
-    """Seconds of time.monotonic()."""
-    shown: frozenset[Shown]
+MAX_PAGES = 20
+"""Of one person; of more the one that was silent the longest is forgotten, so that no script makes the row long."""
 
 
 class OpenPages:
-    """The pages that are open, by person; a page without an id is not counted."""
+    """A person's pages as they are kept in the database; a page without an id is not counted.
 
-    def __init__(self) -> None:
-        self._pages: defaultdict[int, dict[str, _OpenPage]] = defaultdict(dict)
-        self._closed: dict[tuple[int, str], float] = {}
-        self._turn = threading.Lock()
+    Args:
+        kept: by the page's id {"at": seconds since 1970, "shown": [[kind, id], …]}; "shown" is None after its farewell.
+            Changed in place.
+        now: time of the request.
+    """
 
-    def _others(self, person_id: int, page: str | None) -> list[_OpenPage]:
-        earliest = time.monotonic() - LIVE_SECONDS
-        with self._turn:
-            live = {key: known for key, known in self._pages[person_id].items() if known.heard_at >= earliest}
-            self._pages[person_id] = live
-            return [known for key, known in live.items() if key != page]
+    def __init__(self, kept: dict[str, Any], now: datetime) -> None:
+        self._kept, self._now = kept, now.timestamp()
+        for page in [page for page, known in kept.items() if not self._counts(known)]:
+            del kept[page]
 
-    def shown_elsewhere(self, person_id: int, page: str | None) -> frozenset[Shown]:
+    def _counts(self, known: dict[str, Any]) -> bool:
+        age = abs(self._now - known["at"])  # abs: the clock may be set back
+        return bool(age <= (CLOSING_SECONDS if known["shown"] is None else LIVE_SECONDS))
+
+    def _others(self, page: str | None) -> list[list[Shown]]:
+        return [
+            [(kind, number) for kind, number in known["shown"]]
+            for key, known in self._kept.items()
+            if key != page and known["shown"] is not None
+        ]
+
+    def shown_elsewhere(self, page: str | None) -> frozenset[Shown]:
         """Pairs and tasks that this person's other pages show."""
-        return frozenset().union(*(known.shown for known in self._others(person_id, page)))
+        return frozenset(shown for other in self._others(page) for shown in other)
 
-    def count_others(self, person_id: int, page: str | None) -> int:
+    def count_others(self, page: str | None) -> int:
         """Count the other pages that this person has open."""
-        return len(self._others(person_id, page))
+        return len(self._others(page))
 
-    def note(self, person_id: int, page: str | None, shown: Iterable[Shown]) -> None:
+    def note(self, page: str | None, shown: Iterable[Shown]) -> None:
         """Remember that a page is open and what it shows, unless it has just said that it goes."""
-        if page is not None:
-            now = time.monotonic()
-            with self._turn:
-                self._closed = {key: at for key, at in self._closed.items() if at > now - CLOSING_SECONDS}
-                if (person_id, page) in self._closed:
-                    return
-                self._pages[person_id][page] = _OpenPage(now, frozenset(shown))
+        if page is not None and self._kept.get(page, {"shown": ()})["shown"] is not None:
+            self._keep(page, [list(one) for one in shown])
 
-    def close(self, person_id: int, page: str | None) -> None:
+    def close(self, page: str | None) -> None:
         """Forget a page that says that it goes."""
         if page is not None:
-            with self._turn:
-                self._pages[person_id].pop(page, None)
-                self._closed[person_id, page] = time.monotonic()
+            self._keep(page, None)
+
+    def _keep(self, page: str, shown: list[list[Any]] | None) -> None:
+        self._kept[page] = {"at": self._now, "shown": shown}
+        while len(self._kept) > MAX_PAGES:
+            del self._kept[min(self._kept, key=lambda key: self._kept[key]["at"])]

@@ -11,24 +11,26 @@ import random
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, HTTPException, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from annotate.judging.pace import Pace, Stopwatch
+from annotate.judging.pace import Pace
 from annotate.judging.pairs import Draw, count_with_others, lease_pairs, release_leases
+from annotate.judging.presence import AtWork, load_presence, store_presence
+from annotate.judging.progress import LONG_AGO, count_judgments, count_own, hourly_rate, own_progress
 from db.errors import UserError
-from db.models import Judgment, Lease, Pair, Person, Role, Task, utc_now
+from db.models import Lease, Person, Role, utc_now
 from db.project import OF_KEY, ProjectSettings, load_settings, question_key
 from runs.store import VERSION
 from ui.context import Context
@@ -37,17 +39,17 @@ from ui.label.events import MAX_EVENTS, is_new_answer, store_event
 from ui.label.open_pages import OpenPages
 from ui.label.showings import Showings, Shown, name_shown
 from ui.label.stored_images import StoredImages
-from ui.label.study_turn import StudyTurn, find_study_turn
+from ui.label.study_turn import AT_WORK, StudyTurn, find_study_turn, view_study
 from ui.label.views import Images, load_images, own_history, view_shown
 from ui.navigation import LABEL, menu_html
 from ui.plain_pages import send_page
+from ui.serving.counts import note_events
 
 TOTALS_LIFETIME_SECONDS = 30.0
 """As often as a page asks. Whoever could see them change by one answer would see which were repeats or gold pairs."""
 CONFLICT_TRIES = 3
 DAMAGED_TRIES = 5
 """So often others are looked for in the place of pairs and tasks whose images are damaged."""
-LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 class LabelRequest(BaseModel):
@@ -83,12 +85,17 @@ def label_routes(context: Context, showings: Showings, images: StoredImages) -> 
     routes = APIRouter()
     rng = random.Random()
     totals = _Totals()
-    pages = OpenPages()
-    pace = Pace()
+    paces: dict[int, Pace] = {}
+    """As this process last saw them, by person: what they say of a wait holds, though another may know of a longer."""
 
     @routes.get("/")
     def label_page(request: Request) -> Response:
-        menu = menu_html(context.root_path, LABEL) if visitor_of(request).role is Role.admin else ""
+        visitor = visitor_of(request)
+        with context.database.read() as session:
+            study = view_study(session, visitor)
+        if study is not None and study["stage"] not in AT_WORK:
+            return RedirectResponse(f"{context.root_path}/study", status_code=303)
+        menu = menu_html(context.root_path, LABEL) if visitor.role is Role.admin else ""
         return send_page("label/label.html", context.root_path, menu=menu)
 
     @routes.get("/api/session")
@@ -98,12 +105,15 @@ def label_routes(context: Context, showings: Showings, images: StoredImages) -> 
             settings = load_settings(session)
             seen_at = session.get_one(Person, visitor.person_id).guidelines_seen_at
             asked = session.scalar(OF_KEY, {"key": question_key(settings)})
+            study = view_study(session, visitor)
         return {
-            "person": {"name": visitor.name, "role": visitor.role, "id": visitor.public_id},
+            # A participant's name holds that of the study, which is not for them to read.
+            "person": {"name": "" if study else visitor.name, "role": visitor.role, "id": visitor.public_id},
             "auth": context.auth,
             "version": VERSION,
             "project": view_project(settings, showings, visitor),
             "guidelines_seen": seen_at is not None and (asked is None or seen_at >= asked.created_at),
+            "study": study,
         }
 
     @routes.post("/api/guidelines-seen")
@@ -118,14 +128,17 @@ def label_routes(context: Context, showings: Showings, images: StoredImages) -> 
         if body.person not in (None, visitor.public_id):
             raise HTTPException(409, "Somebody else has signed in since; sign in as before to send these answers.")
         arrived_at = utc_now()
-        _check_pace(pace, visitor, body)  # before there is a session, so that a flood costs the others little
+        # Before there is a session, so that a flood costs the others little.
+        _check_pace(paces.get(visitor.person_id), arrived_at, body)
         for attempt in range(CONFLICT_TRIES):
             try:
                 with context.database.write() as session:
-                    _check_pace(pace, visitor, body)  # requests that came beside each other are here one by one
-                    stopwatch = pace.start(visitor.person_id, arrived_at)
-                    answer = answer_label_request(session, showings, images, visitor, body, rng, pages, stopwatch)
-                    pace.note(stopwatch, len(body.events))
+                    known = load_presence(session, visitor.person_id)
+                    paces[visitor.person_id] = known.pace
+                    _check_pace(known.pace, arrived_at, body)  # requests that came together are here one by one
+                    answer = answer_label_request(session, showings, images, visitor, body, rng, known, arrived_at)
+                    store_presence(session, known, arrived_at)
+                note_events(request, (result["status"] for result in answer["results"]))
                 # Written here: FastAPI's own way would copy it twice first.
                 return Response(orjson.dumps(answer), media_type="application/json")
             except IntegrityError:
@@ -140,7 +153,8 @@ def label_routes(context: Context, showings: Showings, images: StoredImages) -> 
             with context.database.read() as session:
                 return {"mine": own_progress(session, visitor_of(request).person_id), "all": None}
         with context.database.read() as session:
-            if abs((utc_now() - totals.taken_at).total_seconds()) > TOTALS_LIFETIME_SECONDS:
+            lifetime = TOTALS_LIFETIME_SECONDS * context.worker.count  # each worker tells others
+            if abs((utc_now() - totals.taken_at).total_seconds()) > lifetime:
                 totals.taken_at = utc_now()
                 totals.done, totals.wanted = count_judgments(session, load_settings(session))
             own = visitor_of(request).person_id
@@ -158,10 +172,10 @@ def label_routes(context: Context, showings: Showings, images: StoredImages) -> 
     return routes
 
 
-def _check_pace(pace: Pace, visitor: Visitor, body: LabelRequest) -> None:
+def _check_pace(pace: Pace | None, now: datetime, body: LabelRequest) -> None:
     """Refuse the answers of a person who is too far ahead of `annotate.judging.pace`; their page keeps and resends
     them."""
-    if body.events and (wait := pace.wait(visitor.person_id)):
+    if pace is not None and body.events and (wait := pace.wait(now)):
         words = f"These answers come faster than anybody can look; they are taken again in {wait} seconds."
         raise HTTPException(429, words, {"Retry-After": str(wait)})
 
@@ -173,11 +187,13 @@ def answer_label_request(
     visitor: Visitor,
     body: LabelRequest,
     rng: random.Random,
-    pages: OpenPages,
-    stopwatch: Stopwatch,
+    known: AtWork,
+    arrived_at: datetime,
 ) -> dict[str, Any]:
     """Store the events in their order, then lease and show new pairs and tasks; all in the caller's one transaction.
 
+    Args:
+        known: what is known of the person; brought up to date, for the caller to store.
     Returns:
         results, one for each event in its place; pairs and tasks to show, in one list, `pairs`; `gone`, showings that
         the page holds and another page of this person has too; `done`, whether fewer were found than were wanted, and
@@ -186,6 +202,7 @@ def answer_label_request(
     """
     settings = load_settings(session)
     study = find_study_turn(session, visitor)
+    pages, stopwatch = OpenPages(known.pages, arrived_at), known.pace.start(arrived_at)
     results, again = [], {}
     last = max((place for place, event in enumerate(body.events) if is_new_answer(event)), default=None)
     for place, event in enumerate(body.events):
@@ -197,19 +214,20 @@ def answer_label_request(
     if study is not None and body.events:
         study.note_answers()
         again = again if study.is_at_work else {}
+    known.pace.note(stopwatch, len(body.events))
     held = _read_holding(showings, visitor, body.holding)
     taken_back = [name_shown(lease) for lease in again.values()]
-    elsewhere = pages.shown_elsewhere(visitor.person_id, body.page)
+    elsewhere = pages.shown_elsewhere(body.page)
     if body.leaving:
         release_leases(session, visitor.person_id, *_split_kinds([*held.values(), *taken_back]))
-        pages.close(visitor.person_id, body.page)
+        pages.close(body.page)
         return {"results": results}
     holding = [shown for shown in held.values() if shown not in elsewhere] + taken_back
     draw = None if study is None else study.draw(settings, rng)
     leases, files, damaged = _lease_whole(
         session, images, visitor.person_id, settings, rng, body.want, [*holding, *elsewhere], draw
     )
-    pages.note(visitor.person_id, body.page, [*holding, *map(name_shown, leases)])
+    pages.note(body.page, [*holding, *map(name_shown, leases)])
     question = question_key(settings)
     files = {**files, **load_images(session, list(again.values()))}
     views = view_shown(showings, visitor, [*again.values(), *leases], files, question)
@@ -227,7 +245,7 @@ def answer_label_request(
         "with_others": with_others,
         "in_own_pages": len(elsewhere),
         "damaged": damaged,
-        "own_pages": pages.count_others(visitor.person_id, body.page),
+        "own_pages": pages.count_others(body.page),
         "project": None if body.question in (None, question) else view_project(settings, showings, visitor),
         "study": None if study is None else study.view(),
     }
@@ -298,47 +316,6 @@ def _lease_whole(
         of_them = delete(Lease).where(Lease.person_id == person_id, Lease.pair_id.in_(pairs) | Lease.task_id.in_(tasks))
         session.execute(of_them.execution_options(synchronize_session="fetch"))
     return leases, files, len(damaged)
-
-
-def count_judgments(session: Session, settings: ProjectSettings) -> tuple[int, int]:
-    """(judgments made, judgments wanted) over all tasks, or pairs where the project asks about two, but gold ones."""
-    of_pairs = settings.task_size == 2
-    done, wanted = (
-        (Pair.judgment_count, Pair.judgments_wanted) if of_pairs else (Task.judgment_count, Task.judgments_wanted)
-    )
-    is_gold = (Pair.gold_answer if of_pairs else Task.gold_ranking).is_not(None)
-    sums = select(func.coalesce(func.sum(done), 0), func.coalesce(func.sum(wanted), 0)).where(~is_gold)
-    made, asked_for = session.execute(sums).one()
-    return int(made), int(asked_for)
-
-
-def count_own(session: Session, person_id: int, since: datetime = LONG_AGO) -> int:
-    """A person's live judgments of whatever kind, since a moment."""
-    own = select(func.count()).where(Judgment.person_id == person_id, Judgment.superseded_at.is_(None))
-    return session.scalar(own.where(Judgment.created_at >= since)) or 0
-
-
-def own_progress(session: Session, person_id: int) -> dict[str, Any]:
-    """A person's live judgments: all, since midnight UTC, and their pace."""
-    midnight = utc_now().replace(hour=0, minute=0, second=0, microsecond=0)
-    return {
-        "done": count_own(session, person_id),
-        "today": count_own(session, person_id, midnight),
-        "per_hour": hourly_rate(session, person_id),
-    }
-
-
-def hourly_rate(session: Session, person_id: int | None) -> int:
-    """Live judgments per hour over the last hour, of one person or of all; over the time since its first one."""
-    now = utc_now()
-    newest_first = select(Judgment.created_at).where(Judgment.superseded_at.is_(None)).order_by(Judgment.id.desc())
-    if person_id is not None:
-        newest_first = newest_first.where(Judgment.person_id == person_id)
-    recent = [made for made in session.scalars(newest_first.limit(1000)) if now - made < timedelta(hours=1)]
-    if not recent:
-        return 0
-    hours = max((now - recent[-1]).total_seconds(), 60.0) / 3600.0
-    return round(len(recent) / hours)
 
 
 def render_guidelines(text: str, showings: Showings, visitor: Visitor) -> str:

@@ -15,17 +15,9 @@ def at(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def answer(pace: Pace, arrived: float, *claims: tuple[float | None, float]) -> list[float | None]:
-    """One request of person 1: (seconds at which its pair was handed out, seconds claimed) of each answer."""
-    stopwatch = pace.start(1, at(arrived))
+    """One request: (seconds at which its pair was handed out, seconds claimed) of each answer."""
+    stopwatch = pace.start(at(arrived))
     taken = [
         stopwatch.take(None if out is None else at(out), claimed, is_last=place == len(claims) - 1)
         for place, (out, claimed) in enumerate(claims)
@@ -59,47 +51,47 @@ def test_claims_of_more_than_passed_do_not_fit() -> None:
 
 
 def test_people_may_run_ahead_by_a_burst_and_are_then_held_to_the_pace() -> None:
-    clock = Clock()
-    pace = Pace(clock)
-    for number in range(BURST_ANSWERS):
-        assert pace.wait(1) == 0, number
-        answer(pace, number / 100, (None, 1.0))
-    assert pace.wait(1) == 0
-    answer(pace, 2, (None, 1.0))
-    assert pace.wait(1) == 1
-    assert pace.wait(2) == 0, "nobody waits for what others do"
-    clock.now += SECONDS_AN_ANSWER
-    assert pace.wait(1) == 0
+    pace = Pace()
+    for number in range(BURST_ANSWERS + 1):
+        assert pace.wait(at(0)) == 0, number
+        answer(pace, 0, (None, 1.0))
+    assert pace.wait(at(0)) == 1
+    assert pace.wait(at(SECONDS_AN_ANSWER)) == 0
 
 
 def test_a_fast_person_never_waits() -> None:
     """An answer with a reason a second for an hour, and now and then ten more in three seconds, each undone."""
-    clock = Clock()
-    pace = Pace(clock)
+    pace = Pace()
     for number in range(3600):
-        assert pace.wait(1) == 0
+        assert pace.wait(at(number)) == 0
         answer(pace, number, (None, 0.9))
-        pace.note(pace.start(1, at(number)), 1)  # a reason
+        pace.note(pace.start(at(number)), 1)  # a reason
         if number % 100 == 0:
             for _ in range(10):
                 answer(pace, number, (None, 0.3))
-                pace.note(pace.start(1, at(number)), 1)  # an undo
-        clock.now += 1
+                pace.note(pace.start(at(number)), 1)  # an undo
 
 
 def test_a_backlog_of_any_length_is_taken_whole_and_waited_for_afterwards() -> None:
-    clock = Clock()
-    pace = Pace(clock)
+    pace = Pace()
     answer(pace, 0, *[(None, 5.0)] * 500)
-    assert pace.wait(1) == (500 - BURST_ANSWERS) * SECONDS_AN_ANSWER
-    clock.now += pace.wait(1)
-    assert pace.wait(1) == 0, "and so is the next one"
+    assert pace.wait(at(0)) == (500 - BURST_ANSWERS) * SECONDS_AN_ANSWER
+    assert pace.wait(at(pace.wait(at(0)))) == 0, "and so is the next one"
 
 
 def test_changes_cost_less_than_answers_but_cost() -> None:
-    pace = Pace(Clock())
+    pace = Pace()
     for _ in range(int(BURST_ANSWERS / CHANGE_COST)):
-        assert pace.wait(1) == 0
-        pace.note(pace.start(1, START), 1)
-    pace.note(pace.start(1, START), 4)
-    assert pace.wait(1) == 1
+        assert pace.wait(START) == 0
+        pace.note(pace.start(START), 1)
+    pace.note(pace.start(START), 4)
+    assert pace.wait(START) == 1
+
+
+def test_nobody_waits_for_a_clock_that_was_set_back() -> None:
+    pace = Pace()
+    answer(pace, 7200, *[(None, 5.0)] * 500)
+    assert pace.wait(at(7200)) > 0
+    assert pace.wait(at(0)) == 0
+    answer(pace, 0, *[(None, 5.0)] * 500)
+    assert pace.wait(at(0)) == (500 - BURST_ANSWERS) * SECONDS_AN_ANSWER, "and the pace is kept from there on"

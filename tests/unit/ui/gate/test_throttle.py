@@ -85,3 +85,9 @@ def test_hashing_takes_few_at_a_time_and_turns_away_what_would_wait_long() -> No
     with ThreadPoolExecutor(1) as thread:  # the browser tests leave an event loop in this one
         thread.submit(anyio.run, try_many).result(LIMIT_SECONDS)
     assert (most[0], busy[0]) == (HASHES_AT_ONCE, 7)
+
+
+def test_several_processes_share_a_budget() -> None:
+    first, second = (Throttle(workers=2, clock=lambda: 0.0) for _ in range(2))
+    for throttle in (first, second):
+        assert [throttle.begin({"name": 5}) for _ in range(4)] == [0.0, 0.0, 0.0, 60.0]
