@@ -48,6 +48,7 @@ from ui.serving.figures import make_look
 from ui.serving.forward import ForwardAdmin
 from ui.serving.watch import Watch
 from ui.studies.arrival import arrival_routes
+from ui.studies.hooks import hook_routes
 from ui.studies.routes import study_routes
 from ui.train.round import round_routes
 from ui.train.routes import train_routes
@@ -91,6 +92,7 @@ def make_app(context: Context) -> FastAPI:
     app.include_router(label_routes(context, showings, images))
     app.include_router(arrival_routes(context))
     app.include_router(study_routes(context, showings))
+    app.include_router(hook_routes(context))
     app.include_router(overview_routes(context))
     app.include_router(run_routes(context))
     app.include_router(train_routes(context))

@@ -32,12 +32,13 @@ from ui.gate.address_token import AddressToken
 from ui.gate.turns import Turns
 
 SECRET_BYTES = 32
-OPEN_PATHS = ("/sign-in", "/enter/", "/study", "/static/", "/api/sign-in-info", "/favicon.ico")
+OPEN_PATHS = ("/sign-in", "/enter/", "/study", "/hooks/", "/static/", "/api/sign-in-info", "/favicon.ico")
 ADMIN_PATHS = ("/admin", "/api/runs", "/api/train", "/api/lineage", "/api/overview")
 GRADIO_PATHS = ("/admin",)
 MAX_BODY_BYTES = {
     "/sign-in": 16 * 2**10,
     "/api/": 2 * 2**20,  # 500 answers
+    "/hooks/": 64 * 2**10,
     "/admin/gradio_api/upload": 4 * 2**30,
     "/admin": 64 * 2**20,
 }

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 import annotate.prolific.client
 import annotate.prolific.work
 from annotate.prolific.command import ProlificOptions, run_prolific
 from annotate.studies.create import get_study
-from annotate.studies.money import find_by_number, give_bonus, list_participants, list_payments, number_of
 from annotate.studies.panels import Arrived
 from annotate.studies.settings import StudySettings
 from annotate.studies.way import arrive, end
 from db.session import Database
-from db.studies import Outcome, Participant, Stage, Study, StudyState
+from db.studies import Outcome, Participant, Payment, PaymentKind, Stage, Study, StudyState
 from runs.options import Place
 from tests.prolific_stand_in import ProlificStandIn, serve_stand_in
 
@@ -94,26 +94,28 @@ class Ours:
             came.stage = Stage.task
             if outcome is not None:
                 end(session, came, outcome, "As the test says.")
-            return joined["id"], number_of(came)
+            return joined["id"], came.id
 
     def participant(self, number: int) -> Participant:
         """A participant as stored."""
         with self.database.read() as session:
-            return find_by_number(session, get_study(session, "faces"), number)
+            return session.get_one(Participant, number)
 
     def paid(self) -> list[tuple[int, str, int, bool]]:
         """The ledger: (participant's number, kind, cents, whether paid)."""
         with self.database.read() as session:
-            lines = list_payments(session, get_study(session, "faces"))
-            numbers = {one.id: number_of(one) for one in list_participants(session, get_study(session, "faces"))}
-            return [
-                (numbers[line.participant_id], line.kind.value, line.cents, line.paid_at is not None) for line in lines
-            ]
+            lines = session.scalars(select(Payment).order_by(Payment.id)).all()
+        return [(line.participant_id, line.kind.value, line.cents, line.paid_at is not None) for line in lines]
+
+    def owe(self, number: int, kind: PaymentKind, cents: int, reason: str) -> None:
+        """Put a line into the ledger."""
+        with self.database.write() as session:
+            ids = {"study_id": 1, "participant_id": number}
+            session.add(Payment(**ids, kind=kind, cents=cents, currency="GBP", reason=reason))
 
     def give_bonus(self, number: int, cents: int, reason: str = "care") -> None:
         """Put a bonus into the ledger."""
-        with self.database.write() as session:
-            give_bonus(session, find_by_number(session, get_study(session, "faces"), number), cents, reason)
+        self.owe(number, PaymentKind.bonus, cents, reason)
 
 
 @pytest.fixture

@@ -9,11 +9,9 @@ import pytest
 from sqlalchemy import select
 
 from annotate.prolific.webhook import ForgedError, check, sign, take
-from annotate.studies.create import get_study
-from annotate.studies.money import note_owed
 from db.errors import UserError
 from db.models import Lease, utc_now
-from db.studies import Outcome, Stage, StudyEvent, WebhookSeen
+from db.studies import Outcome, PaymentKind, Stage, StudyEvent, WebhookSeen
 from tests.making import add_pairs, count_rows, dump_rows
 from tests.prolific_stand_in import Webhook
 
@@ -150,21 +148,18 @@ def test_what_prolific_pays_by_itself_is_in_the_ledger_once(ours, deliver, noted
     screened, _ = ours.arrive("p2", Outcome.screened_out)
     ours.give_bonus(1, 50)
     if noted:
-        with ours.database.write() as session:
-            note_owed(session, get_study(session, "faces"))
+        ours.owe(1, PaymentKind.base, 150, "Finished")
+        ours.owe(2, PaymentKind.screen_out, 14, "Screened out")
     for _ in range(2):
         deliver(tell(ours, done, "APPROVED"))
         deliver(tell(ours, screened, "SCREENED OUT"))
-    with ours.database.write() as session:
-        assert note_owed(session, get_study(session, "faces")) == 0
     assert sorted(ours.paid()) == [(1, "base", 150, True), (1, "bonus", 50, False), (2, "screen_out", 14, True)]
 
 
 def test_who_returns_after_the_end_is_owed_no_pay(ours, deliver):
     ours.publish()
     submission, number = ours.arrive("p1", Outcome.done)
-    with ours.database.write() as session:
-        note_owed(session, get_study(session, "faces"))
+    ours.owe(number, PaymentKind.base, 150, "Finished")
     deliver(tell(ours, submission, "RETURNED"))
     assert ours.paid() == []
     assert ours.participant(number).outcome is Outcome.returned
