@@ -23,6 +23,7 @@ from refl.restorers.diffbir import StableDiffusion, choose_dtypes, fill_stable_d
 from refl.restorers.lora import BEFORE
 from refl.restorers.one_step import OneStepRestorer
 from refl.restorers.osediff_lora import add_adapters
+from refl.restorers.record import Kind
 from training.weights import check_strictly, name_some
 
 
@@ -31,7 +32,7 @@ class AdaptedRestorer(OneStepRestorer):
 
     adapted = ("unet",)
 
-    def set_trainable(self, kind: lora.Kind = "lora", rank: int = 0) -> None:  # noqa: ARG002 (theirs counts)
+    def set_trainable(self, kind: Kind = "lora", rank: int = 0) -> None:  # noqa: ARG002 (theirs counts)
         """Let the published adapters be trained, at the rank that they have, whatever is asked for.
 
         Raises:

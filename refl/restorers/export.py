@@ -10,6 +10,7 @@ from db.errors import UserError
 from refl.published.convert import name_unet_key
 from refl.restorers import lora
 from refl.restorers.export_one_step import FORMS, export_one_step
+from refl.restorers.record import find_root, read_record
 
 PREFIX = "control."
 """Of the ControlNet's parameters in a folder that `save_trained` wrote."""
@@ -26,8 +27,8 @@ def export_trained(folder: Path, file: Path, weights: Path) -> tuple[int, str]:
     Raises:
         UserError: the folder cannot be read, or nobody publishes what it holds in a form of that kind.
     """
-    kind = lora.find_root(str(folder)).partition(":")[0]
-    if lora.read_record(folder)["kind"] == "lora" and kind in FORMS:
+    kind = find_root(str(folder)).partition(":")[0]
+    if read_record(folder)["kind"] == "lora" and kind in FORMS:
         return export_one_step(folder, file, weights), FORMS[kind]
     return export_trained_control(folder, file), "DiffBIR's format"
 
@@ -43,7 +44,7 @@ def export_trained_control(folder: Path, file: Path) -> int:
     Raises:
         UserError: the folder cannot be read, or holds adapters.
     """
-    read = lora.read_trained(folder, lora.read_record(folder))
+    read = lora.read_trained(folder, read_record(folder))
     if read.trained.kind != "control":
         raise UserError(f"{folder}: holds LoRA adapters, and DiffBIR takes whole ControlNets; train with kind control.")
     firsts = [key for key in read.state if key.startswith(f"{PREFIX}down_blocks.0.resnets.")]

@@ -27,6 +27,7 @@ from refl.restorers.osediff_lora import (
     load_published_adapters,
     merge_lora,
 )
+from refl.restorers.record import Kind
 from training.weights import read_checkpoint
 
 FACE_ADAPTERS = "osediff-face"
@@ -42,7 +43,7 @@ class OSEDiff(OneStepRestorer):
         """List the layers that get an adapter: part -> name of a group of adapters -> layers."""
         return {"unet": group_layers(self.unet), "vae": {ENCODER: list_encoder_layers(self.vae)}}
 
-    def set_trainable(self, kind: lora.Kind = "lora", rank: int = 4) -> None:
+    def set_trainable(self, kind: Kind = "lora", rank: int = 4) -> None:
         """Merge the adapters, then put fresh ones on the same layers; only these are trained.
 
         Raises:

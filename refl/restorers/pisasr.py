@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from db.errors import UserError
 from refl.faces.color_fix import ColorFix
 from refl.published.weights import find_any, find_file, get_files
-from refl.restorers import lora
 from refl.restorers.adapted import AdaptedRestorer, Adapters, choose_adapters, fill_with_adapters
 from refl.restorers.diffbir import STABLE_DIFFUSION, make_stable_diffusion
 from refl.restorers.one_step import OneStepSettings
 from refl.restorers.osediff_lora import PUBLISHED_ALPHA, add_adapters, group_layers
+from refl.restorers.record import Kind
 from training.weights import read_checkpoint
 
 WEIGHTS = "pisasr"
@@ -68,7 +68,7 @@ class PisaSR(AdaptedRestorer):
         """Take off what the denoiser found."""
         return condition - output
 
-    def set_trainable(self, kind: lora.Kind = "lora", rank: int = 0) -> None:
+    def set_trainable(self, kind: Kind = "lora", rank: int = 0) -> None:
         """See `AdaptedRestorer.set_trainable`; both kinds are trained.
 
         Raises:

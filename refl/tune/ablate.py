@@ -20,7 +20,7 @@ from pydantic import Field
 
 from db.command import DATABASE_VARIABLE
 from db.errors import UserError
-from refl.restorers.steps import takes_many_steps
+from refl.restorers.record import takes_many_steps
 from refl.tune.config import SAMPLING, ReflConfig, load_refl_config, preset_names
 from refl.tune.judge_names import is_judge
 from reward.model.weights_folder import WeightsFolder
