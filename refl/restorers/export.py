@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from db.errors import UserError
 from refl.published.convert import name_unet_key
 from refl.restorers import lora
-from refl.restorers.export_one_step import FORMS, export_one_step
+from refl.restorers.export_one_step import FORMS, export_one_step, write_torch
 from refl.restorers.record import find_root, read_record
 
 PREFIX = "control."
@@ -51,7 +49,5 @@ def export_trained_control(folder: Path, file: Path) -> int:
     layers = len({key.split(".")[4] for key in firsts})
     state = {name_unet_key(key.removeprefix(PREFIX), layers, frozenset()): value for key, value in read.state.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.part")
-    torch.save(state, unfinished)
-    unfinished.replace(file)
+    write_torch(state, file)
     return len(state)

@@ -57,11 +57,16 @@ def export_one_step(folder: Path, file: Path, weights: Path) -> int:
     if kind == "osdface":
         save_tensors(content, file)
     else:
-        unfinished = file.with_name(f"{file.name}.part")
-        torch.save(content, unfinished)
-        unfinished.replace(file)
+        write_torch(content, file)
     inner = [value for key, value in content.items() if key.startswith("state_dict_")] or [content]
     return sum(len(table) for table in inner)
+
+
+def write_torch(content: dict[str, Any], file: Path) -> None:
+    """Write a file by torch.save, there whole or not at all."""
+    unfinished = file.with_name(f"{file.name}.part")
+    torch.save(content, unfinished)
+    unfinished.replace(file)
 
 
 def build_content(asked: str, kind: str, weights: Path) -> dict[str, Any]:
