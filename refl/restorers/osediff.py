@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
-from refl.published.weights import find_any, find_file, get_files
+from refl.published.weights import find_any, find_each
 from refl.restorers import lora
 from refl.restorers.diffbir import STABLE_DIFFUSION, choose_dtypes, fill_stable_diffusion, make_stable_diffusion
 from refl.restorers.one_step import OneStepRestorer, OneStepSettings
@@ -97,9 +97,7 @@ def load_osediff(
     Raises:
         UserError: a file cannot be got, or is not what it should be.
     """
-    files = list_osediff_files(asked)
-    get_files(files, folder)
-    base, adapters = find_any(files[0], folder), find_file(files[1][0], folder)
+    base, adapters = find_each(list_osediff_files(asked), folder)
     parts, content = make_stable_diffusion(base), read_checkpoint(adapters.path)
     load_published_adapters(deepcopy(parts.unet), deepcopy(parts.vae), content, adapters.path)  # on meta: a check
     fill_stable_diffusion(parts, base, {"unet": torch.float32, "vae": torch.float32})
