@@ -102,6 +102,7 @@ def read_diffusers(file: FoundFile, dtype: torch.dtype) -> State:
 
 
 def rename_attention(name: str) -> str:
+    """The name of now of a tensor of an autoencoder's attention; other names stay."""
     for old, new in OLD_ATTENTION.items():
         name = name.replace(old, new)
     return name
