@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from db.errors import UserError
+from runs.files import read_json
 
 RECORD_FILE = "trained.json"
 TRAINED_FILE = "trained.safetensors"
@@ -27,14 +27,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         UserError: missing, or not one.
     """
     path = folder / RECORD_FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}). Give a folder that a training of a restorer wrote."
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}).") from error
+    record = read_json(path, "Give a folder that a training of a restorer wrote.")
     kinds, rank = get_args(Kind), record.get("rank") if isinstance(record, dict) else None
     if not isinstance(rank, int) or record.get("kind") not in kinds or not isinstance(record.get("restorer"), str):
         raise UserError(f"{path}: lacks restorer, kind ({' or '.join(kinds)}) or rank of the trained part.")
