@@ -17,8 +17,9 @@ from annotate.prolific.pay import (
     settle_bonuses,
 )
 from annotate.prolific.places import carry_over
-from annotate.prolific.review import Beside, choose_approved, describe, owe_screen_outs, pick
+from annotate.prolific.review import Beside, choose_approved, describe, pick
 from annotate.prolific.work import Work
+from annotate.studies.money import note_owed
 from db.errors import UserError
 from db.studies import Participant, PaymentKind
 
@@ -69,9 +70,11 @@ def run_screen_out(work: Work, unpaid: str) -> None:
     found = work.review()
     with work.database.read() if work.dry_run else work.database.write() as session:
         study = work.study(session)
-        active = set(owe_screen_outs(session, study, work.settings, found))
+        note_owed(session, study)
         ledger = read_ledger(session, study, PaymentKind.screen_out, work.settings.currency)
     _refuse_claimed(list(ledger.claimed), "screen-out", work.name)
+    # Who went back with the code was paid and screened out by that.
+    active = {one.submission for one in found if one.state == "ACTIVE"}
     owed = [line for line in ledger.owed if line.submission in active]
     if work.dry_run:
         for cents, lines in group_by_cents(owed).items():
