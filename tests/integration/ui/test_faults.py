@@ -335,8 +335,6 @@ def test_an_answer_and_the_next_pair_cost_few_statements(
     answer = ada.post("/api/label", json=body).json()
     assert (answer["results"][0]["status"], len(answer["pairs"])) == ("stored", 1)
     # How many walks through the queue it takes is by chance. SQLite begins twice; PostgreSQL locks the person, and looks
-    # at the pair again once it is locked. One reads and one writes the person's pace and pages, which several processes
-    # share.
+    # again at the pair that it locked. One reads and one writes the pace and pages, which several processes share.
     fixed = [statement for statement in statements if "ORDER BY pair.shuffle_key" not in statement]
-    most = 20 if any_database.engine.dialect.name == "sqlite" else 20
-    assert len(fixed) <= most, "\n".join(fixed)
+    assert len(fixed) <= 20, "\n".join(fixed)
