@@ -109,7 +109,8 @@ def make_app(context: Context) -> FastAPI:
     counts = Counts()
     app.add_middleware(NoteRoute)
     app.add_middleware(TakeTurns, auth=context.auth, workers=context.worker.count)
-    app.add_middleware(Gate, context=context, address_token=AddressToken(secret, context.root_path))
+    address_token = AddressToken(secret, context.root_path)
+    app.add_middleware(Gate, context=context, address_token=address_token, image_origin=images.origin)
     app.add_middleware(
         SessionMiddleware,
         secret_key=secret.hex(),
@@ -197,6 +198,10 @@ def _add_image_route(app: FastAPI, context: Context, showings: Showings, images:
                 suffix = session.scalar(select(Image.suffix).where(Image.sha256 == sha256)) or ""
         if not suffix:
             raise HTTPException(404, "There is no such image.")
+        if address := images.find_address(sha256, suffix):
+            # kept for half as long as it holds, so that no browser follows one that is about to end
+            kept = {"Cache-Control": f"private, max-age={images.address_seconds // 2}"}
+            return RedirectResponse(address, 307, kept)
         try:
             content = images.read(sha256, suffix)
         except DamagedImage as error:

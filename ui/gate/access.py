@@ -130,10 +130,18 @@ class Tokens:
 
 
 class Gate:
-    """ASGI middleware that lets a request through to what its visitor may see, and no other."""
+    """ASGI middleware that lets a request through to what its visitor may see, and no other.
 
-    def __init__(self, app: ASGIApp, context: Context, address_token: AddressToken) -> None:
+    Images may come from `image_origin` too, where an object store serves them ('https://host').
+    """
+
+    def __init__(self, app: ASGIApp, context: Context, address_token: AddressToken, image_origin: str = "") -> None:
         self.app = app
+        images = f"img-src 'self' {image_origin}".rstrip()
+        self.policies = [
+            policy.replace("img-src 'self'", images)
+            for policy in (CONTENT_SECURITY_POLICY, ADMIN_CONTENT_SECURITY_POLICY)
+        ]
         self.context = context
         self.address_token = address_token
         self.look_ups = Turns(LOOK_UPS, LOOK_UPS)
@@ -155,7 +163,7 @@ class Gate:
         limit = _max_body_bytes(path_of(request))
         if answer is None and _announced_bytes(request) > limit:
             answer = refusal(request, 413, f"At most {limit:,} bytes can be sent to {path_of(request)}.")
-        send = _with_headers(send, admin=path_of(request).startswith(GRADIO_PATHS))
+        send = _with_headers(send, self.policies[path_of(request).startswith(GRADIO_PATHS)])
         await (answer or self.app)(scope, _limit_body(receive, limit), send)
 
     async def _find_visitor(self, request: Request) -> Visitor | None:
@@ -240,8 +248,8 @@ def _limit_body(receive: Receive, limit: int) -> Receive:
     return receive_limited
 
 
-def _with_headers(send: Send, *, admin: bool) -> Send:
-    """Keep JSON out of caches and add the security headers; Gradio's pages (`admin`) have a policy of their own."""
+def _with_headers(send: Send, policy: str) -> Send:
+    """Keep JSON out of caches and add the security headers, this content policy among them."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -252,7 +260,6 @@ def _with_headers(send: Send, *, admin: bool) -> Send:
             headers.setdefault("Referrer-Policy", "same-origin")
             if headers.get("content-type", "").startswith("application/json"):
                 headers["Cache-Control"] = "no-store"  # else Back shows what was true before
-            policy = ADMIN_CONTENT_SECURITY_POLICY if admin else CONTENT_SECURITY_POLICY
             headers.setdefault("Content-Security-Policy", policy)
         await send(message)
 
