@@ -127,6 +127,7 @@ def serve(args: argparse.Namespace) -> None:
         if not look_at_demo(database).full:
             fill_demo(context)
         print(look_at_demo(database).sentence, flush=True)
+    database.analyze()
     address = find_address(args, context, listener)
     uploads = context.data / "uploads"
     uploads.mkdir(exist_ok=True)
