@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+import db.image_store
 from db.__main__ import main
 from db.errors import UnavailableError, UserError
 from db.image_store import STORE_FILE, StoreAwayError, object_name, open_store
@@ -128,13 +129,23 @@ def test_a_store_that_is_away_is_no_damage(
     assert isinstance(caught.value, UnavailableError), "a request gets 503, and is sent again"
     with pytest.raises(StoreAwayError):
         fetch_images(data, [(probe.sha256, probe.suffix)])
-    hangs = threading.Event()
-    monkeypatch.setattr(LocalFileSystem, "cat_file", lambda *_: hangs.wait(20))
+    hangs, asked = threading.Event(), []
+    monkeypatch.setattr(LocalFileSystem, "cat_file", lambda *_: asked.append(1) or hangs.wait(20))
+    monkeypatch.setattr(db.image_store, "_AWAY", {})
     began = time.monotonic()
-    with wait_at_most(0.05), pytest.raises(StoreAwayError, match="TimeoutError"):
-        read_stored(data, probe.sha256, probe.suffix)
+    with wait_at_most(0.05):
+        with pytest.raises(StoreAwayError, match="TimeoutError"):
+            read_stored(data, probe.sha256, probe.suffix)
+        with pytest.raises(StoreAwayError, match="did not answer just before"):
+            read_stored(data, probe.sha256, probe.suffix)
     assert time.monotonic() - began < 5
+    assert len(asked) == 1, "the second is told at once"
     hangs.set()
+    monkeypatch.undo()
+    assert read_stored(data, probe.sha256, probe.suffix), "a command tries whatever was before"
+    here.unlink()
+    with wait_at_most(5):
+        assert read_stored(data, probe.sha256, probe.suffix), "and a request from then on"
 
 
 @pytest.mark.parametrize(
