@@ -43,6 +43,8 @@ from ui.navigation import FIRST, GROUPS, LABEL, header_html
 from ui.overview.routes import overview_routes
 from ui.plain_pages import STATIC
 from ui.runs.routes import run_routes
+from ui.studies.arrival import arrival_routes
+from ui.studies.routes import study_routes
 from ui.train.round import round_routes
 from ui.train.routes import train_routes
 
@@ -83,6 +85,8 @@ def make_app(context: Context) -> FastAPI:
     app.add_exception_handler(RequestValidationError, refuse_invalid)
     app.include_router(sign_in_routes(context, Tokens(secret)))
     app.include_router(label_routes(context, showings, images))
+    app.include_router(arrival_routes(context))
+    app.include_router(study_routes(context, showings))
     app.include_router(overview_routes(context))
     app.include_router(run_routes(context))
     app.include_router(train_routes(context))

@@ -1,7 +1,8 @@
 """Check who may open what: one gate in front of every route, which finds out who a visitor is.
 
-An anonymous visitor reaches the sign-in page and the static files. An annotator reaches the labelling page, its API
-and the images that this API named to them. An admin reaches everything.
+An anonymous visitor reaches the sign-in page, the links of studies and the static files. An annotator, and a
+participant of a study, reaches the labelling page, its API and the images that this API named to them; a participant
+the steps of their own way too. An admin reaches everything.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ui.gate.address_token import AddressToken
 from ui.gate.turns import Turns
 
 SECRET_BYTES = 32
-OPEN_PATHS = ("/sign-in", "/enter/", "/static/", "/api/sign-in-info", "/favicon.ico")
+OPEN_PATHS = ("/sign-in", "/enter/", "/study", "/static/", "/api/sign-in-info", "/favicon.ico")
 ADMIN_PATHS = ("/admin", "/api/runs", "/api/train", "/api/lineage", "/api/overview")
 GRADIO_PATHS = ("/admin",)
 MAX_BODY_BYTES = {

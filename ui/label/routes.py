@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, HTTPException, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,7 +37,7 @@ from ui.label.events import MAX_EVENTS, is_new_answer, store_event
 from ui.label.open_pages import OpenPages
 from ui.label.showings import Showings, Shown, name_shown
 from ui.label.stored_images import StoredImages
-from ui.label.study_turn import StudyTurn, find_study_turn
+from ui.label.study_turn import AT_WORK, StudyTurn, find_study_turn, view_study
 from ui.label.views import Images, load_images, own_history, view_shown
 from ui.navigation import LABEL, menu_html
 from ui.plain_pages import send_page
@@ -88,7 +88,12 @@ def label_routes(context: Context, showings: Showings, images: StoredImages) -> 
 
     @routes.get("/")
     def label_page(request: Request) -> Response:
-        menu = menu_html(context.root_path, LABEL) if visitor_of(request).role is Role.admin else ""
+        visitor = visitor_of(request)
+        with context.database.read() as session:
+            study = view_study(session, visitor)
+        if study is not None and study["stage"] not in AT_WORK:
+            return RedirectResponse(f"{context.root_path}/study", status_code=303)
+        menu = menu_html(context.root_path, LABEL) if visitor.role is Role.admin else ""
         return send_page("label/label.html", context.root_path, menu=menu)
 
     @routes.get("/api/session")
@@ -98,12 +103,15 @@ def label_routes(context: Context, showings: Showings, images: StoredImages) -> 
             settings = load_settings(session)
             seen_at = session.get_one(Person, visitor.person_id).guidelines_seen_at
             asked = session.scalar(OF_KEY, {"key": question_key(settings)})
+            study = view_study(session, visitor)
         return {
-            "person": {"name": visitor.name, "role": visitor.role, "id": visitor.public_id},
+            # A participant's name holds that of the study, which is not for them to read.
+            "person": {"name": "" if study else visitor.name, "role": visitor.role, "id": visitor.public_id},
             "auth": context.auth,
             "version": VERSION,
             "project": view_project(settings, showings, visitor),
             "guidelines_seen": seen_at is not None and (asked is None or seen_at >= asked.created_at),
+            "study": study,
         }
 
     @routes.post("/api/guidelines-seen")

@@ -21,6 +21,7 @@ from db.project import ProjectSettings
 from db.studies import Participant, Stage
 from ui.gate.access import Visitor
 
+MANY, STEP = 25, 5
 AT_WORK = (Stage.qualification, Stage.task)
 
 
@@ -79,10 +80,26 @@ class StudyTurn:
         participant = self.participant
         return {
             "stage": participant.stage,
-            "answers": participant.answers,
+            "answers": count_shown(participant.answers, self.settings.answers),
             "wanted": self.settings.answers,
             "warned": participant.warned_at is not None,
         }
+
+
+def view_study(session: Session, visitor: Visitor) -> dict[str, Any] | None:
+    """What the page is told of a participant's study, without their turn; None for whoever is no participant."""
+    participant = find_participant(session, visitor.person_id) if visitor.participant else None
+    if participant is None:
+        return None
+    return StudyTurn(session, participant, load_study_settings(participant.study)).view()
+
+
+def count_shown(answers: int, wanted: int) -> int:
+    """The number of answers as a participant reads it, in steps where there are many.
+
+    Counted one by one, an answer that leaves the number as it is would be known as one to a gold pair or a repeat.
+    """
+    return answers if answers >= wanted else answers // STEP * STEP if wanted >= MANY else answers
 
 
 def find_study_turn(session: Session, visitor: Visitor) -> StudyTurn | None:
