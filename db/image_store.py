@@ -73,9 +73,15 @@ class ImageStore:
         """The bytes of an object; None where there is none.
 
         Raises:
-            StoreAwayError: no answer, also within the bound of `db.waiting.wait_at_most`.
+            StoreAwayError: no answer, also within the bound of `db.waiting.wait_at_most`, or the whole store is not
+                there, such as a share that is not mounted.
         """
         content: bytes | None = self._ask(lambda: self.filesystem.cat_file(self._place(name)))
+        if content is None and not self._ask(lambda: self.filesystem.exists(self.root)):
+            raise StoreAwayError(
+                f"There is nothing at {self.url}. Is it mounted, is there such a bucket? A new store is "
+                "filled by `python -m db images push`."
+            )
         return content
 
     def size(self, name: str) -> int | None:

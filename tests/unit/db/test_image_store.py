@@ -136,6 +136,10 @@ def test_a_store_that_is_away_is_no_damage(
 ) -> None:
     probe, here, _ = store_photo(data, tmp_path)
     here.unlink()
+    bucket.rename(tmp_path / "unmounted")
+    with pytest.raises(StoreAwayError, match=r"There is nothing at file://.*Is it mounted"):
+        read_stored(data, probe.sha256, probe.suffix)
+    (tmp_path / "unmounted").rename(bucket)
 
     def refuse(*_: object) -> bytes:
         raise ConnectionRefusedError("no route")
@@ -225,6 +229,11 @@ def test_push_uploads_what_the_store_lacks_and_check_finds_what_is_not_whole(
     assert "2 images uploaded and read back, 4 of 4 there." in capsys.readouterr().out
     assert [(bucket / name).read_bytes() for name in names[:2]] == [photo.read_bytes() for photo in photos[:2]]
     assert (bucket / "mine.txt").exists()
+    (bucket / names[3]).unlink()
+    (data / "images" / names[3]).write_bytes(b"cut")
+    assert main(["images", "push", "--data", str(data)]) == 2
+    assert f"{names[3]} is missing or damaged, and not whole in" in capsys.readouterr().err
+    assert not (bucket / names[3]).exists()
 
 
 def test_what_an_earlier_version_stored_with_metadata_is_not_pushed(
