@@ -19,13 +19,13 @@ from sqlalchemy.orm import Session
 from annotate.prolific.calls import (
     MAX_BONUSES,
     Call,
-    in_units,
     pay_bonuses,
     read_submission,
     screen_out,
     set_up_bonuses,
 )
 from annotate.prolific.client import UnansweredError, send
+from annotate.studies.money import show_amount
 from db.errors import UserError
 from db.models import utc_now
 from db.session import Database
@@ -111,7 +111,7 @@ def pay_all_bonuses(database: Database, panel_study: str, owed: Sequence[Owed], 
                 f"Prolific reads {amount:g} hundredths where the ledger has {cents}; bulk {bulk} was not paid."
             )
         send_claimed(database, batch, bulk, pay_bonuses(bulk))
-        say(f"paid {in_units(cents)} to {len(batch)} (bulk {bulk}){_say_fees(answer.body)}")
+        say(f"paid {show_amount(cents)} to {len(batch)} (bulk {bulk}){_say_fees(answer.body)}")
 
 
 def screen_out_all(database: Database, panel_study: str, owed: Sequence[Owed], say: Say) -> None:
@@ -123,7 +123,7 @@ def screen_out_all(database: Database, panel_study: str, owed: Sequence[Owed], s
     for cents, lines in group_by_cents(owed).items():
         call = screen_out(panel_study, [line.submission for line in lines], cents)
         send_claimed(database, lines, f"screen-out {secrets.token_hex(4)}", call)
-        say(f"screened out {len(lines)}, {in_units(cents)} each")
+        say(f"screened out {len(lines)}, {show_amount(cents)} each")
 
 
 def group_by_cents(owed: Sequence[Owed]) -> dict[int, list[Owed]]:
@@ -218,4 +218,4 @@ def _cents(shown: Any) -> int:
 
 def _say_fees(body: Mapping[str, Any]) -> str:
     total = body.get("total_amount")
-    return f", {in_units(round(total))} with Prolific's fee" if isinstance(total, int | float) else ""
+    return f", {show_amount(round(total))} with Prolific's fee" if isinstance(total, int | float) else ""

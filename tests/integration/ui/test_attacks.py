@@ -24,7 +24,7 @@ from ui.server import make_app
 SECRETS = ("zoe-the-colleague", "bicubic-secret", "gfpgan-secret", "Traceback", "scrypt", PASSWORD)
 """Words that no answer to a stranger or an annotator may hold."""
 JSON = {"Content-Type": "application/json"}
-OPEN = ("/sign-in", "/api/sign-in-info", "/enter/", "/favicon.ico", "/static")
+OPEN = ("/sign-in", "/api/sign-in-info", "/enter/", "/study", "/favicon.ico", "/static")
 """Addresses that answer everybody."""
 SETTINGS = hypothesis_settings(
     max_examples=600,
