@@ -144,8 +144,8 @@ def send_claimed(database: Database, lines: Sequence[Owed], reference: str, call
     ids = [number for line in lines for number in line.payments]
     with database.write() as session:
         free = (Payment.id.in_(ids), Payment.reference.is_(None), Payment.paid_at.is_(None))
-        claimed = session.execute(update(Payment).where(*free).values(reference=reference))
-        if claimed.rowcount != len(ids):  # type: ignore[attr-defined]
+        claim = update(Payment).where(*free).values(reference=reference).returning(Payment.id)
+        if len(session.scalars(claim).all()) != len(ids):
             raise UserError("Another command pays some of the same lines just now; run this one again when it is done.")
     try:
         send(call)
@@ -168,8 +168,7 @@ def give_up_claim(database: Database, reference: str) -> int:
     """Make a claim's unpaid lines payable again; returns how many they are."""
     with database.write() as session:
         claim = (Payment.reference == reference, Payment.paid_at.is_(None))
-        done = session.execute(update(Payment).where(*claim).values(reference=None))
-        return int(done.rowcount)  # type: ignore[attr-defined]
+        return len(session.scalars(update(Payment).where(*claim).values(reference=None).returning(Payment.id)).all())
 
 
 def settle_bonuses(database: Database, study_id: int, claimed: Mapping[str, Sequence[Owed]]) -> list[str]:

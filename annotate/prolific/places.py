@@ -67,8 +67,8 @@ def carry_over(session: Session, participant: Participant, state: str) -> bool:
 def _owe_no_more(session: Session, participant: Participant) -> bool:
     """Take the pay that is not paid out of the ledger: who returns a submission is paid nothing for it."""
     base = (Payment.participant_id == participant.id, Payment.kind == PaymentKind.base)
-    gone = session.execute(delete(Payment).where(*base, Payment.paid_at.is_(None)))
-    return bool(gone.rowcount)  # type: ignore[attr-defined]
+    unpaid = delete(Payment).where(*base, Payment.paid_at.is_(None)).returning(Payment.id)
+    return bool(session.scalars(unpaid).all())
 
 
 def _note_paid(session: Session, participant: Participant, kind: PaymentKind, reason: str) -> bool:
