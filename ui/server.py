@@ -34,6 +34,7 @@ from ui.context import Context
 from ui.errors import refuse_invalid
 from ui.gate.access import Gate, Tokens, load_secret, visitor_of
 from ui.gate.address_token import AddressToken
+from ui.gate.rate import LimitArrivals
 from ui.gate.sign_in import sign_in_routes
 from ui.gate.turns import BoundWaits, TakeTurns
 from ui.label.routes import label_routes
@@ -49,6 +50,7 @@ from ui.serving.forward import ForwardAdmin
 from ui.serving.watch import Watch
 from ui.studies.admin import study_admin_routes
 from ui.studies.arrival import arrival_routes
+from ui.studies.hooks import hook_routes
 from ui.studies.routes import study_routes
 from ui.train.round import round_routes
 from ui.train.routes import train_routes
@@ -93,6 +95,7 @@ def make_app(context: Context) -> FastAPI:
     app.include_router(label_routes(context, showings, images))
     app.include_router(arrival_routes(context))
     app.include_router(study_routes(context, showings))
+    app.include_router(hook_routes(context))
     app.include_router(overview_routes(context))
     app.include_router(study_admin_routes(context))
     app.include_router(run_routes(context))
@@ -110,7 +113,8 @@ def make_app(context: Context) -> FastAPI:
     counts = Counts()
     app.add_middleware(NoteRoute)
     app.add_middleware(TakeTurns, auth=context.auth, workers=context.worker.count)
-    app.add_middleware(Gate, context=context, address_token=AddressToken(secret, context.root_path))
+    address_token = AddressToken(secret, context.root_path)
+    app.add_middleware(Gate, context=context, address_token=address_token, image_origin=images.origin)
     app.add_middleware(
         SessionMiddleware,
         secret_key=secret.hex(),
@@ -119,6 +123,7 @@ def make_app(context: Context) -> FastAPI:
         path=context.root_path or "/",
         same_site="lax",
     )
+    app.add_middleware(LimitArrivals, workers=context.worker.count)
     app.add_middleware(BelowRootPath, root_path=context.root_path, base_url=context.base_url)
     app.add_middleware(BoundWaits)
     app.add_middleware(Watch, context=context, counts=counts, look=make_look(context))
@@ -198,6 +203,10 @@ def _add_image_route(app: FastAPI, context: Context, showings: Showings, images:
                 suffix = session.scalar(select(Image.suffix).where(Image.sha256 == sha256)) or ""
         if not suffix:
             raise HTTPException(404, "There is no such image.")
+        if address := images.find_address(sha256, suffix):
+            # kept for half as long as it holds, so that no browser follows one that is about to end
+            kept = {"Cache-Control": f"private, max-age={images.address_seconds // 2}"}
+            return RedirectResponse(address, 307, kept)
         try:
             content = images.read(sha256, suffix)
         except DamagedImage as error:

@@ -128,10 +128,12 @@ def shorten(name: str) -> str:
 def lock_person(session: Session, person_id: int) -> None:
     """Let one person's requests wait for each other, so that none acts on what another is about to write.
 
-    For PostgreSQL; a write session on SQLite is alone anyway.
+    For PostgreSQL; a write session on SQLite is alone anyway. Asked again in one session it is not asked for anew.
     """
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(LOCK_PERSON, {"person_id": person_id})
+    locked: set[int] = session.info.setdefault("locked people", set())
+    if person_id not in locked and session.get_bind().dialect.name == "postgresql":
+        session.connection().execute(LOCK_PERSON, {"person_id": person_id})
+        locked.add(person_id)
 
 
 def end_sessions(person: Person) -> None:

@@ -6,23 +6,34 @@ twice changes nothing.
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select, update
+from collections.abc import Mapping
+
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from annotate.prolific.study import ENDS, FREES
-from db.models import Lease, utc_now
-from db.studies import Outcome, PanelEntry, Participant, Payment, PaymentKind, Stage, StudyEvent
+from annotate.studies.create import note_event
+from annotate.studies.money import FINISHED, SCREENED_OUT, lock_ledger
+from annotate.studies.settings import load_study_settings
+from annotate.studies.way import end
+from db.models import utc_now
+from db.studies import Outcome, PanelEntry, Participant, Payment, PaymentKind, StudyEvent
 
 EVENT_KIND = "prolific"
-PAID_BY: dict[str, PaymentKind] = {"APPROVED": PaymentKind.base, "SCREENED OUT": PaymentKind.screen_out}
-"""State of a submission -> what Prolific pays upon it by itself."""
+PAYS: Mapping[str, tuple[PaymentKind, str]] = {
+    "APPROVED": (PaymentKind.base, FINISHED),
+    "SCREENED OUT": (PaymentKind.screen_out, SCREENED_OUT),
+}
+"""State of a submission -> what Prolific pays upon it by itself, as the ledger names it."""
+WAS_DONE = "Was done; then Prolific said"
 
 
 def find_by_submission(session: Session, submission: str) -> Participant | None:
     """The participant whose place at Prolific this is; None for another study's, or where the ids were deleted."""
     found = select(Participant).join(PanelEntry, PanelEntry.participant_id == Participant.id)
     found = found.where(PanelEntry.submission == submission).order_by(Participant.id.desc()).limit(1)
-    return session.scalar(found.with_for_update(of=Participant))  # lest two webhooks act on what the other changes
+    # Locked, lest two webhooks, or a webhook and the participant's own request, act on what the other changes.
+    return session.scalar(found.with_for_update(of=Participant, key_share=True))
 
 
 def carry_over(session: Session, participant: Participant, state: str) -> bool:
@@ -34,43 +45,50 @@ def carry_over(session: Session, participant: Participant, state: str) -> bool:
         Whether anything changed.
     """
     outcome = ENDS[state]
-    changed = False
-    if outcome is not None and participant.stage is not Stage.ended:
-        _end(session, participant, outcome, f"Prolific says {state}")
-        changed = True
-    elif outcome is not None and state in FREES and participant.outcome is Outcome.done:
+    changed = outcome is not None and end(session, participant, outcome, f"Prolific says {state}.")
+    if not changed and outcome is not None and state in FREES and participant.outcome is Outcome.done:
         # Prolific lets somebody else in for them; the answers stay, the place here must be free too.
-        participant.outcome, participant.reason = outcome, f"Was done; then Prolific said {state}"
+        participant.outcome, participant.reason = outcome, f"{WAS_DONE} {state}."
         changed = True
-    if state in PAID_BY:
-        changed = _note_paid(session, participant, PAID_BY[state]) or changed
+    if state == "RETURNED":
+        changed = _owe_no_more(session, participant) or changed
+    if state == "APPROVED" and (participant.reason or "").startswith(WAS_DONE):
+        participant.outcome, participant.reason = Outcome.done, None
+        changed = True
+    if state in PAYS:
+        changed = _note_paid(session, participant, *PAYS[state]) or changed
     if _latest_state(session, participant) != state:
-        _note_state(session, participant, state)
+        note_event(session, participant.study_id, participant.id, EVENT_KIND, state=state)
+        session.flush()
         changed = True
     return changed
 
 
-def _end(session: Session, participant: Participant, outcome: Outcome, reason: str) -> None:
-    participant.stage, participant.outcome, participant.reason = Stage.ended, outcome, reason
-    participant.ended_at = utc_now()
-    session.execute(delete(Lease).where(Lease.person_id == participant.person_id))
+def _owe_no_more(session: Session, participant: Participant) -> bool:
+    """Take the pay that is not paid out of the ledger: who returns a submission is paid nothing for it."""
+    base = (Payment.participant_id == participant.id, Payment.kind == PaymentKind.base)
+    unpaid = delete(Payment).where(*base, Payment.paid_at.is_(None)).returning(Payment.id)
+    return bool(session.scalars(unpaid).all())
 
 
-def _note_paid(session: Session, participant: Participant, kind: PaymentKind) -> bool:
-    unpaid = (Payment.participant_id == participant.id, Payment.kind == kind, Payment.paid_at.is_(None))
-    done = session.execute(update(Payment).where(*unpaid).values(paid_at=utc_now()))
-    return bool(done.rowcount)  # type: ignore[attr-defined]
+def _note_paid(session: Session, participant: Participant, kind: PaymentKind, reason: str) -> bool:
+    """Mark a line of the ledger as paid, or write it; False where it was."""
+    lock_ledger(session, participant.study)
+    line = session.scalar(select(Payment).where(Payment.participant_id == participant.id, Payment.kind == kind))
+    settings = load_study_settings(participant.study)
+    cents = settings.pay_cents if kind is PaymentKind.base else settings.screen_out_cents
+    if line is None and cents:
+        ids = {"study_id": participant.study_id, "participant_id": participant.id}
+        line = Payment(**ids, kind=kind, cents=cents, currency=settings.currency, reason=reason)
+        session.add(line)
+    if line is None or line.paid_at is not None:
+        return False
+    line.paid_at = utc_now()
+    session.flush()
+    return True
 
 
 def _latest_state(session: Session, participant: Participant) -> str | None:
     events = select(StudyEvent.detail).where(StudyEvent.participant_id == participant.id, StudyEvent.kind == EVENT_KIND)
     detail = session.scalar(events.order_by(StudyEvent.id.desc()).limit(1))
     return detail.get("state") if detail else None
-
-
-def _note_state(session: Session, participant: Participant, state: str) -> None:
-    event = StudyEvent(
-        study_id=participant.study_id, participant_id=participant.id, kind=EVENT_KIND, detail={"state": state}
-    )
-    session.add(event)
-    session.flush()

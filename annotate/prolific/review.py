@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from annotate.prolific.calls import JSON
 from annotate.prolific.places import carry_over
 from annotate.prolific.study import read_state
-from annotate.studies.settings import StudySettings
+from annotate.studies.money import number_of
 from db.errors import UserError
-from db.studies import Outcome, PanelEntry, Participant, Payment, PaymentKind, Stage, Study
-
-SCREEN_OUT_REASON = "screened out"
+from db.studies import Outcome, PanelEntry, Participant, Study
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,8 @@ class Beside:
     """From its start to its end at Prolific; None while it goes on."""
     participant: Participant | None
     """None for somebody who never arrived here, or whose ids were deleted."""
+    number: int = 0
+    """The participant's number in the study; 0 where there is none."""
 
 
 def lay_beside(session: Session, study: Study, submissions: Iterable[JSON]) -> list[Beside]:
@@ -45,6 +45,7 @@ def lay_beside(session: Session, study: Study, submissions: Iterable[JSON]) -> l
         select(PanelEntry, Participant)
         .join(Participant, Participant.id == PanelEntry.participant_id)
         .where(PanelEntry.study_id == study.id)
+        .options(joinedload(Participant.person), joinedload(Participant.study))
     ).all()
     people = {entry.submission or entry.panel_person: (entry, participant) for entry, participant in rows}
     found = []
@@ -53,7 +54,8 @@ def lay_beside(session: Session, study: Study, submissions: Iterable[JSON]) -> l
         entry, participant = people.get(number) or people.get(str(one.get("participant_id"))) or (None, None)
         if entry is not None and entry.submission is None:
             entry.submission = number
-        found.append(Beside(number, read_state(one), _minutes(one), participant))
+        place = number_of(participant) if participant else 0
+        found.append(Beside(number, read_state(one), _minutes(one), participant, place))
     return found
 
 
@@ -65,14 +67,12 @@ def carry_all_over(session: Session, found: Sequence[Beside]) -> int:
 def describe(found: Sequence[Beside]) -> list[str]:
     """A line a submission, separated by tabs, then how many there are of each state. No id of a person."""
     lines = ["participant\tat Prolific\there\tanswers\tminutes"]
-    for one in sorted(found, key=lambda one: one.participant.id if one.participant else 0):
+    for one in sorted(found, key=lambda one: one.number):
         person = one.participant
         minutes = "" if one.minutes is None else f"{one.minutes:.1f}"
         here = _say_here(person) if person else "not here"
         lines.append(
-            "\t".join(
-                (str(person.id) if person else "-", one.state, here, str(person.answers if person else 0), minutes)
-            )
+            "\t".join((str(one.number or "-"), one.state, here, str(person.answers if person else 0), minutes))
         )
     counts = Counter(one.state for one in found)
     said = ", ".join(f"{count} {state}" for state, count in counts.most_common())
@@ -100,10 +100,10 @@ def choose_approved(found: Sequence[Beside], numbers: Collection[int]) -> list[B
     Raises:
         UserError: one that is named has no submission that awaits review.
     """
+    if numbers:
+        return pick([one for one in found if one.state in ("AWAITING REVIEW", "TIMED-OUT")], numbers, "awaits review")
     waiting = [one for one in found if one.state == "AWAITING REVIEW" and one.participant is not None]
-    if not numbers:
-        return [one for one in waiting if one.participant and one.participant.outcome is Outcome.done]
-    return pick(waiting, numbers, "awaits review")
+    return [one for one in waiting if one.participant and one.participant.outcome is Outcome.done]
 
 
 def pick(found: Sequence[Beside], numbers: Collection[int], what: str) -> list[Beside]:
@@ -112,7 +112,7 @@ def pick(found: Sequence[Beside], numbers: Collection[int], what: str) -> list[B
     Raises:
         UserError: one is not among them.
     """
-    by_number = {one.participant.id: one for one in found if one.participant is not None}
+    by_number = {one.number: one for one in found if one.number}
     unknown = sorted(set(numbers) - by_number.keys())
     if unknown:
         raise UserError(
@@ -120,38 +120,3 @@ def pick(found: Sequence[Beside], numbers: Collection[int], what: str) -> list[B
             "submissions NAME."
         )
     return [by_number[number] for number in sorted(set(numbers))]
-
-
-def owe_screen_outs(session: Session, study: Study, settings: StudySettings, found: Sequence[Beside]) -> list[str]:
-    """Write what the screened out are owed into the ledger, where it is not there yet.
-
-    Returns:
-        Submissions that are still active at Prolific, which a screen-out by a call is for: who went back with the code
-        was screened out by that.
-    Raises:
-        UserError: the study pays nothing for it.
-    """
-    if settings.screen_out_cents <= 0:
-        raise UserError(f"Study {study.name!r} pays nothing to who is screened out; set screen_out_cents.")
-    active = []
-    for one in found:
-        person = one.participant
-        if person is None or one.state != "ACTIVE":
-            continue
-        if person.stage is not Stage.ended or person.outcome is not Outcome.screened_out:
-            continue
-        active.append(one.submission)
-        known = (Payment.participant_id == person.id, Payment.kind == PaymentKind.screen_out)
-        if session.scalar(select(Payment.id).where(*known).limit(1)) is None:
-            session.add(
-                Payment(
-                    study_id=study.id,
-                    participant_id=person.id,
-                    kind=PaymentKind.screen_out,
-                    cents=settings.screen_out_cents,
-                    currency=settings.currency,
-                    reason=SCREEN_OUT_REASON,
-                )
-            )
-    session.flush()
-    return active

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from annotate.prolific.calls import Call
 from annotate.prolific.client import Answer, read_all_submissions, send
 from annotate.prolific.review import Beside, carry_all_over, lay_beside
+from annotate.studies.create import get_study
 from annotate.studies.settings import StudySettings, load_study_settings
 from db.errors import UserError
 from db.session import Database, open_database
@@ -31,7 +31,7 @@ class Work:
 
     def study(self, session: Session) -> Study:
         """The study as it is now."""
-        return find_study(session, self.name)
+        return get_study(session, self.name)
 
     def panel_study(self) -> str:
         """Its id at Prolific.
@@ -73,21 +73,8 @@ def open_work(place: Place, name: str, say: Callable[[str], None], *, dry_run: b
     database = open_database(place.data, place.db)
     try:
         with database.read() as session:
-            settings = load_study_settings(find_study(session, name))
+            settings = load_study_settings(get_study(session, name))
     except UserError:
         database.close()
         raise
     return Work(database, name, settings, dry_run, say)
-
-
-def find_study(session: Session, name: str) -> Study:
-    """The study of that name.
-
-    Raises:
-        UserError: there is none; the message names those there are.
-    """
-    study = session.scalar(select(Study).where(Study.name == name))
-    if study is None:
-        known = ", ".join(session.scalars(select(Study.name).order_by(Study.name).limit(20))) or "none yet"
-        raise UserError(f"There is no study called {name[:80]!r}. Known: {known}.")
-    return study

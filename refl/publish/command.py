@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from refl.restorers.record import RECORD_FILE, TRAINED_FILE, find_base
 from reward.model.weights_folder import WeightsFolder, choose_weights_folder
 from runs.files import write_folder_whole
 from runs.hub import OWN_FOLDER
@@ -19,7 +19,7 @@ from runs.publishing import PublishOptions, check_push, finish_publish, settle_p
 
 log = logging.getLogger(__name__)
 
-OWN_FILES = ("trained.json", "trained.safetensors", "config.json", "model.safetensors")
+OWN_FILES = (RECORD_FILE, TRAINED_FILE, "config.json", "model.safetensors")
 """Of a restorer's folder, all that this project loads it from."""
 
 
@@ -63,9 +63,8 @@ def copy_own(source: Path, folder: Path) -> None:
 
     Nothing of one that was tuned from a folder or file of this machine, which nobody else has.
     """
-    record = source / "trained.json"
-    base = str(json.loads(record.read_text(encoding="utf-8")).get("restorer", "")) if record.is_file() else ""
-    if "/" in base:
+    base = find_base(str(source))
+    if base is not None and "/" in base:
         log.warning("%s was tuned from %s, which only this machine has: without %s/", source, base, OWN_FOLDER)
         return
     for name in OWN_FILES if source.is_dir() else ():

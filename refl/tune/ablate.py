@@ -20,7 +20,7 @@ from pydantic import Field
 
 from db.command import DATABASE_VARIABLE
 from db.errors import UserError
-from refl.restorers.steps import takes_many_steps
+from refl.restorers.record import takes_many_steps
 from refl.tune.config import SAMPLING, ReflConfig, load_refl_config, preset_names
 from refl.tune.judge_names import is_judge
 from reward.model.weights_folder import WeightsFolder
@@ -249,9 +249,9 @@ def write_costs(costs: list[dict[str, Any]], report: Path) -> None:
         lines.append(f"| {' | '.join([cost['variant'], cost['algorithm'], *counts, seen])} |")
     lines += [
         "",
-        "Evaluations are images through the denoiser, threefold where a gradient goes back through it; seconds",
+        "Evaluations are images through the denoiser, threefold where a gradient goes back through it; seconds are of "
+        "the steps, with the monitor's checks. The rows are in costs.csv.",
     ]
-    lines[-1] += " are of the steps, with the monitor's checks. The rows are in costs.csv."
     path = report / "report.md"
     write_text_whole(path, path.read_text(encoding="utf-8") + "\n".join(lines) + "\n")
 

@@ -19,6 +19,7 @@ import anyio.to_thread
 from fastapi import HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 from itsdangerous import BadSignature, URLSafeSerializer
+from sqlalchemy import bindparam, select
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,12 +33,13 @@ from ui.gate.address_token import AddressToken
 from ui.gate.turns import Turns
 
 SECRET_BYTES = 32
-OPEN_PATHS = ("/sign-in", "/enter/", "/study", "/static/", "/api/sign-in-info", "/favicon.ico")
+OPEN_PATHS = ("/sign-in", "/enter/", "/study", "/hooks/", "/static/", "/api/sign-in-info", "/favicon.ico")
 ADMIN_PATHS = ("/admin", "/api/runs", "/api/train", "/api/lineage", "/api/overview", "/api/studies")
 GRADIO_PATHS = ("/admin",)
 MAX_BODY_BYTES = {
     "/sign-in": 16 * 2**10,
     "/api/": 2 * 2**20,  # 500 answers
+    "/hooks/": 64 * 2**10,
     "/admin/gradio_api/upload": 4 * 2**30,
     "/admin": 64 * 2**20,
 }
@@ -59,6 +61,11 @@ ADMIN_CONTENT_SECURITY_POLICY = (
 )
 """Content policy of Gradio's pages: their scripts stand in the HTML and make functions of text, but come from here, and
 nothing is sent or fetched elsewhere."""
+
+FIND_PERSON = select(
+    *(Person.id, Person.name, Person.role, Person.public_id, Person.session_version, Person.disabled_at)
+).where(Person.id == bindparam("person_id"))
+"""Built once, for every request asks it."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +136,18 @@ class Tokens:
 
 
 class Gate:
-    """ASGI middleware that lets a request through to what its visitor may see, and no other."""
+    """ASGI middleware that lets a request through to what its visitor may see, and no other.
 
-    def __init__(self, app: ASGIApp, context: Context, address_token: AddressToken) -> None:
+    Images may come from `image_origin` too, where an object store serves them ('https://host').
+    """
+
+    def __init__(self, app: ASGIApp, context: Context, address_token: AddressToken, image_origin: str = "") -> None:
         self.app = app
+        images = f"img-src 'self' {image_origin}".rstrip()
+        self.policies = [
+            policy.replace("img-src 'self'", images)
+            for policy in (CONTENT_SECURITY_POLICY, ADMIN_CONTENT_SECURITY_POLICY)
+        ]
         self.context = context
         self.address_token = address_token
         self.look_ups = Turns(LOOK_UPS, LOOK_UPS)
@@ -154,7 +169,7 @@ class Gate:
         limit = _max_body_bytes(path_of(request))
         if answer is None and _announced_bytes(request) > limit:
             answer = refusal(request, 413, f"At most {limit:,} bytes can be sent to {path_of(request)}.")
-        send = _with_headers(send, admin=path_of(request).startswith(GRADIO_PATHS))
+        send = _with_headers(send, self.policies[path_of(request).startswith(GRADIO_PATHS)])
         await (answer or self.app)(scope, _limit_body(receive, limit), send)
 
     async def _find_visitor(self, request: Request) -> Visitor | None:
@@ -239,8 +254,8 @@ def _limit_body(receive: Receive, limit: int) -> Receive:
     return receive_limited
 
 
-def _with_headers(send: Send, *, admin: bool) -> Send:
-    """Keep JSON out of caches and add the security headers; Gradio's pages (`admin`) have a policy of their own."""
+def _with_headers(send: Send, policy: str) -> Send:
+    """Keep JSON out of caches and add the security headers, this content policy among them."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -251,7 +266,6 @@ def _with_headers(send: Send, *, admin: bool) -> Send:
             headers.setdefault("Referrer-Policy", "same-origin")
             if headers.get("content-type", "").startswith("application/json"):
                 headers["Cache-Control"] = "no-store"  # else Back shows what was true before
-            policy = ADMIN_CONTENT_SECURITY_POLICY if admin else CONTENT_SECURITY_POLICY
             headers.setdefault("Content-Security-Policy", policy)
         await send(message)
 
@@ -263,8 +277,8 @@ def find_visitor(context: Context, request: Request) -> Visitor | None:
     person_id = request.session.get("person_id")
     if person_id is None:
         return None
-    with context.database.read() as session:
-        person = session.get(Person, person_id)
+    with context.database.look_up() as session:
+        person = session.connection().execute(FIND_PERSON, {"person_id": person_id}).one_or_none()
     # The public id too: a cookie of another data folder's database would name a stranger here.
     if person is None or person.disabled_at is not None or person.public_id != request.session.get("public_id"):
         return None

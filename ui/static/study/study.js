@@ -47,6 +47,7 @@ function showTrouble(error) {
   if (error instanceof Refusal && error.status === 401) location.reload(); // which says what to do
   $("trouble").textContent = error.message;
   $("trouble").hidden = false;
+  $("trouble").scrollIntoView({ block: "nearest" });
 }
 
 /** How far the participant is. */
@@ -83,7 +84,8 @@ function show(next) {
   document.title = `${state.title} · FaceReward`;
   $("title").textContent = state.title;
   const atWork = state.stage === "qualification" || state.stage === "task";
-  const section = atWork ? "ready" : state.stage === "ended" ? "ending" : state.stage;
+  const trained = state.stage === "training" && !state.training; // every pair of it is answered
+  const section = atWork || trained ? "ready" : state.stage === "ended" ? "ending" : state.stage;
   const place = state.steps.indexOf(state.stage);
   $("step").textContent = place < 0 ? "" : `Step ${place + 1} of ${state.steps.length}: ${STEPS[state.stage]}`;
   for (const name of SECTIONS) $(name).hidden = name !== section;
@@ -122,10 +124,10 @@ const FILL = {
   ready({ stage, qualification, answers }) {
     const begun = answers.done > 0;
     $("ready-title").textContent = begun ? "Your place is kept" : "Ready to begin";
-    const asks = qualification === 1 ? "1 pair" : `${qualification} pairs`;
+    const first = qualification === 1 ? "comes 1 pair that decides" : `come ${qualification} pairs that decide`;
     $("ready-words").textContent =
-      stage === "qualification"
-        ? `First come ${asks} that decide whether you go on to the task. Look closely, and choose the better restoration.`
+      qualification > 0 && stage !== "task"
+        ? `First ${first} whether you go on to the task. Look closely, and choose the better restoration.`
         : `${answers.of - answers.done} answers are left. You can close the page and come back by the same link.`;
     $("go").textContent = begun ? "Go on" : "Begin";
   },
@@ -191,6 +193,7 @@ $("go").addEventListener("click", () =>
 );
 const askWhetherSure = (/** @type {boolean} */ on) => {
   $("leave-sure").hidden = !on;
+  $("ready-row").hidden = on;
   $(on ? "leave-not" : "leave").focus();
 };
 $("leave").addEventListener("click", () => askWhetherSure(true));

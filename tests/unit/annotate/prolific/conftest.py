@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 import annotate.prolific.client
-from annotate.judging.people import add_person
+import annotate.prolific.work
 from annotate.prolific.command import ProlificOptions, run_prolific
+from annotate.studies.create import get_study
+from annotate.studies.panels import Arrived
 from annotate.studies.settings import StudySettings
-from db.models import utc_now
+from annotate.studies.way import arrive, end
 from db.session import Database
-from db.studies import Outcome, PanelEntry, Participant, Stage, Study, StudyState
+from db.studies import Outcome, Participant, Payment, PaymentKind, Stage, Study, StudyState
 from runs.options import Place
 from tests.prolific_stand_in import ProlificStandIn, serve_stand_in
 
@@ -85,28 +87,50 @@ class Ours:
             return session.query(Study).one()
 
     def arrive(self, person: str, outcome: Outcome | None = None, *, submission: bool = True) -> tuple[str, int]:
-        """Let somebody come from Prolific, and end so; (submission, participant's number)."""
+        """Let somebody come from Prolific and work, and end so; (submission, participant's number)."""
         joined = self.api.join(self.study().panel_study or "", person)
         with self.database.write() as session:
-            row = Participant(study_id=1, person_id=add_person(session, f"stranger {secrets.token_hex(4)}").id)
-            session.add(row)
+            came = arrive(session, get_study(session, "faces"), Arrived(person, joined["id"] if submission else None))
+            came.stage = Stage.task
             if outcome is not None:
-                row.stage, row.outcome, row.ended_at = Stage.ended, outcome, utc_now()
-            session.flush()
-            entry = PanelEntry(participant_id=row.id, study_id=1, panel_person=person)
-            entry.submission = joined["id"] if submission else None
-            session.add(entry)
-            return joined["id"], row.id
+                end(session, came, outcome, "As the test says.")
+            return joined["id"], came.id
 
     def participant(self, number: int) -> Participant:
         """A participant as stored."""
         with self.database.read() as session:
             return session.get_one(Participant, number)
 
+    def paid(self) -> list[tuple[int, str, int, bool]]:
+        """The ledger: (participant's number, kind, cents, whether paid)."""
+        with self.database.read() as session:
+            lines = session.scalars(select(Payment).order_by(Payment.id)).all()
+        return [(line.participant_id, line.kind.value, line.cents, line.paid_at is not None) for line in lines]
+
+    def owe(self, number: int, kind: PaymentKind, cents: int, reason: str) -> None:
+        """Put a line into the ledger."""
+        with self.database.write() as session:
+            ids = {"study_id": 1, "participant_id": number}
+            session.add(Payment(**ids, kind=kind, cents=cents, currency="GBP", reason=reason))
+
+    def give_bonus(self, number: int, cents: int, reason: str = "care") -> None:
+        """Put a bonus into the ledger."""
+        self.owe(number, PaymentKind.bonus, cents, reason)
+
 
 @pytest.fixture
-def ours(api: ProlificStandIn, database: Database, data: Path, capsys: pytest.CaptureFixture[str]) -> Ours:
-    """An open study that Prolific does not know yet."""
+def ours(
+    api: ProlificStandIn,
+    database: Database,
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Ours:
+    """An open study that Prolific does not know yet.
+
+    Its commands use the open database: to open it anew is to look for migrations, which takes longer than they do.
+    """
+    monkeypatch.setattr(annotate.prolific.work, "open_database", lambda *_: Database(database.engine))
     return make_ours(api, database, data, lambda: capsys.readouterr().out)
 
 
@@ -114,6 +138,8 @@ def make_ours(api: ProlificStandIn, database: Database, data: Path, read: Callab
     """An open study of these settings."""
     settings = StudySettings.model_validate(SETTINGS | changes)
     with database.write() as session:
-        study = Study(name="faces", link="l1nk", settings=settings.model_dump(mode="json"), state=StudyState.open)
+        study = Study(
+            name="faces", link="l1nk", settings=settings.model_dump(mode="json"), state=StudyState.open, strata=[]
+        )
         session.add(study)
     return Ours(api, database, data, read)

@@ -6,12 +6,12 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from annotate.prolific.webhook import ForgedError, check, sign, take
 from db.errors import UserError
 from db.models import Lease, utc_now
-from db.studies import Outcome, Payment, PaymentKind, Stage, StudyEvent, WebhookSeen
+from db.studies import Outcome, PaymentKind, Stage, StudyEvent, WebhookSeen
 from tests.making import add_pairs, count_rows, dump_rows
 from tests.prolific_stand_in import Webhook
 
@@ -137,17 +137,42 @@ def test_events_may_come_in_any_order(ours, deliver, working):
     assert ours.participant(number).outcome is Outcome.returned
 
 
-def test_what_prolific_pays_by_itself_is_noted_in_the_ledger(ours, deliver):
+def tell(ours, submission: str, state: str) -> Webhook:
+    return ours.api.sign({"event_type": "submission.status.change", "resource_id": submission, "status": state})
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_what_prolific_pays_by_itself_is_in_the_ledger_once(ours, deliver, noted):
+    ours.publish()
+    done, _ = ours.arrive("p1", Outcome.done)
+    screened, _ = ours.arrive("p2", Outcome.screened_out)
+    ours.give_bonus(1, 50)
+    if noted:
+        ours.owe(1, PaymentKind.base, 150, "Finished")
+        ours.owe(2, PaymentKind.screen_out, 14, "Screened out")
+    for _ in range(2):
+        deliver(tell(ours, done, "APPROVED"))
+        deliver(tell(ours, screened, "SCREENED OUT"))
+    assert sorted(ours.paid()) == [(1, "base", 150, True), (1, "bonus", 50, False), (2, "screen_out", 14, True)]
+
+
+def test_who_returns_after_the_end_is_owed_no_pay(ours, deliver):
     ours.publish()
     submission, number = ours.arrive("p1", Outcome.done)
-    with ours.database.write() as session:
-        common = {"study_id": 1, "participant_id": number, "currency": "GBP"}
-        session.add(Payment(kind=PaymentKind.base, cents=150, reason="done", **common))
-        session.add(Payment(kind=PaymentKind.bonus, cents=50, reason="care", **common))
-    deliver(ours.api.sign({"event_type": "submission.status.change", "resource_id": submission, "status": "APPROVED"}))
-    with ours.database.read() as session:
-        paid = session.scalars(select(Payment.kind).where(Payment.paid_at.is_not(None))).all()
-    assert paid == [PaymentKind.base]
+    ours.owe(number, PaymentKind.base, 150, "Finished")
+    deliver(tell(ours, submission, "RETURNED"))
+    assert ours.paid() == []
+    assert ours.participant(number).outcome is Outcome.returned
+
+
+def test_who_is_approved_after_a_time_out_at_prolific_is_done_again(ours, deliver):
+    ours.publish()
+    submission, number = ours.arrive("p1", Outcome.done)
+    deliver(tell(ours, submission, "TIMED-OUT"))
+    assert ours.participant(number).outcome is Outcome.timed_out
+    deliver(tell(ours, submission, "APPROVED"))
+    assert ours.participant(number).outcome is Outcome.done
+    assert ours.paid() == [(1, "base", 150, True)]
 
 
 def test_other_peoples_submissions_and_unknown_events_change_nothing(ours, deliver):
@@ -184,5 +209,3 @@ def test_no_events_row_holds_an_id_of_prolific(ours, deliver, working):
     kept = str({name: values for name, values in rows.items() if name != "panel_entry"})
     assert submission not in kept
     assert "'p1'" not in kept
-    with ours.database.read() as session:
-        assert session.scalar(select(func.count()).select_from(StudyEvent)) == 1

@@ -28,9 +28,8 @@ PERSON, SUBMISSION = "5f0c0ffee0c0ffee0c0ffee1", "65c0ffee0c0ffee0c0ffee02"
 
 
 def example() -> str:
-    """The settings file of the documentation."""
-    (block,) = [block for block in read_blocks(ROOT / "docs" / "studies.md") if block.language == "toml"]
-    return block.text
+    """The first settings file of the documentation."""
+    return next(block.text for block in read_blocks(ROOT / "docs" / "studies.md") if block.language == "toml")
 
 
 @pytest.fixture
