@@ -80,6 +80,7 @@ export function mount(root) {
       body.replaceChildren(make("p", {}, "No study yet. ", make("code", {}, "python -m annotate study create NAME --from study.toml"), " makes one; docs/studies.md has an example."));
       return LOOK_MS;
     }
+    if (body.querySelector("[data-sure]")) return LOOK_MS; // a second press is awaited: it would be drawn away
     if (String(id) !== shown) memory.clear();
     const address = `/api/studies/${id}`;
     const study = /** @type {Study | null} */ (await ask(address, memory));
@@ -268,15 +269,18 @@ function actButton(words, action, name) {
  * @param {string} name
  */
 function sureButton(words, action, name) {
-  let sure = false;
   const made = actButton(words, press, name);
   made.classList.add("st-final");
   function press() {
-    if (sure) return action();
-    sure = true;
+    if (made.dataset.sure) {
+      delete made.dataset.sure;
+      action();
+      return;
+    }
+    made.dataset.sure = "asked";
     made.textContent = "Really? It is for good";
     setTimeout(() => {
-      sure = false;
+      delete made.dataset.sure;
       made.textContent = words;
     }, SURE_MS);
   }
