@@ -21,7 +21,7 @@ from db.session import check_writable, open_database
 from runs.listen import is_loopback, open_listener
 from runs.store import reap_lost
 from runs.supervise import start_supervisor
-from ui.address import read_base_url
+from ui.address import read_base_url, read_trusted_proxies
 from ui.context import Context, Worker
 from ui.gate.access import load_secret
 from ui.gate.address_token import AddressToken
@@ -53,6 +53,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="URL",
         help="address that people open, such as https://label.example.org; its host alone is answered, and its path is "
         "the root path",
+    )
+    parser.add_argument(
+        "--trusted-proxy",
+        default="127.0.0.1,::1",
+        metavar="IP[,IP]",
+        help="addresses or networks of proxies whose X-Forwarded-For is believed (default: this machine's)",
     )
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes that serve; more than 1 need PostgreSQL"
@@ -98,6 +104,7 @@ def serve(args: argparse.Namespace) -> None:
             "write at a time, and one process uses that up."
         )
     metrics_token = read_metrics_token(args.metrics_token_file)
+    proxies = read_trusted_proxies(args.trusted_proxy)
     base_url, root_path = read_base_url(args.base_url, args.root_path)
     if base_url is not None and not args.auth:
         raise UserError("--base-url is where others reach this app; without --auth it serves this machine only.")
@@ -113,6 +120,7 @@ def serve(args: argparse.Namespace) -> None:
         base_url=base_url,
         cpu_slots=args.cpu_slots,
         metrics_token=metrics_token,
+        trusted_proxies=tuple(proxies),
     )
     if args.auth:
         check_someone_can_sign_in(context)
@@ -127,6 +135,7 @@ def serve(args: argparse.Namespace) -> None:
         if not look_at_demo(database).full:
             fill_demo(context)
         print(look_at_demo(database).sentence, flush=True)
+    database.analyze()
     address = find_address(args, context, listener)
     uploads = context.data / "uploads"
     uploads.mkdir(exist_ok=True)
@@ -236,7 +245,14 @@ def run_worker(context: Context, sockets: list[socket.socket], ready: Callable[[
             await super().startup(sockets)
             ready()
 
-    Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)).run(sockets=sockets)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=3,
+        forwarded_allow_ips=list(context.trusted_proxies),
+    )
+    Server(config).run(sockets=sockets)
 
 
 if __name__ == "__main__":

@@ -101,9 +101,16 @@ def make_engine(url: str) -> Engine:
 
 def _make_server_engine(url: URL) -> Engine:
     """An engine of PostgreSQL; its connections bound their waits (see `db.postgres`)."""
-    engine = create_engine(url, pool_size=20, max_overflow=20, pool_pre_ping=True, pool_timeout=POOL_TIMEOUT_SECONDS)
-    if engine.dialect.driver == "psycopg":
+    ours = url.get_driver_name() == "psycopg"
+    engine = create_engine(
+        url, pool_size=20, max_overflow=20, pool_pre_ping=not ours, pool_timeout=POOL_TIMEOUT_SECONDS
+    )
+    if ours:
         from db import postgres  # here: who uses SQLite needs no psycopg
+
+        @event.listens_for(engine, "checkout")
+        def check(connection: Any, _record: Any, _proxy: Any) -> None:
+            postgres.check_open(connection)
 
         @event.listens_for(engine, "do_connect")
         def connect(_dialect: Any, _record: Any, cargs: Any, cparams: Any) -> Any:

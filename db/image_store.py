@@ -12,6 +12,7 @@ Nothing in the store is ever deleted by us. Only `db.images` and what serves ima
 from __future__ import annotations
 
 import hashlib
+import time
 import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,10 @@ from db.waiting import patience_seconds
 STORE_FILE = "images.toml"
 AT_ONCE = 8
 """Objects that are moved at the same time: each waits for the network, not for this machine."""
+LEFT_ALONE_SECONDS = 5.0
+"""For which requests are not kept waiting for a store that did not answer."""
+_AWAY: dict[str, float] = {}
+"""Such a store -> the time at which that ends."""
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 """Protocol -> the package that fsspec needs for it."""
 
@@ -68,9 +73,15 @@ class ImageStore:
         """The bytes of an object; None where there is none.
 
         Raises:
-            StoreAwayError: no answer, also within the bound of `db.waiting.wait_at_most`.
+            StoreAwayError: no answer, also within the bound of `db.waiting.wait_at_most`, or the whole store is not
+                there, such as a share that is not mounted.
         """
         content: bytes | None = self._ask(lambda: self.filesystem.cat_file(self._place(name)))
+        if content is None and not self._ask(lambda: self.filesystem.exists(self.root)):
+            raise StoreAwayError(
+                f"There is nothing at {self.url}. Is it mounted, is there such a bucket? A new store is "
+                "filled by `python -m db images push`."
+            )
         return content
 
     def size(self, name: str) -> int | None:
@@ -85,7 +96,10 @@ class ImageStore:
             StoreAwayError: it did not; half an object may be there, which is found by its size and written anew.
         """
         self._ask(lambda: self.filesystem.pipe_file(self._place(name), content))
-        if (arrived := self.size(name)) != len(content):
+        arrived = self.size(name)
+        if arrived is None:
+            raise StoreAwayError(f"{self.url}/{name} did not arrive. See that there is such a bucket, and run again.")
+        if arrived != len(content):
             raise StoreAwayError(f"{self.url}/{name}: {arrived} of {len(content)} bytes arrived; run again.")
 
     def list_sizes(self) -> dict[str, int]:
@@ -123,20 +137,32 @@ class ImageStore:
         return f"{self.root}/{name}"
 
     def _ask(self, work: Callable[[], T]) -> T | None:
-        """The filesystem's answer; None where there is no such object."""
-        seconds = patience_seconds()
+        """The filesystem's answer; None where there is no such object.
+
+        Requests wait in vain for an absent store one at a time, or they would take the places of all others.
+        """
+        seconds, until = patience_seconds(), _AWAY.get(self.url)
+        if seconds is not None and until is not None:
+            if time.monotonic() < until:
+                raise StoreAwayError(
+                    f"The image store {self.url} did not answer just before; try again in some seconds."
+                )
+            _AWAY[self.url] = time.monotonic() + seconds  # this one looks whether it is back
         try:
-            return work() if seconds is None else _threads().submit(work).result(seconds)
+            answer = work() if seconds is None else _threads().submit(work).result(seconds)
         except FileNotFoundError:
-            return None
+            answer = None
         except NotImplementedError:
             raise
         except Exception as error:  # the libraries of the clouds have errors of their own, of no common kind
+            _AWAY[self.url] = time.monotonic() + LEFT_ALONE_SECONDS
             said = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
             raise StoreAwayError(
                 f"The image store {self.url} does not answer ({said:.200}). Look at its address and credentials, or "
                 "try again later; nothing is lost."
             ) from error
+        _AWAY.pop(self.url, None)
+        return answer
 
 
 @cache

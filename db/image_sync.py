@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from db.errors import UserError
 from db.image_store import AT_ONCE, STORE_FILE, ImageStore, is_whole, object_name, open_store
-from db.images import DamagedImage, image_path, read_stored
+from db.images import image_path
 from db.models import Image
 from db.session import Database
 from pixels.metadata import strip_metadata
@@ -61,13 +61,13 @@ def push_images(data: Path, named: Sequence[Named]) -> Synced:
 
     def push(one: Named) -> str:
         sha256, suffix, _ = one
-        try:
-            content = read_stored(data, sha256, suffix)
-        except DamagedImage as error:
-            return str(error)
+        path = image_path(data, sha256, suffix)
+        content = path.read_bytes() if path.is_file() else None
+        if content is None or not is_whole(content, sha256):
+            return f"{path} is missing or damaged, and not whole in {store.url} either; import its original again."
         if found := strip_metadata(content)[1]:  # the store's bytes go to browsers as they are
             return (
-                f"{image_path(data, sha256, suffix)} holds metadata ({', '.join(found)}) and stays here; take it out "
+                f"{path} holds metadata ({', '.join(found)}) and stays here; take it out "
                 "with `python -m annotate check --mend`, then push again."
             )
         store.write(object_name(sha256, suffix), content)

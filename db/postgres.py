@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import select
 import time
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
+from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 
 from db.waiting import patience_seconds
 
@@ -65,6 +67,23 @@ class BoundedConnection(psycopg.Connection[Any]):
             with suppress(psycopg.Error):
                 self.cancel_safe(timeout=CANCEL_SECONDS)
         self.close()
+
+
+def check_open(connection: psycopg.Connection[Any]) -> None:
+    """See that the server has not closed a connection of the pool, as its restart does; without asking it anything.
+
+    A question (SQLAlchemy's pool_pre_ping) would cost each request as much as a statement of its own.
+
+    Raises:
+        DisconnectionError: it was closed here; the pool then opens another.
+        InvalidatePoolError: the server closed it, or something unexpected came; the pool then opens all anew.
+    """
+    if connection.closed:
+        raise DisconnectionError("this connection was given up")
+    watch = select.poll()
+    watch.register(connection.pgconn.socket, select.POLLIN)
+    if watch.poll(0):
+        raise InvalidatePoolError("the server has closed this connection")
 
 
 def connect(cargs: tuple[Any, ...], cparams: dict[str, Any]) -> BoundedConnection:

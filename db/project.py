@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from sqlalchemy import bindparam, select, update
@@ -111,7 +111,11 @@ ASKED = ("title", "question", "guidelines", "reasons", "skip_reasons")
 
 def load_settings(session: Session) -> ProjectSettings:
     """The stored settings, the defaults before any were stored."""
-    stored = session.connection().scalar(STORED)  # the session's own way takes three times as long
+    return read_settings(session.connection().scalar(STORED))  # the session's own way takes three times as long
+
+
+def read_settings(stored: dict[str, Any] | None) -> ProjectSettings:
+    """The settings of the project's column."""
     return ProjectSettings() if stored is None else ProjectSettings.model_validate(stored)
 
 

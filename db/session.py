@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, text, update
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from db.backup import back_up
 from db.engine import default_url, is_known, make_engine, migrate, needs_migration, read_revision, show_url
 from db.errors import UnavailableError, UserError
-from db.models import Project, utc_now
+from db.models import Base, Project, utc_now
 from db.waiting import patience_seconds
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._writing = engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+        is_server = engine.dialect.name == "postgresql"
+        self._looking = engine.execution_options(isolation_level="AUTOCOMMIT") if is_server else engine
         # SQLite lets a second writer sleep and look again; threads of one process take turns here without sleeping.
         self._turn = threading.RLock() if engine.dialect.name == "sqlite" else None
 
@@ -42,6 +44,12 @@ class Database:
     def read(self) -> Iterator[Session]:
         """A session whose changes are thrown away."""
         with Session(self.engine) as session:
+            yield session
+
+    @contextmanager
+    def look_up(self) -> Iterator[Session]:
+        """A session for a single SELECT: on PostgreSQL without a transaction, which would be two more exchanges."""
+        with Session(self._looking) as session:
             yield session
 
     @contextmanager
@@ -64,6 +72,17 @@ class Database:
         finally:
             if self._turn is not None:
                 self._turn.release()
+
+    def analyze(self) -> None:
+        """Let PostgreSQL count what its tables hold, as it does by itself only about a minute after they were filled.
+
+        Till then it plans the queue's statements as if the tables were empty, and walks over all pairs with each
+        answer: 70 ms of 2,000 pairs rather than 0.1.
+        """
+        if self.engine.dialect.name == "postgresql":
+            tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
+            with self.look_up() as session:
+                session.execute(text(f"ANALYZE {tables}"))
 
     def close(self) -> None:
         """Close every pooled connection."""

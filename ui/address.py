@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_network
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -127,6 +128,24 @@ def read_base_url(text: str, root_path: str) -> tuple[BaseUrl | None, str]:
     host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else str(parts.hostname)
     shown_port = "" if port in (None, DEFAULT_PORTS[parts.scheme]) else f":{port}"
     return BaseUrl(parts.scheme, host + shown_port), path
+
+
+def read_trusted_proxies(text: str) -> list[str]:
+    """Addresses and networks of --trusted-proxy, by commas.
+
+    Raises:
+        UserError: one is neither; a name, or '*', would let anybody say who they are.
+    """
+    found = [one.strip() for one in text.split(",")]
+    for one in found:
+        try:
+            ip_network(one)
+        except ValueError as error:
+            raise UserError(
+                f"--trusted-proxy {one!r} is not an address or network ({error}); give those of your proxy, such as "
+                "10.0.0.5 or 10.0.0.0/24."
+            ) from error
+    return found
 
 
 def split_host(host: str, scheme: str = "http") -> tuple[str, int] | None:

@@ -44,3 +44,5 @@ class Context:
     """Which of the app's processes this is."""
     metrics_token: str | None = None
     """Whoever has it may read /metrics from elsewhere."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks whose word on who asks is believed."""

@@ -34,6 +34,7 @@ from ui.context import Context
 from ui.errors import refuse_invalid
 from ui.gate.access import Gate, Tokens, load_secret, visitor_of
 from ui.gate.address_token import AddressToken
+from ui.gate.rate import LimitArrivals
 from ui.gate.sign_in import sign_in_routes
 from ui.gate.turns import BoundWaits, TakeTurns
 from ui.label.routes import label_routes
@@ -119,6 +120,7 @@ def make_app(context: Context) -> FastAPI:
         path=context.root_path or "/",
         same_site="lax",
     )
+    app.add_middleware(LimitArrivals, workers=context.worker.count)
     app.add_middleware(BelowRootPath, root_path=context.root_path, base_url=context.base_url)
     app.add_middleware(BoundWaits)
     app.add_middleware(Watch, context=context, counts=counts, look=make_look(context))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import Select, Update, bindparam, delete, insert, literal, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.dml import ReturningDelete
 
 from annotate.judging.people import lock_person
@@ -40,7 +40,8 @@ UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 # Built once, for they run with every answer and take longer to build than to run. They ask for ids, by the session's
 # connection: the session makes three times as much of a statement, and mostly there is no row to be loaded.
-OF_UUID = select(Judgment.id).where(Judgment.uuid == bindparam("uuid"))
+SAME = aliased(Judgment)
+OF_UUID = select(SAME.id).where(SAME.uuid == bindparam("uuid"))
 ID_OF_KEY = select(Question.id).where(Question.key == bindparam("key"))
 INSERT_JUDGMENT = insert(Judgment)
 
@@ -50,8 +51,8 @@ class _Statements:
     """What an answer asks of the database, about a pair or about a task."""
 
     what: str
-    find: Select[int, int, int | None]
-    """Id and size, and the id of the person's answer that stands."""
+    find: Select[int, int, int | None, int | None, int | None]
+    """Id and size; ids of the person's answer that stands, of the one of this uuid, and of the question of this key."""
     count: Update
     delete_lease: ReturningDelete[datetime | None]
 
@@ -63,7 +64,7 @@ def _build_statements(table: type[Pair] | type[Task]) -> _Statements:
     return _Statements(
         what=column.removesuffix("_id"),
         find=(
-            select(of, size, Judgment.id)
+            select(of, size, Judgment.id, OF_UUID.scalar_subquery(), ID_OF_KEY.scalar_subquery())
             .outerjoin(
                 Judgment,
                 (of_judgment == of)
@@ -148,17 +149,16 @@ def record_judgment(
     """
     lock_person(session, person_id)
     run = session.connection()
-    known_id = run.scalar(OF_UUID, {"uuid": answer.uuid})
-    if known_id is not None:
-        known = session.get_one(Judgment, known_id)
+    about = OF_PAIR if answer.task_id is None else OF_TASK
+    showing = {"person_id": person_id, "repeat_no": answer.repeat_no}
+    of = {"of": answer.pair_id if answer.task_id is None else answer.task_id}
+    found = run.execute(about.find, {**showing, **of, "uuid": answer.uuid, "key": answer.question}).one_or_none()
+    if found is not None and found[3] is not None:
+        known = session.get_one(Judgment, found[3])
         if (known.person_id, known.pair_id, known.task_id) != (person_id, answer.pair_id, answer.task_id):
             raise UserError(f"Judgment {answer.uuid} already belongs to another pair or person; use a new UUID.")
         return known
     _check_answer(answer)
-    about = OF_PAIR if answer.task_id is None else OF_TASK
-    showing = {"person_id": person_id, "repeat_no": answer.repeat_no}
-    of = {"of": answer.pair_id if answer.task_id is None else answer.task_id}
-    found = run.execute(about.find, {**showing, **of}).one_or_none()
     if found is None:
         raise UserError(f"There is no {about.what} {of['of']}; reload the page.")
     if answer.task_id is not None:
@@ -174,7 +174,7 @@ def record_judgment(
         uuid=answer.uuid,
         pair_id=answer.pair_id,
         task_id=answer.task_id,
-        question_id=_find_question(session, answer.question),
+        question_id=store_question(session, load_settings(session)).id if answer.question is None else found[4],
         choice=answer.choice,
         skip_reason=answer.skip_reason,
         reasons=answer.reasons,
@@ -217,12 +217,6 @@ def check_offered(session: Session, answer: Answer, settings: ProjectSettings) -
         raise UserError(f"The reasons {answer.reasons!r} are not among those of this project, each once: {known}.")
     if not set(answer.view_mode.split("+")) <= set(VIEW_MODES):
         raise UserError(f"The view mode {answer.view_mode!r} is none of {', '.join(VIEW_MODES)}, joined by '+'.")
-
-
-def _find_question(session: Session, key: str | None) -> int | None:
-    if key is None:
-        return store_question(session, load_settings(session)).id
-    return session.connection().scalar(ID_OF_KEY, {"key": key})
 
 
 def _check_answer(answer: Answer) -> None:

@@ -28,14 +28,13 @@ from annotate.judging.people import lock_person
 from annotate.judging.queue import (
     DELETE_EXPIRED,
     GIVE_BACK,
-    HELD_BESIDES,
     INSERT_LEASE,
     OWN_FIRST_LOOKS,
+    OWN_LEASES,
     PAIR_QUEUE,
     PROLONG,
     SIZE_OF_TASK,
     TASK_QUEUE,
-    WHAT_WAITS,
     Queue,
     Walk,
 )
@@ -46,6 +45,8 @@ from db.project import ProjectSettings
 from db.records import candidate_key, insert_row
 from metrics.rankings import LETTERS
 
+PROLONGED_AT = 0.1
+"""A lease is prolonged once this share of its time has passed: not with every answer, which would write it anew."""
 GIVEN_BACK_SECONDS = 10.0
 """For so long a page that went may come back, as a reload does, and find its own pairs again."""
 INSERT_BATCH = 5_000
@@ -185,9 +186,13 @@ def lease_pairs(
     lock_person(session, person_id)
     now = utc_now()
     expires_at = now + timedelta(seconds=settings.lease_seconds)
-    asking = {"asker": person_id, "pairs": list(holding), "tasks": list(holding_tasks)}
-    session.connection().execute(PROLONG, {**asking, "until": expires_at})
-    held = session.connection().scalars(HELD_BESIDES, {**asking, "now": now, "count": count}).all()
+    own = session.connection().execute(OWN_LEASES, {"asker": person_id}).all()
+    shown = {lease.id for lease in own if lease.pair_id in holding or lease.task_id in holding_tasks}
+    soon = expires_at - settings.lease_seconds * PROLONGED_AT * timedelta(seconds=1)
+    if any(lease.expires_at < soon for lease in own if lease.id in shown):
+        asking = {"asker": person_id, "pairs": list(holding), "tasks": list(holding_tasks)}
+        session.connection().execute(PROLONG, {**asking, "until": expires_at})
+    held = [lease.id for lease in own if lease.id not in shown and lease.expires_at >= now][:count]
     leases = [session.get_one(Lease, lease_id, populate_existing=True) for lease_id in held]
     for lease in leases:
         lease.expires_at = expires_at
@@ -243,9 +248,9 @@ def next_pair(
         besides: ids of pairs that are not wanted.
         besides_tasks: ids of tasks that are not wanted.
     """
-    turn = Turn(session, person_id, settings, rng, list(besides), list(besides_tasks))
     queue = own_queue(settings)
-    awaited, listed = session.connection().execute(WHAT_WAITS).one()
+    awaited, listed, first_level = session.connection().execute(queue.what_waits).one()
+    turn = Turn(session, person_id, settings, rng, list(besides), list(besides_tasks), queue, first_level)
     lease = _pick_awaited(turn) if awaited else None
     if lease is not None:
         lease.expires_at = expires_at
@@ -276,6 +281,10 @@ class Turn:
     rng: random.Random
     besides: list[int]
     besides_tasks: list[int]
+    queue: Queue
+    """The project's own."""
+    first_level: int | None
+    """Of that queue."""
 
     def scalar(self, statement: Executable, queue: Queue, **values: object) -> Any:
         """The first value that one of a queue's statements finds for this person."""
@@ -401,6 +410,11 @@ def _queue_levels(turn: Turn, queue: Queue, of: dict[str, bool]) -> Iterator[int
     """
     statement = queue.next_level_of if of else queue.next_level
     level: int | None = -1
+    if queue is turn.queue and not of:
+        level = turn.first_level
+        if level is None:
+            return
+        yield level
     while (level := turn.session.connection().scalar(statement, {"above": level, **of})) is not None:
         yield level
 

@@ -18,7 +18,6 @@ from db.models import Judgment, Person, Role, utc_now
 SCRYPT = {"n": 2**14, "r": 8, "p": 1, "maxmem": 64 * 2**20}
 MIN_PASSWORD_LENGTH = 8
 MAX_LINK_LIFETIME = timedelta(days=3653)
-LOCKED = "locked person"
 LOCK_PERSON = select(Person.id).where(Person.id == bindparam("person_id")).with_for_update(key_share=True)
 
 
@@ -129,11 +128,12 @@ def shorten(name: str) -> str:
 def lock_person(session: Session, person_id: int) -> None:
     """Let one person's requests wait for each other, so that none acts on what another is about to write.
 
-    For PostgreSQL; a write session on SQLite is alone anyway. Once in a session, which is one transaction.
+    For PostgreSQL; a write session on SQLite is alone anyway. Asked again in one session it is not asked for anew.
     """
-    if session.get_bind().dialect.name == "postgresql" and session.info.get(LOCKED) != person_id:
+    locked: set[int] = session.info.setdefault("locked people", set())
+    if person_id not in locked and session.get_bind().dialect.name == "postgresql":
         session.connection().execute(LOCK_PERSON, {"person_id": person_id})
-        session.info[LOCKED] = person_id
+        locked.add(person_id)
 
 
 def end_sessions(person: Person) -> None:

@@ -15,11 +15,15 @@ from sqlalchemy.orm import Session
 
 from annotate.judging.pace import Pace
 from annotate.judging.people import lock_person
-from db.models import Presence
+from db.models import Person, Presence
+from db.project import STORED, ProjectSettings, read_settings
 
 # Built once, for they run with every answer.
-FIND = select(Presence.answered_at, Presence.paid_until, Presence.pages).where(
-    Presence.person_id == bindparam("person_id")
+FIND = (
+    select(Presence.person_id, Presence.answered_at, Presence.paid_until, Presence.pages, STORED.scalar_subquery())
+    .select_from(Person)
+    .outerjoin(Presence, Presence.person_id == Person.id)
+    .where(Person.id == bindparam("person_id"))
 )
 INSERT = insert(Presence)
 UPDATE = update(Presence).where(Presence.person_id == bindparam("of"))
@@ -36,13 +40,16 @@ class AtWork:
     is_new: bool = True
 
 
-def load_presence(session: Session, person_id: int) -> AtWork:
-    """What is known of a person, whose other requests wait until this session ends."""
+def load_presence(session: Session, person_id: int) -> tuple[AtWork, ProjectSettings]:
+    """What is known of a person, whose other requests wait until this session ends; and the project's settings."""
     lock_person(session, person_id)
-    row = session.connection().execute(FIND, {"person_id": person_id}).one_or_none()
-    if row is None:
-        return AtWork(person_id)
-    return AtWork(person_id, Pace(row.answered_at, row.paid_until), row.pages, is_new=False)
+    known_id, answered_at, paid_until, pages, stored = (
+        session.connection().execute(FIND, {"person_id": person_id}).one()
+    )
+    settings = read_settings(stored)
+    if known_id is None:
+        return AtWork(person_id), settings
+    return AtWork(person_id, Pace(answered_at, paid_until), pages, is_new=False), settings
 
 
 def store_presence(session: Session, known: AtWork, now: datetime) -> None:

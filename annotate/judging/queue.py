@@ -15,7 +15,6 @@ from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
     Select,
-    and_,
     bindparam,
     delete,
     exists,
@@ -49,26 +48,14 @@ GIVE_BACK = (
 )
 # Locked, so that none is deleted as expired by another person's request while it is prolonged. Before DELETE_EXPIRED:
 # who waits here holds no lease of others yet, so that no two requests wait for each other.
-HELD_BESIDES = (
-    select(Lease.id)
-    .where(
-        Lease.person_id == ASKER,
-        # Said twice, since NULL is not in a list that is empty.
-        or_(
-            and_(Lease.pair_id.is_not(None), Lease.pair_id.not_in(PAIRS)),
-            and_(Lease.task_id.is_not(None), Lease.task_id.not_in(TASKS)),
-        ),
-        Lease.expires_at >= bindparam("now"),
-    )
+OWN_LEASES = (
+    select(Lease.id, Lease.pair_id, Lease.task_id, Lease.expires_at)
+    .where(Lease.person_id == ASKER)
     .order_by(Lease.id)
-    .limit(bindparam("count"))
     .with_for_update()
 )
-WHAT_WAITS = select(
-    exists(select(Pair.id).where(Pair.awaited)) | exists(select(Task.id).where(Task.awaited)),
-    exists(select(Shortlist.place)),
-)
-"""Whether a training waits for answers, and whether there are shortlists."""
+AWAITED = exists(select(Pair.id).where(Pair.awaited)) | exists(select(Task.id).where(Task.awaited))
+LISTED = exists(select(Shortlist.place))
 FIRST_LOOK = (Judgment.person_id == ASKER, Judgment.repeat_no == 0, Judgment.superseded_at.is_(None))
 OWN_FIRST_LOOKS = select(Judgment.id).where(*FIRST_LOOK)
 SIZE_OF_TASK = select(Task.size).where(Task.id == bindparam("of"))
@@ -84,6 +71,8 @@ class Queue:
     still_queued: Select[int]
     is_reserved: Select[bool]
     awaited: Select[int]
+    what_waits: Select[bool, bool, int | None]
+    """Whether a training waits for answers, whether there are shortlists, and the first level."""
     next_level: Select[int | None]
     next_level_of: Select[int | None]
     listed: Select[int]
@@ -136,6 +125,7 @@ def _build_queue(table: type[Pair] | type[Task]) -> Queue:
             .limit(1)
             .with_for_update(skip_locked=True, key_share=True, of=table)
         ),
+        what_waits=select(AWAITED, LISTED, select(func.min(table.queue_level)).scalar_subquery()),
         next_level=next_level,
         next_level_of=next_level.where(of_reserve),
         listed=(

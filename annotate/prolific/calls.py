@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from annotate.studies.money import show_amount
 from db.errors import UserError
 
 JSON = dict[str, Any]
@@ -93,7 +94,7 @@ def screen_out(study: str, submissions: Sequence[str], cents: int, *, increase_p
 
 def set_up_bonuses(study: str, cents: Mapping[str, int]) -> Call:
     """Prepare a bulk payment, by submission; nothing is paid yet."""
-    lines = "\n".join(f"{check_id(submission)},{in_units(amount)}" for submission, amount in cents.items())
+    lines = "\n".join(f"{check_id(submission)},{show_amount(amount)}" for submission, amount in cents.items())
     return Call("POST", "submissions/bonus-payments/", {"study_id": check_id(study), "csv_bonuses": lines})
 
 
@@ -137,8 +138,3 @@ def check_id(given: str) -> str:
     if not PROLIFIC_ID.fullmatch(given):
         raise UserError(f"{given[:80]!r} is no id of Prolific: letters and digits are meant.")
     return given
-
-
-def in_units(cents: int) -> str:
-    """'1.50' of 150."""
-    return f"{cents // 100}.{cents % 100:02}"

@@ -19,13 +19,13 @@ from sqlalchemy.orm import Session
 from annotate.prolific.calls import (
     MAX_BONUSES,
     Call,
-    in_units,
     pay_bonuses,
     read_submission,
     screen_out,
     set_up_bonuses,
 )
 from annotate.prolific.client import UnansweredError, send
+from annotate.studies.money import show_amount
 from db.errors import UserError
 from db.models import utc_now
 from db.session import Database
@@ -111,7 +111,7 @@ def pay_all_bonuses(database: Database, panel_study: str, owed: Sequence[Owed], 
                 f"Prolific reads {amount:g} hundredths where the ledger has {cents}; bulk {bulk} was not paid."
             )
         send_claimed(database, batch, bulk, pay_bonuses(bulk))
-        say(f"paid {in_units(cents)} to {len(batch)} (bulk {bulk}){_say_fees(answer.body)}")
+        say(f"paid {show_amount(cents)} to {len(batch)} (bulk {bulk}){_say_fees(answer.body)}")
 
 
 def screen_out_all(database: Database, panel_study: str, owed: Sequence[Owed], say: Say) -> None:
@@ -123,7 +123,7 @@ def screen_out_all(database: Database, panel_study: str, owed: Sequence[Owed], s
     for cents, lines in group_by_cents(owed).items():
         call = screen_out(panel_study, [line.submission for line in lines], cents)
         send_claimed(database, lines, f"screen-out {secrets.token_hex(4)}", call)
-        say(f"screened out {len(lines)}, {in_units(cents)} each")
+        say(f"screened out {len(lines)}, {show_amount(cents)} each")
 
 
 def group_by_cents(owed: Sequence[Owed]) -> dict[int, list[Owed]]:
@@ -144,8 +144,8 @@ def send_claimed(database: Database, lines: Sequence[Owed], reference: str, call
     ids = [number for line in lines for number in line.payments]
     with database.write() as session:
         free = (Payment.id.in_(ids), Payment.reference.is_(None), Payment.paid_at.is_(None))
-        claimed = session.execute(update(Payment).where(*free).values(reference=reference))
-        if claimed.rowcount != len(ids):  # type: ignore[attr-defined]
+        claim = update(Payment).where(*free).values(reference=reference).returning(Payment.id)
+        if len(session.scalars(claim).all()) != len(ids):
             raise UserError("Another command pays some of the same lines just now; run this one again when it is done.")
     try:
         send(call)
@@ -168,8 +168,7 @@ def give_up_claim(database: Database, reference: str) -> int:
     """Make a claim's unpaid lines payable again; returns how many they are."""
     with database.write() as session:
         claim = (Payment.reference == reference, Payment.paid_at.is_(None))
-        done = session.execute(update(Payment).where(*claim).values(reference=None))
-        return int(done.rowcount)  # type: ignore[attr-defined]
+        return len(session.scalars(update(Payment).where(*claim).values(reference=None).returning(Payment.id)).all())
 
 
 def settle_bonuses(database: Database, study_id: int, claimed: Mapping[str, Sequence[Owed]]) -> list[str]:
@@ -218,4 +217,4 @@ def _cents(shown: Any) -> int:
 
 def _say_fees(body: Mapping[str, Any]) -> str:
     total = body.get("total_amount")
-    return f", {in_units(round(total))} with Prolific's fee" if isinstance(total, int | float) else ""
+    return f", {show_amount(round(total))} with Prolific's fee" if isinstance(total, int | float) else ""

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from annotate.prolific.study import ENDS, FREES
 from annotate.studies.create import note_event
+from annotate.studies.money import FINISHED, SCREENED_OUT, lock_ledger
 from annotate.studies.settings import load_study_settings
 from annotate.studies.way import end
 from db.models import utc_now
@@ -20,8 +21,8 @@ from db.studies import Outcome, PanelEntry, Participant, Payment, PaymentKind, S
 
 EVENT_KIND = "prolific"
 PAYS: Mapping[str, tuple[PaymentKind, str]] = {
-    "APPROVED": (PaymentKind.base, "Approved at Prolific"),
-    "SCREENED OUT": (PaymentKind.screen_out, "Screened out at Prolific"),
+    "APPROVED": (PaymentKind.base, FINISHED),
+    "SCREENED OUT": (PaymentKind.screen_out, SCREENED_OUT),
 }
 """State of a submission -> what Prolific pays upon it by itself, as the ledger names it."""
 WAS_DONE = "Was done; then Prolific said"
@@ -66,22 +67,13 @@ def carry_over(session: Session, participant: Participant, state: str) -> bool:
 def _owe_no_more(session: Session, participant: Participant) -> bool:
     """Take the pay that is not paid out of the ledger: who returns a submission is paid nothing for it."""
     base = (Payment.participant_id == participant.id, Payment.kind == PaymentKind.base)
-    gone = session.execute(delete(Payment).where(*base, Payment.paid_at.is_(None)))
-    return bool(gone.rowcount)  # type: ignore[attr-defined]
+    unpaid = delete(Payment).where(*base, Payment.paid_at.is_(None)).returning(Payment.id)
+    return bool(session.scalars(unpaid).all())
 
 
 def _note_paid(session: Session, participant: Participant, kind: PaymentKind, reason: str) -> bool:
     """Mark a line of the ledger as paid, or write it; False where it was."""
-    line = owe(session, participant, kind, reason)
-    if line is None or line.paid_at is not None:
-        return False
-    line.paid_at = utc_now()
-    session.flush()
-    return True
-
-
-def owe(session: Session, participant: Participant, kind: PaymentKind, reason: str) -> Payment | None:
-    """The ledger's line of what the study pays a participant; written where it is not there. None where that is 0."""
+    lock_ledger(session, participant.study)
     line = session.scalar(select(Payment).where(Payment.participant_id == participant.id, Payment.kind == kind))
     settings = load_study_settings(participant.study)
     cents = settings.pay_cents if kind is PaymentKind.base else settings.screen_out_cents
@@ -89,8 +81,11 @@ def owe(session: Session, participant: Participant, kind: PaymentKind, reason: s
         ids = {"study_id": participant.study_id, "participant_id": participant.id}
         line = Payment(**ids, kind=kind, cents=cents, currency=settings.currency, reason=reason)
         session.add(line)
-        session.flush()
-    return line
+    if line is None or line.paid_at is not None:
+        return False
+    line.paid_at = utc_now()
+    session.flush()
+    return True
 
 
 def _latest_state(session: Session, participant: Participant) -> str | None:

@@ -11,8 +11,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
 from annotate.prolific.calls import JSON
-from annotate.prolific.places import PAYS, carry_over, owe
+from annotate.prolific.places import carry_over
 from annotate.prolific.study import read_state
+from annotate.studies.money import number_of
 from db.errors import UserError
 from db.studies import Outcome, PanelEntry, Participant, Study
 
@@ -53,7 +54,7 @@ def lay_beside(session: Session, study: Study, submissions: Iterable[JSON]) -> l
         entry, participant = people.get(number) or people.get(str(one.get("participant_id"))) or (None, None)
         if entry is not None and entry.submission is None:
             entry.submission = number
-        place = int(participant.person.name.rpartition("#")[2]) if participant else 0
+        place = number_of(participant) if participant else 0
         found.append(Beside(number, read_state(one), _minutes(one), participant, place))
     return found
 
@@ -119,17 +120,3 @@ def pick(found: Sequence[Beside], numbers: Collection[int], what: str) -> list[B
             "submissions NAME."
         )
     return [by_number[number] for number in sorted(set(numbers))]
-
-
-def choose_screened_out(session: Session, found: Sequence[Beside]) -> list[str]:
-    """Submissions of who was screened out here and is still active at Prolific; what each is owed is in the ledger.
-
-    Who went back with the code was screened out and paid by that.
-    """
-    chosen = []
-    for one in found:
-        if one.state == "ACTIVE" and one.participant and one.participant.outcome is Outcome.screened_out:
-            person = session.get_one(Participant, one.participant.id)
-            if owe(session, person, *PAYS["SCREENED OUT"]):
-                chosen.append(one.submission)
-    return chosen

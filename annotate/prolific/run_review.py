@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from annotate.prolific.calls import approve, in_units, read_submission, request_return, screen_out
+from annotate.prolific.calls import approve, read_submission, request_return, screen_out
 from annotate.prolific.pay import (
     Ledger,
     Owed,
@@ -17,8 +17,9 @@ from annotate.prolific.pay import (
     settle_bonuses,
 )
 from annotate.prolific.places import carry_over
-from annotate.prolific.review import Beside, choose_approved, choose_screened_out, describe, pick
+from annotate.prolific.review import Beside, choose_approved, describe, pick
 from annotate.prolific.work import Work
+from annotate.studies.money import note_owed, show_amount
 from db.errors import UserError
 from db.studies import Participant, PaymentKind
 
@@ -39,7 +40,7 @@ def run_approve(work: Work, numbers: Sequence[int]) -> None:
             _note(work, one, "APPROVED")
     cents = len(chosen) * work.settings.pay_cents
     said = "would approve" if work.dry_run else "approved"
-    work.say(f"{said} {len(chosen)}: {in_units(cents)} {work.settings.currency}, {NO_FEE}")
+    work.say(f"{said} {len(chosen)}: {show_amount(cents)} {work.settings.currency}, {NO_FEE}")
 
 
 def _note(work: Work, one: Beside, state: str) -> None:
@@ -64,15 +65,19 @@ def run_return(work: Work, numbers: Sequence[int], reason: str) -> None:
 
 
 def run_screen_out(work: Work, unpaid: str) -> None:
-    """Pay and screen out who was screened out here and is still active at Prolific."""
+    """Pay and screen out who was screened out here after work and is still active at Prolific."""
     _give_up(work, unpaid)
     found = work.review()
-    with work.database.read() if work.dry_run else work.database.write() as session:
-        study = work.study(session)
-        chosen = choose_screened_out(session, found)
+    with work.database.write() as session:
+        study, noted = work.study(session), session.begin_nested()
+        note_owed(session, study)
         ledger = read_ledger(session, study, PaymentKind.screen_out, work.settings.currency)
+        if work.dry_run:
+            noted.rollback()
     _refuse_claimed(list(ledger.claimed), "screen-out", work.name)
-    owed = [line for line in ledger.owed if line.submission in chosen]
+    # Who went back with the code was screened out and paid by that.
+    active = {one.submission for one in found if one.state == "ACTIVE"}
+    owed = [line for line in ledger.owed if line.submission in active]
     if work.dry_run:
         for cents, lines in group_by_cents(owed).items():
             work.ask(screen_out(work.panel_study(), [line.submission for line in lines], cents))
@@ -123,6 +128,6 @@ def _refuse_claimed(references: Sequence[str], action: str, name: str) -> None:
 def _say_sum(work: Work, what: str, owed: Sequence[Owed], ledger: Ledger) -> None:
     cents = sum(line.cents for line in owed)
     would = "would " if work.dry_run else ""
-    work.say(f"{would}{what}: {len(owed)} submissions, {in_units(cents)} {work.settings.currency}, {NO_FEE}")
+    work.say(f"{would}{what}: {len(owed)} submissions, {show_amount(cents)} {work.settings.currency}, {NO_FEE}")
     if ledger.without_id:
         work.say(f"{ledger.without_id} lines of participants without an id at Prolific, who cannot be paid there")

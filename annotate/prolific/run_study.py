@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from annotate.prolific.calls import StudyAction, check_id, create_study, in_units, move_study, read_study
+from annotate.prolific.calls import StudyAction, check_id, create_study, move_study, read_study
 from annotate.prolific.client import UnansweredError, send
 from annotate.prolific.study import describe_cost, write_study
 from annotate.prolific.work import Work
+from annotate.studies.money import show_amount
 from db.errors import UserError
 from db.studies import StudyState
 
@@ -117,6 +118,6 @@ def run_status(work: Work) -> None:
         if answer.body.get(name) is not None:
             work.say(f"{name.replace('_', ' ')}\t{answer.body[name]}")
     if isinstance(answer.body.get("reward"), int | float):
-        work.say(f"reward\t{in_units(round(answer.body['reward']))}")
+        work.say(f"reward\t{show_amount(round(answer.body['reward']))}")
     with work.database.read() as session:
         work.say(f"here\t{work.study(session).state.value}")

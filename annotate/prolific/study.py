@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from annotate.prolific.calls import JSON, in_units
+from annotate.prolific.calls import JSON
+from annotate.studies.money import show_amount
 from annotate.studies.panels import make_link
 from annotate.studies.settings import StudySettings, describe_information, load_study_settings
 from db.errors import UserError
@@ -124,10 +125,10 @@ def most_paid_cents(settings: StudySettings) -> int:
 
 def describe_cost(settings: StudySettings) -> str:
     """'50 × 1.50 = 75.00 GBP, without Prolific's fee'."""
-    said = f"{settings.places} × {in_units(settings.pay_cents)}"
+    said = f"{settings.places} × {show_amount(settings.pay_cents)}"
     if _pays_screen_out(settings):
-        said += f" + up to {settings.prolific.screen_out_slots} × {in_units(settings.screen_out_cents)} screened out"
-    return f"{said} = {in_units(most_paid_cents(settings))} {settings.currency}, without Prolific's fee"
+        said += f" + up to {settings.prolific.screen_out_slots} × {show_amount(settings.screen_out_cents)} screened out"
+    return f"{said} = {show_amount(most_paid_cents(settings))} {settings.currency}, without Prolific's fee"
 
 
 def _check(study: Study, settings: StudySettings, address: str) -> None:
@@ -154,8 +155,8 @@ def _check_screen_out(study: Study, settings: StudySettings) -> None:
     least = MIN_SCREEN_OUT_CENTS.get(settings.currency, 0)
     if not least <= settings.screen_out_cents < settings.pay_cents:
         raise UserError(
-            f"Study {study.name!r} pays {in_units(settings.screen_out_cents)} to who is screened out; Prolific takes "
-            f"{in_units(least)} or more, and less than the {in_units(settings.pay_cents)} of who is done."
+            f"Study {study.name!r} pays {show_amount(settings.screen_out_cents)} to who is screened out; Prolific "
+            f"takes {show_amount(least)} or more, and less than the {show_amount(settings.pay_cents)} of who is done."
         )
 
 

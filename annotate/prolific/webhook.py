@@ -133,8 +133,9 @@ def take(session: Session, headers: Mapping[str, str], body: bytes) -> bool:
 def _is_new(session: Session, key: str) -> bool:
     """Remember a key; False where it was there. Two requests at the same moment are one after the other here."""
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    done = session.execute(insert(WebhookSeen).values(key=key, received_at=utc_now()).on_conflict_do_nothing())
-    return bool(done.rowcount)  # type: ignore[attr-defined]
+    remember = insert(WebhookSeen).values(key=key, received_at=utc_now()).on_conflict_do_nothing()
+    # What is returned, and not the number of rows: that is -1 where the driver does not tell it.
+    return session.scalar(remember.returning(WebhookSeen.key)) is not None
 
 
 def _note_study(session: Session, event: Event) -> bool:

@@ -154,7 +154,7 @@ def next_for_participant(
         None where the participant has what they are asked for, or no pair is free for them.
     """
     own = project.model_copy(update={"gold_share": settings.gold_share, "repeat_share": settings.repeat_share})
-    turn = Turn(session, participant.person_id, own, rng, list(besides), [])
+    turn = Turn(session, participant.person_id, own, rng, list(besides), [], PAIR_QUEUE, None)
     if participant.stage is Stage.qualification:
         lease = _next_of_qualification(turn, settings)
     elif participant.stage is Stage.task:

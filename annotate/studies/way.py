@@ -6,7 +6,7 @@ import secrets
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import ColumnElement, delete, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from annotate.studies.create import note_event
@@ -14,7 +14,7 @@ from annotate.studies.panels import PANELS, Arrived, fill_address
 from annotate.studies.settings import Ending, StudySettings, consent_hash, load_study_settings
 from db.errors import UserError
 from db.models import Lease, Pair, Person, Role, utc_now
-from db.studies import Outcome, PanelEntry, Participant, Stage, Study, StudyState
+from db.studies import Outcome, PanelEntry, Participant, Stage, Study, StudyPair, StudyState
 
 ZOOM_TOLERANCE = 0.06
 """Of 1: browsers round the sizes that a zoom is worked out from."""
@@ -72,6 +72,8 @@ def arrive(
     note_event(session, study.id, participant.id, "arrived")
     if count_places_taken(session, study) > settings.places:
         end(session, participant, Outcome.over_quota, f"All {settings.places} places are taken.")
+    elif not session.scalar(select(wants_answers(study))):
+        end(session, participant, Outcome.over_quota, "All answers of the study are there.")
     session.flush()
     return participant
 
@@ -102,6 +104,11 @@ def count_places_taken(session: Session, study: Study) -> int:
     """Participants who are on their way or done."""
     taken = or_(Participant.stage != Stage.ended, Participant.outcome == Outcome.done)
     return session.scalar(select(func.count()).where(Participant.study_id == study.id, taken)) or 0
+
+
+def wants_answers(study: Study) -> ColumnElement[bool]:
+    """Whether a pair of the study wants more answers than it has."""
+    return exists().where(StudyPair.study_id == study.id, StudyPair.done < StudyPair.wanted)
 
 
 def find_participant(session: Session, person_id: int, *, lock: bool = False) -> Participant | None:

@@ -19,6 +19,7 @@ import anyio.to_thread
 from fastapi import HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 from itsdangerous import BadSignature, URLSafeSerializer
+from sqlalchemy import bindparam, select
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -60,6 +61,11 @@ ADMIN_CONTENT_SECURITY_POLICY = (
 )
 """Content policy of Gradio's pages: their scripts stand in the HTML and make functions of text, but come from here, and
 nothing is sent or fetched elsewhere."""
+
+FIND_PERSON = select(
+    *(Person.id, Person.name, Person.role, Person.public_id, Person.session_version, Person.disabled_at)
+).where(Person.id == bindparam("person_id"))
+"""Built once, for every request asks it."""
 
 
 @dataclass(frozen=True)
@@ -271,8 +277,8 @@ def find_visitor(context: Context, request: Request) -> Visitor | None:
     person_id = request.session.get("person_id")
     if person_id is None:
         return None
-    with context.database.read() as session:
-        person = session.get(Person, person_id)
+    with context.database.look_up() as session:
+        person = session.connection().execute(FIND_PERSON, {"person_id": person_id}).one_or_none()
     # The public id too: a cookie of another data folder's database would name a stranger here.
     if person is None or person.disabled_at is not None or person.public_id != request.session.get("public_id"):
         return None

@@ -28,6 +28,7 @@ from db.project import load_settings
 from ui.address import cookie_name
 from ui.context import Context
 from ui.gate.access import Tokens, visitor_of
+from ui.gate.rate import address_key
 from ui.gate.throttle import FAILURES_PER_ADDRESS, FAILURES_PER_NAME, REFUSAL_SECONDS, Busy, Hashing, Throttle
 from ui.plain_pages import send_page
 
@@ -143,11 +144,10 @@ def _budgets(context: Context, request: Request, tokens: Tokens, name: str) -> d
 
     A stranger's guesses therefore never lock out who uses a browser that the name is known to.
     """
-    address = request.client.host if request.client else ""
     known = tokens.read_device(request.cookies.get(cookie_name(DEVICE_COOKIE, context.base_url, context.root_path), ""))
     same = known is not None and name_key(known[0]) == name_key(name)
     who = f"browser {known[1]}" if known is not None and same else f"name {name_key(name)}"
-    return {f"address {address}": FAILURES_PER_ADDRESS, who: FAILURES_PER_NAME}
+    return {f"address {address_key(request)}": FAILURES_PER_ADDRESS, who: FAILURES_PER_NAME}
 
 
 def _person_by_password(context: Context, name: str, password: str) -> Person | None:

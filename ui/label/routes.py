@@ -133,10 +133,12 @@ def label_routes(context: Context, showings: Showings, images: StoredImages) -> 
         for attempt in range(CONFLICT_TRIES):
             try:
                 with context.database.write() as session:
-                    known = load_presence(session, visitor.person_id)
+                    known, settings = load_presence(session, visitor.person_id)
                     paces[visitor.person_id] = known.pace
                     _check_pace(known.pace, arrived_at, body)  # requests that came together are here one by one
-                    answer = answer_label_request(session, showings, images, visitor, body, rng, known, arrived_at)
+                    answer = answer_label_request(
+                        session, showings, images, visitor, body, rng, known, settings, arrived_at
+                    )
                     store_presence(session, known, arrived_at)
                 note_events(request, (result["status"] for result in answer["results"]))
                 # Written here: FastAPI's own way would copy it twice first.
@@ -188,6 +190,7 @@ def answer_label_request(
     body: LabelRequest,
     rng: random.Random,
     known: AtWork,
+    settings: ProjectSettings,
     arrived_at: datetime,
 ) -> dict[str, Any]:
     """Store the events in their order, then lease and show new pairs and tasks; all in the caller's one transaction.
@@ -200,7 +203,6 @@ def answer_label_request(
         then how many are `with_others` or `in_own_pages`; `damaged`, how many were passed over since a file of theirs
         is damaged; `own_pages`, how many others this person has open; `study`, how far a participant of one is.
     """
-    settings = load_settings(session)
     study = find_study_turn(session, visitor)
     pages, stopwatch = OpenPages(known.pages, arrived_at), known.pace.start(arrived_at)
     results, again = [], {}

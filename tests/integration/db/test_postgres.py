@@ -16,6 +16,7 @@ from annotate.judging.judgments import Answer, record_judgment, undo_judgment
 from annotate.judging.labels import resolve_labels
 from annotate.judging.pairs import lease_pairs
 from annotate.judging.people import add_person
+from annotate.judging.queue import PAIR_QUEUE
 from db.errors import UserError
 from db.models import Base, Choice, Judgment, Label, Lease, Pair, Project, Side
 from db.project import ProjectSettings, load_settings, save_settings
@@ -181,3 +182,43 @@ def test_default_settings_survive_a_round_trip(any_database):
         save_settings(session, {"title": "Gesichter — Łódź"})
     with any_database.read() as session:
         assert load_settings(session) == ProjectSettings(title="Gesichter — Łódź")
+
+
+def test_connections_that_the_server_closed_are_replaced_unnoticed(data, postgres_url):
+    database = open_database(data, postgres_url)
+    with database.read() as one, database.read() as another:
+        ended = [session.scalar(text("SELECT pg_backend_pid()")) for session in (one, another)]
+    other = open_database(data, postgres_url)
+    with other.read() as session:
+        for number in ended:
+            session.execute(text("SELECT pg_terminate_backend(:number, 5000)"), {"number": number})
+    for _ in range(3):
+        with database.look_up() as session:
+            assert session.scalar(text("SELECT pg_backend_pid()")) not in ended
+    with database.write() as session:  # a look-up leaves no connection without transactions behind
+        add_person(session, "ada")
+        session.rollback()
+    with database.read() as session:
+        assert session.scalar(text("SELECT count(*) FROM person")) == 0
+    other.close()
+    database.close()
+
+
+def test_the_queue_is_walked_by_its_index_once_the_tables_are_counted(data, postgres_url):
+    database = open_database(data, postgres_url)
+    with database.write() as session:
+        add_pairs(session, 30, [f"m{number}" for number in range(8)])
+    database.analyze()
+    with database.read() as session:
+        counted = session.scalar(text("SELECT reltuples FROM pg_class WHERE relname = 'pair'"))
+        assert counted == 30 * 28
+        values = {"asker": 1, "besides": [3], "level": 0, "start": 5}
+        asked = (
+            PAIR_QUEUE.walk[0]
+            .params(values)
+            .compile(database.engine, compile_kwargs={"literal_binds": True, "render_postcompile": True})
+        )
+        plan = "\n".join(session.scalars(text(f"EXPLAIN {asked}")))
+    assert "ix_pair_queue" in plan
+    assert "Sort" not in plan, plan
+    database.close()

@@ -15,6 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from sqlalchemy import select
 from starlette.testclient import TestClient
 
+import db.image_store
 import ui.label.stored_images
 from db.image_store import STORE_FILE
 from db.images import image_path
@@ -82,6 +83,7 @@ def test_a_store_that_is_away_is_told_and_one_that_lost_an_image_loses_its_pairs
     def refuse(*_: object) -> bytes:
         raise ConnectionRefusedError("no route")
 
+    monkeypatch.setattr(db.image_store, "LEFT_ALONE_SECONDS", 0.0)
     with monkeypatch.context() as away:
         away.setattr(LocalFileSystem, "cat_file", refuse)
         answer = ben.get(address)

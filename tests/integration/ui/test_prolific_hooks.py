@@ -1,22 +1,24 @@
-"""Prolific's webhooks reach the app without a session, where they are signed; each counts once, also at once."""
+"""Prolific's webhooks reach the app without a session; each counts once and each bonus is paid once, also at once."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
+from annotate.prolific.pay import pay_all_bonuses, read_ledger
 from annotate.prolific.webhook import take
 from annotate.studies.panels import Arrived
 from annotate.studies.settings import StudySettings
 from annotate.studies.way import arrive
+from db.errors import UserError
 from db.session import Database
-from db.studies import Outcome, Participant, Stage, Study, StudyState
+from db.studies import Outcome, Participant, Payment, PaymentKind, Stage, Study, StudyEvent, StudyState
 from tests.making import make_app_without_pages, open_fresh
-from tests.prolific_stand_in import ProlificStandIn, Webhook
+from tests.prolific_stand_in import ProlificStandIn, Webhook, serve_stand_in
 from ui.context import Context
 
 RETURNED = {"event_type": "submission.status.change", "resource_id": "sub1", "participant_id": "p1"}
@@ -76,18 +78,58 @@ def test_a_signed_webhook_counts_once_and_all_others_are_refused(stranger, monke
 
 def test_one_event_that_comes_eight_times_at_once_counts_once(any_database: Database):
     add_participant(any_database)
-    webhook = ProlificStandIn().sign({**RETURNED, "status": "TIMED-OUT"}, "e1")
-    ready, changed = threading.Barrier(8), []
+    with any_database.write() as session:
+        session.query(Study).one().panel_study = "prolific1"
+    webhook = ProlificStandIn().sign({"event_type": "study.status.change", "resource_id": "prolific1"}, "e1")
+    changed: list[bool] = []
 
     def deliver() -> None:
-        ready.wait()
         with any_database.write() as session:
             changed.append(take(session, webhook.headers, webhook.body))
 
-    threads = [threading.Thread(target=deliver) for _ in range(8)]
+    run_at_once(8, deliver)
+    assert sorted(changed) == [False] * 7 + [True]
+    with any_database.read() as session:
+        assert session.query(StudyEvent).filter_by(kind="prolific").count() == 1
+
+
+def test_two_commands_at_once_pay_a_bonus_once(any_database: Database, monkeypatch):
+    add_participant(any_database)
+    with any_database.write() as session:
+        study, participant = session.query(Study).one(), session.query(Participant).one()
+        ids = {"study_id": study.id, "participant_id": participant.id}
+        session.add(Payment(**ids, kind=PaymentKind.bonus, cents=50, currency="GBP", reason="care"))
+    refused: list[str] = []
+    with serve_stand_in() as api:
+        monkeypatch.setenv("PROLIFIC_API", api.address)
+        monkeypatch.setenv("PROLIFIC_TOKEN", api.token)
+        api.submissions["sub1"] = {"id": "sub1", "study_id": "s1", "bonus_payments": [], "reward_paid": 0}
+        with any_database.read() as session:
+            owed = read_ledger(session, study, PaymentKind.bonus, "GBP").owed
+
+        def pay() -> None:
+            try:
+                pay_all_bonuses(any_database, "s1", owed, lambda _: None)
+            except UserError as error:
+                refused.append(str(error))
+
+        run_at_once(4, pay)
+        assert api.paid_cents() == 50
+    assert len(refused) == 3
+    assert "Another command" in refused[0]
+    with any_database.read() as session:
+        assert session.query(Payment).one().paid_at is not None
+
+
+def run_at_once(count: int, act: Callable[[], None]) -> None:
+    ready = threading.Barrier(count)
+
+    def begin() -> None:
+        ready.wait()
+        act()
+
+    threads = [threading.Thread(target=begin) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(changed) == [False] * 7 + [True]
-    assert outcome_of(any_database) is Outcome.timed_out

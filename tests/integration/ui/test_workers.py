@@ -108,7 +108,7 @@ def test_tabs_at_two_workers_share_what_is_known_of_a_person(shared: tuple[App, 
     assert fetch(database, select(Judgment.uuid)) == [event["id"]]
     # Nor may a person run ahead at one worker of what they spent at the other.
     with database.write() as session:
-        known = load_presence(session, session.scalars(select(Presence.person_id)).one())
+        known, _ = load_presence(session, session.scalars(select(Presence.person_id)).one())
         assert known.pace.answered_at is not None
         known.pace.paid_until = utc_now() + timedelta(minutes=5)
         store_presence(session, known, utc_now())

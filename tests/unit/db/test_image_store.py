@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+import db.image_store
 from db.__main__ import main
+from db.candidates import find_missing
 from db.errors import UnavailableError, UserError
 from db.image_store import STORE_FILE, StoreAwayError, object_name, open_store
 from db.image_sync import find_absent, list_named
@@ -28,7 +30,23 @@ from db.images import (
 )
 from db.session import Database
 from db.waiting import wait_at_most
-from tests.making import write_photo
+from tests.making import ROOT, add_face, add_photos, write_photo
+
+OURS = ("pixels", "db", "metrics", "runs", "dataset", "training", "annotate", "reward", "refl", "ui")
+NAMES_ONLY = {
+    "annotate/ingest/check_images.py": "fetches all before",
+    "annotate/ingest/damage.py": "names them",
+    "annotate/ingest/image_files.py": "looks for what is here, and removes it",
+    "annotate/judging/remove_method.py": "removes them here",
+    "annotate/measure/worker.py": "fetches a batch before",
+    "dataset/files.py": "names them",
+    "db/candidates.py": "fetches a page before",
+    "db/image_sync.py": "names them",
+    "db/images.py": "fetches them",
+    "refl/restore/rows.py": "fetches a page before",
+    "ui/label/stored_images.py": "knows what is here",
+}
+"""Modules that ask where the file of an image would be, and why they need not fetch it."""
 
 
 @pytest.fixture
@@ -118,6 +136,10 @@ def test_a_store_that_is_away_is_no_damage(
 ) -> None:
     probe, here, _ = store_photo(data, tmp_path)
     here.unlink()
+    bucket.rename(tmp_path / "unmounted")
+    with pytest.raises(StoreAwayError, match=r"There is nothing at file://.*Is it mounted"):
+        read_stored(data, probe.sha256, probe.suffix)
+    (tmp_path / "unmounted").rename(bucket)
 
     def refuse(*_: object) -> bytes:
         raise ConnectionRefusedError("no route")
@@ -128,13 +150,23 @@ def test_a_store_that_is_away_is_no_damage(
     assert isinstance(caught.value, UnavailableError), "a request gets 503, and is sent again"
     with pytest.raises(StoreAwayError):
         fetch_images(data, [(probe.sha256, probe.suffix)])
-    hangs = threading.Event()
-    monkeypatch.setattr(LocalFileSystem, "cat_file", lambda *_: hangs.wait(20))
+    hangs, asked = threading.Event(), []
+    monkeypatch.setattr(LocalFileSystem, "cat_file", lambda *_: asked.append(1) or hangs.wait(20))
+    monkeypatch.setattr(db.image_store, "_AWAY", {})
     began = time.monotonic()
-    with wait_at_most(0.05), pytest.raises(StoreAwayError, match="TimeoutError"):
-        read_stored(data, probe.sha256, probe.suffix)
+    with wait_at_most(0.05):
+        with pytest.raises(StoreAwayError, match="TimeoutError"):
+            read_stored(data, probe.sha256, probe.suffix)
+        with pytest.raises(StoreAwayError, match="did not answer just before"):
+            read_stored(data, probe.sha256, probe.suffix)
     assert time.monotonic() - began < 5
+    assert len(asked) == 1, "the second is told at once"
     hangs.set()
+    monkeypatch.undo()
+    assert read_stored(data, probe.sha256, probe.suffix), "a command tries whatever was before"
+    here.unlink()
+    with wait_at_most(5):
+        assert read_stored(data, probe.sha256, probe.suffix), "and a request from then on"
 
 
 @pytest.mark.parametrize(
@@ -197,6 +229,11 @@ def test_push_uploads_what_the_store_lacks_and_check_finds_what_is_not_whole(
     assert "2 images uploaded and read back, 4 of 4 there." in capsys.readouterr().out
     assert [(bucket / name).read_bytes() for name in names[:2]] == [photo.read_bytes() for photo in photos[:2]]
     assert (bucket / "mine.txt").exists()
+    (bucket / names[3]).unlink()
+    (data / "images" / names[3]).write_bytes(b"cut")
+    assert main(["images", "push", "--data", str(data)]) == 2
+    assert f"{names[3]} is missing or damaged, and not whole in" in capsys.readouterr().err
+    assert not (bucket / names[3]).exists()
 
 
 def test_what_an_earlier_version_stored_with_metadata_is_not_pushed(
@@ -216,3 +253,28 @@ def test_what_an_earlier_version_stored_with_metadata_is_not_pushed(
     assert "0 images uploaded and read back, 0 of 1 there." in said.out
     assert "holds metadata" in said.err
     assert not (tmp_path / "bucket").exists()
+
+
+def test_whoever_reads_an_image_fetches_it() -> None:
+    files = [file for package in OURS for file in (ROOT / package).rglob("*.py")]
+    asking = {str(file.relative_to(ROOT)) for file in files if "image_path(" in file.read_text(encoding="utf-8")}
+    assert asking == NAMES_ONLY.keys(), "fetch_image gives the path of a file that is there"
+
+
+def test_pages_of_candidates_are_fetched_unless_they_are_counted(
+    database: Database, data: Path, bucket: Path, tmp_path: Path
+) -> None:
+    with database.write() as session:
+        lq, *restored = add_photos(session, data, tmp_path, range(3))
+        add_face(session, "face", ("m1", "m2"), lq, *restored)
+    for file in (data / "images").rglob("*.png"):
+        file.unlink()
+    counted = list(find_missing(database, data, "sharpness", "1", "lq", fetch=False))
+    assert not any(one.path.exists() for one in counted)
+    read = list(find_missing(database, data, "sharpness", "1", "lq"))
+    assert read == counted
+    assert len(read) == 2
+    for one in read:
+        assert one.path.read_bytes()
+        assert one.input
+        assert one.input.read_bytes()

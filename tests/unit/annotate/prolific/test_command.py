@@ -162,7 +162,7 @@ def test_the_screened_out_who_are_still_there_are_paid_once(ours: Ours, api: Pro
     shown = ours.run("screen-out", dry_run=True)
     assert '"bonus_per_submission": 0.14' in shown
     assert second not in shown
-    assert api.paid_cents() == 14
+    assert (api.paid_cents(), ours.paid()) == (14, [])
     shown = ours.run("screen-out")
     assert shown.endswith("screen out: 1 submissions, 0.14 GBP, without Prolific's fee\n")
     assert ours.run("screen-out").endswith("0 submissions, 0.00 GBP, without Prolific's fee\n")

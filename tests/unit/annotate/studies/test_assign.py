@@ -19,6 +19,7 @@ from tests.unit.annotate.studies.conftest import come, look, reply
 
 def test_each_pair_gets_as_many_answers_as_it_wants(session, make_study, rng):
     study = make_study(photos=6, answers=3, answers_per_pair=2, places=9)
+    late = come(session, study)
     for _ in range(4):
         participant = come(session, study)
         while (lease := look(session, participant, rng)) is not None:
@@ -26,11 +27,12 @@ def test_each_pair_gets_as_many_answers_as_it_wants(session, make_study, rng):
         assert (participant.outcome, participant.answers) == (Outcome.done, 3)
     rows = session.execute(select(StudyPair.wanted, StudyPair.done)).all()
     assert rows == [(2, 2)] * 6
-    late = come(session, study)
     assert look(session, late, rng) is None
     end_where_nothing_is_left(session, late, study)
     assert late.outcome is Outcome.done
     assert "No pair was left" in late.reason
+    later = come(session, study)
+    assert (later.outcome, later.reason) == (Outcome.over_quota, "All answers of the study are there.")
 
 
 def test_a_slot_that_somebody_looks_at_is_nobody_elses_and_comes_back_when_they_go(session, make_study, rng):
