@@ -48,6 +48,7 @@ from ui.serving.counts import CountRequests, Counts, NoteRoute
 from ui.serving.figures import make_look
 from ui.serving.forward import ForwardAdmin
 from ui.serving.watch import Watch
+from ui.studies.admin import study_admin_routes
 from ui.studies.arrival import arrival_routes
 from ui.studies.hooks import hook_routes
 from ui.studies.routes import study_routes
@@ -65,6 +66,7 @@ BUILD: dict[str, Callable[[Context], None]] = {
     "Data": ui.pages.data.build,
     "Restore": ui.restore.page.build,
     "People": ui.pages.people.build,
+    "Studies": ui.mounts.build_studies,
     "Project": ui.pages.project.build,
     "Metrics": ui.pages.metrics.build,
     "Auto-annotate": ui.autolabel.page.build,
@@ -95,6 +97,7 @@ def make_app(context: Context) -> FastAPI:
     app.include_router(study_routes(context, showings))
     app.include_router(hook_routes(context))
     app.include_router(overview_routes(context))
+    app.include_router(study_admin_routes(context))
     app.include_router(run_routes(context))
     app.include_router(train_routes(context))
     app.include_router(round_routes(context))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, String, Table, cast, delete, func, or_, select, text
+from sqlalchemy import JSON, ColumnElement, String, Table, cast, delete, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from annotate.judging.discard import discard_answers
@@ -122,7 +122,7 @@ def _list_columns() -> Iterator[tuple[Table, ColumnElement[str]]]:
     """Every column that can hold a text, JSON too."""
     for table in Base.metadata.sorted_tables:
         for column in table.columns:
-            if column.type.python_type in (str, dict, list):
+            if isinstance(column.type, String | JSON):
                 yield table, column
 
 

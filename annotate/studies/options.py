@@ -38,7 +38,8 @@ class StudyOptions(Options):
         None, description="The study; not for list, nor for cost with --from"
     )
     words: Annotated[list[str], Flag(positional=True, metavar="WORD")] = Field(
-        [], description="With create, set and cost: FIELD=VALUE; with bonus and forget: the participant's number"
+        [],
+        description="Behind the name: FIELD=VALUE of create, set and cost; participant's number of bonus and forget",
     )
     file: Annotated[Path | None, Flag(name="from", metavar="FILE")] = Field(
         None, description="Settings from a TOML or JSON file, before those given as FIELD=VALUE"

@@ -158,18 +158,23 @@ def _pay(database: Database, options: StudyOptions) -> None:
 
 
 def _bonus(database: Database, options: StudyOptions) -> None:
+    if not options.words:
+        _list_bonuses(database, options)
+        return
+    number = read_number(options)
+    if options.cents is None or not options.reason or options.out:
+        raise UserError("A bonus needs --cents and --reason, and takes no --out.")
     with database.write() as session:
-        study = get_study(session, options.name or "")
-        if options.words:
-            if options.cents is None or not options.reason:
-                raise UserError("A bonus needs --cents and --reason.")
-            participant = find_by_number(session, study, read_number(options))
-            payment = give_bonus(session, participant, options.cents, options.reason)
-            print(f"participant {read_number(options)}: {show_amount(payment.cents)} {payment.currency}")
-            return
-        if options.cents is not None or options.reason:
-            raise UserError("--cents and --reason are of one participant: study bonus NAME NUMBER.")
-        text, gone = write_bonuses(session, study)
+        participant = find_by_number(session, get_study(session, options.name or ""), number)
+        payment = give_bonus(session, participant, options.cents, options.reason)
+        print(f"participant {number}: {show_amount(payment.cents)} {payment.currency}")
+
+
+def _list_bonuses(database: Database, options: StudyOptions) -> None:
+    if options.cents is not None or options.reason:
+        raise UserError("--cents and --reason are of one participant: study bonus NAME NUMBER.")
+    with database.read() as session:
+        text, gone = write_bonuses(session, get_study(session, options.name or ""))
     _hand_out(text, options.out)
     if gone:
         numbers = ", ".join(map(str, gone))
@@ -205,13 +210,13 @@ def _export(database: Database, options: StudyOptions) -> None:
 def _forget(database: Database, options: StudyOptions) -> None:
     if options.all_ids == bool(options.words) or (options.all_ids and options.answers):
         raise UserError("Forget one participant, study forget NAME NUMBER [--answers], or study forget NAME --all-ids.")
+    number = None if options.all_ids else read_number(options)
 
     def forget(session: Session) -> Forgotten:
         study = get_study(session, options.name or "")
-        if options.all_ids:
+        if number is None:
             return forget_all(session, study)
-        participant = find_by_number(session, study, read_number(options))
-        return forget_participant(session, participant, answers=options.answers)
+        return forget_participant(session, find_by_number(session, study, number), answers=options.answers)
 
     with database.write() as session:
         forgotten = forget(session)

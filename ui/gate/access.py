@@ -34,7 +34,7 @@ from ui.gate.turns import Turns
 
 SECRET_BYTES = 32
 OPEN_PATHS = ("/sign-in", "/enter/", "/study", "/hooks/", "/static/", "/api/sign-in-info", "/favicon.ico")
-ADMIN_PATHS = ("/admin", "/api/runs", "/api/train", "/api/lineage", "/api/overview")
+ADMIN_PATHS = ("/admin", "/api/runs", "/api/train", "/api/lineage", "/api/overview", "/api/studies")
 GRADIO_PATHS = ("/admin",)
 MAX_BODY_BYTES = {
     "/sign-in": 16 * 2**10,

@@ -369,7 +369,15 @@ def test_a_participant_is_told_of_nobody_else(studies: Studies) -> None:
     assert second.get("/api/progress").json()["all"] is None
     person = second.get("/api/session").json()["person"]
     assert (person["name"], person["role"]) == ("", "annotator")
-    for path in ("/admin/", "/api/runs", "/api/overview", "/api/train", "/api/lineage"):
+    for path in (
+        "/admin/",
+        "/api/runs",
+        "/api/overview",
+        "/api/train",
+        "/api/lineage",
+        "/api/studies",
+        "/api/studies/1",
+    ):
         assert second.get(path).status_code == 403
     shown = first.post("/api/label", json={"want": 1}).json()
     (pair,) = shown["pairs"]
