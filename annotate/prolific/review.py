@@ -12,10 +12,12 @@ from sqlalchemy.orm import Session, joinedload
 
 from annotate.prolific.calls import JSON
 from annotate.prolific.places import carry_over
-from annotate.prolific.study import read_state
+from annotate.prolific.study import ENDS, normalise_state
 from annotate.studies.money import number_of
 from db.errors import UserError
 from db.studies import Outcome, PanelEntry, Participant, Study
+
+MAX_STATE = 40
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Beside:
 
     submission: str
     state: str
-    """One of `study.ENDS`."""
+    """One of `study.ENDS`, or a new one as Prolific writes it, upon which nothing is done."""
     minutes: float | None
     """From its start to its end at Prolific; None while it goes on."""
     participant: Participant | None
@@ -37,9 +39,6 @@ def lay_beside(session: Session, study: Study, submissions: Iterable[JSON]) -> l
     """Prolific's submissions with our participants: by the submission's id, else by the person's.
 
     Who came by a link without the submission's id has it from now on.
-
-    Raises:
-        UserError: a state that is not known.
     """
     rows = session.execute(
         select(PanelEntry, Participant)
@@ -55,13 +54,16 @@ def lay_beside(session: Session, study: Study, submissions: Iterable[JSON]) -> l
         if entry is not None and entry.submission is None:
             entry.submission = number
         place = number_of(participant) if participant else 0
-        found.append(Beside(number, read_state(one), _minutes(one), participant, place))
+        given = str(one.get("status", ""))
+        state = normalise_state(given) or given[:MAX_STATE]
+        found.append(Beside(number, state, _minutes(one), participant, place))
     return found
 
 
 def carry_all_over(session: Session, found: Sequence[Beside]) -> int:
     """Do for each what its webhook would have done; returns how many participants that changed."""
-    return sum(one.participant is not None and carry_over(session, one.participant, one.state) for one in found)
+    known = [(one.participant, one.state) for one in found if one.participant is not None and one.state in ENDS]
+    return sum(carry_over(session, participant, state) for participant, state in known)
 
 
 def describe(found: Sequence[Beside]) -> list[str]:

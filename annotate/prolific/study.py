@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 from annotate.prolific.calls import JSON
@@ -40,6 +39,7 @@ ENDS: Mapping[str, Outcome | None] = {
     "ACTIVE": None,
     "AWAITING REVIEW": None,
     "APPROVED": None,
+    "PARTIALLY APPROVED": None,
     "REJECTED": None,
     "RETURNED": Outcome.returned,
     "TIMED-OUT": Outcome.timed_out,
@@ -160,21 +160,8 @@ def _check_screen_out(study: Study, settings: StudySettings) -> None:
         )
 
 
-def read_state(submission: Mapping[str, Any]) -> str:
-    """A submission's state as Prolific's pages write it: 'TIMED-OUT', 'AWAITING REVIEW'.
-
-    Raises:
-        UserError: it has none that is known.
-    """
-    given = str(submission.get("status", ""))
-    state = normalise_state(given)
-    if state is None:
-        raise UserError(f"Prolific names a submission's state {given[:40]!r}, which is not known here.")
-    return state
-
-
 def normalise_state(given: str) -> str | None:
-    """The state in the one spelling, whichever of 'SCREENED_OUT', 'Screened out' and 'TIMED-OUT' was given."""
+    """The state in the one spelling, 'TIMED-OUT' of 'timed_out' and 'Timed out'; None for one that is not known."""
     words = given.upper().replace("_", " ").replace("-", " ").split()
     known = {state.replace("-", " "): state for state in ENDS}
     return known.get(" ".join(words))

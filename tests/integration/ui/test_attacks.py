@@ -30,7 +30,7 @@ JSON = {"Content-Type": "application/json"}
 OPEN = ("/sign-in", "/api/sign-in-info", "/enter/", "/study", "/favicon.ico", "/static")
 """Addresses that answer everybody."""
 SETTINGS = hypothesis_settings(
-    max_examples=600,
+    max_examples=300,
     deadline=None,
     derandomize=True,
     phases=(Phase.generate, Phase.shrink),

@@ -16,8 +16,8 @@ from annotate.studies.settings import StudySettings
 from annotate.studies.way import arrive
 from db.errors import UserError
 from db.session import Database
-from db.studies import Outcome, Participant, Payment, PaymentKind, Stage, Study, StudyEvent, StudyState
-from tests.making import make_app_without_pages, open_fresh
+from db.studies import Outcome, Participant, Payment, PaymentKind, Stage, Study, StudyEvent
+from tests.making import add_open_study, make_app_without_pages, open_fresh
 from tests.prolific_stand_in import ProlificStandIn, Webhook, serve_stand_in
 from ui.context import Context
 
@@ -28,10 +28,7 @@ def add_participant(database: Database) -> None:
     """Somebody at work in a study."""
     settings = StudySettings(panel="prolific", endings={"done": {"code": "C1"}})
     with database.write() as session:
-        study = Study(name="faces", link="l1nk", settings=settings.model_dump(mode="json"), state=StudyState.open)
-        study.strata = []
-        session.add(study)
-        session.flush()
+        study = add_open_study(session, settings)
         arrive(session, study, Arrived("p1", "sub1")).stage = Stage.task
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,11 @@ CODES = {outcome: {"code": f"C-{outcome.value}"} for outcome in Outcome}
 class Studies:
     """A server with --auth, its database, and browsers that come by a study's link."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: Database, photos: int = 10) -> None:
         self.data = folder / "data"
-        self.database: Database = open_fresh(self.data)
+        self.database = database
         with self.database.write() as session:
-            make_project(session, self.data, folder, 10, SECRET_METHODS)
+            make_project(session, self.data, folder, photos, SECRET_METHODS)
             add_person(session, "ada", Role.admin, PASSWORD)
             first = select(Pair.id).order_by(Pair.id).limit(GOLD)
             session.execute(update(Pair).where(Pair.id.in_(first)).values(gold_answer="tie"))
@@ -74,9 +75,27 @@ class Studies:
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studies]:
-    made = Studies(tmp_path_factory.mktemp("studies"))
+    folder = tmp_path_factory.mktemp("studies")
+    made = Studies(folder, open_fresh(folder / "data"))
     yield made
     made.database.close()
+
+
+def test_two_tabs_that_open_at_once_are_one_participant(any_database: Database, tmp_path: Path) -> None:
+    studies = Studies(tmp_path, any_database, photos=3)
+    link = studies.make("at once")
+    with ThreadPoolExecutor(6) as pool:
+        browsers = list(pool.map(lambda _: studies.come(link), range(6)))
+    assert count_rows(any_database, Participant, PanelEntry) == [1, 1]
+    said = [browser.post("/api/study/consent", json={"agreed": True}).status_code for browser in browsers[:3]]
+    assert said == [200, 409, 409], "agreed to once"
+    step(browsers[0], "screen", **SCREEN)
+    step(browsers[1], "begin")
+    for browser in browsers[:2]:
+        answer_one(browser)
+    assert {state_of(browser)["outcome"] for browser in browsers} == {"done"}
+    events = fetch(any_database, select(StudyEvent.kind).order_by(StudyEvent.id))
+    assert events == ["created", "open", "arrived", "consented", "screen", "ended"]
 
 
 def step(browser: TestClient, name: str, **body: Any) -> dict[str, Any]:

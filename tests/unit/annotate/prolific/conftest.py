@@ -18,8 +18,9 @@ from annotate.studies.panels import Arrived
 from annotate.studies.settings import StudySettings
 from annotate.studies.way import arrive, end
 from db.session import Database
-from db.studies import Outcome, Participant, Payment, PaymentKind, Stage, Study, StudyState
+from db.studies import Outcome, Participant, Payment, PaymentKind, Stage, Study
 from runs.options import Place
+from tests.making import add_open_study
 from tests.prolific_stand_in import ProlificStandIn, serve_stand_in
 
 SETTINGS: dict[str, Any] = {
@@ -138,8 +139,5 @@ def make_ours(api: ProlificStandIn, database: Database, data: Path, read: Callab
     """An open study of these settings."""
     settings = StudySettings.model_validate(SETTINGS | changes)
     with database.write() as session:
-        study = Study(
-            name="faces", link="l1nk", settings=settings.model_dump(mode="json"), state=StudyState.open, strata=[]
-        )
-        session.add(study)
+        add_open_study(session, settings)
     return Ours(api, database, data, read)

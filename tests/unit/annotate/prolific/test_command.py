@@ -119,6 +119,14 @@ def test_submissions_are_listed_and_carried_over_without_webhooks(ours: Ours, ap
     assert all(panel not in shown for panel in (done, gone, late, "p1", "p2", "p3", "p4"))
 
 
+def test_a_state_that_is_new_is_shown_and_changes_nothing(ours: Ours, api: ProlificStandIn):
+    ours.publish()
+    submission, _ = ours.arrive("p1")
+    api.end(submission, "ON HOLD")
+    assert "1\tON HOLD\ttask\t0\t\n" in ours.run("submissions")
+    assert ours.participant(1).outcome is None
+
+
 def test_who_is_done_is_approved_and_nobody_else(ours: Ours, api: ProlificStandIn):
     ours.publish()
     people = {outcome: ours.arrive(outcome.value, outcome)[0] for outcome in (Outcome.done, Outcome.blocked)}

@@ -101,5 +101,5 @@ def test_states_are_known_in_every_spelling():
     assert {normalise_state(given) for given in ("TIMED-OUT", "timed_out", "Timed out")} == {"TIMED-OUT"}
     assert normalise_state("SCREENED_OUT") == "SCREENED OUT"
     assert normalise_state("AWAITING_REVIEW") == "AWAITING REVIEW"
-    assert normalise_state("PARTIALLY APPROVED") is None
+    assert normalise_state("SOMETHING NEW") is None
     assert set(ENDS.values()) == {None, Outcome.returned, Outcome.timed_out, Outcome.screened_out}
