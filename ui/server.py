@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import gradio as gr
 from fastapi import FastAPI, HTTPException, Request
@@ -13,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from gradio.components.navbar import Navbar
+from gradio.routes import App
 from sqlalchemy import select
 from starlette.middleware.sessions import SessionMiddleware
 
@@ -163,12 +165,30 @@ def _mount_admin_pages(app: FastAPI, context: Context) -> None:
 def build_pages(context: Context) -> gr.Blocks:
     """The admin pages, one route each; the first is /admin/ itself."""
     pages: gr.Blocks
-    with gr.Blocks(title="FaceReward", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as pages:
-        _build_page(context, FIRST)
-    for name in (name for names in GROUPS.values() for name in names if name != LABEL):
-        with pages.route(name, f"/{name.lower()}"):
-            _build_page(context, name)
+    *names, last = [name for names in GROUPS.values() for name in names if name != LABEL]
+    with _without_apps():
+        with gr.Blocks(title="FaceReward", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as pages:
+            _build_page(context, FIRST)
+        for name in names:
+            with pages.route(name, f"/{name.lower()}"):
+                _build_page(context, name)
+    with pages.route(last, f"/{last.lower()}"):
+        _build_page(context, last)
     return pages
+
+
+@contextmanager
+def _without_apps() -> Iterator[None]:
+    """Let Gradio make no app of its pages meanwhile.
+
+    It makes one of all pages so far after each, in a tenth of a second of the processor, and only the last is kept.
+    """
+    make = App.__dict__["create_app"]
+    App.create_app = staticmethod(lambda *_, **__: None)  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        App.create_app = make  # type: ignore[method-assign]
 
 
 def _build_page(context: Context, name: str) -> None:
