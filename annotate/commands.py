@@ -12,11 +12,13 @@ from annotate.judging.command import PAIR, PEOPLE, PROJECT
 from annotate.judging.simulate_command import SIMULATE
 from annotate.labeler.command import FIT, LABEL
 from annotate.measure.command import MEASURE
+from annotate.prolific.command import PROLIFIC
 from annotate.report.command import RANK
 from annotate.report.plan_command import PLAN
+from annotate.studies.command import STUDY
 from runs.options import Command
 
 COMMANDS: tuple[Command[Any], ...] = (
     *(IMPORT, PAIR, MEND, PEOPLE, PROJECT, SIMULATE),
-    *(MEASURE, CHECK, FIT, LABEL, RANK, PLAN, EXPORT, PUSH),
+    *(MEASURE, CHECK, FIT, LABEL, RANK, PLAN, EXPORT, PUSH, STUDY, PROLIFIC),
 )

@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, MetaData, Table, func, insert, select, text
 
+import db.studies  # noqa: F401 - tables are copied too
 from db.engine import default_url, make_engine, migrate, read_revision, show_url, sqlite_url
 from db.errors import UserError
 from db.models import Base, utc_now

@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import aliased
 
 from db.errors import UserError
-from db.images import image_path
+from db.images import fetch_images, image_path
 from db.models import Candidate, Image, MetricValue, Source
 from db.session import Database
 
@@ -41,7 +41,7 @@ class CandidateImage:
 
 
 def find_missing(
-    database: Database, data: Path, metric: str, version: str, photo: Photo | None = None
+    database: Database, data: Path, metric: str, version: str, photo: Photo | None = None, *, fetch: bool = True
 ) -> Iterator[CandidateImage]:
     """The candidates' images that have no value of this metric and version, in the order of their ids.
 
@@ -50,6 +50,7 @@ def find_missing(
     Args:
         photo: what is seen beside each image, so that one comes once for each different one that it has, and a value
             counts for the one that it was computed with; images without are passed over, see `count_lacking`.
+        fetch: bring the files of an object store here, page by page; False where they are only counted.
     """
     last = (0, -1)
     while True:
@@ -68,6 +69,9 @@ def find_missing(
             )
             for image_id, seen_id, caption in session.execute(of_images):
                 captions.setdefault((image_id, seen_id), caption)
+        if fetch:
+            fetch_images(data, {(row.sha256, row.suffix) for row in images})
+            fetch_images(data, {(row.seen_sha256, row.seen_suffix) for row in images} if photo else ())
         for row in images:
             seen = image_path(data, row.seen_sha256, row.seen_suffix) if photo else None
             path = image_path(data, row.sha256, row.suffix)

@@ -5,15 +5,21 @@ could read differently (rotated by EXIF, alpha, colours other than sRGB by a pro
 palette) are therefore converted once, when they are added, to an 8-bit RGB PNG (see `pixels`). Of all others the
 picture is stored as it is packed, without metadata: people and exports must not get where and by whom a photo was
 taken, nor what a method wrote about itself. The image row says what was done.
+
+Where `images.toml` names an object store (see `db.image_store`), an image is written there first, and the data folder
+is a cache: `fetch_image` and `read_stored` fetch what it lacks, compare it with the SHA-256 and keep it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 import socket
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +29,11 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from db.errors import UserError
+from db.image_store import AT_ONCE, is_whole, object_name, open_store
 from db.models import Image
 from pixels.read import ImageFault, decode_plain, read_rgb
+
+log = logging.getLogger(__name__)
 
 SUFFIX_OF_FORMAT = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 MEDIA_TYPE_OF_SUFFIX = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
@@ -96,26 +105,38 @@ def probe_bytes(content: bytes, name: str) -> Probe:
 
 
 def image_path(data: Path, sha256: str, suffix: str) -> Path:
-    """Return the path of an image in the data folder."""
-    return data / "images" / sha256[:2] / f"{sha256}{suffix}"
+    """Return the path of an image in the data folder, where `fetch_image` puts it if it is not there."""
+    return data / "images" / object_name(sha256, suffix)
 
 
 def write_image(data: Path, probe: Probe, file: Path | bytes) -> bool:
     """Put the probed file's bytes in place, whole or not at all; returns False where they already were.
 
-    A file there whose bytes are others, damaged or cut, is replaced.
+    A file there whose bytes are others, damaged or cut, is replaced. In an object store they are first: what was
+    imported is never on this machine alone.
 
     Raises:
-        UserError: the file changed since it was probed, or the disk is full.
+        UserError: the file changed since it was probed, the disk is full, or the object store is away.
     """
-    target = image_path(data, probe.sha256, probe.suffix)
-    if has_hash(target, probe.sha256):
+    target, store = image_path(data, probe.sha256, probe.suffix), open_store(data)
+    name = object_name(probe.sha256, probe.suffix)
+    is_here = has_hash(target, probe.sha256)
+    is_stored = store is None or store.size(name) == probe.size_bytes
+    if is_here and is_stored:
         return False
     content = probe.converted
     if content is None:
         content = file if isinstance(file, bytes) else file.read_bytes()
-        if hashlib.sha256(content).hexdigest() != probe.sha256:
+        if not is_whole(content, probe.sha256):
             raise UserError(f"{file!s:.200}: changed while it was being imported; import again")
+    if store is not None and not is_stored:
+        store.write(name, content)
+    if not is_here:
+        _put_in_place(target, content)
+    return not is_here
+
+
+def _put_in_place(target: Path, content: bytes) -> None:
     temporary = target.with_name(f"{UNFINISHED}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +150,6 @@ def write_image(data: Path, probe: Probe, file: Path | bytes) -> bool:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}); free some disk space") from error
-    return True
 
 
 def sweep_unfinished(data: Path) -> int:
@@ -156,17 +176,51 @@ def sweep_unfinished(data: Path) -> int:
 def read_stored(data: Path, sha256: str, suffix: str) -> bytes:
     """The bytes of a stored image, which are those that were imported.
 
+    What the data folder lacks, or holds damaged, is fetched from the object store where there is one, and kept.
+
     Raises:
         DamagedImage: they are not, or cannot be read.
+        StoreAwayError: the object store does not answer.
     """
-    path = image_path(data, sha256, suffix)
+    path, fault = image_path(data, sha256, suffix), "is not the file that was imported"
     try:
         content = path.read_bytes()
+        if is_whole(content, sha256):
+            return content
     except OSError as error:
-        raise DamagedImage(f"{path}: cannot be read ({error.strerror}); import its original again.") from error
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise DamagedImage(f"{path} is not the file that was imported; import its original again.")
-    return content
+        fault = f"cannot be read ({error.strerror})"
+    if (store := open_store(data)) is not None:
+        fetched = store.read(object_name(sha256, suffix))
+        if fetched is not None and is_whole(fetched, sha256):
+            _put_in_place(path, fetched)
+            return fetched
+        fault += f", and {store.url} {'lacks it' if fetched is None else 'holds other bytes'}"
+    raise DamagedImage(f"{path} {fault}; import its original again.")
+
+
+def fetch_image(data: Path, sha256: str, suffix: str) -> Path:
+    """The path of a stored image, its file fetched from the object store where the data folder lacks it.
+
+    An image that is nowhere whole has no file, with a line in the log: whoever reads it says so.
+
+    Raises:
+        StoreAwayError: the object store does not answer.
+    """
+    path = image_path(data, sha256, suffix)
+    if open_store(data) is not None and not path.exists():
+        try:
+            read_stored(data, sha256, suffix)
+        except DamagedImage as error:
+            log.warning("%s", error)
+    return path
+
+
+def fetch_images(data: Path, named: Iterable[tuple[str, str]]) -> list[Path]:
+    """As `fetch_image`, of many (SHA-256, suffix), some at a time."""
+    if open_store(data) is None:
+        return [image_path(data, *one) for one in named]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(lambda one: fetch_image(data, *one), named))
 
 
 def has_hash(path: Path, sha256: str) -> bool:
@@ -204,4 +258,4 @@ def find_image(session: Session, sha256: str) -> Image | None:
 
 def open_rgb(data: Path, image: Image) -> PilImage.Image:
     """The stored image as 8-bit RGB."""
-    return PilImage.fromarray(read_rgb(image_path(data, image.sha256, image.suffix)))
+    return PilImage.fromarray(read_rgb(fetch_image(data, image.sha256, image.suffix)))

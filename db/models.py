@@ -125,7 +125,7 @@ class RunState(enum.StrEnum):
     lost = "lost"
 
 
-def _enum(kind: type[enum.StrEnum]) -> Enum:
+def text_enum(kind: type[enum.StrEnum]) -> Enum:
     """Stored as text with a CHECK, so that both backends refuse an unknown value."""
     return Enum(kind, native_enum=False, create_constraint=True, length=16, name=kind.__name__.lower())
 
@@ -215,7 +215,7 @@ class Source(Base):
     """The file stem, or the name that the manifest gives."""
     group: Mapped[str] = mapped_column("group_key")
     """The person in the photo where known, else the source's own key; the split keeps a group together."""
-    split: Mapped[Split] = mapped_column(_enum(Split))
+    split: Mapped[Split] = mapped_column(text_enum(Split))
     caption: Mapped[str | None]
     lq_image_id: Mapped[int | None] = mapped_column(ForeignKey("image.id"))
     hq_image_id: Mapped[int | None] = mapped_column(ForeignKey("image.id"))
@@ -394,7 +394,7 @@ class Person(Base):
     name: Mapped[str] = mapped_column(String(64), unique=True)
     public_id: Mapped[str] = mapped_column(String(32), unique=True)
     """Random name under which this person's judgments are exported."""
-    role: Mapped[Role] = mapped_column(_enum(Role))
+    role: Mapped[Role] = mapped_column(text_enum(Role))
     simulated: Mapped[bool] = mapped_column(default=False)
     """A program, not a person; marked wherever its judgments count."""
     password_hash: Mapped[str | None]
@@ -436,11 +436,11 @@ class Lease(Base):
     task_id: Mapped[int | None] = mapped_column(ForeignKey("task.id"))
     person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), index=True)
     repeat_no: Mapped[int] = mapped_column(default=0)
-    shown_left: Mapped[Side | None] = mapped_column(_enum(Side))
+    shown_left: Mapped[Side | None] = mapped_column(text_enum(Side))
     places: Mapped[str | None] = mapped_column(String(6))
     """Letters of a task's candidates in the order in which they stand on the screen."""
-    asked: Mapped[Asked] = mapped_column(_enum(Asked), default=Asked.pair, server_default="pair")
-    picked: Mapped[Picked] = mapped_column(_enum(Picked), default=Picked.random, server_default="random")
+    asked: Mapped[Asked] = mapped_column(text_enum(Asked), default=Asked.pair, server_default="pair")
+    picked: Mapped[Picked] = mapped_column(text_enum(Picked), default=Picked.random, server_default="random")
     leased_at: Mapped[datetime | None] = mapped_column(default=utc_now)
     """Time when the pair was handed out; None after an undo, and of leases of before version 0005 of the tables."""
     expires_at: Mapped[datetime] = mapped_column(index=True)
@@ -475,7 +475,7 @@ class Shortlist(Base):
         Index("ix_shortlist_task_id", "task_id"),
     )
 
-    picked: Mapped[Picked] = mapped_column(_enum(Picked), primary_key=True)
+    picked: Mapped[Picked] = mapped_column(text_enum(Picked), primary_key=True)
     """The order that this row belongs to."""
     place: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     """0 for the one to be shown first, of pairs and tasks together."""
@@ -531,17 +531,17 @@ class Judgment(Base):
     """Question that the page asked; None where it was not recorded."""
     repeat_no: Mapped[int] = mapped_column(default=0)
     """0 for the first showing to this person, 1 for the marked repeat with sides swapped or places changed."""
-    choice: Mapped[Choice | None] = mapped_column(_enum(Choice))
+    choice: Mapped[Choice | None] = mapped_column(text_enum(Choice))
     """None where the answer is a ranking."""
     ranking: Mapped[str | None] = mapped_column(String(16))
     """The answer to a task, such as 'c>?' or 'c>a=d>b' (`metrics.rankings`); its pairs are derived, not stored."""
-    asked: Mapped[Asked] = mapped_column(_enum(Asked), default=Asked.pair, server_default="pair")
+    asked: Mapped[Asked] = mapped_column(text_enum(Asked), default=Asked.pair, server_default="pair")
     skip_reason: Mapped[str | None]
     reasons: Mapped[list[str]] = mapped_column(default=list)
-    shown_left: Mapped[Side | None] = mapped_column(_enum(Side))
+    shown_left: Mapped[Side | None] = mapped_column(text_enum(Side))
     places: Mapped[str | None] = mapped_column(String(6))
     """Letters of a task's candidates in the order in which they stood on the screen."""
-    picked: Mapped[Picked] = mapped_column(_enum(Picked), default=Picked.random, server_default="random")
+    picked: Mapped[Picked] = mapped_column(text_enum(Picked), default=Picked.random, server_default="random")
     """Reason why this pair was shown; random for repeats and gold pairs, which make no label."""
     view_mode: Mapped[str] = mapped_column(default="fit")
     """View modes that were used, joined by '+'."""
@@ -580,7 +580,7 @@ class Label(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     pair_id: Mapped[int] = mapped_column(ForeignKey("pair.id"))
-    origin: Mapped[Origin] = mapped_column(_enum(Origin))
+    origin: Mapped[Origin] = mapped_column(text_enum(Origin))
     made_by: Mapped[str]
     """Way it was made: 'majority', 'dawid-skene', 'imported:hpdv2', or the labeler that made it."""
     p_a: Mapped[float]
@@ -628,7 +628,7 @@ class Run(Base):
     """Runs that have to be finished before this one starts."""
     launcher: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default=text("'{}'"))
     """{} plain; {"processes": 2, "machines": 1} by accelerate; {"slurm": {…}} by submitit, with the job's id."""
-    state: Mapped[RunState] = mapped_column(_enum(RunState), default=RunState.queued)
+    state: Mapped[RunState] = mapped_column(text_enum(RunState), default=RunState.queued)
     error: Mapped[str | None]
     """The last error line of a failed run."""
     host: Mapped[str | None]

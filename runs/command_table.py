@@ -10,7 +10,7 @@ HEAD = """# Commands
 
 Every command of `python -m annotate`, `reward`, `refl` and `runs`, made from the commands by
 `python -m runs.command_table`. Each takes `--data DIR` (default `./data`) and `--db URL` (default: SQLite in the data
-folder). `python -m db backup FILE` and `python -m db restore FILE` are the two beside them.
+folder). Beside them are `python -m db backup FILE`, `restore FILE` and `images push` or `check`.
 """
 
 

@@ -1,4 +1,4 @@
-"""Write files and lines whole or not at all; report a full disk in one line."""
+"""Write files and lines whole or not at all, and read them; report a full disk in one line."""
 
 from __future__ import annotations
 
@@ -96,6 +96,22 @@ def link_or_copy(file: Path, target: Path) -> None:
         os.link(file, target)
     except OSError:
         shutil.copyfile(file, target)
+
+
+def read_json(file: Path, advice: str) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        advice: what to do where it cannot be read.
+    Raises:
+        UserError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}). {advice}") from error
+    except ValueError as error:
+        raise UserError(f"{file}: not JSON ({error}).") from error
 
 
 def read_tail(file: Path, size_bytes: int = TAIL_BYTES) -> bytes:

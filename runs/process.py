@@ -34,6 +34,13 @@ PASSED_ENVIRONMENT = (
     "HF_HOME",
     "HF_HUB_OFFLINE",
     "TORCH_HOME",
+    # where the clouds' libraries find their settings and credentials, for images in an object store
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_PROFILE",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "GOOGLE_APPLICATION_CREDENTIALS",
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "NO_PROXY",

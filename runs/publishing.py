@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field
 
 from db.errors import UserError
 from licences.terms import NOT_STATED, Licensed, Terms, is_commercial, sort_strictest
+from runs.files import check_new_folder
 from runs.hub import RepositoryKind, check_repository, push_folder
 from runs.licences import refuse_non_commercial
-from runs.options import Flag, Options
+from runs.options import Flag, Options, Output, make_absolute
 
 HUB_LICENCES = (
     "apache-2.0",
@@ -47,14 +48,11 @@ HUB_LICENCES = (
 OTHER_NAMES = {"creativeml open rail++-m": "openrail++", "creativeml open rail-m": "creativeml-openrail-m"}
 
 
-class PushOptions(Options):
-    """Where to, and under which licence."""
+class RepositoryOptions(Options):
+    """How a folder becomes a repository of the hub, and under which licence."""
 
-    push: Annotated[str | None, Flag(metavar="ORG/NAME", terminal_only=True)] = Field(
-        None, description="Push the folder to this repository of the Hugging Face hub"
-    )
     private: Annotated[bool, Flag(terminal_only=True)] = Field(
-        False, description="With --push: a repository that is made is private"
+        False, description="A repository that is made by the push is private"
     )
     licence: Annotated[str, Flag(metavar="TEXT", terminal_only=True)] = Field(
         "",
@@ -62,6 +60,44 @@ class PushOptions(Options):
         description="Licence of what is published (default: the strictest of what it was made from); needed to push "
         "where one of these is not stated",
     )
+
+
+class PushOptions(RepositoryOptions):
+    """Where to, too."""
+
+    push: Annotated[str | None, Flag(metavar="ORG/NAME", terminal_only=True)] = Field(
+        None, description="Push the folder to this repository of the Hugging Face hub"
+    )
+
+
+class PublishOptions(PushOptions):
+    """Of a command that writes a model as a folder, and pushes it where that is asked for."""
+
+    out: Annotated[Path, Output()] = Field(description="Folder to write")
+
+
+P = TypeVar("P", bound=PublishOptions)
+
+
+def settle_publish(options: P, _data: Path) -> P:
+    """Check that the folder is new.
+
+    Raises:
+        UserError: it is there already.
+    """
+    check_new_folder(options.out)
+    return make_absolute(options)
+
+
+def finish_publish(options: PublishOptions, what: str) -> None:
+    """Say what was written, and push it where that is asked for.
+
+    Raises:
+        UserError: see `push_folder`.
+    """
+    print(f"{options.out}: {sum(1 for file in options.out.rglob('*') if file.is_file())} files")
+    if pushed := push(options.out, options, "model", what):
+        print(pushed)
 
 
 def check_push(options: PushOptions, made_from: Iterable[Licensed]) -> None:

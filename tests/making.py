@@ -27,16 +27,18 @@ from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.pairs import make_pairs
 from annotate.judging.tasks import make_tasks
 from db.images import add_image, image_path, probe_image
-from db.models import Base, Candidate, Choice, Image, Judgment, Run, RunState, Side, Source, Split
+from db.models import Base, Candidate, Choice, Image, Judgment, Pair, Run, RunState, Side, Source, Split
 from db.project import ProjectSettings, load_settings, save_settings
 from db.records import add_candidate, add_method, add_source
 from db.session import Database, open_database
+from db.studies import Study, StudyPair, StudyState
 from runs.store import run_folder
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.testclient import TestClient
 
+    from annotate.studies.settings import StudySettings
     from ui.context import Context
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -157,6 +159,19 @@ def add_pairs(
     for number in range(faces):
         add_candidates(session, f"face{number}", methods, files=files)
     return make_pairs(session, saved).added
+
+
+def add_open_study(session: Session, settings: StudySettings) -> Study:
+    """An open study called faces, of one pair that wants many answers."""
+    add_pairs(session, 1)
+    study = Study(name="faces", link="l1nk", settings=settings.model_dump(mode="json"), strata=["all pairs"])
+    study.state = StudyState.open
+    session.add(study)
+    session.flush()
+    pair_id = session.scalars(select(Pair.id)).one()
+    session.add(StudyPair(study_id=study.id, pair_id=pair_id, stratum="all pairs", wanted=100, shuffle_key=0))
+    session.flush()
+    return study
 
 
 def add_face(

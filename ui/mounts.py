@@ -1,4 +1,4 @@
-"""Mount the pages that are JavaScript modules with JSON routes: Overview, Train, Runs and Models."""
+"""Mount the pages that are JavaScript modules with JSON routes: Overview, Studies, Train, Runs and Models."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ def build_overview(context: Context) -> None:
     style = f'<link rel="stylesheet" href="{context.root_path}/static/overview/overview.css">'
     _mount(context, "overview", "overview/overview.js", f'{style}<div id="fr-overview">{NOTE}</div>', plain=True)
     build_demo_section(context)
+
+
+def build_studies(context: Context) -> None:
+    """Build the Studies page: who stands where in each study, live; studies.js asks `ui.studies.admin`."""
+    style = f'<link rel="stylesheet" href="{context.root_path}/static/studies/studies.css">'
+    _mount(context, "studies", "studies/studies.js", f'{style}<div id="fr-studies">{NOTE}</div>', plain=True)
 
 
 def build_train(context: Context) -> None:

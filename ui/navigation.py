@@ -10,7 +10,7 @@ FIRST = "Overview"
 """The page at /admin/ itself; every other page is at /admin/<its name in small letters>."""
 LABEL = "Label"
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Collect": ("Data", "Restore", LABEL, "People", "Project"),
+    "Collect": ("Data", "Restore", LABEL, "People", "Studies", "Project"),
     "Learn": ("Metrics", "Auto-annotate", "Train", "Runs", "Models"),
     "Results": ("Report", "Export"),
 }

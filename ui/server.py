@@ -49,6 +49,10 @@ from ui.serving.figures import make_look
 from ui.serving.forward import ForwardAdmin
 from ui.serving.spread import SpreadConnections
 from ui.serving.watch import Watch
+from ui.studies.admin import study_admin_routes
+from ui.studies.arrival import arrival_routes
+from ui.studies.hooks import hook_routes
+from ui.studies.routes import study_routes
 from ui.train.round import round_routes
 from ui.train.routes import train_routes
 
@@ -63,6 +67,7 @@ BUILD: dict[str, Callable[[Context], None]] = {
     "Data": ui.pages.data.build,
     "Restore": ui.restore.page.build,
     "People": ui.pages.people.build,
+    "Studies": ui.mounts.build_studies,
     "Project": ui.pages.project.build,
     "Metrics": ui.pages.metrics.build,
     "Auto-annotate": ui.autolabel.page.build,
@@ -89,7 +94,11 @@ def make_app(context: Context) -> FastAPI:
     app.add_exception_handler(RequestValidationError, refuse_invalid)
     app.include_router(sign_in_routes(context, Tokens(secret)))
     app.include_router(label_routes(context, showings, images))
+    app.include_router(arrival_routes(context))
+    app.include_router(study_routes(context, showings))
+    app.include_router(hook_routes(context))
     app.include_router(overview_routes(context))
+    app.include_router(study_admin_routes(context))
     app.include_router(run_routes(context))
     app.include_router(train_routes(context))
     app.include_router(round_routes(context))
@@ -105,7 +114,8 @@ def make_app(context: Context) -> FastAPI:
     counts = Counts()
     app.add_middleware(NoteRoute)
     app.add_middleware(TakeTurns, auth=context.auth, workers=context.worker.count)
-    app.add_middleware(Gate, context=context, address_token=AddressToken(secret, context.root_path))
+    address_token = AddressToken(secret, context.root_path)
+    app.add_middleware(Gate, context=context, address_token=address_token, image_origin=images.origin)
     app.add_middleware(
         SessionMiddleware,
         secret_key=secret.hex(),
@@ -196,6 +206,10 @@ def _add_image_route(app: FastAPI, context: Context, showings: Showings, images:
                 suffix = session.scalar(select(Image.suffix).where(Image.sha256 == sha256)) or ""
         if not suffix:
             raise HTTPException(404, "There is no such image.")
+        if address := images.find_address(sha256, suffix):
+            # kept for half as long as it holds, so that no browser follows one that is about to end
+            kept = {"Cache-Control": f"private, max-age={images.address_seconds // 2}"}
+            return RedirectResponse(address, 307, kept)
         try:
             content = images.read(sha256, suffix)
         except DamagedImage as error:

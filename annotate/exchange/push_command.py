@@ -10,14 +10,14 @@ from pydantic import Field
 from dataset.files import CONSENT_FILE
 from db.errors import UserError
 from runs.licences import read_recorded
-from runs.options import Command, Flag, Input, Options, Place, make_absolute
-from runs.publishing import PushOptions, check_push, push
+from runs.options import Command, Flag, Input, Place, make_absolute
+from runs.publishing import PushOptions, RepositoryOptions, check_push, push
 
 PARTS = ("README.md", "SHA256SUMS")
 """What every exported folder has."""
 
 
-class PushDatasetOptions(Options):
+class PushDatasetOptions(RepositoryOptions):
     """What is pushed, and where to."""
 
     dataset: Annotated[Path, Input("dataset"), Flag(positional=True, metavar="DATASET")] = Field(
@@ -25,10 +25,6 @@ class PushDatasetOptions(Options):
     )
     to: Annotated[str, Flag(metavar="ORG/NAME")] = Field(
         min_length=1, description="Repository of the Hugging Face hub, made where there is none"
-    )
-    private: bool = Field(False, description="A repository that is made is private")
-    licence: str = Field(
-        "", max_length=200, description="Licence of the dataset; needed where that of the photos is not stated"
     )
 
 

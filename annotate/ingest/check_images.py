@@ -17,7 +17,7 @@ from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from annotate.ingest.image_files import CheckedFiles, batches, check_files, open_pool
-from db.images import Probe, image_path, probe_image, write_image
+from db.images import Probe, fetch_images, image_path, probe_image, write_image
 from db.models import Candidate, Image, MetricValue, Project, Source
 from db.session import Database
 
@@ -69,6 +69,7 @@ def check_stored_images(
         if progress is not None:
             progress(done, len(rows))
 
+    fetch_images(data, [(row.sha256, row.suffix) for row in rows])  # of an object store; nothing to do without one
     with open_pool(workers, len(rows)) as pool:
         files, unfit = check_files(pool, root, hash_of, step)
     for name, sha256 in hash_of.items():

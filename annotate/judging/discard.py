@@ -16,6 +16,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from annotate.judging.people import count_answers, disable_person, get_person, lock_person
 from db.models import Judgment, Label, LabelJudgment, Lease, Origin, Pair, Person, Task, utc_now
 from db.records import STOOD
+from db.studies import Participant, StudyPair
 
 BATCH = 500
 JUDGED: tuple[tuple[type[Pair] | type[Task], InstrumentedAttribute[int | None]], ...] = (
@@ -90,8 +91,24 @@ def discard_answers(session: Session, name: str) -> Change:
     before = (Judgment.person_id == person_id, Judgment.discarded_at.is_(None))
     _change(session, update(Judgment).where(*before).values(discarded_at=now))
     _change(session, delete(Lease).where(Lease.person_id == person_id))
+    _recount_study(session, person_id)
     session.expire_all()
     return Change(judgments, pairs, tasks, labels)
+
+
+def _recount_study(session: Session, person_id: int) -> None:
+    """Count anew the answers of a study's pairs where this person is a participant of it, and the person's own."""
+    study_id = session.scalar(select(Participant.study_id).where(Participant.person_id == person_id))
+    if study_id is None:
+        return
+    theirs = select(Participant.person_id).where(Participant.study_id == StudyPair.study_id)
+    counts = (Judgment.pair_id == StudyPair.pair_id, Judgment.repeat_no == 0, Judgment.superseded_at.is_(None))
+    done = select(func.count(Judgment.id)).where(Judgment.person_id.in_(theirs), *counts).scalar_subquery()
+    _change(session, update(StudyPair).where(StudyPair.study_id == study_id).values(done=done))
+    own = (Judgment.person_id == person_id, *counts[1:])
+    of_study = select(StudyPair.pair_id).where(StudyPair.study_id == study_id)
+    answers = select(func.count(Judgment.id)).where(*own, Judgment.pair_id.in_(of_study)).scalar_subquery()
+    _change(session, update(Participant).where(Participant.person_id == person_id).values(answers=answers))
 
 
 def _change(session: Session, statement: Update | Delete) -> int:
@@ -127,6 +144,7 @@ def restore_answers(session: Session, name: str) -> Change:
         for start in range(0, len(of_them), BATCH):
             ids = of_them[start : start + BATCH]
             _change(session, update(table).where(table.id.in_(ids)).values(judgment_count=table.judgment_count + 1))
+    _recount_study(session, person_id)
     session.expire_all()
     return Change(len(back), len(pairs), len(tasks), answered_anew=len(stood) - len(back))
 

@@ -126,7 +126,13 @@ Timer = Callable[[datetime | None, float], float | None]
 """Told when the pair was handed out (None: its lease is gone) and the seconds that are claimed; gives the server's."""
 
 
-def record_judgment(session: Session, person_id: int, answer: Answer, timer: Timer | None = None) -> Judgment:
+Counter = Callable[[Judgment, int], None]
+"""Told of a judgment that counts now (+1), or does not any more (−1)."""
+
+
+def record_judgment(
+    session: Session, person_id: int, answer: Answer, timer: Timer | None = None, counter: Counter | None = None
+) -> Judgment:
     """Append a judgment and release the person's lease on the pair or task.
 
     The same uuid again returns the row that is there. A second answer of this person to the same showing supersedes
@@ -135,6 +141,7 @@ def record_judgment(session: Session, person_id: int, answer: Answer, timer: Tim
 
     Args:
         timer: asked for the server's seconds of a new answer; one that replaces another keeps that one's.
+        counter: told of an answer that replaces no other.
     Raises:
         UserError: the uuid is another judgment's or no UUID, there is no such pair or task, a skip has no reason, the
             seconds are not a time, the ranking is none of the task's candidates or says another thing than was asked,
@@ -182,7 +189,7 @@ def record_judgment(session: Session, person_id: int, answer: Answer, timer: Tim
     )
     insert_row(session, INSERT_JUDGMENT, judgment)
     if standing is None:
-        _count(session, judgment, +1)
+        _count(session, judgment, +1, counter)
     return judgment
 
 
@@ -286,14 +293,18 @@ def _check_replaced(answer: Answer, standing: Judgment | None) -> None:
     raise UserError("The answer to replace is gone: it was taken back or changed in another tab or window.")
 
 
-def _count(session: Session, judgment: Judgment, change: int) -> None:
+def _count(session: Session, judgment: Judgment, change: int, counter: Counter | None) -> None:
     """Keep the pair's or task's number of judgments; repeats do not count."""
+    if counter is not None:
+        counter(judgment, change)
     if judgment.repeat_no == 0:
         about, of = (OF_PAIR, judgment.pair_id) if judgment.task_id is None else (OF_TASK, judgment.task_id)
         session.connection().execute(about.count, {"of": of, "change": change})
 
 
-def undo_judgment(session: Session, person_id: int, uuid: str, settings: ProjectSettings) -> Lease | None:
+def undo_judgment(
+    session: Session, person_id: int, uuid: str, settings: ProjectSettings, counter: Counter | None = None
+) -> Lease | None:
     """Supersede a judgment and lease its pair or task to the person again, the same sides and places.
 
     Returns:
@@ -308,7 +319,7 @@ def undo_judgment(session: Session, person_id: int, uuid: str, settings: Project
     if judgment.superseded_at is not None:
         return None
     judgment.superseded_at = utc_now()
-    _count(session, judgment, -1)
+    _count(session, judgment, -1, counter)
     of_it = Lease.pair_id == judgment.pair_id if judgment.task_id is None else Lease.task_id == judgment.task_id
     session.execute(delete(Lease).where(of_it, Lease.person_id == person_id))
     lease = Lease(

@@ -16,8 +16,8 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,14 @@ PROLONGED_AT = 0.1
 GIVEN_BACK_SECONDS = 10.0
 """For so long a page that went may come back, as a reload does, and find its own pairs again."""
 INSERT_BATCH = 5_000
+
+
+class Draw(Protocol):
+    """Leases what a person sees next, until a moment, besides the pairs of these ids; None where there is nothing."""
+
+    def __call__(self, expires_at: datetime, *, besides: Sequence[int]) -> Lease | None: ...
+
+
 ACTIVE_ORDERS = (Picked.uncertain, Picked.disagreement, Picked.diverse)
 
 
@@ -162,6 +170,7 @@ def lease_pairs(
     count: int,
     holding: Sequence[int],
     holding_tasks: Sequence[int] = (),
+    draw: Draw | None = None,
 ) -> list[Lease]:
     """Up to `count` pairs or tasks for a person to look at, those first that they hold and their page does not show.
 
@@ -169,6 +178,7 @@ def lease_pairs(
         holding: ids of the pairs that the person's page has; their leases are prolonged, also where they ran out and
             nobody else asked since.
         holding_tasks: ids of the tasks that it has.
+        draw: what leases the next one; `next_pair` where it is not told.
     Returns:
         leases, fewer than `count` where no more want this person's judgment (on PostgreSQL also for the moment in
         which the last ones are locked by another person's request).
@@ -189,10 +199,9 @@ def lease_pairs(
     session.flush()
     if not own or own[0].any_expired:
         session.connection().execute(DELETE_EXPIRED, {"now": now})
+    draw = draw or partial(next_pair, session, person_id, settings, rng, besides_tasks=holding_tasks)
     while len(leases) < count:
-        following = next_pair(
-            session, person_id, settings, rng, expires_at, besides=holding, besides_tasks=holding_tasks
-        )
+        following = draw(expires_at, besides=holding)
         if following is None:
             break
         leases.append(following)
@@ -242,7 +251,7 @@ def next_pair(
     """
     queue = own_queue(settings)
     awaited, listed, first_level = session.connection().execute(queue.what_waits).one()
-    turn = _Turn(session, person_id, settings, rng, list(besides), list(besides_tasks), queue, first_level)
+    turn = Turn(session, person_id, settings, rng, list(besides), list(besides_tasks), queue, first_level)
     lease = _pick_awaited(turn) if awaited else None
     if lease is not None:
         lease.expires_at = expires_at
@@ -253,9 +262,9 @@ def next_pair(
         return None  # The others accompany the queue; alone they would keep a finished person going.
     draw = rng.random()
     if draw < settings.repeat_share:
-        lease = _pick_repeat(turn, queue) or lease
+        lease = pick_repeat(turn, queue) or lease
     elif draw < settings.repeat_share + settings.gold_share:
-        lease = _pick_gold(turn, queue) or lease
+        lease = pick_gold(turn, queue) or lease
     elif settings.mixed_share and rng.random() < settings.mixed_share:
         lease = _ask_otherwise(turn, queue, lease, listed=listed)
     lease.expires_at = expires_at
@@ -264,7 +273,7 @@ def next_pair(
 
 
 @dataclass(frozen=True)
-class _Turn:
+class Turn:
     """One person's request for something to see."""
 
     session: Session
@@ -287,7 +296,7 @@ class _Turn:
         return {"asker": self.person_id, "besides": self.besides if queue is PAIR_QUEUE else self.besides_tasks}
 
 
-def _first_from(turn: _Turn, queue: Queue, walk: Walk, **values: object) -> int | None:
+def _first_from(turn: Turn, queue: Queue, walk: Walk, **values: object) -> int | None:
     """The first that fits from a random place in the shuffled order on, then from its beginning.
 
     The random place keeps the look-up short: without it every pair that this person may not see would be walked over
@@ -301,7 +310,7 @@ def _first_from(turn: _Turn, queue: Queue, walk: Walk, **values: object) -> int 
     return None
 
 
-def _pick_awaited(turn: _Turn) -> Lease | None:
+def _pick_awaited(turn: Turn) -> Lease | None:
     """One that a training waits for. Not at random: its images are of one restorer as it learns."""
     for queue in (TASK_QUEUE, PAIR_QUEUE):
         while (found := turn.scalar(queue.awaited, queue)) is not None:
@@ -310,7 +319,7 @@ def _pick_awaited(turn: _Turn) -> Lease | None:
     return None
 
 
-def _pick_queued(turn: _Turn, queue: Queue, *, listed: bool) -> Lease | None:
+def _pick_queued(turn: Turn, queue: Queue, *, listed: bool) -> Lease | None:
     """One of the queue: at random, or else `random_share` of them at random and the others by an active order.
 
     Before a labeler has written shortlists every order is random. Where the order has none for this person, the
@@ -341,7 +350,7 @@ def choose_picked(order: str) -> Picked:
     return Picked.disagreement if order == "spread" else Picked(order)
 
 
-def _pick_at_random(turn: _Turn, queue: Queue, *, listed: bool) -> Lease | None:
+def _pick_at_random(turn: Turn, queue: Queue, *, listed: bool) -> Lease | None:
     """Any of the queue; where active orders have been at work, only a reserved one counts as picked at random."""
     found = _find_queued(turn, queue)
     if found is None:
@@ -350,7 +359,7 @@ def _pick_at_random(turn: _Turn, queue: Queue, *, listed: bool) -> Lease | None:
     return _make_lease(turn, queue, found, Picked.random if fair else Picked.leftover)
 
 
-def _ask_otherwise(turn: _Turn, queue: Queue, lease: Lease, *, listed: bool) -> Lease:
+def _ask_otherwise(turn: Turn, queue: Queue, lease: Lease, *, listed: bool) -> Lease:
     """The lease asked in one of the other ways by lot; one of the other queue where that way is of it.
 
     The same lease where the other queue has nothing for this person.
@@ -367,17 +376,17 @@ def _ask_otherwise(turn: _Turn, queue: Queue, lease: Lease, *, listed: bool) -> 
     return found or lease
 
 
-def _make_lease(turn: _Turn, queue: Queue, found: int, picked: Picked) -> Lease:
+def _make_lease(turn: Turn, queue: Queue, found: int, picked: Picked) -> Lease:
     """Lease a pair or task, its sides or places drawn and balanced against its other showings."""
     shown = turn.session.connection().scalars(queue.shown, {"of": found}).all()
     if queue is PAIR_QUEUE:
-        return _lease_of(turn, queue, found, _draw_left(shown, turn.rng), picked=picked)
+        return _lease_of(turn, queue, found, draw_left(shown, turn.rng), picked=picked)
     size = turn.scalar(SIZE_OF_TASK, queue, of=found)
     return _lease_of(turn, queue, found, draw_places(shown, size, turn.rng), picked=picked)
 
 
 def _lease_of(
-    turn: _Turn,
+    turn: Turn,
     queue: Queue,
     found: int,
     standing: Side | str,
@@ -395,7 +404,7 @@ def _lease_of(
     return Lease(person_id=turn.person_id, repeat_no=repeat_no, picked=picked, **of)
 
 
-def _queue_levels(turn: _Turn, queue: Queue, of: dict[str, bool]) -> Iterator[int]:
+def _queue_levels(turn: Turn, queue: Queue, of: dict[str, bool]) -> Iterator[int]:
     """The numbers of judgments that waiting pairs or tasks have, upwards.
 
     One look into the index for each; SELECT DISTINCT would walk over all that wait.
@@ -411,7 +420,7 @@ def _queue_levels(turn: _Turn, queue: Queue, of: dict[str, bool]) -> Iterator[in
         yield level
 
 
-def _find_queued(turn: _Turn, queue: Queue, *, reserved: bool | None = None) -> int | None:
+def _find_queued(turn: Turn, queue: Queue, *, reserved: bool | None = None) -> int | None:
     """Least-judged first, random within; of the reserve, of the others, or (None) of all."""
     of = {} if reserved is None else {"reserved": reserved}
     walk = queue.walk_of if of else queue.walk
@@ -424,7 +433,7 @@ def _find_queued(turn: _Turn, queue: Queue, *, reserved: bool | None = None) -> 
     return None
 
 
-def _find_listed(turn: _Turn, queue: Queue, picked: Picked) -> int | None:
+def _find_listed(turn: Turn, queue: Queue, picked: Picked) -> int | None:
     """The first of an order's shortlist that wants this person's judgment."""
     while (found := turn.scalar(queue.listed, queue, picked=picked)) is not None:
         if turn.scalar(queue.still_wanted, queue, of=found) is not None:  # as in _find_queued
@@ -432,7 +441,7 @@ def _find_listed(turn: _Turn, queue: Queue, picked: Picked) -> int | None:
     return None
 
 
-def _draw_left(shown: Sequence[Side], rng: random.Random) -> Side:
+def draw_left(shown: Sequence[Side], rng: random.Random) -> Side:
     """Random for the 1st, 3rd … showing of a pair, for each next one the side that balances it."""
     balance = shown.count(Side.a) - shown.count(Side.b)
     if balance == 0:
@@ -467,7 +476,7 @@ def _list_orders(size: int) -> npt.NDArray[np.int_]:
     return np.array(list(itertools.permutations(range(size))))
 
 
-def _pick_gold(turn: _Turn, queue: Queue) -> Lease | None:
+def pick_gold(turn: Turn, queue: Queue) -> Lease | None:
     """One with a known answer that this person has not seen; everyone sees each, so slots do not matter.
 
     Gold pairs check people in a project of tasks too, after its gold tasks.
@@ -482,7 +491,7 @@ def _pick_gold(turn: _Turn, queue: Queue) -> Lease | None:
     return None
 
 
-def _pick_repeat(turn: _Turn, queue: Queue) -> Lease | None:
+def pick_repeat(turn: Turn, queue: Queue) -> Lease | None:
     """An own one with at least `repeat_gap` judgments since and not repeated yet, asked as then, sides swapped.
 
     Of a task every candidate stands in another place.

@@ -23,7 +23,7 @@ from annotate.judging.judgments import Answer, record_judgment
 from annotate.judging.pairs import next_pair
 from annotate.judging.people import add_person, find_person
 from db.errors import UserError
-from db.images import image_path
+from db.images import fetch_image
 from db.models import Asked, Candidate, Choice, Image, Lease, Pair, Person, Source, Task, utc_now
 from db.project import load_settings
 from db.session import Database
@@ -181,5 +181,5 @@ class SimilarityScore:
         return self.known[candidate_id]
 
     def _look_at(self, image: Image) -> npt.NDArray[np.uint8]:
-        picture = PilImage.fromarray(read_rgb(image_path(self.data, image.sha256, image.suffix)))
+        picture = PilImage.fromarray(read_rgb(fetch_image(self.data, image.sha256, image.suffix)))
         return np.asarray(picture.convert("L").resize((SEEN_PX, SEEN_PX), PilImage.Resampling.BOX))

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate.ingest.image_files import start_worker
-from db.images import image_path
+from db.images import fetch_images, image_path
 from metrics.lists import Column
 from pixels.read import ImageFault, read_rgb
 
@@ -87,6 +87,7 @@ def measure_batch(data: Path, jobs: list[ImageJob], device: str) -> BatchResult:
     """
     from metrics.compute import Request, compute_values
 
+    fetch_images(data, {file for job in jobs for file in (job.file, *(one.reference for one in job.wanted)) if file})
     result = BatchResult(images=len(jobs))
     images: list[npt.NDArray[np.uint8]] = []
 

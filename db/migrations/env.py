@@ -5,6 +5,7 @@ import os
 from alembic import context
 from sqlalchemy import create_engine
 
+import db.studies  # noqa: F401 - its tables
 from db.models import Base
 
 connection = context.config.attributes.get("connection")

@@ -13,6 +13,7 @@ from pydantic import Field
 from db.errors import UserError
 from db.records import MAX_SEED
 from refl.tune.config import preset_names
+from reward.model.weights_folder import WeightsFolder
 from runs.options import Flag, Input, Options, Output, without_name
 from training.settings import MayChange
 
@@ -64,9 +65,7 @@ class EvaluateOptions(Options):
     batch_size: Annotated[int, MayChange()] = Field(
         4, ge=1, le=10_000, description="Faces restored and measured at a time"
     )
-    weights: Annotated[Path | None, MayChange(), Flag(terminal_only=True)] = Field(
-        None, description="Folder of published weight files (default: DATA/weights)"
-    )
+    weights: Annotated[WeightsFolder, MayChange()] = None
 
 
 def name_rewards(asked: Sequence[str]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -10,43 +9,31 @@ from typing import Annotated
 
 from pydantic import Field
 
-from reward.model.weights_folder import choose_weights_folder
-from runs.files import check_new_folder, write_folder_whole
+from refl.restorers.record import RECORD_FILE, TRAINED_FILE, find_base
+from reward.model.weights_folder import WeightsFolder, choose_weights_folder
+from runs.files import write_folder_whole
 from runs.hub import OWN_FOLDER
 from runs.licences import find_licences, write_recorded
-from runs.options import Command, Flag, Input, Output, Place, make_absolute
-from runs.publishing import PushOptions, check_push, push
+from runs.options import Command, Flag, Input, Place
+from runs.publishing import PublishOptions, check_push, finish_publish, settle_publish
 
 log = logging.getLogger(__name__)
 
-OWN_FILES = ("trained.json", "trained.safetensors", "config.json", "model.safetensors")
+OWN_FILES = (RECORD_FILE, TRAINED_FILE, "config.json", "model.safetensors")
 """Of a restorer's folder, all that this project loads it from."""
 
 
-class PublishOptions(PushOptions):
-    """What is published, and where."""
+class PublishRestorerOptions(PublishOptions):
+    """What is published, and how much of it."""
 
     restorer: Annotated[str, Input("restorer", "Restorer"), Flag(positional=True, metavar="RESTORER")] = Field(
         description="Folder of a tuned restorer (`tuned/` of a training), or a restorer's name such as tiny"
     )
-    out: Annotated[Path, Output()] = Field(description="Folder to write")
     adapters_only: bool = Field(False, description="Only the adapters of a restorer tuned by LoRA")
-    weights: Annotated[Path | None, Flag(terminal_only=True)] = Field(
-        None, description="Folder of published weight files (default: DATA/weights)"
-    )
+    weights: WeightsFolder = None
 
 
-def settle_publish(options: PublishOptions, _data: Path) -> PublishOptions:
-    """Check that the folder is new.
-
-    Raises:
-        UserError: it is there already.
-    """
-    check_new_folder(options.out)
-    return make_absolute(options)
-
-
-def run_publish(options: PublishOptions, place: Place) -> None:
+def run_publish(options: PublishRestorerOptions, place: Place) -> None:
     """Write the folder, whole or not at all, and push it where that is asked for."""
     made_from = find_licences(PUBLISH.inputs(options), place.data)
     check_push(options, made_from)
@@ -68,9 +55,7 @@ def run_publish(options: PublishOptions, place: Place) -> None:
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_recorded(folder, made_from)
         copy_own(source, folder / OWN_FOLDER)
-    print(f"{options.out}: {sum(1 for file in options.out.rglob('*') if file.is_file())} files")
-    if pushed := push(options.out, options, "model", f"the restorer {source.name}"):
-        print(pushed)
+    finish_publish(options, f"the restorer {source.name}")
 
 
 def copy_own(source: Path, folder: Path) -> None:
@@ -78,9 +63,8 @@ def copy_own(source: Path, folder: Path) -> None:
 
     Nothing of one that was tuned from a folder or file of this machine, which nobody else has.
     """
-    record = source / "trained.json"
-    base = str(json.loads(record.read_text(encoding="utf-8")).get("restorer", "")) if record.is_file() else ""
-    if "/" in base:
+    base = find_base(str(source))
+    if base is not None and "/" in base:
         log.warning("%s was tuned from %s, which only this machine has: without %s/", source, base, OWN_FOLDER)
         return
     for name in OWN_FILES if source.is_dir() else ():
@@ -92,7 +76,7 @@ def copy_own(source: Path, folder: Path) -> None:
 PUBLISH = Command(
     "refl publish",
     "write a restorer as a diffusers folder that works without FaceReward",
-    PublishOptions,
+    PublishRestorerOptions,
     run_publish,
     "The folder is one that diffusers loads: DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline=FOLDER, "
     "trust_remote_code=True) restores as `refl restore` does. Adapters are merged, and written apart in diffusers' own "

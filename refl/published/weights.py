@@ -103,6 +103,18 @@ def get_files(needed: Iterable[Sequence[str]], folder: Path) -> None:
         raise UserError(fault)
 
 
+def find_each(needed: Sequence[Sequence[str]], folder: Path) -> list[FoundFile]:
+    """Find a file of each, downloaded where it is not here.
+
+    Args:
+        needed: as of `get_files`.
+    Raises:
+        UserError: one or more cannot be got, all are named; or one is not the published one.
+    """
+    get_files(needed, folder)
+    return [find_any(names, folder) if len(names) > 1 else find_file(names[0], folder) for names in needed]
+
+
 def download(entry: WeightsEntry, folder: Path) -> Path:
     """Get it from the first mirror that gives it: from a hub into its cache, else into the folder.
 

@@ -6,6 +6,8 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from refl.restorers.record import RECORD_FILE
+
 MANIFEST = Path(__file__).parents[1] / "published" / "weights.toml"
 NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "tiny": (),
@@ -61,7 +63,7 @@ def list_methods(data: Path) -> list[MethodChoice]:
 
 def _list_tuned(data: Path) -> list[MethodChoice]:
     """The folders that a training of a restorer left in the data folder, the latest first."""
-    found = [file for place in TUNED for file in data.glob(f"{place}/trained.json")]
+    found = [file for place in TUNED for file in data.glob(f"{place}/{RECORD_FILE}")]
     found.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     folders = [file.parent for file in found[:MAX_TUNED]]
     return [MethodChoice(str(folder.resolve()), f"{_describe_place(folder, data)}: tuned", True) for folder in folders]

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from db.models import Split
 from db.records import MAX_SEED
-from reward.model.weights_folder import choose_weights_folder
+from reward.model.weights_folder import WeightsFolder, choose_weights_folder
 from runs.hold import hold_folder
 from runs.options import Command, Flag, Input, Options, Output, Place, make_absolute
 from runs.progress import show_progress
@@ -94,9 +94,7 @@ class RestoreOptions(Options):
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Compute dtype")
     batch_size: int = Field(4, ge=1, le=SIZE_LIMIT, description="Faces that go through the restorer together")
     small_memory: bool = Field(False, description="Slower, with less memory: tiles and slices")
-    weights: Annotated[Path | None, Flag(terminal_only=True)] = Field(
-        None, description="Folder of published weight files (default: DATA/weights)"
-    )
+    weights: WeightsFolder = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

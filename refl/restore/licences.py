@@ -7,8 +7,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from db.errors import UserError
 from licences.terms import NOT_STATED, Licensed, read_manifest
 from refl.restore.choices import MANIFEST, NEEDS
+from refl.restorers.record import find_base
 
 TINY = Path(__file__).parents[1] / "restorers" / "tiny_weights" / "training.json"
 INSTEAD = "name another restorer, or train a tiny one with `python -m refl pretrain` on faces that allow it"
@@ -42,11 +44,12 @@ def find_of_restorer(asked: str, weights: Path) -> list[Licensed]:
         return [_find_file(name, weights) for name in (*others, file)]
     if asked in NEEDS:
         return [_find_file(group[0], weights) for group in NEEDS[asked]]
+    own = Licensed("weights", Path(asked).name, NOT_STATED)
     try:
-        base = json.loads((Path(asked) / "trained.json").read_text(encoding="utf-8"))["restorer"]
-    except (OSError, ValueError, KeyError):
-        return [Licensed("weights", Path(asked).name, NOT_STATED)]
-    return [Licensed("weights", Path(asked).name, NOT_STATED), *find_of_restorer(str(base), weights)]
+        base = find_base(asked)
+    except UserError:  # a damaged folder says as little of its weights as none
+        return [own]
+    return [own] if base is None else [own, *find_of_restorer(base, weights)]
 
 
 def _find_file(name: str, weights: Path) -> Licensed:

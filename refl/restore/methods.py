@@ -13,10 +13,10 @@ from db.errors import UserError
 from refl.faces.color_fix import ColorFix
 from refl.published.weights import get_file
 from refl.restore.restore import RestoreMethod
-from refl.restorers import lora
 from refl.restorers.load import AnyRestorer, Untrained, get_restorer_files, load_restorer, method_name
 from refl.restorers.onnx import OnnxRestorer, read_face_model
 from refl.restorers.pisasr import PisaSR
+from refl.restorers.record import find_root, is_tuned, read_record
 from training.stopping import advise_out_of_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -87,10 +87,10 @@ def check_methods(methods: Sequence[AskedMethod], options: LoadOptions, besides:
     """
     for method in methods:
         folder = Path(method.what).expanduser()
-        is_lora = (folder / "trained.json").is_file() and lora.read_record(folder)["kind"] == "lora"
+        is_lora = is_tuned(folder) and read_record(folder)["kind"] == "lora"
         if options.strength is not None and not is_lora:
             raise _no_strength(method.what)
-        if _list_sliders(options) and lora.find_root(method.what).partition(":")[0] != "pisasr":
+        if _list_sliders(options) and find_root(method.what).partition(":")[0] != "pisasr":
             raise UserError(
                 f"--lambda-pix and --lambda-sem are PiSA-SR's; {method.what} has none. Restore by it in a call of "
                 "its own."

@@ -123,7 +123,8 @@ def count_missing(
     seeds: Sequence[int],
 ) -> int:
     """Count the candidates of this method that these sources lack."""
-    return sum(1 for _ in find_missing(database, data, source_ids, method_id, method.seeds_of(seeds)))
+    seeds = method.seeds_of(seeds)
+    return sum(1 for _ in find_missing(database, data, source_ids, method_id, seeds, fetch=False))
 
 
 def restore_missing(

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from db.errors import UserError
-from db.images import add_image, find_image, image_path, probe_bytes, write_image
+from db.images import add_image, fetch_image, fetch_images, find_image, image_path, probe_bytes, write_image
 from db.models import Candidate, Image, Method, Project, Source, Split
 from db.records import add_candidate, add_method, add_source, draw_split
 from db.session import Database
@@ -115,7 +115,7 @@ def add_face(
 def _same_pixels(data: Path, image: Image, content: bytes) -> bool:
     """Whether a stored image looks as these bytes do: another version of a library may encode it otherwise."""
     try:
-        stored = read_rgb(image_path(data, image.sha256, image.suffix))
+        stored = read_rgb(fetch_image(data, image.sha256, image.suffix))
     except (OSError, ImageFault):
         return False
     return np.array_equal(stored, decode_rgb(content))
@@ -139,9 +139,19 @@ def add_restorer_method(session: Session, name: str, settings: dict[str, Any], r
 
 
 def find_missing(
-    database: Database, data: Path, source_ids: Sequence[int], method_id: int, seeds: Sequence[int]
+    database: Database,
+    data: Path,
+    source_ids: Sequence[int],
+    method_id: int,
+    seeds: Sequence[int],
+    *,
+    fetch: bool = True,
 ) -> Iterator[Slot]:
-    """The candidates that these sources lack of this method, source by source, in pages: memory does not grow."""
+    """The candidates that these sources lack of this method, source by source, in pages: memory does not grow.
+
+    Args:
+        fetch: bring the photos of an object store here; False where the candidates are only counted.
+    """
     for start in range(0, len(source_ids), PAGE_SOURCES):
         page = source_ids[start : start + PAGE_SOURCES]
         with database.read() as session:
@@ -155,10 +165,11 @@ def find_missing(
                 .where(Source.id.in_(page))
                 .order_by(Source.id)
             ).all()
-        for row in rows:
-            for seed in seeds:
-                if (row.id, seed) not in there:
-                    yield Slot(row.id, row.key, image_path(data, row.sha256, row.suffix), seed)
+        lacking = [(row, seed) for row in rows for seed in seeds if (row.id, seed) not in there]
+        if fetch:
+            fetch_images(data, {(row.sha256, row.suffix) for row, _ in lacking})
+        for row, seed in lacking:
+            yield Slot(row.id, row.key, image_path(data, row.sha256, row.suffix), seed)
 
 
 def encode_faces(restored: Iterable[tuple[Slot, RgbImage]]) -> list[RestoredFace]:
@@ -204,5 +215,5 @@ def find_candidates(
                 )
                 .order_by(Source.id, Candidate.seed)
             ).all()
-        for row in rows:
-            yield row.id, row.key, row.seed, image_path(data, row.sha256, row.suffix)
+        for row, path in zip(rows, fetch_images(data, [(row.sha256, row.suffix) for row in rows]), strict=True):
+            yield row.id, row.key, row.seed, path

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,9 @@ from refl.published.weights import FoundFile
 from refl.restorers import lora
 from refl.restorers.diffbir import StableDiffusion, choose_dtypes, fill_stable_diffusion
 from refl.restorers.lora import BEFORE
-from refl.restorers.one_step import OneStepRestorer
+from refl.restorers.one_step import OneStepRestorer, OneStepSettings
 from refl.restorers.osediff_lora import add_adapters
+from refl.restorers.record import Kind
 from training.weights import check_strictly, name_some
 
 
@@ -31,7 +32,7 @@ class AdaptedRestorer(OneStepRestorer):
 
     adapted = ("unet",)
 
-    def set_trainable(self, kind: lora.Kind = "lora", rank: int = 0) -> None:  # noqa: ARG002 (theirs counts)
+    def set_trainable(self, kind: Kind = "lora", rank: int = 0) -> None:  # noqa: ARG002 (theirs counts)
         """Let the published adapters be trained, at the rank that they have, whatever is asked for.
 
         Raises:
@@ -69,6 +70,9 @@ class AdaptedRestorer(OneStepRestorer):
             active = [name for name in layer.lora_A if strength != 1 or not name.endswith(BEFORE)]
             layer.set_adapter(active, inference_mode=True)
         self.trained = replace(self.trained, strength=strength)
+
+
+R = TypeVar("R", bound=AdaptedRestorer)
 
 
 def find_rank(part: nn.Module) -> int:
@@ -186,3 +190,35 @@ def fill_with_adapters(
     dtypes = choose_dtypes(dtype, keep_float32)
     fill_stable_diffusion(parts, base, {name: dtypes[name] for name in names})
     load_adapters(parts.unet, adapters)
+
+
+def load_adapted(
+    build: Callable[..., R],
+    parts: StableDiffusion,
+    files: Sequence[FoundFile],
+    adapters: Adapters,
+    *,
+    use: OneStepSettings,
+    asked: str,
+    dtype: torch.dtype,
+    keep_float32: Collection[str],
+    text: nn.Module | None = None,
+    **more: Any,
+) -> R:
+    """Load a restorer, on the CPU.
+
+    Args:
+        build: the restorer's class.
+        parts: of Stable Diffusion, without its numbers.
+        files: Stable Diffusion's, then all others that the restorer is made from.
+        asked, dtype, keep_float32: see `load_restorer`.
+        text: what stands for Stable Diffusion's text encoder, which then is not read.
+        more: of the class.
+    Raises:
+        UserError: a file is not what it should be.
+    """
+    names = ("unet", "vae", "text") if text is None else ("unet", "vae")
+    fill_with_adapters(parts, files[0], adapters, names, dtype, keep_float32)
+    weights = {found.path.name: found.sha256 for found in files}
+    made = build(parts.unet, parts.vae, parts.text if text is None else text, use, base=asked, weights=weights, **more)
+    return made.eval().requires_grad_(False)

@@ -11,7 +11,7 @@ from pydantic import Field
 from db.errors import UserError
 from refl.published.manifest import find_here, read_manifest
 from reward.model.manifest import WeightsEntry
-from reward.model.weights_folder import choose_weights_folder
+from reward.model.weights_folder import WeightsFolder, choose_weights_folder
 from runs.finding import Finding
 from runs.options import Command, Flag, Options, Place
 
@@ -25,9 +25,7 @@ class WeightsOptions(Options):
     names: Annotated[list[str], Flag(positional=True, metavar="NAME")] = Field(
         [], description="As `list` shows them; check: all where none is given. export: FOLDER FILE"
     )
-    weights: Annotated[Path | None, Flag(terminal_only=True)] = Field(
-        None, description="Folder of published weight files (default: DATA/weights)"
-    )
+    weights: WeightsFolder = None
 
 
 def run_weights(options: WeightsOptions, place: Place) -> None:

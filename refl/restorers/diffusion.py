@@ -24,6 +24,7 @@ from refl.restorers.latent import (
     dtype_of,
     make_schedule,
 )
+from refl.restorers.record import Kind
 from refl.restorers.surface import check_images, draw_ahead, make_generators
 
 OnStep = Callable[[int, Tensor, Tensor, Tensor, float], None]
@@ -282,7 +283,7 @@ class DiffusionRestorer(LatentRestorer):
         cleaned, _, latents, _ = self.roll_out(lq.float(), embedding, plan, etas, generators)
         return fix_color(self.decode(latents), cleaned, self.use.color_fix).clamp(0, 1)
 
-    def set_trainable(self, kind: lora.Kind, rank: int = 16) -> None:
+    def set_trainable(self, kind: Kind, rank: int = 16) -> None:
         """Make the whole ControlNet trainable, or adapters of this rank on it and the denoiser; all else is frozen."""
         self.requires_grad_(False)
         if kind == "control":

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from db.errors import UserError
 from refl.published.convert import name_unet_key
 from refl.restorers import lora
-from refl.restorers.export_one_step import FORMS, export_one_step
+from refl.restorers.export_one_step import FORMS, export_one_step, write_torch
+from refl.restorers.record import find_root, read_record
 
 PREFIX = "control."
 """Of the ControlNet's parameters in a folder that `save_trained` wrote."""
@@ -26,8 +25,8 @@ def export_trained(folder: Path, file: Path, weights: Path) -> tuple[int, str]:
     Raises:
         UserError: the folder cannot be read, or nobody publishes what it holds in a form of that kind.
     """
-    kind = lora.find_root(str(folder)).partition(":")[0]
-    if lora.read_record(folder)["kind"] == "lora" and kind in FORMS:
+    kind = find_root(str(folder)).partition(":")[0]
+    if read_record(folder)["kind"] == "lora" and kind in FORMS:
         return export_one_step(folder, file, weights), FORMS[kind]
     return export_trained_control(folder, file), "DiffBIR's format"
 
@@ -43,14 +42,12 @@ def export_trained_control(folder: Path, file: Path) -> int:
     Raises:
         UserError: the folder cannot be read, or holds adapters.
     """
-    read = lora.read_trained(folder, lora.read_record(folder))
+    read = lora.read_trained(folder, read_record(folder))
     if read.trained.kind != "control":
         raise UserError(f"{folder}: holds LoRA adapters, and DiffBIR takes whole ControlNets; train with kind control.")
     firsts = [key for key in read.state if key.startswith(f"{PREFIX}down_blocks.0.resnets.")]
     layers = len({key.split(".")[4] for key in firsts})
     state = {name_unet_key(key.removeprefix(PREFIX), layers, frozenset()): value for key, value in read.state.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.part")
-    torch.save(state, unfinished)
-    unfinished.replace(file)
+    write_torch(state, file)
     return len(state)

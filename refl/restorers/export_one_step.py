@@ -20,6 +20,7 @@ from refl.restorers import gdpo, hypir, lora, osdface, pisasr
 from refl.restorers.osdface import name_adapter_key
 from refl.restorers.osediff import FACE_ADAPTERS
 from refl.restorers.osediff_lora import ENCODER, MODULES, PUBLISHED_ALPHA
+from refl.restorers.record import find_root, is_tuned, read_record
 from training.weights import State, check_strictly, map_weights, read_checkpoint, save_tensors
 
 FORMS = {
@@ -50,17 +51,22 @@ def export_one_step(folder: Path, file: Path, weights: Path) -> int:
     Raises:
         UserError: the folder or the published file cannot be read, or they do not belong together.
     """
-    kind = lora.find_root(str(folder)).partition(":")[0]
+    kind = find_root(str(folder)).partition(":")[0]
     content = build_content(str(folder), kind, weights)
     file.parent.mkdir(parents=True, exist_ok=True)
     if kind == "osdface":
         save_tensors(content, file)
     else:
-        unfinished = file.with_name(f"{file.name}.part")
-        torch.save(content, unfinished)
-        unfinished.replace(file)
+        write_torch(content, file)
     inner = [value for key, value in content.items() if key.startswith("state_dict_")] or [content]
     return sum(len(table) for table in inner)
+
+
+def write_torch(content: dict[str, Any], file: Path) -> None:
+    """Write a file by torch.save, there whole or not at all."""
+    unfinished = file.with_name(f"{file.name}.part")
+    torch.save(content, unfinished)
+    unfinished.replace(file)
 
 
 def build_content(asked: str, kind: str, weights: Path) -> dict[str, Any]:
@@ -70,9 +76,9 @@ def build_content(asked: str, kind: str, weights: Path) -> dict[str, Any]:
         UserError: see `export_one_step`.
     """
     path = Path(asked).expanduser()
-    if not (path / "trained.json").is_file():
+    if not is_tuned(path):
         return read_published(asked, kind, weights)
-    record = lora.read_record(path)
+    record = read_record(path)
     content, read = build_content(str(record["restorer"]), kind, weights), lora.read_trained(path, record)
     return PUT[kind](content, read)
 

@@ -23,7 +23,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
-from refl.published.weights import FoundFile, find_any, find_file, get_files
+from refl.published.weights import FoundFile, find_each
 from refl.restorers.diffbir import STABLE_DIFFUSION, choose_dtypes, fill_stable_diffusion, make_stable_diffusion
 from refl.restorers.one_step import OneStepSettings
 from refl.restorers.osediff import OSEDiff
@@ -78,8 +78,7 @@ def load_gdpo(asked: str, folder: Path, dtype: torch.dtype = torch.float32, keep
         UserError: a file cannot be got, or is not what it should be.
     """
     files = list_gdpo_files(asked)
-    get_files(files, folder)
-    found = [find_any(files[0], folder), *(find_file(names[0], folder) for names in files[1:])]
+    found = find_each(files, folder)
     base, published = found[0], dict(zip(PARTS, found[1:], strict=False))
     parts, dtypes = make_stable_diffusion(base), choose_dtypes(dtype, keep_float32)
     for adapters in found[3:]:
@@ -103,6 +102,7 @@ def read_diffusers(file: FoundFile, dtype: torch.dtype) -> State:
 
 
 def rename_attention(name: str) -> str:
+    """The name of now of a tensor of an autoencoder's attention; other names stay."""
     for old, new in OLD_ATTENTION.items():
         name = name.replace(old, new)
     return name

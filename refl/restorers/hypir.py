@@ -18,8 +18,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from refl.published.weights import find_any, find_file, get_files
-from refl.restorers.adapted import AdaptedRestorer, Adapters, fill_with_adapters, find_layers
+from refl.published.weights import find_each
+from refl.restorers.adapted import AdaptedRestorer, Adapters, find_layers, load_adapted
 from refl.restorers.diffbir import STABLE_DIFFUSION, make_stable_diffusion
 from refl.restorers.one_step import OneStepSettings
 from refl.restorers.osediff_lora import add_adapters
@@ -81,10 +81,6 @@ def load_hypir(
     Raises:
         UserError: a file cannot be got, or is not what it should be.
     """
-    files = list_hypir_files(asked)
-    get_files(files, folder)
-    base, adapters = find_any(files[0], folder), find_file(files[1][0], folder)
+    files = base, adapters = find_each(list_hypir_files(asked), folder)
     parts, read = make_stable_diffusion(base), read_hypir_adapters(map_weights(adapters.path), adapters.path)
-    fill_with_adapters(parts, base, read, ("unet", "vae", "text"), dtype, keep_float32)
-    weights = {found.path.name: found.sha256 for found in (base, adapters)}
-    return Hypir(parts.unet, parts.vae, parts.text, USE, base=asked, weights=weights).eval().requires_grad_(False)
+    return load_adapted(Hypir, parts, files, read, use=USE, asked=asked, dtype=dtype, keep_float32=keep_float32)

@@ -27,7 +27,7 @@ class Load(Protocol):
 
 
 @dataclass(frozen=True)
-class Kin:
+class OneStepKind:
     """A one-step restorer: `NAME`, or `NAME:FILE` with other adapters."""
 
     list_files: Callable[[str], list[tuple[str, ...]]]
@@ -38,10 +38,10 @@ class Kin:
     use: OneStepSettings
 
 
-ONE_STEP: dict[str, Kin] = {
-    "osediff": Kin(list_osediff_files, load_osediff, build_osediff, OneStepSettings()),
-    "hypir": Kin(list_hypir_files, load_hypir, build_hypir, hypir.USE),
-    "osdface": Kin(list_osdface_files, load_osdface, build_osdface, osdface.USE),
-    "pisasr": Kin(list_pisasr_files, load_pisasr, build_pisasr, pisasr.PisaSettings()),
-    "gdpo": Kin(list_gdpo_files, load_gdpo, build_gdpo, gdpo.USE),
+ONE_STEP: dict[str, OneStepKind] = {
+    "osediff": OneStepKind(list_osediff_files, load_osediff, build_osediff, OneStepSettings()),
+    "hypir": OneStepKind(list_hypir_files, load_hypir, build_hypir, hypir.USE),
+    "osdface": OneStepKind(list_osdface_files, load_osdface, build_osdface, osdface.USE),
+    "pisasr": OneStepKind(list_pisasr_files, load_pisasr, build_pisasr, pisasr.PisaSettings()),
+    "gdpo": OneStepKind(list_gdpo_files, load_gdpo, build_gdpo, gdpo.USE),
 }

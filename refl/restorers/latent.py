@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from refl.faces.color_fix import ColorFix
 from refl.published.control import ConditionControlNet
 from refl.restorers import lora
+from refl.restorers.record import Kind
 from refl.restorers.surface import HeldPrompt
 
 Prediction = Literal["epsilon", "v_prediction"]
@@ -146,7 +147,7 @@ class LatentRestorer(nn.Module):
         image: Tensor = self.vae.decode(scaled, return_dict=False)[0]
         return image.float() / 2 + 0.5
 
-    def set_trainable(self, kind: lora.Kind, rank: int) -> None:
+    def set_trainable(self, kind: Kind, rank: int) -> None:
         """Let parts be trained whole or by adapters of this rank; all else rests."""
         raise NotImplementedError
 
@@ -179,7 +180,7 @@ class LatentRestorer(nn.Module):
         """The block computes as before training."""
         return lora.without_adapters(self.find_parts())
 
-    def find_parts(self, kind: lora.Kind = "lora") -> dict[str, nn.Module]:
+    def find_parts(self, kind: Kind = "lora") -> dict[str, nn.Module]:
         """The parts that training of this kind changes, by name."""
         return {name: self.get_submodule(name) for name in (self.adapted if kind == "lora" else ("control",))}
 

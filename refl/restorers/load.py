@@ -19,7 +19,6 @@ from torch import nn
 
 from db.errors import UserError
 from refl.published.weights import find_file, get_files
-from refl.restorers import lora
 from refl.restorers.diffbir import VERSIONS, list_diffbir_files, load_diffbir, set_steps
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.feedforward import FeedForwardRestorer, load_feedforward
@@ -28,6 +27,7 @@ from refl.restorers.one_step import OneStepRestorer
 from refl.restorers.onnx import OnnxRestorer, check_runtime, load_onnx
 from refl.restorers.osediff import load_plain_vae
 from refl.restorers.pmrf import PMRF, WEIGHTS, load_pmrf
+from refl.restorers.record import TRAINED_FILE, find_base, is_tuned, read_record
 from refl.restorers.tiny import load_tiny
 from reward.model.weights_folder import WEIGHTS_FOLDER
 from training.weights import SUFFIXES
@@ -93,8 +93,7 @@ def load_target_vae(asked: str, folder: Path) -> AutoencoderKL | None:
     Raises:
         UserError: a file cannot be got, or is not what it should be.
     """
-    path = Path(asked).expanduser()
-    base = str(lora.read_record(path)["restorer"]) if (path / "trained.json").is_file() else asked
+    base = find_base(asked) or asked
     return load_plain_vae(folder) if base.partition(":")[0] == "osediff" else None
 
 
@@ -143,8 +142,8 @@ def _list_files(asked: str) -> list[tuple[str, ...]]:
     if kind == "onnx" and file:
         check_runtime()
         return [(file,)]
-    if (path / "trained.json").is_file():
-        return [(str(path / "trained.safetensors"),), *_list_files(str(lora.read_record(path)["restorer"]))]
+    if (base := find_base(asked)) is not None:
+        return [(str(path / TRAINED_FILE),), *_list_files(base)]
     if is_restorer_folder(path):
         return []
     raise _unknown(asked)
@@ -172,9 +171,7 @@ def method_name(asked: str) -> str:
 
 def is_restorer_folder(path: Path) -> bool:
     """Whether a training of a restorer wrote it, or it is a tiny restorer's."""
-    return (path / "trained.json").is_file() or (
-        (path / "config.json").is_file() and (path / "model.safetensors").is_file()
-    )
+    return is_tuned(path) or ((path / "config.json").is_file() and (path / "model.safetensors").is_file())
 
 
 def _load(
@@ -196,7 +193,7 @@ def _load(
         check_runtime()
         return load_onnx(find_file(file, folder), asked, device, dtype)
     path = Path(asked).expanduser()
-    if (path / "trained.json").is_file():
+    if is_tuned(path):
         return _load_tuned(path, folder, dtype, keep_float32)
     if is_restorer_folder(path):
         return load_tiny(path)
@@ -204,7 +201,7 @@ def _load(
 
 
 def _load_tuned(path: Path, folder: Path, dtype: torch.dtype, keep_float32: Collection[str]) -> AnyRestorer:
-    record = lora.read_record(path)
+    record = read_record(path)
     base = locate(str(record["restorer"]))
     restorer = _load(base, folder, dtype, keep_float32, "cpu")
     if isinstance(restorer, Untrained):

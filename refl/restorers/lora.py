@@ -11,16 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from db.errors import UserError
 from metrics.download import compute_sha256
+from refl.restorers.record import RECORD_FILE, TRAINED_FILE, Kind, read_record
+from runs.files import write_text_whole
 from training.weights import check_strictly, map_weights, save_tensors
 
-Kind = Literal["control", "lora"]
 BEFORE = "_before"
 """End of the names of frozen copies of adapters, as they were before training."""
 TARGETS = (
@@ -37,7 +38,6 @@ TARGETS = (
 )
 """Layers that get an adapter: of attention, of its feed-forward, and the residual blocks' convolutions."""
 ADAPTER = "default"
-TRAINED_FILE = "trained.safetensors"
 
 
 @dataclass(frozen=True)
@@ -161,36 +161,7 @@ def save_trained(
         "rank": trained.rank,
         "settings": dict(settings),
     }
-    (folder / "trained.json.part").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (folder / "trained.json.part").replace(folder / "trained.json")
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The `trained.json` of a folder.
-
-    Raises:
-        UserError: missing, or not one.
-    """
-    path = folder / "trained.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}). Give a folder that a training of a restorer wrote."
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}).") from error
-    kinds, rank = get_args(Kind), record.get("rank") if isinstance(record, dict) else None
-    if not isinstance(rank, int) or record.get("kind") not in kinds or not isinstance(record.get("restorer"), str):
-        raise UserError(f"{path}: lacks restorer, kind ({' or '.join(kinds)}) or rank of the trained part.")
-    return dict(record)
-
-
-def find_root(asked: str) -> str:
-    """The published restorer that one began as, or itself."""
-    while (Path(asked).expanduser() / "trained.json").is_file():
-        asked = str(read_record(Path(asked).expanduser())["restorer"])
-    return asked
+    write_text_whole(folder / RECORD_FILE, json.dumps(record, indent=2) + "\n")
 
 
 def read_trained(folder: Path, settings: Mapping[str, Any]) -> Read:

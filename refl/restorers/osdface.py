@@ -20,8 +20,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from refl.published.weights import find_any, find_file, get_files
-from refl.restorers.adapted import AdaptedRestorer, Adapters, fill_with_adapters, find_layers
+from refl.published.weights import find_each
+from refl.restorers.adapted import AdaptedRestorer, Adapters, find_layers, load_adapted
 from refl.restorers.diffbir import STABLE_DIFFUSION, make_stable_diffusion
 from refl.restorers.hypir import list_adapted_layers
 from refl.restorers.one_step import OneStepSettings
@@ -105,15 +105,12 @@ def load_osdface(
     Raises:
         UserError: a file cannot be got, or is not what it should be.
     """
-    files = list_osdface_files(asked)
-    get_files(files, folder)
-    base, *others = [find_any(files[0], folder), *(find_file(names[0], folder) for names in files[1:])]
+    files = base, *others = find_each(list_osdface_files(asked), folder)
     parts, (state, words, change) = make_stable_diffusion(base), [map_weights(one.path) for one in others]
     encoder = make_prompt_encoder(words, change, others[1].path)
     fill_prompt_encoder(encoder, words, change, others[1].path)
     read = read_osdface_adapters(state, others[0].path)
-    fill_with_adapters(parts, base, read, ("unet", "vae"), dtype, keep_float32)
-    weights = {found.path.name: found.sha256 for found in (base, *others)}
-    text = make_no_text(parts.shape.context_width)
-    made = OSDFace(parts.unet, parts.vae, text, USE, prompt_encoder=encoder, base=asked, weights=weights)
-    return made.eval().requires_grad_(False)
+    named = {"text": make_no_text(parts.shape.context_width), "prompt_encoder": encoder}
+    return load_adapted(
+        OSDFace, parts, files, read, use=USE, asked=asked, dtype=dtype, keep_float32=keep_float32, **named
+    )

@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
-from refl.published.weights import find_any, find_file, get_files
+from refl.published.weights import find_any, find_each
 from refl.restorers import lora
 from refl.restorers.diffbir import STABLE_DIFFUSION, choose_dtypes, fill_stable_diffusion, make_stable_diffusion
 from refl.restorers.one_step import OneStepRestorer, OneStepSettings
@@ -27,6 +27,7 @@ from refl.restorers.osediff_lora import (
     load_published_adapters,
     merge_lora,
 )
+from refl.restorers.record import Kind
 from training.weights import read_checkpoint
 
 FACE_ADAPTERS = "osediff-face"
@@ -42,7 +43,7 @@ class OSEDiff(OneStepRestorer):
         """List the layers that get an adapter: part -> name of a group of adapters -> layers."""
         return {"unet": group_layers(self.unet), "vae": {ENCODER: list_encoder_layers(self.vae)}}
 
-    def set_trainable(self, kind: lora.Kind = "lora", rank: int = 4) -> None:
+    def set_trainable(self, kind: Kind = "lora", rank: int = 4) -> None:
         """Merge the adapters, then put fresh ones on the same layers; only these are trained.
 
         Raises:
@@ -96,9 +97,7 @@ def load_osediff(
     Raises:
         UserError: a file cannot be got, or is not what it should be.
     """
-    files = list_osediff_files(asked)
-    get_files(files, folder)
-    base, adapters = find_any(files[0], folder), find_file(files[1][0], folder)
+    base, adapters = find_each(list_osediff_files(asked), folder)
     parts, content = make_stable_diffusion(base), read_checkpoint(adapters.path)
     load_published_adapters(deepcopy(parts.unet), deepcopy(parts.vae), content, adapters.path)  # on meta: a check
     fill_stable_diffusion(parts, base, {"unet": torch.float32, "vae": torch.float32})

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from db.errors import UserError
 from refl.published.weights import find_any, find_file
-from refl.restorers import lora
 from refl.restorers.diffbir import VERSIONS
 from refl.restorers.feedforward import FeedForwardRestorer
 from refl.restorers.kin import ONE_STEP
 from refl.restorers.load import is_restorer_folder, method_name
 from refl.restorers.onnx import OnnxRestorer, check_runtime, read_face_model
 from refl.restorers.pmrf import PMRF, WEIGHTS
+from refl.restorers.record import TRAINED_FILE, find_base, is_tuned
 from refl.restorers.tiny import LEVELS, SHIPPED, read_tiny_config
 
 STABLE_DIFFUSION_MULTIPLE_PX = 64
@@ -41,10 +41,10 @@ def outline_restorer(asked: str, folder: Path) -> Outline:
     method_name(asked)  # refuses what nobody knows
     path = Path(asked).expanduser()
     if asked != "tiny" and is_restorer_folder(path):
-        if (path / "trained.json").is_file():
-            if not (path / "trained.safetensors").is_file():
-                raise UserError(f"{path}: has no trained.safetensors. Give a folder that a training wrote.")
-            return outline_restorer(str(lora.read_record(path)["restorer"]), folder)
+        if is_tuned(path) and not (path / TRAINED_FILE).is_file():
+            raise UserError(f"{path}: has no {TRAINED_FILE}. Give a folder that a training wrote.")
+        if (before := find_base(asked)) is not None:
+            return outline_restorer(before, folder)
         return Outline(read_tiny_config(path).image_size_px, TINY_MULTIPLE_PX, True)
     kind, _, file = asked.partition(":")
     if kind in VERSIONS:

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 from db.errors import UserError
 from refl.faces.color_fix import ColorFix
-from refl.published.weights import find_any, find_file, get_files
-from refl.restorers import lora
-from refl.restorers.adapted import AdaptedRestorer, Adapters, choose_adapters, fill_with_adapters
+from refl.published.weights import find_each
+from refl.restorers.adapted import AdaptedRestorer, Adapters, choose_adapters, load_adapted
 from refl.restorers.diffbir import STABLE_DIFFUSION, make_stable_diffusion
 from refl.restorers.one_step import OneStepSettings
 from refl.restorers.osediff_lora import PUBLISHED_ALPHA, add_adapters, group_layers
+from refl.restorers.record import Kind
 from training.weights import read_checkpoint
 
 WEIGHTS = "pisasr"
@@ -68,7 +68,7 @@ class PisaSR(AdaptedRestorer):
         """Take off what the denoiser found."""
         return condition - output
 
-    def set_trainable(self, kind: lora.Kind = "lora", rank: int = 0) -> None:
+    def set_trainable(self, kind: Kind = "lora", rank: int = 0) -> None:
         """See `AdaptedRestorer.set_trainable`; both kinds are trained.
 
         Raises:
@@ -119,11 +119,7 @@ def load_pisasr(
     Raises:
         UserError: a file cannot be got, or is not what it should be.
     """
-    files = list_pisasr_files(asked)
-    get_files(files, folder)
-    base, adapters = find_any(files[0], folder), find_file(files[1][0], folder)
+    files = base, adapters = find_each(list_pisasr_files(asked), folder)
     parts, read = make_stable_diffusion(base), read_pisasr_adapters(read_checkpoint(adapters.path), adapters.path)
-    fill_with_adapters(parts, base, read, ("unet", "vae", "text"), dtype, keep_float32)
-    weights = {found.path.name: found.sha256 for found in (base, adapters)}
-    made = PisaSR(parts.unet, parts.vae, parts.text, PisaSettings(), base=asked, weights=weights)
-    return made.eval().requires_grad_(False)
+    use = PisaSettings()
+    return load_adapted(PisaSR, parts, files, read, use=use, asked=asked, dtype=dtype, keep_float32=keep_float32)

@@ -20,6 +20,7 @@ from metrics.download import compute_sha256
 from refl.published.control import ConditionControlNet
 from refl.restorers.diffusion import DiffusionRestorer, DiffusionSettings
 from refl.restorers.tiny_config import TinyConfig
+from runs.files import read_json, write_text_whole
 from training.weights import check_strictly, read_weights, save_tensors
 
 SHIPPED = Path(__file__).parent / "tiny_weights"
@@ -126,13 +127,9 @@ def read_tiny_config(folder: Path) -> TinyConfig:
     """
     path = folder / "config.json"
     try:
-        return TinyConfig.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). Give a folder of a tiny restorer.") from error
+        return TinyConfig.model_validate(read_json(path, "Give a folder of a tiny restorer."))
     except ValidationError as error:
         raise UserError(f"{path}: {first_fault(error)}.") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}).") from error
 
 
 def save_tiny(restorer: DiffusionRestorer, config: TinyConfig, folder: Path) -> None:
@@ -140,6 +137,4 @@ def save_tiny(restorer: DiffusionRestorer, config: TinyConfig, folder: Path) -> 
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().half().contiguous() for name, value in restorer.state_dict().items()}
     save_tensors(state, folder / "model.safetensors")
-    text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
-    (folder / "config.json.part").write_text(text, encoding="utf-8")
-    (folder / "config.json.part").replace(folder / "config.json")
+    write_text_whole(folder / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")

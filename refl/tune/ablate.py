@@ -20,9 +20,10 @@ from pydantic import Field
 
 from db.command import DATABASE_VARIABLE
 from db.errors import UserError
-from refl.restorers.steps import takes_many_steps
+from refl.restorers.record import takes_many_steps
 from refl.tune.config import SAMPLING, ReflConfig, load_refl_config, preset_names
 from refl.tune.judge_names import is_judge
+from reward.model.weights_folder import WeightsFolder
 from runs.files import write_text_whole
 from runs.hold import hold_folder
 from runs.options import Command, Flag, Input, Options, Output, Place, make_absolute
@@ -121,9 +122,7 @@ class AblateOptions(Options):
     )
     only: list[str] = Field([], description="Only these variants, beside the full one (default: all)")
     out: Annotated[Path, Output()] = Field(description="Folder of all of it")
-    weights: Annotated[Path | None, Flag(terminal_only=True)] = Field(
-        None, description="Folder of published weight files (default: DATA/weights)"
-    )
+    weights: WeightsFolder = None
     flags: Annotated[list[str], Flag(name="with", rest=True, metavar="FLAG")] = Field(
         [], description="All that follows goes to every `refl train`: --with --max-steps 200"
     )
@@ -250,9 +249,9 @@ def write_costs(costs: list[dict[str, Any]], report: Path) -> None:
         lines.append(f"| {' | '.join([cost['variant'], cost['algorithm'], *counts, seen])} |")
     lines += [
         "",
-        "Evaluations are images through the denoiser, threefold where a gradient goes back through it; seconds",
+        "Evaluations are images through the denoiser, threefold where a gradient goes back through it; seconds are of "
+        "the steps, with the monitor's checks. The rows are in costs.csv.",
     ]
-    lines[-1] += " are of the steps, with the monitor's checks. The rows are in costs.csv."
     path = report / "report.md"
     write_text_whole(path, path.read_text(encoding="utf-8") + "\n".join(lines) + "\n")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from db.errors import UserError
 from db.models import Split
 from db.session import open_database
-from refl.restorers.steps import takes_many_steps
+from refl.restorers.record import takes_many_steps
 from refl.tune.card import write_card
 from refl.tune.config import (
     Algorithm,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from refl.faces.degrade import DegradationSettings
+from reward.model.weights_folder import WeightsFolder
 from runs.options import Flag, Input, Options, Output
 from runs.presets import list_presets, read_tables
 from training.settings import MayChange
@@ -409,9 +410,7 @@ class ReflTrainOptions(Options):
     out: Annotated[Path | None, Output()] = Field(
         None, description="Folder of the checkpoints last/ and tuned/ (default: in DATA/restorers, by settings)"
     )
-    weights: Annotated[Path | None, Flag(terminal_only=True)] = Field(
-        None, description="Folder of published weight files (default: DATA/weights)"
-    )
+    weights: WeightsFolder = None
     memory: Annotated[bool, Flag(terminal_only=True)] = Field(
         False,
         description="Say how much memory each process will need, by part, and end; on a GPU it is said at every start",

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from db.errors import UserError
-from db.images import image_path
+from db.images import fetch_images
 from db.models import Image, Source, Split
 from db.records import GROUP_JOINT, draw_split
 from db.session import Database
@@ -71,7 +71,8 @@ def load_faces(database: Database, data: Path, split: Split) -> list[Face]:
     )
     with database.read() as session:
         rows = session.execute(statement).all()
-    return [Face(key, image_path(data, sha256, suffix), caption, sha256) for key, caption, sha256, suffix in rows]
+    paths = fetch_images(data, [(row.sha256, row.suffix) for row in rows])
+    return [Face(row.key, path, row.caption, row.sha256) for row, path in zip(rows, paths, strict=True)]
 
 
 def find_held_out_photos(dataset: Path) -> list[Face]:

@@ -15,19 +15,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from db.errors import UserError
-from metrics.compute import Request, Value, compute_values, prepare
+from metrics.compute import Value, prepare
 from metrics.face_network import PACKAGE, FaceNetwork, load_face_network
 from metrics.lists import Column, MetricError, metric_version
 from metrics.load import needs_reference
 from refl.tune.identity import compute_identity_loss
 from refl.tune.judge_names import IDENTITY, PEOPLE, check_judge, find_judging_metric
-from refl.tune.monitor import to_bytes, to_uint8
+from refl.tune.monitor import compute_all, in_float32, stack_bytes, to_bytes
 from refl.tune.people_judge import load_people_judge
 from reward.serve.client import RemoteReward
 from runs.options import Place
@@ -154,13 +152,8 @@ class RemoteJudge:
         about = self.remote.describe()
         seen = None
         if about.needs_input:
-            seen = _stack(lq if about.input_photo == "lq" else hq)
-        return torch.from_numpy(self.remote.score(_stack(images), seen, list(captions)))
-
-
-def _stack(images: Tensor) -> npt.NDArray[np.uint8]:
-    """(N, H, W, 3) uint8 of (N, 3, H, W)."""
-    return np.ascontiguousarray(to_uint8(images).permute(0, 2, 3, 1).numpy())
+            seen = stack_bytes(lq if about.input_photo == "lq" else hq)
+        return torch.from_numpy(self.remote.score(stack_bytes(images), seen, list(captions)))
 
 
 def measure(metric: str, images: Tensor, hq: Tensor, device: str) -> list[Value]:
@@ -169,13 +162,10 @@ def measure(metric: str, images: Tensor, hq: Tensor, device: str) -> list[Value]
     Raises:
         UserError: one image is too much for the memory.
     """
-    count, compares = len(images), needs_reference(metric)
-    requests = [Request(metric, place, count + place if compares else None) for place in range(count)]
-    pictures = [*to_bytes(images), *(to_bytes(hq) if compares else [])]
+    references = to_bytes(hq) if needs_reference(metric) else []
     try:
-        # whoever trains by autocast is judged in float32 all the same
-        with torch.autocast("cpu", enabled=False), torch.autocast(images.device.type, enabled=False):
-            return compute_values(requests, pictures, device)
+        with in_float32(images):
+            return compute_all([metric], to_bytes(images), references, device)
     except MetricError as error:
         raise UserError(f"{metric} cannot be the judge. {error}") from error
 

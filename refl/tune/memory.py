@@ -17,11 +17,11 @@ from torchvision.models import vgg16
 
 from metrics.face_network import FaceNetwork
 from refl.published.shapes import STABLE_DIFFUSION, STABLE_DIFFUSION_VAE, make_autoencoder, make_control, make_unet
-from refl.restorers import lora
 from refl.restorers.diffbir import VERSIONS
 from refl.restorers.diffusion import DiffusionRestorer
 from refl.restorers.kin import ONE_STEP
 from refl.restorers.latent import TRAIN_TIMESTEPS
+from refl.restorers.record import find_base
 from refl.restorers.surface import HeldPrompt
 from refl.restorers.tiny import SHIPPED, make_tiny, read_tiny_config
 from refl.tune.config import ReflConfig
@@ -258,8 +258,8 @@ def build_restorer(asked: str) -> Tunable:
     """The restorer that `load_restorer` gives for this name, without its numbers."""
     kind = asked.partition(":")[0]
     path = Path(asked).expanduser()
-    if (path / "trained.json").is_file():
-        return build_restorer(str(lora.read_record(path)["restorer"]))
+    if (base := find_base(asked)) is not None:
+        return build_restorer(base)
     if kind not in (*VERSIONS, *ONE_STEP):
         return make_tiny(read_tiny_config(SHIPPED if asked == "tiny" else path))
     unet, vae = make_unet(STABLE_DIFFUSION), make_autoencoder(STABLE_DIFFUSION_VAE)

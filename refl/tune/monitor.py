@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from metrics.compute import Request, compute_values
+from metrics.compute import Request, Value, compute_values
 from metrics.lists import Metric, MetricList, find_missing_package, skipped_metrics
 from metrics.load import needs_reference
 from refl.faces.photo_files import encode_png, write_whole
@@ -82,12 +83,18 @@ def judge(names: Sequence[str], restored: Tensor, hq: Tensor) -> dict[str, Array
         restored, hq: (N, 3, H, W) in [0, 1].
     """
     metrics = [name for name in names if name not in DETECTORS]
-    # whoever trains by autocast is judged in float32 all the same
-    with torch.autocast("cpu", enabled=False), torch.autocast(restored.device.type, enabled=False):
+    with in_float32(restored):
         found = measure_metrics(metrics, to_bytes(restored), to_bytes(hq))
         for name in set(names) & set(DETECTORS):
             found[name] = DETECTORS[name].judge(restored.float(), hq.float()).double().cpu().numpy()
     return {name: found[name] for name in names}
+
+
+@contextmanager
+def in_float32(images: Tensor) -> Iterator[None]:
+    """The block measures images on any device as ever: whoever trains by autocast is judged in float32 all the same."""
+    with torch.autocast("cpu", enabled=False), torch.autocast(images.device.type, enabled=False):
+        yield
 
 
 def measure_metrics(
@@ -101,15 +108,29 @@ def measure_metrics(
     Args:
         references: one per image; may be empty where no metric compares.
     """
+    values = compute_all(names, images, references, device)
+    numbers = np.array([math.nan if value.value is None else value.value for value in values], dtype=np.float64)
+    return dict(zip(names, numbers.reshape(len(names), len(images)), strict=True))
+
+
+def compute_all(
+    names: Sequence[str],
+    images: Sequence[npt.NDArray[np.uint8]],
+    references: Sequence[npt.NDArray[np.uint8]],
+    device: str,
+) -> list[Value]:
+    """As `measure_metrics`, each metric's N values behind those of the one before, or why an image has none.
+
+    Raises:
+        MetricError: as of `compute_values`.
+    """
     count = len(images)
     requests = [
         Request(name, place, count + place if needs_reference(name) else None)
         for name in names
         for place in range(count)
     ]
-    values = compute_values(requests, [*images, *references], device)
-    numbers = np.array([math.nan if value.value is None else value.value for value in values], dtype=np.float64)
-    return dict(zip(names, numbers.reshape(len(names), count), strict=True))
+    return compute_values(requests, [*images, *references], device)
 
 
 @dataclass(frozen=True)
@@ -307,4 +328,9 @@ def to_uint8(images: Tensor) -> Tensor:
 
 def to_bytes(images: Tensor) -> list[npt.NDArray[np.uint8]]:
     """(H, W, 3) uint8 of each of (N, 3, H, W) in [0, 1]."""
-    return [np.ascontiguousarray(image) for image in to_uint8(images).permute(0, 2, 3, 1).numpy()]
+    return list(stack_bytes(images))
+
+
+def stack_bytes(images: Tensor) -> npt.NDArray[np.uint8]:
+    """(N, H, W, 3) uint8 of (N, 3, H, W) in [0, 1]."""
+    return np.ascontiguousarray(to_uint8(images).permute(0, 2, 3, 1).numpy())

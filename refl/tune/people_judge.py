@@ -120,12 +120,13 @@ class PeopleJudge:
         return torch.tensor(rewards[before : before + len(images)], dtype=torch.float32)
 
     def _show(self, step: Step, made: Sequence[Made]) -> tuple[list[Group], Questions]:
-        pngs = [png for one in made for png in one.pngs]
-        probes = [probe_bytes(png, step.training) for png in pngs]
-        for _ in map_in_threads(lambda item: write_image(self.data, *item), list(zip(probes, pngs, strict=True))):
+        probes = [[probe_bytes(png, one.face) for png in one.pngs] for one in made]
+        files = [item for one, own in zip(made, probes, strict=True) for item in zip(own, one.pngs, strict=True)]
+        for _ in map_in_threads(lambda item: write_image(self.data, *item), files):
             pass  # the files first, so that the database is not held while they are written
+        name = f"{step.training}@step-{step.number + 1:06}"
         with self.database.write() as session:
-            groups = add_groups(session, self.data, f"{step.training}@step-{step.number + 1:06}", made, self.run)
+            groups = add_groups(session, self.data, name, made, probes, self.run)
             let_others_go(session, step.training, groups)
             self.simulated = self.simulated or has_simulated(session, step.training)
             return groups, ask(session, groups, self.answers)

@@ -12,7 +12,7 @@ from sqlalchemy import Select, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.errors import UserError
-from db.images import add_image, probe_bytes
+from db.images import Probe, add_image
 from db.models import Candidate, Image, Judgment, Method, Pair, Person, Source, Split, Task, TaskCandidate
 from db.pairs import Row, insert_new_pairs, insert_tasks, pair_row
 from db.project import load_settings
@@ -45,16 +45,18 @@ class Questions:
     tasks: dict[int, list[int]] = field(default_factory=dict)
 
 
-def add_groups(session: Session, data: Path, name: str, made: Sequence[Made], run: int | None) -> list[Group]:
+def add_groups(
+    session: Session, data: Path, name: str, made: Sequence[Made], probes: Sequence[Sequence[Probe]], run: int | None
+) -> list[Group]:
     """Add a step's images as candidates; those that are there stay.
 
     Args:
         name: of their method, see `find_method`.
+        probes: of each group's images, in order.
     Raises:
         UserError: a face is none of the project's train split.
     """
     sources = [find_source(session, one.face) for one in made]
-    probes = [[probe_bytes(png, one.face) for png in one.pngs] for one in made]
     seeds = list(number_images(made))
     wanted = {
         (source.id, seed): probe.sha256

@@ -10,7 +10,7 @@ from typing import Any
 
 from db.errors import UserError
 from refl.restorers.content import name_changes
-from refl.restorers.lora import TRAINED_FILE
+from refl.restorers.record import TRAINED_FILE
 from refl.tune.config import ReflConfig
 from refl.tune.training import Material
 from reward.score.scorer import split_name

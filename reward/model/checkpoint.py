@@ -23,6 +23,7 @@ from reward.model.config import FOLDER, ModelConfig, load_model_config, preset_n
 from reward.model.manifest import read_manifest
 from reward.model.model import RewardModel, make_heads
 from reward.model.weights import find_weights, locate_weights
+from runs.files import read_json
 from runs.options import make_table
 from training.weights import State, check_strictly, load_strictly, map_weights, read_weights, save_tensors, strip_prefix
 
@@ -39,6 +40,7 @@ VERSION_PREFIX = "reward "
 """Prefix of the version of every stored reward."""
 NOT_IN_VERSION = {"weights", "unlocked_image_groups", "unlocked_text_blocks"}
 """Fields of where training started and what it trained: a reward depends on none of them."""
+ADVICE = "Give a checkpoint folder of this project."
 
 
 def build_model(
@@ -94,7 +96,7 @@ def read_model_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     Raises:
         UserError: one is missing or damaged.
     """
-    values = {name: _read_json(folder / f"{name}.json") for name in ("config", "architecture")}
+    values = {name: read_json(folder / f"{name}.json", ADVICE) for name in ("config", "architecture")}
     check_architecture(values["architecture"], str(folder / "architecture.json"))
     return make_table(ModelConfig, values["config"], str(folder / "config.json")), values["architecture"]
 
@@ -157,7 +159,7 @@ def load_changes(model: RewardModel, folder: Path) -> None:
 
 def _load_changed(path: Path, weights_dir: Path | None) -> RewardModel:
     """The model of a folder that holds only what was trained."""
-    base = _read_json(path / "base.json")
+    base = read_json(path / "base.json", ADVICE)
     model = load_named(base["model"], weights_dir=weights_dir)
     if (found := compute_version(model)) != base["version"]:
         raise UserError(
@@ -241,7 +243,9 @@ def read_architecture(config: ModelConfig) -> dict[str, Any]:
     """
     shipped = FOLDER / f"{config.architecture}.json"
     path = shipped if shipped.is_file() else Path(config.architecture).expanduser()
-    architecture = _read_json(path) if path.suffix == ".json" else open_clip.get_model_config(config.architecture)
+    architecture = (
+        read_json(path, ADVICE) if path.suffix == ".json" else open_clip.get_model_config(config.architecture)
+    )
     if not architecture:
         raise UserError(
             f"There is no architecture {config.architecture!r}. Name one of open_clip's ViT models, such as ViT-H-14, "
@@ -302,14 +306,3 @@ def fill_strictly(
     what, hint = "this architecture", " Check `architecture` and `image_size_px`."
     check_strictly(expected, choose(map_weights(source)), source, what, hint)
     load_strictly(module, read_weights(source, dtype, choose), source, what, hint)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}). Give a checkpoint folder of this project."
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}).") from error

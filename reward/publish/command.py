@@ -10,37 +10,31 @@ from pydantic import Field
 
 from db.errors import UserError
 from licences.terms import Licensed, format_list
-from reward.model.weights_folder import choose_weights_folder
-from runs.files import check_new_folder, write_folder_whole
+from reward.model.weights_folder import WeightsFolder, choose_weights_folder
+from runs.files import write_folder_whole
 from runs.hub import OWN_FOLDER
 from runs.licences import find_licences, write_recorded
-from runs.options import Command, Flag, Input, Output, Place, make_absolute
-from runs.publishing import PushOptions, check_push, choose_licence, format_front_matter, push
+from runs.options import Command, Flag, Input, Place
+from runs.publishing import (
+    PublishOptions,
+    check_push,
+    choose_licence,
+    finish_publish,
+    format_front_matter,
+    settle_publish,
+)
 
 
-class PublishOptions(PushOptions):
-    """What is published, and where."""
+class PublishRewardOptions(PublishOptions):
+    """What is published."""
 
     reward: Annotated[str, Input("reward", "Reward model"), Flag(positional=True, metavar="MODEL")] = Field(
         description="A checkpoint folder (`best/` of a training), or a published model's name"
     )
-    out: Annotated[Path, Output()] = Field(description="Folder to write")
-    weights: Annotated[Path | None, Flag(terminal_only=True)] = Field(
-        None, description="Folder of published weight files (default: DATA/weights)"
-    )
+    weights: WeightsFolder = None
 
 
-def settle_publish(options: PublishOptions, _data: Path) -> PublishOptions:
-    """Check that the folder is new.
-
-    Raises:
-        UserError: it is there already.
-    """
-    check_new_folder(options.out)
-    return make_absolute(options)
-
-
-def run_publish(options: PublishOptions, place: Place) -> None:
+def run_publish(options: PublishRewardOptions, place: Place) -> None:
     """Write the folder, whole or not at all, and push it where that is asked for."""
     made_from = find_licences(PUBLISH.inputs(options), place.data)
     check_push(options, made_from)
@@ -62,9 +56,7 @@ def run_publish(options: PublishOptions, place: Place) -> None:
         write_recorded(folder, made_from)
         if (source / "config.json").is_file():  # so that hf:ORG/NAME is this model here
             shutil.copytree(source, folder / OWN_FOLDER)
-    print(f"{options.out}: {sum(1 for file in options.out.rglob('*') if file.is_file())} files")
-    if pushed := push(options.out, options, "model", f"the reward model {source.name}"):
-        print(pushed)
+    finish_publish(options, f"the reward model {source.name}")
 
 
 def format_card(source: Path, text_mode: str, made_from: list[Licensed], licence: str) -> str:
@@ -103,7 +95,7 @@ def format_card(source: Path, text_mode: str, made_from: list[Licensed], licence
 PUBLISH = Command(
     "reward publish",
     "write a reward model as an open_clip folder that works without FaceReward",
-    PublishOptions,
+    PublishRewardOptions,
     run_publish,
     "open_clip loads the folder as local-dir:FOLDER; score.py in it gives the reward with torch and open_clip alone. "
     "With --push it becomes a repository of the Hugging Face hub, and hf:ORG/NAME is the model here.",

@@ -277,7 +277,7 @@ def score_candidates(
     total = without = 0
     captions: set[str | None] = set()
     photo = choose_photo(scorer)
-    for image in find_missing(database, data, scorer.metric, scorer.version, photo):
+    for image in find_missing(database, data, scorer.metric, scorer.version, photo, fetch=False):
         total, without = total + 1, without + (not image.caption)
         captions.add(image.caption)
     # where those that are left to score have no caption, those that are scored already may have had one
@@ -323,7 +323,8 @@ def count_candidates(scorer: Scorer | FoundScorer, database: Database, data: Pat
         instead = f"Import the photos with {photo}, or score with a reward that sees none."
         check_scorer_inputs(scorer, lacking, total, "restored images", instead, first and f"photo {first!r}")
     candidates = captioned = 0
-    for image in find_missing(database, data, scorer.metric, "", photo):  # no version is empty: all candidates
+    # no version is empty: all candidates
+    for image in find_missing(database, data, scorer.metric, "", photo, fetch=False):
         candidates, captioned = candidates + 1, captioned + bool(image.caption)
     if not candidates:
         raise UserError(f"{data} has no restored image to score. Import some first: python -m annotate import.")

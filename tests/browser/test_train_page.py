@@ -142,6 +142,7 @@ def test_the_form_of_each_algorithm_asks_for_what_it_learns_from(train_page: Cal
     page.get_by_label("Preset", exact=True).select_option("tiny-dpo")
     expect(page.get_by_label("Algorithm", exact=True)).to_have_value("dpo")
     expect(page.get_by_text("algorithm dpo learns from labelled pairs", exact=False)).to_be_visible()
+    expect(page.get_by_label("Dataset")).to_have_attribute("aria-invalid", "true")
 
 
 def test_a_link_fills_the_form_and_texts_stay_texts(train_page: Callable[..., Page]) -> None:

@@ -34,7 +34,7 @@ MAY_IMPORT = {
 pixels, licences < db, metrics < runs < dataset, training < annotate, reward < refl < ui < app.
 """
 FLOORS = {
-    "annotate": ("judging", "ingest", "measure report", "exchange", "labeler", "commands __main__"),
+    "annotate": ("judging", "ingest", "measure report", "exchange studies", "labeler prolific", "commands __main__"),
     "reward": (
         "model",
         "read_hpdv2",
@@ -53,7 +53,7 @@ FLOORS = {
             "pairing filling serving",
             "demo_section",
         ),
-        *("label pages autolabel restore train runs mounts", "overview", "server demo"),
+        *("label pages autolabel restore train runs mounts", "overview studies", "server demo"),
     ),
 }
 """The rooms of each package that has some, from the ground up: a room may import those below it alone."""

@@ -68,7 +68,9 @@ def find_fault(words: list[str]) -> str | None:
             return "app.py refuses its options"
         return None
     if own[0] == "db":
-        return None if own[1:2] in (["backup"], ["restore"]) and len(drop_common(own[2:])) == 1 else "unknown to db"
+        words = drop_common(own[1:])
+        is_file = words[:1] in (["backup"], ["restore"]) and len(words) == 2
+        return None if is_file or words in (["images", "push"], ["images", "check"]) else "unknown to db"
     if own[0] not in PACKAGES:
         return None if find_spec(own[0]) else f"there is no module {own[0]}"
     command = find_command(" ".join(own[:2]))

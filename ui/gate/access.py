@@ -1,7 +1,8 @@
 """Check who may open what: one gate in front of every route, which finds out who a visitor is.
 
-An anonymous visitor reaches the sign-in page and the static files. An annotator reaches the labelling page, its API
-and the images that this API named to them. An admin reaches everything.
+An anonymous visitor reaches the sign-in page, the links of studies and the static files. An annotator, and a
+participant of a study, reaches the labelling page, its API and the images that this API named to them; a participant
+the steps of their own way too. An admin reaches everything.
 """
 
 from __future__ import annotations
@@ -32,18 +33,21 @@ from ui.gate.address_token import AddressToken
 from ui.gate.turns import Turns
 
 SECRET_BYTES = 32
-OPEN_PATHS = ("/sign-in", "/enter/", "/static/", "/api/sign-in-info", "/favicon.ico")
-ADMIN_PATHS = ("/admin", "/api/runs", "/api/train", "/api/lineage", "/api/overview")
+OPEN_PATHS = ("/sign-in", "/enter/", "/study", "/hooks/", "/static/", "/api/sign-in-info", "/favicon.ico")
+ADMIN_PATHS = ("/admin", "/api/runs", "/api/train", "/api/lineage", "/api/overview", "/api/studies")
 GRADIO_PATHS = ("/admin",)
 MAX_BODY_BYTES = {
     "/sign-in": 16 * 2**10,
     "/api/": 2 * 2**20,  # 500 answers
+    "/hooks/": 64 * 2**10,
     "/admin/gradio_api/upload": 4 * 2**30,
     "/admin": 64 * 2**20,
 }
 """By the beginning of the path, the first that fits; larger ones are for admins, whom the gate knows before a byte of
 the body is read."""
 MAX_OTHER_BODY_BYTES = 16 * 2**10
+PARTICIPANT = "study"
+"""In a session's cookie: true of who came by a study's link."""
 LOOK_UPS = 8
 """Sessions that are looked up at a time in a database that may hang."""
 CONTENT_SECURITY_POLICY = (
@@ -72,6 +76,8 @@ class Visitor:
     name: str
     role: Role
     public_id: str
+    participant: bool = False
+    """Of a study: someone who came by its link."""
 
 
 def load_secret(data: Path) -> bytes:
@@ -130,10 +136,18 @@ class Tokens:
 
 
 class Gate:
-    """ASGI middleware that lets a request through to what its visitor may see, and no other."""
+    """ASGI middleware that lets a request through to what its visitor may see, and no other.
 
-    def __init__(self, app: ASGIApp, context: Context, address_token: AddressToken) -> None:
+    Images may come from `image_origin` too, where an object store serves them ('https://host').
+    """
+
+    def __init__(self, app: ASGIApp, context: Context, address_token: AddressToken, image_origin: str = "") -> None:
         self.app = app
+        images = f"img-src 'self' {image_origin}".rstrip()
+        self.policies = [
+            policy.replace("img-src 'self'", images)
+            for policy in (CONTENT_SECURITY_POLICY, ADMIN_CONTENT_SECURITY_POLICY)
+        ]
         self.context = context
         self.address_token = address_token
         self.look_ups = Turns(LOOK_UPS, LOOK_UPS)
@@ -155,7 +169,7 @@ class Gate:
         limit = _max_body_bytes(path_of(request))
         if answer is None and _announced_bytes(request) > limit:
             answer = refusal(request, 413, f"At most {limit:,} bytes can be sent to {path_of(request)}.")
-        send = _with_headers(send, admin=path_of(request).startswith(GRADIO_PATHS))
+        send = _with_headers(send, self.policies[path_of(request).startswith(GRADIO_PATHS)])
         await (answer or self.app)(scope, _limit_body(receive, limit), send)
 
     async def _find_visitor(self, request: Request) -> Visitor | None:
@@ -240,8 +254,8 @@ def _limit_body(receive: Receive, limit: int) -> Receive:
     return receive_limited
 
 
-def _with_headers(send: Send, *, admin: bool) -> Send:
-    """Keep JSON out of caches and add the security headers; Gradio's pages (`admin`) have a policy of their own."""
+def _with_headers(send: Send, policy: str) -> Send:
+    """Keep JSON out of caches and add the security headers, this content policy among them."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -252,7 +266,6 @@ def _with_headers(send: Send, *, admin: bool) -> Send:
             headers.setdefault("Referrer-Policy", "same-origin")
             if headers.get("content-type", "").startswith("application/json"):
                 headers["Cache-Control"] = "no-store"  # else Back shows what was true before
-            policy = ADMIN_CONTENT_SECURITY_POLICY if admin else CONTENT_SECURITY_POLICY
             headers.setdefault("Content-Security-Policy", policy)
         await send(message)
 
@@ -271,7 +284,7 @@ def find_visitor(context: Context, request: Request) -> Visitor | None:
         return None
     if request.session.get("version", 0) != person.session_version:
         return None  # signed out everywhere
-    return Visitor(person.id, person.name, person.role, person.public_id)
+    return Visitor(person.id, person.name, person.role, person.public_id, bool(request.session.get(PARTICIPANT)))
 
 
 def visitor_of(request: Request) -> Visitor:

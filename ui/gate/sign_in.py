@@ -78,7 +78,7 @@ def sign_in_routes(context: Context, tokens: Tokens) -> APIRouter:
         if known is None:
             return _ask_again(context, "Wrong name or password.", next)
         throttle.take_back(budgets)
-        answer = _enter(request, known, context.root_path, next)
+        answer = begin_session(request, known, context.root_path, next)
         answer.set_cookie(
             cookie_name(DEVICE_COOKIE, context.base_url, context.root_path),
             tokens.device(known.name),
@@ -97,7 +97,7 @@ def sign_in_routes(context: Context, tokens: Tokens) -> APIRouter:
             return _refuse_link(context)
         if person.link_once:  # chats and mail scanners open links ahead of people, who therefore press a button
             return send_page("gate/enter.html", context.root_path)
-        return _enter(request, person, context.root_path)
+        return begin_session(request, person, context.root_path)
 
     @routes.post("/enter/{token}")
     def enter_once(request: Request, token: str) -> Response:
@@ -105,7 +105,7 @@ def sign_in_routes(context: Context, tokens: Tokens) -> APIRouter:
             person = check_link_token(session, token)
             if person is None or (person.link_once and not use_up_link(session, token)):
                 return _refuse_link(context)
-        return _enter(request, person, context.root_path)
+        return begin_session(request, person, context.root_path)
 
     @routes.post("/sign-out")
     def sign_out(request: Request) -> RedirectResponse:
@@ -126,7 +126,8 @@ def _refuse_link(context: Context) -> RedirectResponse:
     return RedirectResponse(f"{context.root_path}/sign-in?error={quote(error)}", status_code=303)
 
 
-def _enter(request: Request, person: Person, root_path: str, next: str = "") -> RedirectResponse:
+def begin_session(request: Request, person: Person, root_path: str, next: str = "") -> RedirectResponse:
+    """Let a person in, in the place of whoever this browser's session was of, and go to `next`, a path of ours."""
     request.session.clear()
     request.session.update(person_id=person.id, public_id=person.public_id, version=person.session_version)
     # Only a path of ours: '//host' and 'https://host' would lead away.
@@ -175,7 +176,7 @@ def _sign_in_by_name(context: Context, request: Request, name: str, next: str, *
     if question is not None:
         return question
     try:
-        return _enter(request, _person_by_name(context, name), context.root_path, next)
+        return begin_session(request, _person_by_name(context, name), context.root_path, next)
     except UserError as error:
         return _ask_again(context, str(error), next)
 

@@ -39,7 +39,7 @@ PATIENCE_SECONDS = 5.0
 RETRY_SECONDS = 2
 FREE_PATHS = ("/static/", "/favicon.ico", "/admin")
 """Paths that read no database, and Gradio's pages, which have threads of their own."""
-WRITING_PATHS = ("/enter/",)
+WRITING_PATHS = ("/enter/", "/study/", "/api/study")
 """GET requests that write all the same."""
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(:[0-9]{1,5})?")
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.EIO}

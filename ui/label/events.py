@@ -17,6 +17,7 @@ from metrics.rankings import MAX_SIZE, write_ranking
 from ui.errors import describe_invalid
 from ui.gate.access import Visitor
 from ui.label.showings import Showing, Showings
+from ui.label.study_turn import StudyTurn
 
 MAX_EVENTS = 500
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
@@ -80,22 +81,32 @@ def is_new_answer(raw: Any) -> bool:
 
 
 def store_event(
-    session: Session, showings: Showings, visitor: Visitor, raw: Any, settings: ProjectSettings, timer: Timer
+    session: Session,
+    showings: Showings,
+    visitor: Visitor,
+    raw: Any,
+    settings: ProjectSettings,
+    timer: Timer,
+    turn: StudyTurn | None = None,
 ) -> tuple[dict[str, Any], Lease | None]:
     """Store one event, and return the outcome and the lease that an undo gave."""
     # The id goes back only where it can be one: what else came in its place may be too long, or no text at all.
     number = raw.get("id") if isinstance(raw, dict) else None
     known = isinstance(number, str) and len(number) <= 36 and number.isprintable()
     result: dict[str, Any] = {"id": number if known else None, "status": "stored", "error": None, "pair": None}
-    lease = None
+    lease, counter = None, None if turn is None else turn.counter
     try:
         event = EVENT.validate_python(raw)
         if isinstance(event, JudgeEvent):
             answer = _read_answer(showings.open(visitor, event.showing), event)
             check_offered(session, answer, settings)
-            record_judgment(session, visitor.person_id, answer, timer)
+            if turn is not None:
+                turn.check(answer)
+            record_judgment(session, visitor.person_id, answer, timer, counter)
         else:
-            lease = undo_judgment(session, visitor.person_id, event.judgment, settings)
+            if turn is not None and not turn.is_at_work:
+                raise UserError("Your part in this study has ended; its answers stay as they are.")
+            lease = undo_judgment(session, visitor.person_id, event.judgment, settings, counter)
             lease = lease or _find_lease(session, visitor.person_id, event.judgment)
     except ValidationError as error:
         result.update(status="refused", error=describe_invalid(error.errors()))

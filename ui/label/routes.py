@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, HTTPException, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,7 +26,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from annotate.judging.pace import Pace
-from annotate.judging.pairs import count_with_others, lease_pairs, release_leases
+from annotate.judging.pairs import Draw, count_with_others, lease_pairs, release_leases
 from annotate.judging.presence import AtWork, load_presence, store_presence
 from annotate.judging.progress import LONG_AGO, count_judgments, count_own, hourly_rate, own_progress
 from db.errors import UserError
@@ -39,6 +39,7 @@ from ui.label.events import MAX_EVENTS, is_new_answer, store_event
 from ui.label.open_pages import OpenPages
 from ui.label.showings import Showings, Shown, name_shown
 from ui.label.stored_images import StoredImages
+from ui.label.study_turn import AT_WORK, StudyTurn, find_study_turn, view_study
 from ui.label.views import Images, load_images, own_history, view_shown
 from ui.navigation import LABEL, menu_html
 from ui.plain_pages import send_page
@@ -89,7 +90,12 @@ def label_routes(context: Context, showings: Showings, images: StoredImages) -> 
 
     @routes.get("/")
     def label_page(request: Request) -> Response:
-        menu = menu_html(context.root_path, LABEL) if visitor_of(request).role is Role.admin else ""
+        visitor = visitor_of(request)
+        with context.database.read() as session:
+            study = view_study(session, visitor)
+        if study is not None and study["stage"] not in AT_WORK:
+            return RedirectResponse(f"{context.root_path}/study", status_code=303)
+        menu = menu_html(context.root_path, LABEL) if visitor.role is Role.admin else ""
         return send_page("label/label.html", context.root_path, menu=menu)
 
     @routes.get("/api/session")
@@ -99,12 +105,15 @@ def label_routes(context: Context, showings: Showings, images: StoredImages) -> 
             settings = load_settings(session)
             seen_at = session.get_one(Person, visitor.person_id).guidelines_seen_at
             asked = session.scalar(OF_KEY, {"key": question_key(settings)})
+            study = view_study(session, visitor)
         return {
-            "person": {"name": visitor.name, "role": visitor.role, "id": visitor.public_id},
+            # A participant's name holds that of the study, which is not for them to read.
+            "person": {"name": "" if study else visitor.name, "role": visitor.role, "id": visitor.public_id},
             "auth": context.auth,
             "version": VERSION,
             "project": view_project(settings, showings, visitor),
             "guidelines_seen": seen_at is not None and (asked is None or seen_at >= asked.created_at),
+            "study": study,
         }
 
     @routes.post("/api/guidelines-seen")
@@ -142,6 +151,9 @@ def label_routes(context: Context, showings: Showings, images: StoredImages) -> 
 
     @routes.get("/api/progress")
     def progress(request: Request) -> dict[str, Any]:
+        if visitor_of(request).participant:  # how far the others are is not theirs to see
+            with context.database.read() as session:
+                return {"mine": own_progress(session, visitor_of(request).person_id), "all": None}
         with context.database.read() as session:
             lifetime = TOTALS_LIFETIME_SECONDS * context.worker.count  # each worker tells others
             if abs((utc_now() - totals.taken_at).total_seconds()) > lifetime:
@@ -189,17 +201,21 @@ def answer_label_request(
         results, one for each event in its place; pairs and tasks to show, in one list, `pairs`; `gone`, showings that
         the page holds and another page of this person has too; `done`, whether fewer were found than were wanted, and
         then how many are `with_others` or `in_own_pages`; `damaged`, how many were passed over since a file of theirs
-        is damaged; `own_pages`, how many others this person has open.
+        is damaged; `own_pages`, how many others this person has open; `study`, how far a participant of one is.
     """
+    study = find_study_turn(session, visitor)
     pages, stopwatch = OpenPages(known.pages, arrived_at), known.pace.start(arrived_at)
     results, again = [], {}
     last = max((place for place, event in enumerate(body.events) if is_new_answer(event)), default=None)
     for place, event in enumerate(body.events):
         timer = partial(stopwatch.take, is_last=place == last)
-        result, lease = store_event(session, showings, visitor, event, settings, timer)
+        result, lease = store_event(session, showings, visitor, event, settings, timer, study)
         results.append(result)
         if lease is not None:
             again[len(results) - 1] = lease
+    if study is not None and body.events:
+        study.note_answers()
+        again = again if study.is_at_work else {}
     known.pace.note(stopwatch, len(body.events))
     held = _read_holding(showings, visitor, body.holding)
     taken_back = [name_shown(lease) for lease in again.values()]
@@ -209,8 +225,9 @@ def answer_label_request(
         pages.close(body.page)
         return {"results": results}
     holding = [shown for shown in held.values() if shown not in elsewhere] + taken_back
+    draw = None if study is None else study.draw(settings, rng)
     leases, files, damaged = _lease_whole(
-        session, images, visitor.person_id, settings, rng, body.want, [*holding, *elsewhere]
+        session, images, visitor.person_id, settings, rng, body.want, [*holding, *elsewhere], draw
     )
     pages.note(body.page, [*holding, *map(name_shown, leases)])
     question = question_key(settings)
@@ -219,17 +236,25 @@ def answer_label_request(
     for place, view in zip(again, views[: len(again)], strict=True):
         results[place]["pair"] = view
     done = len(leases) < body.want
+    with_others = _count_with_others(session, visitor, settings, study) if done else 0
+    if study is not None and done and not (leases or holding or elsewhere):
+        study.end_where_nothing_is_left()
     return {
         "results": results,
         "pairs": views[len(again) :],
         "gone": [showing for showing, shown in held.items() if shown in elsewhere],
         "done": done,
-        "with_others": count_with_others(session, visitor.person_id, settings) if done else 0,
+        "with_others": with_others,
         "in_own_pages": len(elsewhere),
         "damaged": damaged,
         "own_pages": pages.count_others(body.page),
         "project": None if body.question in (None, question) else view_project(settings, showings, visitor),
+        "study": None if study is None else study.view(),
     }
+
+
+def _count_with_others(session: Session, visitor: Visitor, settings: ProjectSettings, study: StudyTurn | None) -> int:
+    return count_with_others(session, visitor.person_id, settings) if study is None else study.count_elsewhere()
 
 
 def view_project(settings: ProjectSettings, showings: Showings, visitor: Visitor) -> dict[str, Any]:
@@ -269,6 +294,7 @@ def _lease_whole(
     rng: random.Random,
     count: int,
     holding: list[Shown],
+    draw: Draw | None,
 ) -> tuple[list[Lease], Images, int]:
     """(what to look at as of `lease_pairs`, none with a damaged image; the images; how many were passed over)."""
     leases: list[Lease] = []
@@ -277,7 +303,9 @@ def _lease_whole(
     for _ in range(DAMAGED_TRIES):
         wanted = count - len(leases)
         pairs, tasks = _split_kinds([*holding, *damaged, *map(name_shown, leases)])
-        found = lease_pairs(session, person_id, settings, rng, count=wanted, holding=pairs, holding_tasks=tasks)
+        found = lease_pairs(
+            session, person_id, settings, rng, count=wanted, holding=pairs, holding_tasks=tasks, draw=draw
+        )
         new = load_images(session, found)
         bad = {shown for shown, of_it in new.items() if any(image and images.is_damaged(image) for image in of_it)}
         leases += [lease for lease in found if name_shown(lease) not in bad]

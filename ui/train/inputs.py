@@ -22,6 +22,7 @@ from db.models import Run, RunState
 from metrics.lists import MetricError, list_names, load_metric_list
 from refl.pretrain.config import PHASES
 from refl.restore.choices import NEEDS, list_methods
+from refl.restorers.record import is_tuned
 from refl.tune.judge_names import check_judge, is_judge
 from runs.file_cache import read_part
 from runs.options import Setting, without_name
@@ -143,9 +144,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def is_restorer(folder: Path) -> bool:
     """As `refl.restorers.load.is_restorer_folder`, which would load torch: a training wrote it, or it is a tiny one."""
-    return (folder / "trained.json").is_file() or all(
-        (folder / name).is_file() for name in ("config.json", "model.safetensors")
-    )
+    return is_tuned(folder) or all((folder / name).is_file() for name in ("config.json", "model.safetensors"))
 
 
 def check_dataset(value: str, _data: Path) -> str | None:

@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,15 +82,6 @@ def command(data: Path, tmp_path: Path, faces: list[Face]) -> Callable[..., list
         return [*words, "--faces", str(folder), "--held-out", str(folder), "--out", str(out), *flags]
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As the processes have it, so that the same training gives the same bits here and there."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(words: list[str]) -> tuple[int, str, str]:

@@ -76,7 +76,6 @@ def judge(
 def checkpoint(tmp_path: Path) -> Path:
     """A tiny model with random weights."""
     torch.manual_seed(0)
-    torch.set_num_threads(2)
     folder = tmp_path / "rewards" / "mine" / "best"
     save_model(build_model(load_model_config("tiny", image_size_px=56)), folder)
     return folder

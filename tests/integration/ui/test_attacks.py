@@ -15,8 +15,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from annotate.judging.people import add_person, get_person, make_link_token
+from annotate.studies.create import create_study, set_state
+from annotate.studies.settings import StudySettings
 from db.models import Role
 from db.session import open_database
+from db.studies import StudyState
 from tests.making import PASSWORD, make_project
 from ui.context import Context
 from ui.server import make_app
@@ -24,10 +27,10 @@ from ui.server import make_app
 SECRETS = ("zoe-the-colleague", "bicubic-secret", "gfpgan-secret", "Traceback", "scrypt", PASSWORD)
 """Words that no answer to a stranger or an annotator may hold."""
 JSON = {"Content-Type": "application/json"}
-OPEN = ("/sign-in", "/api/sign-in-info", "/enter/", "/favicon.ico", "/static")
+OPEN = ("/sign-in", "/api/sign-in-info", "/enter/", "/study", "/favicon.ico", "/static")
 """Addresses that answer everybody."""
 SETTINGS = hypothesis_settings(
-    max_examples=600,
+    max_examples=300,
     deadline=None,
     derandomize=True,
     phases=(Phase.generate, Phase.shrink),
@@ -155,7 +158,7 @@ def walk(routes: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """An app with --auth: two sources and their pairs, an admin ada, the annotators ben and zoe."""
+    """An app with --auth: two sources and their pairs, an admin ada, the annotators ben and zoe, an open study."""
     folder = tmp_path_factory.mktemp("attacked")
     data: Path = folder / "data"
     database = open_database(data)
@@ -164,7 +167,10 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         add_person(session, "ada", Role.admin, PASSWORD)
         for name in ("ben", SECRETS[0]):
             add_person(session, name, Role.annotator, PASSWORD)
-        links = {name: make_link_token(get_person(session, name)) for name in ("ada", "ben")}
+        links = {name: f"/enter/{make_link_token(get_person(session, name))}" for name in ("ada", "ben")}
+        study = create_study(session, SECRETS[1], StudySettings(answers=2, panel="plain"))
+        set_state(session, study, StudyState.open)
+        links["participant"] = f"/study/{study.link}"
     made = make_app(Context(database=database, data=data, auth=True))
     made.state.links = links
     yield made
@@ -173,15 +179,16 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def clients(app: Any) -> dict[str, TestClient]:
-    """Clients of one app: a stranger's, ben's (annotator) and ada's (admin)."""
+    """Clients of one app: a stranger's, a participant's of the study, ben's (annotator) and ada's (admin)."""
     made = {}
-    for name in ("stranger", "ben", "ada"):
+    for name in ("stranger", "participant", "ben", "ada"):
         made[name] = TestClient(
             app, base_url="http://testserver", follow_redirects=False, raise_server_exceptions=False
         )
         if name != "stranger":
-            made[name].get(f"/enter/{app.state.links[name]}")
-            assert made[name].get("/api/session").json()["person"]["name"] == name
+            made[name].get(app.state.links[name])
+            known_as = made[name].get("/api/session").json()["person"]["name"]
+            assert known_as == ("" if name == "participant" else name)
     return made
 
 
@@ -260,7 +267,29 @@ def test_no_route_fails_or_tells_whatever_is_sent(app: Any, clients: dict[str, T
     assert len(seen) > len(ours) // 2  # drawn at random; the tests below go through all
 
 
-@pytest.mark.parametrize("who", ["stranger", "ben"])
+def test_no_step_of_a_study_fails_whatever_a_participant_sends(app: Any, clients: dict[str, TestClient]) -> None:
+    steps = [path for method, path in routes_of(app) if method == "POST" and path.startswith("/api/study/")]
+    assert len(steps) == 5
+    client = clients["participant"]
+    said: dict[str, Any] = {"agreed": st.booleans(), "place": nasty_number, "answer": nasty_text}
+    seen = dict.fromkeys(("width_px", "height_px", "device_pixel_ratio", "zoom", "fields_seen"), nasty_number)
+    body = st.fixed_dictionaries({}, optional={**said, **seen}).map(
+        lambda values: json.dumps(values).encode("utf-8", "surrogatepass")
+    )
+
+    @hypothesis_settings(SETTINGS, max_examples=100)
+    @given(path=st.sampled_from(steps), body=st.one_of(body, nasty_body))
+    def attack(path: str, body: bytes) -> None:
+        answer = send(client, "POST", path, {}, {}, body)
+        assert answer.status_code in (200, 400, 409, 422), answer.text[:500]
+        assert not [word for word in SECRETS if word in answer.text]
+
+    attack()
+    told = [client.get(path).text for path in ("/", "/study", "/api/study", "/api/session", "/api/progress")]
+    assert not [word for word in SECRETS if word in "".join(told)]
+
+
+@pytest.mark.parametrize("who", ["stranger", "participant", "ben"])
 def test_every_route_is_closed_to_who_may_not(app: Any, clients: dict[str, TestClient], who: str) -> None:
     """Each of them in turn, its parameters filled with what an admin's own address would hold."""
     for method, path in routes_of(app):
@@ -277,7 +306,8 @@ def test_every_route_is_closed_to_who_may_not(app: Any, clients: dict[str, TestC
 
 def test_an_admin_reaches_every_route_of_ours(app: Any, clients: dict[str, TestClient]) -> None:
     for method, path in routes_of(app):
-        if path.startswith(("/admin", "/enter", "/sign-out", "/img/")):  # an image has no address but a sealed one
+        # An image has no address but a sealed one, and a webhook is known by its signature alone.
+        if path.startswith(("/admin", "/enter", "/sign-out", "/img/", "/hooks/")):
             continue
         answer = send(clients["ada"], method, fill(path, ["1"]), {}, {}, b"{}")
         assert answer.status_code not in (401, 403), (method, path)

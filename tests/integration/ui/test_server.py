@@ -75,7 +75,7 @@ def judge(pair: dict[str, Any], choice: str, **more: Any) -> dict[str, Any]:
     return make_event(pair["showing"], choice, **more)
 
 
-OPEN = ("/sign-in", "/favicon.ico", "/enter/{token}", "/api/sign-in-info")
+OPEN = ("/sign-in", "/favicon.ico", "/enter/{token}", "/study/{link}", "/api/sign-in-info")
 
 
 def paths_of(app: Any) -> set[str]:

@@ -27,11 +27,6 @@ ARCHITECTURE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(2)
-
-
 @pytest.fixture
 def architecture_file(tmp_path: Path) -> Path:
     """The architecture as a person would write it."""

@@ -13,10 +13,12 @@ import { setUpTheme } from "../common/theme_button.js";
 import { setUpHelp } from "./help.js";
 import { isNamed, makeKeys } from "./keys.js";
 import { makeId, makeOutbox } from "./outbox.js";
+import { WARNING, isAtWork, nameProgress, setUpStudy } from "./study.js";
 import { makeFrames, makeTask, nameAsked, nameRanking, picturesOf } from "./task.js";
 import { candidatesOf, makeViewer } from "./viewer.js";
 
 /** @import { Answer, Judge, Sent, State } from "./outbox.js" */
+/** @import { Study } from "./study.js" */
 /** @import { Ranking } from "./task.js" */
 /** @import { Entry, Overlay, Source, View } from "./viewer.js" */
 
@@ -29,11 +31,11 @@ import { candidatesOf, makeViewer } from "./viewer.js";
  * @property {string[]} reasons
  * @property {string[]} skip_reasons
  *
- * @typedef {{person: {id: string, name: string, role: string}, project: Project, guidelines_seen: boolean}} Session
+ * @typedef {{person: {id: string, name: string, role: string}, project: Project, guidelines_seen: boolean, study: Study | null}} Session
  * @typedef {{entry: Entry, event: Judge, offered: string[]}} Given an answer of this page, with the reasons offered
  * @typedef {{event: Sent, error: string, at: number, name: string | null}} SetAside
  * @typedef {{done: number, per_hour: number | null}} Pace
- * @typedef {{mine: Pace, all: Pace & {wanted: number}}} Progress
+ * @typedef {{mine: Pace, all: (Pace & {wanted: number}) | null}} Progress what all have done is not told to a participant
  */
 
 const AHEAD = 4;
@@ -123,6 +125,7 @@ function need() {
 
 /** @param {Answer} answer */
 function onAnswer(answer) {
+  if (answer.study && !takeStudy(answer.study)) return;
   if (answer.project) takeProject(answer.project);
   tasksToo ||= [...answer.pairs, ...answer.results.map(({ pair }) => pair)].some((view) => view?.images);
   for (const result of answer.results) {
@@ -139,6 +142,20 @@ function onAnswer(answer) {
   ownPages = answer.own_pages;
   showStrip();
   if (!current) showNext();
+}
+
+/**
+ * Show how far the participant of a study is; false where that is no longer to be seen here.
+ * @param {Study} study
+ */
+function takeStudy(study) {
+  if (study.warned && !session.study?.warned) alarm(WARNING);
+  session.study = study;
+  showProgress();
+  if (isAtWork(study)) return true;
+  locked = true;
+  location.replace(at("/study"));
+  return false;
 }
 
 /**
@@ -288,7 +305,7 @@ function showEmpty() {
   $("notice").hidden = false;
   $("notice").textContent = !done
     ? `Loading the next ${noun()} …`
-    : progress?.all.wanted === 0
+    : progress?.all?.wanted === 0
       ? `There is nothing to judge yet. ${session.person.role === "admin" ? "Import photos on the Data page, restore them and make pairs. " : ""}This page refreshes itself.`
       : `All done for now. ${describeBusy()} This page refreshes itself.`;
 }
@@ -762,6 +779,7 @@ function showStrip() {
   if (!kept) lines.push("This browser keeps no answers (its storage is full or blocked). They are sent immediately, but lost if this page closes before it says “saved”.");
   if (setAside.length) lines.push(`${setAside.length === 1 ? "1 answer was" : `${setAside.length} answers were`} not stored.`);
   if (setAside.some(({ name }) => !name)) lines.push("Try again before this page closes: this browser does not keep it.");
+  if (session.study?.warned) lines.push(WARNING);
   if (ownPages) lines.push("Also open in another tab, window or device of yours.");
   $("strip").hidden = !lines.length;
   $("strip").textContent = lines.join(" ");
@@ -852,7 +870,8 @@ async function fetchProgress() {
 }
 
 function showProgress() {
-  if (!progress) return;
+  if (session.study) $("progress").textContent = nameProgress(session.study);
+  if (!progress?.all) return;
   const { mine, all } = progress;
   const left = Math.max(0, all.wanted - all.done - since);
   const pace = (/** @type {Pace} */ { per_hour: rate }) => (rate ? `, ${rate} per hour` : "");
@@ -866,6 +885,7 @@ function showProgress() {
 function start() {
   const { person } = session;
   showProject();
+  if (session.study) setUpStudy();
   $("sign-out").textContent = `Sign out ${person.name}`;
   $("sign-out").form.addEventListener("submit", signOut);
   setUpTheme($("theme"));
@@ -874,7 +894,7 @@ function start() {
   showSetAside();
   showEmpty();
   if (!session.guidelines_seen) {
-    $("first-time").textContent = `You begin here as “${person.name}”. If you judged here under another name before, close this, sign out, and sign in with that name.`;
+    if (!session.study) $("first-time").textContent = `You begin here as “${person.name}”. If you judged here under another name before, close this, sign out, and sign in with that name.`;
     $("guidelines-dialog").showModal();
     $("guidelines-dialog").addEventListener("close", closeGuidelines, { once: true });
   }

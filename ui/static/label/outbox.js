@@ -27,6 +27,7 @@ const TAKEN_APART = [400, 413, 414, 422]; // a request with such a status may ho
  * @property {import('./viewer.js').View[]} pairs and tasks to show next
  * @property {string[]} [gone] showings that another page of this person took over
  * @property {any} [project] where it has changed
+ * @property {import('./study.js').Study | null} [study] of a participant of one
  * @property {boolean} done
  * @property {number} with_others
  * @property {number} in_own_pages

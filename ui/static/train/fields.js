@@ -257,8 +257,8 @@ export function makeInput(spec, given, onChange) {
     /** @param {string | undefined} text */
     setError(text) {
       error.textContent = text ?? "";
-      error.classList.toggle("tr-quiet", !touched); // nobody has done anything wrong yet
-      for (const row of rows) row.setInvalid(Boolean(text) && touched);
+      element.classList.toggle("tr-quiet", !touched); // nobody has done anything wrong yet: marked, but not in red
+      for (const row of rows) row.setInvalid(Boolean(text));
     },
     hasError: () => error.textContent !== "",
   };

@@ -12,7 +12,7 @@ import torch  # noqa: F401  # so that the folder's tests are left out together w
 
 import refl.tune.ablate
 from db.errors import UserError
-from refl.restorers.steps import takes_many_steps
+from refl.restorers.record import takes_many_steps
 from refl.tune.ablate import ABLATE, AblateOptions, choose_budget, choose_variants, run_ablate
 from refl.tune.command import TRAIN
 from runs.options import Place, read_words
@@ -30,9 +30,9 @@ def test_each_method_is_a_variant_where_it_can_be(tmp_path: Path) -> None:
     assert names("tiny-refl", "--only", "grpo") == ["full", "grpo"]
     assert names("osediff-24gb", "--restorer=osediff")[:3] == ["full", "gdpo", "no reward"]
     assert names("tiny-gdpo", "--dataset=d") == ["full", "dpo", "grpo"]
-    (tmp_path / "trained.json").write_text(json.dumps({"restorer": "osediff:FILE"}))
+    (tmp_path / "trained.json").write_text(json.dumps({"restorer": "osediff:FILE", "kind": "lora", "rank": 4}))
     assert not takes_many_steps(str(tmp_path))
-    (tmp_path / "trained.json").write_text(json.dumps({"restorer": "diffbir-v1"}))
+    (tmp_path / "trained.json").write_text(json.dumps({"restorer": "diffbir-v1", "kind": "lora", "rank": 4}))
     assert takes_many_steps(str(tmp_path))
     with pytest.raises(UserError, match=r"There is no variant 'dpo'. Name one of full, gdpo, grpo"):
         names("tiny-refl", "--only", "dpo")

@@ -77,7 +77,7 @@ def test_every_trained_tensor_has_a_gradient_and_moves(
             **fields,
             "image_size_px": 32,  # so that attention has more than one token at every level
             "weight_decay": 0,  # so that only a gradient moves anything
-            "max_steps": 10,
+            "max_steps": 4,
             "mixed_precision": precision,
             "batch_size": 2,
         },
