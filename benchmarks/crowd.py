@@ -17,6 +17,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -192,7 +193,7 @@ async def judge(port: int, server: int, links: list[str], seconds: float, kills:
     seen.counting, spent = True, processor_seconds(server)
     for number in range(kills):
         await asyncio.sleep(seconds * 4 / 5 / (kills + 1))
-        workers = sorted(psutil.Process(server).children(), key=lambda one: one.name())
+        workers = sorted(psutil.Process(server).children(), key=lambda one: one.create_time())
         workers[number % len(workers)].send_signal(signal.SIGKILL)
         print(f"killed a worker after {len(seen.acknowledged):,} acknowledged answers", flush=True)
     await asyncio.sleep(seconds * 4 / 5 / (kills + 1))
@@ -201,6 +202,10 @@ async def judge(port: int, server: int, links: list[str], seconds: float, kills:
         print(f"the app's processor time an answer: {each:.1f} ms, all else that it did included")
     stop.set()
     await asyncio.gather(*tasks)
+    _, _, text = await Person(port, "", seen, 0).ask("GET", "/metrics")
+    counts = re.findall(r'label_seconds_count\{worker="(\d+)"\} (\d+)', text.decode())
+    shares = ", ".join(f"worker {number} {count}" for number, count in counts)
+    print(f"requests to /api/label since each worker's start: {shares}")
     return seen
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine, text, update
+from sqlalchemy import Connection, Engine, text, update
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -47,10 +47,10 @@ class Database:
             yield session
 
     @contextmanager
-    def look_up(self) -> Iterator[Session]:
-        """A session for a single SELECT: on PostgreSQL without a transaction, which would be two more exchanges."""
-        with Session(self._looking) as session:
-            yield session
+    def look_up(self) -> Iterator[Connection]:
+        """A connection for a single SELECT: on PostgreSQL without a transaction, which would be two more exchanges."""
+        with self._looking.connect() as connection:
+            yield connection
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -81,8 +81,8 @@ class Database:
         """
         if self.engine.dialect.name == "postgresql":
             tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
-            with self.look_up() as session:
-                session.execute(text(f"ANALYZE {tables}"))
+            with self.look_up() as connection:
+                connection.execute(text(f"ANALYZE {tables}"))
 
     def close(self) -> None:
         """Close every pooled connection."""

@@ -49,6 +49,7 @@ from ui.runs.routes import run_routes
 from ui.serving.counts import CountRequests, Counts, NoteRoute
 from ui.serving.figures import make_look
 from ui.serving.forward import ForwardAdmin
+from ui.serving.spread import SpreadConnections
 from ui.serving.watch import Watch
 from ui.studies.admin import study_admin_routes
 from ui.studies.arrival import arrival_routes
@@ -130,6 +131,8 @@ def make_app(context: Context) -> FastAPI:
     app.add_middleware(BoundWaits)
     app.add_middleware(Watch, context=context, counts=counts, look=make_look(context))
     app.add_middleware(CountRequests, counts=counts)
+    if context.worker.count > 1:
+        app.add_middleware(SpreadConnections)
     first = context.worker.socket_of(0)
     if context.worker.number != 0 and first is not None:
         app.add_middleware(ForwardAdmin, root_path=context.root_path, socket=first)

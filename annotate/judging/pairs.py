@@ -186,7 +186,7 @@ def lease_pairs(
     lock_person(session, person_id)
     now = utc_now()
     expires_at = now + timedelta(seconds=settings.lease_seconds)
-    own = session.connection().execute(OWN_LEASES, {"asker": person_id}).all()
+    own = session.connection().execute(OWN_LEASES, {"asker": person_id, "now": now}).all()
     shown = {lease.id for lease in own if lease.pair_id in holding or lease.task_id in holding_tasks}
     soon = expires_at - settings.lease_seconds * PROLONGED_AT * timedelta(seconds=1)
     if any(lease.expires_at < soon for lease in own if lease.id in shown):
@@ -197,7 +197,8 @@ def lease_pairs(
     for lease in leases:
         lease.expires_at = expires_at
     session.flush()
-    session.connection().execute(DELETE_EXPIRED, {"now": now})
+    if not own or own[0].any_expired:
+        session.connection().execute(DELETE_EXPIRED, {"now": now})
     draw = draw or partial(next_pair, session, person_id, settings, rng, besides_tasks=holding_tasks)
     while len(leases) < count:
         following = draw(expires_at, besides=holding)

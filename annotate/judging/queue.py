@@ -48,8 +48,12 @@ GIVE_BACK = (
 )
 # Locked, so that none is deleted as expired by another person's request while it is prolonged. Before DELETE_EXPIRED:
 # who waits here holds no lease of others yet, so that no two requests wait for each other.
+ANY = aliased(Lease)
 OWN_LEASES = (
-    select(Lease.id, Lease.pair_id, Lease.task_id, Lease.expires_at)
+    select(
+        *(Lease.id, Lease.pair_id, Lease.task_id, Lease.expires_at),
+        exists().where(ANY.expires_at < bindparam("now")).label("any_expired"),
+    )
     .where(Lease.person_id == ASKER)
     .order_by(Lease.id)
     .with_for_update()

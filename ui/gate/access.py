@@ -277,8 +277,8 @@ def find_visitor(context: Context, request: Request) -> Visitor | None:
     person_id = request.session.get("person_id")
     if person_id is None:
         return None
-    with context.database.look_up() as session:
-        person = session.connection().execute(FIND_PERSON, {"person_id": person_id}).one_or_none()
+    with context.database.look_up() as connection:
+        person = connection.execute(FIND_PERSON, {"person_id": person_id}).one_or_none()
     # The public id too: a cookie of another data folder's database would name a stranger here.
     if person is None or person.disabled_at is not None or person.public_id != request.session.get("public_id"):
         return None

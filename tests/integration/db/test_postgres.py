@@ -193,8 +193,8 @@ def test_connections_that_the_server_closed_are_replaced_unnoticed(data, postgre
         for number in ended:
             session.execute(text("SELECT pg_terminate_backend(:number, 5000)"), {"number": number})
     for _ in range(3):
-        with database.look_up() as session:
-            assert session.scalar(text("SELECT pg_backend_pid()")) not in ended
+        with database.look_up() as connection:
+            assert connection.scalar(text("SELECT pg_backend_pid()")) not in ended
     with database.write() as session:  # a look-up leaves no connection without transactions behind
         add_person(session, "ada")
         session.rollback()

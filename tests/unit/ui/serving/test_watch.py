@@ -15,6 +15,7 @@ from db.errors import UserError
 from db.session import Database
 from ui.context import Context
 from ui.serving.counts import CountRequests, Counts, NoteRoute, note_events, write_text
+from ui.serving.spread import SpreadConnections
 from ui.serving.watch import Figures, Watch, may_read_counts
 
 TOKEN = "0123456789abcdef"
@@ -67,6 +68,13 @@ def test_requests_are_counted_by_route_and_nothing_of_a_visitor_is_told() -> Non
         ["other", "/enter/{token}", 405, 1],
     ]
     assert (told["events"], sum(told["label_buckets"])) == ({"stored": 1}, 0)
+
+
+def test_one_of_several_workers_closes_connections_now_and_then() -> None:
+    client = TestClient(SpreadConnections(FastAPI(), answers=5))
+    closed = [client.get("/").headers.get("connection") for _ in range(200)]
+    assert set(closed) == {None, "close"}
+    assert 10 < closed.count("close") < 90
 
 
 @pytest.mark.parametrize(
