@@ -118,8 +118,8 @@ def serve(database: Database, data: Path) -> Iterator[Callable[..., ThreadedServ
     """
     servers: list[ThreadedServer] = []
 
-    def start(*, admin_pages: bool = False) -> ThreadedServer:
-        context = Context(database=database, data=data)
+    def start(*, admin_pages: bool = False, auth: bool = False) -> ThreadedServer:
+        context = Context(database=database, data=data, auth=auth)
         app = make_app(context) if admin_pages else make_app_without_pages(context)
         servers.append(ThreadedServer(app, context))
         return servers[-1]

@@ -475,14 +475,14 @@ def test_methods_are_named_nowhere_on_the_page(page: Page) -> None:
 
 
 def test_sign_in_with_auth_and_what_an_annotator_may_open(
-    fill: Any, serve_process: Any, open_page: Any, database: Database
+    fill: Any, serve: Any, open_page: Any, database: Database
 ) -> None:
     fill(3)
     with database.write() as session:
         add_person(session, "ada", Role.admin, "correct horse")
         add_person(session, "ben", Role.annotator)
         link = make_link_token(get_person(session, "ben"))
-    server = serve_process("--auth")
+    server = serve(admin_pages=True, auth=True)
     page = open_page()
     page.goto(server.url)
     page.get_by_label("Name").fill("ada")
