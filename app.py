@@ -103,6 +103,8 @@ def serve(args: argparse.Namespace) -> None:
             f"--workers {args.workers} does not work here: give 1, or more with PostgreSQL (--db). SQLite lets one "
             "write at a time, and one process uses that up."
         )
+    if args.workers > 1 and not hasattr(os, "fork"):
+        raise UserError(f"--workers {args.workers} needs an operating system that forks, such as Linux; leave it out.")
     metrics_token = read_metrics_token(args.metrics_token_file)
     proxies = read_trusted_proxies(args.trusted_proxy)
     base_url, root_path = read_base_url(args.base_url, args.root_path)
