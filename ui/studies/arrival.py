@@ -7,12 +7,10 @@ so that no later request, no history entry of ours and no Referer holds it.
 from __future__ import annotations
 
 import re
-from math import ceil
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from annotate.studies.create import find_by_link
 from annotate.studies.panels import Arrived, read_arrival
@@ -23,33 +21,18 @@ from db.studies import Participant, Study, StudyState
 from ui.context import Context
 from ui.gate.access import PARTICIPANT, Visitor, find_visitor
 from ui.gate.sign_in import begin_session
-from ui.gate.throttle import Throttle
 from ui.plain_pages import send_page
 from ui.studies.endings import view_turned_away
 
 PREVIEW = re.compile(r"bot\b|externalhit|preview|whatsapp|skypeuri", re.IGNORECASE)
 """In the User-Agent of what looks at a link before a person does; a browser says by Sec-Fetch-Dest that it is one."""
 
-ARRIVALS_PER_ADDRESS = 600
-"""A minute. A campus may share one address, and a panel sends its people all at once; a flood is far above both."""
-
 
 def arrival_routes(context: Context) -> APIRouter:
     """GET /study/{link}."""
     routes = APIRouter()
-    throttle = Throttle(context.worker.count)
 
     @routes.get("/study/{link}")
-    async def arrival(request: Request, link: str) -> Response:
-        if wait := throttle.begin({request.client.host if request.client else "": ARRIVALS_PER_ADDRESS}):
-            words = (
-                f"Very many people come from your network at this moment; open the link again in {ceil(wait)} seconds."
-            )
-            answer = tell(context, 429, "Please wait a little", words)
-            answer.headers["Retry-After"] = str(ceil(wait))
-            return answer
-        return await run_in_threadpool(come, request, link)
-
     def come(request: Request, link: str) -> Response:
         if not _is_opened_by_a_person(request):
             return tell(context, 403, "Open this address in a browser", "It is a study's, and lets in one person.")

@@ -165,15 +165,6 @@ def test_only_a_person_who_opens_the_link_takes_a_place(studies: Studies, header
     assert count_rows(studies.database, Participant, Person) == [number + added for number in before]
 
 
-def test_a_flood_of_arrivals_is_held_back(studies: Studies, monkeypatch: pytest.MonkeyPatch) -> None:
-    link = studies.make("flood")
-    monkeypatch.setattr("ui.studies.arrival.ARRIVALS_PER_ADDRESS", 1)
-    held = studies.client().get(link, params=WHO)
-    assert (held.status_code, int(held.headers["retry-after"]) <= 60) == (429, True)
-    monkeypatch.undo()
-    studies.come(link)
-
-
 def test_who_cannot_come_is_told_why(studies: Studies) -> None:
     told = {}
     for state in (StudyState.draft, StudyState.paused, StudyState.closed):
