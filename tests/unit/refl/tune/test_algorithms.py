@@ -152,7 +152,7 @@ def test_in_bfloat16_every_trained_tensor_moves_and_nothing_else_does(
 ) -> None:
     restorer = KINDS[kind][0]()
     before = {name: value.bfloat16() for name, value in restorer.state_dict().items()}
-    fields = {"mixed_precision": "bf16", "max_steps": 4, "weight_decay": 0, "image_size_px": 32, "batch_size": 2}
+    fields = {"mixed_precision": "bf16", "max_steps": 10, "weight_decay": 0, "image_size_px": 32, "batch_size": 2}
     material, _ = run(kind, faces, tmp_path, train=fields)
     trained = load_file(tmp_path / "out" / "tuned" / "trained.safetensors")
     start = make_material(kind, faces, tmp_path).restorer
