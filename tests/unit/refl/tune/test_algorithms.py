@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image as PilImage
@@ -65,9 +66,12 @@ def make_pairs(folder: Path) -> Pairs:
         files = []
         for name, level in (("a", 60 + 9 * place), ("b", 200 - 5 * place), ("lq", 120 + place)):
             files.append(folder / f"{place}{name}.png")
-            small = PilImage.effect_noise((4, 4), 80).convert("RGB").point(lambda v, level=level: (v + level) // 2)
             if not files[-1].exists():
-                small.resize((24, 24)).save(files[-1])
+                noise = (
+                    np.random.default_rng([place, level]).normal(128, 80, (4, 4)).clip(0, 255)
+                )  # Pillow's has no seed
+                grey = PilImage.fromarray(((noise + level) // 2).astype(np.uint8))
+                grey.convert("RGB").resize((24, 24)).save(files[-1])
         fields: dict[str, Any] = dict.fromkeys(LabelledPair.__dataclass_fields__)
         fields |= {"pair": str(place), "image_a": files[0], "image_b": files[1], "lq": files[2], "p_a": p_a}
         fields |= {"weight": 1.0 + place, "origin": "human", "made_by": "people", "judgments": ()}
