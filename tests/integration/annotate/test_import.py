@@ -283,8 +283,14 @@ def has_begun(data: Path, stage: str) -> bool:
     return any(file.read_text() for file in (data / "runs").glob("*/progress.jsonl"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("stage", ["checking", "storing"])
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        *(("storing", number) for number in (signal.SIGKILL, signal.SIGTERM)),
+        ("checking", signal.SIGKILL),
+        pytest.param("checking", signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
 def test_import_ended_in_the_middle_leaves_no_rows(
     annotate_here: AnnotateHere, data: Path, many_photos: Path, number: signal.Signals, stage: str
 ) -> None:

@@ -100,7 +100,7 @@ def start_measuring(data: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_kill_in_the_middle_costs_at_most_the_batches_under_way(
     annotate_here: AnnotateHere, data: Path, tmp_path: Path, how: signal.Signals
 ) -> None:

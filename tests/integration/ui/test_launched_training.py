@@ -90,6 +90,7 @@ def test_two_processes_are_stopped_with_a_checkpoint_and_continued(
     assert (out / "best").is_dir()
 
 
+@pytest.mark.slow  # the page continues a training as the command does, which quicker tests show
 def test_a_training_of_a_terminal_is_continued_like_any_other(
     database: Database, data: Path, tmp_path: Path, arguments: Arguments
 ) -> None:

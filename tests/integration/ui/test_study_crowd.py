@@ -155,7 +155,7 @@ def test_no_slot_is_lost_or_judged_twice_and_the_pay_sums_to_the_cent(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     for client in ("httpx", "httpx2", "httpcore", "httpcore2"):  # the participants' browsers, and the panel
-        logging.getLogger(client).setLevel(logging.WARNING)
+        caplog.set_level(logging.WARNING, logger=client)
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(crowd.run, range(PEOPLE)))
     with crowd.database.write() as session:

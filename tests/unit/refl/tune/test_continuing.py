@@ -110,8 +110,10 @@ def check_same_weights(one: Path, other: Path) -> None:
     ("how", "trainable"),
     [
         *(("killed", "control"), ("killed", "lora"), (signal.SIGTERM, "lora")),
-        (signal.SIGUSR1, "control"),
-        *(pytest.param(number, "control", marks=pytest.mark.slow) for number in (signal.SIGUSR2, signal.SIGHUP)),
+        *(
+            pytest.param(number, "control", marks=pytest.mark.slow)
+            for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+        ),
     ],
 )
 def test_three_times_continued_it_has_the_weights_of_never_having_stopped(
