@@ -64,6 +64,7 @@ def choose(page: Page, label: str, value: str) -> None:
     page.keyboard.press("Enter")
 
 
+@pytest.mark.slow  # a minute and a half; integration/ui/test_autolabel_page.py goes the same way without a browser
 def test_from_missing_metrics_to_a_corrected_label_by_clicks(
     photos: None, metric_list: str, serve: Any, open_page: Callable[..., Page], database: Database
 ) -> None:

@@ -44,6 +44,7 @@ def photo(tmp_path: Path) -> Path:
     return tmp_path / "space.jpg"
 
 
+@pytest.mark.slow  # a minute; integration/ui/test_restore_page.py goes the same way without a browser
 def test_from_a_dropped_photo_to_pairs_by_clicks(
     serve: Any, open_page: Callable[..., Page], fill: Callable[..., None], database: Database, photo: Path, micro: Path
 ) -> None:

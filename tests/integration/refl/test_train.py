@@ -131,6 +131,7 @@ def check_kills(
                 assert all(torch.equal(value, continued[key]) for key, value in whole.items()), (folder, file)
 
 
+@pytest.mark.slow  # unit/refl/tune/test_continuing.py kills and continues without commands
 def test_a_killed_training_continues_to_the_same_weights_and_is_evaluated(
     command: Callable[..., list[str]], data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
