@@ -315,7 +315,7 @@ def _pick_awaited(turn: Turn) -> Lease | None:
     for queue in (TASK_QUEUE, PAIR_QUEUE):
         while (found := turn.scalar(queue.awaited, queue)) is not None:
             if turn.scalar(queue.still_wanted, queue, of=found) is not None:  # as in _find_queued
-                return _make_lease(turn, queue, found, Picked.leftover)
+                return make_lease(turn, queue, found, Picked.leftover)
     return None
 
 
@@ -341,7 +341,7 @@ def _pick_queued(turn: Turn, queue: Queue, *, listed: bool) -> Lease | None:
         else:
             found = _find_queued(turn, queue, reserved=picked is Picked.random)
         if found is not None:
-            return _make_lease(turn, queue, found, picked)
+            return make_lease(turn, queue, found, picked)
     return None
 
 
@@ -356,7 +356,7 @@ def _pick_at_random(turn: Turn, queue: Queue, *, listed: bool) -> Lease | None:
     if found is None:
         return None
     fair = not listed or turn.scalar(queue.is_reserved, queue, of=found)
-    return _make_lease(turn, queue, found, Picked.random if fair else Picked.leftover)
+    return make_lease(turn, queue, found, Picked.random if fair else Picked.leftover)
 
 
 def _ask_otherwise(turn: Turn, queue: Queue, lease: Lease, *, listed: bool) -> Lease:
@@ -376,7 +376,7 @@ def _ask_otherwise(turn: Turn, queue: Queue, lease: Lease, *, listed: bool) -> L
     return found or lease
 
 
-def _make_lease(turn: Turn, queue: Queue, found: int, picked: Picked) -> Lease:
+def make_lease(turn: Turn, queue: Queue, found: int, picked: Picked) -> Lease:
     """Lease a pair or task, its sides or places drawn and balanced against its other showings."""
     shown = turn.session.connection().scalars(queue.shown, {"of": found}).all()
     if queue is PAIR_QUEUE:

@@ -12,8 +12,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from annotate.prolific.study import ENDS, FREES
-from annotate.studies.create import note_event
-from annotate.studies.money import FINISHED, SCREENED_OUT, lock_ledger
+from annotate.studies.create import lock_study, note_event
+from annotate.studies.money import FINISHED, SCREENED_OUT
 from annotate.studies.settings import load_study_settings
 from annotate.studies.way import end
 from db.models import utc_now
@@ -73,7 +73,7 @@ def _owe_no_more(session: Session, participant: Participant) -> bool:
 
 def _note_paid(session: Session, participant: Participant, kind: PaymentKind, reason: str) -> bool:
     """Mark a line of the ledger as paid, or write it; False where it was."""
-    lock_ledger(session, participant.study)
+    lock_study(session, participant.study)
     line = session.scalar(select(Payment).where(Payment.participant_id == participant.id, Payment.kind == kind))
     settings = load_study_settings(participant.study)
     cents = settings.pay_cents if kind is PaymentKind.base else settings.screen_out_cents

@@ -12,22 +12,21 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, exists, func, insert, select, union_all
+from sqlalchemy import ColumnElement, Select, bindparam, exists, func, select, union_all
 from sqlalchemy.orm import Session, aliased
 
 from annotate.judging.judgments import OF_UUID, Answer
-from annotate.judging.pairs import Turn, draw_left, pick_gold, pick_repeat
-from annotate.judging.queue import ASKER, BESIDES, PAIR_QUEUE
+from annotate.judging.pairs import Turn, make_lease, pick_gold, pick_repeat
+from annotate.judging.queue import ASKER, BESIDES, INSERT_LEASE, PAIR_QUEUE
 from annotate.studies.settings import StudySettings
 from db.errors import UserError
-from db.models import Asked, Judgment, Lease, Pair, Picked
+from db.models import Judgment, Lease, Pair, Picked
 from db.pairs import SHUFFLE_RANGE
 from db.project import ProjectSettings
 from db.records import insert_row
 from db.studies import Participant, Stage, Study, StudyPair
 
 STUDY = bindparam("study", type_=StudyPair.study_id.type)
-INSERT_LEASE = insert(Lease)
 _held = aliased(Lease)
 _holder = aliased(Participant)
 OTHERS_HOLD = (
@@ -50,51 +49,33 @@ NEW_TO_ASKER = (
     ~exists().where(Lease.pair_id == StudyPair.pair_id, Lease.person_id == ASKER),
     StudyPair.pair_id.not_in(BESIDES),
 )
+STANDS = (Judgment.repeat_no == 0, Judgment.superseded_at.is_(None))
+_taken = union_all(
+    select(Judgment.pair_id).where(Judgment.person_id == ASKER, *STANDS),
+    select(Lease.pair_id).where(Lease.person_id == ASKER, Lease.repeat_no == 0),
+).subquery()
+"""Pairs that the asker answered or looks at."""
 _asked, _other = aliased(Pair), aliased(Pair)
-_own, _looked = aliased(Judgment), aliased(Lease)
 SEEN_OF_PHOTO = (
-    select(func.count(_own.id))
-    .join(_other, _other.id == _own.pair_id)
-    .where(
-        _other.source_id == _asked.source_id,
-        _own.person_id == ASKER,
-        _own.repeat_no == 0,
-        _own.superseded_at.is_(None),
-        _other.gold_answer.is_(None),
-    )
-    .correlate(_asked)
-    .scalar_subquery()
-) + (
-    select(func.count(_looked.id))
-    .join(_other, _other.id == _looked.pair_id)
-    .where(
-        _other.source_id == _asked.source_id,
-        _looked.person_id == ASKER,
-        _looked.repeat_no == 0,
-        _other.gold_answer.is_(None),
-    )
+    select(func.count(_taken.c.pair_id))
+    .join(_other, _other.id == _taken.c.pair_id)
+    .where(_other.source_id == _asked.source_id, _other.gold_answer.is_(None))
     .correlate(_asked)
     .scalar_subquery()
 )
-"""Answers of the asker about a pair's photo, and what they look at of it."""
+"""How many of them are of a pair's photo."""
 OF_STRATUM = (StudyPair.study_id == STUDY, StudyPair.stratum == bindparam("stratum"))
 NEXT_LEVEL = select(func.min(StudyPair.done)).where(
     *OF_STRATUM, StudyPair.done > bindparam("above"), StudyPair.done < StudyPair.wanted
 )
 OF_LEVEL = (*OF_STRATUM, StudyPair.done == bindparam("level"), FREE, *NEW_TO_ASKER)
-_taken = union_all(
-    select(Judgment.pair_id).where(
-        Judgment.person_id == ASKER, Judgment.repeat_no == 0, Judgment.superseded_at.is_(None)
-    ),
-    select(Lease.pair_id).where(Lease.person_id == ASKER, Lease.repeat_no == 0),
-).subquery()
 OWN_OF_STRATA = (
     select(StudyPair.stratum, func.count())
     .join(_taken, _taken.c.pair_id == StudyPair.pair_id)
     .where(StudyPair.study_id == STUDY)
     .group_by(StudyPair.stratum)
 )
-"""What the asker answered or looks at, by stratum."""
+"""The same by stratum."""
 OWN_HELD = (
     select(func.count(Lease.id))
     .join(StudyPair, StudyPair.pair_id == Lease.pair_id)
@@ -109,14 +90,6 @@ ELSEWHERE = (
     .where(OTHERS_HOLD > 0)
 )
 """Pairs that would be the asker's if others did not look at them."""
-SHOWN_SIDES = (
-    select(Judgment.shown_left)
-    .where(Judgment.pair_id == bindparam("of"), Judgment.repeat_no == 0, Judgment.superseded_at.is_(None))
-    .union_all(select(Lease.shown_left).where(Lease.pair_id == bindparam("of"), Lease.repeat_no == 0))
-)
-
-
-STANDS = (Judgment.repeat_no == 0, Judgment.superseded_at.is_(None))
 
 
 def _walk(capped: bool) -> tuple[Select[Any], Select[Any]]:
@@ -167,10 +140,15 @@ def next_for_participant(
     return lease
 
 
+def count_first_looks(session: Session, person_id: int) -> int:
+    """Live answers of a person, repeats aside."""
+    return session.scalar(select(func.count()).where(Judgment.person_id == person_id, *STANDS)) or 0
+
+
 def _next_of_qualification(turn: Turn, settings: StudySettings) -> Lease | None:
-    asked = turn.session.scalar(select(func.count()).where(Judgment.person_id == turn.person_id, *STANDS))
+    asked = count_first_looks(turn.session, turn.person_id)
     held = turn.session.scalar(select(func.count()).where(Lease.person_id == turn.person_id))
-    if (asked or 0) + (held or 0) >= settings.qualification:
+    if asked + (held or 0) >= settings.qualification:
         return None
     return pick_gold(_besides_training(turn, settings), PAIR_QUEUE)
 
@@ -197,23 +175,12 @@ def _next_of_task(turn: Turn, participant: Participant, study: Study, settings: 
 
 
 def _lease_study_pair(turn: Turn, study: Study, settings: StudySettings, asking: dict[str, object]) -> Lease | None:
-    run = turn.session.connection()
-    own = {stratum: count for stratum, count in run.execute(OWN_OF_STRATA, asking).all()}  # noqa: C416, a row is no pair to mypy
+    counted = turn.session.connection().execute(OWN_OF_STRATA, asking).all()
+    own = {stratum: count for stratum, count in counted}  # noqa: C416, a row is no pair to mypy
     for stratum in sorted(study.strata, key=lambda one: (own.get(one, 0), turn.rng.random())):
         found = _find_in_stratum(turn, settings, {**asking, "stratum": stratum})
-        if found is None:
-            continue
-        shown = [side for side in run.scalars(SHOWN_SIDES, {"of": found}) if side is not None]
-        return Lease(
-            person_id=turn.person_id,
-            pair_id=found,
-            shown_left=draw_left(shown, turn.rng),
-            task_id=None,
-            places=None,
-            asked=Asked.pair,
-            repeat_no=0,
-            picked=Picked.random,
-        )
+        if found is not None:
+            return make_lease(turn, PAIR_QUEUE, found, Picked.random)
     return None
 
 

@@ -191,6 +191,11 @@ def find_by_link(session: Session, link: str) -> Study | None:
     return session.scalar(select(Study).where(Study.link == link))
 
 
+def lock_study(session: Session, study: Study) -> None:
+    """Let those who come, and those who add to the ledger, wait for each other; a writer on SQLite is alone anyway."""
+    session.execute(select(Study.id).where(Study.id == study.id).with_for_update(key_share=True))
+
+
 def set_state(session: Session, study: Study, state: StudyState) -> None:
     """Open, pause or close a study; what is so already stays so.
 

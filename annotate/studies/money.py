@@ -16,7 +16,7 @@ import numpy as np
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload
 
-from annotate.studies.create import note_event
+from annotate.studies.create import lock_study, note_event
 from annotate.studies.settings import MAX_CENTS, load_study_settings
 from db.errors import UserError
 from db.models import Person, utc_now
@@ -121,17 +121,12 @@ def find_owed(session: Session, study: Study) -> list[Owed]:
 
 def note_owed(session: Session, study: Study) -> int:
     """Note what is owed and stands in no line yet; gives the number of new lines."""
-    lock_ledger(session, study)
+    lock_study(session, study)
     currency = load_study_settings(study).currency
     owed = find_owed(session, study)
     for line in owed:
         _add(session, line.participant, line.kind, line.cents, line.reason, currency)
     return len(owed)
-
-
-def lock_ledger(session: Session, study: Study) -> None:
-    """Let those who add to a study's ledger wait for each other; a writer on SQLite is alone anyway."""
-    session.execute(select(Study.id).where(Study.id == study.id).with_for_update(key_share=True))
 
 
 def give_bonus(session: Session, participant: Participant, cents: int, reason: str) -> Payment:
@@ -145,7 +140,7 @@ def give_bonus(session: Session, participant: Participant, cents: int, reason: s
         raise UserError(f"A bonus is 1 to {MAX_CENTS:,} cents, not {cents:,}.")
     if not reason or len(reason) > 200 or not reason.isprintable():
         raise UserError("Say in 1 to 200 printable characters what the bonus is for.")
-    lock_ledger(session, participant.study)
+    lock_study(session, participant.study)
     there = session.scalar(
         select(Payment).where(
             Payment.participant_id == participant.id, Payment.kind == PaymentKind.bonus, Payment.reason == reason
@@ -209,7 +204,7 @@ def mark_paid(session: Session, study: Study) -> int:
 
     Not those that have a reference: they are being paid by the panel, which is asked how that ended.
     """
-    lock_ledger(session, study)
+    lock_study(session, study)
     open_lines = [payment for payment in list_payments(session, study) if is_open(payment)]
     for payment in open_lines:
         payment.paid_at = utc_now()

@@ -6,10 +6,10 @@ the training: its pairs are only explained.
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
-from annotate.studies.assign import count_elsewhere
+from annotate.studies.assign import STANDS, count_elsewhere, count_first_looks
 from annotate.studies.create import note_event
 from annotate.studies.settings import StudySettings
 from annotate.studies.way import end
@@ -26,12 +26,7 @@ COUNT = (
 GOLD_ANSWERS = (
     select(Judgment.choice, Pair.gold_answer)
     .join(Pair, Pair.id == Judgment.pair_id)
-    .where(
-        Judgment.person_id == bindparam("person"),
-        Judgment.repeat_no == 0,
-        Judgment.superseded_at.is_(None),
-        Pair.gold_answer.is_not(None),
-    )
+    .where(Judgment.person_id == bindparam("person"), *STANDS, Pair.gold_answer.is_not(None))
     .order_by(Judgment.id)
 )
 
@@ -68,10 +63,7 @@ def judge_progress(session: Session, participant: Participant, settings: StudySe
 
 
 def _judge_qualification(session: Session, participant: Participant, settings: StudySettings) -> None:
-    asked = select(func.count()).where(
-        Judgment.person_id == participant.person_id, Judgment.repeat_no == 0, Judgment.superseded_at.is_(None)
-    )
-    if (session.scalar(asked) or 0) < settings.qualification:
+    if count_first_looks(session, participant.person_id) < settings.qualification:
         return
     right, wrong = count_gold(session, participant.person_id)
     note_event(session, participant.study_id, participant.id, QUALIFICATION, right=right, wrong=wrong)

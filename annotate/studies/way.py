@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, delete, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from annotate.studies.create import note_event
+from annotate.studies.create import lock_study, note_event
 from annotate.studies.panels import PANELS, Arrived, fill_address
 from annotate.studies.settings import Ending, StudySettings, consent_hash, load_study_settings
 from db.errors import UserError
@@ -38,9 +38,7 @@ class ScreenSeen(BaseModel):
     fields_seen: int | None = Field(None, ge=0, le=STRIP_FIELDS)
 
 
-def arrive(
-    session: Session, study: Study, arrived: Arrived, *, known: Participant | None = None, simulated: bool = False
-) -> Participant:
+def arrive(session: Session, study: Study, arrived: Arrived, *, known: Participant | None = None) -> Participant:
     """The participant that comes: the same again where they were here before, by the panel's id or by their browser.
 
     Args:
@@ -48,7 +46,7 @@ def arrive(
     Raises:
         UserError: the study takes nobody now, and this is nobody who was here before.
     """
-    _lock(session, study)
+    lock_study(session, study)  # no place is given twice
     participant = _recognise(session, study, arrived, known)
     if participant is not None:
         time_out(session, participant)
@@ -58,9 +56,7 @@ def arrive(
     settings = load_study_settings(study)
     sweep_overdue(session, study)
     number = (session.scalar(select(func.count()).where(Participant.study_id == study.id)) or 0) + 1
-    person = Person(
-        name=f"{study.name} #{number}", role=Role.annotator, public_id=secrets.token_hex(8), simulated=simulated
-    )
+    person = Person(name=f"{study.name} #{number}", role=Role.annotator, public_id=secrets.token_hex(8))
     session.add(person)
     session.flush()
     participant = Participant(study_id=study.id, person_id=person.id, study=study, person=person)
@@ -76,12 +72,6 @@ def arrive(
         end(session, participant, Outcome.over_quota, "All answers of the study are there.")
     session.flush()
     return participant
-
-
-def _lock(session: Session, study: Study) -> None:
-    """Let those who come wait for each other, so that no place is given twice; a writer on SQLite is alone anyway."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(select(Study.id).where(Study.id == study.id).with_for_update(key_share=True))
 
 
 def _recognise(session: Session, study: Study, arrived: Arrived, known: Participant | None) -> Participant | None:
@@ -271,8 +261,13 @@ def describe_end(session: Session, participant: Participant) -> tuple[str, str]:
     """(code, address) that an ended participant is given; "" where there is none."""
     assert participant.outcome is not None, "only of who has ended"
     settings = load_study_settings(participant.study)
-    ending = settings.endings.get(participant.outcome, Ending())
     entry = session.get(PanelEntry, participant.id)
     arrived = Arrived() if entry is None else Arrived(entry.panel_person, entry.submission)
+    return fill_ending(settings, participant.outcome, arrived)
+
+
+def fill_ending(settings: StudySettings, outcome: Outcome, arrived: Arrived) -> tuple[str, str]:
+    """(code, address) of an outcome for who came so; the panel's own address where the study names none."""
+    ending = settings.endings.get(outcome, Ending())
     template = ending.address or (PANELS[settings.panel].address if ending.code else "")
     return ending.code, fill_address(template, ending.code, arrived)

@@ -16,7 +16,6 @@ from annotate.studies.quality import count_answer, end_where_nothing_is_left, ju
 from annotate.studies.settings import StudySettings, load_study_settings
 from annotate.studies.way import find_participant, note_activity, time_out
 from db.errors import UserError
-from db.models import Judgment
 from db.project import ProjectSettings
 from db.studies import Participant, Stage
 from ui.gate.access import Visitor
@@ -46,11 +45,7 @@ class StudyTurn:
     @property
     def counter(self) -> Counter:
         """Counts an answer for the study."""
-
-        def count(judgment: Judgment, change: int) -> None:
-            count_answer(self.session, self.participant, judgment, change)
-
-        return count
+        return partial(count_answer, self.session, self.participant)
 
     def draw(self, project: ProjectSettings, rng: random.Random) -> Draw:
         """What leases the next pair."""
@@ -99,7 +94,9 @@ def count_shown(answers: int, wanted: int) -> int:
 
     Counted one by one, an answer that leaves the number as it is would be known as one to a gold pair or a repeat.
     """
-    return answers if answers >= wanted else answers // STEP * STEP if wanted >= MANY else answers
+    if answers >= wanted or wanted < MANY:
+        return answers
+    return answers // STEP * STEP
 
 
 def find_study_turn(session: Session, visitor: Visitor) -> StudyTurn | None:

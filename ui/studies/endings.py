@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 from sqlalchemy.orm import Session
 
-from annotate.studies.panels import PANELS, Arrived, fill_address
-from annotate.studies.settings import Ending, StudySettings, load_study_settings
-from annotate.studies.way import describe_end
+from annotate.studies.panels import PANELS, Arrived
+from annotate.studies.settings import StudySettings, load_study_settings
+from annotate.studies.way import describe_end, fill_ending
 from db.studies import Outcome, Participant
 
 WORDS: dict[Outcome, tuple[str, str]] = {
@@ -49,9 +49,8 @@ def view_ending(session: Session, participant: Participant) -> dict[str, Any]:
 
 def view_turned_away(settings: StudySettings, arrived: Arrived) -> dict[str, Any]:
     """What somebody is shown who comes after the study was closed: the panel wants to know that they may go."""
-    ending = settings.endings.get(Outcome.over_quota, Ending())
-    template = ending.address or (PANELS[settings.panel].address if ending.code else "")
-    return _view(settings, Outcome.over_quota, ending.code, fill_address(template, ending.code, arrived))
+    code, address = fill_ending(settings, Outcome.over_quota, arrived)
+    return _view(settings, Outcome.over_quota, code, address)
 
 
 def _view(settings: StudySettings, outcome: Outcome, code: str, address: str) -> dict[str, Any]:
